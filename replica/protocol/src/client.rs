@@ -1,0 +1,357 @@
+//! The client: finds the leader, tries again, and says what became of a write.
+//!
+//! Guarantees that a write is applied at most once however often it is tried, that every wait ends
+//! at the deadline, and that the fate it reports joins those of all attempts: one attempt whose
+//! outcome nobody knows makes the write unknown until its outcome is seen. Does not know where
+//! replicas come from; the caller's [`Resolve`] says.
+
+mod attempts;
+mod lanes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use crate::connection::{ConnectError, Connection};
+use crate::data::{Condition, Key, LimitError, Operation, Outcome, Value, validate_key};
+use crate::limits::SESSION_ENTRIES;
+use crate::message::{
+    Admin, Answer, Consistency, Event, Page, Pair, Refusal, Request, Scan, Subscription,
+};
+use crate::status::{ClusterId, Status};
+use attempts::{Attempts, Tried};
+use lanes::Lanes;
+
+pub use attempts::{CONNECT_PATIENCE, Endpoint, Resolve};
+
+/// Which replica a request goes to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Route {
+    /// The leader where it is known, else whichever answers.
+    #[default]
+    Any,
+    /// This replica, by name, and no other. It relays to the leader what it cannot do itself.
+    Through(String),
+}
+
+/// What became of a write that the client did not see decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It did not happen and will not.
+    Refused,
+    /// It may or may not have happened, or may still.
+    Unknown,
+}
+
+/// Why a request did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The request passes a limit and was not sent.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// A replica refused, and asking again would not help.
+    #[error("{node} refuses: {refusal}")]
+    Refused {
+        /// The replica that refused.
+        node: String,
+        /// Its reason.
+        refusal: Refusal,
+    },
+    /// No replica took the request before the deadline. It did not happen.
+    #[error("no replica could do it within {waited:?}: {last}")]
+    Unavailable {
+        /// How long was tried.
+        waited: Duration,
+        /// What the last attempt met.
+        last: String,
+    },
+    /// A replica may have taken the write, and none would tell its outcome before the deadline.
+    #[error("the outcome is unknown after {waited:?}: {last}")]
+    Unknown {
+        /// How long was tried.
+        waited: Duration,
+        /// What the last doubtful attempt met.
+        last: String,
+    },
+    /// The target is not what it should be, and waiting would not help.
+    #[error(transparent)]
+    Target(#[from] ConnectError),
+    /// The target has no replica of that name.
+    #[error("there is no replica '{name}'; there are: {known}")]
+    NoSuchNode {
+        /// The name asked for.
+        name: String,
+        /// The names known.
+        known: String,
+    },
+}
+
+impl ClientError {
+    /// What became of a write that ended so.
+    #[must_use]
+    pub fn fate(&self) -> Fate {
+        match self {
+            Self::Unknown { .. } => Fate::Unknown,
+            _ => Fate::Refused,
+        }
+    }
+}
+
+/// How a client behaves.
+#[derive(Clone)]
+pub struct Options {
+    /// The cluster it insists on; `None` takes whichever it finds.
+    pub cluster: Option<ClusterId>,
+    /// How long one request may take with all its attempts.
+    pub deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cluster: None, deadline: Duration::from_secs(5) }
+    }
+}
+
+/// A client of one cluster. Cheap to share behind an [`Arc`]; calls run at the same time.
+pub struct Client {
+    attempts: Attempts,
+    lanes: Lanes,
+    options: Options,
+}
+
+impl Client {
+    /// A client that finds replicas by `resolve`. Connects when first asked something.
+    #[must_use]
+    pub fn new(resolve: Resolve, options: Options) -> Self {
+        Self { attempts: Attempts::new(resolve, options.cluster), lanes: Lanes::new(), options }
+    }
+
+    /// A client of fixed addresses (`host:port`).
+    #[must_use]
+    pub fn of_addresses(addresses: &[String], options: Options) -> Self {
+        let endpoints: Vec<Endpoint> = addresses
+            .iter()
+            .map(|address| Endpoint { name: None, address: address.clone() })
+            .collect();
+        Self::new(Arc::new(move || endpoints.clone()), options)
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ClientError::fate`] tells what became of the write.
+    pub async fn put(&self, key: Key, value: Value, route: &Route) -> Result<Outcome, ClientError> {
+        self.write(Operation::Put { key, value, condition: Condition::Always }, route).await
+    }
+
+    /// Deletes a key.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub async fn delete(&self, key: Key, route: &Route) -> Result<Outcome, ClientError> {
+        self.write(Operation::Delete { key, condition: Condition::Always }, route).await
+    }
+
+    /// Carries out one operation, exactly once if it succeeds.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub async fn write(&self, operation: Operation, route: &Route) -> Result<Outcome, ClientError> {
+        operation.validate()?;
+        let started = Instant::now();
+        let mut lane = self.lanes.take().await;
+        let id = lane.next();
+        let mut tries = self.attempts.begin(route.clone(), started + self.options.deadline);
+        // Fixed by the first attempt: a later promise would let an attempt be applied after the
+        // lane that remembers an earlier one was forgotten.
+        let mut valid_until = None;
+        let mut doubt: Option<String> = None;
+        while let Some(connection) = tries.next().await? {
+            let valid_until =
+                *valid_until.get_or_insert_with(|| connection.applied() + SESSION_ENTRIES);
+            let request = Request::Write { id, valid_until, operation: operation.clone() };
+            match tries.call(&connection, request).await {
+                Tried::Answer(Answer::Written(Outcome::Expired)) if doubt.is_some() => break,
+                Tried::Answer(Answer::Written(outcome)) => {
+                    self.lanes.give_back(lane);
+                    return Ok(outcome);
+                }
+                Tried::Answer(Answer::Refused(refusal)) if is_final(&refusal) => {
+                    if doubt.is_some() {
+                        break;
+                    }
+                    self.lanes.give_back(lane);
+                    let node = connection.welcome().name.clone();
+                    return Err(ClientError::Refused { node, refusal });
+                }
+                Tried::Answer(Answer::Refused(refusal)) => tries.note(&connection, &refusal),
+                Tried::Answer(Answer::Unknown(reason)) => doubt = Some(reason.to_string()),
+                Tried::Answer(_) => doubt = Some("the answer makes no sense".to_owned()),
+                Tried::Lost(reason) => doubt = Some(reason),
+            }
+        }
+        let waited = started.elapsed();
+        Err(match doubt {
+            // The lane is not used again: its write may still be decided.
+            Some(last) => ClientError::Unknown { waited, last },
+            None => {
+                self.lanes.give_back(lane);
+                ClientError::Unavailable { waited, last: tries.last() }
+            }
+        })
+    }
+
+    /// Reads a key.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get(
+        &self,
+        key: Key,
+        consistency: Consistency,
+        route: &Route,
+    ) -> Result<Option<Pair>, ClientError> {
+        validate_key(&key)?;
+        match self.read(Request::Get { key, consistency }, route).await? {
+            Answer::Value(pair) => Ok(pair),
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    /// Reads a page of keys.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn scan(&self, scan: Scan, route: &Route) -> Result<Page, ClientError> {
+        match self.read(Request::Scan(scan), route).await? {
+            Answer::Page(page) => Ok(page),
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    /// Asks a replica about itself.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn status(&self, route: &Route) -> Result<Status, ClientError> {
+        match self.read(Request::Status, route).await? {
+            Answer::Status(status) => Ok(*status),
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    /// Asks a replica for an act of administration. Tried once: repeating it could do it twice.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn administer(&self, admin: Admin, route: &Route) -> Result<(), ClientError> {
+        let started = Instant::now();
+        let mut tries = self.attempts.begin(route.clone(), started + self.options.deadline);
+        let Some(connection) = tries.next().await? else {
+            return Err(ClientError::Unavailable {
+                waited: started.elapsed(),
+                last: tries.last(),
+            });
+        };
+        let node = connection.welcome().name.clone();
+        match tries.call_to_end(&connection, Request::Admin(admin)).await {
+            Tried::Answer(Answer::Done) => Ok(()),
+            Tried::Answer(Answer::Refused(refusal)) => Err(ClientError::Refused { node, refusal }),
+            Tried::Answer(_) => Err(self.nonsense()),
+            Tried::Lost(last) => Err(ClientError::Unknown { waited: started.elapsed(), last }),
+        }
+    }
+
+    /// Opens a subscription at one replica. The stream ends when the connection does.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn subscribe(
+        &self,
+        subscription: Subscription,
+        route: &Route,
+    ) -> Result<Events, ClientError> {
+        let started = Instant::now();
+        let deadline = started + self.options.deadline;
+        let mut tries = self.attempts.begin(route.clone(), deadline);
+        while let Some(connection) = tries.next().await? {
+            let opened = timeout_at(deadline, connection.subscribe(subscription.clone())).await;
+            match opened {
+                Ok(Ok((from, events))) => {
+                    return Ok(Events { from, events, connection });
+                }
+                Ok(Err(Some(Answer::Refused(refusal)))) => {
+                    let node = connection.welcome().name.clone();
+                    return Err(ClientError::Refused { node, refusal });
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        Err(ClientError::Unavailable { waited: started.elapsed(), last: tries.last() })
+    }
+
+    async fn read(&self, request: Request, route: &Route) -> Result<Answer, ClientError> {
+        let started = Instant::now();
+        let mut tries = self.attempts.begin(route.clone(), started + self.options.deadline);
+        while let Some(connection) = tries.next().await? {
+            match tries.call(&connection, request.clone()).await {
+                Tried::Answer(Answer::Refused(refusal)) if is_final(&refusal) => {
+                    let node = connection.welcome().name.clone();
+                    return Err(ClientError::Refused { node, refusal });
+                }
+                Tried::Answer(Answer::Refused(refusal)) => tries.note(&connection, &refusal),
+                Tried::Answer(answer) => return Ok(answer),
+                Tried::Lost(_) => {}
+            }
+        }
+        Err(ClientError::Unavailable { waited: started.elapsed(), last: tries.last() })
+    }
+
+    fn nonsense(&self) -> ClientError {
+        ClientError::Unavailable {
+            waited: self.options.deadline,
+            last: "the answer makes no sense for the request".to_owned(),
+        }
+    }
+}
+
+/// An open subscription.
+pub struct Events {
+    /// The first event is at or after this index.
+    pub from: u64,
+    events: mpsc::Receiver<Event>,
+    connection: Arc<Connection>,
+}
+
+impl Events {
+    /// The next event; `None` when the connection ended.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// The replica that tells them, by name.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.connection.welcome().name
+    }
+}
+
+/// Whether asking again, here or elsewhere, cannot help.
+fn is_final(refusal: &Refusal) -> bool {
+    match refusal {
+        Refusal::Limit(_)
+        | Refusal::DiskFull { .. }
+        | Refusal::Compacted { .. }
+        | Refusal::FaultsForbidden
+        | Refusal::UnknownReplica { .. }
+        | Refusal::TooManySubscriptions { .. } => true,
+        Refusal::NoLeader
+        | Refusal::NotLeader { .. }
+        | Refusal::NoQuorum
+        | Refusal::Overloaded
+        | Refusal::HandingOver
+        | Refusal::Unavailable(_) => false,
+    }
+}

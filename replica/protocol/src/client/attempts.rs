@@ -1,0 +1,263 @@
+//! The attempts of a request: which replica, how long, and what next.
+//!
+//! Guarantees that attempts end at the deadline and that a replica which does not answer is left
+//! for another one. Does not know what a lost attempt means for a write.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::{ClientError, Route};
+use crate::connection::{ConnectError, Connection};
+use crate::handshake::HandshakeRefusal;
+use crate::message::{Answer, Refusal, Request};
+use crate::status::ClusterId;
+
+/// How long one attempt to connect may take.
+pub const CONNECT_PATIENCE: Duration = Duration::from_millis(1000);
+
+/// How long the first attempt of a call may take; each further one twice as long. A paused
+/// replica must not use up the whole deadline.
+const ATTEMPT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Where a replica's clients connect to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// The replica's name, when it is known beforehand.
+    pub name: Option<String>,
+    /// `host:port`.
+    pub address: String,
+}
+
+/// Says where the replicas are now; asked before each attempt, because a replica that was started
+/// again may listen elsewhere.
+pub type Resolve = Arc<dyn Fn() -> Vec<Endpoint> + Send + Sync>;
+
+/// What one attempt came to.
+pub(super) enum Tried {
+    Answer(Answer),
+    Lost(String),
+}
+
+/// The connections of a client, by address.
+pub(super) struct Attempts {
+    resolve: Resolve,
+    cluster: Option<ClusterId>,
+    /// Held for one map operation, never across an await.
+    pool: Mutex<Pool>,
+}
+
+#[derive(Default)]
+struct Pool {
+    connections: HashMap<String, Arc<Connection>>,
+    /// The names that addresses answered with.
+    names: HashMap<String, String>,
+    leader: Option<String>,
+}
+
+/// The attempts of one request.
+pub(super) struct Tries<'a> {
+    attempts: &'a Attempts,
+    route: Route,
+    deadline: Instant,
+    patience: Duration,
+    pauses: ExponentialBackoff,
+    /// Where the rotation stands; each failed attempt moves it on.
+    turn: usize,
+    begun: bool,
+    /// Not tried first again: it did not answer.
+    shunned: Option<String>,
+    last: Option<String>,
+}
+
+impl Attempts {
+    pub(super) fn new(resolve: Resolve, cluster: Option<ClusterId>) -> Self {
+        Self { resolve, cluster, pool: Mutex::new(Pool::default()) }
+    }
+
+    pub(super) fn begin(&self, route: Route, deadline: Instant) -> Tries<'_> {
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(10))
+            .with_max_delay(Duration::from_millis(200))
+            .with_jitter()
+            .without_max_times()
+            .build();
+        Tries {
+            attempts: self,
+            route,
+            deadline,
+            patience: ATTEMPT_PATIENCE,
+            pauses,
+            turn: 0,
+            begun: false,
+            shunned: None,
+            last: None,
+        }
+    }
+
+    fn pool<T>(&self, with: impl FnOnce(&mut Pool) -> T) -> T {
+        with(&mut self.pool.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The endpoints in the order in which to try them.
+    fn order(&self, route: &Route, turn: usize, shunned: Option<&str>) -> Vec<Endpoint> {
+        let mut endpoints = (self.resolve)();
+        if endpoints.is_empty() {
+            return endpoints;
+        }
+        let turns = turn % endpoints.len();
+        endpoints.rotate_left(turns);
+        self.pool(|pool| {
+            let name = |endpoint: &Endpoint| {
+                endpoint.name.clone().or_else(|| pool.names.get(&endpoint.address).cloned())
+            };
+            match route {
+                // An address that never answered may be the one that is asked for.
+                Route::Through(wanted) => {
+                    endpoints.retain(|e| name(e).is_none_or(|name| name == *wanted));
+                }
+                Route::Any => endpoints.sort_by_key(|endpoint| {
+                    let is_open =
+                        pool.connections.get(&endpoint.address).is_some_and(|c| c.is_open());
+                    let is_leader = pool.leader.is_some() && name(endpoint) == pool.leader;
+                    let is_shunned = shunned == Some(endpoint.address.as_str());
+                    (is_shunned, !is_leader, turn == 0 && !is_open)
+                }),
+            }
+        });
+        endpoints
+    }
+
+    async fn connect(&self, address: &str, until: Instant) -> Result<Arc<Connection>, ConnectError> {
+        let open = self.pool(|pool| {
+            pool.connections.get(address).filter(|connection| connection.is_open()).cloned()
+        });
+        if let Some(connection) = open {
+            return Ok(connection);
+        }
+        let patience = CONNECT_PATIENCE.min(until.saturating_duration_since(Instant::now()));
+        let connection = Arc::new(Connection::open(address, self.cluster, patience).await?);
+        self.pool(|pool| {
+            pool.names.insert(address.to_owned(), connection.welcome().name.clone());
+            pool.connections.insert(address.to_owned(), Arc::clone(&connection));
+        });
+        Ok(connection)
+    }
+}
+
+impl Tries<'_> {
+    /// The connection for the next attempt; `None` when the deadline has come.
+    pub(super) async fn next(&mut self) -> Result<Option<Arc<Connection>>, ClientError> {
+        loop {
+            if self.begun {
+                self.turn += 1;
+                let pause = self.pauses.next().unwrap_or(ATTEMPT_PATIENCE);
+                let resume = (Instant::now() + pause).min(self.deadline);
+                sleep_until(resume).await;
+            }
+            self.begun = true;
+            if Instant::now() >= self.deadline {
+                return Ok(None);
+            }
+            if let Some(connection) = self.reach().await? {
+                return Ok(Some(connection));
+            }
+        }
+    }
+
+    /// One round over the endpoints.
+    async fn reach(&mut self) -> Result<Option<Arc<Connection>>, ClientError> {
+        let order = self.attempts.order(&self.route, self.turn, self.shunned.as_deref());
+        let mut hopeless = None;
+        let mut waiting_helps = order.is_empty();
+        for endpoint in &order {
+            match self.attempts.connect(&endpoint.address, self.deadline).await {
+                Ok(connection) if self.is_wanted(&connection) => {
+                    self.attempts.pool(|pool| pool.leader = connection.leader());
+                    return Ok(Some(connection));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.last = Some(error.to_string());
+                    match error {
+                        ConnectError::Unreachable { .. }
+                        | ConnectError::Refused {
+                            refusal: HandshakeRefusal::TooManyConnections { .. },
+                            ..
+                        } => waiting_helps = true,
+                        other => hopeless = Some(other),
+                    }
+                }
+            }
+        }
+        match (hopeless, &self.route) {
+            (Some(error), _) if !waiting_helps => Err(ClientError::Target(error)),
+            (None, Route::Through(name)) if !waiting_helps => Err(self.no_such_node(name)),
+            _ => Ok(None),
+        }
+    }
+
+    fn is_wanted(&self, connection: &Connection) -> bool {
+        match &self.route {
+            Route::Any => true,
+            Route::Through(name) => connection.welcome().name == *name,
+        }
+    }
+
+    fn no_such_node(&self, name: &str) -> ClientError {
+        let mut known: Vec<String> = self.attempts.pool(|pool| pool.names.values().cloned().collect());
+        known.extend((self.attempts.resolve)().into_iter().filter_map(|endpoint| endpoint.name));
+        known.sort();
+        known.dedup();
+        ClientError::NoSuchNode { name: name.to_owned(), known: known.join(", ") }
+    }
+
+    /// Makes one attempt, with a patience that grows from attempt to attempt.
+    pub(super) async fn call(&mut self, connection: &Connection, request: Request) -> Tried {
+        let until = (Instant::now() + self.patience).min(self.deadline);
+        self.patience = self.patience.saturating_mul(2);
+        let tried = self.call_until(connection, request, until).await;
+        if matches!(tried, Tried::Lost(_)) {
+            let lost = connection.welcome().name.as_str();
+            self.shunned = self.attempts.pool(|pool| {
+                pool.leader = None;
+                pool.names.iter().find(|(_, name)| *name == lost).map(|(addr, _)| addr.clone())
+            });
+        }
+        tried
+    }
+
+    /// Makes one attempt that may take until the deadline.
+    pub(super) async fn call_to_end(&mut self, connection: &Connection, request: Request) -> Tried {
+        self.call_until(connection, request, self.deadline).await
+    }
+
+    async fn call_until(&mut self, connection: &Connection, request: Request, until: Instant) -> Tried {
+        let node = &connection.welcome().name;
+        let lost = match timeout_at(until, connection.call(request)).await {
+            Ok(Ok(answer)) => return Tried::Answer(answer),
+            Ok(Err(lost)) => format!("{node}: {lost}"),
+            Err(_) => format!("{node} did not answer in time"),
+        };
+        self.last = Some(lost.clone());
+        Tried::Lost(lost)
+    }
+
+    /// Remembers a refusal that may pass, and where it points.
+    pub(super) fn note(&mut self, connection: &Connection, refusal: &Refusal) {
+        self.last = Some(format!("{}: {refusal}", connection.welcome().name));
+        let leader = match refusal {
+            Refusal::NotLeader { leader } => leader.clone(),
+            _ => connection.leader(),
+        };
+        self.attempts.pool(|pool| pool.leader = leader);
+    }
+
+    /// What the last attempt met.
+    pub(super) fn last(&self) -> String {
+        self.last.clone().unwrap_or_else(|| "no replica is known".to_owned())
+    }
+}

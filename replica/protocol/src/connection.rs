@@ -1,0 +1,366 @@
+//! One connection to one replica: many calls and subscriptions at once.
+//!
+//! Guarantees that every call ends: with the replica's answer, or with [`Lost`] when the connection
+//! breaks or falls silent. Runs over any byte stream, so that a port-forward is as good as TCP.
+//! Does not retry and does not know what a lost call came to; that is the [client](crate::client)'s
+//! business.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::codec::{Framed, FramedRead, FramedWrite, LengthDelimitedCodec};
+
+use crate::frame::{self, FrameError};
+use crate::handshake::{ClientHello, HandshakeRefusal, MAGIC, ServerHello, Welcome};
+use crate::limits::{
+    CALLS_MAX, FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT, PING_INTERVAL, SILENCE_MAX,
+};
+use crate::message::{Answer, ClientFrame, Event, Request, ServerFrame, Subscription};
+use crate::status::ClusterId;
+
+/// Events that wait for a subscriber before the connection stops reading. So a subscriber that
+/// dawdles slows its own connection and nobody else's.
+const EVENTS_QUEUED_MAX: usize = 256;
+
+/// Why a connection could not be made. Nothing was asked, so nothing happened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address does not answer.
+    #[error("cannot reach {address}: {reason}")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// The system's words.
+        reason: String,
+    },
+    /// Something answers that is no Kvorum replica.
+    #[error("{address} is not a Kvorum replica's client port: {reason}")]
+    NotKvorum {
+        /// The address.
+        address: String,
+        /// What was wrong with its answer.
+        reason: String,
+    },
+    /// A replica that does not take us.
+    #[error("{address} refuses: {refusal}")]
+    Refused {
+        /// The address.
+        address: String,
+        /// Its reason.
+        refusal: HandshakeRefusal,
+    },
+}
+
+/// The connection broke before the answer came. What became of the call is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the connection was lost before the answer came")]
+pub struct Lost;
+
+/// The receiving end of a call.
+enum Waiting {
+    Answer(oneshot::Sender<Answer>),
+    Events { opened: Option<oneshot::Sender<Answer>>, events: mpsc::Sender<Event> },
+}
+
+/// What the reader, the writer and the callers share.
+struct Shared {
+    /// Calls without an answer, and open subscriptions. A mutex because callers on any thread
+    /// insert and the reader removes; held for one map operation, never across an await.
+    waiting: Mutex<Option<HashMap<u64, Waiting>>>,
+    applied: AtomicU64,
+    next_call: AtomicU64,
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Option<HashMap<u64, Waiting>>> {
+        self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// One connection to one replica. Dropping it closes it.
+pub struct Connection {
+    welcome: Welcome,
+    outgoing: mpsc::Sender<ClientFrame>,
+    shared: Arc<Shared>,
+    leader: watch::Receiver<Option<String>>,
+    tasks: [tokio::task::AbortHandle; 2],
+}
+
+impl Connection {
+    /// Connects by TCP and shakes hands, within `patience`.
+    ///
+    /// # Errors
+    /// When the address does not answer, is no replica, or refuses.
+    pub async fn open(
+        address: &str,
+        cluster: Option<ClusterId>,
+        patience: Duration,
+    ) -> Result<Self, ConnectError> {
+        let unreachable = |reason: String| ConnectError::Unreachable {
+            address: address.to_owned(),
+            reason,
+        };
+        match timeout(patience, TcpStream::connect(address)).await {
+            Err(_) => Err(unreachable(format!("no answer within {patience:?}"))),
+            Ok(Err(error)) => Err(unreachable(error.to_string())),
+            Ok(Ok(stream)) => {
+                let _ = stream.set_nodelay(true);
+                Self::start(stream, address, cluster).await
+            }
+        }
+    }
+
+    /// Shakes hands over an open stream; `address` is only for messages.
+    ///
+    /// # Errors
+    /// When the other end is no replica, or refuses.
+    pub async fn start<S>(
+        stream: S,
+        address: &str,
+        cluster: Option<ClusterId>,
+    ) -> Result<Self, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let mut framed = Framed::new(stream, frame::codec(HANDSHAKE_BYTES_MAX));
+        let welcome = match timeout(HANDSHAKE_TIMEOUT, shake_hands(&mut framed, cluster)).await {
+            Err(_) => Err(format!("no handshake within {HANDSHAKE_TIMEOUT:?}")),
+            Ok(result) => result,
+        };
+        let address = address.to_owned();
+        let welcome = match welcome {
+            Ok(Ok(welcome)) => welcome,
+            Ok(Err(refusal)) => return Err(ConnectError::Refused { address, refusal }),
+            Err(reason) => return Err(ConnectError::NotKvorum { address, reason }),
+        };
+        framed.codec_mut().set_max_frame_length(FRAME_BYTES_MAX);
+        Ok(Self::run(framed, welcome))
+    }
+
+    fn run<S>(framed: Framed<S, LengthDelimitedCodec>, welcome: Welcome) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let early = framed.read_buffer().clone();
+        let (read, write) = tokio::io::split(framed.into_inner());
+        let mut frames = FramedRead::new(read, frame::codec(FRAME_BYTES_MAX));
+        *frames.read_buffer_mut() = early;
+        let (outgoing, queue) = mpsc::channel(CALLS_MAX);
+        let (leader_known, leader) = watch::channel(welcome.leader.clone());
+        let shared = Arc::new(Shared {
+            waiting: Mutex::new(Some(HashMap::new())),
+            applied: AtomicU64::new(welcome.applied),
+            next_call: AtomicU64::new(1),
+        });
+        let sink = FramedWrite::new(write, frame::codec(FRAME_BYTES_MAX));
+        let writer = tokio::spawn(write_frames(sink, queue)).abort_handle();
+        let reader = read_frames(frames, Arc::clone(&shared), leader_known, writer.clone());
+        let reader = tokio::spawn(reader).abort_handle();
+        Self { welcome, outgoing, shared, leader, tasks: [reader, writer] }
+    }
+
+    /// What the replica said in the handshake.
+    #[must_use]
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    /// The leader that the replica knows, by name.
+    #[must_use]
+    pub fn leader(&self) -> Option<String> {
+        self.leader.borrow().clone()
+    }
+
+    /// How far the replica has applied the log, as it last told.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.shared.applied.load(Ordering::Relaxed)
+    }
+
+    /// Whether calls can still be made.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.shared.waiting().is_some()
+    }
+
+    /// Asks and waits for the answer. Dropping the future forgets the call; the replica may still
+    /// carry it out.
+    ///
+    /// # Errors
+    /// [`Lost`] when the connection breaks first.
+    pub async fn call(&self, request: Request) -> Result<Answer, Lost> {
+        let (answered, answer) = oneshot::channel();
+        let call = self.register(Waiting::Answer(answered))?;
+        let _forget = Forget { shared: &self.shared, call };
+        self.outgoing.send(ClientFrame::Call { call, request }).await.or(Err(Lost))?;
+        answer.await.or(Err(Lost))
+    }
+
+    /// Opens a subscription.
+    ///
+    /// # Errors
+    /// The replica's refusal as an answer, or [`Lost`] as `None`.
+    pub async fn subscribe(
+        &self,
+        subscription: Subscription,
+    ) -> Result<(u64, mpsc::Receiver<Event>), Option<Answer>> {
+        let (events, stream) = mpsc::channel(EVENTS_QUEUED_MAX);
+        let (answered, answer) = oneshot::channel();
+        let waiting = Waiting::Events { opened: Some(answered), events };
+        let call = self.register(waiting).or(Err(None))?;
+        let request = Request::Subscribe(subscription);
+        self.outgoing.send(ClientFrame::Call { call, request }).await.or(Err(None))?;
+        match answer.await {
+            Ok(Answer::Subscribed { from }) => Ok((from, stream)),
+            Ok(other) => Err(Some(other)),
+            Err(_) => Err(None),
+        }
+    }
+
+    fn register(&self, waiting: Waiting) -> Result<u64, Lost> {
+        let call = self.shared.next_call.fetch_add(1, Ordering::Relaxed);
+        match self.shared.waiting().as_mut() {
+            Some(map) => map.insert(call, waiting),
+            None => return Err(Lost),
+        };
+        Ok(call)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Forgets a call whose caller went away.
+struct Forget<'a> {
+    shared: &'a Shared,
+    call: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        if let Some(map) = self.shared.waiting().as_mut() {
+            map.remove(&self.call);
+        }
+    }
+}
+
+async fn shake_hands<S>(
+    framed: &mut Framed<S, LengthDelimitedCodec>,
+    cluster: Option<ClusterId>,
+) -> Result<Result<Welcome, HandshakeRefusal>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let hello = frame::encode(&ClientHello::new(cluster), HANDSHAKE_BYTES_MAX)
+        .map_err(|error| error.to_string())?;
+    framed.send(hello).await.map_err(|error| error.to_string())?;
+    let answer = match framed.next().await {
+        None => return Err("it closed the connection".to_owned()),
+        Some(Err(_)) => return Err("its answer is no frame of this protocol".to_owned()),
+        Some(Ok(answer)) => answer,
+    };
+    match frame::decode::<ServerHello>(&answer) {
+        Ok(hello) if hello.magic == MAGIC => Ok(hello.verdict),
+        _ => Err("its answer is no message of this protocol".to_owned()),
+    }
+}
+
+/// Writes frames until the connection is dropped or broken; pings when there is nothing to say.
+async fn write_frames<S: AsyncWrite>(
+    mut sink: FramedWrite<WriteHalf<S>, LengthDelimitedCodec>,
+    mut queue: mpsc::Receiver<ClientFrame>,
+) {
+    loop {
+        let first = match timeout(PING_INTERVAL, queue.recv()).await {
+            Err(_) => ClientFrame::Ping,
+            Ok(Some(frame)) => frame,
+            Ok(None) => return,
+        };
+        let mut next = Some(first);
+        while let Some(frame) = next {
+            let Ok(bytes) = frame::encode(&frame, FRAME_BYTES_MAX) else { return };
+            if sink.feed(bytes).await.is_err() {
+                return;
+            }
+            next = queue.try_recv().ok();
+        }
+        if SinkExt::<Bytes>::flush(&mut sink).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads frames until the connection breaks or falls silent; then every caller learns it.
+async fn read_frames<S: AsyncRead>(
+    mut frames: FramedRead<ReadHalf<S>, LengthDelimitedCodec>,
+    shared: Arc<Shared>,
+    leader: watch::Sender<Option<String>>,
+    writer: tokio::task::AbortHandle,
+) {
+    while let Ok(Some(Ok(bytes))) = timeout(SILENCE_MAX, frames.next()).await {
+        if dispatch(&bytes.freeze(), &shared, &leader).await.is_err() {
+            break;
+        }
+    }
+    writer.abort();
+    shared.waiting().take();
+}
+
+async fn dispatch(
+    bytes: &Bytes,
+    shared: &Shared,
+    leader: &watch::Sender<Option<String>>,
+) -> Result<(), FrameError> {
+    match frame::decode::<ServerFrame>(bytes)? {
+        ServerFrame::Answer { call, answer } => deliver_answer(shared, call, answer),
+        ServerFrame::Event { call, event } => {
+            let subscriber = match shared.waiting().as_ref().and_then(|map| map.get(&call)) {
+                Some(Waiting::Events { events, .. }) => Some(events.clone()),
+                _ => None,
+            };
+            if let Some(subscriber) = subscriber
+                && subscriber.send(event).await.is_err()
+                && let Some(map) = shared.waiting().as_mut()
+            {
+                map.remove(&call);
+            }
+        }
+        ServerFrame::Leader { name } => {
+            leader.send_replace(name);
+        }
+        ServerFrame::Ping { applied } => {
+            shared.applied.fetch_max(applied, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+fn deliver_answer(shared: &Shared, call: u64, answer: Answer) {
+    let mut waiting = shared.waiting();
+    let Some(map) = waiting.as_mut() else { return };
+    match map.get_mut(&call) {
+        Some(Waiting::Events { opened, .. }) if matches!(answer, Answer::Subscribed { .. }) => {
+            if let Some(opened) = opened.take() {
+                let _ = opened.send(answer);
+            }
+        }
+        _ => match map.remove(&call) {
+            Some(Waiting::Answer(answered)) => drop(answered.send(answer)),
+            Some(Waiting::Events { opened: Some(opened), .. }) => drop(opened.send(answer)),
+            Some(Waiting::Events { opened: None, .. }) | None => {}
+        },
+    }
+}

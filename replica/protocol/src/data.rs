@@ -1,0 +1,209 @@
+//! Pure: keys, values, the operations on them and their outcomes.
+//!
+//! Guarantees that a [`RequestId`] names one request for ever, however often it is sent. Does not
+//! know how an outcome is reached.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+
+/// A key: 1 to [`KEY_BYTES_MAX`] bytes, ordered bytewise. Text is the console's business.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+pub struct Key(pub Bytes);
+
+/// A value: 0 to [`VALUE_BYTES_MAX`] bytes.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+pub struct Value(pub Bytes);
+
+impl Key {
+    /// The smallest key that is greater than every key with this prefix; `None` when there is no
+    /// such key (the prefix is empty or all `0xff`).
+    #[must_use]
+    pub fn prefix_end(prefix: &[u8]) -> Option<Self> {
+        let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
+        let mut end = prefix[..=last].to_vec();
+        end[last] += 1;
+        Some(Self(Bytes::from(end)))
+    }
+}
+
+impl<B: Into<Bytes>> From<B> for Key {
+    fn from(bytes: B) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl<B: Into<Bytes>> From<B> for Value {
+    fn from(bytes: B) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.len() {
+            0..=64 => write!(f, "\"{}\"", self.0.escape_ascii()),
+            length => write!(f, "({length} bytes)"),
+        }
+    }
+}
+
+/// A client, by 128 random bits that it drew when it started.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClientId(pub u128);
+
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// A lane of a client: a line of writes of which at most one is undecided. A client with N writes
+/// in flight uses N lanes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct LaneId {
+    /// Whose lane it is.
+    pub client: ClientId,
+    /// Its number, chosen by the client.
+    pub number: u32,
+}
+
+/// One write of one client, however often it is sent. It is applied at most once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct RequestId {
+    /// The lane that carries it.
+    pub lane: LaneId,
+    /// Its position in the lane, from 1. A lane's numbers only rise.
+    pub sequence: u64,
+}
+
+/// What must hold of a key for an operation to take effect. Judged when the operation is applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Condition {
+    /// Nothing: the operation always takes effect.
+    Always,
+    /// The key does not exist.
+    Absent,
+    /// The key's last write has this revision.
+    AtRevision(u64),
+}
+
+/// A change of one key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Operation {
+    /// Sets a key's value.
+    Put {
+        /// The key.
+        key: Key,
+        /// Its value from now on.
+        value: Value,
+        /// When not to.
+        condition: Condition,
+    },
+    /// Removes a key.
+    Delete {
+        /// The key.
+        key: Key,
+        /// When not to.
+        condition: Condition,
+    },
+}
+
+impl Operation {
+    /// The key that is changed.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// How many bytes of key and value it carries.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.0.len() + value.0.len(),
+            Self::Delete { key, .. } => key.0.len(),
+        }
+    }
+
+    /// Checks the operation against the limits.
+    ///
+    /// # Errors
+    /// Says which limit is passed, with both numbers.
+    pub fn validate(&self) -> Result<(), LimitError> {
+        validate_key(self.key())?;
+        match self {
+            Self::Put { value, .. } if value.0.len() > VALUE_BYTES_MAX => {
+                Err(LimitError::ValueTooLong { bytes: value.0.len() as u64 })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks a key against the limits.
+///
+/// # Errors
+/// When it is empty or longer than [`KEY_BYTES_MAX`].
+pub fn validate_key(key: &Key) -> Result<(), LimitError> {
+    match key.0.len() {
+        0 => Err(LimitError::KeyEmpty),
+        1..=KEY_BYTES_MAX => Ok(()),
+        bytes => Err(LimitError::KeyTooLong { bytes: bytes as u64 }),
+    }
+}
+
+/// A limit that a request passes. The request did nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum LimitError {
+    /// The key has no byte.
+    #[error("the key is empty; a key has 1 to {KEY_BYTES_MAX} bytes")]
+    KeyEmpty,
+    /// The key is longer than [`KEY_BYTES_MAX`].
+    #[error("the key has {bytes} bytes; a key has at most {KEY_BYTES_MAX}")]
+    KeyTooLong {
+        /// Its length.
+        bytes: u64,
+    },
+    /// The value is longer than [`VALUE_BYTES_MAX`].
+    #[error("the value has {bytes} bytes; a value has at most {VALUE_BYTES_MAX}")]
+    ValueTooLong {
+        /// Its length.
+        bytes: u64,
+    },
+}
+
+/// What an applied operation came to. It is the same on every replica, and kept with the lane, so
+/// that a repetition is answered like the first time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The key has the value; `revision` is the index of the entry that wrote it.
+    Put {
+        /// The decided index of the write.
+        revision: u64,
+    },
+    /// The key does not exist (any more).
+    Deleted {
+        /// The decided index of the delete.
+        revision: u64,
+        /// Whether the key existed before.
+        existed: bool,
+    },
+    /// The condition did not hold; nothing changed.
+    ConditionFailed {
+        /// The revision of the key's last write; `None` when the key does not exist.
+        current: Option<u64>,
+    },
+    /// The request came more than `SESSION_ENTRIES` entries after the index that its client had
+    /// been told. Nothing changed, and nothing ever will by this request.
+    Expired,
+}

@@ -1,0 +1,134 @@
+//! Pure: the first exchange on a client's connection.
+//!
+//! The client sends a [`ClientHello`], the replica answers with a [`ServerHello`]. Guarantees that
+//! two programs that do not speak the same protocol find out here, with a sentence for people.
+
+use serde::{Deserialize, Serialize};
+
+use crate::WIRE_VERSION;
+use crate::status::ClusterId;
+
+/// The first bytes of either side's first frame.
+pub const MAGIC: [u8; 8] = *b"kvorum/c";
+
+/// What a client says first.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClientHello {
+    /// [`MAGIC`].
+    pub magic: [u8; 8],
+    /// The lowest wire version that the client speaks.
+    pub version_min: u16,
+    /// The highest.
+    pub version_max: u16,
+    /// The cluster it wants; `None` for whichever it finds.
+    pub cluster: Option<ClusterId>,
+    /// Reserved for authentication; empty.
+    pub authentication: Vec<u8>,
+}
+
+impl ClientHello {
+    /// A hello of this crate's version.
+    #[must_use]
+    pub fn new(cluster: Option<ClusterId>) -> Self {
+        Self {
+            magic: MAGIC,
+            version_min: WIRE_VERSION,
+            version_max: WIRE_VERSION,
+            cluster,
+            authentication: Vec::new(),
+        }
+    }
+}
+
+/// What a replica answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServerHello {
+    /// [`MAGIC`].
+    pub magic: [u8; 8],
+    /// Welcome, or why not.
+    pub verdict: Result<Welcome, HandshakeRefusal>,
+}
+
+/// A replica that takes the client.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The wire version to speak.
+    pub version: u16,
+    /// The replica's name.
+    pub name: String,
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// The leader it knows, by name.
+    pub leader: Option<String>,
+    /// How far it has applied the log, for `valid_until`.
+    pub applied: u64,
+    /// Longest frame it takes, in bytes.
+    pub frame_bytes_max: u64,
+}
+
+/// Why a replica does not take a client.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum HandshakeRefusal {
+    /// No common wire version.
+    #[error("it speaks wire version {server}, and this program speaks {client_min} to {client_max}; install matching versions")]
+    Version {
+        /// The replica's.
+        server: u16,
+        /// The client's lowest.
+        client_min: u16,
+        /// The client's highest.
+        client_max: u16,
+    },
+    /// The replica belongs to another cluster.
+    #[error("it belongs to cluster {server}, not to {asked}")]
+    OtherCluster {
+        /// The replica's.
+        server: ClusterId,
+        /// The one that was asked for.
+        asked: ClusterId,
+    },
+    /// The replica has as many connections as it may.
+    #[error("it has {most} connections already, as many as it takes; try again later")]
+    TooManyConnections {
+        /// The limit.
+        most: u32,
+    },
+}
+
+/// Judges a client's hello.
+///
+/// # Errors
+/// The reason, to be sent back.
+pub fn judge(hello: &ClientHello, cluster: ClusterId) -> Result<u16, HandshakeRefusal> {
+    if hello.version_min > WIRE_VERSION || hello.version_max < WIRE_VERSION {
+        return Err(HandshakeRefusal::Version {
+            server: WIRE_VERSION,
+            client_min: hello.version_min,
+            client_max: hello.version_max,
+        });
+    }
+    match hello.cluster {
+        Some(asked) if asked != cluster => {
+            Err(HandshakeRefusal::OtherCluster { server: cluster, asked })
+        }
+        _ => Ok(WIRE_VERSION),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hello_is_judged_by_version_and_cluster() {
+        let here = ClusterId(7);
+        let ours = ClientHello::new(None);
+        let newer = ClientHello { version_min: 2, version_max: 3, ..ours.clone() };
+        let broad = ClientHello { version_min: 1, version_max: 9, ..ours.clone() };
+        let other = ClientHello::new(Some(ClusterId(8)));
+        assert_eq!(judge(&ours, here), Ok(1));
+        assert_eq!(judge(&broad, here), Ok(1));
+        assert!(matches!(judge(&newer, here), Err(HandshakeRefusal::Version { .. })));
+        assert!(matches!(judge(&other, here), Err(HandshakeRefusal::OtherCluster { .. })));
+    }
+}

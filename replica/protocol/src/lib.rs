@@ -1,0 +1,35 @@
+//! What a client may ask of a Kvorum replica, what the replica answers, and the client that asks.
+//!
+//! The crate is the only thing that the console and the replica share. It knows nothing of
+//! consensus, disks or Kubernetes.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`limits`] | every bound of the protocol, each with its reason |
+//! | [`data`] | keys, values, operations and their outcomes |
+//! | [`status`] | what a replica says about itself |
+//! | [`message`] | requests, answers, events |
+//! | [`handshake`] | the first exchange on a connection |
+//! | [`frame`] | length-prefixed postcard |
+//! | [`connection`] | one connection: many calls and subscriptions at once |
+//! | [`client`] | retries, lanes and the fate of a write |
+
+pub mod client;
+pub mod connection;
+pub mod data;
+pub mod frame;
+pub mod handshake;
+pub mod limits;
+pub mod message;
+pub mod status;
+
+pub use client::{Client, ClientError, Fate};
+pub use data::{Condition, Key, Operation, Outcome, RequestId, Value};
+pub use status::{ReplicaId, Status};
+
+/// The version of the wire that this crate speaks. A replica refuses, in the handshake, a client
+/// whose lowest version is above its own.
+///
+/// History:
+/// - 1: the first version.
+pub const WIRE_VERSION: u16 = 1;

@@ -1,0 +1,333 @@
+//! Pure: requests, answers and events.
+//!
+//! Guarantees that an answer names one of the fates of its request: done, refused (did not and
+//! will not happen by this attempt), or unknown. Variants are only ever appended; a number on the
+//! wire keeps its meaning.
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Key, LimitError, Operation, Outcome, RequestId, Value};
+use crate::status::Status;
+
+/// What a client sends after the handshake.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ClientFrame {
+    /// Asks for something. The answer carries the same number.
+    Call {
+        /// Chosen by the client; unique among its calls and subscriptions in flight.
+        call: u64,
+        /// What is asked.
+        request: Request,
+    },
+    /// Ends a subscription.
+    Cancel {
+        /// The call that opened it.
+        call: u64,
+    },
+    /// Nothing but a sign of life.
+    Ping,
+}
+
+/// What a replica sends after the handshake.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ServerFrame {
+    /// Answers a call.
+    Answer {
+        /// The call.
+        call: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Something that a subscription asked for.
+    Event {
+        /// The call that opened the subscription.
+        call: u64,
+        /// What happened.
+        event: Event,
+    },
+    /// The leader that this replica knows has changed.
+    Leader {
+        /// Its name; `None` while there is none.
+        name: Option<String>,
+    },
+    /// Nothing but a sign of life, with the applied index for `valid_until`.
+    Ping {
+        /// How far the replica has applied the log.
+        applied: u64,
+    },
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Consistency {
+    /// As of some moment between the call and the answer.
+    Linearizable,
+    /// Whatever this replica has applied; may be stale.
+    Local,
+}
+
+/// What a client may ask.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Changes a key.
+    Write {
+        /// Names the request for ever; the same on every attempt.
+        id: RequestId,
+        /// The last index at which it may be applied: an index that a replica told the client,
+        /// plus `SESSION_ENTRIES`.
+        valid_until: u64,
+        /// The change.
+        operation: Operation,
+    },
+    /// Reads a key.
+    Get {
+        /// The key.
+        key: Key,
+        /// How fresh.
+        consistency: Consistency,
+    },
+    /// Reads a page of keys in order.
+    Scan(Scan),
+    /// Asks the replica about itself.
+    Status,
+    /// Opens a subscription; its events carry the call's number.
+    Subscribe(Subscription),
+    /// Administration.
+    Admin(Admin),
+}
+
+/// A page of keys in order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Scan {
+    /// Only keys with this prefix; empty for all.
+    pub prefix: Vec<u8>,
+    /// The page begins at the first key at or after this one; empty for the prefix's first.
+    pub from: Vec<u8>,
+    /// Only keys before this one; empty for no end.
+    pub until: Vec<u8>,
+    /// Most pairs in the page; 0 for as many as the limits allow.
+    pub limit: u32,
+    /// Leaves out the values.
+    pub keys_only: bool,
+    /// How fresh.
+    pub consistency: Consistency,
+}
+
+/// One key with its value.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pair {
+    /// The key.
+    pub key: Key,
+    /// Its value; empty when only keys were asked for.
+    pub value: Value,
+    /// The index of its last write.
+    pub revision: u64,
+}
+
+/// What to be told about.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Subscription {
+    /// The replica's status, when it changes, at most ten times a second.
+    Status,
+    /// Decided entries, in order, each once.
+    Log {
+        /// From this index on; 0 for what is decided from now on.
+        from: u64,
+    },
+    /// Changes of keys, in order, each once.
+    Keys {
+        /// Only keys with this prefix; empty for all.
+        prefix: Vec<u8>,
+        /// From this index on; 0 for what changes from now on.
+        from: u64,
+    },
+}
+
+/// Administration.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Admin {
+    /// Hands leadership to the named replica; to the one best in step when empty.
+    HandOver {
+        /// Its name.
+        to: String,
+    },
+    /// Cuts this replica's link to a peer. Needs `--allow-faults`.
+    Cut {
+        /// The peer's name.
+        peer: String,
+    },
+    /// Heals a cut link. Needs `--allow-faults`.
+    Heal {
+        /// The peer's name.
+        peer: String,
+    },
+    /// Ends the process at once, as SIGKILL would. Needs `--allow-faults`.
+    Crash,
+}
+
+/// What a replica answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// The write was decided and applied.
+    Written(Outcome),
+    /// The key's value, or `None` when it does not exist.
+    Value(Option<Pair>),
+    /// A page of a scan.
+    Page(Page),
+    /// The replica's status.
+    Status(Box<Status>),
+    /// The subscription is open; its first event is at or after this index.
+    Subscribed {
+        /// The index.
+        from: u64,
+    },
+    /// Done.
+    Done,
+    /// The request did not happen and will not by this attempt.
+    Refused(Refusal),
+    /// Nobody can say whether the write will be decided; ask again with the same id.
+    Unknown(Doubt),
+}
+
+/// A page of a scan. Linearizable by itself; a scan of many pages is not a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Page {
+    /// The pairs, in order.
+    pub pairs: Vec<Pair>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<Key>,
+    /// The page shows the state as of this index.
+    pub index: u64,
+}
+
+/// Why a request did not happen.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// A limit is passed.
+    #[error(transparent)]
+    Limit(LimitError),
+    /// No leader is known.
+    #[error("no leader is known here; fewer than a majority of the replicas may be up")]
+    NoLeader,
+    /// This replica does not lead; ask the one that does.
+    #[error("this replica does not lead")]
+    NotLeader {
+        /// The leader's name, when known.
+        leader: Option<String>,
+    },
+    /// A majority did not confirm the leader in time.
+    #[error("a majority of the replicas did not answer in time")]
+    NoQuorum,
+    /// A queue is full; try again later.
+    #[error("the replica is overloaded; try again in a moment")]
+    Overloaded,
+    /// Leadership is being handed over; try again at once.
+    #[error("leadership is being handed over")]
+    HandingOver,
+    /// The replica does not serve; the text says why and what helps.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The disk is below its reserve; deletes and reads still work elsewhere.
+    #[error("the disk of the leader is nearly full: {free} bytes are free, {reserve} are kept in reserve")]
+    DiskFull {
+        /// Bytes free.
+        free: u64,
+        /// Bytes kept in reserve.
+        reserve: u64,
+    },
+    /// The asked index is no longer, or not yet, in the log.
+    #[error("the log begins after index {from} here; read the keys anew")]
+    Compacted {
+        /// The first index that can be had.
+        from: u64,
+    },
+    /// The replica was not started with `--allow-faults`.
+    #[error("faults are not allowed here; start the replica with --allow-faults")]
+    FaultsForbidden,
+    /// No member has that name.
+    #[error("no replica is called '{name}'; there are {members}")]
+    UnknownReplica {
+        /// The name asked for.
+        name: String,
+        /// Those that exist.
+        members: String,
+    },
+    /// One more would be over the limit.
+    #[error("a connection has at most {most} subscriptions")]
+    TooManySubscriptions {
+        /// The limit.
+        most: u32,
+    },
+}
+
+/// Why the fate of a write is unknown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum Doubt {
+    /// The replica stopped leading before the write was decided.
+    #[error("the leader changed before the write was decided")]
+    LeaderChanged,
+    /// The link to the leader broke before it answered.
+    #[error("the link to the leader broke before it answered")]
+    LinkLost,
+    /// No majority accepted it in time.
+    #[error("a majority did not accept the write in time")]
+    NoQuorum,
+}
+
+/// What a subscription tells. Times are of the replica that sends.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Event {
+    /// The replica's status.
+    Status(Box<Status>),
+    /// A decided entry.
+    Entry(EntryEvent),
+    /// A changed key.
+    Key(KeyEvent),
+    /// The subscription ended: what it waits for is no longer in the log. Read the keys anew and
+    /// subscribe from the page's index.
+    Compacted {
+        /// The first index that can be had.
+        from: u64,
+    },
+}
+
+/// A decided entry, as the log pane shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EntryEvent {
+    /// Its decided index.
+    pub index: u64,
+    /// What it is.
+    pub kind: EntryKind,
+    /// The key, when it changes one.
+    pub key: Option<Key>,
+    /// The first bytes of the value, when it sets one.
+    pub preview: Option<Value>,
+    /// The length of the whole value, in bytes.
+    pub value_bytes: u64,
+    /// Whether it changed a key: repeated, expired and failed commands did not.
+    pub took_effect: bool,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum EntryKind {
+    /// Nothing: a new leader proposes it.
+    Noop,
+    /// A put.
+    Put,
+    /// A delete.
+    Delete,
+    /// The end of a configuration.
+    StopSign,
+}
+
+/// A changed key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeyEvent {
+    /// The index of the change, and the key's revision if it has a value.
+    pub index: u64,
+    /// The key.
+    pub key: Key,
+    /// Its value from there on; `None` when it was deleted.
+    pub value: Option<Value>,
+}

@@ -1,0 +1,624 @@
+//! Pure: one replica's decisions, as a state machine without I/O.
+//!
+//! [`Engine::step`] takes one [`Input`]; [`Engine::turn`] ends a turn of the driver: it proposes
+//! what came in, applies what was decided, serves the reads whose time has come and says what to
+//! send. Time enters as ticks, and the disk as a [`Store`].
+//!
+//! Guarantees:
+//! - A write is answered with its outcome only when it is decided and applied here; it is called
+//!   *refused* only if it was never handed on.
+//! - A read is served only at an index that a majority confirmed, and that is applied.
+//! - A message that tells a durable fact is marked so, and the driver syncs before it leaves.
+//! - A replica that has not met every member, or that its peers know with another disk, does not
+//!   vote.
+//!
+//! Does not know sockets, files, clocks or threads.
+
+pub mod consensus;
+pub mod message;
+pub mod peers;
+mod proposals;
+mod reads;
+mod relays;
+mod requests;
+mod subscriptions;
+
+use kvorum_protocol::message::{Answer, Refusal, ServerFrame};
+use kvorum_protocol::status::{
+    Ballot, Configuration, ConfigurationId, ReplicaId, Role, Status,
+};
+use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
+
+use crate::entry::Entry;
+use crate::state_machine::{self, Applied};
+use crate::storage::Store;
+use consensus::{Consensus, Gate};
+pub use message::{ClientKey, Input, Notice, Output, PeerMessage, Session};
+pub use peers::{Introduction, Rejection};
+use peers::Peers;
+use proposals::Proposals;
+use reads::{Question, Read, Reads};
+use relays::Relays;
+use subscriptions::{STATUS_TICKS, Subscriptions};
+
+/// Entries applied in one commit. Bounds the memory of a turn: so many of the largest values are
+/// held at once.
+const APPLY_ENTRIES_MAX: u64 = 256;
+/// A replica that lags the decided index it knows by more than this is not ready.
+const READY_LAG_MAX: u64 = 1024;
+/// Ticks after which a leader proposes a no-op because what it accepted stays undecided.
+const UNDECIDED_TICKS: u64 = 50;
+/// How much faster elections go after the link to the leader broke. Safe at any speed: election is
+/// a matter of liveness only.
+const HURRY: u64 = 3;
+/// Ticks for which they do; then the peer was no leader, or no majority is there.
+const HURRY_TICKS: u64 = 60;
+/// Ticks that a hand-over may take before the leader leads on.
+const HAND_OVER_TICKS: u64 = 100;
+
+/// Who asked for something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// A client of this replica.
+    Client {
+        /// The connection.
+        client: ClientKey,
+        /// Its number for the call.
+        call: u64,
+    },
+    /// A follower, for a client of its own.
+    Peer {
+        /// The follower.
+        peer: ReplicaId,
+        /// The session that the question came by.
+        session: Session,
+        /// Its number for the call.
+        call: u64,
+    },
+}
+
+/// A hand-over under way.
+struct HandOver {
+    target: ReplicaId,
+    deadline: u64,
+    is_asked: bool,
+}
+
+/// One replica's decisions.
+pub struct Engine<S: Store> {
+    store: S,
+    me: ReplicaId,
+    configuration: Configuration,
+    /// `None` while the replica does not vote.
+    consensus: Option<Consensus<S::Log>>,
+    outbox: Outbox,
+    proposals: Proposals,
+    reads: Reads,
+    relays: Relays,
+    subscriptions: Subscriptions,
+    hand_over: Option<HandOver>,
+    /// Ticks since the start.
+    now: u64,
+    /// Until when elections go faster.
+    hurry_until: u64,
+    /// The decided index when it last moved, and when that was.
+    decided_at: (u64, u64),
+    /// The leader that clients were last told, and whether this replica was in step with it.
+    leader_told: Option<(ReplicaId, SlotBallot)>,
+    disowned_by: Option<String>,
+    disk: (u64, u64),
+    allows_faults: bool,
+}
+
+impl<S: Store> Engine<S> {
+    /// A replica as its store left it.
+    pub fn new(store: S, allows_faults: bool) -> Self {
+        let me = store.identity().replica;
+        let configuration = store.configuration().clone();
+        let peers = Peers::new(&configuration, me, &store);
+        let mut engine = Self {
+            me,
+            outbox: Outbox { outputs: Vec::new(), peers },
+            consensus: None,
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            relays: Relays::default(),
+            subscriptions: Subscriptions::default(),
+            hand_over: None,
+            now: 0,
+            hurry_until: 0,
+            decided_at: (0, 0),
+            leader_told: None,
+            disowned_by: None,
+            disk: (u64::MAX, 0),
+            allows_faults,
+            configuration,
+            store,
+        };
+        engine.gather();
+        engine
+    }
+
+    /// The store, to look at.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// How this replica introduces itself to a peer.
+    pub fn introduce(&self, peer: ReplicaId) -> Introduction {
+        Peers::introduce(peer, &self.store)
+    }
+
+    /// The nonce that this replica had at one of its incarnations: the proof for a peer that saw
+    /// that one last.
+    pub fn proof(&self, incarnation: u64) -> Option<u64> {
+        self.store.nonce_at(incarnation)
+    }
+
+    /// Judges a peer's introduction.
+    pub fn judge(&mut self, theirs: &Introduction, proof: Option<u64>) -> Result<(), Rejection> {
+        self.outbox.peers.judge(theirs, proof, &mut self.store)?;
+        self.gather();
+        Ok(())
+    }
+
+    /// Takes in one input.
+    pub fn step(&mut self, input: Input) {
+        match input {
+            Input::Tick => self.tick(),
+            Input::PeerUp { peer, session } => self.peer_up(peer, session),
+            Input::PeerDown { peer, session } => self.peer_down(peer, session),
+            Input::Peer { peer, session, message } => self.peer_message(peer, session, message),
+            Input::Client { client, call, request } => self.request(client, call, request),
+            Input::Cancel { client, call } => self.subscriptions.cancel(client, call),
+            Input::ClientGone { client } => self.subscriptions.client_gone(client),
+            Input::Disowned { peer } => self.disowned(peer),
+            Input::Disk { free, reserve } => self.disk_changed(free, reserve),
+        }
+        self.observe();
+    }
+
+    /// Ends a turn: what to do about the inputs since the last one. `has_room` says whether a
+    /// client's connection takes another event.
+    pub fn turn(&mut self, has_room: &dyn Fn(ClientKey) -> bool) -> Vec<Output> {
+        self.propose();
+        self.advance_hand_over();
+        self.apply();
+        self.confirm_reads();
+        self.serve_reads();
+        self.tell_subscribers(has_room);
+        self.take_messages();
+        self.tell_leader();
+        std::mem::take(&mut self.outbox.outputs)
+    }
+
+    /// Starts to vote once every member was met.
+    fn gather(&mut self) {
+        if self.consensus.is_some() || self.disowned_by.is_some() || !self.outbox.peers.have_all_met() {
+            return;
+        }
+        let log = self.store.log(self.configuration.id);
+        let mut consensus = Consensus::start(&self.configuration, self.me, log);
+        assert!(
+            self.store.applied() <= consensus.decided(),
+            "what is applied was decided, and decided no later on disk"
+        );
+        for peer in self.outbox.peers.connected().collect::<Vec<_>>() {
+            consensus.reconnected(peer);
+        }
+        self.consensus = Some(consensus);
+        self.outbox.notice(Notice::Gathered);
+    }
+
+    fn tick(&mut self) {
+        self.now += 1;
+        let speed = if self.now < self.hurry_until { HURRY } else { 1 };
+        if let Some(consensus) = &mut self.consensus {
+            for _ in 0..speed {
+                consensus.tick();
+            }
+        }
+        self.expire();
+        self.nudge();
+    }
+
+    /// A leader whose tail stays undecided proposes a no-op: the last acknowledgement may have
+    /// been lost with a link, and only a later entry brings it back.
+    fn nudge(&mut self) {
+        let Some(consensus) = &mut self.consensus else { return };
+        let decided = consensus.decided();
+        if decided != self.decided_at.0 || consensus.accepted() == decided {
+            self.decided_at = (decided, self.now);
+        } else if self.now >= self.decided_at.1 + UNDECIDED_TICKS {
+            self.decided_at.1 = self.now;
+            if consensus.ballot_if_leading().is_some() {
+                consensus.propose(vec![Entry::Noop]);
+            }
+        }
+    }
+
+    fn peer_up(&mut self, peer: ReplicaId, session: Session) {
+        if let Some(old) = self.outbox.peers.session(peer) {
+            self.break_calls(peer, old);
+        }
+        self.outbox.peers.up(peer, session);
+        if let Some(consensus) = &mut self.consensus {
+            consensus.reconnected(peer);
+        }
+    }
+
+    fn peer_down(&mut self, peer: ReplicaId, session: Session) {
+        if !self.outbox.peers.down(peer, session) {
+            return;
+        }
+        self.break_calls(peer, session);
+        if self.leader().is_some_and(|(leader, _)| leader == peer) {
+            self.hurry_until = self.now + HURRY_TICKS;
+        }
+    }
+
+    fn peer_message(&mut self, peer: ReplicaId, session: Session, message: PeerMessage) {
+        // A frame of a replaced session could make the library forget what it accepted.
+        if self.outbox.peers.session(peer) != Some(session) {
+            self.outbox.notice(Notice::Dropped { what: "a frame of an old session" });
+            return;
+        }
+        match message {
+            PeerMessage::Paxos { configuration, message } => {
+                let is_ours = configuration == self.configuration.id;
+                let Some(consensus) = self.consensus.as_mut().filter(|_| is_ours) else { return };
+                if !consensus.handle(peer, message) {
+                    let what = "a consensus message that must not be";
+                    self.outbox.notice(Notice::Dropped { what });
+                }
+            }
+            PeerMessage::Probe { configuration, ballot, round } => {
+                self.probe(peer, configuration, ballot, round);
+            }
+            PeerMessage::ProbeAnswer { configuration, ballot, round } => {
+                let Some(consensus) = &self.consensus else { return };
+                if configuration == self.configuration.id {
+                    let (promise, quorum) = (consensus.promise(), self.configuration.quorum());
+                    self.reads.confirm(peer, Question { round, ballot }, promise, quorum);
+                }
+            }
+            PeerMessage::Relay { call, request } => self.relayed(peer, session, call, request),
+            PeerMessage::RelayAnswer { call, answer } => self.relay_answered(peer, call, answer),
+            PeerMessage::ReadIndex { call } => {
+                let read = Read::new(Origin::Peer { peer, session, call }, None, self.now);
+                self.read_at_leader(read);
+            }
+            PeerMessage::ReadIndexAnswer { call, index } => self.index_told(peer, call, index),
+            PeerMessage::Lead { configuration, ballot } => self.asked_to_lead(configuration, ballot),
+        }
+    }
+
+    /// Answers a leader's probe: judged now, after it arrived.
+    fn probe(
+        &mut self,
+        peer: ReplicaId,
+        configuration: ConfigurationId,
+        ballot: SlotBallot,
+        round: u64,
+    ) {
+        let promises = self.consensus.as_ref().is_some_and(|c| c.promise() == ballot);
+        if promises && configuration == self.configuration.id {
+            let message = PeerMessage::ProbeAnswer { configuration, ballot, round };
+            self.outbox.push(Output::Send { to: peer, message });
+        }
+    }
+
+    fn asked_to_lead(&mut self, configuration: ConfigurationId, ballot: SlotBallot) {
+        let Some(consensus) = &mut self.consensus else { return };
+        let is_in_step = consensus.leader().is_some_and(|(_, is_accepting)| is_accepting);
+        if configuration == self.configuration.id && consensus.promise() == ballot && is_in_step {
+            consensus.lead();
+        }
+    }
+
+    fn disowned(&mut self, peer: ReplicaId) {
+        let by = self.outbox.peers.name(peer).to_owned();
+        if self.disowned_by.is_none() {
+            self.outbox.notice(Notice::Disowned { by: by.clone() });
+        }
+        self.disowned_by = Some(by);
+        self.consensus = None;
+        self.deposed();
+    }
+
+    fn disk_changed(&mut self, free: u64, reserve: u64) {
+        let was_full = self.is_disk_full();
+        self.disk = (free, reserve);
+        if self.is_disk_full() && !was_full {
+            let _ = self.begin_hand_over(None);
+        }
+    }
+
+    fn is_disk_full(&self) -> bool {
+        self.disk.0 < self.disk.1
+    }
+
+    /// Notices that this replica began or stopped leading.
+    fn observe(&mut self) {
+        let Some(consensus) = &mut self.consensus else { return };
+        let (before, now) = consensus.observe();
+        if before == now {
+            return;
+        }
+        if let Some(ballot) = before {
+            self.outbox.notice(Notice::Deposed { ballot: ballot.n });
+            self.deposed();
+        }
+        let Some(consensus) = &mut self.consensus else { return };
+        if let Some(ballot) = now {
+            let (ballot, accepted) = (ballot.n, consensus.accepted());
+            self.outbox.notice(Notice::Leading { ballot, accepted });
+            self.hurry_until = 0;
+            // Gets what was found in the log decided.
+            consensus.propose(vec![Entry::Noop]);
+        }
+    }
+
+    /// This replica does not lead any more: whoever waits for it is told.
+    fn deposed(&mut self) {
+        self.hand_over = None;
+        self.proposals.abandon(&mut |origin, answer| self.outbox.answer(origin, answer));
+        for read in self.reads.abandon() {
+            self.outbox.refuse_read(&read, Refusal::NotLeader { leader: None });
+        }
+    }
+
+    fn propose(&mut self) {
+        let Some(consensus) = &mut self.consensus else { return };
+        let queue = self.proposals.take_queue();
+        if !queue.is_empty() && consensus.ballot_if_leading().is_some() {
+            consensus.propose(queue);
+        }
+    }
+
+    fn begin_hand_over(&mut self, target: Option<ReplicaId>) -> Result<(), Refusal> {
+        let leader = self.leader_name();
+        let Some(consensus) = &self.consensus else { return Err(Refusal::NoLeader) };
+        if consensus.ballot_if_leading().is_none() {
+            return Err(Refusal::NotLeader { leader });
+        }
+        let in_step = |peer: &ReplicaId| consensus.accepted_by(*peer).unwrap_or(0);
+        let best = self.outbox.peers.connected().max_by_key(in_step);
+        let target = target.filter(|target| self.outbox.peers.session(*target).is_some()).or(best);
+        let Some(target) = target else { return Err(Refusal::NoQuorum) };
+        let to = self.outbox.peers.name(target).to_owned();
+        self.outbox.notice(Notice::HandingOver { to });
+        let deadline = self.now + HAND_OVER_TICKS;
+        self.hand_over = Some(HandOver { target, deadline, is_asked: false });
+        Ok(())
+    }
+
+    /// A hand-over stops proposing, waits until the target has accepted everything, then lets it
+    /// lead.
+    fn advance_hand_over(&mut self) {
+        let Some(hand_over) = &mut self.hand_over else { return };
+        let Some(consensus) = &self.consensus else { return };
+        let Some(ballot) = consensus.ballot_if_leading() else { return };
+        if self.now >= hand_over.deadline {
+            self.hand_over = None;
+        } else if !hand_over.is_asked
+            && consensus.accepted_by(hand_over.target) == Some(consensus.accepted())
+        {
+            hand_over.is_asked = true;
+            let message = PeerMessage::Lead { configuration: self.configuration.id, ballot };
+            self.outbox.push(Output::Gated { to: hand_over.target, message, durable: false });
+        }
+    }
+
+    /// Applies what was decided and answers those who waited for it.
+    fn apply(&mut self) {
+        let Some(consensus) = &self.consensus else { return };
+        loop {
+            let (applied, decided) = (self.store.applied(), consensus.decided());
+            if applied == decided {
+                return;
+            }
+            let last = decided.min(applied + APPLY_ENTRIES_MAX);
+            let entries = consensus.entries(applied + 1, last);
+            let results = state_machine::apply(&mut self.store, applied + 1, &entries);
+            for Applied { outcome, .. } in results {
+                if let Some((id, outcome)) = outcome {
+                    let mut answer = |origin, answer| self.outbox.answer(origin, answer);
+                    self.proposals.applied(id, outcome, &mut answer);
+                }
+            }
+        }
+    }
+
+    fn tell_subscribers(&mut self, has_room: &dyn Fn(ClientKey) -> bool) {
+        let compacted = self.consensus.as_ref().map_or(0, Consensus::compacted);
+        if self.now.is_multiple_of(STATUS_TICKS) && self.subscriptions.want_status() {
+            let status = self.status();
+            let outputs = &mut self.outbox.outputs;
+            let mut send = |client, frame| outputs.push(Output::Frame { client, frame });
+            self.subscriptions.tell_status(&status, has_room, &mut send);
+        }
+        let outputs = &mut self.outbox.outputs;
+        let mut send = |client, frame| outputs.push(Output::Frame { client, frame });
+        let (store, configuration) = (&self.store, self.configuration.id);
+        self.subscriptions.tell_log(store, configuration, compacted, has_room, &mut send);
+    }
+
+    fn take_messages(&mut self) {
+        let Some(consensus) = &mut self.consensus else { return };
+        let configuration = self.configuration.id;
+        let Outbox { peers, outputs } = &mut self.outbox;
+        consensus.take(|to, message, gate| {
+            if peers.session(to).is_none() {
+                // Both sides start over when a session begins.
+                return;
+            }
+            let message = PeerMessage::Paxos { configuration, message };
+            outputs.push(match gate {
+                Gate::Open => Output::Send { to, message },
+                Gate::Ordered => Output::Gated { to, message, durable: false },
+                Gate::Durable => Output::Gated { to, message, durable: true },
+            });
+        });
+    }
+
+    fn tell_leader(&mut self) {
+        let now = self.leader().filter(|(_, is_in_step)| *is_in_step);
+        let ballot = self.consensus.as_ref().map(Consensus::promise).unwrap_or_default();
+        let now = now.map(|(leader, _)| (leader, ballot));
+        if now == self.leader_told {
+            return;
+        }
+        self.leader_told = now;
+        self.outbox.push(Output::LeaderChanged(self.leader_name()));
+        if let Some((leader, ballot)) = now.filter(|(leader, _)| *leader != self.me) {
+            self.hurry_until = 0;
+            let leader = self.outbox.peers.name(leader).to_owned();
+            let decided = self.consensus.as_ref().map_or(0, Consensus::decided);
+            let notice = Notice::Following { leader, ballot: ballot.n, decided };
+            self.outbox.notice(notice);
+        }
+    }
+
+    /// The leader of the promised ballot, and whether this replica is in step with it.
+    fn leader(&self) -> Option<(ReplicaId, bool)> {
+        self.consensus.as_ref()?.leader()
+    }
+
+    /// The leader's name, when this replica is in step with it.
+    pub fn leader_name(&self) -> Option<String> {
+        let (leader, _) = self.leader().filter(|(_, is_in_step)| *is_in_step)?;
+        self.configuration.name_of(leader).map(str::to_owned)
+    }
+
+    /// How far this replica has applied the log.
+    pub fn applied(&self) -> u64 {
+        self.store.applied()
+    }
+
+    /// Messages that were dropped because they must not be.
+    pub fn dropped(&self) -> u64 {
+        self.consensus.as_ref().map_or(0, Consensus::dropped)
+    }
+
+    /// Writes and reads that wait for something.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.proposals.count(), self.reads.count())
+    }
+
+    /// What this replica says about itself; the caller adds the times.
+    pub fn status(&self) -> Status {
+        let me = self.store.identity();
+        let applied = self.store.applied();
+        let role = self.role();
+        let (ballot, accepted, decided, compacted) = match &self.consensus {
+            Some(c) => (c.promise(), c.accepted(), c.decided(), c.compacted()),
+            None => (SlotBallot::default(), applied, applied, 0),
+        };
+        let leads = usize::try_from(ballot.pid).ok().and_then(|slot| slot.checked_sub(1));
+        let leads = leads.and_then(|index| self.configuration.members.get(index));
+        let replica = leads.map_or(ReplicaId(0), |member| member.replica);
+        Status {
+            name: me.name.clone(),
+            replica: self.me,
+            cluster: me.cluster,
+            incarnation: me.incarnation,
+            configuration: self.configuration.clone(),
+            role,
+            leader: self.leader_name(),
+            ballot: Ballot { number: ballot.n, replica },
+            accepted,
+            decided,
+            applied,
+            compacted,
+            is_ready: matches!(role, Role::Leader | Role::Follower)
+                && decided - applied <= READY_LAG_MAX,
+            allows_faults: self.allows_faults,
+            links: self.outbox.peers.links(),
+            trouble: self.trouble(),
+            monotonic_us: 0,
+            wall_us: 0,
+        }
+    }
+
+    fn role(&self) -> Role {
+        match self.leader() {
+            _ if self.disowned_by.is_some() => Role::Outside,
+            _ if self.consensus.is_none() => Role::Gathering,
+            Some((leader, true)) if leader == self.me => Role::Leader,
+            Some((leader, false)) if leader == self.me => Role::Candidate,
+            Some((_, true)) => Role::Follower,
+            Some((_, false)) | None => Role::Recovering,
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        if let Some(by) = &self.disowned_by {
+            return Some(format!(
+                "{by} remembers this replica with another disk, so it has forgotten what it \
+                 promised and must not vote; bring back its own disk, or let it be replaced"
+            ));
+        }
+        if self.consensus.is_none() {
+            let missing = self.outbox.peers.not_met().join(", ");
+            return Some(format!(
+                "a new cluster starts when every member was met once; not met yet: {missing}"
+            ));
+        }
+        if self.is_disk_full() {
+            let (free, reserve) = self.disk;
+            return Some(format!(
+                "the disk is nearly full: {free} bytes are free and {reserve} are kept in reserve; \
+                 make room, or give the volume more"
+            ));
+        }
+        None
+    }
+}
+
+/// What comes out of a turn, and who may still be told.
+struct Outbox {
+    outputs: Vec<Output>,
+    peers: Peers,
+}
+
+impl Outbox {
+    fn push(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.outputs.push(Output::Notice(notice));
+    }
+
+    /// Says an answer to whoever asked.
+    fn answer(&mut self, origin: Origin, answer: Answer) {
+        match origin {
+            Origin::Client { client, call } => {
+                self.push(Output::Frame { client, frame: ServerFrame::Answer { call, answer } });
+            }
+            Origin::Peer { peer, session, call } => {
+                self.reply(peer, session, PeerMessage::RelayAnswer { call, answer });
+            }
+        }
+    }
+
+    /// Answers a peer, unless the session that it asked by is over: the process that asked may
+    /// have been replaced by one that uses the same numbers.
+    fn reply(&mut self, to: ReplicaId, session: Session, message: PeerMessage) {
+        if self.peers.session(to) == Some(session) {
+            self.push(Output::Send { to, message });
+        }
+    }
+
+    /// Refuses a read to whoever asked: a client, or a follower that wanted an index.
+    fn refuse_read(&mut self, read: &Read, refusal: Refusal) {
+        match (read.origin, &read.request) {
+            (Origin::Peer { peer, session, call }, None) => {
+                let message = PeerMessage::ReadIndexAnswer { call, index: Err(refusal) };
+                self.reply(peer, session, message);
+            }
+            (origin, _) => self.answer(origin, Answer::Refused(refusal)),
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Pure: one configuration's instance of the consensus library, with the traps fenced off.
+//!
+//! Guarantees that only messages of the whitelist pass, in either direction; that a message's
+//! sender and receiver are who the link says they are; and that proposals are made only while this
+//! replica leads in the accept phase. Does not know links: it speaks of slots and replicas.
+
+use kvorum_protocol::status::{Configuration, ReplicaId};
+use omnipaxos::ballot_leader_election::Ballot;
+use omnipaxos::messages::Message;
+use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg};
+use omnipaxos::storage::Storage;
+use omnipaxos::util::LogEntry;
+use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
+
+use crate::entry::Entry;
+
+/// Ticks of one round of heartbeats. A failed leader is replaced after two to three of them; a
+/// round trip, the peer's turn included, must fit into one.
+pub const ELECTION_TICKS: u64 = 10;
+
+/// Ticks after which an unanswered Prepare or Promise is sent again. Links lose nothing without
+/// breaking, and then both sides start over; so this is a last resort, and rare enough never to
+/// overlap a long synchronization.
+const RESEND_TICKS: u64 = 500;
+
+/// Messages that the library's buffer has room for at the start.
+const BUFFER_MESSAGES: usize = 1024;
+
+/// What a message may cost before it leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gate {
+    /// It carries no durable fact.
+    Open,
+    /// It must not overtake earlier ones, but needs no sync of its own.
+    Ordered,
+    /// What it tells must be durable.
+    Durable,
+}
+
+/// One instance of the library.
+pub struct Consensus<L: Storage<Entry>> {
+    paxos: OmniPaxos<Entry, L>,
+    configuration: Configuration,
+    slot: u64,
+    /// The ballot in which this replica leads, and the read barrier: its accepted index when it
+    /// entered the accept phase.
+    leading: Option<(Ballot, u64)>,
+    buffer: Vec<Message<Entry>>,
+    dropped: u64,
+}
+
+impl<L: Storage<Entry>> Consensus<L> {
+    /// Starts the instance of a configuration from what its log holds.
+    ///
+    /// # Panics
+    /// When `me` is no member, or the configuration has one member only.
+    pub fn start(configuration: &Configuration, me: ReplicaId, log: L) -> Self {
+        let slot = configuration.members.iter().position(|member| member.replica == me);
+        let slot = slot.expect("a replica starts only configurations that it is a member of");
+        let slots = 1..=configuration.members.len() as u64;
+        let cluster = ClusterConfig {
+            configuration_id: configuration.id.0,
+            nodes: slots.collect(),
+            flexible_quorum: None,
+        };
+        let server = ServerConfig {
+            pid: slot as u64 + 1,
+            election_tick_timeout: ELECTION_TICKS,
+            resend_message_tick_timeout: RESEND_TICKS,
+            buffer_size: BUFFER_MESSAGES,
+            ..ServerConfig::default()
+        };
+        let slot = server.pid;
+        let paxos = cluster
+            .build_for_server(server, log)
+            .expect("a configuration of two or more with slots from 1 is valid");
+        let configuration = configuration.clone();
+        Self { paxos, configuration, slot, leading: None, buffer: Vec::new(), dropped: 0 }
+    }
+
+    /// Lets logical time pass.
+    pub fn tick(&mut self) {
+        self.paxos.tick();
+    }
+
+    /// A session of the link to a peer began: whatever was under way with it starts over.
+    pub fn reconnected(&mut self, peer: ReplicaId) {
+        if let Some(slot) = self.slot_of(peer) {
+            self.paxos.reconnected(slot);
+        }
+    }
+
+    /// Takes in a peer's message; false when it must not be.
+    pub fn handle(&mut self, peer: ReplicaId, message: Message<Entry>) -> bool {
+        let is_sound = self.slot_of(peer) == Some(message.get_sender())
+            && message.get_receiver() == self.slot
+            && gate(&message).is_some();
+        if is_sound {
+            self.paxos.handle_incoming(message);
+        } else {
+            self.dropped += 1;
+        }
+        is_sound
+    }
+
+    /// Proposes entries, in order.
+    ///
+    /// # Panics
+    /// When this replica does not lead: the library would forward them, and lose some.
+    pub fn propose(&mut self, entries: Vec<Entry>) {
+        assert!(self.ballot_if_leading().is_some(), "proposals are made at the leader only");
+        // Addressed to itself, the library's own forwarding message is a batched append: one write
+        // and one message to each follower.
+        self.paxos.handle_incoming(Message::SequencePaxos(PaxosMessage {
+            from: self.slot,
+            to: self.slot,
+            msg: PaxosMsg::ProposalForward(entries),
+        }));
+    }
+
+    /// Tries to lead, whoever does now.
+    pub fn lead(&mut self) {
+        self.paxos.try_become_leader();
+    }
+
+    /// The ballot in which this replica leads in the accept phase.
+    #[must_use]
+    pub fn ballot_if_leading(&self) -> Option<Ballot> {
+        (self.paxos.get_current_leader() == Some((self.slot, true))).then(|| self.promise())
+    }
+
+    /// Looks whether this replica began or stopped leading since the last look: the ballot before
+    /// and the one now. To be called after every message, so that the barrier is in time.
+    pub fn observe(&mut self) -> (Option<Ballot>, Option<Ballot>) {
+        let before = self.leading.map(|(ballot, _)| ballot);
+        let now = self.ballot_if_leading();
+        if before != now {
+            self.leading = now.map(|ballot| (ballot, self.accepted()));
+        }
+        (before, now)
+    }
+
+    /// The smallest index at which a read is linearizable, once a majority confirms that it still
+    /// promises the ballot. `decided` alone may be behind what an earlier leader acknowledged; what
+    /// was in the log when the accept phase began is not.
+    #[must_use]
+    pub fn read_index(&self) -> Option<(Ballot, u64)> {
+        let (ballot, barrier) = self.leading?;
+        (self.ballot_if_leading() == Some(ballot)).then(|| (ballot, barrier.max(self.decided())))
+    }
+
+    /// The highest ballot promised.
+    #[must_use]
+    pub fn promise(&self) -> Ballot {
+        self.paxos.get_promise()
+    }
+
+    /// The replica that leads in the promised ballot, and whether this replica is in step with it
+    /// (or leads itself, in the accept phase).
+    #[must_use]
+    pub fn leader(&self) -> Option<(ReplicaId, bool)> {
+        let (slot, is_accepting) = self.paxos.get_current_leader()?;
+        Some((self.replica_at(slot)?, is_accepting))
+    }
+
+    /// Entries known to be chosen.
+    #[must_use]
+    pub fn decided(&self) -> u64 {
+        self.paxos.get_decided_idx() as u64
+    }
+
+    /// Entries written.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.paxos.get_accepted_idx() as u64
+    }
+
+    /// Entries no longer in the log.
+    #[must_use]
+    pub fn compacted(&self) -> u64 {
+        self.paxos.get_compacted_idx() as u64
+    }
+
+    /// Messages dropped because they must not be.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// What a peer has accepted, as this leader knows it.
+    #[must_use]
+    pub fn accepted_by(&self, peer: ReplicaId) -> Option<u64> {
+        let slot = usize::try_from(self.slot_of(peer)?).expect("slots are small");
+        // The library puts an unused element before slot 1.
+        let accepted = self.paxos.get_ui_states().cluster_state.accepted_indexes;
+        accepted.get(slot).map(|index| *index as u64)
+    }
+
+    /// The decided entries with indexes `from..=to`.
+    ///
+    /// # Panics
+    /// When they are not all decided and in the log.
+    #[must_use]
+    pub fn entries(&self, from: u64, to: u64) -> Vec<Entry> {
+        let position = |index: u64| usize::try_from(index).expect("indexes fit the address space");
+        let entries = self.paxos.read_entries(position(from - 1)..position(to));
+        let entries = entries.expect("entries up to the decided index exist").into_iter();
+        entries
+            .map(|entry| match entry {
+                LogEntry::Decided(entry) => entry,
+                other => panic!("a decided entry above the compacted index, not {other:?}"),
+            })
+            .collect()
+    }
+
+    /// Takes what the library has to send.
+    pub fn take(&mut self, mut send: impl FnMut(ReplicaId, Message<Entry>, Gate)) {
+        self.paxos.take_outgoing_messages(&mut self.buffer);
+        for message in std::mem::take(&mut self.buffer) {
+            match (gate(&message), self.replica_at(message.get_receiver())) {
+                (Some(gate), Some(to)) => send(to, message, gate),
+                _ => self.dropped += 1,
+            }
+        }
+    }
+
+    fn slot_of(&self, replica: ReplicaId) -> Option<u64> {
+        let index = self.configuration.members.iter().position(|m| m.replica == replica)?;
+        Some(index as u64 + 1)
+    }
+
+    fn replica_at(&self, slot: u64) -> Option<ReplicaId> {
+        let index = usize::try_from(slot.checked_sub(1)?).ok()?;
+        self.configuration.members.get(index).map(|member| member.replica)
+    }
+}
+
+/// What it takes for a message to leave; `None` for one that must not be: forwarded proposals get
+/// lost, the library's compaction loses data, its stop sign miscounts.
+fn gate(message: &Message<Entry>) -> Option<Gate> {
+    let Message::SequencePaxos(message) = message else { return Some(Gate::Open) };
+    match message.msg {
+        PaxosMsg::Decide(_) => Some(Gate::Ordered),
+        PaxosMsg::PrepareReq(_)
+        | PaxosMsg::Prepare(_)
+        | PaxosMsg::Promise(_)
+        | PaxosMsg::AcceptSync(_)
+        | PaxosMsg::AcceptDecide(_)
+        | PaxosMsg::Accepted(_)
+        | PaxosMsg::NotAccepted(_) => Some(Gate::Durable),
+        PaxosMsg::ProposalForward(_)
+        | PaxosMsg::Compaction(_)
+        | PaxosMsg::AcceptStopSign(_)
+        | PaxosMsg::ForwardStopSign(_) => None,
+    }
+}

@@ -1,0 +1,266 @@
+//! Pure: what goes into the engine and what comes out.
+//!
+//! Guarantees that these enums are the engine's whole traffic: it calls nobody and nobody calls it
+//! otherwise, but for [`Store`](crate::storage::Store).
+
+use kvorum_protocol::message::{Answer, Refusal, Request, ServerFrame};
+use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use omnipaxos::ballot_leader_election::Ballot;
+use omnipaxos::messages::Message;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::Entry;
+
+/// One client connection of this process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ClientKey(pub u64);
+
+/// One session of the link to a peer. A higher one replaces every lower one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Session(pub u64);
+
+/// What replicas say to each other once a session is up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum PeerMessage {
+    /// A message of the consensus library.
+    Paxos {
+        /// The configuration whose log it is about.
+        configuration: ConfigurationId,
+        /// The message.
+        message: Message<Entry>,
+    },
+    /// A leader asks whether the peer still promises its ballot.
+    Probe {
+        /// The configuration.
+        configuration: ConfigurationId,
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The round of the question; an answer counts for its own round only.
+        round: u64,
+    },
+    /// The peer still promises the ballot, judged after the probe arrived.
+    ProbeAnswer {
+        /// As asked.
+        configuration: ConfigurationId,
+        /// As asked.
+        ballot: Ballot,
+        /// As asked.
+        round: u64,
+    },
+    /// A follower passes a client's write on to the leader.
+    Relay {
+        /// Chosen by the follower; unique for its process.
+        call: u64,
+        /// The write.
+        request: Request,
+    },
+    /// The leader answers a relayed write.
+    RelayAnswer {
+        /// As asked.
+        call: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// A follower asks for an index at which a read is linearizable.
+    ReadIndex {
+        /// Chosen by the follower.
+        call: u64,
+    },
+    /// The leader answers.
+    ReadIndexAnswer {
+        /// As asked.
+        call: u64,
+        /// The index, or why there is none.
+        index: Result<u64, Refusal>,
+    },
+    /// The leader, which has stopped proposing, asks the peer to lead.
+    Lead {
+        /// The configuration.
+        configuration: ConfigurationId,
+        /// The leader's ballot; void if the peer promises another by then.
+        ballot: Ballot,
+    },
+}
+
+impl PeerMessage {
+    /// About how many bytes it takes in memory and on the wire.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        use omnipaxos::messages::sequence_paxos::PaxosMsg;
+        const OVERHEAD: usize = 64;
+        let entries = |entries: &[Entry]| entries.iter().map(Entry::weight).sum::<usize>();
+        OVERHEAD
+            + match self {
+                Self::Paxos { message: Message::SequencePaxos(message), .. } => match &message.msg {
+                    PaxosMsg::AcceptDecide(accept) => entries(&accept.entries),
+                    PaxosMsg::AcceptSync(sync) => entries(&sync.log_sync.suffix),
+                    PaxosMsg::Promise(promise) => {
+                        promise.log_sync.as_ref().map_or(0, |sync| entries(&sync.suffix))
+                    }
+                    _ => 0,
+                },
+                Self::Relay { request: Request::Write { operation, .. }, .. } => operation.bytes(),
+                _ => 0,
+            }
+    }
+
+    /// Whether it goes before everything else that waits for the link. Only messages that carry no
+    /// durable fact do, and for which order does not matter.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        matches!(
+            self,
+            Self::Paxos { message: Message::BLE(_), .. }
+                | Self::Probe { .. }
+                | Self::ProbeAnswer { .. }
+        )
+    }
+}
+
+/// What happens to a replica.
+#[derive(Debug)]
+pub enum Input {
+    /// One unit of logical time has passed.
+    Tick,
+    /// A session of the link to a peer began.
+    PeerUp {
+        /// The peer.
+        peer: ReplicaId,
+        /// The session; frames of earlier ones are dropped from now on.
+        session: Session,
+    },
+    /// A session of the link to a peer ended.
+    PeerDown {
+        /// The peer.
+        peer: ReplicaId,
+        /// The session.
+        session: Session,
+    },
+    /// A peer sent a message.
+    Peer {
+        /// The peer.
+        peer: ReplicaId,
+        /// The session that it came by.
+        session: Session,
+        /// The message.
+        message: PeerMessage,
+    },
+    /// A client asks for something.
+    Client {
+        /// The connection.
+        client: ClientKey,
+        /// The client's number for the call.
+        call: u64,
+        /// What it asks.
+        request: Request,
+    },
+    /// A client ended a subscription.
+    Cancel {
+        /// The connection.
+        client: ClientKey,
+        /// The call that opened it.
+        call: u64,
+    },
+    /// A client's connection ended.
+    ClientGone {
+        /// The connection.
+        client: ClientKey,
+    },
+    /// A peer refuses this replica because it remembers it with another disk.
+    Disowned {
+        /// The peer.
+        peer: ReplicaId,
+    },
+    /// How much room the disk has.
+    Disk {
+        /// Bytes free.
+        free: u64,
+        /// Bytes kept in reserve.
+        reserve: u64,
+    },
+}
+
+/// What a replica does about it.
+#[derive(Debug)]
+pub enum Output {
+    /// Send now: it carries no durable fact.
+    Send {
+        /// To whom.
+        to: ReplicaId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// Send in order with other gated messages to the peer, and only after a sync that began after
+    /// this output; `durable` is false for a message that only must not overtake those.
+    Gated {
+        /// To whom.
+        to: ReplicaId,
+        /// What.
+        message: PeerMessage,
+        /// Whether it tells something that must be durable first.
+        durable: bool,
+    },
+    /// Send to a client.
+    Frame {
+        /// The connection.
+        client: ClientKey,
+        /// What.
+        frame: ServerFrame,
+    },
+    /// The leader that this replica knows has changed; tell every client.
+    LeaderChanged(Option<String>),
+    /// Close the link to a peer and refuse new sessions, or allow them again.
+    Cut {
+        /// The peer.
+        peer: ReplicaId,
+        /// Cut, or heal.
+        is_cut: bool,
+    },
+    /// End the process at once.
+    Crash,
+    /// Something that an operator wants to read.
+    Notice(Notice),
+}
+
+/// Something that an operator wants to read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// Every member was met; the replica votes from now on.
+    Gathered,
+    /// The replica began to lead.
+    Leading {
+        /// The ballot's number.
+        ballot: u32,
+        /// Its accepted index at that moment.
+        accepted: u64,
+    },
+    /// The replica stopped leading.
+    Deposed {
+        /// The ballot's number.
+        ballot: u32,
+    },
+    /// The replica is in step with a leader.
+    Following {
+        /// The leader's name.
+        leader: String,
+        /// The ballot's number.
+        ballot: u32,
+        /// Its decided index.
+        decided: u64,
+    },
+    /// The peers know the replica with another disk; it must not vote.
+    Disowned {
+        /// The peer that said so.
+        by: String,
+    },
+    /// Leadership is being handed over.
+    HandingOver {
+        /// To whom.
+        to: String,
+    },
+    /// A message that must not be was dropped.
+    Dropped {
+        /// What it was.
+        what: &'static str,
+    },
+}

@@ -1,0 +1,301 @@
+//! Pure: the other members: their sessions, and whether they are who they were.
+//!
+//! A replica that was started on another disk than its peers remember must not vote: it has
+//! forgotten its promises. So each start has a number (the incarnation) and a random nonce, and a
+//! peer takes a higher incarnation only if it proves that it continues the one last seen, by that
+//! one's nonce. A new cluster's replica does not vote before it has met every member; so there is
+//! always one among the voters who remembers each disk.
+//!
+//! Guarantees that a message of a replaced session is told from one of the current session.
+
+use std::collections::BTreeMap;
+
+use kvorum_protocol::message::Refusal;
+use kvorum_protocol::status::{ClusterId, Configuration, LinkStatus, ReplicaId};
+use serde::{Deserialize, Serialize};
+
+use super::Session;
+use crate::storage::{Seen, Store};
+
+/// Who a replica says it is when a session begins.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Introduction {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Who it is.
+    pub replica: ReplicaId,
+    /// Its name.
+    pub name: String,
+    /// Which of its starts this is.
+    pub incarnation: u64,
+    /// That start's nonce.
+    pub nonce: u64,
+    /// The other side's incarnation that it saw last; 0 when it never saw it.
+    pub last_saw: u64,
+}
+
+/// Why a replica does not talk to another one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum Rejection {
+    /// It speaks another version of the wire between replicas.
+    #[error("it speaks version {theirs} of the wire between replicas, and this one {ours}")]
+    Version {
+        /// The rejecting replica's.
+        ours: u16,
+        /// The rejected one's.
+        theirs: u16,
+    },
+    /// It belongs to another cluster.
+    #[error("it belongs to cluster {theirs}, and this replica to {ours}")]
+    OtherCluster {
+        /// The rejecting replica's.
+        ours: ClusterId,
+        /// The rejected one's.
+        theirs: ClusterId,
+    },
+    /// It is no member, or has another member's name.
+    #[error("{name} (replica {replica}) is no member of this cluster")]
+    NoMember {
+        /// Its name.
+        name: String,
+        /// Its id.
+        replica: u64,
+    },
+    /// It does not continue the incarnation that was seen last: its disk was lost, replaced by an
+    /// older copy, or copied.
+    #[error(
+        "{name} does not continue incarnation {seen}, which was seen last: its disk was lost, is \
+         an older copy, or is in use twice"
+    )]
+    OtherDisk {
+        /// Its name.
+        name: String,
+        /// The incarnation seen last.
+        seen: u64,
+    },
+    /// The link is cut on purpose.
+    #[error("the link is cut on purpose")]
+    Cut,
+}
+
+/// One other member.
+#[derive(Clone, Debug)]
+struct Peer {
+    name: String,
+    session: Option<Session>,
+    sessions: u64,
+    is_cut: bool,
+    has_met: bool,
+}
+
+/// The other members.
+pub struct Peers {
+    peers: BTreeMap<ReplicaId, Peer>,
+}
+
+impl Peers {
+    /// The other members of a configuration, as the store remembers them.
+    pub fn new<S: Store>(configuration: &Configuration, me: ReplicaId, store: &S) -> Self {
+        let others = configuration.members.iter().filter(|member| member.replica != me);
+        let peer = |name: &str, id| Peer {
+            name: name.to_owned(),
+            session: None,
+            sessions: 0,
+            is_cut: false,
+            has_met: store.seen(id).is_some(),
+        };
+        let peers = others.map(|m| (m.replica, peer(&m.name, m.replica))).collect();
+        Self { peers }
+    }
+
+    /// How this replica introduces itself to a peer.
+    pub fn introduce<S: Store>(peer: ReplicaId, store: &S) -> Introduction {
+        let me = store.identity();
+        Introduction {
+            cluster: me.cluster,
+            replica: me.replica,
+            name: me.name.clone(),
+            incarnation: me.incarnation,
+            nonce: me.nonce,
+            last_saw: store.seen(peer).map_or(0, |seen| seen.incarnation),
+        }
+    }
+
+    /// Judges a peer's introduction. `proof` is the nonce that it gives for the incarnation last
+    /// seen of it. Remembers it when it is taken.
+    pub fn judge<S: Store>(
+        &mut self,
+        theirs: &Introduction,
+        proof: Option<u64>,
+        store: &mut S,
+    ) -> Result<(), Rejection> {
+        let ours = store.identity().cluster;
+        if theirs.cluster != ours {
+            return Err(Rejection::OtherCluster { ours, theirs: theirs.cluster });
+        }
+        let peer = match self.peers.get_mut(&theirs.replica) {
+            Some(peer) if peer.name == theirs.name => peer,
+            _ => {
+                let (name, replica) = (theirs.name.clone(), theirs.replica.0);
+                return Err(Rejection::NoMember { name, replica });
+            }
+        };
+        if peer.is_cut {
+            return Err(Rejection::Cut);
+        }
+        let now = Seen { incarnation: theirs.incarnation, nonce: theirs.nonce };
+        if let Some(seen) = store.seen(theirs.replica) {
+            let continues = now == seen
+                || (now.incarnation > seen.incarnation && proof == Some(seen.nonce));
+            if !continues {
+                let name = theirs.name.clone();
+                return Err(Rejection::OtherDisk { name, seen: seen.incarnation });
+            }
+        }
+        if store.seen(theirs.replica) != Some(now) {
+            store.remember(theirs.replica, now);
+        }
+        peer.has_met = true;
+        Ok(())
+    }
+
+    /// Whether every member was met, now or at an earlier start.
+    #[must_use]
+    pub fn have_all_met(&self) -> bool {
+        self.peers.values().all(|peer| peer.has_met)
+    }
+
+    /// The names of those that were never met.
+    #[must_use]
+    pub fn not_met(&self) -> Vec<&str> {
+        let missing = self.peers.values().filter(|peer| !peer.has_met);
+        missing.map(|peer| peer.name.as_str()).collect()
+    }
+
+    /// A session began.
+    pub fn up(&mut self, peer: ReplicaId, session: Session) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.session = Some(session);
+            peer.sessions += 1;
+        }
+    }
+
+    /// A session ended; false when a newer one has replaced it already.
+    pub fn down(&mut self, peer: ReplicaId, session: Session) -> bool {
+        match self.peers.get_mut(&peer) {
+            Some(peer) if peer.session == Some(session) => {
+                peer.session = None;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The current session with a peer.
+    #[must_use]
+    pub fn session(&self, peer: ReplicaId) -> Option<Session> {
+        self.peers.get(&peer)?.session
+    }
+
+    /// Every peer with a session.
+    pub fn connected(&self) -> impl Iterator<Item = ReplicaId> {
+        self.peers.iter().filter(|(_, peer)| peer.session.is_some()).map(|(id, _)| *id)
+    }
+
+    /// Every peer.
+    pub fn all(&self) -> impl Iterator<Item = ReplicaId> {
+        self.peers.keys().copied()
+    }
+
+    /// A peer's name; empty for a stranger.
+    #[must_use]
+    pub fn name(&self, peer: ReplicaId) -> &str {
+        self.peers.get(&peer).map_or("", |peer| &peer.name)
+    }
+
+    /// The peer of that name.
+    ///
+    /// # Errors
+    /// The refusal that lists those there are.
+    pub fn named(&self, name: &str) -> Result<ReplicaId, Refusal> {
+        let found = self.peers.iter().find(|(_, peer)| peer.name == name);
+        found.map(|(id, _)| *id).ok_or_else(|| Refusal::UnknownReplica {
+            name: name.to_owned(),
+            members: self.peers.values().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Cuts or heals the link to a peer.
+    pub fn set_cut(&mut self, peer: ReplicaId, is_cut: bool) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.is_cut = is_cut;
+        }
+    }
+
+    /// The links, for people.
+    #[must_use]
+    pub fn links(&self) -> Vec<LinkStatus> {
+        let link = |peer: &Peer| LinkStatus {
+            peer: peer.name.clone(),
+            is_up: peer.session.is_some(),
+            is_cut: peer.is_cut,
+            sessions: peer.sessions,
+        };
+        self.peers.values().map(link).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Identity;
+    use crate::storage::memory::Memory;
+    use kvorum_protocol::status::{ConfigurationId, Member};
+
+    fn store(replica: u64) -> Memory {
+        let member = |id: u64| Member { replica: ReplicaId(id), name: format!("kvorum-{id}") };
+        let members = vec![member(1), member(2)];
+        let configuration = Configuration { id: ConfigurationId(1), members };
+        let identity = Identity {
+            cluster: ClusterId(9),
+            replica: ReplicaId(replica),
+            name: format!("kvorum-{replica}"),
+            incarnation: 1,
+            nonce: 100 + replica,
+        };
+        Memory::crashable(identity, configuration)
+    }
+
+    #[test]
+    fn a_peer_is_taken_only_if_it_continues_what_was_seen() {
+        let mut here = store(1);
+        let mut peers = Peers::new(here.configuration(), ReplicaId(1), &here.clone());
+        assert!(!peers.have_all_met());
+        let first = Peers::introduce(ReplicaId(1), &store(2));
+        assert_eq!(peers.judge(&first, None, &mut here), Ok(()));
+        assert!(peers.have_all_met());
+        assert_eq!(peers.judge(&first, None, &mut here), Ok(()), "the same start again");
+
+        let next = Introduction { incarnation: 4, nonce: 7, ..first.clone() };
+        let lost = Introduction { nonce: 5, ..first.clone() };
+        for (stranger, proof) in [(&next, None), (&next, Some(1)), (&lost, Some(102))] {
+            let verdict = peers.judge(stranger, proof, &mut here);
+            assert!(matches!(verdict, Err(Rejection::OtherDisk { seen: 1, .. })), "{stranger:?}");
+        }
+        assert_eq!(peers.judge(&next, Some(102), &mut here), Ok(()), "the nonce last seen");
+        let verdict = peers.judge(&first, Some(7), &mut here);
+        assert!(matches!(verdict, Err(Rejection::OtherDisk { seen: 4, .. })), "an older copy");
+    }
+
+    #[test]
+    fn a_frame_of_a_replaced_session_is_told_apart() {
+        let here = store(1);
+        let mut peers = Peers::new(here.configuration(), ReplicaId(1), &here);
+        let peer = ReplicaId(2);
+        peers.up(peer, Session(1));
+        peers.up(peer, Session(2));
+        assert!(!peers.down(peer, Session(1)), "the end of a replaced session changes nothing");
+        assert_eq!(peers.session(peer), Some(Session(2)));
+        assert!(peers.down(peer, Session(2)));
+    }
+}

@@ -1,0 +1,222 @@
+//! Pure: linearizable reads by ReadIndex.
+//!
+//! The leader notes R = max(decided, barrier), asks its peers whether they still promise its
+//! ballot, and when a majority (itself included) says so, a read is served once R is applied. One
+//! round confirms every read that came before it began; an answer counts for its own round only.
+//! After Ongaro's thesis, section 6.4, with OmniPaxos's ballots for terms.
+//!
+//! Guarantees that no read is served before its round was confirmed and its index applied. Writes
+//! nothing and uses no clock for safety.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kvorum_protocol::message::Request;
+use kvorum_protocol::status::ReplicaId;
+use omnipaxos::ballot_leader_election::Ballot;
+
+use super::Origin;
+
+/// Most reads that wait; the next one is refused as overload.
+const READS_MAX: usize = 16 * 1024;
+/// Ticks that a read may wait.
+const PATIENCE_TICKS: u64 = 200;
+/// Ticks after which an unconfirmed round is asked again: a probe may have met a link that was
+/// down.
+const ROUND_TICKS: u64 = 20;
+
+/// A read that waits.
+#[derive(Debug)]
+pub struct Read {
+    /// Who asked.
+    pub origin: Origin,
+    /// What: a get or a scan; `None` for a follower that wants only the index.
+    pub request: Option<Request>,
+    /// The tick at which it is given up.
+    pub deadline: u64,
+}
+
+impl Read {
+    /// A read that came now.
+    #[must_use]
+    pub fn new(origin: Origin, request: Option<Request>, now: u64) -> Self {
+        Self { origin, request, deadline: now + PATIENCE_TICKS }
+    }
+}
+
+/// Reads that wait.
+#[derive(Default)]
+pub struct Reads {
+    /// Not yet in a round.
+    queued: Vec<Read>,
+    round: Option<Round>,
+    /// Confirmed, by the index that must be applied first.
+    confirmed: BTreeMap<u64, Vec<Read>>,
+    next_round: u64,
+}
+
+struct Round {
+    number: u64,
+    ballot: Ballot,
+    index: u64,
+    confirmed_by: BTreeSet<ReplicaId>,
+    reads: Vec<Read>,
+    began: u64,
+}
+
+/// A round to ask the peers about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// Its number.
+    pub round: u64,
+    /// The leader's ballot.
+    pub ballot: Ballot,
+}
+
+impl Reads {
+    /// Takes a read in; it comes back when there are too many.
+    pub fn add(&mut self, read: Read) -> Result<(), Read> {
+        if self.count() >= READS_MAX {
+            return Err(read);
+        }
+        self.queued.push(read);
+        Ok(())
+    }
+
+    /// How many reads wait.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        let confirmed: usize = self.confirmed.values().map(Vec::len).sum();
+        self.queued.len() + confirmed + self.round.as_ref().map_or(0, |round| round.reads.len())
+    }
+
+    /// Begins a round for what is queued, or repeats one that stays unanswered. `index` is the
+    /// leader's ballot and read index now.
+    pub fn ask(&mut self, (ballot, index): (Ballot, u64), now: u64) -> Option<Question> {
+        if let Some(round) = &mut self.round {
+            if now < round.began + ROUND_TICKS {
+                return None;
+            }
+            self.queued.splice(0..0, std::mem::take(&mut round.reads));
+        }
+        if self.queued.is_empty() {
+            self.round = None;
+            return None;
+        }
+        self.next_round += 1;
+        self.round = Some(Round {
+            number: self.next_round,
+            ballot,
+            index,
+            confirmed_by: BTreeSet::new(),
+            reads: std::mem::take(&mut self.queued),
+            began: now,
+        });
+        Some(Question { round: self.next_round, ballot })
+    }
+
+    /// A peer confirmed a round. `promise` is the leader's own; `quorum` counts it too.
+    pub fn confirm(&mut self, peer: ReplicaId, answer: Question, promise: Ballot, quorum: usize) {
+        let Some(round) = &mut self.round else { return };
+        if round.number != answer.round || round.ballot != answer.ballot || promise != round.ballot {
+            return;
+        }
+        round.confirmed_by.insert(peer);
+        if round.confirmed_by.len() + 1 >= quorum
+            && let Some(round) = self.round.take()
+        {
+            self.confirmed.entry(round.index).or_default().extend(round.reads);
+        }
+    }
+
+    /// The leader told this follower an index for reads.
+    pub fn confirm_at(&mut self, index: u64, reads: Vec<Read>) {
+        self.confirmed.entry(index).or_default().extend(reads);
+    }
+
+    /// Takes what waits for a round, for a follower to ask its leader.
+    pub fn take_queued(&mut self) -> Vec<Read> {
+        std::mem::take(&mut self.queued)
+    }
+
+    /// Whether reads wait for a round.
+    #[must_use]
+    pub fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    /// Takes the reads whose index is applied.
+    pub fn ready(&mut self, applied: u64) -> Vec<(u64, Read)> {
+        let waiting = self.confirmed.split_off(&(applied + 1));
+        let ready = std::mem::replace(&mut self.confirmed, waiting);
+        ready
+            .into_iter()
+            .flat_map(|(index, reads)| reads.into_iter().map(move |read| (index, read)))
+            .collect()
+    }
+
+    /// This replica stopped leading: takes the reads that no majority confirmed.
+    pub fn abandon(&mut self) -> Vec<Read> {
+        let mut reads = std::mem::take(&mut self.queued);
+        reads.extend(self.round.take().into_iter().flat_map(|round| round.reads));
+        reads
+    }
+
+    /// Takes the reads that have waited too long.
+    pub fn expire(&mut self, now: u64) -> Vec<Read> {
+        let mut late = Vec::new();
+        let mut sift = |reads: &mut Vec<Read>| {
+            late.extend(reads.extract_if(.., |read| read.deadline <= now));
+        };
+        sift(&mut self.queued);
+        self.round.iter_mut().for_each(|round| sift(&mut round.reads));
+        self.confirmed.values_mut().for_each(sift);
+        late
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ClientKey;
+
+    fn read() -> Read {
+        Read::new(Origin::Client { client: ClientKey(1), call: 1 }, None, 0)
+    }
+
+    fn ballot(n: u32) -> Ballot {
+        Ballot::with(1, n, 0, 1)
+    }
+
+    #[test]
+    fn an_answer_counts_for_its_own_round_and_ballot_only() {
+        let mut reads = Reads::default();
+        reads.add(read()).unwrap();
+        let first = reads.ask((ballot(1), 5), 0).unwrap();
+        let later = reads.ask((ballot(1), 5), ROUND_TICKS).unwrap();
+        let peer = ReplicaId(2);
+        reads.confirm(peer, first, ballot(1), 2);
+        assert!(reads.ready(9).is_empty(), "an answer of an earlier round");
+        let other = Question { ballot: ballot(2), ..later };
+        reads.confirm(peer, other, ballot(1), 2);
+        assert!(reads.ready(9).is_empty(), "an answer for another ballot");
+        reads.confirm(peer, later, ballot(2), 2);
+        assert!(reads.ready(9).is_empty(), "the leader itself promised another ballot");
+        reads.confirm(peer, later, ballot(1), 2);
+        assert!(reads.ready(4).is_empty(), "not applied yet");
+        assert_eq!(reads.ready(5).len(), 1);
+    }
+
+    #[test]
+    fn a_peer_counts_once_and_a_read_waits_for_the_next_round() {
+        let mut reads = Reads::default();
+        reads.add(read()).unwrap();
+        let question = reads.ask((ballot(1), 5), 0).unwrap();
+        reads.add(read()).unwrap();
+        reads.confirm(ReplicaId(2), question, ballot(1), 3);
+        reads.confirm(ReplicaId(2), question, ballot(1), 3);
+        assert!(reads.ready(9).is_empty(), "one of four is no majority of five");
+        reads.confirm(ReplicaId(3), question, ballot(1), 3);
+        assert_eq!(reads.ready(9).len(), 1, "the later read was not confirmed");
+        assert!(reads.has_queued());
+    }
+}

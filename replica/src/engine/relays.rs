@@ -1,0 +1,100 @@
+//! Pure: a follower's calls to its leader on behalf of clients.
+//!
+//! Guarantees that each call ends: with the leader's answer, or, when the session breaks or the
+//! leader is silent for too long, with *unknown* for a write and a refusal for a read.
+
+use std::collections::BTreeMap;
+
+use kvorum_protocol::message::{Answer, Doubt};
+use kvorum_protocol::status::ReplicaId;
+
+use super::reads::Read;
+use super::{Origin, Session};
+
+/// Most calls to the leader; the next one is refused as overload.
+const CALLS_MAX: usize = 16 * 1024;
+/// Ticks that a call may take.
+const PATIENCE_TICKS: u64 = 600;
+
+/// Calls to the leader.
+#[derive(Default)]
+pub struct Relays {
+    calls: BTreeMap<u64, Call>,
+    next: u64,
+}
+
+/// What a call is for.
+pub enum Purpose {
+    /// A client's write.
+    Write(Origin),
+    /// An index for these reads.
+    Reads(Vec<Read>),
+}
+
+struct Call {
+    leader: ReplicaId,
+    session: Session,
+    purpose: Purpose,
+    deadline: u64,
+}
+
+/// A call that ended without the leader's answer.
+pub enum Broken {
+    /// The write's fate is unknown.
+    Write(Origin, Answer),
+    /// The reads did not happen.
+    Reads(Vec<Read>),
+}
+
+impl Relays {
+    /// Notes a call; its number, or the purpose back when there are too many.
+    pub fn open(
+        &mut self,
+        leader: ReplicaId,
+        session: Session,
+        purpose: Purpose,
+        now: u64,
+    ) -> Result<u64, Purpose> {
+        if self.calls.len() >= CALLS_MAX {
+            return Err(purpose);
+        }
+        self.next += 1;
+        let call = Call { leader, session, purpose, deadline: now + PATIENCE_TICKS };
+        self.calls.insert(self.next, call);
+        Ok(self.next)
+    }
+
+    /// The leader answered: what the call was for. `None` when it was given up already.
+    pub fn close(&mut self, from: ReplicaId, call: u64) -> Option<Purpose> {
+        let is_callee = self.calls.get(&call).is_some_and(|call| call.leader == from);
+        if is_callee { self.calls.remove(&call).map(|call| call.purpose) } else { None }
+    }
+
+    /// Whether reads are under way.
+    #[must_use]
+    pub fn has_reads(&self) -> bool {
+        self.calls.values().any(|call| matches!(call.purpose, Purpose::Reads(_)))
+    }
+
+    /// Gives up the calls that went by a session that ended.
+    pub fn break_session(&mut self, peer: ReplicaId, session: Session) -> Vec<Broken> {
+        self.give_up(Doubt::LinkLost, |call| call.leader == peer && call.session == session)
+    }
+
+    /// Gives up the calls that took too long.
+    pub fn expire(&mut self, now: u64) -> Vec<Broken> {
+        self.give_up(Doubt::NoQuorum, |call| call.deadline <= now)
+    }
+
+    fn give_up(&mut self, doubt: Doubt, is_lost: impl Fn(&Call) -> bool) -> Vec<Broken> {
+        let lost: Vec<u64> =
+            self.calls.iter().filter(|(_, call)| is_lost(call)).map(|(number, _)| *number).collect();
+        lost.into_iter()
+            .filter_map(|number| self.calls.remove(&number))
+            .map(|call| match call.purpose {
+                Purpose::Write(origin) => Broken::Write(origin, Answer::Unknown(doubt)),
+                Purpose::Reads(reads) => Broken::Reads(reads),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,319 @@
+//! Pure: what clients ask, and what followers ask for theirs.
+//!
+//! Guarantees that each request is answered once, that a write is proposed at the leader only, and
+//! that a relayed write whose leader falls silent is *unknown*, never *refused*.
+
+use kvorum_protocol::message::{
+    Admin, Answer, Consistency, Pair, Refusal, Request, ServerFrame, Subscription,
+};
+use kvorum_protocol::data::{Operation, Value, validate_key};
+use kvorum_protocol::status::ReplicaId;
+
+use super::message::{ClientKey, Output, PeerMessage, Session};
+use super::reads::{Question, Read};
+use super::relays::{Broken, Purpose};
+use super::{Engine, Origin};
+use crate::entry::Command;
+use crate::storage::Store;
+
+impl<S: Store> Engine<S> {
+    /// A client of this replica asks for something.
+    pub(super) fn request(&mut self, client: ClientKey, call: u64, request: Request) {
+        let origin = Origin::Client { client, call };
+        match request {
+            Request::Write { .. } => self.write(origin, request),
+            Request::Get { ref key, consistency } => match validate_key(key) {
+                Err(limit) => self.answer(origin, Answer::Refused(Refusal::Limit(limit))),
+                Ok(()) => self.read(origin, consistency, request),
+            },
+            Request::Scan(ref scan) => {
+                let consistency = scan.consistency;
+                self.read(origin, consistency, request);
+            }
+            Request::Status => {
+                let status = Box::new(self.status());
+                self.answer(origin, Answer::Status(status));
+            }
+            Request::Subscribe(subscription) => self.subscribe(client, call, subscription),
+            Request::Admin(admin) => {
+                let answer = match self.administer(admin) {
+                    Ok(()) => Answer::Done,
+                    Err(refusal) => Answer::Refused(refusal),
+                };
+                self.answer(origin, answer);
+            }
+        }
+    }
+
+    fn answer(&mut self, origin: Origin, answer: Answer) {
+        self.outbox.answer(origin, answer);
+    }
+
+    fn subscribe(&mut self, client: ClientKey, call: u64, subscription: Subscription) {
+        let compacted = self.consensus.as_ref().map_or(0, super::Consensus::compacted);
+        let applied = self.store.applied();
+        let opened = self.subscriptions.open(client, call, subscription, compacted, applied);
+        let answer = match opened {
+            Ok(from) => Answer::Subscribed { from },
+            Err(refusal) => Answer::Refused(refusal),
+        };
+        self.outbox.push(Output::Frame { client, frame: ServerFrame::Answer { call, answer } });
+    }
+
+    fn administer(&mut self, admin: Admin) -> Result<(), Refusal> {
+        match admin {
+            Admin::HandOver { to } if to.is_empty() => self.begin_hand_over(None),
+            Admin::HandOver { to } if to == self.store.identity().name => match self.is_leading() {
+                true => Ok(()),
+                false => Err(Refusal::NotLeader { leader: self.leader_name() }),
+            },
+            Admin::HandOver { to } => {
+                let target = self.outbox.peers.named(&to)?;
+                self.begin_hand_over(Some(target))
+            }
+            Admin::Cut { .. } | Admin::Heal { .. } | Admin::Crash if !self.allows_faults => {
+                Err(Refusal::FaultsForbidden)
+            }
+            Admin::Cut { peer } => self.set_cut(&peer, true),
+            Admin::Heal { peer } => self.set_cut(&peer, false),
+            Admin::Crash => {
+                self.outbox.push(Output::Crash);
+                Ok(())
+            }
+        }
+    }
+
+    fn set_cut(&mut self, peer: &str, is_cut: bool) -> Result<(), Refusal> {
+        let peer = self.outbox.peers.named(peer)?;
+        self.outbox.peers.set_cut(peer, is_cut);
+        self.outbox.push(Output::Cut { peer, is_cut });
+        Ok(())
+    }
+
+    fn is_leading(&self) -> bool {
+        self.consensus.as_ref().is_some_and(|c| c.ballot_if_leading().is_some())
+    }
+
+    /// The leader to pass things on to, when it is another replica with which a session is up.
+    fn remote_leader(&self) -> Result<(ReplicaId, Session), Refusal> {
+        let trouble = self.disowned_by.is_some() || self.consensus.is_none();
+        if let Some(trouble) = self.trouble().filter(|_| trouble) {
+            return Err(Refusal::Unavailable(trouble));
+        }
+        let leader = self.leader().filter(|(leader, is_in_step)| *is_in_step && *leader != self.me);
+        let Some((leader, _)) = leader else { return Err(Refusal::NoLeader) };
+        let session = self.outbox.peers.session(leader).ok_or(Refusal::NoLeader)?;
+        Ok((leader, session))
+    }
+
+    fn write(&mut self, origin: Origin, request: Request) {
+        if self.is_leading() {
+            self.write_at_leader(origin, request);
+            return;
+        }
+        let (leader, session) = match self.remote_leader() {
+            Ok(leader) => leader,
+            Err(refusal) => return self.answer(origin, Answer::Refused(refusal)),
+        };
+        match self.relays.open(leader, session, Purpose::Write(origin), self.now) {
+            Ok(call) => {
+                let message = PeerMessage::Relay { call, request };
+                self.outbox.push(Output::Send { to: leader, message });
+            }
+            Err(_) => self.answer(origin, Answer::Refused(Refusal::Overloaded)),
+        }
+    }
+
+    fn write_at_leader(&mut self, origin: Origin, request: Request) {
+        let Request::Write { id, valid_until, operation } = request else { return };
+        let refusal = match operation.validate() {
+            Err(limit) => Some(Refusal::Limit(limit)),
+            Ok(()) if self.hand_over.is_some() => Some(Refusal::HandingOver),
+            Ok(()) if self.is_disk_full() && matches!(operation, Operation::Put { .. }) => {
+                let (free, reserve) = self.disk;
+                Some(Refusal::DiskFull { free, reserve })
+            }
+            Ok(()) => {
+                let command = Command { id, valid_until, operation };
+                let is_taken = self.proposals.add(origin, command, self.now);
+                (!is_taken).then_some(Refusal::Overloaded)
+            }
+        };
+        if let Some(refusal) = refusal {
+            self.answer(origin, Answer::Refused(refusal));
+        }
+    }
+
+    /// A follower passed a write on.
+    pub(super) fn relayed(
+        &mut self,
+        peer: ReplicaId,
+        session: Session,
+        call: u64,
+        request: Request,
+    ) {
+        let origin = Origin::Peer { peer, session, call };
+        if self.is_leading() {
+            self.write_at_leader(origin, request);
+        } else {
+            let leader = self.leader_name();
+            self.answer(origin, Answer::Refused(Refusal::NotLeader { leader }));
+        }
+    }
+
+    /// The leader answered a write that this replica passed on.
+    pub(super) fn relay_answered(&mut self, peer: ReplicaId, call: u64, answer: Answer) {
+        if let Some(Purpose::Write(origin)) = self.relays.close(peer, call) {
+            self.answer(origin, answer);
+        }
+    }
+
+    fn read(&mut self, origin: Origin, consistency: Consistency, request: Request) {
+        let read = Read::new(origin, Some(request), self.now);
+        if consistency == Consistency::Local {
+            self.serve(&read);
+        } else if self.is_leading() {
+            self.read_at_leader(read);
+        } else if let Err(refusal) = self.remote_leader() {
+            self.outbox.refuse_read(&read, refusal);
+        } else {
+            self.queue_read(read);
+        }
+    }
+
+    /// A read that this replica confirms itself, because it leads.
+    pub(super) fn read_at_leader(&mut self, read: Read) {
+        if self.is_leading() {
+            self.queue_read(read);
+        } else {
+            let leader = self.leader_name();
+            self.outbox.refuse_read(&read, Refusal::NotLeader { leader });
+        }
+    }
+
+    fn queue_read(&mut self, read: Read) {
+        if let Err(read) = self.reads.add(read) {
+            self.outbox.refuse_read(&read, Refusal::Overloaded);
+        }
+    }
+
+    /// The leader told an index for reads, or why there is none.
+    pub(super) fn index_told(&mut self, peer: ReplicaId, call: u64, index: Result<u64, Refusal>) {
+        let Some(Purpose::Reads(reads)) = self.relays.close(peer, call) else { return };
+        match index {
+            Ok(index) => self.reads.confirm_at(index, reads),
+            Err(refusal) => {
+                for read in reads {
+                    self.outbox.refuse_read(&read, refusal.clone());
+                }
+            }
+        }
+    }
+
+    /// Begins to confirm the reads that wait: with the peers' promises at the leader, by asking
+    /// the leader elsewhere.
+    pub(super) fn confirm_reads(&mut self) {
+        let read_index = self.consensus.as_ref().and_then(super::Consensus::read_index);
+        if let Some(read_index) = read_index {
+            let Some(Question { round, ballot }) = self.reads.ask(read_index, self.now) else {
+                return;
+            };
+            let configuration = self.configuration.id;
+            for peer in self.outbox.peers.connected() {
+                let message = PeerMessage::Probe { configuration, ballot, round };
+                self.outbox.push(Output::Send { to: peer, message });
+            }
+        } else if self.reads.has_queued() && !self.relays.has_reads() {
+            self.ask_leader_for_index();
+        }
+    }
+
+    fn ask_leader_for_index(&mut self) {
+        let reads = self.reads.take_queued();
+        let (leader, session) = match self.remote_leader() {
+            Ok(leader) => leader,
+            Err(refusal) => {
+                for read in reads {
+                    self.outbox.refuse_read(&read, refusal.clone());
+                }
+                return;
+            }
+        };
+        match self.relays.open(leader, session, Purpose::Reads(reads), self.now) {
+            Ok(call) => {
+                let message = PeerMessage::ReadIndex { call };
+                self.outbox.push(Output::Send { to: leader, message });
+            }
+            Err(Purpose::Reads(reads)) => {
+                for read in reads {
+                    self.outbox.refuse_read(&read, Refusal::Overloaded);
+                }
+            }
+            Err(Purpose::Write(_)) => {}
+        }
+    }
+
+    /// Serves the reads whose index is applied.
+    pub(super) fn serve_reads(&mut self) {
+        for (index, read) in self.reads.ready(self.store.applied()) {
+            match (read.origin, &read.request) {
+                (Origin::Peer { peer, session, call }, None) => {
+                    let message = PeerMessage::ReadIndexAnswer { call, index: Ok(index) };
+                    self.outbox.reply(peer, session, message);
+                }
+                _ => self.serve(&read),
+            }
+        }
+    }
+
+    fn serve(&mut self, read: &Read) {
+        let answer = match &read.request {
+            Some(Request::Get { key, .. }) => {
+                let record = self.store.key(&key.0);
+                Answer::Value(record.map(|record| Pair {
+                    key: key.clone(),
+                    value: Value(record.value),
+                    revision: record.revision,
+                }))
+            }
+            Some(Request::Scan(scan)) => Answer::Page(self.store.scan(scan)),
+            _ => return,
+        };
+        self.answer(read.origin, answer);
+    }
+
+    /// A session with a peer ended: the calls that went by it end too.
+    pub(super) fn break_calls(&mut self, peer: ReplicaId, session: Session) {
+        let broken = self.relays.break_session(peer, session);
+        self.settle(broken, &Refusal::NoLeader);
+    }
+
+    /// Ends whatever has waited too long.
+    pub(super) fn expire(&mut self) {
+        /// Ticks between two looks; waits are counted in hundreds.
+        const LOOK_TICKS: u64 = 5;
+        if !self.now.is_multiple_of(LOOK_TICKS) {
+            return;
+        }
+        let mut answer = |origin, answer| self.outbox.answer(origin, answer);
+        self.proposals.expire(self.now, &mut answer);
+        for read in self.reads.expire(self.now) {
+            self.outbox.refuse_read(&read, Refusal::NoQuorum);
+        }
+        let broken = self.relays.expire(self.now);
+        self.settle(broken, &Refusal::NoQuorum);
+    }
+
+    fn settle(&mut self, broken: Vec<Broken>, refusal: &Refusal) {
+        for broken in broken {
+            match broken {
+                Broken::Write(origin, answer) => self.answer(origin, answer),
+                Broken::Reads(reads) => {
+                    for read in reads {
+                        self.outbox.refuse_read(&read, refusal.clone());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Pure: what the log holds.
+//!
+//! Guarantees that an entry reads the same in every version that knows its kind: variants are only
+//! ever appended. Does not know how entries are stored or sent.
+
+use kvorum_protocol::data::{Operation, RequestId};
+use kvorum_protocol::message::EntryKind;
+use kvorum_protocol::status::Configuration;
+use omnipaxos::storage::Snapshot;
+use serde::{Deserialize, Serialize};
+
+/// One position of the replicated log.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Entry {
+    /// Nothing. A new leader proposes it, so that what it found in the log gets decided.
+    Noop,
+    /// A client's write.
+    Command(Command),
+    /// Ends a configuration: the first one that is decided seals it, and the next begins at the
+    /// following index.
+    StopSign(Configuration),
+}
+
+/// A client's write, as it is replicated.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Command {
+    /// Names the request for ever.
+    pub id: RequestId,
+    /// The last index at which it may take effect.
+    pub valid_until: u64,
+    /// The change.
+    pub operation: Operation,
+}
+
+impl Entry {
+    /// What it is, for people.
+    #[must_use]
+    pub fn kind(&self) -> EntryKind {
+        match self {
+            Self::Noop => EntryKind::Noop,
+            Self::Command(Command { operation: Operation::Put { .. }, .. }) => EntryKind::Put,
+            Self::Command(Command { operation: Operation::Delete { .. }, .. }) => EntryKind::Delete,
+            Self::StopSign(_) => EntryKind::StopSign,
+        }
+    }
+
+    /// About how many bytes it takes in memory and on the wire.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        const OVERHEAD: usize = 64;
+        OVERHEAD
+            + match self {
+                Self::Noop => 0,
+                Self::Command(command) => command.operation.bytes(),
+                Self::StopSign(next) => next.members.len() * OVERHEAD,
+            }
+    }
+}
+
+impl omnipaxos::storage::Entry for Entry {
+    type Snapshot = NoSnapshot;
+}
+
+/// Stands where the library wants a snapshot type. The library's snapshots lose data, so none is
+/// ever made: state travels beside the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NoSnapshot;
+
+impl Snapshot<Entry> for NoSnapshot {
+    fn create(_: &[Entry]) -> Self {
+        Self
+    }
+
+    fn merge(&mut self, _: Self) {}
+
+    fn use_snapshots() -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvorum_protocol::data::{ClientId, Condition, LaneId};
+    use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId};
+
+    /// The bytes on disk and between replicas are a promise to every later version. A change of
+    /// `omnipaxos` that moves a field shows here too.
+    #[test]
+    fn the_bytes_of_version_1_stay() {
+        let lane = LaneId { client: ClientId(1), number: 2 };
+        let id = RequestId { lane, sequence: 3 };
+        let operation = Operation::Delete { key: "k".into(), condition: Condition::Absent };
+        let command = Entry::Command(Command { id, valid_until: 4, operation });
+        let member = Member { replica: ReplicaId(5), name: "n".into() };
+        let next = Configuration { id: ConfigurationId(2), members: vec![member] };
+        let message = omnipaxos::messages::sequence_paxos::AcceptDecide {
+            n: omnipaxos::ballot_leader_election::Ballot::with(1, 2, 0, 3),
+            seq_num: omnipaxos::util::SequenceNumber { session: 1, counter: 2 },
+            decided_idx: 9,
+            entries: vec![Entry::Noop],
+        };
+        let message = omnipaxos::messages::sequence_paxos::PaxosMsg::AcceptDecide(message);
+        let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let bytes = |entry: &Entry| hex(postcard::to_stdvec(entry).expect("entries serialize"));
+        assert_eq!(bytes(&Entry::Noop), "00");
+        assert_eq!(bytes(&command), "010102030401016b01");
+        assert_eq!(bytes(&Entry::StopSign(next)), "02020105016e");
+        let message = hex(postcard::to_stdvec(&message).expect("messages serialize"));
+        assert_eq!(message, "04010200030102090100");
+    }
+}

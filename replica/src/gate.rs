@@ -1,0 +1,146 @@
+//! Pure: messages that wait for a sync.
+//!
+//! A message that tells a durable fact leaves only after a sync that began after the message was
+//! taken from the engine (so it covers every write that the message tells of) has returned.
+//!
+//! Guarantees, after section 2.4 of the notes on the library (I1 to I4 on the driver): a held
+//! message leaves after such a sync and not before; the messages to one peer leave in the order in
+//! which they came; messages of a session that ended never leave.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use kvorum_protocol::status::ReplicaId;
+
+use crate::engine::PeerMessage;
+
+/// Bytes of held messages beyond which the driver takes no further input until a sync returns.
+const BYTES_MAX: usize = 128 << 20;
+
+struct Held {
+    to: ReplicaId,
+    message: PeerMessage,
+    durable: bool,
+}
+
+/// Messages that wait for a sync.
+#[derive(Default)]
+pub struct Gate {
+    held: VecDeque<Held>,
+    bytes: usize,
+    /// How many of the held messages the sync under way covers.
+    covered: Option<usize>,
+}
+
+impl Gate {
+    /// Takes a message in; it comes back when it may leave at once.
+    pub fn push(&mut self, to: ReplicaId, message: PeerMessage, durable: bool) -> Option<PeerMessage> {
+        let is_free = !durable && self.held.iter().all(|held| held.to != to);
+        if is_free {
+            return Some(message);
+        }
+        self.bytes += message.weight();
+        self.held.push_back(Held { to, message, durable });
+        None
+    }
+
+    /// Begins a sync if one is due and none is under way.
+    pub fn begin(&mut self) -> bool {
+        let is_due = self.covered.is_none() && self.held.iter().any(|held| held.durable);
+        if is_due {
+            self.covered = Some(self.held.len());
+        }
+        is_due
+    }
+
+    /// The sync under way returned: takes what may leave.
+    pub fn complete(&mut self) -> Vec<(ReplicaId, PeerMessage)> {
+        let covered = self.covered.take().unwrap_or(0);
+        let mut free: Vec<Held> = self.held.drain(..covered).collect();
+        let mut blocked = BTreeSet::new();
+        for held in std::mem::take(&mut self.held) {
+            if held.durable || blocked.contains(&held.to) {
+                blocked.insert(held.to);
+                self.held.push_back(held);
+            } else {
+                free.push(held);
+            }
+        }
+        self.bytes -= free.iter().map(|held| held.message.weight()).sum::<usize>();
+        free.into_iter().map(|held| (held.to, held.message)).collect()
+    }
+
+    /// A session with a peer ended: drops what is held for it.
+    pub fn drop_peer(&mut self, peer: ReplicaId) {
+        if let Some(covered) = &mut self.covered {
+            *covered -= self.held.iter().take(*covered).filter(|held| held.to == peer).count();
+        }
+        self.held.retain(|held| held.to != peer);
+        self.bytes = self.held.iter().map(|held| held.message.weight()).sum();
+    }
+
+    /// Whether so much is held that no further input should be taken.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.bytes > BYTES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ReplicaId = ReplicaId(1);
+    const B: ReplicaId = ReplicaId(2);
+
+    fn message(call: u64) -> PeerMessage {
+        PeerMessage::ReadIndex { call }
+    }
+
+    fn calls(messages: Vec<(ReplicaId, PeerMessage)>) -> Vec<u64> {
+        let call = |(_, message)| match message {
+            PeerMessage::ReadIndex { call } => call,
+            other => panic!("only such messages were pushed, not {other:?}"),
+        };
+        messages.into_iter().map(call).collect()
+    }
+
+    #[test]
+    fn a_message_waits_for_a_sync_that_began_after_it() {
+        let mut gate = Gate::default();
+        assert!(gate.push(A, message(1), true).is_none());
+        assert!(gate.begin());
+        assert!(gate.push(A, message(2), true).is_none());
+        assert!(!gate.begin(), "one sync at a time");
+        assert_eq!(calls(gate.complete()), [1]);
+        assert!(gate.begin());
+        assert_eq!(calls(gate.complete()), [2]);
+        assert!(!gate.begin(), "nothing waits");
+    }
+
+    #[test]
+    fn a_message_that_tells_nothing_durable_only_keeps_its_place() {
+        let mut gate = Gate::default();
+        assert!(gate.push(A, message(1), false).is_some());
+        assert!(gate.push(A, message(2), true).is_none());
+        assert!(gate.push(A, message(3), false).is_none(), "it must not overtake");
+        assert!(gate.push(B, message(4), false).is_some(), "another peer's order is another");
+        assert!(gate.begin());
+        assert!(gate.push(A, message(5), false).is_none());
+        assert_eq!(calls(gate.complete()), [2, 3, 5]);
+        assert!(!gate.begin());
+    }
+
+    #[test]
+    fn what_is_held_for_an_ended_session_never_leaves() {
+        let mut gate = Gate::default();
+        gate.push(A, message(1), true);
+        gate.push(B, message(2), true);
+        assert!(gate.begin());
+        gate.push(A, message(3), true);
+        gate.drop_peer(A);
+        gate.push(A, message(4), true);
+        assert_eq!(calls(gate.complete()), [2], "the new session's message was not covered");
+        assert!(gate.begin());
+        assert_eq!(calls(gate.complete()), [4]);
+    }
+}

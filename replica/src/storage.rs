@@ -1,0 +1,94 @@
+//! What a replica keeps: the log, the state, and who it is.
+//!
+//! [`Store`] is what the engine needs of a disk. Two exist: [`Database`] on RocksDB and
+//! [`Memory`](memory::Memory). Both guarantee that each call is one atomic write, that after a
+//! crash the surviving writes are a prefix of those made, and that everything made before a sync
+//! began has survived once it returned. A write that fails never returns: the replica stops.
+//!
+//! Does not know when a sync is due; the driver does.
+
+pub mod database;
+pub mod durable;
+pub mod keys;
+pub mod log;
+pub mod memory;
+pub mod record;
+pub mod rocks_log;
+pub mod scan;
+
+use kvorum_protocol::message::Scan;
+use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, ReplicaId};
+use serde::{Deserialize, Serialize};
+
+use crate::entry::Entry;
+use crate::state_machine::Table;
+
+pub use database::{Database, OpenError};
+
+/// Who a replica is. Lives on its volume and nowhere else.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Who it is, for ever.
+    pub replica: ReplicaId,
+    /// Its name, such as `kvorum-0`.
+    pub name: String,
+    /// How often it was started on this volume, from 1.
+    pub incarnation: u64,
+    /// Drawn anew at each start.
+    pub nonce: u64,
+}
+
+/// What is remembered of a peer: the last of its starts that this replica saw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Seen {
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// That incarnation's nonce.
+    pub nonce: u64,
+}
+
+/// Decided entries of the log, as a subscription reads them.
+#[derive(Clone, Default, Debug)]
+pub struct Decided {
+    /// The entries, in order.
+    pub entries: Vec<Entry>,
+    /// The indexes among them that changed no key.
+    pub void: Vec<u64>,
+}
+
+/// A page of keys.
+pub type ScanPage = kvorum_protocol::message::Page;
+
+/// What the engine needs of a disk.
+pub trait Store: Table {
+    /// The log of one configuration, as the library uses it.
+    type Log: omnipaxos::storage::Storage<Entry>;
+
+    /// Opens the log of a configuration.
+    fn log(&self, configuration: ConfigurationId) -> Self::Log;
+    /// Who this replica is.
+    fn identity(&self) -> &Identity;
+    /// The nonce that this replica had at one of its incarnations.
+    fn nonce_at(&self, incarnation: u64) -> Option<u64>;
+    /// The configuration that the replica is in.
+    fn configuration(&self) -> &Configuration;
+    /// What is remembered of a peer.
+    fn seen(&self, peer: ReplicaId) -> Option<Seen>;
+    /// Remembers a peer.
+    fn remember(&mut self, peer: ReplicaId, seen: Seen);
+    /// The decided entries of `configuration` with indexes `from..=to`, as many as fit into
+    /// `bytes_max`, at least one.
+    fn decided(
+        &self,
+        configuration: ConfigurationId,
+        from: u64,
+        to: u64,
+        bytes_max: usize,
+    ) -> Decided;
+    /// A page of keys as of the applied index.
+    fn scan(&self, scan: &Scan) -> ScanPage;
+    /// How many writes were made so far; rises with each.
+    fn writes(&self) -> u64;
+}

@@ -1,0 +1,166 @@
+//! The side file: what the last sync made durable.
+//!
+//! The write-ahead log may lose its tail in a crash, and only what no sync had covered. This file
+//! says what the last sync covered; a replica that recovers less has a damaged disk and must not
+//! vote with it. Two slots are written in turn, so that a torn write costs one of them.
+//!
+//! Guarantees that the newest sound slot is found, and that a file without one is damage. Does not
+//! sync itself: an older slot only makes the check weaker, never wrong.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use kvorum_protocol::status::ConfigurationId;
+use omnipaxos::ballot_leader_election::Ballot;
+use serde::{Deserialize, Serialize};
+
+use super::log::LogNumbers;
+use super::record;
+
+/// Room for one slot; a multiple of no disk's sector needs it, but two slots never share one.
+const SLOT_BYTES: usize = 4096;
+/// The name under which slots are checksummed.
+const SLOT_KEY: &[u8] = b"durable";
+
+/// What a sync made durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Durable {
+    /// Rises with every slot written.
+    pub sequence: u64,
+    /// The configuration whose log this is about.
+    pub configuration: u32,
+    /// The ballot promised: number and slot.
+    pub promise: (u32, u64),
+    /// The ballot in which the log was last accepted.
+    pub accepted_round: (u32, u64),
+    /// Entries written.
+    pub accepted: u64,
+}
+
+impl Durable {
+    /// What a sync that begins now will make durable.
+    #[must_use]
+    pub fn of(configuration: ConfigurationId, numbers: &LogNumbers) -> Self {
+        let pair = |ballot: Option<Ballot>| ballot.map_or((0, 0), |ballot| (ballot.n, ballot.pid));
+        Self {
+            sequence: 0,
+            configuration: configuration.0,
+            promise: pair(numbers.promise),
+            accepted_round: pair(numbers.accepted_round),
+            accepted: numbers.accepted as u64,
+        }
+    }
+
+    /// Whether a disk that recovered `self` can have held `earlier`. A log may become shorter only
+    /// together with a higher accepted round.
+    #[must_use]
+    pub fn covers(&self, earlier: &Self) -> bool {
+        let log = |durable: &Self| (durable.accepted_round, durable.accepted);
+        self.configuration > earlier.configuration
+            || (self.configuration == earlier.configuration
+                && self.promise >= earlier.promise
+                && log(self) >= log(earlier))
+    }
+}
+
+/// The open side file.
+pub struct SideFile {
+    file: File,
+    next: u64,
+}
+
+impl SideFile {
+    /// Makes a new file and syncs it.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let mut side = Self { file, next: 1 };
+        side.write(Durable::default())?;
+        side.file.sync_all()?;
+        Ok(side)
+    }
+
+    /// Opens an existing file; `None` when no slot of it is sound.
+    pub fn open(path: &Path) -> io::Result<Option<(Self, Durable)>> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let mut newest: Option<Durable> = None;
+        for slot in 0..2 {
+            let mut bytes = vec![0; SLOT_BYTES];
+            let length = file.read_at(&mut bytes, slot * SLOT_BYTES as u64)?;
+            if let Some(found) = decode(&bytes[..length])
+                && newest.is_none_or(|newest| newest.sequence < found.sequence)
+            {
+                newest = Some(found);
+            }
+        }
+        Ok(newest.map(|newest| (Self { file, next: newest.sequence + 1 }, newest)))
+    }
+
+    /// Writes the next slot.
+    pub fn write(&mut self, durable: Durable) -> io::Result<()> {
+        let record = record::encode(SLOT_KEY, &Durable { sequence: self.next, ..durable });
+        let length = u16::try_from(record.len()).expect("a slot is far below 64 KiB");
+        let bytes = [&length.to_le_bytes()[..], &record].concat();
+        self.file.write_all_at(&bytes, (self.next % 2) * SLOT_BYTES as u64)?;
+        self.next += 1;
+        Ok(())
+    }
+}
+
+fn decode(slot: &[u8]) -> Option<Durable> {
+    let (length, rest) = slot.split_first_chunk::<2>()?;
+    let record = rest.get(..usize::from(u16::from_le_bytes(*length)))?;
+    record::decode(SLOT_KEY, record).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn durable(promise: u32, round: u32, accepted: u64) -> Durable {
+        Durable {
+            sequence: 0,
+            configuration: 1,
+            promise: (promise, 1),
+            accepted_round: (round, 1),
+            accepted,
+        }
+    }
+
+    #[test]
+    fn the_newest_sound_slot_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("durable");
+        let mut side = SideFile::create(&path).unwrap();
+        for accepted in 1..=3 {
+            side.write(durable(1, 1, accepted)).unwrap();
+        }
+        let (_, found) = SideFile::open(&path).unwrap().unwrap();
+        assert_eq!(found.accepted, 3);
+        // The slot of the last write is torn: the one before it is left.
+        side.file.write_all_at(&[0xff; 16], SLOT_BYTES as u64 * (found.sequence % 2)).unwrap();
+        let (_, found) = SideFile::open(&path).unwrap().unwrap();
+        assert_eq!(found.accepted, 2);
+        side.file.write_all_at(&[0xff; 16], SLOT_BYTES as u64 * (found.sequence % 2)).unwrap();
+        assert!(SideFile::open(&path).unwrap().is_none());
+    }
+
+    #[test]
+    fn less_than_was_synced_is_noticed() {
+        let synced = durable(5, 4, 10);
+        let cases = [
+            (durable(5, 4, 10), true),
+            (durable(6, 4, 11), true),
+            (durable(5, 5, 3), true),
+            (durable(4, 4, 10), false),
+            (durable(5, 4, 9), false),
+            (durable(5, 3, 99), false),
+            (Durable { configuration: 2, ..durable(0, 0, 0) }, true),
+            (Durable { configuration: 0, ..durable(9, 9, 99) }, false),
+        ];
+        for (recovered, expected) in cases {
+            assert_eq!(recovered.covers(&synced), expected, "{recovered:?}");
+        }
+    }
+}

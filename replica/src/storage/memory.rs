@@ -1,0 +1,335 @@
+//! A disk in memory: for `--storage memory`, and for tests and simulation, where it can crash.
+//!
+//! The log is `omnipaxos_storage`'s own `MemoryStorage`, wrapped where that would underflow, so it
+//! is also the model that the RocksDB log is checked against.
+//!
+//! Guarantees what [`Store`] promises: every call is one write, and a crash keeps a prefix of the
+//! writes that no sync covered. Does not survive its process; a replica that restarts on an empty
+//! one has lost its disk and is treated so.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use kvorum_protocol::data::LaneId;
+use kvorum_protocol::message::Scan;
+use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
+use omnipaxos::storage::Storage;
+use omnipaxos_storage::memory_storage::MemoryStorage;
+
+use super::durable::Durable;
+use super::log::{Log, LogDisk, LogNumbers, LogWrite};
+use super::{Decided, Identity, ScanPage, Seen, Store, scan};
+use crate::entry::Entry;
+use crate::state_machine::{Changes, Lane, Record, Table};
+
+/// What the wrapped storage promises and we rely on.
+const MEMORY_NEVER_FAILS: &str = "memory storage never fails";
+
+/// Everything on the disk.
+#[derive(Clone, Default)]
+struct Image {
+    logs: BTreeMap<ConfigurationId, MemoryStorage<Entry>>,
+    keys: BTreeMap<Bytes, Record>,
+    lanes: BTreeMap<LaneId, Lane>,
+    uses: BTreeMap<u64, LaneId>,
+    void: BTreeMap<u64, ()>,
+    applied: u64,
+    seen: BTreeMap<ReplicaId, Seen>,
+    nonces: BTreeMap<u64, u64>,
+}
+
+/// One write, as a crash may keep or lose it.
+#[derive(Clone)]
+enum Write {
+    Log(ConfigurationId, Vec<LogWrite>),
+    Table(Changes),
+    Seen(ReplicaId, Seen),
+    Nonce(u64, u64),
+}
+
+/// The disk with what no sync has covered yet.
+#[derive(Default)]
+struct Disk {
+    current: Image,
+    /// What a crash leaves for certain; not kept unless crashes are to be simulated.
+    durable: Option<Image>,
+    unsynced: VecDeque<Write>,
+    writes: u64,
+}
+
+/// A disk in memory. Clones share it; so a test holds the disk of a replica that it crashes.
+#[derive(Clone)]
+pub struct Memory {
+    /// A mutex because the log, the state and a test hold the same disk; never held across a call
+    /// out of this module.
+    disk: Arc<Mutex<Disk>>,
+    identity: Identity,
+    configuration: Configuration,
+}
+
+impl Memory {
+    /// An empty disk for one process's life.
+    #[must_use]
+    pub fn new(identity: Identity, configuration: Configuration) -> Self {
+        Self::with(Disk::default(), identity, configuration)
+    }
+
+    /// An empty disk that can crash.
+    #[must_use]
+    pub fn crashable(identity: Identity, configuration: Configuration) -> Self {
+        let disk = Disk { durable: Some(Image::default()), ..Disk::default() };
+        Self::with(disk, identity, configuration)
+    }
+
+    fn with(disk: Disk, identity: Identity, configuration: Configuration) -> Self {
+        let (incarnation, nonce) = (identity.incarnation, identity.nonce);
+        let memory = Self { disk: Arc::new(Mutex::new(disk)), identity, configuration };
+        memory.disk().write(Write::Nonce(incarnation, nonce));
+        memory
+    }
+
+    /// The same disk, started again after a crash that kept the first `kept` unsynced writes.
+    #[must_use]
+    pub fn restart(&self, kept: usize, nonce: u64) -> Self {
+        let mut old = self.disk();
+        old.sync(kept);
+        let durable = old.durable.clone().expect("only a crashable disk is restarted");
+        let fresh = Disk { current: durable.clone(), durable: Some(durable), ..Disk::default() };
+        drop(old);
+        let mut identity = self.identity.clone();
+        identity.incarnation += 1;
+        identity.nonce = nonce;
+        Self::with(fresh, identity, self.configuration.clone())
+    }
+
+    /// How many writes no sync has covered.
+    #[must_use]
+    pub fn unsynced(&self) -> usize {
+        self.disk().unsynced.len()
+    }
+
+    /// Makes the first `count` unsynced writes durable.
+    pub fn sync(&self, count: usize) {
+        self.disk().sync(count);
+    }
+
+    /// What a sync that begins now will make durable.
+    #[must_use]
+    pub fn durable_now(&self) -> Durable {
+        let id = self.configuration.id;
+        Durable::of(id, &self.disk().current.numbers(id))
+    }
+
+    /// The entries of a configuration's log that a crash would leave for certain, with the round
+    /// in which they were accepted.
+    #[must_use]
+    pub fn durable_log(&self, configuration: ConfigurationId) -> (LogNumbers, Vec<Entry>) {
+        let disk = self.disk();
+        let image = disk.durable.as_ref().expect("only a crashable disk is asked");
+        let numbers = image.numbers(configuration);
+        (numbers, image.entries(configuration, numbers.compacted, numbers.accepted))
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Disk {
+    fn write(&mut self, write: Write) {
+        self.writes += 1;
+        self.current.apply(write.clone());
+        if self.durable.is_some() {
+            self.unsynced.push_back(write);
+        }
+    }
+
+    fn sync(&mut self, count: usize) {
+        let Some(durable) = &mut self.durable else { return };
+        for write in self.unsynced.drain(..count) {
+            durable.apply(write);
+        }
+    }
+}
+
+impl Image {
+    fn apply(&mut self, write: Write) {
+        match write {
+            Write::Log(configuration, writes) => {
+                let log = self.logs.entry(configuration).or_default();
+                for write in writes {
+                    apply_to_log(log, write).expect(MEMORY_NEVER_FAILS);
+                }
+            }
+            Write::Table(changes) => self.commit(changes),
+            Write::Seen(peer, seen) => drop(self.seen.insert(peer, seen)),
+            Write::Nonce(incarnation, nonce) => drop(self.nonces.insert(incarnation, nonce)),
+        }
+    }
+
+    fn commit(&mut self, changes: Changes) {
+        merge(&mut self.keys, changes.keys);
+        merge(&mut self.lanes, changes.lanes);
+        merge(&mut self.uses, changes.uses);
+        self.void.extend(changes.void.into_iter().map(|index| (index, ())));
+        self.applied = changes.applied;
+    }
+
+    fn numbers(&self, configuration: ConfigurationId) -> LogNumbers {
+        let Some(log) = self.logs.get(&configuration) else { return LogNumbers::default() };
+        let compacted = log.get_compacted_idx().expect(MEMORY_NEVER_FAILS);
+        LogNumbers {
+            promise: log.get_promise().expect(MEMORY_NEVER_FAILS),
+            accepted_round: log.get_accepted_round().expect(MEMORY_NEVER_FAILS),
+            decided: log.get_decided_idx().expect(MEMORY_NEVER_FAILS),
+            compacted,
+            accepted: compacted + log.get_log_len().expect(MEMORY_NEVER_FAILS),
+        }
+    }
+
+    fn entries(&self, configuration: ConfigurationId, from: usize, to: usize) -> Vec<Entry> {
+        let log = self.logs.get(&configuration);
+        log.map_or_else(Vec::new, |log| log.get_entries(from, to).expect(MEMORY_NEVER_FAILS))
+    }
+}
+
+fn merge<K: Ord, V>(map: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
+    for (key, change) in changes {
+        match change {
+            Some(value) => map.insert(key, value),
+            None => map.remove(&key),
+        };
+    }
+}
+
+fn apply_to_log(
+    log: &mut MemoryStorage<Entry>,
+    write: LogWrite,
+) -> omnipaxos::storage::StorageResult<()> {
+    match write {
+        LogWrite::AppendAt(from, entries) => log.append_on_prefix(from, entries),
+        LogWrite::Promise(ballot) => log.set_promise(ballot),
+        LogWrite::AcceptedRound(ballot) => log.set_accepted_round(ballot),
+        LogWrite::Decided(decided) => log.set_decided_idx(decided),
+        LogWrite::Compact(index) => {
+            // `trim` underflows below the index already compacted.
+            if index > log.get_compacted_idx()? {
+                log.trim(index)?;
+                log.set_compacted_idx(index)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// One configuration's log on a disk in memory.
+pub struct MemoryLog {
+    memory: Memory,
+    configuration: ConfigurationId,
+}
+
+impl LogDisk for MemoryLog {
+    fn write(&mut self, writes: Vec<LogWrite>) {
+        self.memory.disk().write(Write::Log(self.configuration, writes));
+    }
+
+    fn numbers(&self) -> LogNumbers {
+        self.memory.disk().current.numbers(self.configuration)
+    }
+
+    fn read(&self, from: usize, to: usize) -> Vec<Entry> {
+        self.memory.disk().current.entries(self.configuration, from, to)
+    }
+}
+
+impl Table for Memory {
+    fn applied(&self) -> u64 {
+        self.disk().current.applied
+    }
+
+    fn key(&self, key: &[u8]) -> Option<Record> {
+        self.disk().current.keys.get(key).cloned()
+    }
+
+    fn lane(&self, lane: LaneId) -> Option<Lane> {
+        self.disk().current.lanes.get(&lane).copied()
+    }
+
+    fn lane_used_at(&self, index: u64) -> Option<LaneId> {
+        self.disk().current.uses.get(&index).copied()
+    }
+
+    fn commit(&mut self, changes: Changes) {
+        self.disk().write(Write::Table(changes));
+    }
+}
+
+impl Store for Memory {
+    type Log = Log<MemoryLog>;
+
+    fn log(&self, configuration: ConfigurationId) -> Self::Log {
+        Log(MemoryLog { memory: self.clone(), configuration })
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn nonce_at(&self, incarnation: u64) -> Option<u64> {
+        self.disk().current.nonces.get(&incarnation).copied()
+    }
+
+    fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    fn seen(&self, peer: ReplicaId) -> Option<Seen> {
+        self.disk().current.seen.get(&peer).copied()
+    }
+
+    fn remember(&mut self, peer: ReplicaId, seen: Seen) {
+        self.disk().write(Write::Seen(peer, seen));
+    }
+
+    fn decided(
+        &self,
+        configuration: ConfigurationId,
+        from: u64,
+        to: u64,
+        bytes_max: usize,
+    ) -> Decided {
+        let disk = self.disk();
+        let mut decided = Decided::default();
+        let mut bytes = 0;
+        for position in from - 1..to {
+            let position = usize::try_from(position).expect("positions fit the address space");
+            let mut entry = disk.current.entries(configuration, position, position + 1);
+            bytes += entry.iter().map(Entry::weight).sum::<usize>();
+            if bytes > bytes_max && !decided.entries.is_empty() {
+                break;
+            }
+            decided.entries.append(&mut entry);
+        }
+        let last = from + decided.entries.len() as u64;
+        decided.void = disk.current.void.range(from..last).map(|(index, ())| *index).collect();
+        decided
+    }
+
+    fn scan(&self, wanted: &Scan) -> ScanPage {
+        let disk = self.disk();
+        let first = Bytes::copy_from_slice(scan::first(wanted));
+        let end = scan::end(wanted);
+        let records = disk
+            .current
+            .keys
+            .range(first..)
+            .take_while(|(key, _)| end.as_ref().is_none_or(|end| key.as_ref() < end.as_slice()))
+            .map(|(key, record)| (key.clone(), record.clone()));
+        scan::page(wanted, records, disk.current.applied)
+    }
+
+    fn writes(&self) -> u64 {
+        self.disk().writes
+    }
+}

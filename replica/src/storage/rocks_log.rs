@@ -1,0 +1,235 @@
+//! One configuration's log in RocksDB.
+//!
+//! Guarantees that each call is one batch, that the log has no hole, and that a hole found on disk
+//! stops the replica. Keeps the newest entries in memory, so that what was just written can be sent
+//! and applied without reading it back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use kvorum_protocol::status::ConfigurationId;
+use omnipaxos::ballot_leader_election::Ballot;
+use rocksdb::WriteBatch;
+use serde::de::DeserializeOwned;
+
+use super::database::{Inner, put};
+use super::keys::{self, LogField};
+use super::log::{LogDisk, LogNumbers, LogWrite};
+use crate::entry::Entry;
+
+/// Newest entries kept in memory, in bytes. A follower that reconnects within so much is brought
+/// into step without a read of the disk.
+const TAIL_BYTES_MAX: usize = 8 << 20;
+
+/// A suffix longer than this is removed by one range tombstone instead of one for each entry;
+/// few range tombstones are cheap, many slow down every iterator.
+const POINT_DELETES_MAX: usize = 1024;
+
+/// One configuration's log.
+pub struct RocksLog {
+    inner: Arc<Inner>,
+    configuration: ConfigurationId,
+    numbers: LogNumbers,
+    tail: Tail,
+}
+
+/// The newest entries.
+#[derive(Default)]
+struct Tail {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn push(&mut self, entry: Entry) {
+        self.bytes += entry.weight();
+        self.entries.push_back(entry);
+        while self.bytes > TAIL_BYTES_MAX {
+            let oldest = self.entries.pop_front();
+            self.bytes -= oldest.map_or(0, |entry| entry.weight());
+        }
+    }
+
+    fn pop(&mut self) {
+        let newest = self.entries.pop_back();
+        self.bytes -= newest.map_or(0, |entry| entry.weight());
+    }
+}
+
+/// Reads the numbers of a log by `get`; `None` when nothing was ever promised in it. The accepted
+/// index is stored beside the entries, in the same batch.
+pub(super) fn read_numbers<E>(
+    configuration: ConfigurationId,
+    get: impl Fn(&[u8]) -> Result<Option<Number>, E>,
+) -> Result<Option<LogNumbers>, E> {
+    let field = |field| get(&keys::log_field(configuration, field));
+    let index = |number: Option<Number>| number.map_or(0, Number::index);
+    let Some(promise) = field(LogField::Promise)? else { return Ok(None) };
+    Ok(Some(LogNumbers {
+        promise: Some(promise.ballot()),
+        accepted_round: field(LogField::AcceptedRound)?.map(Number::ballot),
+        decided: index(field(LogField::Decided)?),
+        compacted: index(field(LogField::Compacted)?),
+        accepted: index(field(LogField::Accepted)?),
+    }))
+}
+
+/// One of a log's numbers as it is stored.
+#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
+pub(super) enum Number {
+    /// A ballot: configuration, number, priority, slot.
+    Ballot(u32, u32, u32, u64),
+    /// An index.
+    Index(u64),
+}
+
+impl Number {
+    fn of(ballot: Ballot) -> Self {
+        Self::Ballot(ballot.config_id, ballot.n, ballot.priority, ballot.pid)
+    }
+
+    fn ballot(self) -> Ballot {
+        match self {
+            Self::Ballot(configuration, n, priority, pid) => {
+                Ballot::with(configuration, n, priority, pid)
+            }
+            Self::Index(_) => Ballot::default(),
+        }
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Self::Index(index) => usize::try_from(index).expect("indexes fit the address space"),
+            Self::Ballot(..) => 0,
+        }
+    }
+}
+
+impl RocksLog {
+    pub(super) fn open(inner: Arc<Inner>, configuration: ConfigurationId) -> Self {
+        let get = |key: &[u8]| Ok::<_, std::convert::Infallible>(inner.get(keys::META, key));
+        let Ok(numbers) = read_numbers(configuration, get);
+        let numbers = numbers.unwrap_or_default();
+        assert!(
+            numbers.compacted <= numbers.decided && numbers.decided <= numbers.accepted,
+            "the indexes of a log are in order: {numbers:?}"
+        );
+        Self { inner, configuration, numbers, tail: Tail::default() }
+    }
+
+    fn append_at(&mut self, batch: &mut WriteBatch, from: usize, entries: Vec<Entry>) {
+        assert!(from <= self.numbers.accepted, "a log has no hole: {from} in {:?}", self.numbers);
+        let family = self.inner.family(keys::LOG);
+        let removed = self.numbers.accepted - from;
+        if removed > POINT_DELETES_MAX {
+            let (first, end) = (self.key(from), self.key(self.numbers.accepted));
+            batch.delete_range_cf(family, first, end);
+        } else {
+            for position in from..self.numbers.accepted {
+                batch.delete_cf(family, self.key(position));
+            }
+        }
+        for _ in 0..removed.min(self.tail.entries.len()) {
+            self.tail.pop();
+        }
+        for (position, entry) in (from..).zip(entries) {
+            put(batch, family, &self.key(position), &entry);
+            self.tail.push(entry);
+        }
+    }
+
+    fn key(&self, position: usize) -> [u8; 12] {
+        keys::entry(self.configuration, position as u64)
+    }
+
+    fn put_number(&self, batch: &mut WriteBatch, field: LogField, number: Number) {
+        let key = keys::log_field(self.configuration, field);
+        put(batch, self.inner.family(keys::META), &key, &number);
+    }
+
+    fn apply(&mut self, batch: &mut WriteBatch, write: LogWrite) {
+        match write {
+            LogWrite::AppendAt(from, entries) => {
+                let end = from + entries.len();
+                self.append_at(batch, from, entries);
+                self.numbers.accepted = end;
+                self.put_number(batch, LogField::Accepted, Number::Index(end as u64));
+            }
+            LogWrite::Promise(ballot) => {
+                self.numbers.promise = Some(ballot);
+                self.put_number(batch, LogField::Promise, Number::of(ballot));
+            }
+            LogWrite::AcceptedRound(ballot) => {
+                self.numbers.accepted_round = Some(ballot);
+                self.put_number(batch, LogField::AcceptedRound, Number::of(ballot));
+            }
+            LogWrite::Decided(decided) => {
+                self.numbers.decided = decided;
+                self.put_number(batch, LogField::Decided, Number::Index(decided as u64));
+            }
+            LogWrite::Compact(index) => self.compact(batch, index),
+        }
+    }
+
+    fn compact(&mut self, batch: &mut WriteBatch, index: usize) {
+        if index <= self.numbers.compacted {
+            return;
+        }
+        let (first, end) = (self.key(self.numbers.compacted), self.key(index));
+        batch.delete_range_cf(self.inner.family(keys::LOG), first, end);
+        self.numbers.compacted = index;
+        self.numbers.accepted = self.numbers.accepted.max(index);
+        let kept = self.numbers.accepted - index;
+        while self.tail.entries.len() > kept {
+            let oldest = self.tail.entries.pop_front();
+            self.tail.bytes -= oldest.map_or(0, |entry| entry.weight());
+        }
+        self.put_number(batch, LogField::Compacted, Number::Index(index as u64));
+        let accepted = Number::Index(self.numbers.accepted as u64);
+        self.put_number(batch, LogField::Accepted, accepted);
+    }
+
+    fn read_disk<V: DeserializeOwned>(&self, from: usize, to: usize) -> Vec<V> {
+        let mut entries = Vec::with_capacity(to - from);
+        let (first, end) = (self.key(from), self.key(to));
+        self.inner.each(keys::LOG, &first, Some(&end), |key, record| {
+            let expected = self.key(from + entries.len());
+            if key != expected {
+                return false;
+            }
+            entries.push(self.inner.decode(keys::LOG, key, record));
+            true
+        });
+        if entries.len() != to - from {
+            let hole = from + entries.len();
+            self.inner.fatal("the log has a hole", &format!("entry {hole} is missing"));
+        }
+        entries
+    }
+}
+
+impl LogDisk for RocksLog {
+    fn write(&mut self, writes: Vec<LogWrite>) {
+        let mut batch = WriteBatch::default();
+        for write in writes {
+            self.apply(&mut batch, write);
+        }
+        self.inner.write(batch);
+    }
+
+    fn numbers(&self) -> LogNumbers {
+        self.numbers
+    }
+
+    fn read(&self, from: usize, to: usize) -> Vec<Entry> {
+        let tail_first = self.numbers.accepted - self.tail.entries.len();
+        let from_disk = from..to.min(tail_first);
+        let mut entries = match from_disk.is_empty() {
+            true => Vec::with_capacity(to - from),
+            false => self.read_disk(from_disk.start, from_disk.end),
+        };
+        let (first, end) = (from.max(tail_first) - tail_first, to.max(tail_first) - tail_first);
+        entries.extend(self.tail.entries.range(first..end).cloned());
+        entries
+    }
+}
