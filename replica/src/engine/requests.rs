@@ -12,7 +12,7 @@ use kvorum_protocol::status::ReplicaId;
 use super::message::{ClientKey, Output, PeerMessage, Session};
 use super::reads::{Question, Read};
 use super::relays::{Broken, Purpose};
-use super::{Engine, Origin};
+use super::{Engine, Origin, Outbox};
 use crate::entry::Command;
 use crate::storage::Store;
 
@@ -219,10 +219,11 @@ impl<S: Store> Engine<S> {
                 return;
             };
             let configuration = self.configuration.id;
-            for peer in self.outbox.peers.connected() {
+            let Outbox { outputs, peers } = &mut self.outbox;
+            outputs.extend(peers.connected().map(|peer| {
                 let message = PeerMessage::Probe { configuration, ballot, round };
-                self.outbox.push(Output::Send { to: peer, message });
-            }
+                Output::Send { to: peer, message }
+            }));
         } else if self.reads.has_queued() && !self.relays.has_reads() {
             self.ask_leader_for_index();
         }

@@ -121,14 +121,21 @@ impl Memory {
         Durable::of(id, &self.disk().current.numbers(id))
     }
 
-    /// The entries of a configuration's log that a crash would leave for certain, with the round
-    /// in which they were accepted.
+    /// The numbers of the log that a crash would leave for certain.
     #[must_use]
-    pub fn durable_log(&self, configuration: ConfigurationId) -> (LogNumbers, Vec<Entry>) {
+    pub fn durable_numbers(&self) -> LogNumbers {
         let disk = self.disk();
         let image = disk.durable.as_ref().expect("only a crashable disk is asked");
-        let numbers = image.numbers(configuration);
-        (numbers, image.entries(configuration, numbers.compacted, numbers.accepted))
+        image.numbers(self.configuration.id)
+    }
+
+    /// The entry with this index that a crash would leave for certain.
+    #[must_use]
+    pub fn durable_entry(&self, index: u64) -> Option<Entry> {
+        let disk = self.disk();
+        let image = disk.durable.as_ref().expect("only a crashable disk is asked");
+        let position = usize::try_from(index - 1).expect("indexes fit the address space");
+        image.entries(self.configuration.id, position, position + 1).pop()
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {

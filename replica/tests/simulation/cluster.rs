@@ -1,0 +1,470 @@
+//! The simulated world: virtual time, links with sessions, faults, and the loop over events.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kvorum_protocol::message::ServerFrame;
+use kvorum_protocol::status::ReplicaId;
+use kvorum_replica::engine::{Input, Output, PeerMessage, Session};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::checker::Checker;
+use super::node::Node;
+use super::workload::Workload;
+
+/// Microseconds of one tick.
+const TICK_US: u64 = 10_000;
+/// After this share of the steps all faults end, and the cluster must converge.
+const CALM_SHARE: f64 = 0.8;
+
+/// The rules under test; a negative control takes one out.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Messages that tell a durable fact wait for a sync.
+    pub gates_messages: bool,
+    /// A sync covers the writes up to the moment when the messages were taken, or later.
+    pub syncs_after_taking: bool,
+    /// The harness looks at each message whether what it tells is durable.
+    pub checks_messages: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { gates_messages: true, syncs_after_taking: true, checks_messages: true }
+    }
+}
+
+/// What happened in one seed.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub struct Tally {
+    pub messages: u64,
+    pub syncs: u64,
+    pub crashes: u64,
+    pub lost_writes: u64,
+    pub broken_sessions: u64,
+    pub decided: u64,
+    pub writes: u64,
+    pub reads: u64,
+    pub simulated_ms: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Self) {
+        self.messages += other.messages;
+        self.syncs += other.syncs;
+        self.crashes += other.crashes;
+        self.lost_writes += other.lost_writes;
+        self.broken_sessions += other.broken_sessions;
+        self.decided += other.decided;
+        self.writes += other.writes;
+        self.reads += other.reads;
+        self.simulated_ms += other.simulated_ms;
+    }
+}
+
+/// Something that will happen.
+#[derive(Debug)]
+enum Event {
+    Tick { node: ReplicaId, life: u64 },
+    Deliver { from: ReplicaId, to: ReplicaId, session: Session, message: Box<PeerMessage> },
+    /// One end of a link learns that a session began.
+    Up { node: ReplicaId, life: u64, peer: ReplicaId, session: Session },
+    /// One end of a link learns that a session ended.
+    Down { node: ReplicaId, life: u64, peer: ReplicaId, session: Session },
+    /// A link is tried.
+    Connect { low: ReplicaId, high: ReplicaId },
+    Synced { node: ReplicaId, life: u64 },
+    Restart { node: ReplicaId },
+    Client { client: usize },
+    /// A fault, at random.
+    Trouble,
+}
+
+/// A link between two replicas.
+#[derive(Default)]
+struct Link {
+    session: Option<Session>,
+    is_cut: bool,
+}
+
+pub struct Cluster {
+    rules: Rules,
+    random: StdRng,
+    now_us: u64,
+    /// By time and order of scheduling.
+    events: BTreeMap<(u64, u64), Event>,
+    scheduled: u64,
+    nodes: Vec<Node>,
+    links: BTreeMap<(ReplicaId, ReplicaId), Link>,
+    /// When the last frame of a session arrives, by direction: links are FIFO.
+    arrivals: BTreeMap<(ReplicaId, ReplicaId, Session), u64>,
+    next_session: u64,
+    is_calm: bool,
+    checker: Checker,
+    workload: Workload,
+    tally: Tally,
+}
+
+impl Cluster {
+    pub fn new(seed: u64, rules: Rules) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let replicas = if random.random_bool(0.7) { 3 } else { 5 };
+        let nodes = (1..=replicas).map(|id| Node::new(id, replicas, random.random())).collect();
+        let mut cluster = Self {
+            rules,
+            now_us: 0,
+            events: BTreeMap::new(),
+            scheduled: 0,
+            nodes,
+            links: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
+            next_session: 0,
+            is_calm: false,
+            checker: Checker::default(),
+            workload: Workload::new(replicas),
+            tally: Tally::default(),
+            random,
+        };
+        for id in 1..=replicas {
+            cluster.start(ReplicaId(id));
+            for other in id + 1..=replicas {
+                let (low, high) = (ReplicaId(id), ReplicaId(other));
+                cluster.links.insert((low, high), Link::default());
+                cluster.schedule(1_000, Event::Connect { low, high });
+            }
+        }
+        for client in 0..cluster.workload.clients() {
+            cluster.schedule(500_000, Event::Client { client });
+        }
+        cluster.schedule(800_000, Event::Trouble);
+        cluster
+    }
+
+    /// Runs so many events, the last fifth without faults; then everything must have converged.
+    pub fn run(mut self, steps: u32) -> Result<Tally, String> {
+        let calm_at = (f64::from(steps) * CALM_SHARE) as u32;
+        for step in 0..steps {
+            if step == calm_at {
+                self.calm();
+            }
+            self.step()?;
+        }
+        // The calm lasts until the clients have what they wait for, or too long.
+        let deadline = self.now_us + 20_000_000;
+        self.workload.stop();
+        while !(self.workload.is_done() && self.has_converged()) {
+            if self.now_us > deadline {
+                return Err(format!("no convergence: {}", self.describe()));
+            }
+            self.step()?;
+        }
+        self.checker.finish(&self.nodes)?;
+        self.tally.decided = self.checker.decided();
+        self.tally.writes = self.workload.writes();
+        self.tally.reads = self.workload.reads();
+        self.tally.simulated_ms = self.now_us / 1000;
+        Ok(self.tally)
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        let Some(((time, _), event)) = self.events.pop_first() else {
+            return Err("nothing will ever happen again".to_owned());
+        };
+        self.now_us = time;
+        match event {
+            Event::Tick { node, life } if self.lives(node, life) => {
+                let jitter = self.random.random_range(0..2_000);
+                self.schedule(TICK_US + jitter, Event::Tick { node, life });
+                self.turn(node, Input::Tick)
+            }
+            Event::Deliver { from, to, session, message } => {
+                self.turn(to, Input::Peer { peer: from, session, message: *message })
+            }
+            Event::Up { node, life, peer, session } if self.lives(node, life) => {
+                self.session_begins(node, peer, session)
+            }
+            Event::Down { node, life, peer, session } if self.lives(node, life) => {
+                self.turn(node, Input::PeerDown { peer, session })
+            }
+            Event::Connect { low, high } => {
+                self.connect(low, high);
+                Ok(())
+            }
+            Event::Synced { node, life } if self.lives(node, life) => self.synced(node),
+            Event::Restart { node } => {
+                self.start(node);
+                Ok(())
+            }
+            Event::Client { client } => self.client(client),
+            Event::Trouble => {
+                self.trouble();
+                Ok(())
+            }
+            Event::Tick { .. } | Event::Up { .. } | Event::Down { .. } | Event::Synced { .. } => {
+                Ok(())
+            }
+        }
+    }
+
+    fn schedule(&mut self, after_us: u64, event: Event) {
+        self.scheduled += 1;
+        self.events.insert((self.now_us + after_us, self.scheduled), event);
+    }
+
+    fn node(&mut self, id: ReplicaId) -> &mut Node {
+        let index = usize::try_from(id.0 - 1).expect("replica ids are small");
+        &mut self.nodes[index]
+    }
+
+    fn lives(&mut self, id: ReplicaId, life: u64) -> bool {
+        let node = self.node(id);
+        node.process.is_some() && node.life == life
+    }
+
+    fn start(&mut self, id: ReplicaId) {
+        self.node(id).start();
+        let life = self.node(id).life;
+        let phase = self.random.random_range(0..TICK_US);
+        self.schedule(phase, Event::Tick { node: id, life });
+    }
+
+    /// One turn of a replica, and what comes out of it.
+    fn turn(&mut self, id: ReplicaId, input: Input) -> Result<(), String> {
+        let Some(process) = &mut self.node(id).process else { return Ok(()) };
+        let outputs = process.turn(input);
+        let index = usize::try_from(id.0 - 1).expect("replica ids are small");
+        self.checker.observe(&self.nodes[index])?;
+        for output in outputs {
+            self.output(id, output)?;
+        }
+        self.begin_sync(id);
+        Ok(())
+    }
+
+    fn output(&mut self, id: ReplicaId, output: Output) -> Result<(), String> {
+        match output {
+            Output::Send { to, message } => self.send(id, to, message),
+            Output::Gated { to, message, durable } => {
+                let gates = self.rules.gates_messages;
+                let process = self.node(id).process.as_mut().expect("it just had its turn");
+                let free = if gates { process.gate(to, message, durable) } else { Some(message) };
+                match free {
+                    Some(message) => self.send(id, to, message),
+                    None => Ok(()),
+                }
+            }
+            Output::Frame { client, frame: ServerFrame::Answer { call, answer } } => {
+                let index = usize::try_from(client.0).expect("clients are few");
+                self.workload.answered(index, call, answer, &mut self.checker, &self.nodes)
+            }
+            Output::Frame { .. } | Output::LeaderChanged(_) | Output::Notice(_) => Ok(()),
+            Output::Cut { .. } | Output::Crash => Err(format!("nobody asked for {output:?}")),
+        }
+    }
+
+    fn send(&mut self, from: ReplicaId, to: ReplicaId, message: PeerMessage) -> Result<(), String> {
+        self.tally.messages += 1;
+        let node = self.node(from);
+        if let Some(process) = &node.process {
+            let Some(session) = process.session(to) else { return Ok(()) };
+            let disk = node.disk.clone();
+            if self.rules.checks_messages {
+                Checker::message(&disk, &message)?;
+            }
+            let current = self.links.get(&pair(from, to)).and_then(|link| link.session);
+            if current != Some(session) {
+                // The other end has gone: the bytes go nowhere.
+                return Ok(());
+            }
+            let delay = self.random.random_range(50..1_500);
+            let arrival = (self.now_us + delay)
+                .max(self.arrivals.get(&(from, to, session)).copied().unwrap_or(0) + 1);
+            // What is urgent has a lane of its own.
+            let arrival = if message.is_urgent() { self.now_us + delay } else { arrival };
+            if !message.is_urgent() {
+                self.arrivals.insert((from, to, session), arrival);
+            }
+            let message = Box::new(message);
+            let event = Event::Deliver { from, to, session, message };
+            self.schedule(arrival - self.now_us, event);
+        }
+        Ok(())
+    }
+
+    fn begin_sync(&mut self, id: ReplicaId) {
+        let syncs_after_taking = self.rules.syncs_after_taking;
+        let node = self.node(id);
+        let unsynced = node.disk.unsynced();
+        let Some(process) = &mut node.process else { return };
+        if !process.gate.begin() {
+            return;
+        }
+        // A sync that began before the messages were taken misses the last write of their turn.
+        let covered = if syncs_after_taking { unsynced } else { unsynced.saturating_sub(1) };
+        process.syncing = Some(covered);
+        let life = node.life;
+        let slow = self.random.random_bool(0.02);
+        let time = self.random.random_range(300..if slow { 80_000 } else { 4_000 });
+        self.schedule(time, Event::Synced { node: id, life });
+    }
+
+    fn synced(&mut self, id: ReplicaId) -> Result<(), String> {
+        self.tally.syncs += 1;
+        let node = self.node(id);
+        let disk = node.disk.clone();
+        let process = node.process.as_mut().expect("only a living process syncs");
+        disk.sync(process.syncing.take().expect("a sync was under way"));
+        for (to, message) in process.gate.complete() {
+            self.send(id, to, message)?;
+        }
+        self.begin_sync(id);
+        Ok(())
+    }
+
+    fn connect(&mut self, low: ReplicaId, high: ReplicaId) {
+        let retry = self.random.random_range(5_000..60_000);
+        self.schedule(retry, Event::Connect { low, high });
+        let both_up = self.node(low).process.is_some() && self.node(high).process.is_some();
+        let session = Session(self.next_session + 1);
+        let Some(link) = self.links.get_mut(&(low, high)) else { return };
+        if !both_up || link.is_cut || link.session.is_some() {
+            return;
+        }
+        link.session = Some(session);
+        self.next_session += 1;
+        for (node, peer) in [(low, high), (high, low)] {
+            let life = self.node(node).life;
+            let delay = self.random.random_range(50..1_000);
+            // Nothing of the session arrives before the end knows the session.
+            self.arrivals.insert((peer, node, session), self.now_us + delay);
+            self.schedule(delay, Event::Up { node, life, peer, session });
+        }
+    }
+
+    /// One end of a link judges the other, as the transport does, and takes up the session.
+    fn session_begins(&mut self, id: ReplicaId, peer: ReplicaId, session: Session) -> Result<(), String> {
+        let Some(theirs) = &self.node(peer).process else { return Ok(()) };
+        let introduction = theirs.engine.introduce(id);
+        let seen = self.node(id).process.as_ref().map(|p| p.engine.introduce(peer).last_saw);
+        let proof = match &self.node(peer).process {
+            Some(theirs) => theirs.engine.proof(seen.unwrap_or(0)),
+            None => None,
+        };
+        let Some(process) = &mut self.node(id).process else { return Ok(()) };
+        if let Err(rejection) = process.engine.judge(&introduction, proof) {
+            return Err(format!("{id:?} rejects {peer:?}, which lost no disk: {rejection}"));
+        }
+        self.turn(id, Input::PeerUp { peer, session })
+    }
+
+    /// A link breaks: some of what was under way still arrives, and each end learns it later.
+    fn break_link(&mut self, low: ReplicaId, high: ReplicaId) {
+        let Some(link) = self.links.get_mut(&(low, high)) else { return };
+        let Some(session) = link.session.take() else { return };
+        self.tally.broken_sessions += 1;
+        for (from, to) in [(low, high), (high, low)] {
+            let last = self.now_us + self.random.random_range(0..2_000);
+            self.events.retain(|(time, _), event| match event {
+                Event::Deliver { from: f, to: t, session: s, .. } => {
+                    (*f, *t, *s) != (from, to, session) || *time <= last
+                }
+                _ => true,
+            });
+            let life = self.node(to).life;
+            let delay = self.random.random_range(0..60_000);
+            self.schedule(delay, Event::Down { node: to, life, peer: from, session });
+        }
+    }
+
+    fn crash(&mut self, id: ReplicaId) {
+        let unsynced = self.node(id).disk.unsynced();
+        let kept = self.random.random_range(0..=unsynced);
+        self.tally.crashes += 1;
+        self.tally.lost_writes += (unsynced - kept) as u64;
+        let nonce = self.random.random();
+        self.node(id).crash(kept, nonce);
+        let pairs: BTreeSet<_> = self.links.keys().copied().collect();
+        for (low, high) in pairs.into_iter().filter(|(low, high)| *low == id || *high == id) {
+            self.break_link(low, high);
+        }
+        self.workload.disconnected(id);
+        let after = self.random.random_range(10_000..600_000);
+        self.schedule(after, Event::Restart { node: id });
+    }
+
+    fn trouble(&mut self) {
+        if self.is_calm {
+            return;
+        }
+        let after = self.random.random_range(20_000..500_000);
+        self.schedule(after, Event::Trouble);
+        let count = self.nodes.len() as u64;
+        let victim = ReplicaId(self.random.random_range(1..=count));
+        let links: Vec<_> = self.links.keys().copied().collect();
+        let link = links[self.random.random_range(0..links.len())];
+        match self.random.random_range(0..10) {
+            0..4 if self.node(victim).process.is_some() => self.crash(victim),
+            4 => {
+                // Power is lost everywhere at once.
+                for id in (1..=count).map(ReplicaId) {
+                    if self.node(id).process.is_some() {
+                        self.crash(id);
+                    }
+                }
+            }
+            5..7 => self.break_link(link.0, link.1),
+            7 => {
+                self.break_link(link.0, link.1);
+                self.links.get_mut(&link).expect("it was just listed").is_cut = true;
+            }
+            _ => self.links.get_mut(&link).expect("it was just listed").is_cut = false,
+        }
+    }
+
+    fn calm(&mut self) {
+        self.is_calm = true;
+        self.links.values_mut().for_each(|link| link.is_cut = false);
+    }
+
+    fn client(&mut self, client: usize) -> Result<(), String> {
+        let pause = self.random.random_range(1_000..30_000);
+        self.schedule(pause, Event::Client { client });
+        let asked = self.workload.next(client, self.now_us, &mut self.random, &self.checker);
+        let Some((replica, input)) = asked else { return Ok(()) };
+        if self.node(replica).process.is_none() {
+            self.workload.refused(client);
+            return Ok(());
+        }
+        self.turn(replica, input)
+    }
+
+    fn has_converged(&self) -> bool {
+        self.nodes.iter().all(|node| {
+            let process = node.process.as_ref();
+            process.is_some_and(|process| process.engine.applied() == self.checker.decided())
+        })
+    }
+
+    fn describe(&self) -> String {
+        let nodes: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|node| match &node.process {
+                None => "down".to_owned(),
+                Some(process) => {
+                    let status = process.engine.status();
+                    let links: String = status.links.iter().map(|l| if l.is_up { '+' } else { '-' }).collect();
+                    format!(
+                        "{} {:?} b{} d{}/a{} {links}",
+                        status.name, status.role, status.ballot.number, status.decided, status.accepted
+                    )
+                }
+            })
+            .collect();
+        format!("{} of {} decided; {}", nodes.join("; "), self.checker.decided(), self.workload.describe())
+    }
+}
+
+fn pair(a: ReplicaId, b: ReplicaId) -> (ReplicaId, ReplicaId) {
+    (a.min(b), a.max(b))
+}

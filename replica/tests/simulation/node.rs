@@ -1,0 +1,95 @@
+//! One simulated process: an engine on a disk in memory, a gate, and a sync that takes time.
+
+use std::collections::BTreeMap;
+
+use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
+use kvorum_replica::engine::{ClientKey, Engine, Input, Output, PeerMessage, Session};
+use kvorum_replica::gate::Gate;
+use kvorum_replica::storage::Identity;
+use kvorum_replica::storage::memory::Memory;
+
+/// What runs while a process is up.
+pub struct Process {
+    pub engine: Engine<Memory>,
+    pub gate: Gate,
+    /// Writes that the sync under way makes durable when it returns.
+    pub syncing: Option<usize>,
+    /// The session that this process believes in, for each peer.
+    pub sessions: BTreeMap<ReplicaId, Session>,
+}
+
+/// One replica: its disk, and its process while it is up.
+pub struct Node {
+    pub id: ReplicaId,
+    pub disk: Memory,
+    pub process: Option<Process>,
+    /// Rises with each start: what an earlier process scheduled is void.
+    pub life: u64,
+}
+
+pub fn configuration(replicas: u64) -> Configuration {
+    let member = |id| Member { replica: ReplicaId(id), name: format!("kvorum-{}", id - 1) };
+    Configuration { id: ConfigurationId(1), members: (1..=replicas).map(member).collect() }
+}
+
+impl Node {
+    pub fn new(id: u64, replicas: u64, nonce: u64) -> Self {
+        let identity = Identity {
+            cluster: ClusterId(1),
+            replica: ReplicaId(id),
+            name: format!("kvorum-{}", id - 1),
+            incarnation: 1,
+            nonce,
+        };
+        let disk = Memory::crashable(identity, configuration(replicas));
+        disk.sync(disk.unsynced());
+        Self { id: ReplicaId(id), disk, process: None, life: 0 }
+    }
+
+    pub fn start(&mut self) {
+        self.life += 1;
+        self.process = Some(Process {
+            engine: Engine::new(self.disk.clone(), false),
+            gate: Gate::default(),
+            syncing: None,
+            sessions: BTreeMap::new(),
+        });
+    }
+
+    /// Ends the process; of what no sync covered, the first `kept` writes survive.
+    pub fn crash(&mut self, kept: usize, nonce: u64) {
+        self.process = None;
+        self.disk = self.disk.restart(kept, nonce);
+        // A process syncs its new incarnation before it introduces itself.
+        self.disk.sync(self.disk.unsynced());
+    }
+}
+
+impl Process {
+    /// One turn of the driver: an input, and what comes out of it.
+    pub fn turn(&mut self, input: Input) -> Vec<Output> {
+        match &input {
+            Input::PeerUp { peer, session } => {
+                self.gate.drop_peer(*peer);
+                self.sessions.insert(*peer, *session);
+            }
+            Input::PeerDown { peer, session } if self.sessions.get(peer) == Some(session) => {
+                self.gate.drop_peer(*peer);
+                self.sessions.remove(peer);
+            }
+            _ => {}
+        }
+        self.engine.step(input);
+        self.engine.turn(&|_: ClientKey| true)
+    }
+
+    /// The session by which a message to a peer leaves.
+    pub fn session(&self, peer: ReplicaId) -> Option<Session> {
+        self.sessions.get(&peer).copied()
+    }
+
+    /// Holds or frees a gated message.
+    pub fn gate(&mut self, to: ReplicaId, message: PeerMessage, durable: bool) -> Option<PeerMessage> {
+        self.gate.push(to, message, durable)
+    }
+}
