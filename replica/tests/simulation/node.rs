@@ -42,7 +42,7 @@ impl Node {
             nonce,
         };
         let disk = Memory::crashable(identity, configuration(replicas));
-        disk.sync(disk.unsynced());
+        disk.sync_writes(disk.unsynced());
         Self { id: ReplicaId(id), disk, process: None, life: 0 }
     }
 
@@ -61,7 +61,7 @@ impl Node {
         self.process = None;
         self.disk = self.disk.restart(kept, nonce);
         // A process syncs its new incarnation before it introduces itself.
-        self.disk.sync(self.disk.unsynced());
+        self.disk.sync_writes(self.disk.unsynced());
     }
 }
 

@@ -1,0 +1,44 @@
+//! The file in which a replica says where it listens.
+//!
+//! Where the system chooses ports, peers and clients on the same machine find a replica by it.
+//! Guarantees that a reader sees a whole file or none. Does not say that the replica is alive.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// The file's name in a replica's folder.
+pub const FILE_NAME: &str = "addresses.json";
+
+/// Where a replica listens, each as `host:port`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Addresses {
+    /// The replica's name.
+    pub name: String,
+    /// For peers.
+    pub peers: String,
+    /// For clients.
+    pub clients: String,
+    /// For probes and metrics.
+    pub http: String,
+    /// The process that listens.
+    pub process: u32,
+}
+
+impl Addresses {
+    /// Reads a file.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        serde_json::from_slice(&fs::read(path)?).map_err(io::Error::from)
+    }
+
+    /// Writes the file, whole or not at all.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let aside = path.with_extension("json.new");
+        let mut file = fs::File::create(&aside)?;
+        serde_json::to_writer_pretty(&mut file, self)?;
+        file.write_all(b"\n")?;
+        fs::rename(&aside, path)
+    }
+}

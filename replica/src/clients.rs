@@ -1,0 +1,350 @@
+//! Clients' connections.
+//!
+//! Each has a task that reads and one that writes. Guarantees that a stranger, a flood or a client
+//! that never reads costs a bounded share: connections are capped below the descriptor limit,
+//! calls in flight and bytes queued are capped for each, and what is over is refused or closed,
+//! never queued. Does not know what requests mean.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use kvorum_protocol::frame;
+use kvorum_protocol::handshake::{
+    ClientHello, HandshakeRefusal, MAGIC, ServerHello, Welcome, judge,
+};
+use kvorum_protocol::limits::{
+    CALLS_MAX, FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT, KEY_BYTES_MAX,
+    PING_INTERVAL, SILENCE_MAX, VALUE_BYTES_MAX,
+};
+use kvorum_protocol::message::{Answer, ClientFrame, Refusal, Request, ServerFrame};
+use kvorum_protocol::status::{ClusterId, Status};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::codec::{Framed, FramedRead, FramedWrite, LengthDelimitedCodec};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::driver::ClientEvent;
+use crate::engine::{ClientKey, Input};
+use crate::metrics::Metrics;
+
+/// Most connections at once, if the descriptor limit allows.
+pub const CONNECTIONS_MAX: usize = 1000;
+/// Longest frame that a client may send, in bytes: the largest put, and a scan with two bounds.
+const REQUEST_BYTES_MAX: usize = VALUE_BYTES_MAX + 4 * KEY_BYTES_MAX;
+/// Bytes of requests of all clients that wait for the driver. Beyond, calls are refused.
+const REQUESTS_BYTES_MAX: usize = 64 << 20;
+/// Bytes queued for a connection beyond which it is told no further event.
+const EVENTS_BYTES_MAX: usize = 1 << 20;
+/// Bytes queued for a connection beyond which it is closed: it does not read its answers.
+const QUEUE_BYTES_MAX: usize = 32 << 20;
+/// A connection that takes nothing for so long is closed.
+const STALL_MAX: Duration = Duration::from_secs(10);
+/// Strangers that are told at once that there are too many; further ones are just closed.
+const REFUSALS_MAX: usize = 64;
+/// How long a stranger is told.
+const REFUSAL_PATIENCE: Duration = Duration::from_millis(500);
+/// Pause after a failed accept: descriptors may have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The sending end of a connection, for the driver. Dropping it closes the connection.
+pub struct ClientSink {
+    frames: mpsc::UnboundedSender<ServerFrame>,
+    queued: Arc<AtomicUsize>,
+    end: CancellationToken,
+}
+
+impl ClientSink {
+    /// Queues a frame. A connection that lets too much pile up is closed.
+    pub fn push(&self, frame: ServerFrame) {
+        let queued = self.queued.fetch_add(weight(&frame), Ordering::Relaxed);
+        if queued > QUEUE_BYTES_MAX {
+            self.end.cancel();
+        }
+        // A connection that just ended is told by its own event.
+        let _ = self.frames.send(frame);
+    }
+
+    /// Whether the connection takes another event.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) < EVENTS_BYTES_MAX
+    }
+}
+
+impl Drop for ClientSink {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
+}
+
+/// About how many bytes a frame takes in memory.
+fn weight(frame: &ServerFrame) -> usize {
+    use kvorum_protocol::message::Event;
+    const OVERHEAD: usize = 128;
+    OVERHEAD
+        + match frame {
+            ServerFrame::Answer { answer: Answer::Value(Some(pair)), .. } => {
+                pair.key.0.len() + pair.value.0.len()
+            }
+            ServerFrame::Answer { answer: Answer::Page(page), .. } => {
+                page.pairs.iter().map(|pair| pair.key.0.len() + pair.value.0.len() + 16).sum()
+            }
+            ServerFrame::Event { event: Event::Key(event), .. } => {
+                event.key.0.len() + event.value.as_ref().map_or(0, |value| value.0.len())
+            }
+            ServerFrame::Event { event: Event::Entry(event), .. } => {
+                event.key.as_ref().map_or(0, |key| key.0.len())
+                    + event.preview.as_ref().map_or(0, |value| value.0.len())
+            }
+            _ => 0,
+        }
+}
+
+/// The clients' side of a replica.
+#[derive(Clone)]
+pub struct Clients {
+    name: String,
+    cluster: ClusterId,
+    driver: mpsc::Sender<ClientEvent>,
+    status: watch::Receiver<Option<Arc<Status>>>,
+    metrics: Arc<Metrics>,
+    keys: Arc<AtomicU64>,
+    room: Arc<Semaphore>,
+}
+
+impl Clients {
+    /// The clients' side of a replica, to be started.
+    #[must_use]
+    pub fn new(
+        name: String,
+        cluster: ClusterId,
+        driver: mpsc::Sender<ClientEvent>,
+        status: watch::Receiver<Option<Arc<Status>>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let room = Arc::new(Semaphore::new(REQUESTS_BYTES_MAX));
+        Self { name, cluster, driver, status, metrics, keys: Arc::default(), room }
+    }
+
+    /// Takes connections, for ever, at most so many at once.
+    pub async fn listen(self, listener: TcpListener, connections_max: usize) {
+        let connections = Arc::new(Semaphore::new(connections_max));
+        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    debug!(%error, "could not accept a client");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let _ = stream.set_nodelay(true);
+            let clients = self.clone();
+            if let Ok(permit) = Arc::clone(&connections).try_acquire_owned() {
+                tokio::spawn(async move {
+                    clients.metrics.connections.fetch_add(1, Ordering::Relaxed);
+                    clients.connection(stream).await;
+                    clients.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+                    drop(permit);
+                });
+                continue;
+            }
+            self.metrics.refused_connections.fetch_add(1, Ordering::Relaxed);
+            if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+                tokio::spawn(async move {
+                    let most = u32::try_from(connections_max).unwrap_or(u32::MAX);
+                    let refusal = HandshakeRefusal::TooManyConnections { most };
+                    let _ = timeout(REFUSAL_PATIENCE, refuse(stream, refusal)).await;
+                    drop(permit);
+                });
+            }
+        }
+    }
+
+    async fn connection(&self, stream: TcpStream) {
+        let mut framed = Framed::new(stream, frame::codec(HANDSHAKE_BYTES_MAX));
+        match timeout(HANDSHAKE_TIMEOUT, self.shake_hands(&mut framed)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => {
+                self.metrics.malformed.fetch_add(1, Ordering::Relaxed);
+                debug!(why, "a client's handshake failed");
+                return;
+            }
+            Err(_) => return,
+        }
+        let client = ClientKey(self.keys.fetch_add(1, Ordering::Relaxed) + 1);
+        let (frames, queue) = mpsc::unbounded_channel();
+        let (queued, end) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+        let sink = ClientSink { frames: frames.clone(), queued: Arc::clone(&queued), end: end.clone() };
+        if self.driver.send(ClientEvent::Up { client, sink }).await.is_err() {
+            return;
+        }
+        let early = framed.read_buffer().clone();
+        let (read, write) = tokio::io::split(framed.into_inner());
+        let mut requests = FramedRead::new(read, frame::codec(REQUEST_BYTES_MAX));
+        *requests.read_buffer_mut() = early;
+        let calls = Arc::new(Semaphore::new(CALLS_MAX));
+        let sink = FramedWrite::new(write, frame::codec(FRAME_BYTES_MAX));
+        let outgoing = Outgoing { sink, queue, queued, calls: Arc::clone(&calls) };
+        tokio::select! {
+            () = end.cancelled() => debug!(client = client.0, "a client does not read its answers"),
+            () = self.write_frames(outgoing) => {}
+            () = self.read_requests(requests, client, &calls, &frames) => {}
+        }
+        let input = Input::ClientGone { client };
+        let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
+    }
+
+    async fn shake_hands(
+        &self,
+        framed: &mut Framed<TcpStream, LengthDelimitedCodec>,
+    ) -> Result<(), &'static str> {
+        let Some(Ok(bytes)) = framed.next().await else { return Err("no frame") };
+        let hello: ClientHello = frame::decode(&bytes).map_err(|_| "no hello")?;
+        if hello.magic != MAGIC {
+            return Err("another protocol");
+        }
+        let status = self.status.borrow().clone();
+        let verdict = judge(&hello, self.cluster).map(|version| Welcome {
+            version,
+            name: self.name.clone(),
+            cluster: self.cluster,
+            leader: status.as_ref().and_then(|status| status.leader.clone()),
+            applied: status.as_ref().map_or(0, |status| status.applied),
+            frame_bytes_max: REQUEST_BYTES_MAX as u64,
+        });
+        let is_welcome = verdict.is_ok();
+        send_hello(framed, verdict).await?;
+        if is_welcome { Ok(()) } else { Err("refused") }
+    }
+
+    /// Reads requests until the client goes, falls silent or sends what is none.
+    async fn read_requests(
+        &self,
+        mut requests: FramedRead<ReadHalf<TcpStream>, LengthDelimitedCodec>,
+        client: ClientKey,
+        calls: &Semaphore,
+        answers: &mpsc::UnboundedSender<ServerFrame>,
+    ) {
+        loop {
+            // A client with as many calls as it may have is not read; so it is not silent either.
+            let Ok(slot) = calls.acquire().await else { return };
+            let bytes = match timeout(SILENCE_MAX, requests.next()).await {
+                Ok(Some(Ok(bytes))) => bytes,
+                Ok(Some(Err(_))) => {
+                    self.metrics.malformed.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                Ok(None) | Err(_) => return,
+            };
+            let Ok(frame) = frame::decode::<ClientFrame>(&bytes) else {
+                self.metrics.malformed.fetch_add(1, Ordering::Relaxed);
+                return;
+            };
+            match frame {
+                ClientFrame::Ping => {}
+                ClientFrame::Cancel { call } => {
+                    let input = Input::Cancel { client, call };
+                    let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
+                }
+                ClientFrame::Call { call, request } => {
+                    // Given back when the answer is written.
+                    slot.forget();
+                    self.metrics.calls.fetch_add(1, Ordering::Relaxed);
+                    if !self.hand_over(client, call, request) {
+                        self.metrics.overloads.fetch_add(1, Ordering::Relaxed);
+                        let answer = Answer::Refused(Refusal::Overloaded);
+                        let _ = answers.send(ServerFrame::Answer { call, answer });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives a call to the driver, if there is room.
+    fn hand_over(&self, client: ClientKey, call: u64, request: Request) -> bool {
+        let bytes = match &request {
+            Request::Write { operation, .. } => operation.bytes(),
+            _ => 0,
+        };
+        let bytes = u32::try_from(bytes + 1).unwrap_or(u32::MAX);
+        let permit: OwnedSemaphorePermit =
+            match Arc::clone(&self.room).try_acquire_many_owned(bytes) {
+                Ok(permit) => permit,
+                Err(_) => return false,
+            };
+        let input = Input::Client { client, call, request };
+        self.driver.try_send(ClientEvent::Input { input, permit: Some(permit) }).is_ok()
+    }
+
+    /// Writes frames until the connection breaks or takes nothing for too long.
+    async fn write_frames(&self, mut out: Outgoing) {
+        loop {
+            let mut next = match timeout(PING_INTERVAL, out.queue.recv()).await {
+                Ok(Some(frame)) => Some(frame),
+                Ok(None) => return,
+                Err(_) => {
+                    let applied = self.status.borrow().as_ref().map_or(0, |s| s.applied);
+                    Some(ServerFrame::Ping { applied })
+                }
+            };
+            let written = timeout(STALL_MAX, async {
+                while let Some(frame) = next {
+                    out.write(&frame).await?;
+                    next = out.queue.try_recv().ok();
+                }
+                SinkExt::<Bytes>::flush(&mut out.sink).await
+            });
+            if !matches!(written.await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+}
+
+struct Outgoing {
+    sink: FramedWrite<WriteHalf<TcpStream>, LengthDelimitedCodec>,
+    queue: mpsc::UnboundedReceiver<ServerFrame>,
+    queued: Arc<AtomicUsize>,
+    calls: Arc<Semaphore>,
+}
+
+impl Outgoing {
+    async fn write(&mut self, frame: &ServerFrame) -> std::io::Result<()> {
+        let weight = weight(frame);
+        let bytes = frame::encode(frame, FRAME_BYTES_MAX).map_err(std::io::Error::other)?;
+        self.sink.feed(bytes).await?;
+        // What the connection's own tasks queue was never counted in.
+        let _ = self.queued.try_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
+            Some(queued.saturating_sub(weight))
+        });
+        if matches!(frame, ServerFrame::Answer { .. }) {
+            self.calls.add_permits(1);
+        }
+        Ok(())
+    }
+}
+
+async fn send_hello(
+    framed: &mut Framed<TcpStream, LengthDelimitedCodec>,
+    verdict: Result<Welcome, HandshakeRefusal>,
+) -> Result<(), &'static str> {
+    let hello = ServerHello { magic: MAGIC, verdict };
+    let bytes = frame::encode(&hello, HANDSHAKE_BYTES_MAX).map_err(|_| "hello too long")?;
+    framed.send(bytes).await.map_err(|_| "connection lost")
+}
+
+async fn refuse(stream: TcpStream, refusal: HandshakeRefusal) {
+    let mut framed = Framed::new(stream, frame::codec(HANDSHAKE_BYTES_MAX));
+    // The hello is read first: closing with it unread would reset the connection, and the
+    // refusal would be lost.
+    let _ = framed.next().await;
+    let _ = send_hello(&mut framed, Err(refusal)).await;
+}

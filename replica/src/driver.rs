@@ -1,0 +1,473 @@
+//! The one loop: drain, step, sync, send.
+//!
+//! One thread owns the engine and the disk. Each turn drains the inboxes (bounded), steps the
+//! engine for each input, and hands what comes out to the links and clients; what tells a durable
+//! fact waits in the [gate](crate::gate). The sync runs on a thread of its own, so that meanwhile
+//! heartbeats and read probes are answered and the next sync's work piles up.
+//!
+//! The invariants, each with a test that fails without it (`tests/simulation.rs`):
+//! - I1 A consensus message leaves only after a sync that began after it was taken has returned.
+//!   An answer to a client needs no further one: what is decided is durable at a majority by I1.
+//! - I2 What survives a crash is a prefix of the writes: one database, one write-ahead log, one
+//!   batch for each call.
+//! - I3 A failed write or sync ends the process; a sync is never tried again.
+//! - I4 Held messages to a peer keep their order, and those of an ended session are dropped.
+//!
+//! A replica whose sync is overdue sends no heartbeats, so that a leader with a stuck disk loses
+//! its leadership.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use kvorum_protocol::message::ServerFrame;
+use kvorum_protocol::status::{ReplicaId, Status};
+use omnipaxos::messages::Message;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::clients::ClientSink;
+use crate::engine::{
+    ClientKey, Engine, Input, Introduction, Notice, Output, PeerMessage, Rejection, Session,
+};
+use crate::gate::Gate;
+use crate::metrics::Metrics;
+use crate::storage::Store;
+use crate::storage::durable::Durable;
+use crate::transport::link::LinkHandle;
+
+/// The engine's unit of time.
+pub const TICK: Duration = Duration::from_millis(10);
+/// A sync that takes longer makes the replica fall silent to elections.
+const SYNC_OVERDUE: Duration = Duration::from_millis(500);
+/// Inputs taken in one turn from each inbox: bounds how long a heartbeat waits.
+const TURN_INPUTS_MAX: usize = 1024;
+/// Messages from peers that wait for a turn. When it is full, links stop reading.
+pub const PEERS_INBOX: usize = 4096;
+/// Calls from clients that wait for a turn. When it is full, a call is refused as overload.
+pub const CLIENTS_INBOX: usize = 8192;
+/// Ticks between two statuses for probes and metrics.
+const PUBLISH_TICKS: u64 = 10;
+/// Ticks between two lines of the log about progress.
+const PROGRESS_TICKS: u64 = 1000;
+
+/// What links and peers tell the driver.
+pub enum PeerEvent {
+    /// A session began.
+    Up {
+        /// With whom.
+        peer: ReplicaId,
+        /// The session.
+        session: Session,
+        /// Where to send.
+        link: LinkHandle,
+    },
+    /// A session ended.
+    Down {
+        /// With whom.
+        peer: ReplicaId,
+        /// The session.
+        session: Session,
+    },
+    /// A message came; the permit gives back its room when it is dropped.
+    Message {
+        /// From whom.
+        peer: ReplicaId,
+        /// By which session.
+        session: Session,
+        /// The message.
+        message: PeerMessage,
+        /// Its room in the link's inbound budget.
+        permit: OwnedSemaphorePermit,
+    },
+    /// How does this replica introduce itself?
+    Introduce {
+        /// To whom.
+        peer: ReplicaId,
+        /// The answer.
+        reply: oneshot::Sender<Introduction>,
+    },
+    /// The nonce of one of this replica's incarnations.
+    Proof {
+        /// Which.
+        incarnation: u64,
+        /// The answer.
+        reply: oneshot::Sender<Option<u64>>,
+    },
+    /// Is this peer who it was?
+    Judge {
+        /// What it says of itself.
+        theirs: Introduction,
+        /// Its proof.
+        proof: Option<u64>,
+        /// The answer.
+        reply: oneshot::Sender<Result<(), Rejection>>,
+    },
+    /// A peer refuses this replica because it remembers another disk.
+    Disowned {
+        /// Which peer.
+        peer: ReplicaId,
+    },
+}
+
+/// What client connections and the process tell the driver.
+pub enum ClientEvent {
+    /// A connection began.
+    Up {
+        /// Its key.
+        client: ClientKey,
+        /// Where to send.
+        sink: ClientSink,
+    },
+    /// It asks, cancels, or is gone; the permit gives back the request's room.
+    Input {
+        /// What happened.
+        input: Input,
+        /// The request's room in the budget of all clients.
+        permit: Option<OwnedSemaphorePermit>,
+    },
+    /// End in order; the answer comes when everything is on disk.
+    Stop {
+        /// The answer.
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// The inboxes of a driver.
+pub struct Inboxes {
+    /// From links.
+    pub peers: mpsc::Receiver<PeerEvent>,
+    /// From clients.
+    pub clients: mpsc::Receiver<ClientEvent>,
+}
+
+/// What the driver shows to the rest of the process.
+pub struct Shown {
+    /// The replica's status, a few times a second.
+    pub status: watch::Sender<Option<Arc<Status>>>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// When the process began, for monotonic times.
+    pub began: Instant,
+}
+
+/// The loop and what it owns.
+pub struct Driver<S: Store> {
+    engine: Engine<S>,
+    gate: Gate,
+    links: HashMap<ReplicaId, (Session, LinkHandle)>,
+    clients: HashMap<ClientKey, ClientSink>,
+    syncs: std::sync::mpsc::Sender<Durable>,
+    sync_began: Option<Instant>,
+    shown: Shown,
+    ticks: u64,
+    last_progress: u64,
+}
+
+impl<S: Store + Clone + Send + 'static> Driver<S> {
+    /// Runs until told to stop. To be called on a thread of its own.
+    pub fn run(store: S, allows_faults: bool, mut inboxes: Inboxes, shown: Shown) {
+        let (synced_by, mut synced) = mpsc::unbounded_channel();
+        let (syncs, due) = std::sync::mpsc::channel();
+        let disk = store.clone();
+        let metrics = Arc::clone(&shown.metrics);
+        std::thread::Builder::new()
+            .name("sync".to_owned())
+            .spawn(move || sync_loop(&disk, &due, &synced_by, &metrics))
+            .expect("a process can start its second thread");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime without I/O needs nothing of the system");
+        let mut driver = Self {
+            engine: Engine::new(store, allows_faults),
+            gate: Gate::default(),
+            links: HashMap::new(),
+            clients: HashMap::new(),
+            syncs,
+            sync_began: None,
+            shown,
+            ticks: 0,
+            last_progress: 0,
+        };
+        runtime.block_on(driver.turn_until_stopped(&mut inboxes, &mut synced));
+    }
+
+    async fn turn_until_stopped(
+        &mut self,
+        inboxes: &mut Inboxes,
+        synced: &mut mpsc::UnboundedReceiver<()>,
+    ) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut from_peers, mut from_clients) = (Vec::new(), Vec::new());
+        loop {
+            // When so much waits for a sync that no more should, only the sync and time go on.
+            let is_open = !self.gate.is_full();
+            tokio::select! {
+                biased;
+                Some(()) = synced.recv() => self.synced(),
+                _ = ticks.tick() => self.tick(),
+                _ = inboxes.peers.recv_many(&mut from_peers, TURN_INPUTS_MAX), if is_open => {}
+                _ = inboxes.clients.recv_many(&mut from_clients, TURN_INPUTS_MAX), if is_open => {}
+            }
+            // What came meanwhile shares the turn, and so the sync.
+            drain(&mut inboxes.peers, &mut from_peers, is_open);
+            drain(&mut inboxes.clients, &mut from_clients, is_open);
+            for event in from_peers.drain(..) {
+                self.peer_event(event);
+            }
+            let mut stop = None;
+            for event in from_clients.drain(..) {
+                stop = self.client_event(event).or(stop);
+            }
+            self.turn();
+            if let Some(reply) = stop {
+                let durable = self.engine.store().durable();
+                self.engine.store().sync(durable);
+                let _ = reply.send(());
+                return;
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.ticks += 1;
+        self.engine.step(Input::Tick);
+        if self.ticks.is_multiple_of(PUBLISH_TICKS) {
+            self.publish();
+        }
+        if self.ticks.is_multiple_of(PROGRESS_TICKS) && self.engine.applied() != self.last_progress {
+            self.last_progress = self.engine.applied();
+            let status = self.engine.status();
+            info!(
+                decided = status.decided,
+                applied = status.applied,
+                accepted = status.accepted,
+                leader = status.leader,
+                "progress"
+            );
+        }
+    }
+
+    fn publish(&self) {
+        let status = self.stamped_status();
+        let metrics = &self.shown.metrics;
+        metrics.dropped.store(self.engine.dropped(), Ordering::Relaxed);
+        let (writes, reads) = self.engine.waiting();
+        metrics.waiting_writes.store(writes as u64, Ordering::Relaxed);
+        metrics.waiting_reads.store(reads as u64, Ordering::Relaxed);
+        metrics.turned_us.store(status.monotonic_us, Ordering::Relaxed);
+        metrics.sync_is_overdue.store(self.is_sync_overdue(), Ordering::Relaxed);
+        self.shown.status.send_replace(Some(Arc::new(status)));
+    }
+
+    fn stamped_status(&self) -> Status {
+        let mut status = self.engine.status();
+        self.stamp(&mut status);
+        status
+    }
+
+    fn stamp(&self, status: &mut Status) {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        status.wall_us = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
+        let since = self.shown.began.elapsed().as_micros();
+        status.monotonic_us = u64::try_from(since).unwrap_or(u64::MAX);
+    }
+
+    fn peer_event(&mut self, event: PeerEvent) {
+        match event {
+            PeerEvent::Up { peer, session, link } => {
+                self.gate.drop_peer(peer);
+                self.links.insert(peer, (session, link));
+                self.engine.step(Input::PeerUp { peer, session });
+            }
+            PeerEvent::Down { peer, session } => self.link_down(peer, session),
+            PeerEvent::Message { peer, session, message, permit } => {
+                self.engine.step(Input::Peer { peer, session, message });
+                drop(permit);
+            }
+            PeerEvent::Introduce { peer, reply } => {
+                let _ = reply.send(self.engine.introduce(peer));
+            }
+            PeerEvent::Proof { incarnation, reply } => {
+                let _ = reply.send(self.engine.proof(incarnation));
+            }
+            PeerEvent::Judge { theirs, proof, reply } => {
+                let verdict = self.engine.judge(&theirs, proof);
+                if let Err(rejection @ Rejection::OtherDisk { .. }) = &verdict {
+                    warn!(%rejection, "a peer is turned away");
+                }
+                let _ = reply.send(verdict);
+            }
+            PeerEvent::Disowned { peer } => self.engine.step(Input::Disowned { peer }),
+        }
+    }
+
+    fn link_down(&mut self, peer: ReplicaId, session: Session) {
+        if self.links.get(&peer).is_some_and(|(current, _)| *current == session) {
+            self.links.remove(&peer);
+            self.gate.drop_peer(peer);
+            self.engine.step(Input::PeerDown { peer, session });
+        }
+    }
+
+    fn client_event(&mut self, event: ClientEvent) -> Option<oneshot::Sender<()>> {
+        match event {
+            ClientEvent::Up { client, sink } => {
+                let name = self.engine.leader_name();
+                sink.push(ServerFrame::Leader { name });
+                sink.push(ServerFrame::Ping { applied: self.engine.applied() });
+                self.clients.insert(client, sink);
+            }
+            ClientEvent::Input { input, permit } => {
+                if let Input::ClientGone { client } = &input {
+                    self.clients.remove(client);
+                }
+                self.engine.step(input);
+                drop(permit);
+            }
+            ClientEvent::Stop { reply } => return Some(reply),
+        }
+        None
+    }
+
+    /// Ends a turn.
+    fn turn(&mut self) {
+        let clients = &self.clients;
+        let has_room = |client| clients.get(&client).is_some_and(ClientSink::has_room);
+        for output in self.engine.turn(&has_room) {
+            self.output(output);
+        }
+        self.begin_sync();
+    }
+
+    fn output(&mut self, output: Output) {
+        match output {
+            Output::Send { to, message } => self.send(to, message),
+            Output::Gated { to, message, durable } => {
+                if let Some(message) = self.gate.push(to, message, durable) {
+                    self.send(to, message);
+                }
+            }
+            Output::Frame { client, mut frame } => {
+                self.stamp_frame(&mut frame);
+                if let Some(sink) = self.clients.get(&client) {
+                    sink.push(frame);
+                }
+            }
+            Output::LeaderChanged(name) => {
+                for sink in self.clients.values() {
+                    sink.push(ServerFrame::Leader { name: name.clone() });
+                }
+            }
+            Output::Cut { peer, is_cut } => {
+                if is_cut && let Some((session, _)) = self.links.get(&peer) {
+                    self.link_down(peer, *session);
+                }
+            }
+            Output::Crash => {
+                warn!("a client asked for a crash, and faults are allowed");
+                std::process::abort();
+            }
+            Output::Notice(notice) => self.notice(&notice),
+        }
+    }
+
+    fn stamp_frame(&self, frame: &mut ServerFrame) {
+        use kvorum_protocol::message::{Answer, Event};
+        match frame {
+            ServerFrame::Answer { answer: Answer::Status(status), .. }
+            | ServerFrame::Event { event: Event::Status(status), .. } => self.stamp(status),
+            _ => {}
+        }
+    }
+
+    fn notice(&self, notice: &Notice) {
+        match notice {
+            Notice::Dropped { what } => {
+                self.shown.metrics.strange.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(what, "dropped");
+            }
+            Notice::Gathered => {
+                let status = self.engine.status();
+                info!(
+                    accepted = status.accepted,
+                    decided = status.decided,
+                    applied = status.applied,
+                    ballot = status.ballot.number,
+                    "votes from here on"
+                );
+            }
+            Notice::Leading { ballot, accepted } => info!(ballot, accepted, "leads"),
+            Notice::Deposed { ballot } => info!(ballot, "leads no more"),
+            Notice::Following { leader, ballot, decided } => {
+                info!(leader, ballot, decided, "follows");
+            }
+            Notice::Disowned { by } => {
+                tracing::error!(by, "this replica's disk is not the one its peers remember: it must not vote");
+            }
+            Notice::HandingOver { to } => info!(to, "hands leadership over"),
+        }
+    }
+
+    fn send(&mut self, to: ReplicaId, message: PeerMessage) {
+        let is_heartbeat = matches!(&message, PeerMessage::Paxos { message: Message::BLE(_), .. });
+        if is_heartbeat && self.is_sync_overdue() {
+            return;
+        }
+        let Some((session, link)) = self.links.get(&to) else { return };
+        if !link.push(message) {
+            warn!(peer = to.0, "the queue to a peer is full; its session ends");
+            self.link_down(to, *session);
+        }
+    }
+
+    fn is_sync_overdue(&self) -> bool {
+        self.sync_began.is_some_and(|began| began.elapsed() > SYNC_OVERDUE)
+    }
+
+    fn begin_sync(&mut self) {
+        if self.gate.begin() {
+            self.sync_began = Some(Instant::now());
+            let durable = self.engine.store().durable();
+            self.syncs.send(durable).expect("the sync thread lives as long as the driver");
+        }
+    }
+
+    /// The sync under way returned: what it covers may leave.
+    fn synced(&mut self) {
+        self.sync_began = None;
+        for (to, message) in self.gate.complete() {
+            self.send(to, message);
+        }
+    }
+}
+
+fn drain<T>(inbox: &mut mpsc::Receiver<T>, into: &mut Vec<T>, is_open: bool) {
+    while is_open && into.len() < TURN_INPUTS_MAX {
+        match inbox.try_recv() {
+            Ok(event) => into.push(event),
+            Err(_) => return,
+        }
+    }
+}
+
+/// The sync thread: one sync at a time, whenever the driver wants one.
+fn sync_loop<S: Store>(
+    disk: &S,
+    due: &std::sync::mpsc::Receiver<Durable>,
+    synced: &mpsc::UnboundedSender<()>,
+    metrics: &Metrics,
+) {
+    while let Ok(durable) = due.recv() {
+        let began = Instant::now();
+        disk.sync(durable);
+        metrics.synced(began.elapsed());
+        if synced.send(()).is_err() {
+            return;
+        }
+    }
+}

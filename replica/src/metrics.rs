@@ -1,0 +1,115 @@
+//! What a replica counts, and how Prometheus reads it.
+//!
+//! Guarantees that counting never waits: everything is an atomic. Does not know how it is served.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use kvorum_protocol::status::{Role, Status};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Seconds of the shortest bucket of sync times; each further one is twice as long.
+const SYNC_BUCKET_SECONDS: f64 = 0.000_125;
+/// Buckets of sync times: up to four seconds.
+const SYNC_BUCKETS: u16 = 16;
+
+/// What a replica counts.
+pub struct Metrics {
+    /// Messages dropped because the library must not see or send them.
+    pub dropped: AtomicU64,
+    /// Frames of old sessions and other strange things dropped by the engine.
+    pub strange: AtomicU64,
+    /// Writes that wait for a decision.
+    pub waiting_writes: AtomicU64,
+    /// Reads that wait for a majority or for their index.
+    pub waiting_reads: AtomicU64,
+    /// Client connections open.
+    pub connections: AtomicU64,
+    /// Client connections refused.
+    pub refused_connections: AtomicU64,
+    /// Calls taken from clients.
+    pub calls: AtomicU64,
+    /// Calls refused as overload before the engine saw them.
+    pub overloads: AtomicU64,
+    /// Connections closed because what they sent is not the protocol.
+    pub malformed: AtomicU64,
+    /// When the driver last turned, in microseconds since the process began.
+    pub turned_us: AtomicU64,
+    /// Whether the sync under way is overdue.
+    pub sync_is_overdue: AtomicBool,
+    syncs: AtomicU64,
+    sync_seconds: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let buckets = exponential_buckets(SYNC_BUCKET_SECONDS, 2.0, SYNC_BUCKETS);
+        Self {
+            dropped: AtomicU64::new(0),
+            strange: AtomicU64::new(0),
+            waiting_writes: AtomicU64::new(0),
+            waiting_reads: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            refused_connections: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            overloads: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
+            turned_us: AtomicU64::new(0),
+            sync_is_overdue: AtomicBool::new(false),
+            syncs: AtomicU64::new(0),
+            sync_seconds: Histogram::new(buckets),
+        }
+    }
+}
+
+impl Metrics {
+    /// A sync returned.
+    pub fn synced(&self, took: Duration) {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.sync_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Everything in Prometheus's text format.
+    #[must_use]
+    pub fn text(&self, status: Option<&Arc<Status>>) -> String {
+        let mut registry = Registry::with_prefix("kvorum");
+        let value = |atomic: &AtomicU64| atomic.load(Ordering::Relaxed);
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            let gauge: Gauge = Gauge::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        };
+        if let Some(status) = status {
+            gauge("accepted_index", "Entries written", status.accepted);
+            gauge("decided_index", "Entries known to be chosen", status.decided);
+            gauge("applied_index", "Entries applied", status.applied);
+            gauge("compacted_index", "Entries no longer in the log", status.compacted);
+            gauge("ballot", "Number of the promised ballot", u64::from(status.ballot.number));
+            gauge("is_leader", "1 while the replica leads", u64::from(status.role == Role::Leader));
+            gauge("is_ready", "1 while the replica is ready", u64::from(status.is_ready));
+            gauge("incarnation", "Starts on this volume", status.incarnation);
+            let up = status.links.iter().filter(|link| link.is_up).count() as u64;
+            gauge("links_up", "Peers with a session", up);
+        }
+        gauge("writes_waiting", "Writes that wait for a decision", value(&self.waiting_writes));
+        gauge("reads_waiting", "Reads that wait", value(&self.waiting_reads));
+        gauge("connections", "Client connections open", value(&self.connections));
+        let refused = value(&self.refused_connections);
+        gauge("connections_refused", "Client connections refused", refused);
+        gauge("calls", "Calls taken from clients", value(&self.calls));
+        gauge("calls_overload", "Calls refused as overload", value(&self.overloads));
+        gauge("malformed", "Connections closed over malformed bytes", value(&self.malformed));
+        let dropped = value(&self.dropped) + value(&self.strange);
+        gauge("messages_dropped", "Messages that must not be", dropped);
+        gauge("syncs", "Syncs of the write-ahead log", value(&self.syncs));
+        registry.register("sync_seconds", "Time of a sync", self.sync_seconds.clone());
+        let mut text = String::new();
+        // Writing into a string does not fail.
+        let _ = encode(&mut text, &registry);
+        text
+    }
+}

@@ -1,0 +1,99 @@
+//! A replica as a process: its log, its signals, its exit status.
+//!
+//! Guarantees that a panic on any thread, and a disk that fails, end the process at once with one
+//! line on standard error: half a replica is worse than none. Exit status 143 after SIGTERM, 130
+//! after SIGINT, 1 when it could not start, 0 when standard input ended.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::replica::Replica;
+use crate::settings::{LogFormat, Settings};
+
+/// Threads for sockets. The driver and the sync have their own.
+const WORKER_THREADS: usize = 2;
+
+/// Runs a replica until it is told to stop.
+pub fn run(settings: &Settings) -> ExitCode {
+    log_to_stderr(settings.log_format);
+    die_on_panic();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run_until_told(settings)),
+        Err(error) => {
+            eprintln!("kvorum-replica: cannot start threads: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run_until_told(settings: &Settings) -> ExitCode {
+    let stopped = stop_signal(settings.stop_with_stdin);
+    let on_fatal = Arc::new(|what: &str| {
+        eprintln!("kvorum-replica: the disk failed, so this replica stops: {what}");
+        std::process::abort();
+    });
+    tokio::pin!(stopped);
+    let replica = tokio::select! {
+        code = &mut stopped => return code,
+        started = Replica::start(settings, on_fatal) => match started {
+            Ok(replica) => replica,
+            Err(error) => {
+                eprintln!("kvorum-replica: {error}");
+                return ExitCode::FAILURE;
+            }
+        },
+    };
+    let code = stopped.await;
+    info!("stopping");
+    replica.stop().await;
+    code
+}
+
+/// Ends when the process is told to stop; what it then returns.
+async fn stop_signal(with_stdin: bool) -> ExitCode {
+    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
+    tokio::select! {
+        _ = terminate.recv() => ExitCode::from(143),
+        _ = interrupt.recv() => ExitCode::from(130),
+        () = stdin_ended(), if with_stdin => ExitCode::SUCCESS,
+    }
+}
+
+/// Waits for the end of standard input on a thread of its own: the runtime would wait for a read
+/// that never ends.
+async fn stdin_ended() {
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = ended.send(());
+    });
+    let _ = end.await;
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("KVORUM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second logger, in a process that already has one, is of no use; the first one stays.
+    let _ = match format {
+        LogFormat::Text => log.with_ansi(false).with_target(false).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+}
+
+fn die_on_panic() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::abort();
+    }));
+}

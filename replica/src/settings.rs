@@ -1,0 +1,255 @@
+//! Pure: what a replica is started with.
+//!
+//! Guarantees that settings which pass [`Settings::validate`] can be started with, as far as words
+//! can tell. Does not look at the machine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use kvorum_protocol::status::ClusterId;
+
+use crate::storage::database::Owner;
+use crate::transport::PeerAddress;
+
+/// Longest name of a replica, in bytes: what a host name may have.
+const NAME_BYTES_MAX: usize = 63;
+/// Most members of a cluster.
+const MEMBERS_MAX: usize = 7;
+
+/// Where the data is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum StorageKind {
+    /// On disk, in RocksDB.
+    Disk,
+    /// In memory; a replica that restarts has lost its disk.
+    Memory,
+}
+
+/// How the log of the process looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What a replica is started with. Each has a flag and an environment variable.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// This replica's name, one of --members
+    #[arg(long, env = "KVORUM_NAME")]
+    pub name: String,
+    /// The cluster's id: 32 hexadecimal digits, the same for all members
+    #[arg(long, env = "KVORUM_CLUSTER", value_name = "ID")]
+    pub cluster: ClusterId,
+    /// The members of a new cluster, in the same order for each; a started cluster ignores it
+    #[arg(long, env = "KVORUM_MEMBERS", value_delimiter = ',', value_name = "NAME,…")]
+    pub members: Vec<String>,
+    /// Where the other members listen for peers
+    #[arg(
+        long,
+        env = "KVORUM_PEERS",
+        value_delimiter = ',',
+        value_name = "NAME=HOST:PORT,…",
+        conflicts_with = "peers_from"
+    )]
+    pub peers: Vec<String>,
+    /// Find the other members by DIR/NAME/addresses.json instead of --peers
+    #[arg(long, env = "KVORUM_PEERS_FROM", value_name = "DIR")]
+    pub peers_from: Option<PathBuf>,
+    /// The folder that holds this replica's data
+    #[arg(long, env = "KVORUM_DATA", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Where the data is kept
+    #[arg(long, env = "KVORUM_STORAGE", value_enum, default_value = "disk")]
+    pub storage: StorageKind,
+    /// Where to listen for peers; port 0 lets the system choose
+    #[arg(long, env = "KVORUM_LISTEN_PEERS", default_value = "0.0.0.0:7300", value_name = "IP:PORT")]
+    pub listen_peers: std::net::SocketAddr,
+    /// Where to listen for clients
+    #[arg(
+        long,
+        env = "KVORUM_LISTEN_CLIENTS",
+        default_value = "0.0.0.0:7301",
+        value_name = "IP:PORT"
+    )]
+    pub listen_clients: std::net::SocketAddr,
+    /// Where to listen for probes and metrics
+    #[arg(long, env = "KVORUM_LISTEN_HTTP", default_value = "0.0.0.0:7302", value_name = "IP:PORT")]
+    pub listen_http: std::net::SocketAddr,
+    /// Room to keep free on the disk: below it, puts are refused. In bytes, or with KiB, MiB, GiB
+    #[arg(
+        long,
+        env = "KVORUM_DISK_RESERVE",
+        default_value = "256MiB",
+        value_parser = parse_bytes,
+        value_name = "BYTES"
+    )]
+    pub disk_reserve: u64,
+    /// Let administrators cut links and crash this replica; for tests and demonstrations
+    #[arg(long, env = "KVORUM_ALLOW_FAULTS")]
+    pub allow_faults: bool,
+    /// How the log looks
+    #[arg(long, env = "KVORUM_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// End when standard input does, so that no replica outlives what started it
+    #[arg(long, hide = true)]
+    pub stop_with_stdin: bool,
+}
+
+/// Settings that cannot be started with.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// A name that is none.
+    #[error(
+        "'{0}' is no name for a replica; use 1 to {NAME_BYTES_MAX} lower-case letters, digits and \
+         hyphens"
+    )]
+    Name(String),
+    /// The wrong number of members.
+    #[error("--members has {0} names; a cluster has 2 to {MEMBERS_MAX} members")]
+    MemberCount(usize),
+    /// A member twice.
+    #[error("--members names '{0}' twice")]
+    MemberTwice(String),
+    /// The replica itself is missing.
+    #[error("--name is '{name}', which is not among --members ({members})")]
+    NotMember {
+        /// The name.
+        name: String,
+        /// The members.
+        members: String,
+    },
+    /// A peer without an address.
+    #[error("--peers has no address for the member '{0}'; add '{0}=HOST:PORT', or use --peers-from")]
+    NoAddress(String),
+    /// An address that is none.
+    #[error("'{0}' in --peers is not NAME=HOST:PORT with the name of another member")]
+    Address(String),
+}
+
+impl Settings {
+    /// Checks what can be checked without looking at the machine, and finds the peers' addresses.
+    pub fn validate(&self) -> Result<BTreeMap<String, PeerAddress>, SettingsError> {
+        for name in self.members.iter().chain([&self.name]) {
+            let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_allowed) {
+                return Err(SettingsError::Name(name.clone()));
+            }
+        }
+        if !(2..=MEMBERS_MAX).contains(&self.members.len()) {
+            return Err(SettingsError::MemberCount(self.members.len()));
+        }
+        for (position, name) in self.members.iter().enumerate() {
+            if self.members[..position].contains(name) {
+                return Err(SettingsError::MemberTwice(name.clone()));
+            }
+        }
+        if !self.members.contains(&self.name) {
+            let (name, members) = (self.name.clone(), self.members.join(", "));
+            return Err(SettingsError::NotMember { name, members });
+        }
+        self.addresses()
+    }
+
+    fn addresses(&self) -> Result<BTreeMap<String, PeerAddress>, SettingsError> {
+        let others = || self.members.iter().filter(|name| **name != self.name);
+        if let Some(folder) = &self.peers_from {
+            let file = |name: &String| folder.join(name).join(crate::addresses::FILE_NAME);
+            return Ok(others().map(|n| (n.clone(), PeerAddress::File(file(n)))).collect());
+        }
+        let mut addresses = BTreeMap::new();
+        for peer in &self.peers {
+            let parts = peer.split_once('=');
+            let parts = parts.filter(|(name, address)| {
+                let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+                self.members.iter().any(|member| member == name) && matches!(port, Some(Ok(_)))
+            });
+            let Some((name, address)) = parts else {
+                return Err(SettingsError::Address(peer.clone()));
+            };
+            if name != self.name {
+                addresses.insert(name.to_owned(), PeerAddress::Host(address.to_owned()));
+            }
+        }
+        match others().find(|name| !addresses.contains_key(*name)) {
+            Some(name) => Err(SettingsError::NoAddress(name.clone())),
+            None => Ok(addresses),
+        }
+    }
+
+    /// Whose data the folder is to hold.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        Owner { cluster: self.cluster, name: self.name.clone(), genesis: self.members.clone() }
+    }
+}
+
+/// Reads a number of bytes: `1048576`, `1024KiB`, `1MiB`, `2GiB`.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        unit => return Err(format!("'{unit}' is no unit of bytes; use KiB, MiB or GiB")),
+    };
+    let number: Option<u64> = digits.parse().ok();
+    let bytes = number.and_then(|number| number.checked_mul(unit));
+    bytes.ok_or_else(|| format!("'{text}' is no number of bytes; write for example 256MiB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn settings(arguments: &str) -> Settings {
+        let fixed = "replica --cluster 00000000000000000000000000000001 --data d";
+        let all = fixed.split(' ').chain(arguments.split(' '));
+        Command::try_parse_from(all).unwrap_or_else(|error| panic!("{error}")).settings
+    }
+
+    #[test]
+    fn what_cannot_be_started_with_is_said_in_a_sentence() {
+        let cases = [
+            ("--name a --members a,b --peers b=h:1", Ok(1)),
+            ("--name a --members a,b --peers-from dir", Ok(1)),
+            ("--name a --members a,b --peers a=h:1,b=h:2", Ok(1)),
+            ("--name A --members a,b --peers b=h:1", Err("'A' is no name")),
+            ("--name a --members a --peers-from dir", Err("has 1 names")),
+            ("--name a --members a,b,b --peers-from dir", Err("names 'b' twice")),
+            ("--name c --members a,b --peers-from dir", Err("not among --members (a, b)")),
+            ("--name a --members a,b,c --peers b=h:1", Err("no address for the member 'c'")),
+            ("--name a --members a,b --peers b=h", Err("is not NAME=HOST:PORT")),
+            ("--name a --members a,b --peers z=h:1", Err("is not NAME=HOST:PORT")),
+        ];
+        for (arguments, expected) in cases {
+            match (settings(arguments).validate(), expected) {
+                (Ok(peers), Ok(count)) => assert_eq!(peers.len(), count, "{arguments}"),
+                (Err(error), Err(part)) => {
+                    assert!(error.to_string().contains(part), "{arguments}: {error}");
+                }
+                (result, _) => panic!("{arguments}: {result:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        assert_eq!(parse_bytes("7"), Ok(7));
+        assert_eq!(parse_bytes("2MiB"), Ok(2 << 20));
+        for bad in ["", "MiB", "1MB", "-1", "99999999999GiB"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Links to the other replicas: who dials, how two replicas meet, and what a session is.
+//!
+//! Of two replicas the one with the higher id dials. A session is one TCP connection on which both
+//! have met; it has a number that rises, and a new one replaces the old. Guarantees that messages
+//! of a session arrive in order, whole, at most once, and never after a newer session began.
+//!
+//! Does not know what the messages mean, nor who may vote: the engine judges introductions.
+
+pub mod link;
+mod meeting;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use kvorum_protocol::status::ReplicaId;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::driver::PeerEvent;
+use crate::engine::{Rejection, Session};
+use meeting::{Failure, Meeting, Met};
+
+/// How long two replicas may take to meet, and a dial to connect.
+const MEETING_PATIENCE: Duration = Duration::from_secs(3);
+/// Meetings under way at once; a stranger beyond is not listened to.
+const MEETINGS_MAX: usize = 64;
+/// First pause between two dials.
+const DIAL_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// Longest pause between two dials. A restarted peer waits for it at most.
+const DIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Pause after a failed accept: descriptors may have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where a peer listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerAddress {
+    /// `host:port`; looked up at each dial.
+    Host(String),
+    /// A file that the peer writes its address to; read at each dial.
+    File(PathBuf),
+}
+
+impl PeerAddress {
+    /// The address to dial now.
+    fn resolve(&self) -> Result<String, String> {
+        match self {
+            Self::Host(host) => Ok(host.clone()),
+            Self::File(path) => crate::addresses::Addresses::read(path)
+                .map(|addresses| addresses.peers)
+                .map_err(|error| format!("{}: {error}", path.display())),
+        }
+    }
+}
+
+/// What every link needs.
+#[derive(Clone)]
+pub struct Transport {
+    me: ReplicaId,
+    driver: mpsc::Sender<PeerEvent>,
+    sessions: Arc<AtomicU64>,
+}
+
+impl Transport {
+    /// Links of a replica, to be started.
+    #[must_use]
+    pub fn new(me: ReplicaId, driver: mpsc::Sender<PeerEvent>) -> Self {
+        Self { me, driver, sessions: Arc::new(AtomicU64::new(0)) }
+    }
+
+    /// Takes peers' connections, for ever.
+    pub async fn listen(self, listener: TcpListener) {
+        let meetings = Arc::new(Semaphore::new(MEETINGS_MAX));
+        loop {
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    debug!(%error, "could not accept a peer");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&meetings).try_acquire_owned() else { continue };
+            let transport = self.clone();
+            tokio::spawn(async move {
+                let met = transport.meet(stream, None).await;
+                drop(permit);
+                match met {
+                    Ok(met) => transport.session(met).await,
+                    Err(failure) => log_stranger(from, &failure),
+                }
+            });
+        }
+    }
+
+    /// Dials a peer for ever, if it is this replica that dials.
+    pub async fn dial(self, peer: ReplicaId, name: String, address: PeerAddress) {
+        if self.me < peer {
+            return;
+        }
+        let mut pauses = pauses();
+        let mut last = String::new();
+        loop {
+            match self.try_dial(peer, &address).await {
+                Ok(met) => {
+                    info!(peer = name, "linked");
+                    last.clear();
+                    self.session(met).await;
+                    info!(peer = name, "link lost");
+                    pauses = self::pauses();
+                }
+                Err(failure) => {
+                    let why = failure.to_string();
+                    if why != last {
+                        info!(peer = name, why, "no link yet");
+                        last = why;
+                    }
+                }
+            }
+            sleep(pauses.next().unwrap_or(DIAL_PAUSE_MAX)).await;
+        }
+    }
+
+    async fn try_dial(&self, peer: ReplicaId, address: &PeerAddress) -> Result<Met, Failure> {
+        let address = address.resolve().map_err(Failure::Unreachable)?;
+        let unreachable = |why: &dyn std::fmt::Display| Failure::Unreachable(format!("{address}: {why}"));
+        match timeout(MEETING_PATIENCE, TcpStream::connect(&address)).await {
+            Err(_) => Err(unreachable(&"no answer")),
+            Ok(Err(error)) => Err(unreachable(&error)),
+            Ok(Ok(stream)) => self.meet(stream, Some(peer)).await,
+        }
+    }
+
+    /// Meets whoever is at the other end; `dialed` is whom this replica called.
+    async fn meet(&self, stream: TcpStream, dialed: Option<ReplicaId>) -> Result<Met, Failure> {
+        let _ = stream.set_nodelay(true);
+        let meeting = Meeting::new(stream, self.driver.clone());
+        let met = match timeout(MEETING_PATIENCE, meeting.hold(dialed)).await {
+            Err(_) => Err(Failure::Unreachable("it did not introduce itself in time".to_owned())),
+            Ok(met) => met,
+        };
+        if let Err(Failure::RejectedBy { peer, rejection: Rejection::OtherDisk { .. } }) = &met {
+            let _ = self.driver.send(PeerEvent::Disowned { peer: *peer }).await;
+        }
+        met
+    }
+
+    /// Runs a session until it ends.
+    async fn session(&self, met: Met) {
+        let session = Session(self.sessions.fetch_add(1, Ordering::Relaxed) + 1);
+        link::run(met, session, &self.driver).await;
+    }
+}
+
+fn pauses() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(DIAL_PAUSE_MIN)
+        .with_max_delay(DIAL_PAUSE_MAX)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+fn log_stranger(from: SocketAddr, failure: &Failure) {
+    match failure {
+        Failure::Rejected(Rejection::Cut) | Failure::Unreachable(_) => {
+            debug!(%from, %failure, "no meeting");
+        }
+        _ => warn!(%from, %failure, "no meeting"),
+    }
+}

@@ -1,0 +1,187 @@
+//! How two replicas meet.
+//!
+//! ```text
+//! dialer                                  acceptor
+//!   hello: who I am, what I last saw of you  ──▶
+//!        ◀──  hello, and my nonce of what you last saw of me      (or a rejection)
+//!   my nonce of what you last saw of me      ──▶                  (or a rejection)
+//!        ◀──  welcome                                             (or a rejection)
+//! ```
+//!
+//! Guarantees that after it both sides have judged the other, and that each proved to be who the
+//! other remembers. Does not judge by itself; it asks the driver.
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use kvorum_protocol::frame;
+use kvorum_protocol::status::ReplicaId;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+
+use crate::driver::PeerEvent;
+use crate::engine::{Introduction, Rejection};
+
+/// The first bytes of either side's hello.
+const MAGIC: [u8; 8] = *b"kvorum/p";
+
+/// The version of the wire between replicas.
+///
+/// History:
+/// - 1: the first version.
+const PEER_WIRE_VERSION: u16 = 1;
+
+/// Longest frame of a meeting, in bytes.
+const MEETING_BYTES_MAX: usize = 4096;
+
+#[derive(Serialize, Deserialize)]
+struct Hello {
+    magic: [u8; 8],
+    version: u16,
+    introduction: Introduction,
+}
+
+/// A peer that was met, and the stream to it.
+pub struct Met {
+    /// Who it is.
+    pub peer: ReplicaId,
+    /// The stream, with what it may have sent already.
+    pub framed: Framed<TcpStream, LengthDelimitedCodec>,
+}
+
+/// Why two replicas did not meet.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nobody there, or the connection broke.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The other end does not speak the protocol.
+    #[error("what answers is no Kvorum replica's peer port")]
+    NotKvorum,
+    /// Somebody else answers than was called.
+    #[error("replica {0} answers where another was expected")]
+    SomebodyElse(u64),
+    /// This replica turned the other one away.
+    #[error("turned away: {0}")]
+    Rejected(Rejection),
+    /// The other one turned this replica away.
+    #[error("it turns this replica away: {rejection}")]
+    RejectedBy {
+        /// Who.
+        peer: ReplicaId,
+        /// Its reason.
+        rejection: Rejection,
+    },
+}
+
+/// A meeting under way.
+pub struct Meeting {
+    framed: Framed<TcpStream, LengthDelimitedCodec>,
+    driver: mpsc::Sender<PeerEvent>,
+}
+
+impl Meeting {
+    /// A meeting over a stream.
+    pub fn new(stream: TcpStream, driver: mpsc::Sender<PeerEvent>) -> Self {
+        Self { framed: Framed::new(stream, frame::codec(MEETING_BYTES_MAX)), driver }
+    }
+
+    /// Holds it: as the dialer of a replica, or as whoever accepted.
+    pub async fn hold(self, dialed: Option<ReplicaId>) -> Result<Met, Failure> {
+        match dialed {
+            Some(peer) => self.as_dialer(peer).await,
+            None => self.as_acceptor().await,
+        }
+    }
+
+    async fn as_dialer(mut self, peer: ReplicaId) -> Result<Met, Failure> {
+        let hello = self.hello(peer).await?;
+        self.send(&hello).await?;
+        let answer: Result<(Hello, Option<u64>), Rejection> = self.receive().await?;
+        let (theirs, proof) = answer.map_err(|rejection| Failure::RejectedBy { peer, rejection })?;
+        if theirs.introduction.replica != peer {
+            return Err(Failure::SomebodyElse(theirs.introduction.replica.0));
+        }
+        let verdict = self.judge(&theirs, proof).await?;
+        let mine = match verdict {
+            Ok(()) => Ok(self.proof(theirs.introduction.last_saw).await?),
+            Err(rejection) => Err(rejection),
+        };
+        self.send(&mine).await?;
+        mine.map_err(Failure::Rejected)?;
+        let welcome: Result<(), Rejection> = self.receive().await?;
+        welcome.map_err(|rejection| Failure::RejectedBy { peer, rejection })?;
+        Ok(Met { peer, framed: self.framed })
+    }
+
+    async fn as_acceptor(mut self) -> Result<Met, Failure> {
+        let theirs: Hello = self.receive().await?;
+        let peer = theirs.introduction.replica;
+        if theirs.magic != MAGIC {
+            return Err(Failure::NotKvorum);
+        }
+        if theirs.version != PEER_WIRE_VERSION {
+            let (ours, theirs) = (PEER_WIRE_VERSION, theirs.version);
+            let rejection = Rejection::Version { ours, theirs };
+            self.send::<Result<(Hello, Option<u64>), Rejection>>(&Err(rejection.clone())).await?;
+            return Err(Failure::Rejected(rejection));
+        }
+        let hello = self.hello(peer).await?;
+        let mine = self.proof(theirs.introduction.last_saw).await?;
+        self.send::<Result<(Hello, Option<u64>), Rejection>>(&Ok((hello, mine))).await?;
+        let proof: Result<Option<u64>, Rejection> = self.receive().await?;
+        let proof = proof.map_err(|rejection| Failure::RejectedBy { peer, rejection })?;
+        let verdict = self.judge(&theirs, proof).await?;
+        self.send(&verdict).await?;
+        verdict.map_err(Failure::Rejected)?;
+        Ok(Met { peer, framed: self.framed })
+    }
+
+    async fn judge(&self, theirs: &Hello, proof: Option<u64>) -> Result<Result<(), Rejection>, Failure> {
+        if theirs.magic != MAGIC {
+            return Err(Failure::NotKvorum);
+        }
+        let (ours, version) = (PEER_WIRE_VERSION, theirs.version);
+        if version != ours {
+            return Ok(Err(Rejection::Version { ours, theirs: version }));
+        }
+        let theirs = theirs.introduction.clone();
+        self.ask(|reply| PeerEvent::Judge { theirs, proof, reply }).await
+    }
+
+    async fn hello(&self, peer: ReplicaId) -> Result<Hello, Failure> {
+        let introduction = self.ask(|reply| PeerEvent::Introduce { peer, reply }).await?;
+        Ok(Hello { magic: MAGIC, version: PEER_WIRE_VERSION, introduction })
+    }
+
+    async fn proof(&self, incarnation: u64) -> Result<Option<u64>, Failure> {
+        self.ask(|reply| PeerEvent::Proof { incarnation, reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> PeerEvent,
+    ) -> Result<T, Failure> {
+        let stopping = || Failure::Unreachable("this replica is stopping".to_owned());
+        let (reply, answer) = oneshot::channel();
+        self.driver.send(question(reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+
+    async fn send<M: Serialize>(&mut self, message: &M) -> Result<(), Failure> {
+        let bytes: Bytes =
+            frame::encode(message, MEETING_BYTES_MAX).map_err(|_| Failure::NotKvorum)?;
+        let sent = self.framed.send(bytes).await;
+        sent.map_err(|error| Failure::Unreachable(error.to_string()))
+    }
+
+    async fn receive<M: DeserializeOwned>(&mut self) -> Result<M, Failure> {
+        match self.framed.next().await {
+            Some(Ok(bytes)) => frame::decode(&bytes).map_err(|_| Failure::NotKvorum),
+            Some(Err(_)) => Err(Failure::NotKvorum),
+            None => Err(Failure::Unreachable("it closed the connection".to_owned())),
+        }
+    }
+}
