@@ -1,1 +1,64 @@
+//! Kvorum's command line, and a cluster of local replicas.
+//!
+//! | module | what it is | pure |
+//! |---|---|---|
+//! | [`arguments`] | the grammar of the command line | yes |
+//! | [`node`] | how people name a replica | yes |
+//! | [`target`] | which cluster a command talks to | |
+//! | [`command`] | what each command does | |
+//! | [`output`] | how things are shown | yes |
+//! | [`exit`] | how commands end | yes |
+//! | `local` | a cluster of child processes (feature `local`) | |
+//!
+//! Who may know whom: everything here speaks to replicas by `kvorum-protocol` only. `local` names
+//! the replica crate, to run it as a child process; without the feature nothing does.
 
+pub mod arguments;
+pub mod command;
+pub mod exit;
+#[cfg(feature = "local")]
+pub mod local;
+pub mod node;
+pub mod output;
+pub mod target;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use arguments::{Arguments, Command};
+use exit::{Exit, Stop};
+use target::Named;
+
+/// Runs the command line.
+#[must_use]
+pub fn run() -> ExitCode {
+    let matches = Arguments::command().get_matches();
+    let arguments = match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
+    #[cfg(feature = "local")]
+    if let Some(Command::Replica(settings)) = &arguments.command {
+        return kvorum_replica::process::run(settings);
+    }
+    let named = Named::of(&matches);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&Stop::failed(format!("cannot start: {error}"))),
+    };
+    let exit = match runtime.block_on(command::run(arguments, named)) {
+        Ok(()) => Exit::Done.into(),
+        Err(stop) => report(&stop),
+    };
+    // What still runs in the background must not keep the command from ending.
+    runtime.shutdown_background();
+    exit
+}
+
+fn report(stop: &Stop) -> ExitCode {
+    if !stop.message.is_empty() {
+        eprintln!("kvorum: {}", stop.message);
+    }
+    stop.exit.into()
+}

@@ -1,0 +1,179 @@
+//! What each command does.
+//!
+//! Guarantees that a command prints its result on standard output and everything else on standard
+//! error, and ends with the status that [`Exit`](crate::exit::Exit) documents.
+
+mod admin;
+mod follow;
+mod keys;
+mod status;
+
+#[cfg(feature = "local")]
+pub(crate) use status::ask_all;
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clap::CommandFactory;
+use kvorum_protocol::client::Route;
+use kvorum_protocol::limits::VALUE_BYTES_MAX;
+use kvorum_protocol::message::Consistency;
+use kvorum_protocol::{Client, Key, Value};
+
+use crate::arguments::{Arguments, Command, Format, Global};
+use crate::exit::{Exit, Stop};
+use crate::node::Node;
+use crate::target::{self, Named, Target};
+
+/// What a command works with.
+pub(crate) struct Context {
+    client: Arc<Client>,
+    global: Global,
+    target: Target,
+}
+
+impl Context {
+    /// The route to a node.
+    async fn route(&self, node: Option<&Node>) -> Result<Route, Stop> {
+        let node = match node {
+            None | Some(Node::Any) => return Ok(Route::Any),
+            Some(node) => node,
+        };
+        let status = self.client.status(&Route::Any).await?;
+        let found = node.resolve(&status.configuration, status.leader.as_deref());
+        match found {
+            Ok(name) => Ok(name.map_or(Route::Any, Route::Through)),
+            Err(why) if *node == Node::Leader => Err(Stop::new(Exit::Unavailable, why)),
+            Err(why) => Err(Stop::usage(why)),
+        }
+    }
+
+    /// The route of a request that the client brings to the leader anyway.
+    async fn leader_or(&self, node: Option<&Node>) -> Result<Route, Stop> {
+        match node {
+            Some(Node::Leader) if !self.global.local_read => Ok(Route::Any),
+            node => self.route(node).await,
+        }
+    }
+
+    /// The name of the node that is meant.
+    async fn name(&self, node: &Node) -> Result<String, Stop> {
+        match self.route(Some(node)).await? {
+            Route::Through(name) => Ok(name),
+            Route::Any => Err(Stop::usage("'any' is no particular node; name one")),
+        }
+    }
+
+    fn consistency(&self) -> Consistency {
+        if self.global.local_read { Consistency::Local } else { Consistency::Linearizable }
+    }
+}
+
+/// Carries out a command.
+pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
+    let global = arguments.global;
+    let command = match arguments.command {
+        Some(Command::Completions { shell }) => {
+            let mut grammar = Arguments::command();
+            clap_complete::generate(shell, &mut grammar, "kvorum", &mut std::io::stdout());
+            return Ok(());
+        }
+        #[cfg(feature = "local")]
+        Some(Command::Local(local)) => return crate::local::run(local, &global).await,
+        Some(command) => command,
+        None => Command::Status,
+    };
+    let is_write = is_write(&command);
+    if is_write && global.readonly {
+        let message = "this is a read-only session (--readonly or KVORUM_READONLY); nothing was done";
+        return Err(Stop::new(Exit::NotAuthorized, message));
+    }
+    let target = target::choose(&global, named, living(), is_write)?;
+    eprintln!("kvorum: using {}", target.describe());
+    let client = target.client(&global)?;
+    let context = Context { client, global, target };
+    match command {
+        Command::Put(put) => keys::put(&context, put).await,
+        Command::Get { key, node } => keys::get(&context, key, node).await,
+        Command::Delete { key, node, if_revision } => {
+            keys::delete(&context, key, node, if_revision).await
+        }
+        Command::Scan { prefix, node, limit, from, keys_only } => {
+            keys::scan(&context, prefix, node, limit, from, keys_only).await
+        }
+        Command::Status => status::status(&context).await,
+        Command::Log { from, follow, node } => follow::log(&context, from, follow, node).await,
+        Command::Watch { prefix, from, node } => follow::watch(&context, prefix, from, node).await,
+        Command::Kill { node, graceful, yes } => admin::kill(&context, &node, graceful, yes).await,
+        Command::HandOver { node } => admin::hand_over(&context, node).await,
+        Command::Cut { node, peer } => admin::set_cut(&context, &node, &peer, true).await,
+        Command::Heal { node, peer } => admin::set_cut(&context, &node, &peer, false).await,
+        Command::Completions { .. } => Ok(()),
+        #[cfg(feature = "local")]
+        Command::Local(_) | Command::Replica(_) => Ok(()),
+    }
+}
+
+fn is_write(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Put(_)
+            | Command::Delete { .. }
+            | Command::Kill { .. }
+            | Command::HandOver { .. }
+            | Command::Cut { .. }
+            | Command::Heal { .. }
+    )
+}
+
+/// The default folder, if a local cluster lives there.
+fn living() -> Option<std::path::PathBuf> {
+    #[cfg(feature = "local")]
+    return crate::local::folder::living_default();
+    #[cfg(not(feature = "local"))]
+    None
+}
+
+fn key_of(word: &OsString) -> Key {
+    Key(Bytes::copy_from_slice(word.as_bytes()))
+}
+
+/// A value as it was typed: itself, or what `@` points to.
+fn value_of(word: &OsString) -> Result<Value, Stop> {
+    let bytes = word.as_bytes();
+    let read = match bytes {
+        [b'@', b'@', ..] => return Ok(Value(Bytes::copy_from_slice(&bytes[1..]))),
+        [b'@', b'-'] => read_bounded(std::io::stdin().lock()).map_err(|e| ("standard input".into(), e)),
+        [b'@', path @ ..] => {
+            let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
+            let opened = std::fs::File::open(path);
+            opened.and_then(read_bounded).map_err(|error| (path.display().to_string(), error))
+        }
+        bytes => return Ok(Value(Bytes::copy_from_slice(bytes))),
+    };
+    let hint = "a value that begins with @ is written @@";
+    read.map(|bytes| Value(Bytes::from(bytes)))
+        .map_err(|(what, error): (String, _)| Stop::usage(format!("cannot read {what}: {error}; {hint}")))
+}
+
+/// Reads no more than it takes to see that it is too much.
+fn read_bounded(from: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Prints one result: as text for people, as JSON otherwise.
+fn print(format: Format, text: &str, json: &serde_json::Value) -> Result<(), Stop> {
+    let mut out = std::io::stdout().lock();
+    match format {
+        Format::Table | Format::Raw => writeln!(out, "{text}")?,
+        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(json).unwrap_or_default())?,
+        Format::Jsonl => writeln!(out, "{json}")?,
+    }
+    out.flush()?;
+    Ok(())
+}

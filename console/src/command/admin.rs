@@ -1,0 +1,92 @@
+//! `kill`, `hand-over`, `cut`, `heal`.
+
+use std::io::{IsTerminal, Write};
+
+use kvorum_protocol::client::Route;
+use kvorum_protocol::message::Admin;
+use serde_json::json;
+
+use super::status::ask_all;
+use super::{Context, print};
+use crate::exit::{Exit, Stop};
+use crate::node::Node;
+use crate::output::Said;
+
+pub async fn kill(context: &Context, node: &Node, graceful: bool, yes: bool) -> Result<(), Stop> {
+    let name = context.name(node).await?;
+    let said = ask_all(&context.client).await?;
+    let consequence = consequence(&name, &said);
+    eprintln!("kvorum: {consequence}");
+    if !yes && !ask(&format!("Kill {name}? [y/N] "))? {
+        return Err(Stop::new(Exit::NeedsYes, "nothing was killed; repeat with --yes"));
+    }
+    let how = match context.target.folder() {
+        #[cfg(feature = "local")]
+        Some(folder) => crate::local::kill(folder, &name, graceful)?,
+        _ if graceful => {
+            return Err(Stop::usage("--graceful is for local clusters; elsewhere stop the process"));
+        }
+        _ => {
+            let route = Route::Through(name.clone());
+            match context.client.administer(Admin::Crash, &route).await {
+                // A process that ends at once may not get its answer out.
+                Ok(()) | Err(kvorum_protocol::ClientError::Unknown { .. }) => "by a crash",
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    print(context.global.output, &format!("killed {name} {how}"), &json!({ "killed": name }))
+}
+
+/// What a kill does, as far as the replicas' statuses tell.
+fn consequence(name: &str, said: &[Said]) -> String {
+    let is_leader = said.iter().any(|(node, status)| {
+        node == name && status.as_ref().is_ok_and(|s| s.leader.as_deref() == Some(name))
+    });
+    let ready = |(node, status): &&Said| node != name && status.as_ref().is_ok_and(|s| s.is_ready);
+    let (left, total) = (said.iter().filter(ready).count(), said.len());
+    let quorum = total / 2 + 1;
+    let role = if is_leader { " (the leader)" } else { "" };
+    let effect = match left >= quorum {
+        true if is_leader => "a majority: writes stop until another one leads, well under a second",
+        true => "a majority: reads and writes go on",
+        false => "NO majority: reads and writes stop until one is back",
+    };
+    format!("killing {name}{role} leaves {left} of {total} replicas, {effect}")
+}
+
+fn ask(question: &str) -> Result<bool, Stop> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    eprint!("{question}");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+pub async fn hand_over(context: &Context, node: Option<Node>) -> Result<(), Stop> {
+    let leader = context.name(&Node::Leader).await?;
+    let to = match &node {
+        None => String::new(),
+        Some(node) => context.name(node).await?,
+    };
+    if to == leader {
+        return print(context.global.output, &format!("{leader} leads already"), &json!({}));
+    }
+    context.client.administer(Admin::HandOver { to }, &Route::Through(leader.clone())).await?;
+    print(context.global.output, &format!("{leader} hands over"), &json!({ "from": leader }))
+}
+
+pub async fn set_cut(context: &Context, node: &Node, peer: &Node, cut: bool) -> Result<(), Stop> {
+    let (node, peer) = (context.name(node).await?, context.name(peer).await?);
+    let admin = match cut {
+        true => Admin::Cut { peer: peer.clone() },
+        false => Admin::Heal { peer: peer.clone() },
+    };
+    context.client.administer(admin, &Route::Through(node.clone())).await?;
+    let done = if cut { "cut" } else { "healed" };
+    let json = json!({ "link": [&node, &peer], "is_cut": cut });
+    print(context.global.output, &format!("{done} the link between {node} and {peer}"), &json)
+}

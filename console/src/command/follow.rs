@@ -1,0 +1,94 @@
+//! `log` and `watch`: what is decided, in order, each once, across failures.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+use kvorum_protocol::client::Route;
+use kvorum_protocol::message::{Event, Subscription};
+use serde_json::json;
+
+use super::{Context, print};
+use crate::arguments::Format;
+use crate::exit::Stop;
+use crate::node::Node;
+use crate::output;
+
+/// Entries that `log` shows when it is not told from where.
+const LOG_ENTRIES: u64 = 20;
+
+pub async fn log(
+    context: &Context,
+    from: Option<u64>,
+    follow: bool,
+    node: Option<Node>,
+) -> Result<(), Stop> {
+    let route = context.route(node.as_ref()).await?;
+    let applied = context.client.status(&route).await?.applied;
+    let from = from.unwrap_or_else(|| (applied + 1).saturating_sub(LOG_ENTRIES)).max(1);
+    if !follow && from > applied {
+        eprintln!("kvorum: the log ends at index {applied}; use --follow to wait for more");
+        return Ok(());
+    }
+    let until = if follow { u64::MAX } else { applied };
+    follow_from(context, &route, from, until, |from| Subscription::Log { from }).await
+}
+
+pub async fn watch(
+    context: &Context,
+    prefix: OsString,
+    from: Option<u64>,
+    node: Option<Node>,
+) -> Result<(), Stop> {
+    let route = context.route(node.as_ref()).await?;
+    let prefix = prefix.as_bytes().to_vec();
+    let keys = |from| Subscription::Keys { prefix: prefix.clone(), from };
+    follow_from(context, &route, from.unwrap_or(0), u64::MAX, keys).await
+}
+
+/// Follows a subscription until an index is shown. When the connection is lost it goes on where it
+/// stood, at whichever replica answers.
+async fn follow_from(
+    context: &Context,
+    route: &Route,
+    mut next: u64,
+    until: u64,
+    subscription: impl Fn(u64) -> Subscription,
+) -> Result<(), Stop> {
+    loop {
+        let mut events = context.client.subscribe(subscription(next), route).await?;
+        next = next.max(events.from);
+        while let Some(event) = events.next().await {
+            match &event {
+                Event::Entry(entry) => {
+                    show(context, &output::entry_line(entry), &output::entry_json(entry))?;
+                    next = entry.index + 1;
+                }
+                Event::Key(change) => {
+                    show(context, &output::change_line(change), &output::change_json(change))?;
+                    next = change.index + 1;
+                }
+                Event::Compacted { from } => {
+                    let message = format!(
+                        "{} has the log from index {from} on only; read the keys anew",
+                        events.node()
+                    );
+                    return Err(Stop::failed(message));
+                }
+                Event::Status(_) => {}
+            }
+            if next > until {
+                return Ok(());
+            }
+        }
+        eprintln!("kvorum: lost {}; going on from index {next}", events.node());
+    }
+}
+
+fn show(context: &Context, line: &str, json: &serde_json::Value) -> Result<(), Stop> {
+    // A document that never ends is no document: every format but text is one object a line.
+    let format = match context.global.output {
+        Format::Json | Format::Jsonl => Format::Jsonl,
+        format => format,
+    };
+    print(format, line, &json!(json))
+}

@@ -1,0 +1,158 @@
+//! `put`, `get`, `delete`, `scan`.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+
+use kvorum_protocol::data::{Condition, Operation, Outcome};
+use kvorum_protocol::limits::SCAN_PAIRS_MAX;
+use kvorum_protocol::message::{Pair, Scan};
+use serde_json::json;
+
+use super::{Context, key_of, print, value_of};
+use crate::arguments::{Format, Put};
+use crate::exit::{Exit, Stop};
+use crate::node::Node;
+use crate::output;
+
+pub async fn put(context: &Context, put: Put) -> Result<(), Stop> {
+    let condition = match (put.if_absent, put.if_revision) {
+        (true, _) => Condition::Absent,
+        (false, Some(revision)) => Condition::AtRevision(revision),
+        (false, None) => Condition::Always,
+    };
+    let operation =
+        Operation::Put { key: key_of(&put.key), value: value_of(&put.value)?, condition };
+    write(context, operation, put.node).await
+}
+
+pub async fn delete(
+    context: &Context,
+    key: OsString,
+    node: Option<Node>,
+    if_revision: Option<u64>,
+) -> Result<(), Stop> {
+    let condition = if_revision.map_or(Condition::Always, Condition::AtRevision);
+    write(context, Operation::Delete { key: key_of(&key), condition }, node).await
+}
+
+async fn write(context: &Context, operation: Operation, node: Option<Node>) -> Result<(), Stop> {
+    operation.validate().map_err(|limit| Stop::usage(limit.to_string()))?;
+    let route = context.leader_or(node.as_ref()).await?;
+    let key = output::line(&operation.key().0);
+    let outcome = context.client.write(operation, &route).await?;
+    let format = context.global.output;
+    match outcome {
+        Outcome::Put { revision } => {
+            print(format, &format!("put {key} at revision {revision}"), &json!({ "revision": revision }))
+        }
+        Outcome::Deleted { revision, existed: true } => {
+            let json = json!({ "revision": revision, "existed": true });
+            print(format, &format!("deleted {key} at revision {revision}"), &json)
+        }
+        Outcome::Deleted { existed: false, .. } => {
+            Err(Stop::new(Exit::NotFound, format!("there is no key {key}")))
+        }
+        Outcome::ConditionFailed { current: None } => {
+            Err(Stop::failed(format!("not done: there is no key {key}")))
+        }
+        Outcome::ConditionFailed { current: Some(revision) } => {
+            Err(Stop::failed(format!("not done: {key} has revision {revision}")))
+        }
+        Outcome::Expired => {
+            Err(Stop::failed("not done: the request was too long on its way; try again"))
+        }
+    }
+}
+
+pub async fn get(context: &Context, key: OsString, node: Option<Node>) -> Result<(), Stop> {
+    let key = key_of(&key);
+    kvorum_protocol::data::validate_key(&key).map_err(|limit| Stop::usage(limit.to_string()))?;
+    let route = context.leader_or(node.as_ref()).await?;
+    let pair = context.client.get(key.clone(), context.consistency(), &route).await?;
+    let Some(pair) = pair else {
+        let message = format!("there is no key {}", output::line(&key.0));
+        return Err(Stop::new(Exit::NotFound, message));
+    };
+    match context.global.output {
+        Format::Raw => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(&pair.value.0)?;
+            Ok(out.flush()?)
+        }
+        format => print(format, &output::text(&pair.value.0), &output::pair_json(&pair, false)),
+    }
+}
+
+pub async fn scan(
+    context: &Context,
+    prefix: OsString,
+    node: Option<Node>,
+    limit: u64,
+    from: Option<OsString>,
+    keys_only: bool,
+) -> Result<(), Stop> {
+    let route = context.leader_or(node.as_ref()).await?;
+    let mut from = from.map_or(Vec::new(), |key| key.as_bytes().to_vec());
+    let mut left = if limit == 0 { u64::MAX } else { limit };
+    let mut listing = Listing { format: context.global.output, keys_only, json: Vec::new() };
+    loop {
+        let page = Scan {
+            prefix: prefix.as_bytes().to_vec(),
+            from,
+            until: Vec::new(),
+            limit: u32::try_from(left).unwrap_or(SCAN_PAIRS_MAX).min(SCAN_PAIRS_MAX),
+            keys_only,
+            consistency: context.consistency(),
+        };
+        let page = context.client.scan(page, &route).await?;
+        left -= page.pairs.len() as u64;
+        listing.pairs(&page.pairs)?;
+        match page.next {
+            Some(next) if left > 0 => from = next.0.to_vec(),
+            next => {
+                listing.end()?;
+                if let Some(next) = next {
+                    eprintln!("kvorum: there is more; go on with --from {}", output::line(&next.0));
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Prints pairs as they come.
+struct Listing {
+    format: Format,
+    keys_only: bool,
+    json: Vec<serde_json::Value>,
+}
+
+impl Listing {
+    fn pairs(&mut self, pairs: &[Pair]) -> Result<(), Stop> {
+        let mut out = std::io::stdout().lock();
+        for pair in pairs {
+            match (self.format, self.keys_only) {
+                (Format::Table, true) => writeln!(out, "{}", output::line(&pair.key.0))?,
+                (Format::Table, false) => {
+                    let (key, value) = (output::line(&pair.key.0), output::line(&pair.value.0));
+                    writeln!(out, "{key}\t{value}")?;
+                }
+                (Format::Raw, true) => out.write_all(&[&pair.key.0[..], b"\n"].concat())?,
+                (Format::Raw, false) => {
+                    out.write_all(&[&pair.key.0[..], b"\t", &pair.value.0[..], b"\n"].concat())?;
+                }
+                (Format::Jsonl, _) => writeln!(out, "{}", output::pair_json(pair, self.keys_only))?,
+                (Format::Json, _) => self.json.push(output::pair_json(pair, self.keys_only)),
+            }
+        }
+        Ok(out.flush()?)
+    }
+
+    fn end(&mut self) -> Result<(), Stop> {
+        match self.format {
+            Format::Json => print(self.format, "", &json!(std::mem::take(&mut self.json))),
+            _ => Ok(()),
+        }
+    }
+}

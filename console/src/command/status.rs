@@ -1,0 +1,56 @@
+//! `status`: what each replica says about itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvorum_protocol::Client;
+use kvorum_protocol::client::Route;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::{Context, print};
+use crate::exit::{Exit, Stop};
+use crate::output::{self, Said};
+
+/// How long one replica is waited for when others have answered.
+const STATUS_PATIENCE: Duration = Duration::from_millis(1000);
+
+pub async fn status(context: &Context) -> Result<(), Stop> {
+    let said = ask_all(&context.client).await?;
+    let json = said.iter().map(|(name, s)| output::status_json(name, s.as_ref().map_err(|w| &**w)));
+    let json = serde_json::Value::Array(json.collect());
+    match context.global.output {
+        crate::arguments::Format::Jsonl => {
+            for status in json.as_array().into_iter().flatten() {
+                print(context.global.output, "", status)?;
+            }
+        }
+        format => print(format, &output::status_table(&said), &json)?,
+    }
+    let has_leader = said.iter().any(|(_, s)| s.as_ref().is_ok_and(|s| s.leader.is_some()));
+    match has_leader {
+        true => Ok(()),
+        false => Err(Stop::new(Exit::Unavailable, "no leader is known: is a majority up?")),
+    }
+}
+
+/// Asks every member at once.
+pub(crate) async fn ask_all(client: &Arc<Client>) -> Result<Vec<Said>, Stop> {
+    let first = client.status(&Route::Any).await?;
+    let mut asked = JoinSet::new();
+    for member in first.configuration.members {
+        let client = Arc::clone(client);
+        asked.spawn(async move {
+            let route = Route::Through(member.name.clone());
+            let said = match timeout(STATUS_PATIENCE, client.status(&route)).await {
+                Ok(Ok(status)) => Ok(status),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!("no answer within {STATUS_PATIENCE:?}")),
+            };
+            (member.name, said)
+        });
+    }
+    let mut said = asked.join_all().await;
+    said.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(said)
+}

@@ -1,0 +1,143 @@
+//! One replica of a local cluster, as a child process that is started again when it dies.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use kvorum_replica::addresses::FILE_NAME;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::folder::Folder;
+use crate::arguments::Local;
+use crate::exit::Stop;
+
+/// First pause before a dead replica is started again.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause; reached when it dies again and again.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A replica that lived so long is started again after the first pause.
+const STEADY: Duration = Duration::from_secs(10);
+/// How long a replica may take to stop in order before it is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// A log that is longer when its replica starts is moved aside, over the one moved aside before.
+const LOG_BYTES_MAX: u64 = 16 << 20;
+
+/// A replica to keep running.
+pub struct Child {
+    name: String,
+    folder: PathBuf,
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Child {
+    /// Starts a replica and keeps it running until `stop`; then the task ends when the replica has.
+    pub fn supervise(
+        folder: &Folder,
+        name: String,
+        local: &Local,
+        stop: CancellationToken,
+    ) -> Result<JoinHandle<()>, Stop> {
+        let own = folder.path.join(&name);
+        fs::create_dir_all(&own)?;
+        let program = std::env::current_exe()?;
+        let arguments = arguments(folder, &name, &own, local);
+        let child = Self { name, folder: own, program, arguments };
+        Ok(tokio::spawn(child.keep_running(stop)))
+    }
+
+    async fn keep_running(self, stop: CancellationToken) {
+        let mut pause = PAUSE_MIN;
+        while !stop.is_cancelled() {
+            let began = Instant::now();
+            match self.run_once(&stop).await {
+                Ok(_) if stop.is_cancelled() => {}
+                Ok(status) => eprintln!("kvorum: {} ended ({status}); see {}", self.name, self.log().display()),
+                Err(error) => eprintln!("kvorum: {} could not be started: {error}", self.name),
+            }
+            pause = if began.elapsed() > STEADY { PAUSE_MIN } else { pause };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stop.cancelled() => {}
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn run_once(&self, stop: &CancellationToken) -> io::Result<std::process::ExitStatus> {
+        // Nobody should dial where the last process listened.
+        let _ = fs::remove_file(self.folder.join(FILE_NAME));
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(open_log(&self.log())?)
+            // A Ctrl-C at the terminal is for `kvorum`, which stops its replicas in order.
+            .process_group(0);
+        let mut child = tokio::process::Command::from(command).spawn()?;
+        // Held until the replica has ended: it ends when this pipe does.
+        let pipe = child.stdin.take();
+        let status = tokio::select! {
+            status = child.wait() => status,
+            () = stop.cancelled() => {
+                if let Some(process) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
+                    let _ = kill_process(process, Signal::TERM);
+                }
+                match timeout(STOP_PATIENCE, child.wait()).await {
+                    Ok(status) => status,
+                    Err(_) => {
+                        child.start_kill()?;
+                        child.wait().await
+                    }
+                }
+            }
+        };
+        drop(pipe);
+        status
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    if fs::metadata(path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
+        fs::rename(path, path.with_extension("old"))?;
+    }
+    File::options().create(true).append(true).open(path)
+}
+
+fn arguments(folder: &Folder, name: &str, own: &Path, local: &Local) -> Vec<String> {
+    let storage = local.storage.to_possible_value();
+    let storage = storage.map_or(String::new(), |value| value.get_name().to_owned());
+    let mut arguments = vec![
+        "replica".to_owned(),
+        format!("--name={name}"),
+        format!("--cluster={}", folder.set.cluster),
+        format!("--members={}", folder.set.members().join(",")),
+        format!("--peers-from={}", folder.path.display()),
+        format!("--data={}", own.display()),
+        format!("--storage={storage}"),
+        format!("--disk-reserve={}", local.disk_reserve),
+        "--stop-with-stdin".to_owned(),
+    ];
+    for port in ["peers", "clients", "http"] {
+        arguments.push(format!("--listen-{port}=127.0.0.1:0"));
+    }
+    if local.allow_faults {
+        arguments.push("--allow-faults".to_owned());
+    }
+    arguments
+}

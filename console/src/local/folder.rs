@@ -1,0 +1,179 @@
+//! The folder of a local cluster.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `lock` | held while `kvorum local` runs; its process id |
+//! | `statefulset.json` | the cluster's id and how many replicas are wanted |
+//! | `kvorum-N/` | a replica's data, addresses and log |
+//!
+//! Guarantees that two processes never run a cluster in one folder.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use kvorum_protocol::status::ClusterId;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Stop;
+
+/// Most replicas of a local cluster.
+const REPLICAS_MAX: u32 = 7;
+/// Replicas of a new cluster that is not told how many.
+const REPLICAS_DEFAULT: u32 = 3;
+/// The folder that is used when none is named, under the user's state folder.
+const DEFAULT: &str = "kvorum/local";
+
+/// What is wanted of a local cluster; the part of a StatefulSet that matters here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StatefulSet {
+    /// The cluster's id.
+    pub cluster: ClusterId,
+    /// How many replicas.
+    pub replicas: u32,
+}
+
+/// The file as it stands.
+#[derive(Serialize, Deserialize)]
+struct Document {
+    cluster: String,
+    replicas: u32,
+}
+
+impl StatefulSet {
+    /// Reads the file in a folder.
+    pub fn read(folder: &Path) -> Result<Self, Stop> {
+        let file = folder.join("statefulset.json");
+        let bytes = fs::read(&file).map_err(|error| {
+            let folder = folder.display();
+            Stop::usage(format!(
+                "{folder} holds no local cluster ({error}); start one with 'kvorum local --data {folder}'"
+            ))
+        })?;
+        let wrong = |why: String| Stop::failed(format!("{} is damaged: {why}", file.display()));
+        let document: Document =
+            serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let cluster = document.cluster.parse().map_err(wrong)?;
+        check_count(document.replicas)
+            .map_err(|stop| Stop::failed(format!("{}: {}", file.display(), stop.message)))?;
+        Ok(Self { cluster, replicas: document.replicas })
+    }
+
+    fn write(&self, folder: &Path) -> std::io::Result<()> {
+        let document = Document { cluster: self.cluster.to_string(), replicas: self.replicas };
+        let (file, aside) = (folder.join("statefulset.json"), folder.join("statefulset.json.new"));
+        let mut new = File::create(&aside)?;
+        serde_json::to_writer_pretty(&mut new, &document)?;
+        new.write_all(b"\n")?;
+        new.sync_all()?;
+        fs::rename(aside, file)
+    }
+
+    /// The names of the replicas.
+    #[must_use]
+    pub fn members(&self) -> Vec<String> {
+        (0..self.replicas).map(|ordinal| format!("kvorum-{ordinal}")).collect()
+    }
+}
+
+fn check_count(replicas: u32) -> Result<(), Stop> {
+    match replicas {
+        2..=REPLICAS_MAX => Ok(()),
+        other => Err(Stop::usage(format!(
+            "{other} replicas are not possible; a local cluster has 2 to {REPLICAS_MAX}"
+        ))),
+    }
+}
+
+/// A folder that this process holds.
+pub struct Folder {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is wanted.
+    pub set: StatefulSet,
+    _lock: File,
+}
+
+impl Folder {
+    /// Takes a folder, and makes a new cluster in it if there is none.
+    pub fn open(path: &Path, replicas: Option<u32>) -> Result<Self, Stop> {
+        replicas.map_or(Ok(()), check_count)?;
+        let cannot = |error: std::io::Error| {
+            Stop::failed(format!("cannot use the folder {}: {error}", path.display()))
+        };
+        fs::create_dir_all(path).map_err(cannot)?;
+        let path = path.canonicalize().map_err(cannot)?;
+        let lock = take_lock(&path)?;
+        let set = if path.join("statefulset.json").exists() {
+            let set = StatefulSet::read(&path)?;
+            if let Some(asked) = replicas.filter(|asked| *asked != set.replicas) {
+                return Err(Stop::usage(format!(
+                    "the cluster in {} has {} replicas, and this version cannot change that to \
+                     {asked}; leave out --replicas, or use another folder with --data",
+                    path.display(),
+                    set.replicas
+                )));
+            }
+            set
+        } else {
+            let replicas = replicas.unwrap_or(REPLICAS_DEFAULT);
+            let set = StatefulSet { cluster: ClusterId(rand::random()), replicas };
+            set.write(&path).map_err(cannot)?;
+            set
+        };
+        Ok(Self { path, set, _lock: lock })
+    }
+}
+
+fn take_lock(folder: &Path) -> Result<File, Stop> {
+    let path = folder.join("lock");
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).read(true).write(true).open(&path);
+    let file = file.map_err(|error| Stop::failed(format!("cannot use {}: {error}", path.display())))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let holder = fs::read_to_string(&path).unwrap_or_default();
+        return Err(Stop::failed(format!(
+            "a local cluster runs in {} already (process {}); use it, or start another one with \
+             --data DIR",
+            folder.display(),
+            holder.trim()
+        )));
+    }
+    fs::write(&path, std::process::id().to_string())?;
+    Ok(file)
+}
+
+/// The folder that is used when none is named.
+pub fn default_path() -> Result<PathBuf, Stop> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    match (set("XDG_STATE_HOME"), set("HOME")) {
+        (Some(state), _) => Ok(PathBuf::from(state).join(DEFAULT)),
+        (None, Some(home)) => Ok(PathBuf::from(home).join(".local/state").join(DEFAULT)),
+        (None, None) => Err(Stop::usage("HOME is not set; name a folder with --data DIR")),
+    }
+}
+
+/// The default folder, if a cluster lives there.
+#[must_use]
+pub fn living_default() -> Option<PathBuf> {
+    let folder = default_path().ok()?;
+    is_held(&folder.join("lock")).then_some(folder)
+}
+
+/// The process that runs on a replica's folder. The lock tells that it lives, so that the number
+/// is its own and not that of a later process.
+#[must_use]
+pub fn process_of(folder: &Path) -> Option<rustix::process::Pid> {
+    let lock = folder.join("lock");
+    if !is_held(&lock) {
+        return None;
+    }
+    let id = fs::read_to_string(&lock).ok()?.trim().parse().ok()?;
+    rustix::process::Pid::from_raw(id)
+}
+
+fn is_held(lock: &Path) -> bool {
+    let Ok(file) = File::open(lock) else { return false };
+    flock(&file, FlockOperation::NonBlockingLockShared).is_err()
+}
