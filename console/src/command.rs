@@ -92,7 +92,7 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
         return Err(Stop::new(Exit::NotAuthorized, message));
     }
     let target = target::choose(&global, named, living(), is_write)?;
-    eprintln!("kvorum: using {}", target.describe());
+    crate::note(format!("using {}", target.describe()));
     let client = target.client(&global)?;
     let context = Context { client, global, target };
     match command {

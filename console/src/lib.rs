@@ -22,6 +22,7 @@ pub mod node;
 pub mod output;
 pub mod target;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -58,7 +59,13 @@ pub fn run() -> ExitCode {
 
 fn report(stop: &Stop) -> ExitCode {
     if !stop.message.is_empty() {
-        eprintln!("kvorum: {}", stop.message);
+        note(&stop.message);
     }
     stop.exit.into()
+}
+
+/// Says something on standard error. Nobody may be listening there any more; that is no reason to
+/// end what goes on.
+pub(crate) fn note(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "kvorum: {line}");
 }

@@ -8,6 +8,7 @@
 mod child;
 pub mod folder;
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,7 +82,7 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
     let client = client(&folder.path, Options { deadline: global.timeout, ..Options::default() })?;
     let serving = async {
         wait_until_serving(&client).await?;
-        print_welcome(&folder, began.elapsed());
+        say(&welcome(&folder, began.elapsed()));
         match local.no_console {
             true => std::future::pending().await,
             false => show_status(&client).await,
@@ -91,12 +92,12 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
         result = serving => result,
         () = told.next() => Ok(()),
     };
-    eprintln!("kvorum: stopping the replicas");
+    crate::note("stopping the replicas");
     stop.cancel();
     // In order, the last one first, as a StatefulSet does.
     for (name, child) in children.into_iter().rev() {
         if child.await.is_err() {
-            eprintln!("kvorum: {name} could not be watched to its end");
+            crate::note(format!("{name} could not be watched to its end"));
         }
     }
     result
@@ -144,7 +145,7 @@ async fn wait_until_serving(client: &Arc<Client>) -> Result<(), Stop> {
         Err(_) => {
             let said = ask_all(client).await.unwrap_or_default();
             if said.iter().any(|(_, s)| s.as_ref().is_ok_and(|s| s.leader.is_some())) {
-                eprintln!("kvorum: not every replica is ready\n{}", output::status_table(&said));
+                crate::note(format!("not every replica is ready\n{}", output::status_table(&said)));
                 return Ok(());
             }
             Err(Stop::new(
@@ -159,22 +160,30 @@ async fn wait_until_serving(client: &Arc<Client>) -> Result<(), Stop> {
     }
 }
 
-fn print_welcome(folder: &Folder, took: Duration) {
+/// Says something on standard output. The cluster goes on when nobody reads it any more.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+fn welcome(folder: &Folder, took: Duration) -> String {
     let names = folder.set.members();
-    println!("{} replicas serve after {:.1} s, in {}", names.len(), took.as_secs_f64(), folder.path.display());
-    let mut endpoints = Vec::new();
+    let path = folder.path.display();
+    let mut lines =
+        vec![format!("{} replicas serve after {:.1} s, in {path}", names.len(), took.as_secs_f64())];
     for name in &names {
         if let Ok(addresses) = Addresses::read(&folder.path.join(name).join(FILE_NAME)) {
-            println!("  {name}  clients {}  probes http://{}", addresses.clients, addresses.http);
-            endpoints.push(addresses.clients);
+            let (clients, http) = (addresses.clients, addresses.http);
+            lines.push(format!("  {name}  clients {clients}  probes http://{http}"));
         }
     }
-    println!("In another terminal:");
-    match folder::default_path() {
-        Ok(default) if default == folder.path => println!("  kvorum put color blue"),
-        _ => println!("  kvorum --local {} put color blue", folder.path.display()),
-    }
-    println!("Ctrl-C stops the cluster; its data stays.");
+    lines.push("In another terminal:".to_owned());
+    lines.push(match folder::default_path() {
+        Ok(default) if default == folder.path => "  kvorum put color blue".to_owned(),
+        _ => format!("  kvorum --local {path} put color blue"),
+    });
+    lines.push("Ctrl-C stops the cluster; its data stays.".to_owned());
+    lines.join("\n")
 }
 
 /// Prints the status table whenever something other than an index changes.
@@ -190,7 +199,7 @@ async fn show_status(client: &Arc<Client>) -> Result<(), Stop> {
             })
             .collect();
         if shape != last {
-            println!("\n{}", output::status_table(&said));
+            say(&format!("\n{}", output::status_table(&said)));
             last = shape;
         }
         sleep(TABLE_INTERVAL).await;

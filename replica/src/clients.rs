@@ -21,11 +21,11 @@ use kvorum_protocol::limits::{
 };
 use kvorum_protocol::message::{Answer, ClientFrame, Refusal, Request, ServerFrame};
 use kvorum_protocol::status::{ClusterId, Status};
-use tokio::io::{ReadHalf, WriteHalf};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
-use tokio_util::codec::{Framed, FramedRead, FramedWrite, LengthDelimitedCodec};
+use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -51,6 +51,9 @@ const REFUSALS_MAX: usize = 64;
 const REFUSAL_PATIENCE: Duration = Duration::from_millis(500);
 /// Pause after a failed accept: descriptors may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+type Requests = FramedRead<OwnedReadHalf, LengthDelimitedCodec>;
+type Sink = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
 
 /// The sending end of a connection, for the driver. Dropping it closes the connection.
 pub struct ClientSink {
@@ -169,8 +172,10 @@ impl Clients {
     }
 
     async fn connection(&self, stream: TcpStream) {
-        let mut framed = Framed::new(stream, frame::codec(HANDSHAKE_BYTES_MAX));
-        match timeout(HANDSHAKE_TIMEOUT, self.shake_hands(&mut framed)).await {
+        let (read, write) = stream.into_split();
+        let mut requests = FramedRead::new(read, frame::codec(HANDSHAKE_BYTES_MAX));
+        let mut sink = FramedWrite::new(write, frame::codec(FRAME_BYTES_MAX));
+        match timeout(HANDSHAKE_TIMEOUT, self.shake_hands(&mut requests, &mut sink)).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => {
                 self.metrics.malformed.fetch_add(1, Ordering::Relaxed);
@@ -182,16 +187,15 @@ impl Clients {
         let client = ClientKey(self.keys.fetch_add(1, Ordering::Relaxed) + 1);
         let (frames, queue) = mpsc::unbounded_channel();
         let (queued, end) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
-        let sink = ClientSink { frames: frames.clone(), queued: Arc::clone(&queued), end: end.clone() };
-        if self.driver.send(ClientEvent::Up { client, sink }).await.is_err() {
+        let up = ClientEvent::Up {
+            client,
+            sink: ClientSink { frames: frames.clone(), queued: queued.clone(), end: end.clone() },
+        };
+        if self.driver.send(up).await.is_err() {
             return;
         }
-        let early = framed.read_buffer().clone();
-        let (read, write) = tokio::io::split(framed.into_inner());
-        let mut requests = FramedRead::new(read, frame::codec(REQUEST_BYTES_MAX));
-        *requests.read_buffer_mut() = early;
+        requests.decoder_mut().set_max_frame_length(REQUEST_BYTES_MAX);
         let calls = Arc::new(Semaphore::new(CALLS_MAX));
-        let sink = FramedWrite::new(write, frame::codec(FRAME_BYTES_MAX));
         let outgoing = Outgoing { sink, queue, queued, calls: Arc::clone(&calls) };
         tokio::select! {
             () = end.cancelled() => debug!(client = client.0, "a client does not read its answers"),
@@ -202,11 +206,8 @@ impl Clients {
         let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
     }
 
-    async fn shake_hands(
-        &self,
-        framed: &mut Framed<TcpStream, LengthDelimitedCodec>,
-    ) -> Result<(), &'static str> {
-        let Some(Ok(bytes)) = framed.next().await else { return Err("no frame") };
+    async fn shake_hands(&self, requests: &mut Requests, sink: &mut Sink) -> Result<(), &'static str> {
+        let Some(Ok(bytes)) = requests.next().await else { return Err("no frame") };
         let hello: ClientHello = frame::decode(&bytes).map_err(|_| "no hello")?;
         if hello.magic != MAGIC {
             return Err("another protocol");
@@ -221,14 +222,14 @@ impl Clients {
             frame_bytes_max: REQUEST_BYTES_MAX as u64,
         });
         let is_welcome = verdict.is_ok();
-        send_hello(framed, verdict).await?;
+        send_hello(sink, verdict).await?;
         if is_welcome { Ok(()) } else { Err("refused") }
     }
 
     /// Reads requests until the client goes, falls silent or sends what is none.
     async fn read_requests(
         &self,
-        mut requests: FramedRead<ReadHalf<TcpStream>, LengthDelimitedCodec>,
+        mut requests: Requests,
         client: ClientKey,
         calls: &Semaphore,
         answers: &mpsc::UnboundedSender<ServerFrame>,
@@ -310,7 +311,7 @@ impl Clients {
 }
 
 struct Outgoing {
-    sink: FramedWrite<WriteHalf<TcpStream>, LengthDelimitedCodec>,
+    sink: Sink,
     queue: mpsc::UnboundedReceiver<ServerFrame>,
     queued: Arc<AtomicUsize>,
     calls: Arc<Semaphore>,
@@ -333,18 +334,20 @@ impl Outgoing {
 }
 
 async fn send_hello(
-    framed: &mut Framed<TcpStream, LengthDelimitedCodec>,
+    sink: &mut Sink,
     verdict: Result<Welcome, HandshakeRefusal>,
 ) -> Result<(), &'static str> {
     let hello = ServerHello { magic: MAGIC, verdict };
     let bytes = frame::encode(&hello, HANDSHAKE_BYTES_MAX).map_err(|_| "hello too long")?;
-    framed.send(bytes).await.map_err(|_| "connection lost")
+    sink.send(bytes).await.map_err(|_| "connection lost")
 }
 
 async fn refuse(stream: TcpStream, refusal: HandshakeRefusal) {
-    let mut framed = Framed::new(stream, frame::codec(HANDSHAKE_BYTES_MAX));
+    let (read, write) = stream.into_split();
+    let mut requests = FramedRead::new(read, frame::codec(HANDSHAKE_BYTES_MAX));
+    let mut sink = FramedWrite::new(write, frame::codec(HANDSHAKE_BYTES_MAX));
     // The hello is read first: closing with it unread would reset the connection, and the
     // refusal would be lost.
-    let _ = framed.next().await;
-    let _ = send_hello(&mut framed, Err(refusal)).await;
+    let _ = requests.next().await;
+    let _ = send_hello(&mut sink, Err(refusal)).await;
 }

@@ -16,7 +16,7 @@ pub async fn kill(context: &Context, node: &Node, graceful: bool, yes: bool) -> 
     let name = context.name(node).await?;
     let said = ask_all(&context.client).await?;
     let consequence = consequence(&name, &said);
-    eprintln!("kvorum: {consequence}");
+    crate::note(&consequence);
     if !yes && !ask(&format!("Kill {name}? [y/N] "))? {
         return Err(Stop::new(Exit::NeedsYes, "nothing was killed; repeat with --yes"));
     }

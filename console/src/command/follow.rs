@@ -26,7 +26,7 @@ pub async fn log(
     let applied = context.client.status(&route).await?.applied;
     let from = from.unwrap_or_else(|| (applied + 1).saturating_sub(LOG_ENTRIES)).max(1);
     if !follow && from > applied {
-        eprintln!("kvorum: the log ends at index {applied}; use --follow to wait for more");
+        crate::note(format!("the log ends at index {applied}; use --follow to wait for more"));
         return Ok(());
     }
     let until = if follow { u64::MAX } else { applied };
@@ -80,7 +80,7 @@ async fn follow_from(
                 return Ok(());
             }
         }
-        eprintln!("kvorum: lost {}; going on from index {next}", events.node());
+        crate::note(format!("lost {}; going on from index {next}", events.node()));
     }
 }
 

@@ -113,7 +113,7 @@ pub async fn scan(
             next => {
                 listing.end()?;
                 if let Some(next) = next {
-                    eprintln!("kvorum: there is more; go on with --from {}", output::line(&next.0));
+                    crate::note(format!("there is more; go on with --from {}", output::line(&next.0)));
                 }
                 return Ok(());
             }

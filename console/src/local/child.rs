@@ -59,8 +59,11 @@ impl Child {
             let began = Instant::now();
             match self.run_once(&stop).await {
                 Ok(_) if stop.is_cancelled() => {}
-                Ok(status) => eprintln!("kvorum: {} ended ({status}); see {}", self.name, self.log().display()),
-                Err(error) => eprintln!("kvorum: {} could not be started: {error}", self.name),
+                Ok(status) => {
+                    let log = self.log();
+                    crate::note(format!("{} ended ({status}); see {}", self.name, log.display()));
+                }
+                Err(error) => crate::note(format!("{} could not be started: {error}", self.name)),
             }
             pause = if began.elapsed() > STEADY { PAUSE_MIN } else { pause };
             tokio::select! {

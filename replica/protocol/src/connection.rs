@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
-use tokio_util::codec::{Framed, FramedRead, FramedWrite, LengthDelimitedCodec};
+use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::frame::{self, FrameError};
 use crate::handshake::{ClientHello, HandshakeRefusal, MAGIC, ServerHello, Welcome};
@@ -63,6 +63,9 @@ pub enum ConnectError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection was lost before the answer came")]
 pub struct Lost;
+
+type Frames<S> = FramedRead<ReadHalf<S>, LengthDelimitedCodec>;
+type Sink<S> = FramedWrite<WriteHalf<S>, LengthDelimitedCodec>;
 
 /// The receiving end of a call.
 enum Waiting {
@@ -130,29 +133,35 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let mut framed = Framed::new(stream, frame::codec(HANDSHAKE_BYTES_MAX));
-        let welcome = match timeout(HANDSHAKE_TIMEOUT, shake_hands(&mut framed, cluster)).await {
-            Err(_) => Err(format!("no handshake within {HANDSHAKE_TIMEOUT:?}")),
-            Ok(result) => result,
-        };
+        let (read, write) = tokio::io::split(stream);
+        let mut frames = FramedRead::new(read, frame::codec(HANDSHAKE_BYTES_MAX));
+        let mut sink = FramedWrite::new(write, frame::codec(FRAME_BYTES_MAX));
+        let shaken = shake_hands(&mut frames, &mut sink, cluster);
+        let shaken = timeout(HANDSHAKE_TIMEOUT, shaken).await;
         let address = address.to_owned();
-        let welcome = match welcome {
-            Ok(Ok(welcome)) => welcome,
-            Ok(Err(refusal)) => return Err(ConnectError::Refused { address, refusal }),
-            Err(reason) => return Err(ConnectError::NotKvorum { address, reason }),
+        let welcome = match shaken {
+            Ok(Ok(Ok(welcome))) => welcome,
+            Ok(Ok(Err(refusal))) => return Err(ConnectError::Refused { address, refusal }),
+            Ok(Err(NoHandshake::Stranger(reason))) => {
+                let reason = reason.to_owned();
+                return Err(ConnectError::NotKvorum { address, reason });
+            }
+            Ok(Err(NoHandshake::Broken(reason))) => {
+                return Err(ConnectError::Unreachable { address, reason });
+            }
+            Err(_) => {
+                let reason = format!("no handshake within {HANDSHAKE_TIMEOUT:?}");
+                return Err(ConnectError::Unreachable { address, reason });
+            }
         };
-        framed.codec_mut().set_max_frame_length(FRAME_BYTES_MAX);
-        Ok(Self::run(framed, welcome))
+        frames.decoder_mut().set_max_frame_length(FRAME_BYTES_MAX);
+        Ok(Self::run(frames, sink, welcome))
     }
 
-    fn run<S>(framed: Framed<S, LengthDelimitedCodec>, welcome: Welcome) -> Self
+    fn run<S>(frames: Frames<S>, sink: Sink<S>, welcome: Welcome) -> Self
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let early = framed.read_buffer().clone();
-        let (read, write) = tokio::io::split(framed.into_inner());
-        let mut frames = FramedRead::new(read, frame::codec(FRAME_BYTES_MAX));
-        *frames.read_buffer_mut() = early;
         let (outgoing, queue) = mpsc::channel(CALLS_MAX);
         let (leader_known, leader) = watch::channel(welcome.leader.clone());
         let shared = Arc::new(Shared {
@@ -160,7 +169,6 @@ impl Connection {
             applied: AtomicU64::new(welcome.applied),
             next_call: AtomicU64::new(1),
         });
-        let sink = FramedWrite::new(write, frame::codec(FRAME_BYTES_MAX));
         let writer = tokio::spawn(write_frames(sink, queue)).abort_handle();
         let reader = read_frames(frames, Arc::clone(&shared), leader_known, writer.clone());
         let reader = tokio::spawn(reader).abort_handle();
@@ -257,30 +265,43 @@ impl Drop for Forget<'_> {
     }
 }
 
+/// A handshake that came to nothing.
+enum NoHandshake {
+    /// The connection broke; another try may do better.
+    Broken(String),
+    /// What came back is no Kvorum replica's.
+    Stranger(&'static str),
+}
+
 async fn shake_hands<S>(
-    framed: &mut Framed<S, LengthDelimitedCodec>,
+    frames: &mut Frames<S>,
+    sink: &mut Sink<S>,
     cluster: Option<ClusterId>,
-) -> Result<Result<Welcome, HandshakeRefusal>, String>
+) -> Result<Result<Welcome, HandshakeRefusal>, NoHandshake>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let broken = |error: std::io::Error| NoHandshake::Broken(error.to_string());
     let hello = frame::encode(&ClientHello::new(cluster), HANDSHAKE_BYTES_MAX)
-        .map_err(|error| error.to_string())?;
-    framed.send(hello).await.map_err(|error| error.to_string())?;
-    let answer = match framed.next().await {
-        None => return Err("it closed the connection".to_owned()),
-        Some(Err(_)) => return Err("its answer is no frame of this protocol".to_owned()),
+        .expect("a hello is far below its limit");
+    sink.send(hello).await.map_err(broken)?;
+    let answer = match frames.next().await {
+        None => return Err(NoHandshake::Broken("it closed the connection".to_owned())),
+        Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+            return Err(NoHandshake::Stranger("its answer is no frame of this protocol"));
+        }
+        Some(Err(error)) => return Err(broken(error)),
         Some(Ok(answer)) => answer,
     };
     match frame::decode::<ServerHello>(&answer) {
         Ok(hello) if hello.magic == MAGIC => Ok(hello.verdict),
-        _ => Err("its answer is no message of this protocol".to_owned()),
+        _ => Err(NoHandshake::Stranger("its answer is no message of this protocol")),
     }
 }
 
 /// Writes frames until the connection is dropped or broken; pings when there is nothing to say.
 async fn write_frames<S: AsyncWrite>(
-    mut sink: FramedWrite<WriteHalf<S>, LengthDelimitedCodec>,
+    mut sink: Sink<S>,
     mut queue: mpsc::Receiver<ClientFrame>,
 ) {
     loop {
@@ -305,7 +326,7 @@ async fn write_frames<S: AsyncWrite>(
 
 /// Reads frames until the connection breaks or falls silent; then every caller learns it.
 async fn read_frames<S: AsyncRead>(
-    mut frames: FramedRead<ReadHalf<S>, LengthDelimitedCodec>,
+    mut frames: Frames<S>,
     shared: Arc<Shared>,
     leader: watch::Sender<Option<String>>,
     writer: tokio::task::AbortHandle,

@@ -12,14 +12,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
 use kvorum_protocol::frame;
 use kvorum_protocol::status::ReplicaId;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
-use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::meeting::Met;
+use super::meeting::{Frames, Met, Sink};
 use crate::driver::PeerEvent;
 use crate::engine::{PeerMessage, Session};
 
@@ -80,17 +78,14 @@ struct Queues {
 
 /// Runs a session until it ends, and tells the driver of its beginning and end.
 pub async fn run(met: Met, session: Session, driver: &mpsc::Sender<PeerEvent>) {
-    let peer = met.peer;
+    let Met { peer, mut frames, mut sink } = met;
+    frames.decoder_mut().set_max_frame_length(FRAGMENT_BYTES_MAX + 1);
+    sink.encoder_mut().set_max_frame_length(FRAGMENT_BYTES_MAX + 1);
     let (urgent, urgent_queue) = mpsc::unbounded_channel();
     let (ordinary, ordinary_queue) = mpsc::unbounded_channel();
     let (queued, end) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
     let link = LinkHandle { urgent, ordinary, queued: Arc::clone(&queued), end: end.clone() };
     let queues = Queues { urgent: urgent_queue, ordinary: ordinary_queue, queued };
-    let early = met.framed.read_buffer().clone();
-    let (read, write) = met.framed.into_inner().into_split();
-    let mut frames = FramedRead::new(read, frame::codec(FRAGMENT_BYTES_MAX + 1));
-    *frames.read_buffer_mut() = early;
-    let sink = FramedWrite::new(write, frame::codec(FRAGMENT_BYTES_MAX + 1));
     if driver.send(PeerEvent::Up { peer, session, link }).await.is_err() {
         return;
     }
@@ -101,8 +96,6 @@ pub async fn run(met: Met, session: Session, driver: &mpsc::Sender<PeerEvent>) {
     }
     let _ = driver.send(PeerEvent::Down { peer, session }).await;
 }
-
-type Sink = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
 
 async fn write_messages(mut sink: Sink, mut queues: Queues) {
     loop {
@@ -168,7 +161,7 @@ fn frame_of(kind: u8, payload: &[u8]) -> Bytes {
 }
 
 async fn read_messages(
-    mut frames: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
+    mut frames: Frames,
     peer: ReplicaId,
     session: Session,
     driver: &mpsc::Sender<PeerEvent>,

@@ -18,8 +18,9 @@ use kvorum_protocol::status::ReplicaId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::driver::PeerEvent;
 use crate::engine::{Introduction, Rejection};
@@ -43,12 +44,19 @@ struct Hello {
     introduction: Introduction,
 }
 
+/// The receiving half of a connection between replicas.
+pub type Frames = FramedRead<OwnedReadHalf, LengthDelimitedCodec>;
+/// The sending half.
+pub type Sink = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
+
 /// A peer that was met, and the stream to it.
 pub struct Met {
     /// Who it is.
     pub peer: ReplicaId,
-    /// The stream, with what it may have sent already.
-    pub framed: Framed<TcpStream, LengthDelimitedCodec>,
+    /// What comes from it; the codec still has a meeting's limit.
+    pub frames: Frames,
+    /// What goes to it; the codec still has a meeting's limit.
+    pub sink: Sink,
 }
 
 /// Why two replicas did not meet.
@@ -78,14 +86,18 @@ pub enum Failure {
 
 /// A meeting under way.
 pub struct Meeting {
-    framed: Framed<TcpStream, LengthDelimitedCodec>,
+    frames: Frames,
+    sink: Sink,
     driver: mpsc::Sender<PeerEvent>,
 }
 
 impl Meeting {
     /// A meeting over a stream.
     pub fn new(stream: TcpStream, driver: mpsc::Sender<PeerEvent>) -> Self {
-        Self { framed: Framed::new(stream, frame::codec(MEETING_BYTES_MAX)), driver }
+        let (read, write) = stream.into_split();
+        let frames = FramedRead::new(read, frame::codec(MEETING_BYTES_MAX));
+        let sink = FramedWrite::new(write, frame::codec(MEETING_BYTES_MAX));
+        Self { frames, sink, driver }
     }
 
     /// Holds it: as the dialer of a replica, or as whoever accepted.
@@ -113,7 +125,7 @@ impl Meeting {
         mine.map_err(Failure::Rejected)?;
         let welcome: Result<(), Rejection> = self.receive().await?;
         welcome.map_err(|rejection| Failure::RejectedBy { peer, rejection })?;
-        Ok(Met { peer, framed: self.framed })
+        Ok(Met { peer, frames: self.frames, sink: self.sink })
     }
 
     async fn as_acceptor(mut self) -> Result<Met, Failure> {
@@ -136,7 +148,7 @@ impl Meeting {
         let verdict = self.judge(&theirs, proof).await?;
         self.send(&verdict).await?;
         verdict.map_err(Failure::Rejected)?;
-        Ok(Met { peer, framed: self.framed })
+        Ok(Met { peer, frames: self.frames, sink: self.sink })
     }
 
     async fn judge(&self, theirs: &Hello, proof: Option<u64>) -> Result<Result<(), Rejection>, Failure> {
@@ -173,12 +185,12 @@ impl Meeting {
     async fn send<M: Serialize>(&mut self, message: &M) -> Result<(), Failure> {
         let bytes: Bytes =
             frame::encode(message, MEETING_BYTES_MAX).map_err(|_| Failure::NotKvorum)?;
-        let sent = self.framed.send(bytes).await;
+        let sent = self.sink.send(bytes).await;
         sent.map_err(|error| Failure::Unreachable(error.to_string()))
     }
 
     async fn receive<M: DeserializeOwned>(&mut self) -> Result<M, Failure> {
-        match self.framed.next().await {
+        match self.frames.next().await {
             Some(Ok(bytes)) => frame::decode(&bytes).map_err(|_| Failure::NotKvorum),
             Some(Err(_)) => Err(Failure::NotKvorum),
             None => Err(Failure::Unreachable("it closed the connection".to_owned())),

@@ -1,0 +1,307 @@
+//! Real replicas, killed by real signals, under load.
+
+#[path = "harness/cluster.rs"]
+mod cluster;
+#[path = "harness/proxy.rs"]
+mod proxy;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, PATIENCE, leader, status_when};
+use kvorum_protocol::client::{Options, Route};
+use kvorum_protocol::data::Outcome;
+use kvorum_protocol::message::{Consistency, Event, Scan, Subscription};
+use kvorum_protocol::status::{Role, Status};
+use kvorum_protocol::{Client, Key, Value};
+use proxy::Proxy;
+use rustix::process::Signal;
+use tokio::task::JoinSet;
+
+/// Longer than any failover, so that no request ends unknown.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn key(writer: u64, number: u64) -> Key {
+    Key::from(format!("key/{writer}/{number:06}"))
+}
+
+/// Writers that put new keys until told to stop; what was acknowledged, with its revision.
+async fn load(
+    client: Arc<Client>,
+    writers: u64,
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+    generation: u64,
+) -> BTreeMap<Key, u64> {
+    let mut tasks = JoinSet::new();
+    for writer in 0..writers {
+        let (client, stop) = (Arc::clone(&client), Arc::clone(&stop));
+        let acknowledged = Arc::clone(&acknowledged);
+        tasks.spawn(async move {
+            let mut written = Vec::new();
+            for number in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let key = key(generation * 1000 + writer, number);
+                match client.put(key.clone(), Value::from("v"), &Route::Any).await {
+                    Ok(Outcome::Put { revision }) => {
+                        written.push((key, revision));
+                        acknowledged.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok(other) => panic!("{key:?}: {other:?}"),
+                    // Everything was killed at once: the write may or may not be there.
+                    Err(_) => {}
+                }
+            }
+            written
+        });
+    }
+    tasks.join_all().await.into_iter().flatten().collect()
+}
+
+/// All pairs that the cluster has, by page.
+async fn all(client: &Client) -> BTreeMap<Key, u64> {
+    let mut pairs = BTreeMap::new();
+    let mut from = Vec::new();
+    loop {
+        let scan = Scan {
+            prefix: b"key/".to_vec(),
+            from,
+            until: Vec::new(),
+            limit: 0,
+            keys_only: true,
+            consistency: Consistency::Linearizable,
+        };
+        let page = client.scan(scan, &Route::Any).await.unwrap();
+        pairs.extend(page.pairs.into_iter().map(|pair| (pair.key, pair.revision)));
+        match page.next {
+            Some(next) => from = next.0.to_vec(),
+            None => return pairs,
+        }
+    }
+}
+
+/// How often each key was changed, by what the log says.
+async fn effects(client: &Client, until: u64) -> BTreeMap<Key, u32> {
+    let subscription = Subscription::Log { from: 1 };
+    let mut events = client.subscribe(subscription, &Route::Any).await.unwrap();
+    let mut effects = BTreeMap::new();
+    while let Some(event) = events.next().await {
+        let Event::Entry(entry) = event else { continue };
+        if let Some(key) = entry.key.filter(|_| entry.took_effect) {
+            *effects.entry(key).or_default() += 1;
+        }
+        if entry.index >= until {
+            break;
+        }
+    }
+    effects
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_go_on_when_the_leader_is_killed() {
+    let cluster = Cluster::start(&[]);
+    let client = cluster.client(DEADLINE);
+    let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let writing = tokio::spawn(load(client.clone(), 8, stop.clone(), count.clone(), 0));
+    for _ in 0..3 {
+        let victim = leader(&client).await;
+        let before = client.status(&Route::Through(victim.clone())).await.unwrap();
+        cluster.kill(&victim);
+        let killed = Instant::now();
+        let at_kill = count.load(Ordering::Relaxed);
+        // Some writes that were under way are answered still; eight more than that are new.
+        while count.load(Ordering::Relaxed) < at_kill + 16 {
+            assert!(killed.elapsed() < PATIENCE, "writes go on");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let gap = killed.elapsed();
+        let route = Route::Through(victim.clone());
+        let is_back = |s: &Status| s.incarnation > before.incarnation && s.is_ready;
+        status_when(&client, &route, is_back).await;
+        println!("{victim}: writes again after {gap:?}, back after {:?}", killed.elapsed());
+    }
+    stop.store(true, Ordering::Relaxed);
+    let acknowledged = writing.await.unwrap();
+    let found = all(&client).await;
+    for (key, revision) in acknowledged {
+        assert_eq!(found.get(&key), Some(&revision), "{key:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_all_are_killed_ten_times() {
+    let cluster = Cluster::start(&[]);
+    let mut acknowledged = BTreeMap::new();
+    for generation in 0..10 {
+        let client = cluster.client(Duration::from_secs(2));
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let writing =
+            tokio::spawn(load(client.clone(), 8, stop.clone(), count.clone(), generation));
+        let began = Instant::now();
+        while count.load(Ordering::Relaxed) < 200 {
+            assert!(began.elapsed() < PATIENCE, "writes go on after restart {generation}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for name in cluster.names() {
+            cluster.kill(&name);
+        }
+        stop.store(true, Ordering::Relaxed);
+        acknowledged.extend(writing.await.unwrap());
+    }
+    let client = cluster.client(DEADLINE);
+    let found = all(&client).await;
+    for (key, revision) in &acknowledged {
+        assert_eq!(found.get(key), Some(revision), "{key:?}");
+    }
+    let end = client.status(&Route::Any).await.unwrap().applied;
+    let twice: Vec<_> = effects(&client, end).await.into_iter().filter(|(_, n)| *n > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    println!("{} acknowledged, {} there", acknowledged.len(), found.len());
+}
+
+/// A write, then a read through another replica: never a stale value.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_elsewhere_sees_what_was_written() {
+    const READS: u64 = 10_000;
+    const TASKS: u64 = 16;
+    let cluster = Arc::new(Cluster::start(&[]));
+    let client = cluster.client(DEADLINE);
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let killer = {
+        let (cluster, client, stop) = (cluster.clone(), client.clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut kills = 0;
+            while !stop.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                let victim = leader(&client).await;
+                cluster.kill(&victim);
+                kills += 1;
+            }
+            kills
+        })
+    };
+    let mut tasks = JoinSet::new();
+    for task in 0..TASKS {
+        let (client, done, names) = (client.clone(), done.clone(), cluster.names());
+        tasks.spawn(async move {
+            let key = Key::from(format!("key/{task}"));
+            for number in 0..READS / TASKS {
+                let value = Value::from(number.to_string());
+                let written = client.put(key.clone(), value.clone(), &Route::Any).await.unwrap();
+                let Outcome::Put { revision } = written else { panic!("{written:?}") };
+                let through = names[usize::try_from(number + task).unwrap() % names.len()].clone();
+                let route = Route::Through(through);
+                let read = client.get(key.clone(), Consistency::Linearizable, &route).await.unwrap();
+                let read = read.expect("what was written is there");
+                assert_eq!((read.value, read.revision), (value, revision));
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let kills = killer.await.unwrap();
+    println!("{} reads, {kills} leaders killed", done.load(Ordering::Relaxed));
+    assert!(kills >= 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelined_writes_over_cut_connections_are_applied_once() {
+    const WRITES: u64 = 4_000;
+    const IN_FLIGHT: u64 = 64;
+    let cluster = Cluster::start(&[]);
+    let direct = cluster.client(DEADLINE);
+    let mut proxies = Vec::new();
+    for name in cluster.names() {
+        proxies.push(Proxy::start(cluster.folder.join(name)).await);
+    }
+    let addresses: Vec<String> = proxies.iter().map(|proxy| proxy.address.clone()).collect();
+    let options = Options { deadline: DEADLINE, ..Options::default() };
+    let client = Arc::new(Client::of_addresses(&addresses, options));
+    let next = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..IN_FLIGHT {
+        let (client, next) = (client.clone(), next.clone());
+        tasks.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= WRITES {
+                    return;
+                }
+                let outcome = client.put(key(0, number), Value::from("v"), &Route::Any).await;
+                assert!(matches!(outcome, Ok(Outcome::Put { .. })), "{outcome:?}");
+            }
+        });
+    }
+    let mut cuts = 0;
+    while !tasks.is_empty() {
+        tokio::select! {
+            done = tasks.join_next() => done.map_or((), Result::unwrap),
+            () = tokio::time::sleep(Duration::from_millis(20 + cuts * 7 % 30)) => {
+                cuts += 1;
+                proxies.iter().for_each(Proxy::cut);
+            }
+        }
+    }
+    let end = direct.status(&Route::Any).await.unwrap().applied;
+    let effects = effects(&direct, end).await;
+    println!("{WRITES} writes, {cuts} cuts, {end} entries");
+    assert!(cuts >= 3);
+    assert_eq!(effects.len() as u64, WRITES);
+    assert!(effects.values().all(|times| *times == 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_storage_serves_until_a_process_dies() {
+    let cluster = Cluster::start(&["--storage=memory"]);
+    let client = cluster.client(DEADLINE);
+    for number in 0..100 {
+        client.put(key(0, number), Value::from("v"), &Route::Any).await.unwrap();
+    }
+    let route = Route::Through("kvorum-0".into());
+    let read = client.get(key(0, 7), Consistency::Linearizable, &route).await.unwrap();
+    assert_eq!(read.unwrap().value, Value::from("v"));
+    assert_eq!(all(&client).await.len(), 100);
+    // A memory replica that restarts has lost its disk; it must not vote as if it had not.
+    let follower = cluster.names().into_iter().find(|name| name != "kvorum-0").unwrap();
+    cluster.kill(&follower);
+    let route = Route::Through(follower.clone());
+    let status = status_when(&client, &route, |status| status.trouble.is_some()).await;
+    assert!(!status.is_ready, "{status:?}");
+    client.put(key(0, 1), Value::from("w"), &Route::Any).await.unwrap();
+}
+
+/// A replica whose folder was emptied must not vote as if it had not been.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_with_an_emptied_folder_does_not_vote() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_in(folder.path(), &[]);
+    let client = cluster.client(DEADLINE);
+    client.put(key(0, 1), Value::from("v"), &Route::Any).await.unwrap();
+    cluster.stop(Signal::TERM);
+    std::fs::remove_dir_all(folder.path().join("kvorum-1")).unwrap();
+
+    // Not everyone is ready now, so the start does not wait for that to happen.
+    let mut supervisor = cluster::kvorum();
+    supervisor.args(["local", "--no-console", "--data"]).arg(folder.path());
+    let mut supervisor = supervisor.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let client = kvorum::local::client(
+        folder.path(),
+        Options { deadline: DEADLINE, ..Options::default() },
+    )
+    .unwrap();
+    let route = Route::Through("kvorum-1".into());
+    let status = status_when(&client, &route, |status| status.role == Role::Outside).await;
+    assert!(!status.is_ready);
+    assert!(status.trouble.unwrap().contains("must not vote"));
+    let read = client.get(key(0, 1), Consistency::Linearizable, &Route::Any).await.unwrap();
+    assert_eq!(read.unwrap().value, Value::from("v"), "the others go on");
+    supervisor.kill().unwrap();
+    supervisor.wait().unwrap();
+}

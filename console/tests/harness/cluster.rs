@@ -1,0 +1,138 @@
+//! A local cluster of real processes, as `kvorum local` runs it, for tests.
+
+#![allow(dead_code, reason = "each test file uses its own part of the harness")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvorum_protocol::Client;
+use kvorum_protocol::client::{Options, Route};
+use kvorum_protocol::status::Status;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// How long anything may take that a test waits for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub fn kvorum() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvorum"));
+    for name in ["KVORUM_ENDPOINTS", "KVORUM_LOCAL", "KVORUM_READONLY", "KVORUM_TIMEOUT"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A running local cluster; dropping it ends its processes.
+pub struct Cluster {
+    pub folder: PathBuf,
+    supervisor: Child,
+    /// Removed when the cluster has ended.
+    temporary: Option<TempDir>,
+}
+
+impl Cluster {
+    /// Starts a cluster in a new folder and waits until it serves.
+    pub fn start(arguments: &[&str]) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join("cluster");
+        let mut cluster = Self::start_in(&folder, arguments);
+        cluster.temporary = Some(temporary);
+        cluster
+    }
+
+    /// Starts a cluster in a folder and waits until it serves.
+    pub fn start_in(folder: &Path, arguments: &[&str]) -> Self {
+        let mut supervisor = kvorum()
+            .args(["local", "--no-console", "--disk-reserve=1MiB", "--data"])
+            .arg(folder)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(supervisor.stdout.take().unwrap());
+        let welcome = out.lines().map_while(Result::ok).find(|line| line.contains("serve after"));
+        assert!(welcome.is_some(), "the cluster serves; its logs are in {}", folder.display());
+        Self { folder: folder.canonicalize().unwrap(), supervisor, temporary: None }
+    }
+
+    /// The process that keeps the replicas running.
+    pub fn supervisor(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.supervisor.id()).unwrap()).unwrap()
+    }
+
+    /// The process of a replica.
+    pub fn process(&self, name: &str) -> Option<Pid> {
+        kvorum::local::folder::process_of(&self.folder.join(name))
+    }
+
+    /// Kills a replica by SIGKILL.
+    pub fn kill(&self, name: &str) {
+        if let Some(process) = self.process(name) {
+            // It may have died by itself meanwhile.
+            let _ = kill_process(process, Signal::KILL);
+        }
+    }
+
+    /// A client of the cluster.
+    pub fn client(&self, deadline: Duration) -> Arc<Client> {
+        let options = Options { deadline, ..Options::default() };
+        kvorum::local::client(&self.folder, options).unwrap()
+    }
+
+    /// Runs a command line on the cluster.
+    pub fn run(&self, words: &[&str]) -> Output {
+        kvorum().arg("--local").arg(&self.folder).args(words).output().unwrap()
+    }
+
+    /// Tells the cluster to stop, and waits until it has.
+    pub fn stop(mut self, signal: Signal) {
+        kill_process(self.supervisor(), signal).unwrap();
+        self.supervisor.wait().unwrap();
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        kvorum::local::folder::StatefulSet::read(&self.folder).unwrap().members()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = kill_process(self.supervisor(), Signal::TERM);
+        let _ = self.supervisor.wait();
+    }
+}
+
+/// The leader's name, once there is one.
+pub async fn leader(client: &Client) -> String {
+    let status = status_when(client, &Route::Any, |status| status.leader.is_some()).await;
+    status.leader.unwrap()
+}
+
+/// A replica's status, once it is as wanted.
+pub async fn status_when(
+    client: &Client,
+    route: &Route,
+    is_wanted: impl Fn(&Status) -> bool,
+) -> Status {
+    let began = Instant::now();
+    loop {
+        if let Ok(status) = client.status(route).await
+            && is_wanted(&status)
+        {
+            return status;
+        }
+        assert!(began.elapsed() < PATIENCE, "a status as wanted, at {route:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What a command printed, as text, and its exit status.
+pub fn said(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
