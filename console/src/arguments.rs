@@ -250,14 +250,7 @@ mod tests {
     /// The seed's command lines, as its readme gives them.
     #[test]
     fn every_command_line_of_the_seed_parses() {
-        let lines = [
-            "put a 1",
-            "put a 1 8002",
-            "get a",
-            "get a 8001",
-            "delete a",
-            "delete a 8003",
-        ];
+        let lines = ["put a 1", "put a 1 8002", "get a", "get a 8001", "delete a", "delete a 8003"];
         for line in lines {
             let words = std::iter::once("kvorum").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

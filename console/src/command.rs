@@ -88,7 +88,8 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
     };
     let is_write = is_write(&command);
     if is_write && global.readonly {
-        let message = "this is a read-only session (--readonly or KVORUM_READONLY); nothing was done";
+        let message =
+            "this is a read-only session (--readonly or KVORUM_READONLY); nothing was done";
         return Err(Stop::new(Exit::NotAuthorized, message));
     }
     let target = target::choose(&global, named, living(), is_write)?;
@@ -146,7 +147,9 @@ fn value_of(word: &OsString) -> Result<Value, Stop> {
     let bytes = word.as_bytes();
     let read = match bytes {
         [b'@', b'@', ..] => return Ok(Value(Bytes::copy_from_slice(&bytes[1..]))),
-        [b'@', b'-'] => read_bounded(std::io::stdin().lock()).map_err(|e| ("standard input".into(), e)),
+        [b'@', b'-'] => {
+            read_bounded(std::io::stdin().lock()).map_err(|e| ("standard input".into(), e))
+        }
         [b'@', path @ ..] => {
             let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
             let opened = std::fs::File::open(path);
@@ -155,8 +158,9 @@ fn value_of(word: &OsString) -> Result<Value, Stop> {
         bytes => return Ok(Value(Bytes::copy_from_slice(bytes))),
     };
     let hint = "a value that begins with @ is written @@";
-    read.map(|bytes| Value(Bytes::from(bytes)))
-        .map_err(|(what, error): (String, _)| Stop::usage(format!("cannot read {what}: {error}; {hint}")))
+    read.map(|bytes| Value(Bytes::from(bytes))).map_err(|(what, error): (String, _)| {
+        Stop::usage(format!("cannot read {what}: {error}; {hint}"))
+    })
 }
 
 /// Reads no more than it takes to see that it is too much.
@@ -171,7 +175,9 @@ fn print(format: Format, text: &str, json: &serde_json::Value) -> Result<(), Sto
     let mut out = std::io::stdout().lock();
     match format {
         Format::Table | Format::Raw => writeln!(out, "{text}")?,
-        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(json).unwrap_or_default())?,
+        Format::Json => {
+            writeln!(out, "{}", serde_json::to_string_pretty(json).unwrap_or_default())?;
+        }
         Format::Jsonl => writeln!(out, "{json}")?,
     }
     out.flush()?;

@@ -66,7 +66,8 @@ impl From<ClientError> for Stop {
             ClientError::Limit(_)
             | ClientError::NoSuchNode { .. }
             | ClientError::Refused {
-                refusal: Refusal::Limit(_) | Refusal::UnknownReplica { .. }, ..
+                refusal: Refusal::Limit(_) | Refusal::UnknownReplica { .. },
+                ..
             } => Exit::Usage,
             ClientError::Refused { refusal: Refusal::FaultsForbidden, .. } => Exit::NotAuthorized,
             ClientError::Refused { .. } | ClientError::Target(_) => Exit::Failed,

@@ -25,6 +25,7 @@ pub mod target;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use arguments::{Arguments, Command};
@@ -34,10 +35,13 @@ use target::Named;
 /// Runs the command line.
 #[must_use]
 pub fn run() -> ExitCode {
-    let matches = Arguments::command().get_matches();
+    let matches = match Arguments::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return misread(&error),
+    };
     let arguments = match Arguments::from_arg_matches(&matches) {
         Ok(arguments) => arguments,
-        Err(error) => error.exit(),
+        Err(error) => return misread(&error),
     };
     #[cfg(feature = "local")]
     if let Some(Command::Replica(settings)) = &arguments.command {
@@ -55,6 +59,22 @@ pub fn run() -> ExitCode {
     // What still runs in the background must not keep the command from ending.
     runtime.shutdown_background();
     exit
+}
+
+/// The command line does not parse, or asks for help.
+fn misread(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::ValueValidation {
+        // What is wrong with a value is said in one line.
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        return report(&Stop::usage(line.trim_start_matches("error: ")));
+    }
+    // Nobody may be reading.
+    let _ = error.print();
+    match error.exit_code() {
+        0 => Exit::Done.into(),
+        _ => Exit::Usage.into(),
+    }
 }
 
 fn report(stop: &Stop) -> ExitCode {

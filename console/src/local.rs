@@ -169,8 +169,11 @@ fn say(text: &str) {
 fn welcome(folder: &Folder, took: Duration) -> String {
     let names = folder.set.members();
     let path = folder.path.display();
-    let mut lines =
-        vec![format!("{} replicas serve after {:.1} s, in {path}", names.len(), took.as_secs_f64())];
+    let mut lines = vec![format!(
+        "{} replicas serve after {:.1} s, in {path}",
+        names.len(),
+        took.as_secs_f64()
+    )];
     for name in &names {
         if let Ok(addresses) = Addresses::read(&folder.path.join(name).join(FILE_NAME)) {
             let (clients, http) = (addresses.clients, addresses.http);

@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn nodes_are_found_among_the_members() {
-        let member = |id: u64| Member { replica: ReplicaId(id), name: format!("kvorum-{}", id - 1) };
+        let member =
+            |id: u64| Member { replica: ReplicaId(id), name: format!("kvorum-{}", id - 1) };
         let configuration =
             Configuration { id: ConfigurationId(1), members: (1..=3).map(member).collect() };
         let resolve = |word: &str, leader| {

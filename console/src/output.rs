@@ -8,6 +8,9 @@ use kvorum_protocol::message::{EntryEvent, EntryKind, KeyEvent, Pair};
 use kvorum_protocol::status::{ClusterId, Role, Status};
 use serde_json::{Value as Json, json};
 
+/// Bytes of a value that a list shows.
+const PREVIEW_BYTES: usize = 160;
+
 /// Bytes as one line of text: printable UTF-8 as it is, the rest escaped.
 #[must_use]
 pub fn line(bytes: &[u8]) -> String {
@@ -21,12 +24,26 @@ pub fn line(bytes: &[u8]) -> String {
     }
 }
 
+/// A value as one line of a list: cut when it is long.
+#[must_use]
+pub fn preview(bytes: &[u8]) -> String {
+    if bytes.len() <= PREVIEW_BYTES {
+        return line(bytes);
+    }
+    // A character that is cut in two must not turn the whole line into escapes.
+    let end = (PREVIEW_BYTES - 3..=PREVIEW_BYTES)
+        .rev()
+        .find(|end| std::str::from_utf8(&bytes[..*end]).is_ok());
+    let shown = line(&bytes[..end.unwrap_or(PREVIEW_BYTES)]);
+    format!("{shown}… ({} bytes)", bytes.len())
+}
+
 /// A value as text: like [`line`], but with line ends and tabs.
 #[must_use]
 pub fn text(bytes: &[u8]) -> String {
-    let lines = bytes.split(|byte| *byte == b'\n').map(|part| {
-        part.split(|byte| *byte == b'\t').map(line).collect::<Vec<_>>().join("\t")
-    });
+    let lines = bytes
+        .split(|byte| *byte == b'\n')
+        .map(|part| part.split(|byte| *byte == b'\t').map(line).collect::<Vec<_>>().join("\t"));
     match std::str::from_utf8(bytes) {
         Ok(_) => lines.collect::<Vec<_>>().join("\n"),
         Err(_) => line(bytes),
@@ -35,8 +52,11 @@ pub fn text(bytes: &[u8]) -> String {
 
 /// Whether a character moves nothing and hides nothing.
 fn is_printable(c: char) -> bool {
-    let turns_text = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-    !c.is_control() && !turns_text
+    let hides_or_turns = matches!(
+        c,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+    );
+    !c.is_control() && !hides_or_turns
 }
 
 /// Puts bytes into a JSON object: as text where they are UTF-8, else in hexadecimal.
@@ -197,7 +217,7 @@ pub fn status_table(said: &[Said]) -> String {
             Err(why) => Some(why.as_str()),
         };
         if let Some(trouble) = trouble {
-            text += &format!("\n{name}: {trouble}");
+            text.extend(["\n", name, ": ", trouble]);
         }
     }
     text
@@ -225,7 +245,8 @@ mod tests {
 
     #[test]
     fn json_holds_any_bytes() {
-        let pair = |value: &'static [u8]| Pair { key: "k".into(), value: value.into(), revision: 7 };
+        let pair =
+            |value: &'static [u8]| Pair { key: "k".into(), value: value.into(), revision: 7 };
         let json = |value| pair_json(&pair(value), false).to_string();
         assert_eq!(json(b"v"), r#"{"key":"k","revision":7,"value":"v"}"#);
         assert_eq!(json(b"\xff"), r#"{"key":"k","revision":7,"value_hex":"ff"}"#);

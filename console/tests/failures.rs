@@ -1,5 +1,7 @@
 //! Real replicas, killed by real signals, under load.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "harness/cluster.rs"]
 mod cluster;
 #[path = "harness/proxy.rs"]
@@ -195,7 +197,8 @@ async fn a_read_elsewhere_sees_what_was_written() {
                 let Outcome::Put { revision } = written else { panic!("{written:?}") };
                 let through = names[usize::try_from(number + task).unwrap() % names.len()].clone();
                 let route = Route::Through(through);
-                let read = client.get(key.clone(), Consistency::Linearizable, &route).await.unwrap();
+                let read =
+                    client.get(key.clone(), Consistency::Linearizable, &route).await.unwrap();
                 let read = read.expect("what was written is there");
                 assert_eq!((read.value, read.revision), (value, revision));
                 done.fetch_add(1, Ordering::Relaxed);
@@ -291,11 +294,9 @@ async fn a_replica_with_an_emptied_folder_does_not_vote() {
     let mut supervisor = cluster::kvorum();
     supervisor.args(["local", "--no-console", "--data"]).arg(folder.path());
     let mut supervisor = supervisor.stdout(std::process::Stdio::null()).spawn().unwrap();
-    let client = kvorum::local::client(
-        folder.path(),
-        Options { deadline: DEADLINE, ..Options::default() },
-    )
-    .unwrap();
+    let client =
+        kvorum::local::client(folder.path(), Options { deadline: DEADLINE, ..Options::default() })
+            .unwrap();
     let route = Route::Through("kvorum-1".into());
     let status = status_when(&client, &route, |status| status.role == Role::Outside).await;
     assert!(!status.is_ready);

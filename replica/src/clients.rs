@@ -206,7 +206,11 @@ impl Clients {
         let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
     }
 
-    async fn shake_hands(&self, requests: &mut Requests, sink: &mut Sink) -> Result<(), &'static str> {
+    async fn shake_hands(
+        &self,
+        requests: &mut Requests,
+        sink: &mut Sink,
+    ) -> Result<(), &'static str> {
         let Some(Ok(bytes)) = requests.next().await else { return Err("no frame") };
         let hello: ClientHello = frame::decode(&bytes).map_err(|_| "no hello")?;
         if hello.magic != MAGIC {
@@ -323,7 +327,7 @@ impl Outgoing {
         let bytes = frame::encode(frame, FRAME_BYTES_MAX).map_err(std::io::Error::other)?;
         self.sink.feed(bytes).await?;
         // What the connection's own tasks queue was never counted in.
-        let _ = self.queued.try_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
+        let _ = self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
             Some(queued.saturating_sub(weight))
         });
         if matches!(frame, ServerFrame::Answer { .. }) {

@@ -113,6 +113,7 @@ pub enum PeerEvent {
 }
 
 /// What client connections and the process tell the driver.
+#[expect(clippy::large_enum_variant, reason = "inputs are by far the most frequent")]
 pub enum ClientEvent {
     /// A connection began.
     Up {
@@ -239,7 +240,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         if self.ticks.is_multiple_of(PUBLISH_TICKS) {
             self.publish();
         }
-        if self.ticks.is_multiple_of(PROGRESS_TICKS) && self.engine.applied() != self.last_progress {
+        if self.ticks.is_multiple_of(PROGRESS_TICKS) && self.engine.applied() != self.last_progress
+        {
             self.last_progress = self.engine.applied();
             let status = self.engine.status();
             info!(
@@ -407,7 +409,10 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 info!(leader, ballot, decided, "follows");
             }
             Notice::Disowned { by } => {
-                tracing::error!(by, "this replica's disk is not the one its peers remember: it must not vote");
+                tracing::error!(
+                    by,
+                    "this replica's disk is not the one its peers remember: it must not vote"
+                );
             }
             Notice::HandingOver { to } => info!(to, "hands leadership over"),
         }

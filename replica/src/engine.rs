@@ -16,17 +16,17 @@
 
 pub mod consensus;
 pub mod message;
+mod outbox;
 pub mod peers;
 mod proposals;
 mod reads;
 mod relays;
 mod requests;
+mod status;
 mod subscriptions;
 
-use kvorum_protocol::message::{Answer, Refusal, ServerFrame};
-use kvorum_protocol::status::{
-    Ballot, Configuration, ConfigurationId, ReplicaId, Role, Status,
-};
+use kvorum_protocol::message::Refusal;
+use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
 
 use crate::entry::Entry;
@@ -34,8 +34,9 @@ use crate::state_machine::{self, Applied};
 use crate::storage::Store;
 use consensus::{Consensus, Gate};
 pub use message::{ClientKey, Input, Notice, Output, PeerMessage, Session};
-pub use peers::{Introduction, Rejection};
+use outbox::Outbox;
 use peers::Peers;
+pub use peers::{Introduction, Rejection};
 use proposals::Proposals;
 use reads::{Question, Read, Reads};
 use relays::Relays;
@@ -44,8 +45,6 @@ use subscriptions::{STATUS_TICKS, Subscriptions};
 /// Entries applied in one commit. Bounds the memory of a turn: so many of the largest values are
 /// held at once.
 const APPLY_ENTRIES_MAX: u64 = 256;
-/// A replica that lags the decided index it knows by more than this is not ready.
-const READY_LAG_MAX: u64 = 1024;
 /// Ticks after which a leader proposes a no-op because what it accepted stays undecided.
 const UNDECIDED_TICKS: u64 = 50;
 /// How much faster elections go after the link to the leader broke. Safe at any speed: election is
@@ -194,7 +193,10 @@ impl<S: Store> Engine<S> {
 
     /// Starts to vote once every member was met.
     fn gather(&mut self) {
-        if self.consensus.is_some() || self.disowned_by.is_some() || !self.outbox.peers.have_all_met() {
+        if self.consensus.is_some()
+            || self.disowned_by.is_some()
+            || !self.outbox.peers.have_all_met()
+        {
             return;
         }
         let log = self.store.log(self.configuration.id);
@@ -289,7 +291,9 @@ impl<S: Store> Engine<S> {
                 self.read_at_leader(read);
             }
             PeerMessage::ReadIndexAnswer { call, index } => self.index_told(peer, call, index),
-            PeerMessage::Lead { configuration, ballot } => self.asked_to_lead(configuration, ballot),
+            PeerMessage::Lead { configuration, ballot } => {
+                self.asked_to_lead(configuration, ballot);
+            }
         }
     }
 
@@ -477,148 +481,6 @@ impl<S: Store> Engine<S> {
             let decided = self.consensus.as_ref().map_or(0, Consensus::decided);
             let notice = Notice::Following { leader, ballot: ballot.n, decided };
             self.outbox.notice(notice);
-        }
-    }
-
-    /// The leader of the promised ballot, and whether this replica is in step with it.
-    fn leader(&self) -> Option<(ReplicaId, bool)> {
-        self.consensus.as_ref()?.leader()
-    }
-
-    /// The leader's name, when this replica is in step with it.
-    pub fn leader_name(&self) -> Option<String> {
-        let (leader, _) = self.leader().filter(|(_, is_in_step)| *is_in_step)?;
-        self.configuration.name_of(leader).map(str::to_owned)
-    }
-
-    /// How far this replica has applied the log.
-    pub fn applied(&self) -> u64 {
-        self.store.applied()
-    }
-
-    /// Messages that were dropped because they must not be.
-    pub fn dropped(&self) -> u64 {
-        self.consensus.as_ref().map_or(0, Consensus::dropped)
-    }
-
-    /// Writes and reads that wait for something.
-    pub fn waiting(&self) -> (usize, usize) {
-        (self.proposals.count(), self.reads.count())
-    }
-
-    /// What this replica says about itself; the caller adds the times.
-    pub fn status(&self) -> Status {
-        let me = self.store.identity();
-        let applied = self.store.applied();
-        let role = self.role();
-        let (ballot, accepted, decided, compacted) = match &self.consensus {
-            Some(c) => (c.promise(), c.accepted(), c.decided(), c.compacted()),
-            None => (SlotBallot::default(), applied, applied, 0),
-        };
-        let leads = usize::try_from(ballot.pid).ok().and_then(|slot| slot.checked_sub(1));
-        let leads = leads.and_then(|index| self.configuration.members.get(index));
-        let replica = leads.map_or(ReplicaId(0), |member| member.replica);
-        Status {
-            name: me.name.clone(),
-            replica: self.me,
-            cluster: me.cluster,
-            incarnation: me.incarnation,
-            configuration: self.configuration.clone(),
-            role,
-            leader: self.leader_name(),
-            ballot: Ballot { number: ballot.n, replica },
-            accepted,
-            decided,
-            applied,
-            compacted,
-            is_ready: matches!(role, Role::Leader | Role::Follower)
-                && decided - applied <= READY_LAG_MAX,
-            allows_faults: self.allows_faults,
-            links: self.outbox.peers.links(),
-            trouble: self.trouble(),
-            monotonic_us: 0,
-            wall_us: 0,
-        }
-    }
-
-    fn role(&self) -> Role {
-        match self.leader() {
-            _ if self.disowned_by.is_some() => Role::Outside,
-            _ if self.consensus.is_none() => Role::Gathering,
-            Some((leader, true)) if leader == self.me => Role::Leader,
-            Some((leader, false)) if leader == self.me => Role::Candidate,
-            Some((_, true)) => Role::Follower,
-            Some((_, false)) | None => Role::Recovering,
-        }
-    }
-
-    fn trouble(&self) -> Option<String> {
-        if let Some(by) = &self.disowned_by {
-            return Some(format!(
-                "{by} remembers this replica with another disk, so it has forgotten what it \
-                 promised and must not vote; bring back its own disk, or let it be replaced"
-            ));
-        }
-        if self.consensus.is_none() {
-            let missing = self.outbox.peers.not_met().join(", ");
-            return Some(format!(
-                "a new cluster starts when every member was met once; not met yet: {missing}"
-            ));
-        }
-        if self.is_disk_full() {
-            let (free, reserve) = self.disk;
-            return Some(format!(
-                "the disk is nearly full: {free} bytes are free and {reserve} are kept in reserve; \
-                 make room, or give the volume more"
-            ));
-        }
-        None
-    }
-}
-
-/// What comes out of a turn, and who may still be told.
-struct Outbox {
-    outputs: Vec<Output>,
-    peers: Peers,
-}
-
-impl Outbox {
-    fn push(&mut self, output: Output) {
-        self.outputs.push(output);
-    }
-
-    fn notice(&mut self, notice: Notice) {
-        self.outputs.push(Output::Notice(notice));
-    }
-
-    /// Says an answer to whoever asked.
-    fn answer(&mut self, origin: Origin, answer: Answer) {
-        match origin {
-            Origin::Client { client, call } => {
-                self.push(Output::Frame { client, frame: ServerFrame::Answer { call, answer } });
-            }
-            Origin::Peer { peer, session, call } => {
-                self.reply(peer, session, PeerMessage::RelayAnswer { call, answer });
-            }
-        }
-    }
-
-    /// Answers a peer, unless the session that it asked by is over: the process that asked may
-    /// have been replaced by one that uses the same numbers.
-    fn reply(&mut self, to: ReplicaId, session: Session, message: PeerMessage) {
-        if self.peers.session(to) == Some(session) {
-            self.push(Output::Send { to, message });
-        }
-    }
-
-    /// Refuses a read to whoever asked: a client, or a follower that wanted an index.
-    fn refuse_read(&mut self, read: &Read, refusal: Refusal) {
-        match (read.origin, &read.request) {
-            (Origin::Peer { peer, session, call }, None) => {
-                let message = PeerMessage::ReadIndexAnswer { call, index: Err(refusal) };
-                self.reply(peer, session, message);
-            }
-            (origin, _) => self.answer(origin, Answer::Refused(refusal)),
         }
     }
 }

@@ -33,7 +33,12 @@ pub struct Gate {
 
 impl Gate {
     /// Takes a message in; it comes back when it may leave at once.
-    pub fn push(&mut self, to: ReplicaId, message: PeerMessage, durable: bool) -> Option<PeerMessage> {
+    pub fn push(
+        &mut self,
+        to: ReplicaId,
+        message: PeerMessage,
+        durable: bool,
+    ) -> Option<PeerMessage> {
         let is_free = !durable && self.held.iter().all(|held| held.to != to);
         if is_free {
             return Some(message);

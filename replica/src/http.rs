@@ -2,7 +2,7 @@
 //!
 //! | path | 200 when |
 //! |---|---|
-//! | `/livez` | the driver turned within [`LIVE_MAX`] |
+//! | `/livez` | the driver turned within `LIVE_MAX` |
 //! | `/readyz` | the replica votes, knows a leader, lags little, and its disk answers |
 //! | `/metrics` | always; Prometheus's text |
 //!
@@ -156,7 +156,10 @@ impl AsyncWrite for Limited {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

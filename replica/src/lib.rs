@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | [`process`] | log, signals, exit status | |
 //! | [`replica`] | opens, binds, starts, stops | |
-//! | [`settings`] | what a replica is started with | yes |
+//! | [`settings`] | what a replica is started with | |
 //! | [`driver`] | the one loop and its invariants | |
 //! | [`gate`] | messages that wait for a sync | yes |
 //! | [`engine`] | all decisions | yes |

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kvorum_protocol::status::{Role, Status};
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
@@ -78,12 +79,18 @@ impl Metrics {
     pub fn text(&self, status: Option<&Arc<Status>>) -> String {
         let mut registry = Registry::with_prefix("kvorum");
         let value = |atomic: &AtomicU64| atomic.load(Ordering::Relaxed);
-        let mut gauge = |name: &str, help: &str, value: u64| {
+        let gauge = |registry: &mut Registry, name: &str, help: &str, value: u64| {
             let gauge: Gauge = Gauge::default();
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
             registry.register(name, help, gauge);
         };
+        let counter = |registry: &mut Registry, name: &str, help: &str, value: u64| {
+            let counter: Counter = Counter::default();
+            counter.inc_by(value);
+            registry.register(name, help, counter);
+        };
         if let Some(status) = status {
+            let mut gauge = |name, help, value| gauge(&mut registry, name, help, value);
             gauge("accepted_index", "Entries written", status.accepted);
             gauge("decided_index", "Entries known to be chosen", status.decided);
             gauge("applied_index", "Entries applied", status.applied);
@@ -95,17 +102,26 @@ impl Metrics {
             let up = status.links.iter().filter(|link| link.is_up).count() as u64;
             gauge("links_up", "Peers with a session", up);
         }
-        gauge("writes_waiting", "Writes that wait for a decision", value(&self.waiting_writes));
-        gauge("reads_waiting", "Reads that wait", value(&self.waiting_reads));
-        gauge("connections", "Client connections open", value(&self.connections));
-        let refused = value(&self.refused_connections);
-        gauge("connections_refused", "Client connections refused", refused);
-        gauge("calls", "Calls taken from clients", value(&self.calls));
-        gauge("calls_overload", "Calls refused as overload", value(&self.overloads));
-        gauge("malformed", "Connections closed over malformed bytes", value(&self.malformed));
-        let dropped = value(&self.dropped) + value(&self.strange);
-        gauge("messages_dropped", "Messages that must not be", dropped);
-        gauge("syncs", "Syncs of the write-ahead log", value(&self.syncs));
+        let waiting = [
+            ("writes_waiting", "Writes that wait for a decision", &self.waiting_writes),
+            ("reads_waiting", "Reads that wait", &self.waiting_reads),
+            ("connections", "Client connections open", &self.connections),
+        ];
+        for (name, help, atomic) in waiting {
+            gauge(&mut registry, name, help, value(atomic));
+        }
+        let counted = [
+            ("connections_refused", "Client connections refused", &self.refused_connections),
+            ("calls", "Calls taken from clients", &self.calls),
+            ("calls_overload", "Calls refused as overload", &self.overloads),
+            ("malformed", "Connections closed over malformed bytes", &self.malformed),
+            ("messages_dropped", "Consensus messages that must not be", &self.dropped),
+            ("frames_dropped", "Frames of old sessions and the like", &self.strange),
+            ("syncs", "Syncs of the write-ahead log", &self.syncs),
+        ];
+        for (name, help, atomic) in counted {
+            counter(&mut registry, name, help, value(atomic));
+        }
         registry.register("sync_seconds", "Time of a sync", self.sync_seconds.clone());
         let mut text = String::new();
         // Writing into a string does not fail.

@@ -3,7 +3,7 @@
 //! Guarantees that nothing is heard on a port before the disk is open and sound, except probes.
 //! Does not know how the process is told to stop; its caller does.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::settings::{Settings, SettingsError, StorageKind};
 use crate::storage::database::OnFatal;
 use crate::storage::memory::Memory;
-use crate::storage::{Database, OpenError, Store};
+use crate::storage::{Database, OpenError, Store, lock};
 use crate::transport::Transport;
 
 /// Time between two looks at how much room the disk has.
@@ -73,6 +73,8 @@ pub struct Replica {
     database: Option<Database>,
     /// Where it listens.
     pub addresses: Addresses,
+    /// Held until everything else is closed.
+    _lock: File,
 }
 
 /// The three listening sockets.
@@ -90,6 +92,7 @@ impl Replica {
         let is_memory = settings.storage == StorageKind::Memory;
         let connections_max = raise_descriptor_limit();
         fs::create_dir_all(&settings.data).map_err(|error| unusable(&settings.data, &error))?;
+        let lock = lock::take(&settings.data)?;
         let ports = bind(settings).await?;
         let addresses = addresses(settings, &ports);
         let (status_shown, status) = watch::channel(None);
@@ -120,13 +123,14 @@ impl Replica {
         };
 
         let file = settings.data.join(FILE_NAME);
-        addresses.write(&file).map_err(|error| {
-            StartError::Addresses { file: file.display().to_string(), error }
-        })?;
+        addresses
+            .write(&file)
+            .map_err(|error| StartError::Addresses { file: file.display().to_string(), error })?;
         let transport = Transport::new(me, to_driver);
         for member in &configuration.members {
             if let Some(address) = peers.get(&member.name) {
-                let dial = transport.clone().dial(member.replica, member.name.clone(), address.clone());
+                let dial =
+                    transport.clone().dial(member.replica, member.name.clone(), address.clone());
                 tokio::spawn(dial);
             }
         }
@@ -149,7 +153,7 @@ impl Replica {
             http = addresses.http,
             "listening"
         );
-        Ok(Self { clients, status, driver: Some(driver), database, addresses })
+        Ok(Self { clients, status, driver: Some(driver), database, addresses, _lock: lock })
     }
 
     /// Hands leadership over if this replica leads, then ends with everything on disk.
@@ -261,7 +265,10 @@ fn free_bytes(folder: &Path) -> io::Result<u64> {
 }
 
 /// A replica that opened a full disk could not even say that it is full.
-async fn wait_for_room(settings: &Settings, waiting: &watch::Sender<String>) -> Result<(), OpenError> {
+async fn wait_for_room(
+    settings: &Settings,
+    waiting: &watch::Sender<String>,
+) -> Result<(), OpenError> {
     let mut told = false;
     loop {
         let free = free_bytes(&settings.data).map_err(|error| unusable(&settings.data, &error))?;

@@ -1,4 +1,4 @@
-//! Pure: what a replica is started with.
+//! What a replica is started with.
 //!
 //! Guarantees that settings which pass [`Settings::validate`] can be started with, as far as words
 //! can tell. Does not look at the machine.
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use kvorum_protocol::status::ClusterId;
 
-use crate::storage::database::Owner;
+use crate::storage::open::Owner;
 use crate::transport::PeerAddress;
 
 /// Longest name of a replica, in bytes: what a host name may have.
@@ -66,7 +66,12 @@ pub struct Settings {
     #[arg(long, env = "KVORUM_STORAGE", value_enum, default_value = "disk")]
     pub storage: StorageKind,
     /// Where to listen for peers; port 0 lets the system choose
-    #[arg(long, env = "KVORUM_LISTEN_PEERS", default_value = "0.0.0.0:7300", value_name = "IP:PORT")]
+    #[arg(
+        long,
+        env = "KVORUM_LISTEN_PEERS",
+        default_value = "0.0.0.0:7300",
+        value_name = "IP:PORT"
+    )]
     pub listen_peers: std::net::SocketAddr,
     /// Where to listen for clients
     #[arg(
@@ -77,7 +82,12 @@ pub struct Settings {
     )]
     pub listen_clients: std::net::SocketAddr,
     /// Where to listen for probes and metrics
-    #[arg(long, env = "KVORUM_LISTEN_HTTP", default_value = "0.0.0.0:7302", value_name = "IP:PORT")]
+    #[arg(
+        long,
+        env = "KVORUM_LISTEN_HTTP",
+        default_value = "0.0.0.0:7302",
+        value_name = "IP:PORT"
+    )]
     pub listen_http: std::net::SocketAddr,
     /// Room to keep free on the disk: below it, puts are refused. In bytes, or with KiB, MiB, GiB
     #[arg(
@@ -123,7 +133,9 @@ pub enum SettingsError {
         members: String,
     },
     /// A peer without an address.
-    #[error("--peers has no address for the member '{0}'; add '{0}=HOST:PORT', or use --peers-from")]
+    #[error(
+        "--peers has no address for the member '{0}'; add '{0}=HOST:PORT', or use --peers-from"
+    )]
     NoAddress(String),
     /// An address that is none.
     #[error("'{0}' in --peers is not NAME=HOST:PORT with the name of another member")]

@@ -10,8 +10,10 @@
 pub mod database;
 pub mod durable;
 pub mod keys;
+pub mod lock;
 pub mod log;
 pub mod memory;
+pub mod open;
 pub mod record;
 pub mod rocks_log;
 pub mod scan;
@@ -23,8 +25,9 @@ use serde::{Deserialize, Serialize};
 use crate::entry::Entry;
 use crate::state_machine::Table;
 
-pub use database::{Database, OpenError};
+pub use database::Database;
 use durable::Durable;
+pub use open::OpenError;
 
 /// Who a replica is. Lives on its volume and nowhere else.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

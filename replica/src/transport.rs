@@ -128,7 +128,8 @@ impl Transport {
 
     async fn try_dial(&self, peer: ReplicaId, address: &PeerAddress) -> Result<Met, Failure> {
         let address = address.resolve().map_err(Failure::Unreachable)?;
-        let unreachable = |why: &dyn std::fmt::Display| Failure::Unreachable(format!("{address}: {why}"));
+        let unreachable =
+            |why: &dyn std::fmt::Display| Failure::Unreachable(format!("{address}: {why}"));
         match timeout(MEETING_PATIENCE, TcpStream::connect(&address)).await {
             Err(_) => Err(unreachable(&"no answer")),
             Ok(Err(error)) => Err(unreachable(&error)),

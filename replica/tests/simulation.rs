@@ -3,19 +3,24 @@
 //! A seed decides everything. `KVORUM_SEEDS=from..to` runs other seeds than CI does; a failing
 //! seed prints its number and is run again by `KVORUM_SEEDS=n..n+1`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "simulation/checker.rs"]
 mod checker;
 #[path = "simulation/cluster.rs"]
 mod cluster;
 #[path = "simulation/node.rs"]
 mod node;
+#[path = "simulation/rules.rs"]
+mod rules;
 #[path = "simulation/workload.rs"]
 mod workload;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cluster::{Cluster, Rules, Tally};
+use cluster::Cluster;
+use rules::{Rules, Tally};
 
 /// Seeds that CI runs.
 const SEEDS: Range<u64> = 0..1000;

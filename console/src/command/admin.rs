@@ -24,7 +24,9 @@ pub async fn kill(context: &Context, node: &Node, graceful: bool, yes: bool) -> 
         #[cfg(feature = "local")]
         Some(folder) => crate::local::kill(folder, &name, graceful)?,
         _ if graceful => {
-            return Err(Stop::usage("--graceful is for local clusters; elsewhere stop the process"));
+            return Err(Stop::usage(
+                "--graceful is for local clusters; elsewhere stop the process",
+            ));
         }
         _ => {
             let route = Route::Through(name.clone());

@@ -43,9 +43,11 @@ async fn write(context: &Context, operation: Operation, node: Option<Node>) -> R
     let outcome = context.client.write(operation, &route).await?;
     let format = context.global.output;
     match outcome {
-        Outcome::Put { revision } => {
-            print(format, &format!("put {key} at revision {revision}"), &json!({ "revision": revision }))
-        }
+        Outcome::Put { revision } => print(
+            format,
+            &format!("put {key} at revision {revision}"),
+            &json!({ "revision": revision }),
+        ),
         Outcome::Deleted { revision, existed: true } => {
             let json = json!({ "revision": revision, "existed": true });
             print(format, &format!("deleted {key} at revision {revision}"), &json)
@@ -113,7 +115,10 @@ pub async fn scan(
             next => {
                 listing.end()?;
                 if let Some(next) = next {
-                    crate::note(format!("there is more; go on with --from {}", output::line(&next.0)));
+                    crate::note(format!(
+                        "there is more; go on with --from {}",
+                        output::line(&next.0)
+                    ));
                 }
                 return Ok(());
             }
@@ -135,7 +140,7 @@ impl Listing {
             match (self.format, self.keys_only) {
                 (Format::Table, true) => writeln!(out, "{}", output::line(&pair.key.0))?,
                 (Format::Table, false) => {
-                    let (key, value) = (output::line(&pair.key.0), output::line(&pair.value.0));
+                    let (key, value) = (output::line(&pair.key.0), output::preview(&pair.value.0));
                     writeln!(out, "{key}\t{value}")?;
                 }
                 (Format::Raw, true) => out.write_all(&[&pair.key.0[..], b"\n"].concat())?,

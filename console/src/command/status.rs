@@ -13,7 +13,7 @@ use crate::exit::{Exit, Stop};
 use crate::output::{self, Said};
 
 /// How long one replica is waited for when others have answered.
-const STATUS_PATIENCE: Duration = Duration::from_millis(1000);
+const STATUS_PATIENCE: Duration = Duration::from_secs(1);
 
 pub async fn status(context: &Context) -> Result<(), Stop> {
     let said = ask_all(&context.client).await?;

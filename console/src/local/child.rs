@@ -91,9 +91,8 @@ impl Child {
         let status = tokio::select! {
             status = child.wait() => status,
             () = stop.cancelled() => {
-                if let Some(process) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
-                    let _ = kill_process(process, Signal::TERM);
-                }
+                let process = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+                let _ = process.map(|process| kill_process(process, Signal::TERM));
                 match timeout(STOP_PATIENCE, child.wait()).await {
                     Ok(status) => status,
                     Err(_) => {

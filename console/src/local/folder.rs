@@ -48,7 +48,8 @@ impl StatefulSet {
         let bytes = fs::read(&file).map_err(|error| {
             let folder = folder.display();
             Stop::usage(format!(
-                "{folder} holds no local cluster ({error}); start one with 'kvorum local --data {folder}'"
+                "{folder} holds no local cluster ({error}); start one with \
+                 'kvorum local --data {folder}'"
             ))
         })?;
         let wrong = |why: String| Stop::failed(format!("{} is damaged: {why}", file.display()));
@@ -130,7 +131,8 @@ fn take_lock(folder: &Path) -> Result<File, Stop> {
     let path = folder.join("lock");
     let mut options = File::options();
     let file = options.create(true).truncate(false).read(true).write(true).open(&path);
-    let file = file.map_err(|error| Stop::failed(format!("cannot use {}: {error}", path.display())))?;
+    let file =
+        file.map_err(|error| Stop::failed(format!("cannot use {}: {error}", path.display())))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let holder = fs::read_to_string(&path).unwrap_or_default();
         return Err(Stop::failed(format!(

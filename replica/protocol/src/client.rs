@@ -192,7 +192,7 @@ impl Client {
                 Tried::Lost(reason) => doubt = Some(reason),
             }
         }
-        let waited = started.elapsed();
+        let waited = since(started);
         Err(match doubt {
             // The lane is not used again: its write may still be decided.
             Some(last) => ClientError::Unknown { waited, last },
@@ -250,17 +250,14 @@ impl Client {
         let started = Instant::now();
         let mut tries = self.attempts.begin(route.clone(), started + self.options.deadline);
         let Some(connection) = tries.next().await? else {
-            return Err(ClientError::Unavailable {
-                waited: started.elapsed(),
-                last: tries.last(),
-            });
+            return Err(ClientError::Unavailable { waited: since(started), last: tries.last() });
         };
         let node = connection.welcome().name.clone();
         match tries.call_to_end(&connection, Request::Admin(admin)).await {
             Tried::Answer(Answer::Done) => Ok(()),
             Tried::Answer(Answer::Refused(refusal)) => Err(ClientError::Refused { node, refusal }),
             Tried::Answer(_) => Err(self.nonsense()),
-            Tried::Lost(last) => Err(ClientError::Unknown { waited: started.elapsed(), last }),
+            Tried::Lost(last) => Err(ClientError::Unknown { waited: since(started), last }),
         }
     }
 
@@ -289,7 +286,7 @@ impl Client {
                 Ok(Err(_)) | Err(_) => {}
             }
         }
-        Err(ClientError::Unavailable { waited: started.elapsed(), last: tries.last() })
+        Err(ClientError::Unavailable { waited: since(started), last: tries.last() })
     }
 
     async fn read(&self, request: Request, route: &Route) -> Result<Answer, ClientError> {
@@ -306,7 +303,7 @@ impl Client {
                 Tried::Lost(_) => {}
             }
         }
-        Err(ClientError::Unavailable { waited: started.elapsed(), last: tries.last() })
+        Err(ClientError::Unavailable { waited: since(started), last: tries.last() })
     }
 
     fn nonsense(&self) -> ClientError {
@@ -336,6 +333,11 @@ impl Events {
     pub fn node(&self) -> &str {
         &self.connection.welcome().name
     }
+}
+
+/// The time since then, in whole milliseconds, for people.
+fn since(started: Instant) -> Duration {
+    Duration::from_millis(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Whether asking again, here or elsewhere, cannot help.

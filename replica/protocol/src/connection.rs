@@ -107,10 +107,8 @@ impl Connection {
         cluster: Option<ClusterId>,
         patience: Duration,
     ) -> Result<Self, ConnectError> {
-        let unreachable = |reason: String| ConnectError::Unreachable {
-            address: address.to_owned(),
-            reason,
-        };
+        let unreachable =
+            |reason: String| ConnectError::Unreachable { address: address.to_owned(), reason };
         match timeout(patience, TcpStream::connect(address)).await {
             Err(_) => Err(unreachable(format!("no answer within {patience:?}"))),
             Ok(Err(error)) => Err(unreachable(error.to_string())),
@@ -286,7 +284,11 @@ where
         .expect("a hello is far below its limit");
     sink.send(hello).await.map_err(broken)?;
     let answer = match frames.next().await {
-        None => return Err(NoHandshake::Broken("it closed the connection".to_owned())),
+        None => {
+            return Err(NoHandshake::Broken(
+                "it closed the connection at the handshake; is that a client port?".to_owned(),
+            ));
+        }
         Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
             return Err(NoHandshake::Stranger("its answer is no frame of this protocol"));
         }
@@ -300,10 +302,7 @@ where
 }
 
 /// Writes frames until the connection is dropped or broken; pings when there is nothing to say.
-async fn write_frames<S: AsyncWrite>(
-    mut sink: Sink<S>,
-    mut queue: mpsc::Receiver<ClientFrame>,
-) {
+async fn write_frames<S: AsyncWrite>(mut sink: Sink<S>, mut queue: mpsc::Receiver<ClientFrame>) {
     loop {
         let first = match timeout(PING_INTERVAL, queue.recv()).await {
             Err(_) => ClientFrame::Ping,

@@ -70,7 +70,10 @@ pub struct Welcome {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum HandshakeRefusal {
     /// No common wire version.
-    #[error("it speaks wire version {server}, and this program speaks {client_min} to {client_max}; install matching versions")]
+    #[error(
+        "it speaks wire version {server}, and this program speaks {client_min} to {client_max}; \
+         install matching versions"
+    )]
     Version {
         /// The replica's.
         server: u16,

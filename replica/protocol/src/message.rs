@@ -228,7 +228,9 @@ pub enum Refusal {
     #[error("{0}")]
     Unavailable(String),
     /// The disk is below its reserve; deletes and reads still work elsewhere.
-    #[error("the disk of the leader is nearly full: {free} bytes are free, {reserve} are kept in reserve")]
+    #[error(
+        "the leader's disk is nearly full: {free} bytes are free, {reserve} are kept in reserve"
+    )]
     DiskFull {
         /// Bytes free.
         free: u64,

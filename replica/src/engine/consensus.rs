@@ -108,10 +108,10 @@ impl<L: Storage<Entry>> Consensus<L> {
         is_sound
     }
 
-    /// A peer that asks to be prepared may have promised a higher ballot than the one that leads: of
-    /// two candidates at once, the one that lost crashed or was cut off. The library leaves such a
-    /// peer behind for ever, for it ignores the leader and the leader ignores it. So the leader is
-    /// elected once more, above both.
+    /// A peer that asks to be prepared may have promised a higher ballot than the one that leads:
+    /// of two candidates at once, the one that lost crashed or was cut off. The library leaves
+    /// such a peer behind for ever, for it ignores the leader and the leader ignores it. So the
+    /// leader is elected once more, above both.
     fn outbid(&mut self, message: &Message<Entry>) {
         let Message::SequencePaxos(message) = message else { return };
         let PaxosMsg::PrepareReq(request) = message.msg else { return };

@@ -91,14 +91,16 @@ impl PeerMessage {
         let entries = |entries: &[Entry]| entries.iter().map(Entry::weight).sum::<usize>();
         OVERHEAD
             + match self {
-                Self::Paxos { message: Message::SequencePaxos(message), .. } => match &message.msg {
-                    PaxosMsg::AcceptDecide(accept) => entries(&accept.entries),
-                    PaxosMsg::AcceptSync(sync) => entries(&sync.log_sync.suffix),
-                    PaxosMsg::Promise(promise) => {
-                        promise.log_sync.as_ref().map_or(0, |sync| entries(&sync.suffix))
+                Self::Paxos { message: Message::SequencePaxos(message), .. } => {
+                    match &message.msg {
+                        PaxosMsg::AcceptDecide(accept) => entries(&accept.entries),
+                        PaxosMsg::AcceptSync(sync) => entries(&sync.log_sync.suffix),
+                        PaxosMsg::Promise(promise) => {
+                            promise.log_sync.as_ref().map_or(0, |sync| entries(&sync.suffix))
+                        }
+                        _ => 0,
                     }
-                    _ => 0,
-                },
+                }
                 Self::Relay { request: Request::Write { operation, .. }, .. } => operation.bytes(),
                 _ => 0,
             }

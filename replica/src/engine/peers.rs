@@ -145,8 +145,8 @@ impl Peers {
         }
         let now = Seen { incarnation: theirs.incarnation, nonce: theirs.nonce };
         if let Some(seen) = store.seen(theirs.replica) {
-            let continues = now == seen
-                || (now.incarnation > seen.incarnation && proof == Some(seen.nonce));
+            let continues =
+                now == seen || (now.incarnation > seen.incarnation && proof == Some(seen.nonce));
             if !continues {
                 let name = theirs.name.clone();
                 return Err(Rejection::OtherDisk { name, seen: seen.incarnation });

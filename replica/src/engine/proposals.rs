@@ -64,7 +64,12 @@ impl Proposals {
     }
 
     /// A write was applied: whoever waited for it is answered.
-    pub fn applied(&mut self, id: RequestId, outcome: Outcome, answer: &mut impl FnMut(Origin, Answer)) {
+    pub fn applied(
+        &mut self,
+        id: RequestId,
+        outcome: Outcome,
+        answer: &mut impl FnMut(Origin, Answer),
+    ) {
         if let Some(waiting) = self.waiting.remove(&id) {
             self.bytes -= waiting.bytes;
             for origin in waiting.origins {

@@ -73,13 +73,15 @@ pub struct Question {
 }
 
 impl Reads {
-    /// Takes a read in; it comes back when there are too many.
-    pub fn add(&mut self, read: Read) -> Result<(), Read> {
-        if self.count() >= READS_MAX {
-            return Err(read);
-        }
+    /// Whether another read can be taken in.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.count() < READS_MAX
+    }
+
+    /// Takes a read in; there must be room.
+    pub fn add(&mut self, read: Read) {
         self.queued.push(read);
-        Ok(())
     }
 
     /// How many reads wait.
@@ -117,7 +119,8 @@ impl Reads {
     /// A peer confirmed a round. `promise` is the leader's own; `quorum` counts it too.
     pub fn confirm(&mut self, peer: ReplicaId, answer: Question, promise: Ballot, quorum: usize) {
         let Some(round) = &mut self.round else { return };
-        if round.number != answer.round || round.ballot != answer.ballot || promise != round.ballot {
+        if round.number != answer.round || round.ballot != answer.ballot || promise != round.ballot
+        {
             return;
         }
         round.confirmed_by.insert(peer);
@@ -190,7 +193,7 @@ mod tests {
     #[test]
     fn an_answer_counts_for_its_own_round_and_ballot_only() {
         let mut reads = Reads::default();
-        reads.add(read()).unwrap();
+        reads.add(read());
         let first = reads.ask((ballot(1), 5), 0).unwrap();
         let later = reads.ask((ballot(1), 5), ROUND_TICKS).unwrap();
         let peer = ReplicaId(2);
@@ -209,9 +212,9 @@ mod tests {
     #[test]
     fn a_peer_counts_once_and_a_read_waits_for_the_next_round() {
         let mut reads = Reads::default();
-        reads.add(read()).unwrap();
+        reads.add(read());
         let question = reads.ask((ballot(1), 5), 0).unwrap();
-        reads.add(read()).unwrap();
+        reads.add(read());
         reads.confirm(ReplicaId(2), question, ballot(1), 3);
         reads.confirm(ReplicaId(2), question, ballot(1), 3);
         assert!(reads.ready(9).is_empty(), "one of four is no majority of five");

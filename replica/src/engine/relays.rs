@@ -87,8 +87,12 @@ impl Relays {
     }
 
     fn give_up(&mut self, doubt: Doubt, is_lost: impl Fn(&Call) -> bool) -> Vec<Broken> {
-        let lost: Vec<u64> =
-            self.calls.iter().filter(|(_, call)| is_lost(call)).map(|(number, _)| *number).collect();
+        let lost: Vec<u64> = self
+            .calls
+            .iter()
+            .filter(|(_, call)| is_lost(call))
+            .map(|(number, _)| *number)
+            .collect();
         lost.into_iter()
             .filter_map(|number| self.calls.remove(&number))
             .map(|call| match call.purpose {

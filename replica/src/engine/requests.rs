@@ -3,10 +3,10 @@
 //! Guarantees that each request is answered once, that a write is proposed at the leader only, and
 //! that a relayed write whose leader falls silent is *unknown*, never *refused*.
 
+use kvorum_protocol::data::{Operation, Value, validate_key};
 use kvorum_protocol::message::{
     Admin, Answer, Consistency, Pair, Refusal, Request, ServerFrame, Subscription,
 };
-use kvorum_protocol::data::{Operation, Value, validate_key};
 use kvorum_protocol::status::ReplicaId;
 
 use super::message::{ClientKey, Output, PeerMessage, Session};
@@ -192,7 +192,9 @@ impl<S: Store> Engine<S> {
     }
 
     fn queue_read(&mut self, read: Read) {
-        if let Err(read) = self.reads.add(read) {
+        if self.reads.has_room() {
+            self.reads.add(read);
+        } else {
             self.outbox.refuse_read(&read, Refusal::Overloaded);
         }
     }

@@ -11,9 +11,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kvorum_protocol::data::{Operation, Value};
 use kvorum_protocol::limits::SUBSCRIPTIONS_MAX;
-use kvorum_protocol::message::{
-    EntryEvent, Event, KeyEvent, Refusal, ServerFrame, Subscription,
-};
+use kvorum_protocol::message::{EntryEvent, Event, KeyEvent, Refusal, ServerFrame, Subscription};
 use kvorum_protocol::status::{ConfigurationId, Status};
 
 use super::ClientKey;
@@ -145,9 +143,9 @@ impl Subscriptions {
                 continue;
             }
             let first = *next;
-            let decided = read.entry(first).or_insert_with(|| {
-                store.decided(configuration, first, applied, TURN_BYTES_MAX)
-            });
+            let decided = read
+                .entry(first)
+                .or_insert_with(|| store.decided(configuration, first, applied, TURN_BYTES_MAX));
             for (index, entry) in (first..).zip(&decided.entries) {
                 let took_effect = decided.void.binary_search(&index).is_err();
                 let event = match prefix.as_ref() {

@@ -110,10 +110,11 @@ fn a_repetition_changes_nothing_and_is_answered_like_the_first_time() {
 fn a_lane_is_forgotten_exactly_when_its_requests_have_expired() {
     let mut table = Maps::default();
     let first = put(1, 1, "a", Condition::Always);
-    outcomes(&mut table, &[first.clone()]);
+    outcomes(&mut table, std::slice::from_ref(&first));
     // The lane's last use is 1: it is still known when 1 + SESSION_ENTRIES is applied.
     table.applied = SESSION_ENTRIES;
-    assert_eq!(outcomes(&mut table, &[first.clone()]), [Outcome::Put { revision: 1 }]);
+    let known = outcomes(&mut table, std::slice::from_ref(&first));
+    assert_eq!(known, [Outcome::Put { revision: 1 }]);
     assert_eq!(outcomes(&mut table, &[first]), [Outcome::Expired]);
     assert!(table.lanes.is_empty() && table.uses.is_empty());
 }

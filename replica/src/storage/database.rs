@@ -1,147 +1,38 @@
 //! A disk: one RocksDB, one write-ahead log, and the side file.
 //!
 //! Writes go unsynced to the log's buffer; [`Database::sync`] makes all earlier ones durable at
-//! once. Guarantees what [`Store`] promises, and that a folder is used by one process, one replica
-//! and one cluster only. A read that finds damage and a write that fails stop the replica; what was
-//! damaged is never served.
+//! once. Guarantees what [`Store`] promises, and that a folder is used by one replica of one
+//! cluster; that it is used by one process, the folder's [lock](super::lock) guarantees. A read
+//! that finds damage and a write that fails stop the replica; what was damaged is never served.
 //!
 //! | file in the folder | what it is |
 //! |---|---|
-//! | `lock` | held while a process uses the folder |
+//! | `lock` | held while a process uses the folder, see [`lock`](super::lock) |
 //! | `db/` | RocksDB |
 //! | `durable` | what the last sync made durable, see [`durable`](super::durable) |
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use kvorum_protocol::data::LaneId;
 use kvorum_protocol::message::Scan;
-use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRecoveryMode, Direction, IteratorMode, LogLevel, Options, ReadOptions, WriteBatch,
-    WriteOptions,
-};
+use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
+use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::durable::{Durable, SideFile};
 use super::log::{Log, LogNumbers};
-use super::record::{self, RecordError};
-use super::rocks_log::{RocksLog, read_numbers};
+use super::open::{OpenError, Opened, Owner, open_rocksdb};
+use super::record;
+use super::rocks_log::RocksLog;
 use super::{Decided, Identity, ScanPage, Seen, Store, keys, scan};
 use crate::state_machine::{Changes, Lane, Record, Table};
-
-/// Memory for blocks read from disk, in bytes.
-const BLOCK_CACHE_BYTES: usize = 16 << 20;
-/// Memory for writes not yet in a table file, over all column families, in bytes.
-const WRITE_BUFFERS_BYTES: usize = 32 << 20;
-/// The write-ahead log is cut by flushing the oldest column family beyond this, in bytes; bounds
-/// the time of a recovery.
-const WAL_BYTES_MAX: u64 = 64 << 20;
-
-/// Table files that RocksDB keeps open; the rest of the descriptors is for connections.
-const OPEN_FILES_MAX: i32 = 256;
 
 /// Called when the disk failed and the replica must not go on. Does not return in a process; a
 /// test may unwind.
 pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
-
-/// Why a folder cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The system does not let us.
-    #[error("cannot use the data folder {folder}: {reason}")]
-    Unusable {
-        /// The folder.
-        folder: PathBuf,
-        /// The system's words.
-        reason: String,
-    },
-    /// Another process holds it.
-    #[error("the data folder {folder} is in use by another process{holder}; stop that one first")]
-    Locked {
-        /// The folder.
-        folder: PathBuf,
-        /// Its id, when it is known.
-        holder: String,
-    },
-    /// It belongs to another replica or cluster.
-    #[error(
-        "the data folder {folder} belongs to {found}, not to {wanted}; start this replica with a \
-         folder of its own"
-    )]
-    Foreign {
-        /// The folder.
-        folder: PathBuf,
-        /// Whose it is.
-        found: String,
-        /// Who wants it.
-        wanted: String,
-    },
-    /// Something in it is damaged, or recovered less than was synced.
-    #[error(
-        "the data folder {folder} is damaged: {what}\n\
-         This replica must not vote with it and does not start; a majority of the others goes on \
-         without it.\nTo get the replica back, move the folder away (mv {folder} {folder}.damaged) \
-         and start it again: it comes up empty, says so, and waits without a vote to be replaced."
-    )]
-    Damaged {
-        /// The folder.
-        folder: PathBuf,
-        /// What is wrong, and in which file.
-        what: String,
-    },
-    /// Written by a newer program.
-    #[error("the data folder {folder} was written by a newer version: {what}; install that version")]
-    Newer {
-        /// The folder.
-        folder: PathBuf,
-        /// What shows it.
-        what: String,
-    },
-}
-
-/// Whose folder it is to be.
-#[derive(Clone, Debug)]
-pub struct Owner {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// The replica's name.
-    pub name: String,
-    /// The first configuration; its slots give the replicas their ids.
-    pub genesis: Vec<String>,
-}
-
-impl Owner {
-    /// The first configuration.
-    #[must_use]
-    pub fn configuration(&self) -> Configuration {
-        let member = |(slot, name): (u64, &String)| Member {
-            replica: ReplicaId(slot),
-            name: name.clone(),
-        };
-        Configuration {
-            id: ConfigurationId(1),
-            members: (1..).zip(&self.genesis).map(member).collect(),
-        }
-    }
-
-    /// Who this replica is when it starts on an empty folder.
-    #[must_use]
-    pub fn newborn(&self, nonce: u64) -> Identity {
-        let slot = self.genesis.iter().position(|name| *name == self.name);
-        let slot = slot.expect("settings are validated: the replica is a member of the genesis");
-        Identity {
-            cluster: self.cluster,
-            replica: ReplicaId(slot as u64 + 1),
-            name: self.name.clone(),
-            incarnation: 1,
-            nonce,
-        }
-    }
-}
 
 /// The open disk. Clones share it.
 #[derive(Clone)]
@@ -161,19 +52,21 @@ pub(super) struct Inner {
     pub(super) numbers: Mutex<LogNumbers>,
     /// Used by the sync thread only; a mutex because the type is shared with the driver's.
     side: Mutex<SideFile>,
-    _lock: File,
 }
 
 impl Database {
     /// Opens a folder, or makes one, and records one more start of its replica.
-    pub fn open(folder: &Path, owner: &Owner, nonce: u64, on_fatal: OnFatal) -> Result<Self, OpenError> {
-        let unusable =
-            |error: &dyn std::fmt::Display| OpenError::Unusable {
-                folder: folder.to_owned(),
-                reason: error.to_string(),
-            };
+    pub fn open(
+        folder: &Path,
+        owner: &Owner,
+        nonce: u64,
+        on_fatal: OnFatal,
+    ) -> Result<Self, OpenError> {
+        let unusable = |error: &dyn std::fmt::Display| OpenError::Unusable {
+            folder: folder.to_owned(),
+            reason: error.to_string(),
+        };
         fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
-        let lock = take_lock(folder)?;
         let side_path = folder.join("durable");
         let is_new = !folder.join("db").join("CURRENT").exists();
         if is_new && side_path.exists() {
@@ -191,7 +84,7 @@ impl Database {
         let side = opened.open_side_file(&side_path, &configuration)?;
         let applied = opened.get(keys::APPLIED)?.unwrap_or(0);
         let (numbers, side) = (Mutex::default(), Mutex::new(side));
-        let inner = Inner { db: opened.db, on_fatal, numbers, side, _lock: lock };
+        let inner = Inner { db: opened.db, on_fatal, numbers, side };
         Ok(Self { inner: Arc::new(inner), identity, configuration, applied })
     }
 
@@ -269,168 +162,12 @@ impl Inner {
     }
 }
 
-/// A database that is open but not yet known to be sound.
-struct Opened<'a> {
-    folder: &'a Path,
-    db: DB,
-}
-
-impl Opened<'_> {
-    fn get<V: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<V>, OpenError> {
-        let family = self.db.cf_handle(keys::META).expect("opened with the database");
-        let damaged = |what: String| OpenError::Damaged { folder: self.folder.to_owned(), what };
-        let name = key.escape_ascii();
-        let bytes = match self.db.get_pinned_cf(family, key) {
-            Ok(bytes) => bytes,
-            Err(error) => return Err(damaged(format!("{name} in db/: {error}"))),
-        };
-        let Some(bytes) = bytes else { return Ok(None) };
-        match record::decode(key, &bytes) {
-            Ok(value) => Ok(Some(value)),
-            Err(error @ RecordError::Damaged) => Err(damaged(format!("{name} in db/: {error}"))),
-            Err(error @ RecordError::Newer { .. }) => {
-                Err(OpenError::Newer { folder: self.folder.to_owned(), what: error.to_string() })
-            }
-        }
-    }
-
-    /// Reads who the folder belongs to, or makes it the owner's; then records one more start.
-    fn recover(&self, owner: &Owner, nonce: u64) -> Result<(Identity, Configuration), OpenError> {
-        let found: Option<Identity> = self.get(keys::IDENTITY)?;
-        let identity = match found {
-            None => owner.newborn(nonce),
-            Some(identity) if identity.cluster == owner.cluster && identity.name == owner.name => {
-                Identity { incarnation: identity.incarnation + 1, nonce, ..identity }
-            }
-            Some(other) => {
-                return Err(OpenError::Foreign {
-                    folder: self.folder.to_owned(),
-                    found: format!("{} of cluster {}", other.name, other.cluster),
-                    wanted: format!("{} of cluster {}", owner.name, owner.cluster),
-                });
-            }
-        };
-        let configuration = self.get(keys::CONFIGURATION)?.unwrap_or_else(|| owner.configuration());
-        let mut batch = WriteBatch::default();
-        let family = self.db.cf_handle(keys::META).expect("opened with the database");
-        put(&mut batch, family, keys::IDENTITY, &identity);
-        put(&mut batch, family, keys::CONFIGURATION, &configuration);
-        put(&mut batch, family, &keys::nonce(identity.incarnation), &nonce);
-        let written = self.db.write_opt(batch, &WriteOptions::default());
-        let synced = written.and_then(|()| self.db.flush_wal(true));
-        synced.map_err(|error| OpenError::Unusable {
-            folder: self.folder.to_owned(),
-            reason: error.to_string(),
-        })?;
-        Ok((identity, configuration))
-    }
-
-    fn open_side_file(
-        &self,
-        path: &Path,
-        configuration: &Configuration,
-    ) -> Result<SideFile, OpenError> {
-        let folder = self.folder.to_owned();
-        let unusable = |error: std::io::Error| OpenError::Unusable {
-            folder: self.folder.to_owned(),
-            reason: error.to_string(),
-        };
-        let numbers = read_numbers(configuration.id, |key| self.get(key))?;
-        let Some(numbers) = numbers else {
-            // Nothing was ever promised, so no sync of a promise can be missing.
-            if path.exists() {
-                fs::remove_file(path).map_err(unusable)?;
-            }
-            return SideFile::create(path).map_err(unusable);
-        };
-        let opened = match path.exists() {
-            true => SideFile::open(path).map_err(unusable)?,
-            false => None,
-        };
-        let Some((side, synced)) = opened else {
-            let what = "`durable` is missing or no slot of it is sound".to_owned();
-            return Err(OpenError::Damaged { folder, what });
-        };
-        let recovered = Durable::of(configuration.id, &numbers);
-        if recovered.covers(&synced) {
-            return Ok(side);
-        }
-        let what = format!(
-            "db/ holds less than was synced: promise {:?} and {} entries of round {:?}, where \
-             `durable` says {:?} and {} of {:?}",
-            recovered.promise,
-            recovered.accepted,
-            recovered.accepted_round,
-            synced.promise,
-            synced.accepted,
-            synced.accepted_round,
-        );
-        Err(OpenError::Damaged { folder, what })
-    }
-}
-
-fn take_lock(folder: &Path) -> Result<File, OpenError> {
-    let path = folder.join("lock");
-    let unusable =
-        |reason: String| OpenError::Unusable { folder: folder.to_owned(), reason };
-    let mut options = File::options();
-    let file = options.create(true).truncate(false).read(true).write(true).open(&path);
-    let file = file.map_err(|error| unusable(format!("{}: {error}", path.display())))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {
-            let _ = fs::write(&path, std::process::id().to_string());
-            Ok(file)
-        }
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
-            let holder = match holder.trim() {
-                "" => String::new(),
-                pid => format!(" (process {pid})"),
-            };
-            Err(OpenError::Locked { folder: folder.to_owned(), holder })
-        }
-        Err(error) => Err(unusable(error.to_string())),
-    }
-}
-
-fn open_rocksdb(path: &Path) -> Result<DB, rocksdb::Error> {
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
-    // A torn tail is a crash; anything else is damage, and then it must not open.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    options.set_track_and_verify_wals_in_manifest(true);
-    // Writes stay in the log's buffer until the sync that the driver asks for.
-    options.set_manual_wal_flush(true);
-    options.set_max_total_wal_size(WAL_BYTES_MAX);
-    options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
-    options.set_max_background_jobs(2);
-    options.set_max_open_files(OPEN_FILES_MAX);
-    options.set_keep_log_file_num(3);
-    options.set_max_log_file_size(1 << 20);
-    options.set_log_level(LogLevel::Warn);
-    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
-    let families = keys::COLUMN_FAMILIES.map(|name| {
-        ColumnFamilyDescriptor::new(name, family_options(name, &cache))
-    });
-    DB::open_cf_descriptors(&options, path, families)
-}
-
-fn family_options(name: &str, cache: &Cache) -> Options {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
-    table.set_cache_index_and_filter_blocks(true);
-    if name == keys::KEYS || name == keys::SESSIONS {
-        table.set_bloom_filter(10.0, false);
-    }
-    let mut options = Options::default();
-    options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(WRITE_BUFFERS_BYTES / 2);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options
-}
-
-pub(super) fn put<V: Serialize>(batch: &mut WriteBatch, family: &ColumnFamily, key: &[u8], value: &V) {
+pub(super) fn put<V: Serialize>(
+    batch: &mut WriteBatch,
+    family: &ColumnFamily,
+    key: &[u8],
+    value: &V,
+) {
     batch.put_cf(family, key, record::encode(key, value));
 }
 

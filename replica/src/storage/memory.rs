@@ -7,7 +7,7 @@
 //! writes that no sync covered. Does not survive its process; a replica that restarts on an empty
 //! one has lost its disk and is treated so.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -33,7 +33,7 @@ struct Image {
     keys: BTreeMap<Bytes, Record>,
     lanes: BTreeMap<LaneId, Lane>,
     uses: BTreeMap<u64, LaneId>,
-    void: BTreeMap<u64, ()>,
+    void: BTreeSet<u64>,
     applied: u64,
     seen: BTreeMap<ReplicaId, Seen>,
     nonces: BTreeMap<u64, u64>,
@@ -170,7 +170,7 @@ impl Image {
         merge(&mut self.keys, changes.keys);
         merge(&mut self.lanes, changes.lanes);
         merge(&mut self.uses, changes.uses);
-        self.void.extend(changes.void.into_iter().map(|index| (index, ())));
+        self.void.extend(changes.void);
         self.applied = changes.applied;
     }
 
@@ -310,7 +310,7 @@ impl Store for Memory {
             decided.entries.append(&mut entry);
         }
         let last = from + decided.entries.len() as u64;
-        decided.void = disk.current.void.range(from..last).map(|(index, ())| *index).collect();
+        decided.void = disk.current.void.range(from..last).copied().collect();
         decided
     }
 

@@ -85,7 +85,9 @@ mod tests {
         let records = |from: &Bytes| {
             let from = from.clone();
             (0..10u64)
-                .map(|n| (Bytes::from(format!("k{n}")), Record { revision: n, value: Bytes::new() }))
+                .map(|n| {
+                    (Bytes::from(format!("k{n}")), Record { revision: n, value: Bytes::new() })
+                })
                 .filter(move |(key, _)| *key >= from)
         };
         let mut from = Bytes::new();
@@ -105,7 +107,8 @@ mod tests {
     #[test]
     fn a_page_ends_by_bytes_too() {
         let value = Bytes::from(vec![0; SCAN_BYTES_MAX]);
-        let records = ["a", "b"].map(|key| (Bytes::from(key), Record { revision: 1, value: value.clone() }));
+        let records =
+            ["a", "b"].map(|key| (Bytes::from(key), Record { revision: 1, value: value.clone() }));
         let page = page(&scan("", "", "", 0), records.into_iter(), 1);
         assert_eq!(page.pairs.len(), 1);
         assert_eq!(page.next, Some(Key::from("b")));

@@ -141,7 +141,9 @@ async fn write_message(sink: &mut Sink, message: PeerMessage, queues: &mut Queue
         if sink.feed(frame_of(kind, &fragment)).await.is_err() {
             return false;
         }
-        while kind == MORE && let Ok(urgent) = queues.urgent.try_recv() {
+        while kind == MORE
+            && let Ok(urgent) = queues.urgent.try_recv()
+        {
             queues.queued.fetch_sub(urgent.weight(), Ordering::Relaxed);
             let Ok(bytes) = frame::encode(&urgent, FRAGMENT_BYTES_MAX) else { return false };
             if sink.feed(frame_of(URGENT, &bytes)).await.is_err() {

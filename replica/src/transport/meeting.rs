@@ -103,16 +103,17 @@ impl Meeting {
     /// Holds it: as the dialer of a replica, or as whoever accepted.
     pub async fn hold(self, dialed: Option<ReplicaId>) -> Result<Met, Failure> {
         match dialed {
-            Some(peer) => self.as_dialer(peer).await,
-            None => self.as_acceptor().await,
+            Some(peer) => self.dialing(peer).await,
+            None => self.accepting().await,
         }
     }
 
-    async fn as_dialer(mut self, peer: ReplicaId) -> Result<Met, Failure> {
+    async fn dialing(mut self, peer: ReplicaId) -> Result<Met, Failure> {
         let hello = self.hello(peer).await?;
         self.send(&hello).await?;
         let answer: Result<(Hello, Option<u64>), Rejection> = self.receive().await?;
-        let (theirs, proof) = answer.map_err(|rejection| Failure::RejectedBy { peer, rejection })?;
+        let (theirs, proof) =
+            answer.map_err(|rejection| Failure::RejectedBy { peer, rejection })?;
         if theirs.introduction.replica != peer {
             return Err(Failure::SomebodyElse(theirs.introduction.replica.0));
         }
@@ -128,7 +129,7 @@ impl Meeting {
         Ok(Met { peer, frames: self.frames, sink: self.sink })
     }
 
-    async fn as_acceptor(mut self) -> Result<Met, Failure> {
+    async fn accepting(mut self) -> Result<Met, Failure> {
         let theirs: Hello = self.receive().await?;
         let peer = theirs.introduction.replica;
         if theirs.magic != MAGIC {
@@ -151,7 +152,11 @@ impl Meeting {
         Ok(Met { peer, frames: self.frames, sink: self.sink })
     }
 
-    async fn judge(&self, theirs: &Hello, proof: Option<u64>) -> Result<Result<(), Rejection>, Failure> {
+    async fn judge(
+        &self,
+        theirs: &Hello,
+        proof: Option<u64>,
+    ) -> Result<Result<(), Rejection>, Failure> {
         if theirs.magic != MAGIC {
             return Err(Failure::NotKvorum);
         }

@@ -93,7 +93,13 @@ impl Checker {
     }
 
     /// A write was answered: at that moment a majority must hold it durably.
-    pub fn written(&mut self, id: RequestId, key: &[u8], outcome: Outcome, nodes: &[Node]) -> Result<(), String> {
+    pub fn written(
+        &mut self,
+        id: RequestId,
+        key: &[u8],
+        outcome: Outcome,
+        nodes: &[Node],
+    ) -> Result<(), String> {
         if let Some(earlier) = self.outcomes.insert(id, outcome)
             && earlier != outcome
         {
@@ -134,7 +140,10 @@ impl Checker {
     pub fn finish(&self, nodes: &[Node]) -> Result<(), String> {
         let mut effects: BTreeMap<RequestId, u32> = BTreeMap::new();
         let mut state: BTreeMap<&[u8], u64> = BTreeMap::new();
-        let void = nodes[0].disk.decided(nodes[0].disk.configuration().id, 1, self.decided(), usize::MAX).void;
+        let void = nodes[0]
+            .disk
+            .decided(nodes[0].disk.configuration().id, 1, self.decided(), usize::MAX)
+            .void;
         for (index, entry) in (1..).zip(&self.decided) {
             if let Entry::Command(command) = entry
                 && void.binary_search(&index).is_err()
@@ -155,7 +164,10 @@ impl Checker {
             for node in nodes {
                 let found = node.disk.key(key).map_or(0, |record| record.revision);
                 if found != revision {
-                    return Err(format!("{:?} has revision {found} where {revision} is last", node.id));
+                    return Err(format!(
+                        "{:?} has revision {found} where {revision} is last",
+                        node.id
+                    ));
                 }
             }
         }

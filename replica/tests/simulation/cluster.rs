@@ -10,72 +10,56 @@ use rand::{RngExt, SeedableRng};
 
 use super::checker::Checker;
 use super::node::Node;
+use super::rules::{Rules, Tally};
 use super::workload::Workload;
 
 /// Microseconds of one tick.
 const TICK_US: u64 = 10_000;
-/// After this share of the steps all faults end, and the cluster must converge.
-const CALM_SHARE: f64 = 0.8;
-
-/// The rules under test; a negative control takes one out.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    /// Messages that tell a durable fact wait for a sync.
-    pub gates_messages: bool,
-    /// A sync covers the writes up to the moment when the messages were taken, or later.
-    pub syncs_after_taking: bool,
-    /// The harness looks at each message whether what it tells is durable.
-    pub checks_messages: bool,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self { gates_messages: true, syncs_after_taking: true, checks_messages: true }
-    }
-}
-
-/// What happened in one seed.
-#[derive(Clone, Default, Debug, PartialEq, Eq)]
-pub struct Tally {
-    pub messages: u64,
-    pub syncs: u64,
-    pub crashes: u64,
-    pub lost_writes: u64,
-    pub broken_sessions: u64,
-    pub decided: u64,
-    pub writes: u64,
-    pub reads: u64,
-    pub simulated_ms: u64,
-}
-
-impl Tally {
-    pub fn add(&mut self, other: &Self) {
-        self.messages += other.messages;
-        self.syncs += other.syncs;
-        self.crashes += other.crashes;
-        self.lost_writes += other.lost_writes;
-        self.broken_sessions += other.broken_sessions;
-        self.decided += other.decided;
-        self.writes += other.writes;
-        self.reads += other.reads;
-        self.simulated_ms += other.simulated_ms;
-    }
-}
+/// All faults end after four of five steps, and then the cluster must converge.
+const CALM_FIFTHS: u32 = 4;
 
 /// Something that will happen.
 #[derive(Debug)]
 enum Event {
-    Tick { node: ReplicaId, life: u64 },
-    Deliver { from: ReplicaId, to: ReplicaId, session: Session, message: Box<PeerMessage> },
+    Tick {
+        node: ReplicaId,
+        life: u64,
+    },
+    Deliver {
+        from: ReplicaId,
+        to: ReplicaId,
+        session: Session,
+        message: Box<PeerMessage>,
+    },
     /// One end of a link learns that a session began.
-    Up { node: ReplicaId, life: u64, peer: ReplicaId, session: Session },
+    Up {
+        node: ReplicaId,
+        life: u64,
+        peer: ReplicaId,
+        session: Session,
+    },
     /// One end of a link learns that a session ended.
-    Down { node: ReplicaId, life: u64, peer: ReplicaId, session: Session },
+    Down {
+        node: ReplicaId,
+        life: u64,
+        peer: ReplicaId,
+        session: Session,
+    },
     /// A link is tried.
-    Connect { low: ReplicaId, high: ReplicaId },
-    Synced { node: ReplicaId, life: u64 },
-    Restart { node: ReplicaId },
-    Client { client: usize },
+    Connect {
+        low: ReplicaId,
+        high: ReplicaId,
+    },
+    Synced {
+        node: ReplicaId,
+        life: u64,
+    },
+    Restart {
+        node: ReplicaId,
+    },
+    Client {
+        client: usize,
+    },
     /// A fault, at random.
     Trouble,
 }
@@ -142,7 +126,7 @@ impl Cluster {
 
     /// Runs so many events, the last fifth without faults; then everything must have converged.
     pub fn run(mut self, steps: u32) -> Result<Tally, String> {
-        let calm_at = (f64::from(steps) * CALM_SHARE) as u32;
+        let calm_at = steps / 5 * CALM_FIFTHS;
         for step in 0..steps {
             if step == calm_at {
                 self.calm();
@@ -342,7 +326,12 @@ impl Cluster {
     }
 
     /// One end of a link judges the other, as the transport does, and takes up the session.
-    fn session_begins(&mut self, id: ReplicaId, peer: ReplicaId, session: Session) -> Result<(), String> {
+    fn session_begins(
+        &mut self,
+        id: ReplicaId,
+        peer: ReplicaId,
+        session: Session,
+    ) -> Result<(), String> {
         let Some(theirs) = &self.node(peer).process else { return Ok(()) };
         let introduction = theirs.engine.introduce(id);
         let seen = self.node(id).process.as_ref().map(|p| p.engine.introduce(peer).last_saw);
@@ -453,15 +442,25 @@ impl Cluster {
                 None => "down".to_owned(),
                 Some(process) => {
                     let status = process.engine.status();
-                    let links: String = status.links.iter().map(|l| if l.is_up { '+' } else { '-' }).collect();
+                    let links: String =
+                        status.links.iter().map(|l| if l.is_up { '+' } else { '-' }).collect();
                     format!(
                         "{} {:?} b{} d{}/a{} {links}",
-                        status.name, status.role, status.ballot.number, status.decided, status.accepted
+                        status.name,
+                        status.role,
+                        status.ballot.number,
+                        status.decided,
+                        status.accepted
                     )
                 }
             })
             .collect();
-        format!("{} of {} decided; {}", nodes.join("; "), self.checker.decided(), self.workload.describe())
+        format!(
+            "{} of {} decided; {}",
+            nodes.join("; "),
+            self.checker.decided(),
+            self.workload.describe()
+        )
     }
 }
 

@@ -89,7 +89,12 @@ impl Process {
     }
 
     /// Holds or frees a gated message.
-    pub fn gate(&mut self, to: ReplicaId, message: PeerMessage, durable: bool) -> Option<PeerMessage> {
+    pub fn gate(
+        &mut self,
+        to: ReplicaId,
+        message: PeerMessage,
+        durable: bool,
+    ) -> Option<PeerMessage> {
         self.gate.push(to, message, durable)
     }
 }

@@ -17,7 +17,7 @@ use crate::message::{Answer, Refusal, Request};
 use crate::status::ClusterId;
 
 /// How long one attempt to connect may take.
-pub const CONNECT_PATIENCE: Duration = Duration::from_millis(1000);
+pub const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the first attempt of a call may take; each further one twice as long. A paused
 /// replica must not use up the whole deadline.
@@ -131,7 +131,11 @@ impl Attempts {
         endpoints
     }
 
-    async fn connect(&self, address: &str, until: Instant) -> Result<Arc<Connection>, ConnectError> {
+    async fn connect(
+        &self,
+        address: &str,
+        until: Instant,
+    ) -> Result<Arc<Connection>, ConnectError> {
         let open = self.pool(|pool| {
             pool.connections.get(address).filter(|connection| connection.is_open()).cloned()
         });
@@ -208,7 +212,8 @@ impl Tries<'_> {
     }
 
     fn no_such_node(&self, name: &str) -> ClientError {
-        let mut known: Vec<String> = self.attempts.pool(|pool| pool.names.values().cloned().collect());
+        let mut known: Vec<String> =
+            self.attempts.pool(|pool| pool.names.values().cloned().collect());
         known.extend((self.attempts.resolve)().into_iter().filter_map(|endpoint| endpoint.name));
         known.sort();
         known.dedup();
@@ -235,7 +240,12 @@ impl Tries<'_> {
         self.call_until(connection, request, self.deadline).await
     }
 
-    async fn call_until(&mut self, connection: &Connection, request: Request, until: Instant) -> Tried {
+    async fn call_until(
+        &mut self,
+        connection: &Connection,
+        request: Request,
+        until: Instant,
+    ) -> Tried {
         let node = &connection.welcome().name;
         let lost = match timeout_at(until, connection.call(request)).await {
             Ok(Ok(answer)) => return Tried::Answer(answer),

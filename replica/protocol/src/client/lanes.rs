@@ -62,8 +62,9 @@ impl Lanes {
 
     /// Takes back a lane whose write is decided or was refused.
     pub(super) fn give_back(&self, lane: Lane<'_>) {
+        let Lane { id, sequence, .. } = lane;
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.lanes.push((lane.id.number, lane.sequence));
+        free.lanes.push((id.number, sequence));
     }
 }
 

@@ -1,0 +1,58 @@
+//! Pure: what a turn of the engine says, and to whom it may still be said.
+//!
+//! Guarantees that a peer is answered only by the session by which it asked.
+
+use kvorum_protocol::message::{Answer, Refusal, ServerFrame};
+use kvorum_protocol::status::ReplicaId;
+
+use super::Origin;
+use super::message::{Notice, Output, PeerMessage, Session};
+use super::peers::Peers;
+use super::reads::Read;
+
+/// What comes out of a turn, and who may still be told.
+pub(super) struct Outbox {
+    pub(super) outputs: Vec<Output>,
+    pub(super) peers: Peers,
+}
+
+impl Outbox {
+    pub(super) fn push(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.outputs.push(Output::Notice(notice));
+    }
+
+    /// Says an answer to whoever asked.
+    pub(super) fn answer(&mut self, origin: Origin, answer: Answer) {
+        match origin {
+            Origin::Client { client, call } => {
+                self.push(Output::Frame { client, frame: ServerFrame::Answer { call, answer } });
+            }
+            Origin::Peer { peer, session, call } => {
+                self.reply(peer, session, PeerMessage::RelayAnswer { call, answer });
+            }
+        }
+    }
+
+    /// Answers a peer, unless the session that it asked by is over: the process that asked may
+    /// have been replaced by one that uses the same numbers.
+    pub(super) fn reply(&mut self, to: ReplicaId, session: Session, message: PeerMessage) {
+        if self.peers.session(to) == Some(session) {
+            self.push(Output::Send { to, message });
+        }
+    }
+
+    /// Refuses a read to whoever asked: a client, or a follower that wanted an index.
+    pub(super) fn refuse_read(&mut self, read: &Read, refusal: Refusal) {
+        match (read.origin, &read.request) {
+            (Origin::Peer { peer, session, call }, None) => {
+                let message = PeerMessage::ReadIndexAnswer { call, index: Err(refusal) };
+                self.reply(peer, session, message);
+            }
+            (origin, _) => self.answer(origin, Answer::Refused(refusal)),
+        }
+    }
+}

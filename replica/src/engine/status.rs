@@ -1,0 +1,110 @@
+//! Pure: what a replica says about itself.
+//!
+//! Guarantees that whatever keeps the replica from serving is said in words, with the cure.
+
+use kvorum_protocol::status::{Ballot, ReplicaId, Role, Status};
+use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
+
+use super::Engine;
+use super::consensus::Consensus;
+use crate::storage::Store;
+
+/// A replica that lags the decided index it knows by more than this is not ready.
+const READY_LAG_MAX: u64 = 1024;
+
+impl<S: Store> Engine<S> {
+    /// The leader of the promised ballot, and whether this replica is in step with it.
+    pub(super) fn leader(&self) -> Option<(ReplicaId, bool)> {
+        self.consensus.as_ref()?.leader()
+    }
+
+    /// The leader's name, when this replica is in step with it.
+    pub fn leader_name(&self) -> Option<String> {
+        let (leader, _) = self.leader().filter(|(_, is_in_step)| *is_in_step)?;
+        self.configuration.name_of(leader).map(str::to_owned)
+    }
+
+    /// How far this replica has applied the log.
+    pub fn applied(&self) -> u64 {
+        self.store.applied()
+    }
+
+    /// Messages that were dropped because they must not be.
+    pub fn dropped(&self) -> u64 {
+        self.consensus.as_ref().map_or(0, Consensus::dropped)
+    }
+
+    /// Writes and reads that wait for something.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.proposals.count(), self.reads.count())
+    }
+
+    /// What this replica says about itself; the caller adds the times.
+    pub fn status(&self) -> Status {
+        let me = self.store.identity();
+        let applied = self.store.applied();
+        let role = self.role();
+        let (ballot, accepted, decided, compacted) = match &self.consensus {
+            Some(c) => (c.promise(), c.accepted(), c.decided(), c.compacted()),
+            None => (SlotBallot::default(), applied, applied, 0),
+        };
+        let leads = usize::try_from(ballot.pid).ok().and_then(|slot| slot.checked_sub(1));
+        let leads = leads.and_then(|index| self.configuration.members.get(index));
+        let replica = leads.map_or(ReplicaId(0), |member| member.replica);
+        Status {
+            name: me.name.clone(),
+            replica: self.me,
+            cluster: me.cluster,
+            incarnation: me.incarnation,
+            configuration: self.configuration.clone(),
+            role,
+            leader: self.leader_name(),
+            ballot: Ballot { number: ballot.n, replica },
+            accepted,
+            decided,
+            applied,
+            compacted,
+            is_ready: matches!(role, Role::Leader | Role::Follower)
+                && decided - applied <= READY_LAG_MAX,
+            allows_faults: self.allows_faults,
+            links: self.outbox.peers.links(),
+            trouble: self.trouble(),
+            monotonic_us: 0,
+            wall_us: 0,
+        }
+    }
+
+    fn role(&self) -> Role {
+        match self.leader() {
+            _ if self.disowned_by.is_some() => Role::Outside,
+            _ if self.consensus.is_none() => Role::Gathering,
+            Some((leader, true)) if leader == self.me => Role::Leader,
+            Some((leader, false)) if leader == self.me => Role::Candidate,
+            Some((_, true)) => Role::Follower,
+            Some((_, false)) | None => Role::Recovering,
+        }
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        if let Some(by) = &self.disowned_by {
+            return Some(format!(
+                "{by} remembers this replica with another disk, so it has forgotten what it \
+                 promised and must not vote; bring back its own disk, or let it be replaced"
+            ));
+        }
+        if self.consensus.is_none() {
+            let missing = self.outbox.peers.not_met().join(", ");
+            return Some(format!(
+                "a new cluster starts when every member was met once; not met yet: {missing}"
+            ));
+        }
+        if self.is_disk_full() {
+            let (free, reserve) = self.disk;
+            return Some(format!(
+                "the disk is nearly full: {free} bytes are free and {reserve} are kept in reserve; \
+                 make room, or give the volume more"
+            ));
+        }
+        None
+    }
+}

@@ -1,0 +1,34 @@
+//! The lock of a replica's folder.
+//!
+//! Guarantees that one process at a time uses a folder, whatever it keeps there. The system gives
+//! the lock back when the process ends, however it ends. The file holds the process's id, for
+//! people and for `kvorum kill`.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use super::OpenError;
+
+/// Takes the lock of a folder, for as long as the file is open.
+pub fn take(folder: &Path) -> Result<File, OpenError> {
+    let path = folder.join("lock");
+    let unusable = |reason: String| OpenError::Unusable { folder: folder.to_owned(), reason };
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).read(true).write(true).open(&path);
+    let file = file.map_err(|error| unusable(format!("{}: {error}", path.display())))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {
+            let _ = fs::write(&path, std::process::id().to_string());
+            Ok(file)
+        }
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            let holder = match holder.trim() {
+                "" => String::new(),
+                pid => format!(" (process {pid})"),
+            };
+            Err(OpenError::Locked { folder: folder.to_owned(), holder })
+        }
+        Err(error) => Err(unusable(error.to_string())),
+    }
+}

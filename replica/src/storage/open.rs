@@ -1,0 +1,266 @@
+//! How a folder becomes an open, sound disk, or why not.
+//!
+//! Guarantees that a folder which belongs to another replica, holds less than was synced, or has a
+//! damaged file is refused with a sentence that says how to get the replica back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    LogLevel, Options, WriteBatch, WriteOptions,
+};
+use serde::de::DeserializeOwned;
+
+use super::database::put;
+use super::durable::{Durable, SideFile};
+use super::record::{self, RecordError};
+use super::rocks_log::read_numbers;
+use super::{Identity, keys};
+
+/// Memory for blocks read from disk, in bytes.
+const BLOCK_CACHE_BYTES: usize = 16 << 20;
+/// Memory for writes not yet in a table file, over all column families, in bytes.
+const WRITE_BUFFERS_BYTES: usize = 32 << 20;
+/// The write-ahead log is cut by flushing the oldest column family beyond this, in bytes; bounds
+/// the time of a recovery.
+const WAL_BYTES_MAX: u64 = 64 << 20;
+
+/// Table files that RocksDB keeps open; the rest of the descriptors is for connections.
+const OPEN_FILES_MAX: i32 = 256;
+
+/// Why a folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The system does not let us.
+    #[error("cannot use the data folder {folder}: {reason}")]
+    Unusable {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
+    /// Another process holds it.
+    #[error("the data folder {folder} is in use by another process{holder}; stop that one first")]
+    Locked {
+        /// The folder.
+        folder: PathBuf,
+        /// Its id, when it is known.
+        holder: String,
+    },
+    /// It belongs to another replica or cluster.
+    #[error(
+        "the data folder {folder} belongs to {found}, not to {wanted}; start this replica with a \
+         folder of its own"
+    )]
+    Foreign {
+        /// The folder.
+        folder: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who wants it.
+        wanted: String,
+    },
+    /// Something in it is damaged, or recovered less than was synced.
+    #[error(
+        "the data folder {folder} is damaged: {what}\n\
+         This replica must not vote with it and does not start; a majority of the others goes on \
+         without it.\nTo get the replica back, move the folder away (mv {folder} {folder}.damaged) \
+         and start it again: it comes up empty, says so, and waits without a vote to be replaced."
+    )]
+    Damaged {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong, and in which file.
+        what: String,
+    },
+    /// Written by a newer program.
+    #[error(
+        "the data folder {folder} was written by a newer version: {what}; install that version"
+    )]
+    Newer {
+        /// The folder.
+        folder: PathBuf,
+        /// What shows it.
+        what: String,
+    },
+}
+
+/// Whose folder it is to be.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The replica's name.
+    pub name: String,
+    /// The first configuration; its slots give the replicas their ids.
+    pub genesis: Vec<String>,
+}
+
+impl Owner {
+    /// The first configuration.
+    #[must_use]
+    pub fn configuration(&self) -> Configuration {
+        let member =
+            |(slot, name): (u64, &String)| Member { replica: ReplicaId(slot), name: name.clone() };
+        Configuration {
+            id: ConfigurationId(1),
+            members: (1..).zip(&self.genesis).map(member).collect(),
+        }
+    }
+
+    /// Who this replica is when it starts on an empty folder.
+    #[must_use]
+    pub fn newborn(&self, nonce: u64) -> Identity {
+        let slot = self.genesis.iter().position(|name| *name == self.name);
+        let slot = slot.expect("settings are validated: the replica is a member of the genesis");
+        Identity {
+            cluster: self.cluster,
+            replica: ReplicaId(slot as u64 + 1),
+            name: self.name.clone(),
+            incarnation: 1,
+            nonce,
+        }
+    }
+}
+
+/// A database that is open but not yet known to be sound.
+pub(super) struct Opened<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) db: DB,
+}
+
+impl Opened<'_> {
+    pub(super) fn get<V: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<V>, OpenError> {
+        let family = self.db.cf_handle(keys::META).expect("opened with the database");
+        let damaged = |what: String| OpenError::Damaged { folder: self.folder.to_owned(), what };
+        let name = key.escape_ascii();
+        let bytes = match self.db.get_pinned_cf(family, key) {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(damaged(format!("{name} in db/: {error}"))),
+        };
+        let Some(bytes) = bytes else { return Ok(None) };
+        match record::decode(key, &bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(error @ RecordError::Damaged) => Err(damaged(format!("{name} in db/: {error}"))),
+            Err(error @ RecordError::Newer { .. }) => {
+                Err(OpenError::Newer { folder: self.folder.to_owned(), what: error.to_string() })
+            }
+        }
+    }
+
+    /// Reads who the folder belongs to, or makes it the owner's; then records one more start.
+    pub(super) fn recover(
+        &self,
+        owner: &Owner,
+        nonce: u64,
+    ) -> Result<(Identity, Configuration), OpenError> {
+        let found: Option<Identity> = self.get(keys::IDENTITY)?;
+        let identity = match found {
+            None => owner.newborn(nonce),
+            Some(identity) if identity.cluster == owner.cluster && identity.name == owner.name => {
+                Identity { incarnation: identity.incarnation + 1, nonce, ..identity }
+            }
+            Some(other) => {
+                return Err(OpenError::Foreign {
+                    folder: self.folder.to_owned(),
+                    found: format!("{} of cluster {}", other.name, other.cluster),
+                    wanted: format!("{} of cluster {}", owner.name, owner.cluster),
+                });
+            }
+        };
+        let configuration = self.get(keys::CONFIGURATION)?.unwrap_or_else(|| owner.configuration());
+        let mut batch = WriteBatch::default();
+        let family = self.db.cf_handle(keys::META).expect("opened with the database");
+        put(&mut batch, family, keys::IDENTITY, &identity);
+        put(&mut batch, family, keys::CONFIGURATION, &configuration);
+        put(&mut batch, family, &keys::nonce(identity.incarnation), &nonce);
+        let written = self.db.write_opt(batch, &WriteOptions::default());
+        let synced = written.and_then(|()| self.db.flush_wal(true));
+        synced.map_err(|error| OpenError::Unusable {
+            folder: self.folder.to_owned(),
+            reason: error.to_string(),
+        })?;
+        Ok((identity, configuration))
+    }
+
+    pub(super) fn open_side_file(
+        &self,
+        path: &Path,
+        configuration: &Configuration,
+    ) -> Result<SideFile, OpenError> {
+        let folder = self.folder.to_owned();
+        let unusable = |error: std::io::Error| OpenError::Unusable {
+            folder: self.folder.to_owned(),
+            reason: error.to_string(),
+        };
+        let numbers = read_numbers(configuration.id, |key| self.get(key))?;
+        let Some(numbers) = numbers else {
+            // Nothing was ever promised, so no sync of a promise can be missing.
+            if path.exists() {
+                fs::remove_file(path).map_err(unusable)?;
+            }
+            return SideFile::create(path).map_err(unusable);
+        };
+        let opened = match path.exists() {
+            true => SideFile::open(path).map_err(unusable)?,
+            false => None,
+        };
+        let Some((side, synced)) = opened else {
+            let what = "`durable` is missing or no slot of it is sound".to_owned();
+            return Err(OpenError::Damaged { folder, what });
+        };
+        let recovered = Durable::of(configuration.id, &numbers);
+        if recovered.covers(&synced) {
+            return Ok(side);
+        }
+        let what = format!(
+            "db/ holds less than was synced: promise {:?} and {} entries of round {:?}, where \
+             `durable` says {:?} and {} of {:?}",
+            recovered.promise,
+            recovered.accepted,
+            recovered.accepted_round,
+            synced.promise,
+            synced.accepted,
+            synced.accepted_round,
+        );
+        Err(OpenError::Damaged { folder, what })
+    }
+}
+
+pub(super) fn open_rocksdb(path: &Path) -> Result<DB, rocksdb::Error> {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    // A torn tail is a crash; anything else is damage, and then it must not open.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_track_and_verify_wals_in_manifest(true);
+    // Writes stay in the log's buffer until the sync that the driver asks for.
+    options.set_manual_wal_flush(true);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_keep_log_file_num(3);
+    options.set_max_log_file_size(1 << 20);
+    options.set_log_level(LogLevel::Warn);
+    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+    let families = keys::COLUMN_FAMILIES
+        .map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache)));
+    DB::open_cf_descriptors(&options, path, families)
+}
+
+fn family_options(name: &str, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    if name == keys::KEYS || name == keys::SESSIONS {
+        table.set_bloom_filter(10.0, false);
+    }
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(WRITE_BUFFERS_BYTES / 2);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options
+}
