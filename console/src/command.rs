@@ -1,7 +1,7 @@
 //! What each command does.
 //!
 //! Guarantees that a command prints its result on standard output and everything else on standard
-//! error, and ends with the status that [`Exit`](crate::exit::Exit) documents.
+//! error, and ends with the status that [`Exit`] documents.
 
 mod admin;
 mod follow;

@@ -74,10 +74,11 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
     };
     let folder = Folder::open(&path, local.replicas)?;
     let mut told = StopSignals::new()?;
-    let stop = CancellationToken::new();
     let mut children = Vec::new();
     for name in folder.set.members() {
-        children.push((name.clone(), Child::supervise(&folder, name, &local, stop.clone())?));
+        let stop = CancellationToken::new();
+        let child = Child::supervise(&folder, name, &local, stop.clone())?;
+        children.push((stop, child));
     }
     let client = client(&folder.path, Options { deadline: global.timeout, ..Options::default() })?;
     let serving = async {
@@ -93,12 +94,10 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
         () = told.next() => Ok(()),
     };
     crate::note("stopping the replicas");
-    stop.cancel();
-    // In order, the last one first, as a StatefulSet does.
-    for (name, child) in children.into_iter().rev() {
-        if child.await.is_err() {
-            crate::note(format!("{name} could not be watched to its end"));
-        }
+    // In order, the last one first, as a StatefulSet does. The task ends when its replica has.
+    for (stop, child) in children.into_iter().rev() {
+        stop.cancel();
+        let _ = child.await;
     }
     result
 }

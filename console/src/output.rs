@@ -38,7 +38,7 @@ pub fn preview(bytes: &[u8]) -> String {
     format!("{shown}… ({} bytes)", bytes.len())
 }
 
-/// A value as text: like [`line`], but with line ends and tabs.
+/// A value as text: like [`line()`], but with line ends and tabs.
 #[must_use]
 pub fn text(bytes: &[u8]) -> String {
     let lines = bytes

@@ -43,6 +43,8 @@ const REQUESTS_BYTES_MAX: usize = 64 << 20;
 const EVENTS_BYTES_MAX: usize = 1 << 20;
 /// Bytes queued for a connection beyond which it is closed: it does not read its answers.
 const QUEUE_BYTES_MAX: usize = 32 << 20;
+/// Bytes queued for all connections beyond which each that has more than its share is closed.
+const QUEUES_BYTES_MAX: usize = 128 << 20;
 /// A connection that takes nothing for so long is closed.
 const STALL_MAX: Duration = Duration::from_secs(10);
 /// Strangers that are told at once that there are too many; further ones are just closed.
@@ -58,17 +60,47 @@ type Sink = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
 /// The sending end of a connection, for the driver. Dropping it closes the connection.
 pub struct ClientSink {
     frames: mpsc::UnboundedSender<ServerFrame>,
-    queued: Arc<AtomicUsize>,
+    queued: Queued,
     end: CancellationToken,
+}
+
+/// Bytes queued for one connection, and for all of them.
+#[derive(Clone, Default)]
+struct Queued {
+    own: Arc<AtomicUsize>,
+    total: Arc<AtomicUsize>,
+}
+
+impl Queued {
+    fn add(&self, bytes: usize) {
+        self.own.fetch_add(bytes, Ordering::Relaxed);
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn subtract(&self, bytes: usize) {
+        self.own.fetch_sub(bytes, Ordering::Relaxed);
+        self.total.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn own(&self) -> usize {
+        self.own.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection has let more pile up than it may.
+    fn is_too_much(&self) -> bool {
+        let total = self.total.load(Ordering::Relaxed);
+        self.own() > QUEUE_BYTES_MAX || (total > QUEUES_BYTES_MAX && self.own() > EVENTS_BYTES_MAX)
+    }
 }
 
 impl ClientSink {
     /// Queues a frame. A connection that lets too much pile up is closed.
     pub fn push(&self, frame: ServerFrame) {
-        let queued = self.queued.fetch_add(weight(&frame), Ordering::Relaxed);
-        if queued > QUEUE_BYTES_MAX {
+        if self.queued.is_too_much() {
             self.end.cancel();
+            return;
         }
+        self.queued.add(weight(&frame));
         // A connection that just ended is told by its own event.
         let _ = self.frames.send(frame);
     }
@@ -76,13 +108,15 @@ impl ClientSink {
     /// Whether the connection takes another event.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.queued.load(Ordering::Relaxed) < EVENTS_BYTES_MAX
+        self.queued.own() < EVENTS_BYTES_MAX
     }
 }
 
 impl Drop for ClientSink {
     fn drop(&mut self) {
         self.end.cancel();
+        // The driver lets go of a connection after its tasks have ended: nobody writes the rest.
+        self.queued.subtract(self.queued.own());
     }
 }
 
@@ -119,6 +153,7 @@ pub struct Clients {
     metrics: Arc<Metrics>,
     keys: Arc<AtomicU64>,
     room: Arc<Semaphore>,
+    queued: Arc<AtomicUsize>,
 }
 
 impl Clients {
@@ -132,7 +167,8 @@ impl Clients {
         metrics: Arc<Metrics>,
     ) -> Self {
         let room = Arc::new(Semaphore::new(REQUESTS_BYTES_MAX));
-        Self { name, cluster, driver, status, metrics, keys: Arc::default(), room }
+        let (keys, queued) = (Arc::default(), Arc::default());
+        Self { name, cluster, driver, status, metrics, keys, room, queued }
     }
 
     /// Takes connections, for ever, at most so many at once.
@@ -186,7 +222,8 @@ impl Clients {
         }
         let client = ClientKey(self.keys.fetch_add(1, Ordering::Relaxed) + 1);
         let (frames, queue) = mpsc::unbounded_channel();
-        let (queued, end) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+        let queued = Queued { own: Arc::default(), total: Arc::clone(&self.queued) };
+        let end = CancellationToken::new();
         let up = ClientEvent::Up {
             client,
             sink: ClientSink { frames: frames.clone(), queued: queued.clone(), end: end.clone() },
@@ -196,11 +233,12 @@ impl Clients {
         }
         requests.decoder_mut().set_max_frame_length(REQUEST_BYTES_MAX);
         let calls = Arc::new(Semaphore::new(CALLS_MAX));
+        let answers = Answers { frames, queued: queued.clone() };
         let outgoing = Outgoing { sink, queue, queued, calls: Arc::clone(&calls) };
         tokio::select! {
             () = end.cancelled() => debug!(client = client.0, "a client does not read its answers"),
             () = self.write_frames(outgoing) => {}
-            () = self.read_requests(requests, client, &calls, &frames) => {}
+            () = self.read_requests(requests, client, &calls, &answers) => {}
         }
         let input = Input::ClientGone { client };
         let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
@@ -236,7 +274,7 @@ impl Clients {
         mut requests: Requests,
         client: ClientKey,
         calls: &Semaphore,
-        answers: &mpsc::UnboundedSender<ServerFrame>,
+        answers: &Answers,
     ) {
         loop {
             // A client with as many calls as it may have is not read; so it is not silent either.
@@ -266,7 +304,9 @@ impl Clients {
                     if !self.hand_over(client, call, request) {
                         self.metrics.overloads.fetch_add(1, Ordering::Relaxed);
                         let answer = Answer::Refused(Refusal::Overloaded);
-                        let _ = answers.send(ServerFrame::Answer { call, answer });
+                        let frame = ServerFrame::Answer { call, answer };
+                        answers.queued.add(weight(&frame));
+                        let _ = answers.frames.send(frame);
                     }
                 }
             }
@@ -297,7 +337,9 @@ impl Clients {
                 Ok(None) => return,
                 Err(_) => {
                     let applied = self.status.borrow().as_ref().map_or(0, |s| s.applied);
-                    Some(ServerFrame::Ping { applied })
+                    let ping = ServerFrame::Ping { applied };
+                    out.queued.add(weight(&ping));
+                    Some(ping)
                 }
             };
             let written = timeout(STALL_MAX, async {
@@ -314,10 +356,16 @@ impl Clients {
     }
 }
 
+/// Where the reader answers what never reaches the driver.
+struct Answers {
+    frames: mpsc::UnboundedSender<ServerFrame>,
+    queued: Queued,
+}
+
 struct Outgoing {
     sink: Sink,
     queue: mpsc::UnboundedReceiver<ServerFrame>,
-    queued: Arc<AtomicUsize>,
+    queued: Queued,
     calls: Arc<Semaphore>,
 }
 
@@ -326,10 +374,7 @@ impl Outgoing {
         let weight = weight(frame);
         let bytes = frame::encode(frame, FRAME_BYTES_MAX).map_err(std::io::Error::other)?;
         self.sink.feed(bytes).await?;
-        // What the connection's own tasks queue was never counted in.
-        let _ = self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
-            Some(queued.saturating_sub(weight))
-        });
+        self.queued.subtract(weight);
         if matches!(frame, ServerFrame::Answer { .. }) {
             self.calls.add_permits(1);
         }

@@ -207,12 +207,14 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         loop {
             // When so much waits for a sync that no more should, only the sync and time go on.
             let is_open = !self.gate.is_full();
+            let has_more = self.engine.has_more();
             tokio::select! {
                 biased;
                 Some(()) = synced.recv() => self.synced(),
                 _ = ticks.tick() => self.tick(),
                 _ = inboxes.peers.recv_many(&mut from_peers, TURN_INPUTS_MAX), if is_open => {}
                 _ = inboxes.clients.recv_many(&mut from_clients, TURN_INPUTS_MAX), if is_open => {}
+                () = std::future::ready(()), if has_more => {}
             }
             // What came meanwhile shares the turn, and so the sync.
             drain(&mut inboxes.peers, &mut from_peers, is_open);

@@ -191,6 +191,11 @@ impl<S: Store> Engine<S> {
         std::mem::take(&mut self.outbox.outputs)
     }
 
+    /// Whether there is work for another turn already.
+    pub fn has_more(&self) -> bool {
+        self.reads.has_ready(self.store.applied())
+    }
+
     /// Starts to vote once every member was met.
     fn gather(&mut self) {
         if self.consensus.is_some()

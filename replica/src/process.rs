@@ -54,7 +54,9 @@ async fn run_until_told(settings: &Settings) -> ExitCode {
     };
     let code = stopped.await;
     info!("stopping");
-    replica.stop().await;
+    // Whoever started this replica is gone, and takes the others with it.
+    let is_orphan = code == ExitCode::SUCCESS;
+    replica.stop(!is_orphan).await;
     code
 }
 

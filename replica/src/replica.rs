@@ -156,9 +156,12 @@ impl Replica {
         Ok(Self { clients, status, driver: Some(driver), database, addresses, _lock: lock })
     }
 
-    /// Hands leadership over if this replica leads, then ends with everything on disk.
-    pub async fn stop(mut self) {
-        self.hand_over().await;
+    /// Ends with everything on disk; before that, hands leadership over if this replica leads and
+    /// it is wanted.
+    pub async fn stop(mut self, hands_over: bool) {
+        if hands_over {
+            self.hand_over().await;
+        }
         let (reply, stopped) = oneshot::channel();
         if self.clients.send(ClientEvent::Stop { reply }).await.is_ok() {
             let _ = stopped.await;
@@ -181,7 +184,10 @@ impl Replica {
         let leads = |status: &Option<Arc<Status>>| {
             status.as_ref().is_some_and(|s| s.leader.as_deref() == Some(name.as_str()))
         };
-        if !leads(&self.status.borrow()) {
+        let has_heirs = |status: &Option<Arc<Status>>| {
+            status.as_ref().is_some_and(|s| s.links.iter().any(|link| link.is_up))
+        };
+        if !leads(&self.status.borrow()) || !has_heirs(&self.status.borrow()) {
             return;
         }
         // The answer goes to a client that does not exist.

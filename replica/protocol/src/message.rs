@@ -124,6 +124,14 @@ pub struct Pair {
     pub revision: u64,
 }
 
+impl Pair {
+    /// How many bytes of key and value it carries.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.key.0.len() + self.value.0.len()
+    }
+}
+
 /// What to be told about.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Subscription {

@@ -8,7 +8,7 @@
 //! Guarantees that no read is served before its round was confirmed and its index applied. Writes
 //! nothing and uses no clock for safety.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kvorum_protocol::message::Request;
 use kvorum_protocol::status::ReplicaId;
@@ -50,7 +50,7 @@ pub struct Reads {
     queued: Vec<Read>,
     round: Option<Round>,
     /// Confirmed, by the index that must be applied first.
-    confirmed: BTreeMap<u64, Vec<Read>>,
+    confirmed: BTreeMap<u64, VecDeque<Read>>,
     next_round: u64,
 }
 
@@ -87,7 +87,7 @@ impl Reads {
     /// How many reads wait.
     #[must_use]
     pub fn count(&self) -> usize {
-        let confirmed: usize = self.confirmed.values().map(Vec::len).sum();
+        let confirmed: usize = self.confirmed.values().map(VecDeque::len).sum();
         self.queued.len() + confirmed + self.round.as_ref().map_or(0, |round| round.reads.len())
     }
 
@@ -147,14 +147,21 @@ impl Reads {
         !self.queued.is_empty()
     }
 
-    /// Takes the reads whose index is applied.
-    pub fn ready(&mut self, applied: u64) -> Vec<(u64, Read)> {
-        let waiting = self.confirmed.split_off(&(applied + 1));
-        let ready = std::mem::replace(&mut self.confirmed, waiting);
-        ready
-            .into_iter()
-            .flat_map(|(index, reads)| reads.into_iter().map(move |read| (index, read)))
-            .collect()
+    /// Takes one read whose index is applied, with the index.
+    pub fn next_ready(&mut self, applied: u64) -> Option<(u64, Read)> {
+        loop {
+            let mut first = self.confirmed.first_entry().filter(|first| *first.key() <= applied)?;
+            match first.get_mut().pop_front() {
+                Some(read) => return Some((*first.key(), read)),
+                None => drop(first.remove()),
+            }
+        }
+    }
+
+    /// Whether a read could be served.
+    #[must_use]
+    pub fn has_ready(&self, applied: u64) -> bool {
+        self.confirmed.first_key_value().is_some_and(|(index, _)| *index <= applied)
     }
 
     /// This replica stopped leading: takes the reads that no majority confirmed.
@@ -172,7 +179,11 @@ impl Reads {
         };
         sift(&mut self.queued);
         self.round.iter_mut().for_each(|round| sift(&mut round.reads));
-        self.confirmed.values_mut().for_each(sift);
+        for reads in self.confirmed.values_mut() {
+            let mut all: Vec<Read> = std::mem::take(reads).into();
+            sift(&mut all);
+            *reads = all.into();
+        }
         late
     }
 }
@@ -198,15 +209,15 @@ mod tests {
         let later = reads.ask((ballot(1), 5), ROUND_TICKS).unwrap();
         let peer = ReplicaId(2);
         reads.confirm(peer, first, ballot(1), 2);
-        assert!(reads.ready(9).is_empty(), "an answer of an earlier round");
+        assert!(!reads.has_ready(9), "an answer of an earlier round");
         let other = Question { ballot: ballot(2), ..later };
         reads.confirm(peer, other, ballot(1), 2);
-        assert!(reads.ready(9).is_empty(), "an answer for another ballot");
+        assert!(!reads.has_ready(9), "an answer for another ballot");
         reads.confirm(peer, later, ballot(2), 2);
-        assert!(reads.ready(9).is_empty(), "the leader itself promised another ballot");
+        assert!(!reads.has_ready(9), "the leader itself promised another ballot");
         reads.confirm(peer, later, ballot(1), 2);
-        assert!(reads.ready(4).is_empty(), "not applied yet");
-        assert_eq!(reads.ready(5).len(), 1);
+        assert!(!reads.has_ready(4), "not applied yet");
+        assert!(reads.next_ready(5).is_some());
     }
 
     #[test]
@@ -217,9 +228,10 @@ mod tests {
         reads.add(read());
         reads.confirm(ReplicaId(2), question, ballot(1), 3);
         reads.confirm(ReplicaId(2), question, ballot(1), 3);
-        assert!(reads.ready(9).is_empty(), "one of four is no majority of five");
+        assert!(!reads.has_ready(9), "one of four is no majority of five");
         reads.confirm(ReplicaId(3), question, ballot(1), 3);
-        assert_eq!(reads.ready(9).len(), 1, "the later read was not confirmed");
+        assert!(reads.next_ready(9).is_some());
+        assert!(reads.next_ready(9).is_none(), "the later read was not confirmed");
         assert!(reads.has_queued());
     }
 }

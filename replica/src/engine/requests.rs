@@ -16,6 +16,10 @@ use super::{Engine, Origin, Outbox};
 use crate::entry::Command;
 use crate::storage::Store;
 
+/// Bytes of answers to reads that one turn makes; the rest waits for the next turn. Answers are
+/// made faster than any connection takes them.
+const TURN_BYTES_MAX: usize = 4 << 20;
+
 impl<S: Store> Engine<S> {
     /// A client of this replica asks for something.
     pub(super) fn request(&mut self, client: ClientKey, call: u64, request: Request) {
@@ -170,8 +174,9 @@ impl<S: Store> Engine<S> {
 
     fn read(&mut self, origin: Origin, consistency: Consistency, request: Request) {
         let read = Read::new(origin, Some(request), self.now);
-        if consistency == Consistency::Local {
-            self.serve(&read);
+        if consistency == Consistency::Local && self.reads.has_room() {
+            // Any state will do: it is served in this turn, or the next if there is much to serve.
+            self.reads.confirm_at(0, vec![read]);
         } else if self.is_leading() {
             self.read_at_leader(read);
         } else if let Err(refusal) = self.remote_leader() {
@@ -258,31 +263,42 @@ impl<S: Store> Engine<S> {
 
     /// Serves the reads whose index is applied.
     pub(super) fn serve_reads(&mut self) {
-        for (index, read) in self.reads.ready(self.store.applied()) {
+        let mut bytes = 0;
+        while bytes < TURN_BYTES_MAX
+            && let Some((index, read)) = self.reads.next_ready(self.store.applied())
+        {
             match (read.origin, &read.request) {
                 (Origin::Peer { peer, session, call }, None) => {
                     let message = PeerMessage::ReadIndexAnswer { call, index: Ok(index) };
                     self.outbox.reply(peer, session, message);
                 }
-                _ => self.serve(&read),
+                _ => bytes += self.serve(&read),
             }
         }
     }
 
-    fn serve(&mut self, read: &Read) {
+    /// Serves a read; about how many bytes the answer has.
+    fn serve(&mut self, read: &Read) -> usize {
+        let bytes;
         let answer = match &read.request {
             Some(Request::Get { key, .. }) => {
-                let record = self.store.key(&key.0);
-                Answer::Value(record.map(|record| Pair {
+                let pair = self.store.key(&key.0).map(|record| Pair {
                     key: key.clone(),
                     value: Value(record.value),
                     revision: record.revision,
-                }))
+                });
+                bytes = pair.as_ref().map_or(0, Pair::bytes);
+                Answer::Value(pair)
             }
-            Some(Request::Scan(scan)) => Answer::Page(self.store.scan(scan)),
-            _ => return,
+            Some(Request::Scan(scan)) => {
+                let page = self.store.scan(scan);
+                bytes = page.pairs.iter().map(Pair::bytes).sum();
+                Answer::Page(page)
+            }
+            _ => return 0,
         };
         self.answer(read.origin, answer);
+        bytes
     }
 
     /// A session with a peer ended: the calls that went by it end too.

@@ -1,0 +1,229 @@
+//! The command line as people type it, on a real local cluster.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "harness/cluster.rs"]
+mod cluster;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, PATIENCE, kvorum, said};
+use kvorum_replica::addresses::{Addresses, FILE_NAME};
+use rustix::process::{Signal, kill_process};
+
+/// A command line, its exit status, and a part of what it says.
+type Case<'a> = (&'a [&'a str], i32, &'a str);
+
+fn check(cluster: &Cluster, cases: &[Case<'_>]) {
+    for (words, exit, part) in cases {
+        let (code, out, err) = said(&cluster.run(words));
+        assert_eq!(code, *exit, "{words:?}\n{out}{err}");
+        assert!(out.contains(part) || err.contains(part), "{words:?} says {part}\n{out}{err}");
+    }
+}
+
+#[test]
+fn every_command_line_of_the_seed_works() {
+    let cluster = Cluster::start(&[]);
+    check(
+        &cluster,
+        &[
+            (&["put", "a", "1"], 0, "put a at revision"),
+            (&["put", "a", "1", "8002"], 0, "put a at revision"),
+            (&["get", "a", "8001"], 0, "1\n"),
+            (&["get", "a"], 0, "1\n"),
+            (&["delete", "a"], 0, "deleted a"),
+            (&["delete", "a", "8003"], 3, "there is no key a"),
+            (&["get", "a", "8003"], 3, "there is no key a"),
+        ],
+    );
+}
+
+#[test]
+fn keys_and_values_of_any_kind() {
+    let cluster = Cluster::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        format!("@{}", path.display())
+    };
+    let binary: Vec<u8> = (0..=255).collect();
+    let largest: Vec<u8> = binary.iter().copied().cycle().take(1 << 20).collect();
+    let too_long = file("too-long", &[&largest[..], b"x"].concat());
+    let (binary_file, largest_file) = (file("binary", &binary), file("largest", &largest));
+    let long_key = "k".repeat(4097);
+    let longest_key = "k".repeat(4096);
+    check(
+        &cluster,
+        &[
+            (&["put", "bin", &binary_file], 0, "put bin"),
+            (&["get", "bin"], 0, "\\x00\\x01"),
+            (&["put", "big", &largest_file], 0, "put big"),
+            (&["put", "big", &too_long], 2, "1048577 bytes; a value has at most 1048576"),
+            (&["put", &longest_key, "v"], 0, "put kkk"),
+            (&["put", &long_key, "v"], 2, "4097 bytes; a key has at most 4096"),
+            (&["put", "", "v"], 2, "the key is empty"),
+            (&["get", ""], 2, "the key is empty"),
+            (&["put", "f", "@/nowhere"], 2, "cannot read /nowhere"),
+            (&["put", "at", "@@home"], 0, "put at"),
+            (&["get", "at"], 0, "@home\n"),
+            (&["put", "empty", ""], 0, "put empty"),
+            (&["put", "once", "1", "--if-absent"], 0, "put once"),
+            (&["put", "once", "2", "--if-absent"], 1, "not done: once has revision"),
+            (&["put", "never", "2", "--if-revision", "7"], 1, "not done: there is no key never"),
+            (&["scan", "a", "-o", "jsonl"], 0, r#"{"key":"at""#),
+            (&["scan", "--limit", "2"], 0, "go on with --from"),
+        ],
+    );
+    assert_eq!(cluster.run(&["get", "bin", "-o", "raw"]).stdout, binary);
+    assert_eq!(cluster.run(&["get", "big", "-o", "raw"]).stdout, largest);
+}
+
+#[test]
+fn what_makes_no_sense_is_said_in_one_line() {
+    let cluster = Cluster::start(&[]);
+    check(
+        &cluster,
+        &[
+            (&["get", "a", "n9"], 2, "there is no node n9; the nodes are kvorum-0, kvorum-1"),
+            (&["put", "a", "b", "c"], 2, "'c' is not a node"),
+            (&["kill", "n1"], 7, "repeat with --yes"),
+            (&["kill", "any", "--yes"], 2, "'any' is no particular node"),
+            (&["cut", "n1", "n2"], 6, "faults are not allowed here"),
+            (&["--readonly", "put", "a", "1"], 6, "read-only session"),
+            (&["--timeout", "0s", "get", "a"], 2, "a request needs some time"),
+            (&["put", "a", "b", "c"], 2, "a value with blanks needs quotes"),
+        ],
+    );
+    let (_, _, err) = said(&cluster.run(&["put", "a", "b", "c"]));
+    assert_eq!(err.lines().count(), 1, "{err}");
+
+    let addresses =
+        |name: &str| Addresses::read(&cluster.folder.join(name).join(FILE_NAME)).unwrap();
+    let first = addresses("kvorum-0");
+    let direct = |endpoints: &str| {
+        let words = ["--timeout", "1s", "--endpoints", endpoints, "put", "a", "1"];
+        said(&kvorum().args(words).output().unwrap())
+    };
+    let cases = [
+        (first.clients.as_str(), 0, "put a"),
+        ("", 2, "--endpoints is empty"),
+        ("nonsense", 2, "'nonsense' in --endpoints is not HOST:PORT"),
+        (first.http.as_str(), 1, "is not a Kvorum replica's client port"),
+        (first.peers.as_str(), 4, "closed the connection at the handshake"),
+        ("127.0.0.1:1", 4, "cannot reach 127.0.0.1:1"),
+    ];
+    for (endpoints, exit, part) in cases {
+        let (code, out, err) = direct(endpoints);
+        assert_eq!(code, exit, "{endpoints}\n{out}{err}");
+        assert!(out.contains(part) || err.contains(part), "{endpoints} says {part}\n{out}{err}");
+    }
+}
+
+#[test]
+fn a_replica_of_another_cluster_is_not_mistaken_for_ones_own() {
+    let (here, there) = (Cluster::start(&["--replicas=2"]), Cluster::start(&["--replicas=2"]));
+    for name in here.names() {
+        let from = there.folder.join(&name).join(FILE_NAME);
+        std::fs::copy(from, here.folder.join(&name).join(FILE_NAME)).unwrap();
+    }
+    let (code, out, err) = said(&here.run(&["put", "a", "1"]));
+    assert_eq!(code, 1, "{out}{err}");
+    assert!(err.contains("it belongs to cluster"), "{err}");
+}
+
+#[test]
+fn one_folder_has_one_cluster() {
+    let cluster = Cluster::start(&[]);
+    let again = |words: &[&str]| {
+        let folder = cluster.folder.to_str().unwrap();
+        said(&kvorum().args(["local", "--data", folder]).args(words).output().unwrap())
+    };
+    let (code, _, err) = again(&[]);
+    assert_eq!(code, 1);
+    assert!(err.contains("runs in") && err.contains("already (process"), "{err}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a-file");
+    std::fs::write(&file, "").unwrap();
+    let words = ["local", "--data", file.to_str().unwrap()];
+    let (code, _, err) = said(&kvorum().args(words).output().unwrap());
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("cannot use the folder"), "{err}");
+    let (code, _, err) = again(&["--replicas=1"]);
+    assert_eq!((code, err.contains("a local cluster has 2 to 7")), (2, true), "{err}");
+}
+
+/// Whether a process lives. One that has ended and was not asked about by its parent does not.
+fn is_alive(process: rustix::process::Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Waits until none of the processes lives.
+fn wait_for_end(processes: &[rustix::process::Pid]) -> Duration {
+    let began = Instant::now();
+    while processes.iter().any(|process| is_alive(*process)) {
+        assert!(began.elapsed() < PATIENCE, "every process ends");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    began.elapsed()
+}
+
+#[test]
+fn no_replica_outlives_its_cluster() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::KILL] {
+        let cluster = Cluster::start(&[]);
+        let replicas: Vec<_> =
+            cluster.names().iter().map(|name| cluster.process(name).unwrap()).collect();
+        let folder = cluster.folder.clone();
+        cluster.stop(signal);
+        let took = wait_for_end(&replicas);
+        println!("{signal:?}: all ended {took:?} after kvorum");
+        assert!(!folder.exists() || kvorum::local::folder::process_of(&folder).is_none());
+    }
+}
+
+#[test]
+fn a_killed_replica_comes_back_and_what_was_written_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_in(folder.path(), &[]);
+    check(&cluster, &[(&["put", "a", "1"], 0, "put a"), (&["kill", "n2", "--yes"], 0, "SIGKILL")]);
+    let began = Instant::now();
+    while !said(&cluster.run(&["get", "a", "n2"])).1.contains('1') {
+        assert!(began.elapsed() < PATIENCE, "kvorum-1 comes back");
+    }
+    check(&cluster, &[(&["kill", "n1", "--graceful", "--yes"], 0, "SIGTERM")]);
+    cluster.stop(Signal::TERM);
+    let cluster = Cluster::start_in(folder.path(), &[]);
+    check(&cluster, &[(&["get", "a"], 0, "1\n"), (&["log"], 0, "put    a  1")]);
+}
+
+/// Nobody reads what the cluster prints: it goes on.
+#[test]
+fn a_cluster_without_a_reader_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut supervisor = kvorum()
+        .args(["local", "--disk-reserve=1MiB", "--data"])
+        .arg(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop((supervisor.stdout.take(), supervisor.stderr.take()));
+    let began = Instant::now();
+    let run = |words: &[&str]| {
+        said(&kvorum().arg("--local").arg(folder.path()).args(words).output().unwrap()).0
+    };
+    while run(&["put", "a", "1"]) != 0 {
+        assert!(began.elapsed() < PATIENCE, "the cluster serves");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(run(&["kill", "leader", "--yes"]), 0);
+    assert_eq!(run(&["get", "a"]), 0);
+    assert!(supervisor.try_wait().unwrap().is_none(), "kvorum still runs");
+    let process = i32::try_from(supervisor.id()).unwrap();
+    kill_process(rustix::process::Pid::from_raw(process).unwrap(), Signal::TERM).unwrap();
+    assert!(supervisor.wait().unwrap().success());
+}
