@@ -3,7 +3,6 @@
 //! Guarantees that a folder which belongs to another replica, holds less than was synced, or has a
 //! damaged file is refused with a sentence that says how to get the replica back.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
@@ -196,21 +195,17 @@ impl Opened<'_> {
             reason: error.to_string(),
         };
         let numbers = read_numbers(configuration.id, |key| self.get(key))?;
-        let Some(numbers) = numbers else {
+        let opened = match (path.exists(), numbers) {
             // Nothing was ever promised, so no sync of a promise can be missing.
-            if path.exists() {
-                fs::remove_file(path).map_err(unusable)?;
-            }
-            return SideFile::create(path).map_err(unusable);
-        };
-        let opened = match path.exists() {
-            true => SideFile::open(path).map_err(unusable)?,
-            false => None,
+            (false, None) => return SideFile::create(path).map_err(unusable),
+            (false, Some(_)) => None,
+            (true, _) => SideFile::open(path).map_err(unusable)?,
         };
         let Some((side, synced)) = opened else {
             let what = "`durable` is missing or no slot of it is sound".to_owned();
             return Err(OpenError::Damaged { folder, what });
         };
+        let numbers = numbers.unwrap_or_default();
         let recovered = Durable::of(configuration.id, &numbers);
         if recovered.covers(&synced) {
             return Ok(side);

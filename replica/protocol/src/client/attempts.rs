@@ -52,6 +52,8 @@ pub(super) struct Attempts {
 
 #[derive(Default)]
 struct Pool {
+    /// Held, by address, by the one caller that connects; the others wait and use what it got.
+    connecting: HashMap<String, Arc<tokio::sync::Mutex<()>>>,
     connections: HashMap<String, Arc<Connection>>,
     /// The names that addresses answered with.
     names: HashMap<String, String>,
@@ -131,15 +133,23 @@ impl Attempts {
         endpoints
     }
 
+    fn open(&self, address: &str) -> Option<Arc<Connection>> {
+        self.pool(|pool| pool.connections.get(address).filter(|open| open.is_open()).cloned())
+    }
+
     async fn connect(
         &self,
         address: &str,
         until: Instant,
     ) -> Result<Arc<Connection>, ConnectError> {
-        let open = self.pool(|pool| {
-            pool.connections.get(address).filter(|connection| connection.is_open()).cloned()
+        if let Some(connection) = self.open(address) {
+            return Ok(connection);
+        }
+        let connecting = self.pool(|pool| {
+            Arc::clone(pool.connecting.entry(address.to_owned()).or_default())
         });
-        if let Some(connection) = open {
+        let _one_at_a_time = connecting.lock().await;
+        if let Some(connection) = self.open(address) {
             return Ok(connection);
         }
         let patience = CONNECT_PATIENCE.min(until.saturating_duration_since(Instant::now()));
