@@ -56,7 +56,7 @@ impl Tail {
     }
 }
 
-/// Reads the numbers of a log by `get`; `None` when nothing was ever promised in it. The accepted
+/// Reads the numbers of a log by `get`; `None` when nothing was ever written to it. The accepted
 /// index is stored beside the entries, in the same batch.
 pub(super) fn read_numbers<E>(
     configuration: ConfigurationId,
@@ -64,14 +64,14 @@ pub(super) fn read_numbers<E>(
 ) -> Result<Option<LogNumbers>, E> {
     let field = |field| get(&keys::log_field(configuration, field));
     let index = |number: Option<Number>| number.map_or(0, Number::index);
-    let Some(promise) = field(LogField::Promise)? else { return Ok(None) };
-    Ok(Some(LogNumbers {
-        promise: Some(promise.ballot()),
+    let numbers = LogNumbers {
+        promise: field(LogField::Promise)?.map(Number::ballot),
         accepted_round: field(LogField::AcceptedRound)?.map(Number::ballot),
         decided: index(field(LogField::Decided)?),
         compacted: index(field(LogField::Compacted)?),
         accepted: index(field(LogField::Accepted)?),
-    }))
+    };
+    Ok((numbers != LogNumbers::default()).then_some(numbers))
 }
 
 /// One of a log's numbers as it is stored.

@@ -145,9 +145,8 @@ impl Attempts {
         if let Some(connection) = self.open(address) {
             return Ok(connection);
         }
-        let connecting = self.pool(|pool| {
-            Arc::clone(pool.connecting.entry(address.to_owned()).or_default())
-        });
+        let connecting =
+            self.pool(|pool| Arc::clone(pool.connecting.entry(address.to_owned()).or_default()));
         let _one_at_a_time = connecting.lock().await;
         if let Some(connection) = self.open(address) {
             return Ok(connection);

@@ -1,0 +1,261 @@
+//! One suite for both disks: RocksDB must behave as the model in memory does, across reopening.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome, RequestId};
+use kvorum_protocol::message::{Consistency, Scan};
+use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
+use kvorum_replica::entry::{Command, Entry};
+use kvorum_replica::state_machine::{Changes, Lane, Record, Table};
+use kvorum_replica::storage::memory::Memory;
+use kvorum_replica::storage::open::Owner;
+use kvorum_replica::storage::{Database, OpenError, Seen, Store};
+use omnipaxos::ballot_leader_election::Ballot;
+use omnipaxos::storage::{Storage, StorageOp};
+use proptest::prelude::*;
+
+const CONFIGURATION: ConfigurationId = ConfigurationId(1);
+
+fn owner() -> Owner {
+    let genesis = ["kvorum-0", "kvorum-1"].map(str::to_owned).to_vec();
+    Owner { cluster: ClusterId(1), name: "kvorum-0".to_owned(), genesis }
+}
+
+fn open(folder: &Path, nonce: u64) -> Database {
+    let on_fatal = Arc::new(|what: &str| panic!("{what}"));
+    Database::open(folder, &owner(), nonce, on_fatal).unwrap()
+}
+
+fn memory() -> Memory {
+    Memory::new(owner().newborn(1), owner().configuration())
+}
+
+/// One call of the library, in numbers that are fitted to the log when it is made.
+#[derive(Clone, Debug)]
+enum Call {
+    Append(Vec<u8>),
+    Sync { keep: usize, entries: Vec<u8>, round: u32 },
+    Promise(u32),
+    Decide(usize),
+    Trim(usize),
+    Reopen,
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let entries = || proptest::collection::vec(any::<u8>(), 0..6);
+    prop_oneof![
+        4 => entries().prop_map(Call::Append),
+        2 => (0..8usize, entries(), 1..9u32)
+            .prop_map(|(keep, entries, round)| Call::Sync { keep, entries, round }),
+        1 => (1..9u32).prop_map(Call::Promise),
+        2 => (0..6usize).prop_map(Call::Decide),
+        1 => (0..6usize).prop_map(Call::Trim),
+        1 => Just(Call::Reopen),
+    ]
+}
+
+fn entry(byte: u8) -> Entry {
+    let lane = LaneId { client: ClientId(u128::from(byte)), number: 0 };
+    let id = RequestId { lane, sequence: 1 };
+    let key = vec![byte; usize::from(byte)].into();
+    let operation = Operation::Delete { key, condition: Condition::Always };
+    Entry::Command(Command { id, valid_until: 7, operation })
+}
+
+fn ballot(n: u32) -> Ballot {
+    Ballot::with(1, n, 0, 2)
+}
+
+/// Makes a call; the indexes are kept where the library keeps them.
+fn make<L: Storage<Entry>>(log: &mut L, call: &Call) {
+    let compacted = log.get_compacted_idx().unwrap();
+    let decided = log.get_decided_idx().unwrap();
+    let accepted = compacted + log.get_log_len().unwrap();
+    let entries = |bytes: &[u8]| bytes.iter().map(|byte| entry(*byte)).collect::<Vec<_>>();
+    match call {
+        Call::Append(bytes) => log.append_entries(entries(bytes)).unwrap(),
+        Call::Sync { keep, entries: bytes, round } => {
+            let from = (decided + keep).min(accepted);
+            let ops = vec![
+                StorageOp::SetAcceptedRound(ballot(*round)),
+                StorageOp::SetDecidedIndex(decided),
+                StorageOp::AppendOnPrefix(from, entries(bytes)),
+            ];
+            log.write_atomically(ops).unwrap();
+        }
+        Call::Promise(n) => log.set_promise(ballot(*n)).unwrap(),
+        Call::Decide(more) => log.set_decided_idx((decided + more).min(accepted)).unwrap(),
+        Call::Trim(more) => {
+            let index = (compacted + more).min(decided);
+            log.write_atomically(vec![StorageOp::Trim(index), StorageOp::SetCompactedIdx(index)])
+                .unwrap();
+        }
+        Call::Reopen => {}
+    }
+}
+
+/// Everything that the library can see of a log.
+fn view<L: Storage<Entry>>(log: &L) -> String {
+    let compacted = log.get_compacted_idx().unwrap();
+    let len = log.get_log_len().unwrap();
+    let all = compacted + len;
+    let ranges: Vec<Vec<Entry>> = [(compacted, all), (compacted + len / 2, all), (all, all + 1)]
+        .iter()
+        .map(|(from, to)| log.get_entries(*from, *to).unwrap())
+        .collect();
+    format!(
+        "{:?} {:?} {:?} {compacted} {len} {ranges:?} {:?}",
+        log.get_promise().unwrap(),
+        log.get_accepted_round().unwrap(),
+        log.get_decided_idx().unwrap(),
+        log.get_suffix(compacted + len / 3).unwrap(),
+    )
+}
+
+proptest! {
+    // A failing case is printed whole; there is no file to remember it in.
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_log_on_disk_is_the_log_in_memory(calls in proptest::collection::vec(call(), 1..40)) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut nonce = 1;
+        let mut database = open(folder.path(), nonce);
+        let model = memory();
+        let (mut disk, mut expected) = (database.log(CONFIGURATION), model.log(CONFIGURATION));
+        for call in &calls {
+            make(&mut disk, call);
+            make(&mut expected, call);
+            if matches!(call, Call::Reopen) {
+                database.sync(database.durable());
+                drop((disk, database));
+                nonce += 1;
+                database = open(folder.path(), nonce);
+                disk = database.log(CONFIGURATION);
+            }
+            prop_assert_eq!(view(&disk), view(&expected), "after {:?}", call);
+        }
+    }
+}
+
+fn changes(applied: u64) -> Changes {
+    let lane = LaneId { client: ClientId(9), number: 1 };
+    let outcome = Outcome::Put { revision: applied };
+    let record = |value: &str| Some(Record { revision: applied, value: value.to_owned().into() });
+    Changes {
+        keys: BTreeMap::from([
+            (Bytes::from("a"), record("1")),
+            (Bytes::from("b"), if applied.is_multiple_of(2) { record("2") } else { None }),
+            (Bytes::from(format!("c/{applied}")), record("3")),
+        ]),
+        lanes: BTreeMap::from([(
+            lane,
+            Some(Lane { sequence: applied, outcome, last_use: applied }),
+        )]),
+        uses: BTreeMap::from([(applied - 1, None), (applied, Some(lane))]),
+        void: if applied.is_multiple_of(3) { vec![applied] } else { vec![] },
+        applied,
+    }
+}
+
+/// What both disks answer must be the same, before and after reopening.
+fn answers<S: Store>(store: &S) -> String {
+    let lane = LaneId { client: ClientId(9), number: 1 };
+    let scan = |prefix: &str, from: &str, limit| Scan {
+        prefix: prefix.into(),
+        from: from.into(),
+        until: Vec::new(),
+        limit,
+        keys_only: false,
+        consistency: Consistency::Local,
+    };
+    let keys = ["a", "b", "c/3", "d"].map(|key| store.key(key.as_bytes()));
+    let scans = [scan("", "", 0), scan("c/", "", 2), scan("", "b", 0), scan("z", "", 0)];
+    let decided = store.decided(CONFIGURATION, 1, 6, usize::MAX);
+    format!(
+        "{} {keys:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        store.applied(),
+        store.lane(lane),
+        (0..8).map(|index| store.lane_used_at(index)).collect::<Vec<_>>(),
+        scans.map(|scan| store.scan(&scan)),
+        store.seen(ReplicaId(2)),
+        store.seen(ReplicaId(3)),
+        decided,
+        store.decided(CONFIGURATION, 2, 6, 1),
+    )
+}
+
+#[test]
+fn the_state_on_disk_is_the_state_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut database = open(folder.path(), 1);
+    let mut model = memory();
+    let fill = |log: &mut dyn Storage<Entry>| {
+        log.set_promise(ballot(1)).unwrap();
+        log.append_entries((1..=6).map(entry).collect()).unwrap();
+        log.set_decided_idx(6).unwrap();
+    };
+    fill(&mut database.log(CONFIGURATION));
+    fill(&mut model.log(CONFIGURATION));
+    for applied in 1..=6 {
+        database.commit(changes(applied));
+        model.commit(changes(applied));
+    }
+    let seen = Seen { incarnation: 3, nonce: 4 };
+    database.remember(ReplicaId(2), seen);
+    model.remember(ReplicaId(2), seen);
+    assert_eq!(answers(&database), answers(&model));
+    database.sync(database.durable());
+    drop(database);
+    assert_eq!(answers(&open(folder.path(), 2)), answers(&model));
+}
+
+#[test]
+fn a_folder_remembers_its_replica_and_each_of_its_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    for (incarnation, nonce) in [(1, 11), (2, 22), (3, 33)] {
+        let database = open(folder.path(), nonce);
+        assert_eq!(database.identity().incarnation, incarnation);
+        assert_eq!(database.identity().nonce, nonce);
+        assert_eq!(database.nonce_at(1), Some(11));
+        assert_eq!(database.nonce_at(incarnation), Some(nonce));
+        assert_eq!(database.configuration(), &owner().configuration());
+    }
+    let other = Owner { name: "kvorum-1".to_owned(), ..owner() };
+    let on_fatal = Arc::new(|what: &str| panic!("{what}"));
+    let refused = Database::open(folder.path(), &other, 4, on_fatal).err().unwrap();
+    assert!(matches!(refused, OpenError::Foreign { .. }), "{refused}");
+}
+
+/// What no sync covered is lost when the process is, and nothing before it.
+#[test]
+fn a_process_that_dies_keeps_what_was_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(folder.path(), 1);
+    let mut log = database.log(CONFIGURATION);
+    log.set_promise(ballot(1)).unwrap();
+    log.append_entries((1..=3).map(entry).collect()).unwrap();
+    database.sync(database.durable());
+    log.append_entries((4..=6).map(entry).collect()).unwrap();
+    // A copy of the folder is what a disk holds when the power goes.
+    let copy = tempfile::tempdir().unwrap();
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(format!("{}/.", folder.path().display()))
+        .arg(copy.path())
+        .status();
+    assert!(copied.unwrap().success());
+    let recovered = open(copy.path(), 2).log(CONFIGURATION);
+    let len = recovered.get_log_len().unwrap();
+    assert_eq!(len, 3, "the write buffer was never in the file");
+    assert_eq!(recovered.get_promise().unwrap(), Some(ballot(1)));
+}
