@@ -5,6 +5,7 @@
 //! `KVORUM_BENCH_SECONDS` sets how long each row takes.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
+#![allow(clippy::cast_precision_loss, reason = "figures are printed with few digits")]
 
 #[path = "../tests/harness/cluster.rs"]
 mod cluster;
@@ -89,7 +90,9 @@ async fn run(client: Arc<Client>, load: Load, clients: u64, time: Duration) -> H
                         client.put(key, Value::from(value.clone()), &Route::Any).await.unwrap(),
                     ),
                     Load::Gets => {
-                        drop(client.get(key, Consistency::Linearizable, &Route::Any).await.unwrap())
+                        drop(
+                            client.get(key, Consistency::Linearizable, &Route::Any).await.unwrap(),
+                        );
                     }
                 }
                 let us = u64::try_from(began.elapsed().as_micros()).unwrap();

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
-use arguments::{Arguments, Command};
+use arguments::Arguments;
 use exit::{Exit, Stop};
 use target::Named;
 
@@ -44,7 +44,7 @@ pub fn run() -> ExitCode {
         Err(error) => return misread(&error),
     };
     #[cfg(feature = "local")]
-    if let Some(Command::Replica(settings)) = &arguments.command {
+    if let Some(arguments::Command::Replica(settings)) = &arguments.command {
         return kvorum_replica::process::run(settings);
     }
     let named = Named::of(&matches);

@@ -113,7 +113,6 @@ pub enum PeerEvent {
 }
 
 /// What client connections and the process tell the driver.
-#[expect(clippy::large_enum_variant, reason = "inputs are by far the most frequent")]
 pub enum ClientEvent {
     /// A connection began.
     Up {
