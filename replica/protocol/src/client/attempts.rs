@@ -70,6 +70,8 @@ pub(super) struct Tries<'a> {
     /// Where the rotation stands; each failed attempt moves it on.
     turn: usize,
     begun: bool,
+    /// Where the attempt under way goes.
+    current: String,
     /// Not tried first again: it did not answer.
     shunned: Option<String>,
     last: Option<String>,
@@ -95,6 +97,7 @@ impl Attempts {
             pauses,
             turn: 0,
             begun: false,
+            current: String::new(),
             shunned: None,
             last: None,
         }
@@ -113,6 +116,11 @@ impl Attempts {
         let turns = turn % endpoints.len();
         endpoints.rotate_left(turns);
         self.pool(|pool| {
+            // A replica that was started again listens elsewhere; where it listened is forgotten.
+            let is_known = |address: &String| endpoints.iter().any(|e| e.address == *address);
+            pool.connections.retain(|address, _| is_known(address));
+            pool.connecting.retain(|address, _| is_known(address));
+            pool.names.retain(|address, _| is_known(address));
             let name = |endpoint: &Endpoint| {
                 endpoint.name.clone().or_else(|| pool.names.get(&endpoint.address).cloned())
             };
@@ -189,6 +197,7 @@ impl Tries<'_> {
         for endpoint in &order {
             match self.attempts.connect(&endpoint.address, self.deadline).await {
                 Ok(connection) if self.is_wanted(&connection) => {
+                    self.current.clone_from(&endpoint.address);
                     self.attempts.pool(|pool| pool.leader = connection.leader());
                     return Ok(Some(connection));
                 }
@@ -235,11 +244,8 @@ impl Tries<'_> {
         self.patience = self.patience.saturating_mul(2);
         let tried = self.call_until(connection, request, until).await;
         if matches!(tried, Tried::Lost(_)) {
-            let lost = connection.welcome().name.as_str();
-            self.shunned = self.attempts.pool(|pool| {
-                pool.leader = None;
-                pool.names.iter().find(|(_, name)| *name == lost).map(|(addr, _)| addr.clone())
-            });
+            self.shunned = Some(self.current.clone());
+            self.attempts.pool(|pool| pool.leader = None);
         }
         tried
     }
