@@ -46,7 +46,7 @@ impl Cluster {
                 if a != b {
                     let peer = ReplicaId(b as u64 + 1);
                     let theirs = cluster.engines[b].introduce(ReplicaId(a as u64 + 1));
-                    cluster.engines[a].judge(&theirs, None).unwrap();
+                    cluster.engines[a].meet(&theirs);
                     cluster.engines[a].step(Input::PeerUp { peer, session: SESSION });
                 }
             }

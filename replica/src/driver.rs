@@ -100,10 +100,19 @@ pub enum PeerEvent {
     Judge {
         /// What it says of itself.
         theirs: Introduction,
-        /// Its proof.
+        /// Which of its incarnations this replica said it saw last.
+        told: u64,
+        /// Its proof of that one.
         proof: Option<u64>,
         /// The answer.
         reply: oneshot::Sender<Result<(), Rejection>>,
+    },
+    /// Both sides have taken each other.
+    Meet {
+        /// What the peer says of itself.
+        theirs: Introduction,
+        /// Told when it is remembered.
+        reply: oneshot::Sender<()>,
     },
     /// A peer refuses this replica because it remembers another disk.
     Disowned {
@@ -298,8 +307,12 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             PeerEvent::Proof { incarnation, reply } => {
                 let _ = reply.send(self.engine.proof(incarnation));
             }
-            PeerEvent::Judge { theirs, proof, reply } => {
-                let verdict = self.engine.judge(&theirs, proof);
+            PeerEvent::Meet { theirs, reply } => {
+                self.engine.meet(&theirs);
+                let _ = reply.send(());
+            }
+            PeerEvent::Judge { theirs, told, proof, reply } => {
+                let verdict = self.engine.judge(&theirs, told, proof);
                 if let Err(rejection @ Rejection::OtherDisk { .. }) = &verdict {
                     warn!(%rejection, "a peer is turned away");
                 }

@@ -154,11 +154,21 @@ impl<S: Store> Engine<S> {
         self.store.nonce_at(incarnation)
     }
 
-    /// Judges a peer's introduction.
-    pub fn judge(&mut self, theirs: &Introduction, proof: Option<u64>) -> Result<(), Rejection> {
-        self.outbox.peers.judge(theirs, proof, &mut self.store)?;
+    /// Judges a peer's introduction. `told` is the incarnation of it that this replica said it saw
+    /// last, and `proof` the nonce that the peer gives for that one.
+    pub fn judge(
+        &self,
+        theirs: &Introduction,
+        told: u64,
+        proof: Option<u64>,
+    ) -> Result<(), Rejection> {
+        self.outbox.peers.judge(theirs, told, proof, &self.store)
+    }
+
+    /// Both this replica and the peer have taken each other.
+    pub fn meet(&mut self, theirs: &Introduction) {
+        self.outbox.peers.meet(theirs, &mut self.store);
         self.gather();
-        Ok(())
     }
 
     /// Takes in one input.
@@ -261,6 +271,11 @@ impl<S: Store> Engine<S> {
         self.break_calls(peer, session);
         if self.leader().is_some_and(|(leader, _)| leader == peer) {
             self.hurry_until = self.now + HURRY_TICKS;
+            // Whoever was promised may never come back. In recovery this replica asks every peer
+            // to be prepared; left alone, it would go on promising the one that is gone.
+            if let Some(consensus) = &mut self.consensus {
+                consensus.reconnected(peer);
+            }
         }
     }
 

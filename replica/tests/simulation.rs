@@ -73,6 +73,7 @@ fn a_cluster_keeps_its_promises() {
     });
     println!("{} seeds: {total:?}", seeds.end - seeds.start);
     assert!(total.decided > 0 && total.writes > 0 && total.reads > 0 && total.crashes > 0);
+    assert!(total.lost_disks > 0 || seeds.end - seeds.start < 100);
 }
 
 #[test]
@@ -99,6 +100,12 @@ fn without_the_sync_gate_a_message_leaves_too_early() {
 #[test]
 fn without_the_sync_gate_what_was_decided_is_lost() {
     control(Rules { gates_messages: false, checks_messages: false, ..Rules::default() });
+}
+
+/// A replica that forgot its promises, and votes all the same.
+#[test]
+fn without_memory_of_disks_what_was_decided_is_lost() {
+    control(Rules { knows_disks: false, ..Rules::default() });
 }
 
 #[test]

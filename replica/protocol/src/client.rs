@@ -168,7 +168,20 @@ impl Client {
         // lane that remembers an earlier one was forgotten.
         let mut valid_until = None;
         let mut doubt: Option<String> = None;
-        while let Some(connection) = tries.next().await? {
+        loop {
+            let connection = match tries.next().await {
+                Ok(Some(connection)) => connection,
+                Ok(None) => break,
+                // Nobody is left to ask, but an earlier attempt may have been taken.
+                Err(error) if doubt.is_some() => {
+                    doubt = doubt.map(|doubt| format!("{doubt}; then: {error}"));
+                    break;
+                }
+                Err(error) => {
+                    self.lanes.give_back(lane);
+                    return Err(error);
+                }
+            };
             let valid_until =
                 *valid_until.get_or_insert_with(|| connection.applied() + SESSION_ENTRIES);
             let request = Request::Write { id, valid_until, operation: operation.clone() };
@@ -273,7 +286,9 @@ impl Client {
         let started = Instant::now();
         let deadline = started + self.options.deadline;
         let mut tries = self.attempts.begin(route.clone(), deadline);
-        while let Some(connection) = tries.next().await? {
+        while tries.next().await?.is_some() {
+            // A connection of its own: a subscriber that dawdles slows whatever shares it.
+            let Ok(connection) = tries.connect_anew().await else { continue };
             let opened = timeout_at(deadline, connection.subscribe(subscription.clone())).await;
             match opened {
                 Ok(Ok((from, events))) => {
@@ -314,12 +329,12 @@ impl Client {
     }
 }
 
-/// An open subscription.
+/// An open subscription. Dropping it ends it.
 pub struct Events {
     /// The first event is at or after this index.
     pub from: u64,
     events: mpsc::Receiver<Event>,
-    connection: Arc<Connection>,
+    connection: Connection,
 }
 
 impl Events {

@@ -168,7 +168,13 @@ impl Connection {
             next_call: AtomicU64::new(1),
         });
         let writer = tokio::spawn(write_frames(sink, queue)).abort_handle();
-        let reader = read_frames(frames, Arc::clone(&shared), leader_known, writer.clone());
+        let reader = Reader {
+            shared: Arc::clone(&shared),
+            leader: leader_known,
+            outgoing: outgoing.clone(),
+            writer: writer.clone(),
+        };
+        let reader = reader.read_frames(frames);
         let reader = tokio::spawn(reader).abort_handle();
         Self { welcome, outgoing, shared, leader, tasks: [reader, writer] }
     }
@@ -323,49 +329,53 @@ async fn write_frames<S: AsyncWrite>(mut sink: Sink<S>, mut queue: mpsc::Receive
     }
 }
 
-/// Reads frames until the connection breaks or falls silent; then every caller learns it.
-async fn read_frames<S: AsyncRead>(
-    mut frames: Frames<S>,
+/// The reading side of a connection.
+struct Reader {
     shared: Arc<Shared>,
     leader: watch::Sender<Option<String>>,
+    outgoing: mpsc::Sender<ClientFrame>,
     writer: tokio::task::AbortHandle,
-) {
-    while let Ok(Some(Ok(bytes))) = timeout(SILENCE_MAX, frames.next()).await {
-        if dispatch(&bytes.freeze(), &shared, &leader).await.is_err() {
-            break;
-        }
-    }
-    writer.abort();
-    shared.waiting().take();
 }
 
-async fn dispatch(
-    bytes: &Bytes,
-    shared: &Shared,
-    leader: &watch::Sender<Option<String>>,
-) -> Result<(), FrameError> {
-    match frame::decode::<ServerFrame>(bytes)? {
-        ServerFrame::Answer { call, answer } => deliver_answer(shared, call, answer),
-        ServerFrame::Event { call, event } => {
-            let subscriber = match shared.waiting().as_ref().and_then(|map| map.get(&call)) {
-                Some(Waiting::Events { events, .. }) => Some(events.clone()),
-                _ => None,
-            };
-            if let Some(subscriber) = subscriber
-                && subscriber.send(event).await.is_err()
-                && let Some(map) = shared.waiting().as_mut()
-            {
-                map.remove(&call);
+impl Reader {
+    /// Reads frames until the connection breaks or falls silent; then every caller learns it.
+    async fn read_frames<S: AsyncRead>(self, mut frames: Frames<S>) {
+        while let Ok(Some(Ok(bytes))) = timeout(SILENCE_MAX, frames.next()).await {
+            if self.dispatch(&bytes.freeze()).await.is_err() {
+                break;
             }
         }
-        ServerFrame::Leader { name } => {
-            leader.send_replace(name);
+        self.writer.abort();
+        self.shared.waiting().take();
+    }
+
+    async fn dispatch(&self, bytes: &Bytes) -> Result<(), FrameError> {
+        match frame::decode::<ServerFrame>(bytes)? {
+            ServerFrame::Answer { call, answer } => deliver_answer(&self.shared, call, answer),
+            ServerFrame::Event { call, event } => self.deliver_event(call, event).await,
+            ServerFrame::Leader { name } => {
+                self.leader.send_replace(name);
+            }
+            ServerFrame::Ping { applied } => {
+                self.shared.applied.fetch_max(applied, Ordering::Relaxed);
+            }
         }
-        ServerFrame::Ping { applied } => {
-            shared.applied.fetch_max(applied, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Hands an event to its subscriber; one that has gone is cancelled.
+    async fn deliver_event(&self, call: u64, event: Event) {
+        let subscriber = match self.shared.waiting().as_ref().and_then(|map| map.get(&call)) {
+            Some(Waiting::Events { events, .. }) => events.clone(),
+            _ => return,
+        };
+        if subscriber.send(event).await.is_err() {
+            if let Some(map) = self.shared.waiting().as_mut() {
+                map.remove(&call);
+            }
+            let _ = self.outgoing.send(ClientFrame::Cancel { call }).await;
         }
     }
-    Ok(())
 }
 
 fn deliver_answer(shared: &Shared, call: u64, answer: Answer) {

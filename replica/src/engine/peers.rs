@@ -76,6 +76,9 @@ pub enum Rejection {
     /// The link is cut on purpose.
     #[error("the link is cut on purpose")]
     Cut,
+    /// Another meeting with it came in between; it may try again.
+    #[error("another meeting came in between")]
+    Crossed,
 }
 
 /// One other member.
@@ -121,19 +124,20 @@ impl Peers {
         }
     }
 
-    /// Judges a peer's introduction. `proof` is the nonce that it gives for the incarnation last
-    /// seen of it. Remembers it when it is taken.
+    /// Judges a peer's introduction. `told` is the incarnation of it that this replica said it saw
+    /// last, and `proof` the nonce that the peer gives for that one.
     pub fn judge<S: Store>(
-        &mut self,
+        &self,
         theirs: &Introduction,
+        told: u64,
         proof: Option<u64>,
-        store: &mut S,
+        store: &S,
     ) -> Result<(), Rejection> {
         let ours = store.identity().cluster;
         if theirs.cluster != ours {
             return Err(Rejection::OtherCluster { ours, theirs: theirs.cluster });
         }
-        let peer = match self.peers.get_mut(&theirs.replica) {
+        let peer = match self.peers.get(&theirs.replica) {
             Some(peer) if peer.name == theirs.name => peer,
             _ => {
                 let (name, replica) = (theirs.name.clone(), theirs.replica.0);
@@ -144,7 +148,11 @@ impl Peers {
             return Err(Rejection::Cut);
         }
         let now = Seen { incarnation: theirs.incarnation, nonce: theirs.nonce };
-        if let Some(seen) = store.seen(theirs.replica) {
+        let seen = store.seen(theirs.replica);
+        if seen.map_or(0, |seen| seen.incarnation) != told {
+            return Err(Rejection::Crossed);
+        }
+        if let Some(seen) = seen {
             let continues =
                 now == seen || (now.incarnation > seen.incarnation && proof == Some(seen.nonce));
             if !continues {
@@ -152,11 +160,21 @@ impl Peers {
                 return Err(Rejection::OtherDisk { name, seen: seen.incarnation });
             }
         }
-        if store.seen(theirs.replica) != Some(now) {
-            store.remember(theirs.replica, now);
-        }
-        peer.has_met = true;
         Ok(())
+    }
+
+    /// Remembers a peer after both sides have taken each other. Only then: a peer that turned this
+    /// replica away was not met.
+    pub fn meet<S: Store>(&mut self, theirs: &Introduction, store: &mut S) {
+        let now = Seen { incarnation: theirs.incarnation, nonce: theirs.nonce };
+        if let Some(peer) = self.peers.get_mut(&theirs.replica) {
+            let seen = store.seen(theirs.replica);
+            // A later start may have been met meanwhile.
+            if seen.is_none_or(|seen| seen.incarnation < now.incarnation) {
+                store.remember(theirs.replica, now);
+            }
+            peer.has_met = true;
+        }
     }
 
     /// Whether every member was met, now or at an earlier start.
@@ -272,18 +290,24 @@ mod tests {
         let mut peers = Peers::new(here.configuration(), ReplicaId(1), &here.clone());
         assert!(!peers.have_all_met());
         let first = Peers::introduce(ReplicaId(1), &store(2));
-        assert_eq!(peers.judge(&first, None, &mut here), Ok(()));
+        assert_eq!(peers.judge(&first, 0, None, &here), Ok(()));
+        assert!(!peers.have_all_met(), "judged is not met: it may turn this replica away");
+        peers.meet(&first, &mut here);
         assert!(peers.have_all_met());
-        assert_eq!(peers.judge(&first, None, &mut here), Ok(()), "the same start again");
+        assert_eq!(peers.judge(&first, 1, None, &here), Ok(()), "the same start again");
 
         let next = Introduction { incarnation: 4, nonce: 7, ..first.clone() };
         let lost = Introduction { nonce: 5, ..first.clone() };
         for (stranger, proof) in [(&next, None), (&next, Some(1)), (&lost, Some(102))] {
-            let verdict = peers.judge(stranger, proof, &mut here);
+            let verdict = peers.judge(stranger, 1, proof, &here);
             assert!(matches!(verdict, Err(Rejection::OtherDisk { seen: 1, .. })), "{stranger:?}");
         }
-        assert_eq!(peers.judge(&next, Some(102), &mut here), Ok(()), "the nonce last seen");
-        let verdict = peers.judge(&first, Some(7), &mut here);
+        assert_eq!(peers.judge(&next, 1, Some(102), &here), Ok(()), "the nonce last seen");
+        peers.meet(&next, &mut here);
+        let late = Introduction { incarnation: 5, nonce: 8, ..first.clone() };
+        let verdict = peers.judge(&late, 1, Some(102), &here);
+        assert_eq!(verdict, Err(Rejection::Crossed), "it proves what was told before");
+        let verdict = peers.judge(&first, 4, Some(7), &here);
         assert!(matches!(verdict, Err(Rejection::OtherDisk { seen: 4, .. })), "an older copy");
     }
 

@@ -7,7 +7,7 @@
 //! Guarantees that the newest sound slot is found, and that a file without one is damage. Does not
 //! sync itself: an older slot only makes the check weaker, never wrong.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -72,12 +72,18 @@ pub struct SideFile {
 }
 
 impl SideFile {
-    /// Makes a new file and syncs it.
+    /// Makes a new file and syncs it. A crash leaves the whole file or none.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let aside = path.with_extension("new");
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).open(&aside)?;
         let mut side = Self { file, next: 1 };
         side.write(Durable::default())?;
         side.file.sync_all()?;
+        fs::rename(&aside, path)?;
+        if let Some(folder) = path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
         Ok(side)
     }
 

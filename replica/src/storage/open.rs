@@ -228,8 +228,10 @@ pub(super) fn open_rocksdb(path: &Path) -> Result<DB, rocksdb::Error> {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
-    // A torn tail is a crash; anything else is damage, and then it must not open.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // What survives must be a prefix of the writes, over several log files too: a mode that
+    // tolerates a torn tail of each file would leave a hole between two. A prefix that ends before
+    // what was synced is noticed by the side file.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
     // Writes stay in the log's buffer until the sync that the driver asks for.
     options.set_manual_wal_flush(true);

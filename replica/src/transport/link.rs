@@ -26,9 +26,11 @@ const FRAGMENT_BYTES_MAX: usize = 256 << 10;
 /// Longest message, in bytes. A synchronization carries all that a peer lacks; until the log is
 /// compacted, a peer that lacks more cannot come back.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
-/// Bytes that may wait for a link, not counting the last message. Beyond, the session ends and
-/// both sides start over with what is missing.
+/// Bytes that may wait for a link, not counting the last message and the one being written. Beyond,
+/// the session ends and both sides start over with what is missing.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// The same for what is urgent: some ten thousand messages.
+const URGENT_BYTES_MAX: usize = 1 << 20;
 /// Bytes that a link may have handed to the driver and not yet been taken; then it stops reading.
 const INBOUND_BYTES_MAX: usize = 64 << 20;
 /// A link that has said nothing for so long says so.
@@ -46,18 +48,37 @@ const ALIVE: u8 = 3;
 pub struct LinkHandle {
     urgent: mpsc::UnboundedSender<PeerMessage>,
     ordinary: mpsc::UnboundedSender<PeerMessage>,
-    queued: Arc<AtomicUsize>,
+    queued: Arc<Queued>,
     end: CancellationToken,
 }
 
+/// Bytes that wait in each lane. A message that is being written does not wait any more.
+#[derive(Default)]
+struct Queued {
+    urgent: AtomicUsize,
+    ordinary: AtomicUsize,
+}
+
+impl Queued {
+    /// A message was taken from its lane.
+    fn taken(&self, message: &PeerMessage) {
+        let lane = if message.is_urgent() { &self.urgent } else { &self.ordinary };
+        lane.fetch_sub(message.weight(), Ordering::Relaxed);
+    }
+}
+
 impl LinkHandle {
-    /// Queues a message; false when the queue is full.
+    /// Queues a message; false when the queue is full. What is urgent has room of its own: it is
+    /// small, and must not wait for a long synchronization.
     pub fn push(&self, message: PeerMessage) -> bool {
-        if self.queued.load(Ordering::Relaxed) > QUEUE_BYTES_MAX {
+        let (lane, queued, most) = match message.is_urgent() {
+            true => (&self.urgent, &self.queued.urgent, URGENT_BYTES_MAX),
+            false => (&self.ordinary, &self.queued.ordinary, QUEUE_BYTES_MAX),
+        };
+        if queued.load(Ordering::Relaxed) > most {
             return false;
         }
-        self.queued.fetch_add(message.weight(), Ordering::Relaxed);
-        let lane = if message.is_urgent() { &self.urgent } else { &self.ordinary };
+        queued.fetch_add(message.weight(), Ordering::Relaxed);
         // A session that just ended is told by its own event.
         let _ = lane.send(message);
         true
@@ -73,7 +94,7 @@ impl Drop for LinkHandle {
 struct Queues {
     urgent: mpsc::UnboundedReceiver<PeerMessage>,
     ordinary: mpsc::UnboundedReceiver<PeerMessage>,
-    queued: Arc<AtomicUsize>,
+    queued: Arc<Queued>,
 }
 
 /// Runs a session until it ends, and tells the driver of its beginning and end.
@@ -83,7 +104,7 @@ pub async fn run(met: Met, session: Session, driver: &mpsc::Sender<PeerEvent>) {
     sink.encoder_mut().set_max_frame_length(FRAGMENT_BYTES_MAX + 1);
     let (urgent, urgent_queue) = mpsc::unbounded_channel();
     let (ordinary, ordinary_queue) = mpsc::unbounded_channel();
-    let (queued, end) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+    let (queued, end) = (Arc::new(Queued::default()), CancellationToken::new());
     let link = LinkHandle { urgent, ordinary, queued: Arc::clone(&queued), end: end.clone() };
     let queues = Queues { urgent: urgent_queue, ordinary: ordinary_queue, queued };
     if driver.send(PeerEvent::Up { peer, session, link }).await.is_err() {
@@ -123,8 +144,8 @@ async fn write_messages(mut sink: Sink, mut queues: Queues) {
 
 /// Writes one message, and between its fragments whatever is urgent; false when the link broke.
 async fn write_message(sink: &mut Sink, message: PeerMessage, queues: &mut Queues) -> bool {
-    let weight = message.weight();
-    let is_urgent = message.is_urgent();
+    queues.queued.taken(&message);
+    let (weight, is_urgent) = (message.weight(), message.is_urgent());
     let Ok(bytes) = frame::encode(&message, MESSAGE_BYTES_MAX) else {
         warn!(weight, "a message to a peer is too long to be sent; its session ends");
         return false;
@@ -144,14 +165,13 @@ async fn write_message(sink: &mut Sink, message: PeerMessage, queues: &mut Queue
         while kind == MORE
             && let Ok(urgent) = queues.urgent.try_recv()
         {
-            queues.queued.fetch_sub(urgent.weight(), Ordering::Relaxed);
+            queues.queued.taken(&urgent);
             let Ok(bytes) = frame::encode(&urgent, FRAGMENT_BYTES_MAX) else { return false };
             if sink.feed(frame_of(URGENT, &bytes)).await.is_err() {
                 return false;
             }
         }
     }
-    queues.queued.fetch_sub(weight, Ordering::Relaxed);
     true
 }
 

@@ -8,8 +8,8 @@
 //!        ◀──  welcome                                             (or a rejection)
 //! ```
 //!
-//! Guarantees that after it both sides have judged the other, and that each proved to be who the
-//! other remembers. Does not judge by itself; it asks the driver.
+//! Guarantees that each side proved to be who the other remembers, and that the dialer counts the
+//! acceptor as met only when it is welcome: whoever turns a replica away has not met it. Does not judge by itself; it asks the driver.
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -117,7 +117,8 @@ impl Meeting {
         if theirs.introduction.replica != peer {
             return Err(Failure::SomebodyElse(theirs.introduction.replica.0));
         }
-        let verdict = self.judge(&theirs, proof).await?;
+        let told = hello.introduction.last_saw;
+        let verdict = self.judge(&theirs, told, proof).await?;
         let mine = match verdict {
             Ok(()) => Ok(self.proof(theirs.introduction.last_saw).await?),
             Err(rejection) => Err(rejection),
@@ -126,6 +127,7 @@ impl Meeting {
         mine.map_err(Failure::Rejected)?;
         let welcome: Result<(), Rejection> = self.receive().await?;
         welcome.map_err(|rejection| Failure::RejectedBy { peer, rejection })?;
+        self.ask(|reply| PeerEvent::Meet { theirs: theirs.introduction, reply }).await?;
         Ok(Met { peer, frames: self.frames, sink: self.sink })
     }
 
@@ -142,11 +144,16 @@ impl Meeting {
             return Err(Failure::Rejected(rejection));
         }
         let hello = self.hello(peer).await?;
+        let told = hello.introduction.last_saw;
         let mine = self.proof(theirs.introduction.last_saw).await?;
         self.send::<Result<(Hello, Option<u64>), Rejection>>(&Ok((hello, mine))).await?;
         let proof: Result<Option<u64>, Rejection> = self.receive().await?;
         let proof = proof.map_err(|rejection| Failure::RejectedBy { peer, rejection })?;
-        let verdict = self.judge(&theirs, proof).await?;
+        let verdict = self.judge(&theirs, told, proof).await?;
+        if verdict.is_ok() {
+            let theirs = theirs.introduction;
+            self.ask(|reply| PeerEvent::Meet { theirs, reply }).await?;
+        }
         self.send(&verdict).await?;
         verdict.map_err(Failure::Rejected)?;
         Ok(Met { peer, frames: self.frames, sink: self.sink })
@@ -155,6 +162,7 @@ impl Meeting {
     async fn judge(
         &self,
         theirs: &Hello,
+        told: u64,
         proof: Option<u64>,
     ) -> Result<Result<(), Rejection>, Failure> {
         if theirs.magic != MAGIC {
@@ -165,7 +173,7 @@ impl Meeting {
             return Ok(Err(Rejection::Version { ours, theirs: version }));
         }
         let theirs = theirs.introduction.clone();
-        self.ask(|reply| PeerEvent::Judge { theirs, proof, reply }).await
+        self.ask(|reply| PeerEvent::Judge { theirs, told, proof, reply }).await
     }
 
     async fn hello(&self, peer: ReplicaId) -> Result<Hello, Failure> {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kvorum_protocol::message::ServerFrame;
 use kvorum_protocol::status::ReplicaId;
-use kvorum_replica::engine::{Input, Output, PeerMessage, Session};
+use kvorum_replica::engine::{Engine, Input, Output, PeerMessage, Rejection, Session};
+use kvorum_replica::storage::memory::Memory;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -142,6 +143,7 @@ impl Cluster {
             }
             self.step()?;
         }
+        self.nodes.retain(|node| !node.lost_disk);
         self.checker.finish(&self.nodes)?;
         self.tally.decided = self.checker.decided();
         self.tally.writes = self.workload.writes();
@@ -170,10 +172,7 @@ impl Cluster {
             Event::Down { node, life, peer, session } if self.lives(node, life) => {
                 self.turn(node, Input::PeerDown { peer, session })
             }
-            Event::Connect { low, high } => {
-                self.connect(low, high);
-                Ok(())
-            }
+            Event::Connect { low, high } => self.connect(low, high),
             Event::Synced { node, life } if self.lives(node, life) => self.synced(node),
             Event::Restart { node } => {
                 self.start(node);
@@ -212,10 +211,16 @@ impl Cluster {
         self.schedule(phase, Event::Tick { node: id, life });
     }
 
-    /// One turn of a replica, and what comes out of it.
+    /// An input of a replica, and often the end of its turn: the driver takes in whatever has come
+    /// before it sends anything.
     fn turn(&mut self, id: ReplicaId, input: Input) -> Result<(), String> {
+        let ends_turn = matches!(input, Input::Tick) || self.random.random_bool(0.6);
         let Some(process) = &mut self.node(id).process else { return Ok(()) };
-        let outputs = process.turn(input);
+        process.step(input);
+        if !ends_turn {
+            return Ok(());
+        }
+        let outputs = process.turn();
         let index = usize::try_from(id.0 - 1).expect("replica ids are small");
         self.checker.observe(&self.nodes[index])?;
         for output in outputs {
@@ -305,15 +310,20 @@ impl Cluster {
         Ok(())
     }
 
-    fn connect(&mut self, low: ReplicaId, high: ReplicaId) {
+    fn connect(&mut self, low: ReplicaId, high: ReplicaId) -> Result<(), String> {
         let retry = self.random.random_range(5_000..60_000);
         self.schedule(retry, Event::Connect { low, high });
         let both_up = self.node(low).process.is_some() && self.node(high).process.is_some();
         let session = Session(self.next_session + 1);
-        let Some(link) = self.links.get_mut(&(low, high)) else { return };
+        let Some(link) = self.links.get_mut(&(low, high)) else { return Ok(()) };
         if !both_up || link.is_cut || link.session.is_some() {
-            return;
+            return Ok(());
         }
+        // The dialer judges first; then the acceptor does, and a welcome may get lost.
+        if !self.judge(high, low)? || !self.judge(low, high)? {
+            return Ok(());
+        }
+        let Some(link) = self.links.get_mut(&(low, high)) else { return Ok(()) };
         link.session = Some(session);
         self.next_session += 1;
         for (node, peer) in [(low, high), (high, low)] {
@@ -323,27 +333,49 @@ impl Cluster {
             self.arrivals.insert((peer, node, session), self.now_us + delay);
             self.schedule(delay, Event::Up { node, life, peer, session });
         }
+        Ok(())
     }
 
-    /// One end of a link judges the other, as the transport does, and takes up the session.
+    /// Two replicas judge each other, as the transport lets them. One that is turned away learns
+    /// that its disk is not the one that is remembered.
+    fn judge(&mut self, id: ReplicaId, peer: ReplicaId) -> Result<bool, String> {
+        let lost_disk = self.node(peer).lost_disk;
+        let (Some(theirs), Some(ours)) = (self.engine(peer), self.engine(id)) else {
+            return Ok(false);
+        };
+        let told = ours.introduce(peer).last_saw;
+        let verdict = ours.judge(&theirs.introduce(id), told, theirs.proof(told));
+        match verdict {
+            Ok(()) => Ok(true),
+            Err(Rejection::OtherDisk { .. }) if lost_disk => {
+                if !self.rules.knows_disks {
+                    return Ok(true);
+                }
+                self.turn(peer, Input::Disowned { peer: id })?;
+                Ok(false)
+            }
+            Err(other) => Err(format!("{id:?} rejects {peer:?}, which lost no disk: {other}")),
+        }
+    }
+
+    /// One end of a link takes up a session.
     fn session_begins(
         &mut self,
         id: ReplicaId,
         peer: ReplicaId,
         session: Session,
     ) -> Result<(), String> {
-        let Some(theirs) = &self.node(peer).process else { return Ok(()) };
-        let introduction = theirs.engine.introduce(id);
-        let seen = self.node(id).process.as_ref().map(|p| p.engine.introduce(peer).last_saw);
-        let proof = match &self.node(peer).process {
-            Some(theirs) => theirs.engine.proof(seen.unwrap_or(0)),
-            None => None,
+        let Some(theirs) = self.engine(peer).map(|theirs| theirs.introduce(id)) else {
+            return Ok(());
         };
         let Some(process) = &mut self.node(id).process else { return Ok(()) };
-        if let Err(rejection) = process.engine.judge(&introduction, proof) {
-            return Err(format!("{id:?} rejects {peer:?}, which lost no disk: {rejection}"));
-        }
+        process.engine.meet(&theirs);
         self.turn(id, Input::PeerUp { peer, session })
+    }
+
+    fn engine(&self, id: ReplicaId) -> Option<&Engine<Memory>> {
+        let index = usize::try_from(id.0 - 1).expect("replica ids are small");
+        self.nodes[index].process.as_ref().map(|process| &process.engine)
     }
 
     /// A link breaks: some of what was under way still arrives, and each end learns it later.
@@ -377,8 +409,21 @@ impl Cluster {
             self.break_link(low, high);
         }
         self.workload.disconnected(id);
-        let after = self.random.random_range(10_000..600_000);
+        // Some stay away for long, so that the others must do without what only they know.
+        let longest = if self.random.random_bool(0.1) { 8_000_000 } else { 600_000 };
+        let after = self.random.random_range(10_000..longest);
         self.schedule(after, Event::Restart { node: id });
+    }
+
+    /// One replica at most loses its disk, so that a majority remembers.
+    fn lose_disk(&mut self, id: ReplicaId) {
+        if self.nodes.iter().any(|node| node.lost_disk) || self.node(id).process.is_none() {
+            return;
+        }
+        self.crash(id);
+        self.tally.lost_disks += 1;
+        let nonce = self.random.random();
+        self.node(id).lose_disk(nonce);
     }
 
     fn trouble(&mut self) {
@@ -391,9 +436,10 @@ impl Cluster {
         let victim = ReplicaId(self.random.random_range(1..=count));
         let links: Vec<_> = self.links.keys().copied().collect();
         let link = links[self.random.random_range(0..links.len())];
-        match self.random.random_range(0..10) {
-            0..4 if self.node(victim).process.is_some() => self.crash(victim),
-            4 => {
+        match self.random.random_range(0..40) {
+            39 => self.lose_disk(victim),
+            0..16 if self.node(victim).process.is_some() => self.crash(victim),
+            16..20 => {
                 // Power is lost everywhere at once.
                 for id in (1..=count).map(ReplicaId) {
                     if self.node(id).process.is_some() {
@@ -401,8 +447,8 @@ impl Cluster {
                     }
                 }
             }
-            5..7 => self.break_link(link.0, link.1),
-            7 => {
+            20..28 => self.break_link(link.0, link.1),
+            28..32 => {
                 self.break_link(link.0, link.1);
                 self.links.get_mut(&link).expect("it was just listed").is_cut = true;
             }
@@ -428,7 +474,7 @@ impl Cluster {
     }
 
     fn has_converged(&self) -> bool {
-        self.nodes.iter().all(|node| {
+        self.nodes.iter().filter(|node| !node.lost_disk).all(|node| {
             let process = node.process.as_ref();
             process.is_some_and(|process| process.engine.applied() == self.checker.decided())
         })

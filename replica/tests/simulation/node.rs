@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
 use kvorum_replica::engine::{ClientKey, Engine, Input, Output, PeerMessage, Session};
 use kvorum_replica::gate::Gate;
-use kvorum_replica::storage::Identity;
 use kvorum_replica::storage::memory::Memory;
+use kvorum_replica::storage::{Identity, Store};
 
 /// What runs while a process is up.
 pub struct Process {
@@ -25,6 +25,8 @@ pub struct Node {
     pub process: Option<Process>,
     /// Rises with each start: what an earlier process scheduled is void.
     pub life: u64,
+    /// Its disk was replaced by an empty one: it must never vote again.
+    pub lost_disk: bool,
 }
 
 pub fn configuration(replicas: u64) -> Configuration {
@@ -43,7 +45,7 @@ impl Node {
         };
         let disk = Memory::crashable(identity, configuration(replicas));
         disk.sync_writes(disk.unsynced());
-        Self { id: ReplicaId(id), disk, process: None, life: 0 }
+        Self { id: ReplicaId(id), disk, process: None, life: 0, lost_disk: false }
     }
 
     pub fn start(&mut self) {
@@ -63,11 +65,18 @@ impl Node {
         // A process syncs its new incarnation before it introduces itself.
         self.disk.sync_writes(self.disk.unsynced());
     }
+
+    /// Ends the process, and puts an empty disk where its disk was.
+    pub fn lose_disk(&mut self, nonce: u64) {
+        let replicas = self.disk.configuration().members.len() as u64;
+        let empty = Self::new(self.id.0, replicas, nonce);
+        *self = Self { life: self.life, lost_disk: true, ..empty };
+    }
 }
 
 impl Process {
-    /// One turn of the driver: an input, and what comes out of it.
-    pub fn turn(&mut self, input: Input) -> Vec<Output> {
+    /// Takes in one input, as the driver does.
+    pub fn step(&mut self, input: Input) {
         match &input {
             Input::PeerUp { peer, session } => {
                 self.gate.drop_peer(*peer);
@@ -80,6 +89,10 @@ impl Process {
             _ => {}
         }
         self.engine.step(input);
+    }
+
+    /// Ends a turn.
+    pub fn turn(&mut self) -> Vec<Output> {
         self.engine.turn(&|_: ClientKey| true)
     }
 

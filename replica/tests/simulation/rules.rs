@@ -7,13 +7,20 @@ pub struct Rules {
     pub gates_messages: bool,
     /// A sync covers the writes up to the moment when the messages were taken, or later.
     pub syncs_after_taking: bool,
+    /// A replica whose disk is not the one that its peers remember is turned away.
+    pub knows_disks: bool,
     /// The harness looks at each message whether what it tells is durable.
     pub checks_messages: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { gates_messages: true, syncs_after_taking: true, checks_messages: true }
+        Self {
+            gates_messages: true,
+            syncs_after_taking: true,
+            knows_disks: true,
+            checks_messages: true,
+        }
     }
 }
 
@@ -25,6 +32,7 @@ pub struct Tally {
     pub crashes: u64,
     pub lost_writes: u64,
     pub broken_sessions: u64,
+    pub lost_disks: u64,
     pub decided: u64,
     pub writes: u64,
     pub reads: u64,
@@ -38,6 +46,7 @@ impl Tally {
         self.crashes += other.crashes;
         self.lost_writes += other.lost_writes;
         self.broken_sessions += other.broken_sessions;
+        self.lost_disks += other.lost_disks;
         self.decided += other.decided;
         self.writes += other.writes;
         self.reads += other.reads;

@@ -16,7 +16,7 @@ use crate::handshake::HandshakeRefusal;
 use crate::message::{Answer, Refusal, Request};
 use crate::status::ClusterId;
 
-/// How long one attempt to connect may take.
+/// How long one attempt to connect may take, with the handshake.
 pub const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the first attempt of a call may take; each further one twice as long. A paused
@@ -150,6 +150,15 @@ impl Attempts {
         address: &str,
         until: Instant,
     ) -> Result<Arc<Connection>, ConnectError> {
+        let until = until.min(Instant::now() + CONNECT_PATIENCE);
+        let connected = timeout_at(until, self.connect_in_turn(address)).await;
+        connected.unwrap_or_else(|_| {
+            let (address, reason) = (address.to_owned(), "no answer in time".to_owned());
+            Err(ConnectError::Unreachable { address, reason })
+        })
+    }
+
+    async fn connect_in_turn(&self, address: &str) -> Result<Arc<Connection>, ConnectError> {
         if let Some(connection) = self.open(address) {
             return Ok(connection);
         }
@@ -159,8 +168,8 @@ impl Attempts {
         if let Some(connection) = self.open(address) {
             return Ok(connection);
         }
-        let patience = CONNECT_PATIENCE.min(until.saturating_duration_since(Instant::now()));
-        let connection = Arc::new(Connection::open(address, self.cluster, patience).await?);
+        let connection = Connection::open(address, self.cluster, CONNECT_PATIENCE).await?;
+        let connection = Arc::new(connection);
         self.pool(|pool| {
             pool.names.insert(address.to_owned(), connection.welcome().name.clone());
             pool.connections.insert(address.to_owned(), Arc::clone(&connection));
@@ -236,6 +245,11 @@ impl Tries<'_> {
         known.sort();
         known.dedup();
         ClientError::NoSuchNode { name: name.to_owned(), known: known.join(", ") }
+    }
+
+    /// A connection of its own to where the attempt under way goes.
+    pub(super) async fn connect_anew(&self) -> Result<Connection, ConnectError> {
+        Connection::open(&self.current, self.attempts.cluster, CONNECT_PATIENCE).await
     }
 
     /// Makes one attempt, with a patience that grows from attempt to attempt.
