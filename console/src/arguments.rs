@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::node::Node;
@@ -41,7 +42,13 @@ pub struct Global {
     )]
     pub endpoints: Vec<String>,
     /// Talk to the local cluster in this folder
-    #[arg(long, global = true, env = "KVORUM_LOCAL", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "KVORUM_LOCAL",
+        value_name = "DIR",
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
+    )]
     pub local: Option<PathBuf>,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value = "table")]
@@ -60,7 +67,7 @@ pub struct Global {
     #[arg(long, global = true)]
     pub local_read: bool,
     /// Refuse whatever would change something
-    #[arg(long, global = true, env = "KVORUM_READONLY")]
+    #[arg(long, global = true, env = "KVORUM_READONLY", value_parser = FalseyValueParser::new())]
     pub readonly: bool,
 }
 

@@ -77,9 +77,9 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
     let global = arguments.global;
     let command = match arguments.command {
         Some(Command::Completions { shell }) => {
-            let mut grammar = Arguments::command();
-            clap_complete::generate(shell, &mut grammar, "kvorum", &mut std::io::stdout());
-            return Ok(());
+            let (mut grammar, mut script) = (Arguments::command(), Vec::new());
+            clap_complete::generate(shell, &mut grammar, "kvorum", &mut script);
+            return Ok(std::io::stdout().lock().write_all(&script)?);
         }
         #[cfg(feature = "local")]
         Some(Command::Local(local)) => return crate::local::run(local, &global).await,

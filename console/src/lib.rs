@@ -63,11 +63,21 @@ pub fn run() -> ExitCode {
 
 /// The command line does not parse, or asks for help.
 fn misread(error: &clap::Error) -> ExitCode {
-    if error.kind() == ErrorKind::ValueValidation {
-        // What is wrong with a value is said in one line.
+    let is_help = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    if !is_help {
+        // What is wrong, and the tip if there is one, in one line.
         let text = error.to_string();
-        let line = text.lines().next().unwrap_or_default();
-        return report(&Stop::usage(line.trim_start_matches("error: ")));
+        let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+        let said: Vec<&str> = lines
+            .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
+            .collect();
+        let said = said.join(" ");
+        return report(&Stop::usage(said.trim_start_matches("error: ")));
     }
     // Nobody may be reading.
     let _ = error.print();

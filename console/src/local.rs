@@ -18,7 +18,7 @@ use kvorum_protocol::client::{Endpoint, Options};
 use kvorum_replica::addresses::{Addresses, FILE_NAME};
 use kvorum_replica::settings::parse_bytes;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{Global, Local};
@@ -30,6 +30,8 @@ use folder::{Folder, StatefulSet};
 
 /// How long a new cluster may take until it serves.
 const SERVING_PATIENCE: Duration = Duration::from_secs(30);
+/// How long all are waited for before a majority will do.
+const STRAGGLER_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two looks at the cluster.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Time between two looks for the status table.
@@ -82,8 +84,8 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
     }
     let client = client(&folder.path, Options { deadline: global.timeout, ..Options::default() })?;
     let serving = async {
-        wait_until_serving(&client).await?;
-        say(&welcome(&folder, began.elapsed()));
+        let ready = wait_until_serving(&client).await?;
+        say(&welcome(&folder, ready, began.elapsed()));
         match local.no_console {
             true => std::future::pending().await,
             false => show_status(&client).await,
@@ -128,34 +130,28 @@ impl StopSignals {
     }
 }
 
-async fn wait_until_serving(client: &Arc<Client>) -> Result<(), Stop> {
-    let all_ready = async {
-        loop {
-            let said = ask_all(client).await.unwrap_or_default();
-            let is_ready = |(_, status): &output::Said| status.as_ref().is_ok_and(|s| s.is_ready);
-            if !said.is_empty() && said.iter().all(is_ready) {
-                return;
-            }
-            sleep(LOOK_INTERVAL).await;
+/// Waits until all replicas are ready, or a majority is and the others take too long. How many are.
+async fn wait_until_serving(client: &Arc<Client>) -> Result<usize, Stop> {
+    let began = Instant::now();
+    loop {
+        let said = ask_all(client).await.unwrap_or_default();
+        let ready = said.iter().filter(|(_, s)| s.as_ref().is_ok_and(|s| s.is_ready)).count();
+        let is_enough = match began.elapsed() < STRAGGLER_PATIENCE {
+            true => ready == said.len(),
+            false => ready > said.len() / 2,
+        };
+        if ready > 0 && is_enough {
+            return Ok(ready);
         }
-    };
-    match timeout(SERVING_PATIENCE, all_ready).await {
-        Ok(()) => Ok(()),
-        Err(_) => {
-            let said = ask_all(client).await.unwrap_or_default();
-            if said.iter().any(|(_, s)| s.as_ref().is_ok_and(|s| s.leader.is_some())) {
-                crate::note(format!("not every replica is ready\n{}", output::status_table(&said)));
-                return Ok(());
-            }
-            Err(Stop::new(
-                Exit::Unavailable,
-                format!(
-                    "the cluster does not serve after {SERVING_PATIENCE:?}; see the log of each \
-                     replica in its folder\n{}",
-                    output::status_table(&said)
-                ),
-            ))
+        if began.elapsed() > SERVING_PATIENCE {
+            let table = output::status_table(&said);
+            let message = format!(
+                "the cluster does not serve after {SERVING_PATIENCE:?}; each replica's log is in \
+                 its folder\n{table}"
+            );
+            return Err(Stop::new(Exit::Unavailable, message));
         }
+        sleep(LOOK_INTERVAL).await;
     }
 }
 
@@ -165,14 +161,14 @@ fn say(text: &str) {
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-fn welcome(folder: &Folder, took: Duration) -> String {
+fn welcome(folder: &Folder, ready: usize, took: Duration) -> String {
     let names = folder.set.members();
     let path = folder.path.display();
-    let mut lines = vec![format!(
-        "{} replicas serve after {:.1} s, in {path}",
-        names.len(),
-        took.as_secs_f64()
-    )];
+    let count = match ready == names.len() {
+        true => format!("{ready} replicas"),
+        false => format!("{ready} of {} replicas", names.len()),
+    };
+    let mut lines = vec![format!("{count} serve after {:.1} s, in {path}", took.as_secs_f64())];
     for name in &names {
         if let Ok(addresses) = Addresses::read(&folder.path.join(name).join(FILE_NAME)) {
             let (clients, http) = (addresses.clients, addresses.http);

@@ -38,6 +38,16 @@ pub fn preview(bytes: &[u8]) -> String {
     format!("{shown}… ({} bytes)", bytes.len())
 }
 
+/// Bytes as one word of a shell.
+#[must_use]
+pub fn shell_word(bytes: &[u8]) -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(byte);
+    match !bytes.is_empty() && bytes.iter().all(is_plain) {
+        true => String::from_utf8_lossy(bytes).into_owned(),
+        false => format!("$'{}'", bytes.escape_ascii()),
+    }
+}
+
 /// A value as text: like [`line()`], but with line ends and tabs.
 #[must_use]
 pub fn text(bytes: &[u8]) -> String {

@@ -46,12 +46,16 @@ impl Named {
     /// Looks how clap found the values.
     #[must_use]
     pub fn of(matches: &ArgMatches) -> Self {
-        let by = |id: &str| match matches.value_source(id) {
+        let by = |id: &str, variable: &str| match matches.value_source(id) {
             Some(ValueSource::CommandLine) => Some(By::Flag),
-            Some(ValueSource::EnvVariable) => Some(By::Environment),
+            // A variable that is set to nothing is not set.
+            Some(ValueSource::EnvVariable) => {
+                let value = std::env::var_os(variable).filter(|value| !value.is_empty());
+                value.map(|_| By::Environment)
+            }
             _ => None,
         };
-        Self { endpoints: by("endpoints"), local: by("local") }
+        Self { endpoints: by("endpoints", "KVORUM_ENDPOINTS"), local: by("local", "KVORUM_LOCAL") }
     }
 }
 
@@ -127,7 +131,10 @@ impl Target {
                 Ok(Arc::new(Client::of_addresses(addresses, options)))
             }
             #[cfg(feature = "local")]
-            Self::Local(folder) => crate::local::client(folder, options),
+            Self::Local(folder) => {
+                crate::local::folder::check_running(folder)?;
+                crate::local::client(folder, options)
+            }
             #[cfg(not(feature = "local"))]
             Self::Local(_) => Err(Stop::usage(
                 "this program was built without local clusters; use --endpoints HOST:PORT",

@@ -19,6 +19,8 @@ fn check(cluster: &Cluster, cases: &[Case<'_>]) {
     for (words, exit, part) in cases {
         let (code, out, err) = said(&cluster.run(words));
         assert_eq!(code, *exit, "{words:?}\n{out}{err}");
+        let lines = err.lines().filter(|line| !line.contains(": using ")).count();
+        assert!(lines <= 1 || words.contains(&"kill"), "{words:?} says it in one line\n{err}");
         assert!(out.contains(part) || err.contains(part), "{words:?} says {part}\n{out}{err}");
     }
 }
@@ -95,6 +97,9 @@ fn what_makes_no_sense_is_said_in_one_line() {
             (&["--readonly", "put", "a", "1"], 6, "read-only session"),
             (&["--timeout", "0s", "get", "a"], 2, "a request needs some time"),
             (&["put", "a", "b", "c"], 2, "a value with blanks needs quotes"),
+            (&["put", "a"], 2, "required arguments were not provided: <VALUE>"),
+            (&["pu", "a"], 2, "unrecognized subcommand 'pu'"),
+            (&["get", "a", "-o", "foo"], 2, "invalid value 'foo'"),
         ],
     );
     let (_, _, err) = said(&cluster.run(&["put", "a", "b", "c"]));
@@ -120,6 +125,38 @@ fn what_makes_no_sense_is_said_in_one_line() {
         assert_eq!(code, exit, "{endpoints}\n{out}{err}");
         assert!(out.contains(part) || err.contains(part), "{endpoints} says {part}\n{out}{err}");
     }
+}
+
+#[test]
+fn the_environment_is_read_as_people_set_it() {
+    let cluster = Cluster::start(&["--replicas=2"]);
+    let cases: [(&str, &str, &[&str], i32); 6] = [
+        ("KVORUM_READONLY", "1", &["get", "a"], 3),
+        ("KVORUM_READONLY", "1", &["put", "a", "1"], 6),
+        ("KVORUM_READONLY", "", &["put", "a", "1"], 0),
+        ("KVORUM_READONLY", "false", &["put", "a", "1"], 0),
+        ("KVORUM_ENDPOINTS", "", &["get", "a"], 0),
+        ("KVORUM_TIMEOUT", "3s", &["get", "a"], 0),
+    ];
+    for (name, value, words, exit) in cases {
+        let mut command = kvorum();
+        command.env(name, value).arg("--local").arg(&cluster.folder).args(words);
+        let (code, out, err) = said(&command.output().unwrap());
+        assert_eq!(code, exit, "{name}={value} {words:?}\n{out}{err}");
+    }
+}
+
+#[test]
+fn a_cluster_that_does_not_run_is_said_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    Cluster::start_in(folder.path(), &["--replicas=2"]).stop(Signal::TERM);
+    let began = Instant::now();
+    let mut command = kvorum();
+    command.arg("--local").arg(folder.path()).args(["get", "a"]);
+    let (code, _, err) = said(&command.output().unwrap());
+    assert_eq!(code, 4, "{err}");
+    assert!(err.contains("is not running; start it with"), "{err}");
+    assert!(began.elapsed() < PATIENCE / 10, "without waiting for anyone");
 }
 
 #[test]

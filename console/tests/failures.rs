@@ -260,6 +260,28 @@ async fn pipelined_writes_over_cut_connections_are_applied_once() {
     assert!(effects.values().all(|times| *times == 1));
 }
 
+/// More than a link may queue: it comes as one synchronization.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_missed_much_comes_back() {
+    const WRITES: u64 = 160;
+    let cluster = Cluster::start(&[]);
+    let client = cluster.client(DEADLINE);
+    let leads = leader(&client).await;
+    let away = cluster.names().into_iter().find(|name| *name != leads).unwrap();
+    let process = cluster.process(&away).unwrap();
+    rustix::process::kill_process(process, Signal::STOP).unwrap();
+    let value = Value::from(vec![7; 1 << 20]);
+    for number in 0..WRITES {
+        client.put(key(0, number), value.clone(), &Route::Any).await.unwrap();
+    }
+    rustix::process::kill_process(process, Signal::CONT).unwrap();
+    let applied = client.status(&Route::Any).await.unwrap().applied;
+    let began = Instant::now();
+    let route = Route::Through(away);
+    status_when(&client, &route, |status| status.is_ready && status.applied >= applied).await;
+    println!("{WRITES} MiB missed, in step after {:?}", began.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_storage_serves_until_a_process_dies() {
     let cluster = Cluster::start(&["--storage=memory"]);

@@ -129,6 +129,61 @@ fn two_thousand_connections_leave_room_for_those_that_were_there() {
     assert_eq!(status.matches("\"incarnation\": 1").count(), 3, "nobody died: {status}");
 }
 
+/// Whoever only holds connections must not keep probes, peers or clients out.
+#[test]
+fn idle_connections_on_every_port_keep_nobody_out() {
+    let cluster = Cluster::start(&[]);
+    let at = addresses(&cluster, "kvorum-0");
+    let idle: Vec<TcpStream> =
+        [&at.http, &at.peers].iter().flat_map(|port| (0..300).map(|_| connect(port))).collect();
+    let began = Instant::now();
+    let mut probe = connect(&at.http);
+    probe.write_all(b"GET /livez HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    probe.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("200 OK"), "{answer}");
+    println!("a probe was answered after {:?} beside {} idle ones", began.elapsed(), idle.len());
+    // A peer that was started again gets in.
+    cluster.kill("kvorum-2");
+    loop {
+        let (_, out, err) = said(&cluster.run(&["status"]));
+        if out.matches("2 of 2").count() == 3 {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{out}{err}");
+    }
+}
+
+/// A stranger who speaks the protocol between replicas is told nothing and believed nothing.
+#[test]
+fn a_stranger_at_the_peers_port_takes_no_vote_away() {
+    let cluster = Cluster::start(&["--replicas=2"]);
+    let at = addresses(&cluster, "kvorum-0").peers;
+    let introduction = kvorum_replica::engine::Introduction {
+        cluster: kvorum_protocol::status::ClusterId(5),
+        replica: kvorum_protocol::status::ReplicaId(77),
+        name: "x".to_owned(),
+        incarnation: 1,
+        nonce: 1,
+        last_saw: 1,
+    };
+    let rejection = kvorum_replica::engine::Rejection::OtherDisk { name: "y".into(), seen: 9 };
+    let mut stranger = connect(&at);
+    // A hello as the wire has it: magic, version, introduction.
+    send(&mut stranger, &(*b"kvorum/p", 1u16, introduction)).unwrap();
+    let _ = send(&mut stranger, &Err::<(), _>(rejection));
+    let mut answer = Vec::new();
+    let _ = stranger.read_to_end(&mut answer);
+    let id = cluster_id(&cluster.folder);
+    assert!(!answer.is_empty() && answer.len() < 100, "only that it is turned away");
+    let id: u128 = u128::from_str_radix(&id, 16).unwrap();
+    let id = frame::encode(&id, 100).unwrap();
+    let id = &id[..id.len() - 4];
+    assert!(!answer.windows(id.len()).any(|part| part == id), "the cluster's id is no stranger's");
+    assert_eq!(said(&cluster.run(&["put", "a", "1"])).0, 0);
+    assert!(!said(&cluster.run(&["status"])).1.contains("outside"));
+}
+
 /// Memory that a process has resident, in MiB.
 fn resident_mib(process: rustix::process::Pid) -> u64 {
     let statm = fs::read_to_string(format!("/proc/{}/statm", process.as_raw_nonzero())).unwrap();

@@ -5,6 +5,8 @@
 //! calls in flight and bytes queued are capped for each, and what is over is refused or closed,
 //! never queued. Does not know what requests mean.
 
+mod metered;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -32,6 +34,7 @@ use tracing::debug;
 use crate::driver::ClientEvent;
 use crate::engine::{ClientKey, Input};
 use crate::metrics::Metrics;
+use metered::Metered;
 
 /// Most connections at once, if the descriptor limit allows.
 pub const CONNECTIONS_MAX: usize = 1000;
@@ -54,7 +57,7 @@ const REFUSAL_PATIENCE: Duration = Duration::from_millis(500);
 /// Pause after a failed accept: descriptors may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-type Requests = FramedRead<OwnedReadHalf, LengthDelimitedCodec>;
+type Requests = FramedRead<OwnedReadHalf, Metered>;
 type Sink = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
 
 /// The sending end of a connection, for the driver. Dropping it closes the connection.
@@ -154,6 +157,7 @@ pub struct Clients {
     keys: Arc<AtomicU64>,
     room: Arc<Semaphore>,
     queued: Arc<AtomicUsize>,
+    begun: Arc<AtomicUsize>,
 }
 
 impl Clients {
@@ -167,8 +171,8 @@ impl Clients {
         metrics: Arc<Metrics>,
     ) -> Self {
         let room = Arc::new(Semaphore::new(REQUESTS_BYTES_MAX));
-        let (keys, queued) = (Arc::default(), Arc::default());
-        Self { name, cluster, driver, status, metrics, keys, room, queued }
+        let (keys, queued, begun) = (Arc::default(), Arc::default(), Arc::default());
+        Self { name, cluster, driver, status, metrics, keys, room, queued, begun }
     }
 
     /// Takes connections, for ever, at most so many at once.
@@ -209,7 +213,8 @@ impl Clients {
 
     async fn connection(&self, stream: TcpStream) {
         let (read, write) = stream.into_split();
-        let mut requests = FramedRead::new(read, frame::codec(HANDSHAKE_BYTES_MAX));
+        let codec = Metered::new(HANDSHAKE_BYTES_MAX, Arc::clone(&self.begun));
+        let mut requests = FramedRead::new(read, codec);
         let mut sink = FramedWrite::new(write, frame::codec(FRAME_BYTES_MAX));
         match timeout(HANDSHAKE_TIMEOUT, self.shake_hands(&mut requests, &mut sink)).await {
             Ok(Ok(())) => {}
@@ -342,14 +347,14 @@ impl Clients {
                     Some(ping)
                 }
             };
-            let written = timeout(STALL_MAX, async {
-                while let Some(frame) = next {
-                    out.write(&frame).await?;
-                    next = out.queue.try_recv().ok();
+            while let Some(frame) = next {
+                if !matches!(timeout(STALL_MAX, out.write(&frame)).await, Ok(Ok(()))) {
+                    return;
                 }
-                SinkExt::<Bytes>::flush(&mut out.sink).await
-            });
-            if !matches!(written.await, Ok(Ok(()))) {
+                next = out.queue.try_recv().ok();
+            }
+            let flushed = timeout(STALL_MAX, SinkExt::<Bytes>::flush(&mut out.sink));
+            if !matches!(flushed.await, Ok(Ok(()))) {
                 return;
             }
         }

@@ -5,7 +5,8 @@
 //! fact waits in the [gate](crate::gate). The sync runs on a thread of its own, so that meanwhile
 //! heartbeats and read probes are answered and the next sync's work piles up.
 //!
-//! The invariants, each with a test that fails without it (`tests/simulation.rs`):
+//! The invariants; `tests/simulation.rs` checks I1 at each message, and takes it out to see that
+//! something is lost:
 //! - I1 A consensus message leaves only after a sync that began after it was taken has returned.
 //!   An answer to a client needs no further one: what is decided is durable at a majority by I1.
 //! - I2 What survives a crash is a prefix of the writes: one database, one write-ahead log, one
@@ -16,6 +17,8 @@
 //! A replica whose sync is overdue sends no heartbeats, so that a leader with a stuck disk loses
 //! its leadership.
 
+mod events;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,19 +27,18 @@ use std::time::{Duration, Instant, SystemTime};
 use kvorum_protocol::message::ServerFrame;
 use kvorum_protocol::status::{ReplicaId, Status};
 use omnipaxos::messages::Message;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::clients::ClientSink;
-use crate::engine::{
-    ClientKey, Engine, Input, Introduction, Notice, Output, PeerMessage, Rejection, Session,
-};
+use crate::engine::{ClientKey, Engine, Input, Notice, Output, PeerMessage, Rejection, Session};
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::storage::Store;
 use crate::storage::durable::Durable;
 use crate::transport::link::LinkHandle;
+pub use events::{ClientEvent, PeerEvent};
 
 /// The engine's unit of time.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -52,97 +54,6 @@ pub const CLIENTS_INBOX: usize = 8192;
 const PUBLISH_TICKS: u64 = 10;
 /// Ticks between two lines of the log about progress.
 const PROGRESS_TICKS: u64 = 1000;
-
-/// What links and peers tell the driver.
-pub enum PeerEvent {
-    /// A session began.
-    Up {
-        /// With whom.
-        peer: ReplicaId,
-        /// The session.
-        session: Session,
-        /// Where to send.
-        link: LinkHandle,
-    },
-    /// A session ended.
-    Down {
-        /// With whom.
-        peer: ReplicaId,
-        /// The session.
-        session: Session,
-    },
-    /// A message came; the permit gives back its room when it is dropped.
-    Message {
-        /// From whom.
-        peer: ReplicaId,
-        /// By which session.
-        session: Session,
-        /// The message.
-        message: PeerMessage,
-        /// Its room in the link's inbound budget.
-        permit: OwnedSemaphorePermit,
-    },
-    /// How does this replica introduce itself?
-    Introduce {
-        /// To whom.
-        peer: ReplicaId,
-        /// The answer.
-        reply: oneshot::Sender<Introduction>,
-    },
-    /// The nonce of one of this replica's incarnations.
-    Proof {
-        /// Which.
-        incarnation: u64,
-        /// The answer.
-        reply: oneshot::Sender<Option<u64>>,
-    },
-    /// Is this peer who it was?
-    Judge {
-        /// What it says of itself.
-        theirs: Introduction,
-        /// Which of its incarnations this replica said it saw last.
-        told: u64,
-        /// Its proof of that one.
-        proof: Option<u64>,
-        /// The answer.
-        reply: oneshot::Sender<Result<(), Rejection>>,
-    },
-    /// Both sides have taken each other.
-    Meet {
-        /// What the peer says of itself.
-        theirs: Introduction,
-        /// Told when it is remembered.
-        reply: oneshot::Sender<()>,
-    },
-    /// A peer refuses this replica because it remembers another disk.
-    Disowned {
-        /// Which peer.
-        peer: ReplicaId,
-    },
-}
-
-/// What client connections and the process tell the driver.
-pub enum ClientEvent {
-    /// A connection began.
-    Up {
-        /// Its key.
-        client: ClientKey,
-        /// Where to send.
-        sink: ClientSink,
-    },
-    /// It asks, cancels, or is gone; the permit gives back the request's room.
-    Input {
-        /// What happened.
-        input: Input,
-        /// The request's room in the budget of all clients.
-        permit: Option<OwnedSemaphorePermit>,
-    },
-    /// End in order; the answer comes when everything is on disk.
-    Stop {
-        /// The answer.
-        reply: oneshot::Sender<()>,
-    },
-}
 
 /// The inboxes of a driver.
 pub struct Inboxes {
@@ -303,6 +214,13 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             }
             PeerEvent::Introduce { peer, reply } => {
                 let _ = reply.send(self.engine.introduce(peer));
+            }
+            PeerEvent::Admit { theirs, reply } => {
+                let admitted = self.engine.admit(&theirs).map(|()| {
+                    let mine = self.engine.introduce(theirs.replica);
+                    (mine, self.engine.proof(theirs.last_saw))
+                });
+                let _ = reply.send(admitted);
             }
             PeerEvent::Proof { incarnation, reply } => {
                 let _ = reply.send(self.engine.proof(incarnation));

@@ -15,6 +15,7 @@
 //! Does not know sockets, files, clocks or threads.
 
 pub mod consensus;
+mod hand_over;
 pub mod message;
 mod outbox;
 pub mod peers;
@@ -33,6 +34,7 @@ use crate::entry::Entry;
 use crate::state_machine::{self, Applied};
 use crate::storage::Store;
 use consensus::{Consensus, Gate};
+use hand_over::HandOver;
 pub use message::{ClientKey, Input, Notice, Output, PeerMessage, Session};
 use outbox::Outbox;
 use peers::Peers;
@@ -52,9 +54,6 @@ const UNDECIDED_TICKS: u64 = 50;
 const HURRY: u64 = 3;
 /// Ticks for which they do; then the peer was no leader, or no majority is there.
 const HURRY_TICKS: u64 = 60;
-/// Ticks that a hand-over may take before the leader leads on.
-const HAND_OVER_TICKS: u64 = 100;
-
 /// Who asked for something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
@@ -74,13 +73,6 @@ pub enum Origin {
         /// Its number for the call.
         call: u64,
     },
-}
-
-/// A hand-over under way.
-struct HandOver {
-    target: ReplicaId,
-    deadline: u64,
-    is_asked: bool,
 }
 
 /// One replica's decisions.
@@ -154,6 +146,11 @@ impl<S: Store> Engine<S> {
         self.store.nonce_at(incarnation)
     }
 
+    /// Whether a stranger may be told anything.
+    pub fn admit(&self, theirs: &Introduction) -> Result<(), Rejection> {
+        self.outbox.peers.admit(theirs, &self.store)
+    }
+
     /// Judges a peer's introduction. `told` is the incarnation of it that this replica said it saw
     /// last, and `proof` the nonce that the peer gives for that one.
     pub fn judge(
@@ -203,7 +200,7 @@ impl<S: Store> Engine<S> {
 
     /// Whether there is work for another turn already.
     pub fn has_more(&self) -> bool {
-        self.reads.has_ready(self.store.applied())
+        self.reads.has_ready(self.store.applied()) || self.subscriptions.has_more()
     }
 
     /// Starts to vote once every member was met.
@@ -341,6 +338,9 @@ impl<S: Store> Engine<S> {
     }
 
     fn disowned(&mut self, peer: ReplicaId) {
+        if !self.outbox.peers.knows(peer) {
+            return;
+        }
         let by = self.outbox.peers.name(peer).to_owned();
         if self.disowned_by.is_none() {
             self.outbox.notice(Notice::Disowned { by: by.clone() });
@@ -397,40 +397,6 @@ impl<S: Store> Engine<S> {
         let queue = self.proposals.take_queue();
         if !queue.is_empty() && consensus.ballot_if_leading().is_some() {
             consensus.propose(queue);
-        }
-    }
-
-    fn begin_hand_over(&mut self, target: Option<ReplicaId>) -> Result<(), Refusal> {
-        let leader = self.leader_name();
-        let Some(consensus) = &self.consensus else { return Err(Refusal::NoLeader) };
-        if consensus.ballot_if_leading().is_none() {
-            return Err(Refusal::NotLeader { leader });
-        }
-        let in_step = |peer: &ReplicaId| consensus.accepted_by(*peer).unwrap_or(0);
-        let best = self.outbox.peers.connected().max_by_key(in_step);
-        let target = target.filter(|target| self.outbox.peers.session(*target).is_some()).or(best);
-        let Some(target) = target else { return Err(Refusal::NoQuorum) };
-        let to = self.outbox.peers.name(target).to_owned();
-        self.outbox.notice(Notice::HandingOver { to });
-        let deadline = self.now + HAND_OVER_TICKS;
-        self.hand_over = Some(HandOver { target, deadline, is_asked: false });
-        Ok(())
-    }
-
-    /// A hand-over stops proposing, waits until the target has accepted everything, then lets it
-    /// lead.
-    fn advance_hand_over(&mut self) {
-        let Some(hand_over) = &mut self.hand_over else { return };
-        let Some(consensus) = &self.consensus else { return };
-        let Some(ballot) = consensus.ballot_if_leading() else { return };
-        if self.now >= hand_over.deadline {
-            self.hand_over = None;
-        } else if !hand_over.is_asked
-            && consensus.accepted_by(hand_over.target) == Some(consensus.accepted())
-        {
-            hand_over.is_asked = true;
-            let message = PeerMessage::Lead { configuration: self.configuration.id, ballot };
-            self.outbox.push(Output::Gated { to: hand_over.target, message, durable: false });
         }
     }
 

@@ -9,6 +9,7 @@
 //! Guarantees that liveness is local: a lost majority makes a replica unready, not dead. Holds
 //! whatever connects to a bounded share.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,13 +25,15 @@ use axum::routing::get;
 use kvorum_protocol::status::Status;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
 /// A driver that has not turned for so long is dead.
 const LIVE_MAX: Duration = Duration::from_secs(10);
-/// Connections at once; further ones wait in the system's queue.
+/// Connections at once; for a further one the oldest is closed, so that nobody who only holds
+/// connections can silence the probes.
 const CONNECTIONS_MAX: usize = 64;
 /// A connection is closed after so long, whatever it does.
 const CONNECTION_MAX: Duration = Duration::from_secs(30);
@@ -57,9 +60,8 @@ pub async fn serve(listener: TcpListener, health: Health) {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(health);
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Ends only with the process: the listener never fails, it pauses.
-    let _ = axum::serve(Capped { listener, permits }, router).await;
+    let _ = axum::serve(Capped { listener, open: VecDeque::new() }, router).await;
 }
 
 async fn live(State(health): State<Health>) -> impl IntoResponse {
@@ -95,17 +97,26 @@ async fn metrics(State(health): State<Health>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, TEXT)], health.metrics.text(status.as_ref()))
 }
 
-/// A listener that takes only so many connections at once, each for only so long.
+/// A listener that keeps only so many connections, each for only so long.
 struct Capped {
     listener: TcpListener,
-    permits: Arc<Semaphore>,
+    /// The connections taken last, the oldest first.
+    open: VecDeque<CancellationToken>,
 }
 
-/// A connection that gives back its place, and that reads an end when its time is over.
+/// A connection that reads an end when its time is over.
 struct Limited {
     stream: TcpStream,
-    over: Pin<Box<tokio::time::Sleep>>,
-    _permit: OwnedSemaphorePermit,
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
+    is_over: bool,
+}
+
+impl Limited {
+    /// Whether the connection's time is over. A future that has ended must not be asked again.
+    fn poll_over(&mut self, context: &mut Context<'_>) -> bool {
+        self.is_over = self.is_over || self.over.as_mut().poll(context).is_ready();
+        self.is_over
+    }
 }
 
 impl axum::serve::Listener for Capped {
@@ -113,13 +124,21 @@ impl axum::serve::Listener for Capped {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Limited, SocketAddr) {
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.expect("the semaphore is never closed");
         loop {
             match self.listener.accept().await {
                 Ok((stream, from)) => {
-                    let over = Box::pin(tokio::time::sleep(CONNECTION_MAX));
-                    return (Limited { stream, over, _permit: permit }, from);
+                    let end = CancellationToken::new();
+                    self.open.push_back(end.clone());
+                    if self.open.len() > CONNECTIONS_MAX
+                        && let Some(oldest) = self.open.pop_front()
+                    {
+                        oldest.cancel();
+                    }
+                    let over = async move {
+                        let _ = tokio::time::timeout(CONNECTION_MAX, end.cancelled()).await;
+                    };
+                    let over = Box::pin(over);
+                    return (Limited { stream, over, is_over: false }, from);
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -137,7 +156,7 @@ impl AsyncRead for Limited {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        if self.over.as_mut().poll(context).is_ready() {
+        if self.poll_over(context) {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_read(context, into)
@@ -150,7 +169,7 @@ impl AsyncWrite for Limited {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        if self.over.as_mut().poll(context).is_ready() {
+        if self.poll_over(context) {
             return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
         }
         Pin::new(&mut self.stream).poll_write(context, bytes)

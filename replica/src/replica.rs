@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,8 @@ pub struct Replica {
     database: Option<Database>,
     /// Where it listens.
     pub addresses: Addresses,
+    /// Where that is written.
+    file: PathBuf,
     /// Held until everything else is closed.
     _lock: File,
 }
@@ -153,7 +155,7 @@ impl Replica {
             http = addresses.http,
             "listening"
         );
-        Ok(Self { clients, status, driver: Some(driver), database, addresses, _lock: lock })
+        Ok(Self { clients, status, driver: Some(driver), database, addresses, _lock: lock, file })
     }
 
     /// Ends with everything on disk; before that, hands leadership over if this replica leads and
@@ -176,6 +178,8 @@ impl Replica {
             }
         };
         let _ = tokio::task::spawn_blocking(end).await;
+        // Nobody should dial where nobody listens.
+        let _ = fs::remove_file(&self.file);
         info!("stopped");
     }
 

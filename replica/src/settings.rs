@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use kvorum_protocol::status::ClusterId;
 
@@ -99,7 +100,7 @@ pub struct Settings {
     )]
     pub disk_reserve: u64,
     /// Let administrators cut links and crash this replica; for tests and demonstrations
-    #[arg(long, env = "KVORUM_ALLOW_FAULTS")]
+    #[arg(long, env = "KVORUM_ALLOW_FAULTS", value_parser = FalseyValueParser::new())]
     pub allow_faults: bool,
     /// How the log looks
     #[arg(long, env = "KVORUM_LOG_FORMAT", value_enum, default_value = "text")]

@@ -9,17 +9,19 @@
 pub mod link;
 mod meeting;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use kvorum_protocol::status::ReplicaId;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::driver::PeerEvent;
@@ -28,8 +30,11 @@ use meeting::{Failure, Meeting, Met};
 
 /// How long two replicas may take to meet, and a dial to connect.
 const MEETING_PATIENCE: Duration = Duration::from_secs(3);
-/// Meetings under way at once; a stranger beyond is not listened to.
+/// Meetings under way at once; for a further one the oldest is ended, so that strangers who say
+/// nothing cannot keep peers out.
 const MEETINGS_MAX: usize = 64;
+/// Time between two lines of the log about strangers; those in between are counted.
+const STRANGERS_INTERVAL: Duration = Duration::from_secs(1);
 /// First pause between two dials.
 const DIAL_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between two dials. A restarted peer waits for it at most.
@@ -75,7 +80,8 @@ impl Transport {
 
     /// Takes peers' connections, for ever.
     pub async fn listen(self, listener: TcpListener) {
-        let meetings = Arc::new(Semaphore::new(MEETINGS_MAX));
+        let mut meetings: VecDeque<CancellationToken> = VecDeque::new();
+        let strangers = Arc::new(Strangers::default());
         loop {
             let (stream, from) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -85,14 +91,23 @@ impl Transport {
                     continue;
                 }
             };
-            let Ok(permit) = Arc::clone(&meetings).try_acquire_owned() else { continue };
-            let transport = self.clone();
+            let end = CancellationToken::new();
+            meetings.push_back(end.clone());
+            if meetings.len() > MEETINGS_MAX
+                && let Some(oldest) = meetings.pop_front()
+            {
+                // Of no effect when it has become a session.
+                oldest.cancel();
+            }
+            let (transport, strangers) = (self.clone(), Arc::clone(&strangers));
             tokio::spawn(async move {
-                let met = transport.meet(stream, None).await;
-                drop(permit);
+                let met = tokio::select! {
+                    met = transport.meet(stream, None) => met,
+                    () = end.cancelled() => return,
+                };
                 match met {
                     Ok(met) => transport.session(met).await,
-                    Err(failure) => log_stranger(from, &failure),
+                    Err(failure) => strangers.log(from, &failure),
                 }
             });
         }
@@ -167,11 +182,26 @@ fn pauses() -> ExponentialBackoff {
         .build()
 }
 
-fn log_stranger(from: SocketAddr, failure: &Failure) {
-    match failure {
-        Failure::Rejected(Rejection::Cut) | Failure::Unreachable(_) => {
+/// Strangers at the door, told of at most so often: they must not fill the log.
+#[derive(Default)]
+struct Strangers {
+    /// When one was told of last, and how many came since. Held for a moment, by tasks that end.
+    last: Mutex<(Option<Instant>, u64)>,
+}
+
+impl Strangers {
+    fn log(&self, from: SocketAddr, failure: &Failure) {
+        if matches!(failure, Failure::Rejected(Rejection::Cut) | Failure::Unreachable(_)) {
             debug!(%from, %failure, "no meeting");
+            return;
         }
-        _ => warn!(%from, %failure, "no meeting"),
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (told, unsaid) = *last;
+        if told.is_some_and(|told| told.elapsed() < STRANGERS_INTERVAL) {
+            last.1 += 1;
+        } else {
+            *last = (Some(Instant::now()), 0);
+            warn!(%from, %failure, unsaid, "no meeting");
+        }
     }
 }

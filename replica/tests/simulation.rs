@@ -9,6 +9,8 @@
 mod checker;
 #[path = "simulation/cluster.rs"]
 mod cluster;
+#[path = "simulation/event.rs"]
+mod event;
 #[path = "simulation/node.rs"]
 mod node;
 #[path = "simulation/rules.rs"]

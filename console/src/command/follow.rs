@@ -23,7 +23,10 @@ pub async fn log(
     node: Option<Node>,
 ) -> Result<(), Stop> {
     let route = context.route(node.as_ref()).await?;
-    let applied = context.client.status(&route).await?.applied;
+    let status = context.client.status(&route).await?;
+    // One replica's log: another one may not be as far.
+    let route = Route::Through(status.name);
+    let applied = status.applied;
     let from = from.unwrap_or_else(|| (applied + 1).saturating_sub(LOG_ENTRIES)).max(1);
     if !follow && from > applied {
         crate::note(format!("the log ends at index {applied}; use --follow to wait for more"));

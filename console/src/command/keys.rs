@@ -115,10 +115,8 @@ pub async fn scan(
             next => {
                 listing.end()?;
                 if let Some(next) = next {
-                    crate::note(format!(
-                        "there is more; go on with --from {}",
-                        output::line(&next.0)
-                    ));
+                    let word = output::shell_word(&next.0);
+                    crate::note(format!("there is more; go on with --from {word}"));
                 }
                 return Ok(());
             }

@@ -27,10 +27,13 @@ pub async fn status(context: &Context) -> Result<(), Stop> {
         }
         format => print(format, &output::status_table(&said), &json)?,
     }
-    let has_leader = said.iter().any(|(_, s)| s.as_ref().is_ok_and(|s| s.leader.is_some()));
-    match has_leader {
+    let ready = said.iter().filter(|(_, s)| s.as_ref().is_ok_and(|s| s.is_ready)).count();
+    match ready > said.len() / 2 {
         true => Ok(()),
-        false => Err(Stop::new(Exit::Unavailable, "no leader is known: is a majority up?")),
+        false => {
+            let message = format!("{ready} of {} replicas are ready, no majority", said.len());
+            Err(Stop::new(Exit::Unavailable, message))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One replica of a local cluster, as a child process that is started again when it dies.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,7 +23,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause; reached when it dies again and again.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A replica that lived so long is started again after the first pause.
-const STEADY: Duration = Duration::from_secs(10);
+const STEADY: Duration = Duration::from_secs(1);
 /// How long a replica may take to stop in order before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// A log that is longer when its replica starts is moved aside, over the one moved aside before.
@@ -55,13 +55,19 @@ impl Child {
 
     async fn keep_running(self, stop: CancellationToken) {
         let mut pause = PAUSE_MIN;
+        let mut said = String::new();
         while !stop.is_cancelled() {
             let began = Instant::now();
             match self.run_once(&stop).await {
                 Ok(_) if stop.is_cancelled() => {}
                 Ok(status) => {
-                    let log = self.log();
-                    crate::note(format!("{} ended ({status}); see {}", self.name, log.display()));
+                    let why = last_words(&self.log());
+                    let line = format!("{} ended ({status}): {why}", self.name);
+                    // One that dies again and again for the same reason says it once.
+                    if line != said {
+                        crate::note(&line);
+                    }
+                    said = line;
                 }
                 Err(error) => crate::note(format!("{} could not be started: {error}", self.name)),
             }
@@ -78,6 +84,13 @@ impl Child {
         // Nobody should dial where the last process listened.
         let _ = fs::remove_file(self.folder.join(FILE_NAME));
         let mut command = Command::new(&self.program);
+        // The replica is told everything by its arguments; what the shell says is for `kvorum`.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("KVORUM_") && !text.starts_with("KVORUM_LOG") {
+                command.env_remove(&name);
+            }
+        }
         command
             .args(&self.arguments)
             .stdin(Stdio::piped())
@@ -108,6 +121,28 @@ impl Child {
 
     fn log(&self) -> PathBuf {
         self.folder.join("log")
+    }
+}
+
+/// The last line of a replica's log: why it ended, when it could say.
+fn last_words(log: &Path) -> String {
+    /// Room for the longest sentence that a replica ends with.
+    const BYTES: u64 = 4096;
+    let read = || -> io::Result<String> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let line = text.lines().rev().find(|line| !line.trim().is_empty());
+        Ok(crate::output::line(line.unwrap_or_default().as_bytes()))
+    };
+    match read() {
+        Ok(line) if line.starts_with("kvorum-replica: ") => {
+            line.trim_start_matches("kvorum-replica: ").to_owned()
+        }
+        _ => format!("see {}", log.display()),
     }
 }
 

@@ -16,12 +16,16 @@ use kvorum_protocol::status::ClusterId;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::exit::Stop;
+use crate::exit::{Exit, Stop};
 
 /// Most replicas of a local cluster.
 const REPLICAS_MAX: u32 = 7;
 /// Replicas of a new cluster that is not told how many.
 const REPLICAS_DEFAULT: u32 = 3;
+/// Tries to take a lock.
+const LOCK_TRIES: u32 = 5;
+/// Pause between two tries.
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 /// The folder that is used when none is named, under the user's state folder.
 const DEFAULT: &str = "kvorum/local";
 
@@ -133,7 +137,7 @@ fn take_lock(folder: &Path) -> Result<File, Stop> {
     let file = options.create(true).truncate(false).read(true).write(true).open(&path);
     let file =
         file.map_err(|error| Stop::failed(format!("cannot use {}: {error}", path.display())))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if !try_lock(&file) {
         let holder = fs::read_to_string(&path).unwrap_or_default();
         return Err(Stop::failed(format!(
             "a local cluster runs in {} already (process {}); use it, or start another one with \
@@ -156,6 +160,19 @@ pub fn default_path() -> Result<PathBuf, Stop> {
     }
 }
 
+/// Checks that a cluster runs in a folder.
+pub fn check_running(folder: &Path) -> Result<(), Stop> {
+    StatefulSet::read(folder)?;
+    if is_held(&folder.join("lock")) {
+        return Ok(());
+    }
+    let folder = folder.display();
+    let message = format!(
+        "the local cluster in {folder} is not running; start it with 'kvorum local --data {folder}'"
+    );
+    Err(Stop::new(Exit::Unavailable, message))
+}
+
 /// The default folder, if a cluster lives there.
 #[must_use]
 pub fn living_default() -> Option<PathBuf> {
@@ -173,6 +190,16 @@ pub fn process_of(folder: &Path) -> Option<rustix::process::Pid> {
     }
     let id = fs::read_to_string(&lock).ok()?.trim().parse().ok()?;
     rustix::process::Pid::from_raw(id)
+}
+
+/// Takes a lock. Whoever looks whether it is held holds it for an instant, so that is tried again.
+fn try_lock(file: &File) -> bool {
+    (0..LOCK_TRIES).any(|again| {
+        if again > 0 {
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
 }
 
 fn is_held(lock: &Path) -> bool {

@@ -51,7 +51,8 @@ impl Cluster {
             .arg(folder)
             .args(arguments)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            // Shown when the test fails.
+            .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
         let out = BufReader::new(supervisor.stdout.take().unwrap());

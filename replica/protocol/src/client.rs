@@ -161,9 +161,13 @@ impl Client {
     pub async fn write(&self, operation: Operation, route: &Route) -> Result<Outcome, ClientError> {
         operation.validate()?;
         let started = Instant::now();
-        let mut lane = self.lanes.take().await;
+        let deadline = started + self.options.deadline;
+        let Ok(mut lane) = timeout_at(deadline, self.lanes.take()).await else {
+            let last = "too many writes of this client are in flight".to_owned();
+            return Err(ClientError::Unavailable { waited: since(started), last });
+        };
         let id = lane.next();
-        let mut tries = self.attempts.begin(route.clone(), started + self.options.deadline);
+        let mut tries = self.attempts.begin(route.clone(), deadline);
         // Fixed by the first attempt: a later promise would let an attempt be applied after the
         // lane that remembers an earlier one was forgotten.
         let mut valid_until = None;
@@ -294,10 +298,11 @@ impl Client {
                 Ok(Ok((from, events))) => {
                     return Ok(Events { from, events, connection });
                 }
-                Ok(Err(Some(Answer::Refused(refusal)))) => {
+                Ok(Err(Some(Answer::Refused(refusal)))) if is_final(&refusal) => {
                     let node = connection.welcome().name.clone();
                     return Err(ClientError::Refused { node, refusal });
                 }
+                Ok(Err(Some(Answer::Refused(refusal)))) => tries.note(&connection, &refusal),
                 Ok(Err(_)) | Err(_) => {}
             }
         }

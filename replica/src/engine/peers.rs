@@ -46,10 +46,8 @@ pub enum Rejection {
         theirs: u16,
     },
     /// It belongs to another cluster.
-    #[error("it belongs to cluster {theirs}, and this replica to {ours}")]
+    #[error("it belongs to cluster {theirs}, not to the one that this replica belongs to")]
     OtherCluster {
-        /// The rejecting replica's.
-        ours: ClusterId,
         /// The rejected one's.
         theirs: ClusterId,
     },
@@ -124,6 +122,21 @@ impl Peers {
         }
     }
 
+    /// Whether a stranger may be told anything: it belongs to this cluster and is a member.
+    pub fn admit<S: Store>(&self, theirs: &Introduction, store: &S) -> Result<(), Rejection> {
+        if theirs.cluster != store.identity().cluster {
+            return Err(Rejection::OtherCluster { theirs: theirs.cluster });
+        }
+        match self.peers.get(&theirs.replica) {
+            Some(peer) if peer.name == theirs.name && peer.is_cut => Err(Rejection::Cut),
+            Some(peer) if peer.name == theirs.name => Ok(()),
+            _ => {
+                let (name, replica) = (theirs.name.clone(), theirs.replica.0);
+                Err(Rejection::NoMember { name, replica })
+            }
+        }
+    }
+
     /// Judges a peer's introduction. `told` is the incarnation of it that this replica said it saw
     /// last, and `proof` the nonce that the peer gives for that one.
     pub fn judge<S: Store>(
@@ -133,20 +146,7 @@ impl Peers {
         proof: Option<u64>,
         store: &S,
     ) -> Result<(), Rejection> {
-        let ours = store.identity().cluster;
-        if theirs.cluster != ours {
-            return Err(Rejection::OtherCluster { ours, theirs: theirs.cluster });
-        }
-        let peer = match self.peers.get(&theirs.replica) {
-            Some(peer) if peer.name == theirs.name => peer,
-            _ => {
-                let (name, replica) = (theirs.name.clone(), theirs.replica.0);
-                return Err(Rejection::NoMember { name, replica });
-            }
-        };
-        if peer.is_cut {
-            return Err(Rejection::Cut);
-        }
+        self.admit(theirs, store)?;
         let now = Seen { incarnation: theirs.incarnation, nonce: theirs.nonce };
         let seen = store.seen(theirs.replica);
         if seen.map_or(0, |seen| seen.incarnation) != told {
@@ -220,9 +220,10 @@ impl Peers {
         self.peers.iter().filter(|(_, peer)| peer.session.is_some()).map(|(id, _)| *id)
     }
 
-    /// Every peer.
-    pub fn all(&self) -> impl Iterator<Item = ReplicaId> {
-        self.peers.keys().copied()
+    /// Whether a replica is one of the other members.
+    #[must_use]
+    pub fn knows(&self, peer: ReplicaId) -> bool {
+        self.peers.contains_key(&peer)
     }
 
     /// A peer's name; empty for a stranger.

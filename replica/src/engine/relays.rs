@@ -13,6 +13,9 @@ use super::{Origin, Session};
 
 /// Most calls to the leader; the next one is refused as overload.
 const CALLS_MAX: usize = 16 * 1024;
+/// Most bytes of keys and values in calls to the leader; the next one is refused as overload. Well
+/// below what a link may queue: a client must not end a session.
+const BYTES_MAX: usize = 16 << 20;
 /// Ticks that a call may take.
 const PATIENCE_TICKS: u64 = 600;
 
@@ -21,6 +24,7 @@ const PATIENCE_TICKS: u64 = 600;
 pub struct Relays {
     calls: BTreeMap<u64, Call>,
     next: u64,
+    bytes: usize,
 }
 
 /// What a call is for.
@@ -35,6 +39,7 @@ struct Call {
     leader: ReplicaId,
     session: Session,
     purpose: Purpose,
+    bytes: usize,
     deadline: u64,
 }
 
@@ -47,19 +52,22 @@ pub enum Broken {
 }
 
 impl Relays {
-    /// Notes a call; its number, or the purpose back when there are too many.
+    /// Notes a call that carries so many bytes; its number, or the purpose back when there is too
+    /// much.
     pub fn open(
         &mut self,
         leader: ReplicaId,
         session: Session,
         purpose: Purpose,
+        bytes: usize,
         now: u64,
     ) -> Result<u64, Purpose> {
-        if self.calls.len() >= CALLS_MAX {
+        if self.calls.len() >= CALLS_MAX || self.bytes + bytes > BYTES_MAX {
             return Err(purpose);
         }
         self.next += 1;
-        let call = Call { leader, session, purpose, deadline: now + PATIENCE_TICKS };
+        self.bytes += bytes;
+        let call = Call { leader, session, purpose, bytes, deadline: now + PATIENCE_TICKS };
         self.calls.insert(self.next, call);
         Ok(self.next)
     }
@@ -67,7 +75,7 @@ impl Relays {
     /// The leader answered: what the call was for. `None` when it was given up already.
     pub fn close(&mut self, from: ReplicaId, call: u64) -> Option<Purpose> {
         let is_callee = self.calls.get(&call).is_some_and(|call| call.leader == from);
-        if is_callee { self.calls.remove(&call).map(|call| call.purpose) } else { None }
+        if is_callee { self.remove(call).map(|call| call.purpose) } else { None }
     }
 
     /// Whether reads are under way.
@@ -86,6 +94,12 @@ impl Relays {
         self.give_up(Doubt::NoQuorum, |call| call.deadline <= now)
     }
 
+    fn remove(&mut self, number: u64) -> Option<Call> {
+        let call = self.calls.remove(&number)?;
+        self.bytes -= call.bytes;
+        Some(call)
+    }
+
     fn give_up(&mut self, doubt: Doubt, is_lost: impl Fn(&Call) -> bool) -> Vec<Broken> {
         let lost: Vec<u64> = self
             .calls
@@ -94,7 +108,7 @@ impl Relays {
             .map(|(number, _)| *number)
             .collect();
         lost.into_iter()
-            .filter_map(|number| self.calls.remove(&number))
+            .filter_map(|number| self.remove(number))
             .map(|call| match call.purpose {
                 Purpose::Write(origin) => Broken::Write(origin, Answer::Unknown(doubt)),
                 Purpose::Reads(reads) => Broken::Reads(reads),

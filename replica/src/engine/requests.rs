@@ -120,7 +120,11 @@ impl<S: Store> Engine<S> {
             Ok(leader) => leader,
             Err(refusal) => return self.answer(origin, Answer::Refused(refusal)),
         };
-        match self.relays.open(leader, session, Purpose::Write(origin), self.now) {
+        let bytes = match &request {
+            Request::Write { operation, .. } => operation.bytes(),
+            _ => 0,
+        };
+        match self.relays.open(leader, session, Purpose::Write(origin), bytes, self.now) {
             Ok(call) => {
                 let message = PeerMessage::Relay { call, request };
                 self.outbox.push(Output::Send { to: leader, message });
@@ -252,7 +256,7 @@ impl<S: Store> Engine<S> {
                 return;
             }
         };
-        match self.relays.open(leader, session, Purpose::Reads(reads), self.now) {
+        match self.relays.open(leader, session, Purpose::Reads(reads), 0, self.now) {
             Ok(call) => {
                 let message = PeerMessage::ReadIndex { call };
                 self.outbox.push(Output::Send { to: leader, message });

@@ -65,13 +65,20 @@ impl<S: Store> Engine<S> {
             applied,
             compacted,
             is_ready: matches!(role, Role::Leader | Role::Follower)
-                && decided - applied <= READY_LAG_MAX,
+                && decided - applied <= READY_LAG_MAX
+                && !self.leads_alone(),
             allows_faults: self.allows_faults,
             links: self.outbox.peers.links(),
             trouble: self.trouble(),
             monotonic_us: 0,
             wall_us: 0,
         }
+    }
+
+    /// Whether this replica leads and could not have anything decided.
+    fn leads_alone(&self) -> bool {
+        let linked = self.outbox.peers.connected().count() + 1;
+        linked < self.configuration.quorum() && self.role() == Role::Leader
     }
 
     fn role(&self) -> Role {
@@ -97,6 +104,13 @@ impl<S: Store> Engine<S> {
             return Some(format!(
                 "a new cluster starts when every member was met once; not met yet: {missing}"
             ));
+        }
+        if self.leads_alone() {
+            return Some(
+                "this replica leads, but has no link to a majority: nothing is decided until \
+                 enough of the others are back"
+                    .to_owned(),
+            );
         }
         if self.is_disk_full() {
             let (free, reserve) = self.disk;

@@ -18,8 +18,10 @@ use super::ClientKey;
 use crate::entry::{Command, Entry};
 use crate::storage::{Decided, Store};
 
-/// Bytes of entries that one subscription is given in one turn.
-const TURN_BYTES_MAX: usize = 256 << 10;
+/// Bytes of entries that one subscription is given in one turn, at most one entry more.
+const CURSOR_BYTES_MAX: usize = 256 << 10;
+/// Bytes of entries that all subscriptions are given in one turn; the others have the next turn.
+const TURN_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a value that the log pane is shown.
 const PREVIEW_BYTES: usize = 128;
 /// Ticks between two statuses.
@@ -36,6 +38,8 @@ enum Cursor {
 #[derive(Default)]
 pub struct Subscriptions {
     cursors: BTreeMap<(ClientKey, u64), Cursor>,
+    /// Where the next turn begins, when this one ended before everyone was served.
+    resume: Option<(ClientKey, u64)>,
 }
 
 impl Subscriptions {
@@ -86,6 +90,12 @@ impl Subscriptions {
         self.cursors.retain(|(owner, _), _| *owner != client);
     }
 
+    /// Whether some were not come to in the last turn.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.resume.is_some()
+    }
+
     /// Whether anyone wants statuses.
     #[must_use]
     pub fn want_status(&self) -> bool {
@@ -126,8 +136,17 @@ impl Subscriptions {
         // Most subscriptions stand at the same index: the log is read once for all of them.
         let mut read: BTreeMap<u64, Decided> = BTreeMap::new();
         let mut ended = Vec::new();
-        for (id, cursor) in &mut self.cursors {
+        let mut bytes = 0;
+        let begin = self.resume.take();
+        // Those that the last turn did not come to are first.
+        let (late, early): (Vec<_>, Vec<_>) =
+            self.cursors.iter_mut().partition(|(id, _)| begin.is_none_or(|begin| **id >= begin));
+        for (id, cursor) in late.into_iter().chain(early) {
             let (client, call) = *id;
+            if bytes >= TURN_BYTES_MAX {
+                self.resume = Some(*id);
+                break;
+            }
             let (next, prefix) = match cursor {
                 Cursor::Status { .. } => continue,
                 Cursor::Log { next } => (next, None),
@@ -145,7 +164,8 @@ impl Subscriptions {
             let first = *next;
             let decided = read
                 .entry(first)
-                .or_insert_with(|| store.decided(configuration, first, applied, TURN_BYTES_MAX));
+                .or_insert_with(|| store.decided(configuration, first, applied, CURSOR_BYTES_MAX));
+            bytes += decided.entries.iter().map(Entry::weight).sum::<usize>();
             for (index, entry) in (first..).zip(&decided.entries) {
                 let took_effect = decided.void.binary_search(&index).is_err();
                 let event = match prefix.as_ref() {

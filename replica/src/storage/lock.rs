@@ -6,8 +6,17 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::OpenError;
+
+/// Tries to take the lock.
+const TRIES: u32 = 5;
+/// Pause between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Takes the lock of a folder, for as long as the file is open.
 pub fn take(folder: &Path) -> Result<File, OpenError> {
@@ -16,12 +25,22 @@ pub fn take(folder: &Path) -> Result<File, OpenError> {
     let mut options = File::options();
     let file = options.create(true).truncate(false).read(true).write(true).open(&path);
     let file = file.map_err(|error| unusable(format!("{}: {error}", path.display())))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+    let mut tries = 0;
+    let locked = loop {
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        tries += 1;
+        // Whoever looks whether the lock is held holds it for an instant.
+        if locked != Err(Errno::WOULDBLOCK) || tries == TRIES {
+            break locked;
+        }
+        std::thread::sleep(PAUSE);
+    };
+    match locked {
         Ok(()) => {
             let _ = fs::write(&path, std::process::id().to_string());
             Ok(file)
         }
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+        Err(Errno::WOULDBLOCK) => {
             let holder = fs::read_to_string(&path).unwrap_or_default();
             let holder = match holder.trim() {
                 "" => String::new(),

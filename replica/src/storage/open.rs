@@ -63,10 +63,10 @@ pub enum OpenError {
     },
     /// Something in it is damaged, or recovered less than was synced.
     #[error(
-        "the data folder {folder} is damaged: {what}\n\
-         This replica must not vote with it and does not start; a majority of the others goes on \
-         without it.\nTo get the replica back, move the folder away (mv {folder} {folder}.damaged) \
-         and start it again: it comes up empty, says so, and waits without a vote to be replaced."
+        "the data folder {folder} is damaged: {what}. This replica must not vote with it and does \
+         not start; a majority of the others goes on without it. To get the replica back, move \
+         the folder away (mv {folder} {folder}.damaged) and start it again: it comes up empty, \
+         says so, and waits without a vote to be replaced"
     )]
     Damaged {
         /// The folder.

@@ -8,8 +8,9 @@
 //!        ◀──  welcome                                             (or a rejection)
 //! ```
 //!
-//! Guarantees that each side proved to be who the other remembers, and that the dialer counts the
-//! acceptor as met only when it is welcome: whoever turns a replica away has not met it. Does not judge by itself; it asks the driver.
+//! Guarantees that each side proved to be who the other remembers, that the dialer counts the
+//! acceptor as met only when it is welcome (whoever turns a replica away has not met it), and that
+//! a stranger is told nothing but that it is one. Does not judge by itself; it asks the driver.
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -143,10 +144,14 @@ impl Meeting {
             self.send::<Result<(Hello, Option<u64>), Rejection>>(&Err(rejection.clone())).await?;
             return Err(Failure::Rejected(rejection));
         }
-        let hello = self.hello(peer).await?;
+        let introduction = theirs.introduction.clone();
+        let admitted = self.ask(|reply| PeerEvent::Admit { theirs: introduction, reply }).await?;
+        let answer = admitted.map(|(introduction, proof)| {
+            (Hello { magic: MAGIC, version: PEER_WIRE_VERSION, introduction }, proof)
+        });
+        self.send(&answer).await?;
+        let (hello, _) = answer.map_err(Failure::Rejected)?;
         let told = hello.introduction.last_saw;
-        let mine = self.proof(theirs.introduction.last_saw).await?;
-        self.send::<Result<(Hello, Option<u64>), Rejection>>(&Ok((hello, mine))).await?;
         let proof: Result<Option<u64>, Rejection> = self.receive().await?;
         let proof = proof.map_err(|rejection| Failure::RejectedBy { peer, rejection })?;
         let verdict = self.judge(&theirs, told, proof).await?;

@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::checker::Checker;
+use super::event::{Event, Link};
 use super::node::Node;
 use super::rules::{Rules, Tally};
 use super::workload::Workload;
@@ -18,59 +19,6 @@ use super::workload::Workload;
 const TICK_US: u64 = 10_000;
 /// All faults end after four of five steps, and then the cluster must converge.
 const CALM_FIFTHS: u32 = 4;
-
-/// Something that will happen.
-#[derive(Debug)]
-enum Event {
-    Tick {
-        node: ReplicaId,
-        life: u64,
-    },
-    Deliver {
-        from: ReplicaId,
-        to: ReplicaId,
-        session: Session,
-        message: Box<PeerMessage>,
-    },
-    /// One end of a link learns that a session began.
-    Up {
-        node: ReplicaId,
-        life: u64,
-        peer: ReplicaId,
-        session: Session,
-    },
-    /// One end of a link learns that a session ended.
-    Down {
-        node: ReplicaId,
-        life: u64,
-        peer: ReplicaId,
-        session: Session,
-    },
-    /// A link is tried.
-    Connect {
-        low: ReplicaId,
-        high: ReplicaId,
-    },
-    Synced {
-        node: ReplicaId,
-        life: u64,
-    },
-    Restart {
-        node: ReplicaId,
-    },
-    Client {
-        client: usize,
-    },
-    /// A fault, at random.
-    Trouble,
-}
-
-/// A link between two replicas.
-#[derive(Default)]
-struct Link {
-    session: Option<Session>,
-    is_cut: bool,
-}
 
 pub struct Cluster {
     rules: Rules,

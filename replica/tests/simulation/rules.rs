@@ -1,6 +1,7 @@
 //! The rules that a negative control takes out, and what a run counts.
 
 /// The rules under test; a negative control takes one out.
+#[expect(clippy::struct_excessive_bools, reason = "each is a rule of its own")]
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// Messages that tell a durable fact wait for a sync.

@@ -192,8 +192,12 @@ impl Tries<'_> {
             if Instant::now() >= self.deadline {
                 return Ok(None);
             }
-            if let Some(connection) = self.reach().await? {
-                return Ok(Some(connection));
+            let reached = self.reach().await?;
+            if Instant::now() >= self.deadline {
+                return Ok(None);
+            }
+            if reached.is_some() {
+                return Ok(reached);
             }
         }
     }
@@ -204,6 +208,9 @@ impl Tries<'_> {
         let mut hopeless = None;
         let mut waiting_helps = order.is_empty();
         for endpoint in &order {
+            if Instant::now() >= self.deadline {
+                return Ok(None);
+            }
             match self.attempts.connect(&endpoint.address, self.deadline).await {
                 Ok(connection) if self.is_wanted(&connection) => {
                     self.current.clone_from(&endpoint.address);
@@ -213,6 +220,7 @@ impl Tries<'_> {
                 Ok(_) => {}
                 Err(error) => {
                     self.last = Some(error.to_string());
+                    self.shunned = Some(endpoint.address.clone());
                     match error {
                         ConnectError::Unreachable { .. }
                         | ConnectError::Refused {

@@ -1,0 +1,107 @@
+//! What the rest of the process tells the driver.
+
+use kvorum_protocol::status::ReplicaId;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::clients::ClientSink;
+use crate::engine::{ClientKey, Input, Introduction, PeerMessage, Rejection, Session};
+use crate::transport::link::LinkHandle;
+
+/// What links and peers tell the driver.
+pub enum PeerEvent {
+    /// A session began.
+    Up {
+        /// With whom.
+        peer: ReplicaId,
+        /// The session.
+        session: Session,
+        /// Where to send.
+        link: LinkHandle,
+    },
+    /// A session ended.
+    Down {
+        /// With whom.
+        peer: ReplicaId,
+        /// The session.
+        session: Session,
+    },
+    /// A message came; the permit gives back its room when it is dropped.
+    Message {
+        /// From whom.
+        peer: ReplicaId,
+        /// By which session.
+        session: Session,
+        /// The message.
+        message: PeerMessage,
+        /// Its room in the link's inbound budget.
+        permit: OwnedSemaphorePermit,
+    },
+    /// How does this replica introduce itself?
+    Introduce {
+        /// To whom.
+        peer: ReplicaId,
+        /// The answer.
+        reply: oneshot::Sender<Introduction>,
+    },
+    /// May a stranger be told anything? How this replica introduces itself, and its proof for the
+    /// incarnation that the stranger saw last.
+    Admit {
+        /// What it says of itself.
+        theirs: Introduction,
+        /// The answer.
+        reply: oneshot::Sender<Result<(Introduction, Option<u64>), Rejection>>,
+    },
+    /// The nonce of one of this replica's incarnations.
+    Proof {
+        /// Which.
+        incarnation: u64,
+        /// The answer.
+        reply: oneshot::Sender<Option<u64>>,
+    },
+    /// Is this peer who it was?
+    Judge {
+        /// What it says of itself.
+        theirs: Introduction,
+        /// Which of its incarnations this replica said it saw last.
+        told: u64,
+        /// Its proof of that one.
+        proof: Option<u64>,
+        /// The answer.
+        reply: oneshot::Sender<Result<(), Rejection>>,
+    },
+    /// Both sides have taken each other.
+    Meet {
+        /// What the peer says of itself.
+        theirs: Introduction,
+        /// Told when it is remembered.
+        reply: oneshot::Sender<()>,
+    },
+    /// A peer refuses this replica because it remembers another disk.
+    Disowned {
+        /// Which peer.
+        peer: ReplicaId,
+    },
+}
+
+/// What client connections and the process tell the driver.
+pub enum ClientEvent {
+    /// A connection began.
+    Up {
+        /// Its key.
+        client: ClientKey,
+        /// Where to send.
+        sink: ClientSink,
+    },
+    /// It asks, cancels, or is gone; the permit gives back the request's room.
+    Input {
+        /// What happened.
+        input: Input,
+        /// The request's room in the budget of all clients.
+        permit: Option<OwnedSemaphorePermit>,
+    },
+    /// End in order; the answer comes when everything is on disk.
+    Stop {
+        /// The answer.
+        reply: oneshot::Sender<()>,
+    },
+}

@@ -1,0 +1,58 @@
+//! Pure: handing leadership over.
+//!
+//! The leader stops proposing, waits until the target has accepted everything, then asks it to
+//! lead. Guarantees that a hand-over ends: the target leads, or after a while the leader leads on.
+
+use kvorum_protocol::message::Refusal;
+use kvorum_protocol::status::ReplicaId;
+
+use super::Engine;
+use super::message::{Notice, Output, PeerMessage};
+use crate::storage::Store;
+
+/// Ticks that a hand-over may take before the leader leads on.
+const HAND_OVER_TICKS: u64 = 100;
+
+/// A hand-over under way.
+pub(super) struct HandOver {
+    target: ReplicaId,
+    deadline: u64,
+    is_asked: bool,
+}
+
+impl<S: Store> Engine<S> {
+    /// Begins to hand leadership over; to the replica best in step if none is named.
+    pub(super) fn begin_hand_over(&mut self, target: Option<ReplicaId>) -> Result<(), Refusal> {
+        let leader = self.leader_name();
+        let Some(consensus) = &self.consensus else { return Err(Refusal::NoLeader) };
+        if consensus.ballot_if_leading().is_none() {
+            return Err(Refusal::NotLeader { leader });
+        }
+        let in_step = |peer: &ReplicaId| consensus.accepted_by(*peer).unwrap_or(0);
+        let best = self.outbox.peers.connected().max_by_key(in_step);
+        let target = target.filter(|target| self.outbox.peers.session(*target).is_some()).or(best);
+        let Some(target) = target else { return Err(Refusal::NoQuorum) };
+        let to = self.outbox.peers.name(target).to_owned();
+        self.outbox.notice(Notice::HandingOver { to });
+        let deadline = self.now + HAND_OVER_TICKS;
+        self.hand_over = Some(HandOver { target, deadline, is_asked: false });
+        Ok(())
+    }
+
+    /// A hand-over stops proposing, waits until the target has accepted everything, then lets it
+    /// lead.
+    pub(super) fn advance_hand_over(&mut self) {
+        let Some(hand_over) = &mut self.hand_over else { return };
+        let Some(consensus) = &self.consensus else { return };
+        let Some(ballot) = consensus.ballot_if_leading() else { return };
+        if self.now >= hand_over.deadline {
+            self.hand_over = None;
+        } else if !hand_over.is_asked
+            && consensus.accepted_by(hand_over.target) == Some(consensus.accepted())
+        {
+            hand_over.is_asked = true;
+            let message = PeerMessage::Lead { configuration: self.configuration.id, ballot };
+            self.outbox.push(Output::Gated { to: hand_over.target, message, durable: false });
+        }
+    }
+}
