@@ -51,8 +51,7 @@ impl Cluster {
             .arg(folder)
             .args(arguments)
             .stdout(Stdio::piped())
-            // Shown when the test fails.
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let out = BufReader::new(supervisor.stdout.take().unwrap());
