@@ -203,11 +203,16 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     fn peer_event(&mut self, event: PeerEvent) {
         match event {
             PeerEvent::Up { peer, session, link } => {
+                // What came of the old session's messages leaves by it, or not at all.
+                self.turn();
                 self.gate.drop_peer(peer);
                 self.links.insert(peer, (session, link));
                 self.engine.step(Input::PeerUp { peer, session });
             }
-            PeerEvent::Down { peer, session } => self.link_down(peer, session),
+            PeerEvent::Down { peer, session } => {
+                self.turn();
+                self.link_down(peer, session);
+            }
             PeerEvent::Message { peer, session, message, permit } => {
                 self.engine.step(Input::Peer { peer, session, message });
                 drop(permit);
