@@ -95,17 +95,6 @@ impl Database {
         }
         self.inner.db.cancel_all_background_work(true);
     }
-
-    /// RocksDB's own count of bytes in table files.
-    #[must_use]
-    pub fn table_bytes(&self) -> u64 {
-        let live = keys::COLUMN_FAMILIES.iter().map(|name| {
-            let family = self.inner.family(name);
-            let property = rocksdb::properties::LIVE_SST_FILES_SIZE;
-            self.inner.db.property_int_value_cf(family, property).ok().flatten().unwrap_or(0)
-        });
-        live.sum()
-    }
 }
 
 impl Inner {
