@@ -129,11 +129,9 @@ fn weight(frame: &ServerFrame) -> usize {
     const OVERHEAD: usize = 128;
     OVERHEAD
         + match frame {
-            ServerFrame::Answer { answer: Answer::Value(Some(pair)), .. } => {
-                pair.key.0.len() + pair.value.0.len()
-            }
+            ServerFrame::Answer { answer: Answer::Value(Some(pair)), .. } => pair.bytes(),
             ServerFrame::Answer { answer: Answer::Page(page), .. } => {
-                page.pairs.iter().map(|pair| pair.key.0.len() + pair.value.0.len() + 16).sum()
+                page.pairs.iter().map(|pair| pair.bytes() + 16).sum()
             }
             ServerFrame::Event { event: Event::Key(event), .. } => {
                 event.key.0.len() + event.value.as_ref().map_or(0, |value| value.0.len())
@@ -320,11 +318,7 @@ impl Clients {
 
     /// Gives a call to the driver, if there is room.
     fn hand_over(&self, client: ClientKey, call: u64, request: Request) -> bool {
-        let bytes = match &request {
-            Request::Write { operation, .. } => operation.bytes(),
-            _ => 0,
-        };
-        let bytes = u32::try_from(bytes + 1).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(request.bytes() + 1).unwrap_or(u32::MAX);
         let permit: OwnedSemaphorePermit =
             match Arc::clone(&self.room).try_acquire_many_owned(bytes) {
                 Ok(permit) => permit,

@@ -387,9 +387,8 @@ impl<S: Store> Engine<S> {
     fn deposed(&mut self) {
         self.hand_over = None;
         self.proposals.abandon(&mut |origin, answer| self.outbox.answer(origin, answer));
-        for read in self.reads.abandon() {
-            self.outbox.refuse_read(&read, Refusal::NotLeader { leader: None });
-        }
+        let refusal = Refusal::NotLeader { leader: None };
+        self.outbox.refuse_reads(&self.reads.abandon(), &refusal);
     }
 
     fn propose(&mut self) {

@@ -96,6 +96,17 @@ pub enum Request {
     Admin(Admin),
 }
 
+impl Request {
+    /// How many bytes of key and value it would write.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Write { operation, .. } => operation.bytes(),
+            _ => 0,
+        }
+    }
+}
+
 /// A page of keys in order.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Scan {

@@ -101,7 +101,7 @@ impl PeerMessage {
                         _ => 0,
                     }
                 }
-                Self::Relay { request: Request::Write { operation, .. }, .. } => operation.bytes(),
+                Self::Relay { request, .. } => request.bytes(),
                 _ => 0,
             }
     }

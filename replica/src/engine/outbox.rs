@@ -55,4 +55,11 @@ impl Outbox {
             (origin, _) => self.answer(origin, Answer::Refused(refusal)),
         }
     }
+
+    /// Refuses reads, all for the same reason.
+    pub(super) fn refuse_reads(&mut self, reads: &[Read], refusal: &Refusal) {
+        for read in reads {
+            self.refuse_read(read, refusal.clone());
+        }
+    }
 }

@@ -120,11 +120,8 @@ impl<S: Store> Engine<S> {
             Ok(leader) => leader,
             Err(refusal) => return self.answer(origin, Answer::Refused(refusal)),
         };
-        let bytes = match &request {
-            Request::Write { operation, .. } => operation.bytes(),
-            _ => 0,
-        };
-        match self.relays.open(leader, session, Purpose::Write(origin), bytes, self.now) {
+        let purpose = Purpose::Write(origin);
+        match self.relays.open(leader, session, purpose, request.bytes(), self.now) {
             Ok(call) => {
                 let message = PeerMessage::Relay { call, request };
                 self.outbox.push(Output::Send { to: leader, message });
@@ -186,16 +183,14 @@ impl<S: Store> Engine<S> {
         if consistency == Consistency::Local && self.reads.has_room() {
             // Any state will do: it is served in this turn, or the next if there is much to serve.
             self.reads.confirm_at(0, vec![read]);
-        } else if self.is_leading() {
-            self.read_at_leader(read);
-        } else if let Err(refusal) = self.remote_leader() {
+        } else if let (false, Err(refusal)) = (self.is_leading(), self.remote_leader()) {
             self.outbox.refuse_read(&read, refusal);
         } else {
             self.queue_read(read);
         }
     }
 
-    /// A read that this replica confirms itself, because it leads.
+    /// A follower wants an index for reads.
     pub(super) fn read_at_leader(&mut self, read: Read) {
         if self.is_leading() {
             self.queue_read(read);
@@ -218,11 +213,7 @@ impl<S: Store> Engine<S> {
         let Some(Purpose::Reads(reads)) = self.relays.close(peer, call) else { return };
         match index {
             Ok(index) => self.reads.confirm_at(index, reads),
-            Err(refusal) => {
-                for read in reads {
-                    self.outbox.refuse_read(&read, refusal.clone());
-                }
-            }
+            Err(refusal) => self.outbox.refuse_reads(&reads, &refusal),
         }
     }
 
@@ -249,23 +240,14 @@ impl<S: Store> Engine<S> {
         let reads = self.reads.take_queued();
         let (leader, session) = match self.remote_leader() {
             Ok(leader) => leader,
-            Err(refusal) => {
-                for read in reads {
-                    self.outbox.refuse_read(&read, refusal.clone());
-                }
-                return;
-            }
+            Err(refusal) => return self.outbox.refuse_reads(&reads, &refusal),
         };
         match self.relays.open(leader, session, Purpose::Reads(reads), 0, self.now) {
             Ok(call) => {
                 let message = PeerMessage::ReadIndex { call };
                 self.outbox.push(Output::Send { to: leader, message });
             }
-            Err(Purpose::Reads(reads)) => {
-                for read in reads {
-                    self.outbox.refuse_read(&read, Refusal::Overloaded);
-                }
-            }
+            Err(Purpose::Reads(reads)) => self.outbox.refuse_reads(&reads, &Refusal::Overloaded),
             Err(Purpose::Write(_)) => {}
         }
     }
@@ -325,9 +307,7 @@ impl<S: Store> Engine<S> {
         }
         let mut answer = |origin, answer| self.outbox.answer(origin, answer);
         self.proposals.expire(self.now, &mut answer);
-        for read in self.reads.expire(self.now) {
-            self.outbox.refuse_read(&read, Refusal::NoQuorum);
-        }
+        self.outbox.refuse_reads(&self.reads.expire(self.now), &Refusal::NoQuorum);
         let broken = self.relays.expire(self.now);
         self.settle(broken, &Refusal::NoQuorum);
     }
@@ -336,11 +316,7 @@ impl<S: Store> Engine<S> {
         for broken in broken {
             match broken {
                 Broken::Write(origin, answer) => self.answer(origin, answer),
-                Broken::Reads(reads) => {
-                    for read in reads {
-                        self.outbox.refuse_read(&read, refusal.clone());
-                    }
-                }
+                Broken::Reads(reads) => self.outbox.refuse_reads(&reads, refusal),
             }
         }
     }

@@ -45,9 +45,13 @@ impl Tail {
         self.bytes += entry.weight();
         self.entries.push_back(entry);
         while self.bytes > TAIL_BYTES_MAX {
-            let oldest = self.entries.pop_front();
-            self.bytes -= oldest.map_or(0, |entry| entry.weight());
+            self.pop_oldest();
         }
+    }
+
+    fn pop_oldest(&mut self) {
+        let oldest = self.entries.pop_front();
+        self.bytes -= oldest.map_or(0, |entry| entry.weight());
     }
 
     fn pop(&mut self) {
@@ -182,8 +186,7 @@ impl RocksLog {
         self.numbers.accepted = self.numbers.accepted.max(index);
         let kept = self.numbers.accepted - index;
         while self.tail.entries.len() > kept {
-            let oldest = self.tail.entries.pop_front();
-            self.tail.bytes -= oldest.map_or(0, |entry| entry.weight());
+            self.tail.pop_oldest();
         }
         self.put_number(batch, LogField::Compacted, Number::Index(index as u64));
         let accepted = Number::Index(self.numbers.accepted as u64);

@@ -141,6 +141,20 @@ impl Attempts {
         endpoints
     }
 
+    /// The open connection that a first attempt takes, if there is one: then nobody has to say
+    /// where the replicas are.
+    fn ready(&self, route: &Route) -> Option<(String, Arc<Connection>)> {
+        self.pool(|pool| {
+            let name = match route {
+                Route::Through(name) => Some(name),
+                Route::Any => pool.leader.as_ref(),
+            }?;
+            let is_it = |open: &Connection| open.is_open() && open.welcome().name == *name;
+            let found = pool.connections.iter().find(|(_, connection)| is_it(connection));
+            found.map(|(address, connection)| (address.clone(), Arc::clone(connection)))
+        })
+    }
+
     fn open(&self, address: &str) -> Option<Arc<Connection>> {
         self.pool(|pool| pool.connections.get(address).filter(|open| open.is_open()).cloned())
     }
@@ -204,6 +218,13 @@ impl Tries<'_> {
 
     /// One round over the endpoints.
     async fn reach(&mut self) -> Result<Option<Arc<Connection>>, ClientError> {
+        if self.turn == 0
+            && let Some((address, connection)) = self.attempts.ready(&self.route)
+        {
+            self.attempts.pool(|pool| pool.leader = connection.leader());
+            self.current = address;
+            return Ok(Some(connection));
+        }
         let order = self.attempts.order(&self.route, self.turn, self.shunned.as_deref());
         let mut hopeless = None;
         let mut waiting_helps = order.is_empty();
