@@ -3,14 +3,15 @@
 //! Guarantees that what parses can be carried out, as far as words can tell. Does not know a
 //! cluster.
 
-use std::ffi::OsString;
+pub mod verb;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::node::Node;
+pub use verb::{Put, Verb};
 
 /// Kvorum: a replicated key-value store, its console and its command line
 #[derive(Parser, Debug)]
@@ -19,7 +20,7 @@ pub struct Arguments {
     /// What holds for every command.
     #[command(flatten)]
     pub global: Global,
-    /// What to do; without a command, the cluster's status.
+    /// What to do; without a command, the console, or the status where there is no terminal.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -69,6 +70,28 @@ pub struct Global {
     /// Refuse whatever would change something
     #[arg(long, global = true, env = "KVORUM_READONLY", value_parser = FalseyValueParser::new())]
     pub readonly: bool,
+    /// Colors of the console
+    #[arg(long, global = true, env = "KVORUM_THEME", value_enum, value_name = "THEME")]
+    pub theme: Option<ThemeName>,
+    /// Draw with ASCII only
+    #[arg(long, global = true, env = "KVORUM_ASCII", value_parser = FalseyValueParser::new())]
+    pub ascii: bool,
+    /// The console without a screen: lines in, lines out
+    #[arg(long, global = true)]
+    pub plain: bool,
+}
+
+/// The console's colors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ThemeName {
+    /// The terminal's own colors; none where NO_COLOR is set.
+    Auto,
+    /// No colors.
+    Mono,
+    /// For a dark background.
+    Dark,
+    /// For a light background.
+    Light,
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
@@ -96,105 +119,20 @@ pub enum Format {
 /// What to do.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Set a key
-    Put(Put),
-    /// Read a key
-    Get {
-        /// The key
-        key: OsString,
-        /// Where to read it
-        node: Option<Node>,
-    },
-    /// Remove a key
-    #[command(alias = "del")]
-    Delete {
-        /// The key
-        key: OsString,
-        /// Through which replica
-        node: Option<Node>,
-        /// Only if its last write has this revision
-        #[arg(long, value_name = "REVISION")]
-        if_revision: Option<u64>,
-    },
-    /// List keys in order
-    Scan {
-        /// Only keys that begin so
-        #[arg(default_value = "")]
-        prefix: OsString,
-        /// Where to read them
-        node: Option<Node>,
-        /// Most keys to list; 0 for all
-        #[arg(long, default_value_t = 0, value_name = "COUNT")]
-        limit: u64,
-        /// Begin at this key: the cursor that a limited scan printed
-        #[arg(long, value_name = "KEY")]
-        from: Option<OsString>,
-        /// List keys without values
-        #[arg(long)]
-        keys_only: bool,
-    },
-    /// Show what each replica says about itself
-    Status,
-    /// Show decided entries
-    Log {
-        /// From this index on; the last 20 if not given
-        #[arg(long, value_name = "INDEX")]
-        from: Option<u64>,
-        /// Go on with what is decided
-        #[arg(short, long)]
-        follow: bool,
-        /// Whose log
-        #[arg(long)]
-        node: Option<Node>,
-    },
-    /// Follow changes of keys
-    Watch {
-        /// Only keys that begin so
-        #[arg(default_value = "")]
-        prefix: OsString,
-        /// From this index on; from now on if not given
-        #[arg(long, value_name = "INDEX")]
-        from: Option<u64>,
-        /// Where to watch
-        #[arg(long)]
-        node: Option<Node>,
-    },
-    /// Kill a replica: SIGKILL in a local cluster, a crash where faults are allowed
-    Kill {
-        /// Which
-        node: Node,
-        /// Let it stop in order (local cluster only)
-        #[arg(long)]
-        graceful: bool,
-        /// Do not ask
-        #[arg(short, long)]
-        yes: bool,
-    },
-    /// Hand leadership over
-    HandOver {
-        /// To whom; to the replica best in step if not given
-        node: Option<Node>,
-    },
-    /// Cut the link between two replicas (where faults are allowed)
-    Cut {
-        /// One end
-        node: Node,
-        /// The other end
-        peer: Node,
-    },
-    /// Heal the link between two replicas
-    Heal {
-        /// One end
-        node: Node,
-        /// The other end
-        peer: Node,
-    },
+    /// Something with a cluster.
+    #[command(flatten)]
+    Verb(Verb),
+    /// Print what happens in the cluster, one JSON object a line, until it is ended
+    Events,
+    /// Show a failover: kill the leader under load, and prove that nothing is lost
+    #[cfg(feature = "local")]
+    Demo(Demo),
     /// Print a completion script for a shell
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Start a cluster of replicas on this machine
+    /// Start a cluster of replicas on this machine, with the console on it
     #[cfg(feature = "local")]
     Local(Local),
     /// One replica of a local cluster
@@ -203,21 +141,26 @@ pub enum Command {
     Replica(Box<kvorum_replica::settings::Settings>),
 }
 
-/// What a put takes.
+/// What a demo takes.
+#[cfg(feature = "local")]
 #[derive(Args, Debug)]
-pub struct Put {
-    /// The key
-    pub key: OsString,
-    /// The value; @FILE reads it from a file, @- from standard input, @@… begins with an @
-    pub value: OsString,
-    /// Through which replica
-    pub node: Option<Node>,
-    /// Only if the key does not exist
-    #[arg(long, conflicts_with = "if_revision")]
-    pub if_absent: bool,
-    /// Only if its last write has this revision
-    #[arg(long, value_name = "REVISION")]
-    pub if_revision: Option<u64>,
+pub struct Demo {
+    /// Which
+    #[arg(value_enum)]
+    pub name: DemoName,
+    /// Without a screen: print the result, and fail if a write was lost or doubled
+    #[arg(long)]
+    pub headless: bool,
+    /// Do not ask before the leader of a cluster that runs already is killed
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// A demo.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum DemoName {
+    /// The leader is killed under load.
+    Failover,
 }
 
 /// What a local cluster takes.
@@ -230,7 +173,7 @@ pub struct Local {
     /// The folder that holds everything
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Print the endpoints and nothing else
+    /// No console: print the endpoints, and go on until told to stop
     #[arg(long)]
     pub no_console: bool,
     /// Where the replicas keep their data
@@ -240,7 +183,7 @@ pub struct Local {
     #[arg(long)]
     pub allow_faults: bool,
     /// Room that each replica keeps free on the disk
-    #[arg(long, default_value = "256MiB", value_name = "BYTES")]
+    #[arg(long, default_value = crate::local::DISK_RESERVE, value_name = "BYTES")]
     pub disk_reserve: String,
 }
 

@@ -8,6 +8,7 @@ mod follow;
 mod keys;
 mod status;
 
+pub(crate) use admin::NO_SCALING;
 #[cfg(feature = "local")]
 pub(crate) use status::ask_all;
 
@@ -23,7 +24,7 @@ use kvorum_protocol::limits::VALUE_BYTES_MAX;
 use kvorum_protocol::message::Consistency;
 use kvorum_protocol::{Client, Key, Value};
 
-use crate::arguments::{Arguments, Command, Format, Global};
+use crate::arguments::{Arguments, Command, Format, Global, Verb};
 use crate::exit::{Exit, Stop};
 use crate::node::Node;
 use crate::target::{self, Named, Target};
@@ -74,64 +75,65 @@ impl Context {
 
 /// Carries out a command.
 pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
-    let global = arguments.global;
-    let command = match arguments.command {
-        Some(Command::Completions { shell }) => {
-            let (mut grammar, mut script) = (Arguments::command(), Vec::new());
-            clap_complete::generate(shell, &mut grammar, "kvorum", &mut script);
-            return Ok(std::io::stdout().lock().write_all(&script)?);
-        }
+    let Arguments { global, command } = arguments;
+    match command {
+        Some(Command::Completions { shell }) => completions(shell),
         #[cfg(feature = "local")]
-        Some(Command::Local(local)) => return crate::local::run(local, &global).await,
-        Some(command) => command,
-        None => Command::Status,
-    };
-    let is_write = is_write(&command);
+        Some(Command::Local(local)) => crate::console::local(local, &global).await,
+        #[cfg(feature = "local")]
+        Some(Command::Demo(demo)) => crate::console::demo(demo, &global, named).await,
+        #[cfg(feature = "local")]
+        Some(Command::Replica(_)) => Ok(()),
+        Some(Command::Events) => crate::console::events(&global, named).await,
+        Some(Command::Verb(verb)) => run_verb(verb, global, named).await,
+        None if global.plain || crate::console::has_terminal() => {
+            crate::console::attach(&global, named).await
+        }
+        None => run_verb(Verb::Status, global, named).await,
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Stop> {
+    let (mut grammar, mut script) = (Arguments::command(), Vec::new());
+    clap_complete::generate(shell, &mut grammar, "kvorum", &mut script);
+    Ok(std::io::stdout().lock().write_all(&script)?)
+}
+
+/// What a read-only session says to whatever would change something.
+pub(crate) const READ_ONLY: &str =
+    "this is a read-only session (--readonly or KVORUM_READONLY); nothing was done";
+
+async fn run_verb(verb: Verb, global: Global, named: Named) -> Result<(), Stop> {
+    let is_write = verb.is_write();
     if is_write && global.readonly {
-        let message =
-            "this is a read-only session (--readonly or KVORUM_READONLY); nothing was done";
-        return Err(Stop::new(Exit::NotAuthorized, message));
+        return Err(Stop::new(Exit::NotAuthorized, READ_ONLY));
     }
     let target = target::choose(&global, named, living(), is_write)?;
     crate::note(format!("using {}", target.describe()));
     let client = target.client(&global)?;
     let context = Context { client, global, target };
-    match command {
-        Command::Put(put) => keys::put(&context, put).await,
-        Command::Get { key, node } => keys::get(&context, key, node).await,
-        Command::Delete { key, node, if_revision } => {
+    match verb {
+        Verb::Put(put) => keys::put(&context, put).await,
+        Verb::Get { key, node } => keys::get(&context, key, node).await,
+        Verb::Delete { key, node, if_revision, yes: _ } => {
             keys::delete(&context, key, node, if_revision).await
         }
-        Command::Scan { prefix, node, limit, from, keys_only } => {
+        Verb::Scan { prefix, node, limit, from, keys_only } => {
             keys::scan(&context, prefix, node, limit, from, keys_only).await
         }
-        Command::Status => status::status(&context).await,
-        Command::Log { from, follow, node } => follow::log(&context, from, follow, node).await,
-        Command::Watch { prefix, from, node } => follow::watch(&context, prefix, from, node).await,
-        Command::Kill { node, graceful, yes } => admin::kill(&context, &node, graceful, yes).await,
-        Command::HandOver { node } => admin::hand_over(&context, node).await,
-        Command::Cut { node, peer } => admin::set_cut(&context, &node, &peer, true).await,
-        Command::Heal { node, peer } => admin::set_cut(&context, &node, &peer, false).await,
-        Command::Completions { .. } => Ok(()),
-        #[cfg(feature = "local")]
-        Command::Local(_) | Command::Replica(_) => Ok(()),
+        Verb::Status => status::status(&context).await,
+        Verb::Log { from, follow, node } => follow::log(&context, from, follow, node).await,
+        Verb::Watch { prefix, from, node } => follow::watch(&context, prefix, from, node).await,
+        Verb::Kill { node, graceful, yes } => admin::kill(&context, &node, graceful, yes).await,
+        Verb::Scale { replicas, yes: _ } => admin::scale(&context, replicas).await,
+        Verb::HandOver { node, yes: _ } => admin::hand_over(&context, node).await,
+        Verb::Cut { node, peer } => admin::set_cut(&context, &node, &peer, true).await,
+        Verb::Heal { node, peer } => admin::set_cut(&context, &node, &peer, false).await,
     }
 }
 
-fn is_write(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Put(_)
-            | Command::Delete { .. }
-            | Command::Kill { .. }
-            | Command::HandOver { .. }
-            | Command::Cut { .. }
-            | Command::Heal { .. }
-    )
-}
-
 /// The default folder, if a local cluster lives there.
-fn living() -> Option<std::path::PathBuf> {
+pub(crate) fn living() -> Option<std::path::PathBuf> {
     #[cfg(feature = "local")]
     return crate::local::folder::living_default();
     #[cfg(not(feature = "local"))]

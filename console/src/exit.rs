@@ -26,6 +26,8 @@ pub enum Exit {
     NotAuthorized = 6,
     /// It would act, and needs `--yes`.
     NeedsYes = 7,
+    /// A mistake in this program.
+    Bug = 70,
 }
 
 impl From<Exit> for std::process::ExitCode {
@@ -57,6 +59,12 @@ impl Stop {
     /// It failed.
     pub fn failed(message: impl Into<String>) -> Self {
         Self::new(Exit::Failed, message)
+    }
+
+    /// The same end, said once more.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::new(self.exit, self.message.clone())
     }
 }
 

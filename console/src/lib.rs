@@ -1,7 +1,18 @@
-//! Kvorum's command line, and a cluster of local replicas.
+//! Kvorum's console, its command line, and a cluster of local replicas.
 //!
 //! | module | what it is | pure |
 //! |---|---|---|
+//! | [`app`] | everything the console knows | yes |
+//! | [`message`] | what happens to it, and what it asks for | yes |
+//! | [`update`] | what each event changes | yes |
+//! | [`view`] | the screen, drawn from it | yes |
+//! | [`keymap`] | every key, in one table | yes |
+//! | [`prompt`] | the line being typed, and its grammar | yes |
+//! | [`console`] | what is started for each way of using the console | |
+//! | [`runtime`] | the one loop: event, update, effects, draw | |
+//! | [`screen`], [`input`], [`clock`] | the terminal, its keys, the time | |
+//! | [`backend`] | where replicas run: local, at addresses, in memory | |
+//! | [`probe`] | numbered writes, and the proof of what they came to | |
 //! | [`arguments`] | the grammar of the command line | yes |
 //! | [`node`] | how people name a replica | yes |
 //! | [`target`] | which cluster a command talks to | |
@@ -10,17 +21,31 @@
 //! | [`exit`] | how commands end | yes |
 //! | `local` | a cluster of child processes (feature `local`) | |
 //!
-//! Who may know whom: everything here speaks to replicas by `kvorum-protocol` only. `local` names
+//! Who may know whom: `update` knows neither backend nor terminal nor clock, `view` changes nothing,
+//! and only `runtime` knows them all. Everything here speaks to replicas by `kvorum-protocol` only. `local` names
 //! the replica crate, to run it as a child process; without the feature nothing does.
 
+pub mod app;
 pub mod arguments;
+pub mod backend;
+pub mod clock;
 pub mod command;
+pub mod console;
 pub mod exit;
+pub mod input;
+pub mod keymap;
 #[cfg(feature = "local")]
 pub mod local;
+pub mod message;
 pub mod node;
 pub mod output;
+pub mod probe;
+pub mod prompt;
+pub mod runtime;
+pub mod screen;
 pub mod target;
+pub mod update;
+pub mod view;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -9,15 +9,16 @@ mod child;
 pub mod folder;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::Client;
-use kvorum_protocol::client::{Endpoint, Options};
+use kvorum_protocol::client::{Endpoint, Options, Resolve};
 use kvorum_replica::addresses::{Addresses, FILE_NAME};
-use kvorum_replica::settings::parse_bytes;
+use kvorum_replica::settings::{StorageKind, parse_bytes};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,7 @@ use crate::arguments::{Global, Local};
 use crate::command::ask_all;
 use crate::exit::{Exit, Stop};
 use crate::output;
-use child::Child;
+use child::{Child, Ends};
 use folder::{Folder, StatefulSet};
 
 /// How long a new cluster may take until it serves.
@@ -34,14 +35,23 @@ const SERVING_PATIENCE: Duration = Duration::from_secs(30);
 const STRAGGLER_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two looks at the cluster.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the replicas may take together to stop in order.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Room that each replica keeps free on the disk when nothing else is said.
+pub const DISK_RESERVE: &str = "256MiB";
 /// Time between two looks for the status table.
 const TABLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A client of the local cluster in a folder.
 pub fn client(folder: &Path, options: Options) -> Result<Arc<Client>, Stop> {
     let set = StatefulSet::read(folder)?;
-    let (folder, names) = (folder.to_owned(), set.members());
     let options = Options { cluster: Some(set.cluster), ..options };
+    Ok(Arc::new(Client::new(resolve(folder, set.members()), options)))
+}
+
+/// Says where the replicas of a local cluster listen.
+pub fn resolve(folder: &Path, names: Vec<String>) -> Resolve {
+    let folder = folder.to_owned();
     // Read anew each time: a replica that was started again listens elsewhere.
     let resolve = move || {
         let endpoint = |name: &String| {
@@ -51,7 +61,7 @@ pub fn client(folder: &Path, options: Options) -> Result<Arc<Client>, Stop> {
         };
         names.iter().filter_map(endpoint).collect()
     };
-    Ok(Arc::new(Client::new(Arc::new(resolve), options)))
+    Arc::new(resolve)
 }
 
 /// Kills one replica of a local cluster; how it was done.
@@ -66,26 +76,105 @@ pub fn kill(folder: &Path, name: &str, graceful: bool) -> Result<&'static str, S
     killed.map(|()| how).map_err(|error| Stop::failed(format!("cannot kill {name}: {error}")))
 }
 
-/// Runs a local cluster until it is told to stop.
+/// How a local cluster is started.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The folder; the default one if not given.
+    pub data: Option<PathBuf>,
+    /// How many replicas; as many as there are, or 3, if not given.
+    pub replicas: Option<u32>,
+    /// Where the replicas keep their data.
+    pub storage: StorageKind,
+    /// Let links be cut and replicas crashed.
+    pub allow_faults: bool,
+    /// Room that each replica keeps free on the disk.
+    pub disk_reserve: String,
+}
+
+impl From<&Local> for Plan {
+    fn from(local: &Local) -> Self {
+        Self {
+            data: local.data.clone(),
+            replicas: local.replicas,
+            storage: local.storage,
+            allow_faults: local.allow_faults,
+            disk_reserve: local.disk_reserve.clone(),
+        }
+    }
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            data: None,
+            replicas: None,
+            storage: StorageKind::Disk,
+            allow_faults: false,
+            disk_reserve: DISK_RESERVE.to_owned(),
+        }
+    }
+}
+
+/// Who is told what becomes of a replica's process: its name, and what.
+pub type Report = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
+/// A local cluster whose replicas this process keeps running.
+pub struct Running {
+    /// Its folder.
+    pub folder: Folder,
+    children: Vec<(CancellationToken, JoinHandle<()>)>,
+    /// Its replicas are killed and not stopped from here on.
+    hurry: CancellationToken,
+}
+
+impl Running {
+    /// Starts the replicas.
+    pub fn start(plan: &Plan, report: &Report) -> Result<Self, Stop> {
+        parse_bytes(&plan.disk_reserve).map_err(Stop::usage)?;
+        let path = match &plan.data {
+            Some(path) => path.clone(),
+            None => folder::default_path()?,
+        };
+        let folder = Folder::open(&path, plan.replicas)?;
+        let hurry = CancellationToken::new();
+        let mut children = Vec::new();
+        for name in folder.set.members() {
+            let stop = CancellationToken::new();
+            let ends = Ends { stop: stop.clone(), hurry: hurry.clone() };
+            let child = Child::supervise(&folder, name, plan, ends, Arc::clone(report))?;
+            children.push((stop, child));
+        }
+        Ok(Self { folder, children, hurry })
+    }
+
+    /// Stops the replicas in order, the last one first, as a `StatefulSet` does; kills those that
+    /// still run when the patience ends. What was acknowledged is synced in either case.
+    pub async fn stop(self, patience: Duration) {
+        let in_order = async {
+            for (stop, child) in self.children.into_iter().rev() {
+                stop.cancel();
+                let _ = child.await;
+            }
+        };
+        tokio::pin!(in_order);
+        if tokio::time::timeout(patience, &mut in_order).await.is_err() {
+            self.hurry.cancel();
+            in_order.await;
+        }
+    }
+}
+
+/// Runs a local cluster without a console until it is told to stop.
 pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
     let began = Instant::now();
-    parse_bytes(&local.disk_reserve).map_err(Stop::usage)?;
-    let path = match &local.data {
-        Some(path) => path.clone(),
-        None => folder::default_path()?,
-    };
-    let folder = Folder::open(&path, local.replicas)?;
     let mut told = StopSignals::new()?;
-    let mut children = Vec::new();
-    for name in folder.set.members() {
-        let stop = CancellationToken::new();
-        let child = Child::supervise(&folder, name, &local, stop.clone())?;
-        children.push((stop, child));
-    }
+    let report: Report = Arc::new(|name, what| crate::note(format!("{name} {what}")));
+    let running = Running::start(&Plan::from(&local), &report)?;
+    let folder = &running.folder;
     let client = client(&folder.path, Options { deadline: global.timeout, ..Options::default() })?;
     let serving = async {
         let ready = wait_until_serving(&client).await?;
-        say(&welcome(&folder, ready, began.elapsed()));
+        say(&welcome(folder, ready, began.elapsed()));
         match local.no_console {
             true => std::future::pending().await,
             false => show_status(&client).await,
@@ -96,11 +185,7 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
         () = told.next() => Ok(()),
     };
     crate::note("stopping the replicas");
-    // In order, the last one first, as a StatefulSet does. The task ends when its replica has.
-    for (stop, child) in children.into_iter().rev() {
-        stop.cancel();
-        let _ = child.await;
-    }
+    running.stop(STOP_PATIENCE).await;
     result
 }
 

@@ -73,18 +73,26 @@ impl Node {
         configuration: &Configuration,
         leader: Option<&str>,
     ) -> Result<Option<String>, String> {
-        let names = || configuration.members.iter().map(|member| member.name.as_str());
-        let list = || names().collect::<Vec<_>>().join(", ");
+        let names: Vec<&str> = configuration.members.iter().map(|m| m.name.as_str()).collect();
+        self.resolve_among(&names, leader)
+    }
+
+    /// The one of these names that is meant; `None` for `any`.
+    pub fn resolve_among(
+        &self,
+        names: &[&str],
+        leader: Option<&str>,
+    ) -> Result<Option<String>, String> {
         let found = match self {
             Self::Any => return Ok(None),
             Self::Leader => {
                 let leader = leader.map(|name| Some(name.to_owned()));
                 return leader.ok_or_else(|| "no leader is known now; try again".to_owned());
             }
-            Self::Name(name) => names().find(|member| member == name),
+            Self::Name(name) => names.iter().find(|member| *member == name),
             Self::Ordinal(ordinal) => {
                 let suffix = format!("-{ordinal}");
-                names().find(|member| member.ends_with(&suffix))
+                names.iter().find(|member| member.ends_with(&suffix))
             }
         };
         let asked = match self {
@@ -92,8 +100,8 @@ impl Node {
             Self::Ordinal(ordinal) => format!("n{}", ordinal + 1),
             Self::Leader | Self::Any => String::new(),
         };
-        let missing = || format!("there is no node {asked}; the nodes are {}", list());
-        found.map(|name| Some(name.to_owned())).ok_or_else(missing)
+        let missing = || format!("there is no node {asked}; the nodes are {}", names.join(", "));
+        found.map(|name| Some((*name).to_owned())).ok_or_else(missing)
     }
 }
 

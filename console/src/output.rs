@@ -61,7 +61,7 @@ pub fn text(bytes: &[u8]) -> String {
 }
 
 /// Whether a character moves nothing and hides nothing.
-fn is_printable(c: char) -> bool {
+pub(crate) fn is_printable(c: char) -> bool {
     let hides_or_turns = matches!(
         c,
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
@@ -127,7 +127,9 @@ pub fn entry_line(event: &EntryEvent) -> String {
         .to_owned()
 }
 
-fn kind(kind: EntryKind) -> &'static str {
+/// What an entry is, in one word.
+#[must_use]
+pub fn kind(kind: EntryKind) -> &'static str {
     match kind {
         EntryKind::Noop => "noop",
         EntryKind::Put => "put",

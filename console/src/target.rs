@@ -97,6 +97,17 @@ pub fn choose(
     }
 }
 
+/// Checks that addresses have a host and a port.
+pub fn check_addresses(addresses: &[String]) -> Result<(), Stop> {
+    let is_address = |address: &&String| {
+        address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    };
+    match addresses.iter().find(|address| !is_address(address)) {
+        Some(wrong) => Err(Stop::usage(format!("'{wrong}' in --endpoints is not HOST:PORT"))),
+        None => Ok(()),
+    }
+}
+
 impl Target {
     /// The target in a few words.
     #[must_use]
@@ -121,13 +132,7 @@ impl Target {
         let options = Options { cluster: None, deadline: global.timeout };
         match self {
             Self::Endpoints(addresses) => {
-                for address in addresses {
-                    let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-                    if !matches!(port, Some(Ok(_))) {
-                        let message = format!("'{address}' in --endpoints is not HOST:PORT");
-                        return Err(Stop::usage(message));
-                    }
-                }
+                check_addresses(addresses)?;
                 Ok(Arc::new(Client::of_addresses(addresses, options)))
             }
             #[cfg(feature = "local")]
@@ -156,6 +161,9 @@ mod tests {
             timeout: std::time::Duration::from_secs(1),
             local_read: false,
             readonly: false,
+            theme: None,
+            ascii: false,
+            plain: false,
         }
     }
 

@@ -42,7 +42,7 @@ pub use peers::{Introduction, Rejection};
 use proposals::Proposals;
 use reads::{Question, Read, Reads};
 use relays::Relays;
-use subscriptions::{STATUS_TICKS, Subscriptions};
+use subscriptions::Subscriptions;
 
 /// Entries applied in one commit. Bounds the memory of a turn: so many of the largest values are
 /// held at once.
@@ -421,7 +421,8 @@ impl<S: Store> Engine<S> {
 
     fn tell_subscribers(&mut self, has_room: &dyn Fn(ClientKey) -> bool) {
         let compacted = self.consensus.as_ref().map_or(0, Consensus::compacted);
-        if self.now.is_multiple_of(STATUS_TICKS) && self.subscriptions.want_status() {
+        let turning = self.turning();
+        if self.subscriptions.want_status() && self.subscriptions.is_status_due(self.now, turning) {
             let status = self.status();
             let outputs = &mut self.outbox.outputs;
             let mut send = |client, frame| outputs.push(Output::Frame { client, frame });

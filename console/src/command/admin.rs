@@ -68,6 +68,19 @@ fn ask(question: &str) -> Result<bool, Stop> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
+/// What is said where the number of replicas cannot be changed.
+pub(crate) const NO_SCALING: &str = "this version runs a cluster with the number of replicas that \
+     it was made with; start another one with 'kvorum local --replicas N --data DIR'";
+
+pub async fn scale(context: &Context, replicas: u32) -> Result<(), Stop> {
+    let now = context.client.status(&Route::Any).await?.configuration.members.len();
+    if u32::try_from(now) == Ok(replicas) {
+        let text = format!("there are {now} replicas already");
+        return print(context.global.output, &text, &json!({ "replicas": now }));
+    }
+    Err(Stop::failed(NO_SCALING))
+}
+
 pub async fn hand_over(context: &Context, node: Option<Node>) -> Result<(), Stop> {
     let leader = context.name(&Node::Leader).await?;
     let to = match &node {

@@ -16,11 +16,7 @@ use crate::node::Node;
 use crate::output;
 
 pub async fn put(context: &Context, put: Put) -> Result<(), Stop> {
-    let condition = match (put.if_absent, put.if_revision) {
-        (true, _) => Condition::Absent,
-        (false, Some(revision)) => Condition::AtRevision(revision),
-        (false, None) => Condition::Always,
-    };
+    let condition = put.condition();
     let operation =
         Operation::Put { key: key_of(&put.key), value: value_of(&put.value)?, condition };
     write(context, operation, put.node).await

@@ -11,11 +11,11 @@ use clap::ValueEnum;
 use kvorum_replica::addresses::FILE_NAME;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::folder::Folder;
-use crate::arguments::Local;
+use super::{Plan, Report};
 use crate::exit::Stop;
 
 /// First pause before a dead replica is started again.
@@ -24,10 +24,16 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A replica that lived so long is started again after the first pause.
 const STEADY: Duration = Duration::from_secs(1);
-/// How long a replica may take to stop in order before it is killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// A log that is longer when its replica starts is moved aside, over the one moved aside before.
 const LOG_BYTES_MAX: u64 = 16 << 20;
+
+/// How a replica is told to end.
+pub struct Ends {
+    /// In order.
+    pub stop: CancellationToken,
+    /// At once, when it was told to stop already.
+    pub hurry: CancellationToken,
+}
 
 /// A replica to keep running.
 pub struct Child {
@@ -35,6 +41,7 @@ pub struct Child {
     folder: PathBuf,
     program: PathBuf,
     arguments: Vec<String>,
+    report: Report,
 }
 
 impl Child {
@@ -42,34 +49,38 @@ impl Child {
     pub fn supervise(
         folder: &Folder,
         name: String,
-        local: &Local,
-        stop: CancellationToken,
+        plan: &Plan,
+        ends: Ends,
+        report: Report,
     ) -> Result<JoinHandle<()>, Stop> {
         let own = folder.path.join(&name);
         fs::create_dir_all(&own)?;
         let program = std::env::current_exe()?;
-        let arguments = arguments(folder, &name, &own, local);
-        let child = Self { name, folder: own, program, arguments };
-        Ok(tokio::spawn(child.keep_running(stop)))
+        let arguments = arguments(folder, &name, &own, plan);
+        let child = Self { name, folder: own, program, arguments, report };
+        Ok(tokio::spawn(child.keep_running(ends)))
     }
 
-    async fn keep_running(self, stop: CancellationToken) {
+    async fn keep_running(self, ends: Ends) {
+        let stop = &ends.stop;
         let mut pause = PAUSE_MIN;
         let mut said = String::new();
         while !stop.is_cancelled() {
             let began = Instant::now();
-            match self.run_once(&stop).await {
+            match self.run_once(&ends).await {
                 Ok(_) if stop.is_cancelled() => {}
                 Ok(status) => {
                     let why = last_words(&self.log());
-                    let line = format!("{} ended ({status}): {why}", self.name);
+                    let line = format!("ended ({status}): {why}");
                     // One that dies again and again for the same reason says it once.
                     if line != said {
-                        crate::note(&line);
+                        (self.report)(&self.name, &line);
                     }
                     said = line;
                 }
-                Err(error) => crate::note(format!("{} could not be started: {error}", self.name)),
+                Err(error) => {
+                    (self.report)(&self.name, &format!("could not be started: {error}"));
+                }
             }
             pause = if began.elapsed() > STEADY { PAUSE_MIN } else { pause };
             tokio::select! {
@@ -80,7 +91,7 @@ impl Child {
         }
     }
 
-    async fn run_once(&self, stop: &CancellationToken) -> io::Result<std::process::ExitStatus> {
+    async fn run_once(&self, ends: &Ends) -> io::Result<std::process::ExitStatus> {
         // Nobody should dial where the last process listened.
         let _ = fs::remove_file(self.folder.join(FILE_NAME));
         let mut command = Command::new(&self.program);
@@ -103,12 +114,12 @@ impl Child {
         let pipe = child.stdin.take();
         let status = tokio::select! {
             status = child.wait() => status,
-            () = stop.cancelled() => {
+            () = ends.stop.cancelled() => {
                 let process = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
                 let _ = process.map(|process| kill_process(process, Signal::TERM));
-                match timeout(STOP_PATIENCE, child.wait()).await {
-                    Ok(status) => status,
-                    Err(_) => {
+                tokio::select! {
+                    status = child.wait() => status,
+                    () = ends.hurry.cancelled() => {
                         child.start_kill()?;
                         child.wait().await
                     }
@@ -156,8 +167,8 @@ fn open_log(path: &Path) -> io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
-fn arguments(folder: &Folder, name: &str, own: &Path, local: &Local) -> Vec<String> {
-    let storage = local.storage.to_possible_value();
+fn arguments(folder: &Folder, name: &str, own: &Path, plan: &Plan) -> Vec<String> {
+    let storage = plan.storage.to_possible_value();
     let storage = storage.map_or(String::new(), |value| value.get_name().to_owned());
     let mut arguments = vec![
         "replica".to_owned(),
@@ -167,13 +178,13 @@ fn arguments(folder: &Folder, name: &str, own: &Path, local: &Local) -> Vec<Stri
         format!("--peers-from={}", folder.path.display()),
         format!("--data={}", own.display()),
         format!("--storage={storage}"),
-        format!("--disk-reserve={}", local.disk_reserve),
+        format!("--disk-reserve={}", plan.disk_reserve),
         "--stop-with-stdin".to_owned(),
     ];
     for port in ["peers", "clients", "http"] {
         arguments.push(format!("--listen-{port}=127.0.0.1:0"));
     }
-    if local.allow_faults {
+    if plan.allow_faults {
         arguments.push("--allow-faults".to_owned());
     }
     arguments

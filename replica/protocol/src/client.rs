@@ -348,6 +348,11 @@ impl Events {
         self.events.recv().await
     }
 
+    /// The next event, if it is there already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.events.try_recv().ok()
+    }
+
     /// The replica that tells them, by name.
     #[must_use]
     pub fn node(&self) -> &str {

@@ -15,7 +15,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::frame::{self, FrameError};
@@ -80,9 +80,17 @@ struct Shared {
     waiting: Mutex<Option<HashMap<u64, Waiting>>>,
     applied: AtomicU64,
     next_call: AtomicU64,
+    began: Instant,
+    /// When the last frame came, in milliseconds since then.
+    heard_ms: AtomicU64,
 }
 
 impl Shared {
+    fn hear(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard_ms.store(now, Ordering::Relaxed);
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Option<HashMap<u64, Waiting>>> {
         self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -166,6 +174,8 @@ impl Connection {
             waiting: Mutex::new(Some(HashMap::new())),
             applied: AtomicU64::new(welcome.applied),
             next_call: AtomicU64::new(1),
+            began: Instant::now(),
+            heard_ms: AtomicU64::new(0),
         });
         let writer = tokio::spawn(write_frames(sink, queue)).abort_handle();
         let reader = Reader {
@@ -195,6 +205,14 @@ impl Connection {
     #[must_use]
     pub fn applied(&self) -> u64 {
         self.shared.applied.load(Ordering::Relaxed)
+    }
+
+    /// For how long nothing has come from the replica. It pings once a second, and after
+    /// [`SILENCE_MAX`] the connection ends.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        let heard = Duration::from_millis(self.shared.heard_ms.load(Ordering::Relaxed));
+        self.shared.began.elapsed().saturating_sub(heard)
     }
 
     /// Whether calls can still be made.
@@ -341,6 +359,7 @@ impl Reader {
     /// Reads frames until the connection breaks or falls silent; then every caller learns it.
     async fn read_frames<S: AsyncRead>(self, mut frames: Frames<S>) {
         while let Ok(Some(Ok(bytes))) = timeout(SILENCE_MAX, frames.next()).await {
+            self.shared.hear();
             if self.dispatch(&bytes.freeze()).await.is_err() {
                 break;
             }

@@ -146,7 +146,8 @@ impl Pair {
 /// What to be told about.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Subscription {
-    /// The replica's status, when it changes, at most ten times a second.
+    /// The replica's status: at once when its role, leader, ballot or a link changes, and at most
+    /// ten times a second when only its indexes do.
     Status,
     /// Decided entries, in order, each once.
     Log {

@@ -92,6 +92,8 @@ struct Peer {
 /// The other members.
 pub struct Peers {
     peers: BTreeMap<ReplicaId, Peer>,
+    /// How often a link began, ended, was cut or healed.
+    link_changes: u64,
 }
 
 impl Peers {
@@ -106,7 +108,7 @@ impl Peers {
             has_met: store.seen(id).is_some(),
         };
         let peers = others.map(|m| (m.replica, peer(&m.name, m.replica))).collect();
-        Self { peers }
+        Self { peers, link_changes: 0 }
     }
 
     /// How this replica introduces itself to a peer.
@@ -195,6 +197,7 @@ impl Peers {
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.session = Some(session);
             peer.sessions += 1;
+            self.link_changes += 1;
         }
     }
 
@@ -203,6 +206,7 @@ impl Peers {
         match self.peers.get_mut(&peer) {
             Some(peer) if peer.session == Some(session) => {
                 peer.session = None;
+                self.link_changes += 1;
                 true
             }
             _ => false,
@@ -218,6 +222,12 @@ impl Peers {
     /// Every peer with a session.
     pub fn connected(&self) -> impl Iterator<Item = ReplicaId> {
         self.peers.iter().filter(|(_, peer)| peer.session.is_some()).map(|(id, _)| *id)
+    }
+
+    /// How often a link began, ended, was cut or healed.
+    #[must_use]
+    pub fn link_changes(&self) -> u64 {
+        self.link_changes
     }
 
     /// Whether a replica is one of the other members.
@@ -248,6 +258,7 @@ impl Peers {
     pub fn set_cut(&mut self, peer: ReplicaId, is_cut: bool) {
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.is_cut = is_cut;
+            self.link_changes += 1;
         }
     }
 

@@ -7,6 +7,7 @@ use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
 
 use super::Engine;
 use super::consensus::Consensus;
+use super::subscriptions::Turning;
 use crate::storage::Store;
 
 /// A replica that lags the decided index it knows by more than this is not ready.
@@ -72,6 +73,16 @@ impl<S: Store> Engine<S> {
             trouble: self.trouble(),
             monotonic_us: 0,
             wall_us: 0,
+        }
+    }
+
+    /// What of the status is told at once when it changes.
+    pub(super) fn turning(&self) -> Turning {
+        Turning {
+            role: self.role(),
+            leader: self.leader(),
+            ballot: self.consensus.as_ref().map_or(0, |consensus| consensus.promise().n),
+            link_changes: self.outbox.peers.link_changes(),
         }
     }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kvorum_protocol::data::{Operation, Value};
 use kvorum_protocol::limits::SUBSCRIPTIONS_MAX;
 use kvorum_protocol::message::{EntryEvent, Event, KeyEvent, Refusal, ServerFrame, Subscription};
-use kvorum_protocol::status::{ConfigurationId, Status};
+use kvorum_protocol::status::{ConfigurationId, ReplicaId, Role, Status};
 
 use super::ClientKey;
 use crate::entry::{Command, Entry};
@@ -24,8 +24,21 @@ const CURSOR_BYTES_MAX: usize = 256 << 10;
 const TURN_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a value that the log pane is shown.
 const PREVIEW_BYTES: usize = 128;
-/// Ticks between two statuses.
-pub const STATUS_TICKS: u64 = 10;
+/// Ticks between two statuses that differ by no more than indexes.
+const STATUS_TICKS: u64 = 10;
+
+/// What is told at once when it changes, so that the time in the status is the time of the change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Turning {
+    /// What the replica does.
+    pub role: Role,
+    /// Whom it follows, and whether it is in step.
+    pub leader: Option<(ReplicaId, bool)>,
+    /// The ballot number that it promised.
+    pub ballot: u32,
+    /// How often a link began, ended, was cut or healed.
+    pub link_changes: u64,
+}
 
 /// One subscription.
 enum Cursor {
@@ -40,6 +53,8 @@ pub struct Subscriptions {
     cursors: BTreeMap<(ClientKey, u64), Cursor>,
     /// Where the next turn begins, when this one ended before everyone was served.
     resume: Option<(ClientKey, u64)>,
+    /// When a status was last told, in ticks, and how things stood.
+    told: Option<(u64, Turning)>,
 }
 
 impl Subscriptions {
@@ -100,6 +115,15 @@ impl Subscriptions {
     #[must_use]
     pub fn want_status(&self) -> bool {
         self.cursors.values().any(|cursor| matches!(cursor, Cursor::Status { .. }))
+    }
+
+    /// Whether a status is to be told now: something turned, or it is time. Asked once a turn.
+    pub fn is_status_due(&mut self, now: u64, turning: Turning) -> bool {
+        let is_due = self.told.is_none_or(|(at, last)| last != turning || now >= at + STATUS_TICKS);
+        if is_due {
+            self.told = Some((now, turning));
+        }
+        is_due
     }
 
     /// Tells a status to those who want it, unless nothing but the time has changed.
@@ -213,4 +237,29 @@ fn key_event(index: u64, entry: &Entry, prefix: &[u8]) -> Option<KeyEvent> {
         Operation::Delete { key, .. } => (key, None),
     };
     key.0.starts_with(prefix).then(|| KeyEvent { index, key: key.clone(), value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_told_at_once_and_progress_ten_times_a_second() {
+        let calm = Turning { role: Role::Follower, leader: None, ballot: 1, link_changes: 0 };
+        let cases = [
+            (0, calm, true),
+            (0, calm, false),
+            (STATUS_TICKS - 1, calm, false),
+            (STATUS_TICKS, calm, true),
+            (STATUS_TICKS, Turning { link_changes: 1, ..calm }, true),
+            (STATUS_TICKS, Turning { link_changes: 1, ..calm }, false),
+            (STATUS_TICKS + 1, Turning { role: Role::Leader, ..calm }, true),
+            (STATUS_TICKS + 2, Turning { role: Role::Leader, ..calm }, false),
+            (2 * STATUS_TICKS + 1, Turning { role: Role::Leader, ..calm }, true),
+        ];
+        let mut subscriptions = Subscriptions::default();
+        for (now, turning, is_due) in cases {
+            assert_eq!(subscriptions.is_status_due(now, turning), is_due, "{now} {turning:?}");
+        }
+    }
 }

@@ -1,0 +1,443 @@
+//! Pure: the replicas as the console knows them, and what happened to them.
+//!
+//! Guarantees that a replica once seen stays, dead or alive, in its place; and that every change
+//! people care about becomes one [`Happening`]. Does not know what is drawn.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kvorum_protocol::Status;
+use kvorum_protocol::status::Role;
+
+use crate::message::{Now, Seen};
+
+/// A connection that was silent for longer is no proof of life.
+pub const SILENT_AFTER: Duration = Duration::from_secs(2);
+
+/// All replicas, by name.
+#[derive(Clone, Default, Debug)]
+pub struct Cluster {
+    nodes: BTreeMap<(usize, String), Node>,
+    /// The leader that was last known, and since when.
+    leader: Option<(String, Duration)>,
+    /// The highest ballot that was seen.
+    ballot: u32,
+}
+
+/// One replica.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name, such as `kvorum-0`.
+    pub name: String,
+    /// The console's connection to it.
+    pub link: Link,
+    /// What it said last.
+    pub status: Option<Status>,
+    /// When it said so, on the console's clock.
+    pub heard: Duration,
+    /// For how long the connection has been silent, when that is long.
+    pub silent: Option<Duration>,
+}
+
+/// The console's connection to a replica.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Link {
+    /// Nothing is known yet.
+    Unknown,
+    /// It stands.
+    Up,
+    /// It does not.
+    Down {
+        /// Since when, on the console's clock.
+        since: Duration,
+        /// Why.
+        why: String,
+    },
+}
+
+/// How a replica is, in one word.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum State {
+    /// It leads and serves.
+    Leader,
+    /// It follows and serves.
+    Follower,
+    /// It leads, but has no majority to lead.
+    Alone,
+    /// It is asking for promises.
+    Candidate,
+    /// It is being brought into step.
+    Recovering,
+    /// It has not met all others yet.
+    Gathering,
+    /// It may not vote.
+    Outside,
+    /// It is connected and has not said anything yet.
+    Starting,
+    /// It is connected and silent.
+    Silent,
+    /// There is no connection.
+    Down,
+    /// Nothing was seen of it yet.
+    Unknown,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 11] = [
+        Self::Leader,
+        Self::Follower,
+        Self::Alone,
+        Self::Candidate,
+        Self::Recovering,
+        Self::Gathering,
+        Self::Outside,
+        Self::Starting,
+        Self::Silent,
+        Self::Down,
+        Self::Unknown,
+    ];
+}
+
+impl Node {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            link: Link::Unknown,
+            status: None,
+            heard: Duration::ZERO,
+            silent: None,
+        }
+    }
+
+    /// Whether it is connected and heard of.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.link == Link::Up && self.silent.is_none() && self.status.is_some()
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn state(&self) -> State {
+        let status = match (&self.link, &self.status) {
+            (Link::Unknown, _) => return State::Unknown,
+            (Link::Down { .. }, _) => return State::Down,
+            (Link::Up, _) if self.silent.is_some() => return State::Silent,
+            (Link::Up, None) => return State::Starting,
+            (Link::Up, Some(status)) => status,
+        };
+        match status.role {
+            Role::Leader if status.is_ready => State::Leader,
+            Role::Leader => State::Alone,
+            Role::Candidate => State::Candidate,
+            Role::Follower => State::Follower,
+            Role::Recovering => State::Recovering,
+            Role::Gathering => State::Gathering,
+            Role::Outside => State::Outside,
+        }
+    }
+
+    /// Its place among the replicas, from 0.
+    #[must_use]
+    pub fn ordinal(&self) -> usize {
+        ordinal(&self.name)
+    }
+
+    /// As people call it: `n2` is `kvorum-1`.
+    #[must_use]
+    pub fn short(&self) -> String {
+        short(&self.name)
+    }
+}
+
+/// A replica's place, by its name.
+fn ordinal(name: &str) -> usize {
+    let number = name.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse().ok());
+    number.unwrap_or(usize::MAX / 2)
+}
+
+/// As people call a replica: `n2` for `kvorum-1`.
+#[must_use]
+pub fn short(name: &str) -> String {
+    match ordinal(name) {
+        number if number < 10_000 => format!("n{}", number + 1),
+        _ => name.to_owned(),
+    }
+}
+
+/// What kind of thing happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A replica leads.
+    Leader,
+    /// A replica is gone.
+    Lost,
+    /// A replica is back.
+    Returned,
+    /// A replica serves again, or for the first time.
+    Ready,
+    /// A replica says what keeps it from serving.
+    Trouble,
+    /// A link was cut on purpose.
+    Cut,
+    /// A cut link was healed.
+    Healed,
+    /// What a supervisor says of a process.
+    Process,
+    /// What somebody did by this console.
+    Act,
+    /// What a demo says.
+    Demo,
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Happening {
+    /// When, in microseconds since 1970.
+    pub wall_us: u64,
+    /// What kind.
+    pub kind: Kind,
+    /// To which replica, if to one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// In words.
+    pub text: String,
+}
+
+impl Cluster {
+    /// The replicas, in the order of their names' numbers.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// One replica.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(&(ordinal(name), name.to_owned()))
+    }
+
+    /// How many are known.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many serve.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        let is_ready = |node: &&Node| {
+            node.is_live() && node.status.as_ref().is_some_and(|status| status.is_ready)
+        };
+        self.nodes().filter(is_ready).count()
+    }
+
+    /// The leader now: who says so itself by the highest ballot.
+    #[must_use]
+    pub fn leader(&self) -> Option<&str> {
+        let leads = |node: &&Node| matches!(node.state(), State::Leader | State::Alone);
+        let ballot = |node: &&Node| node.status.as_ref().map(|status| status.ballot);
+        self.nodes().filter(leads).max_by_key(ballot).map(|node| node.name.as_str())
+    }
+
+    /// Since when the leader leads, on the console's clock.
+    #[must_use]
+    pub fn leads_since(&self) -> Option<Duration> {
+        self.leader.as_ref().map(|(_, since)| *since)
+    }
+
+    /// The highest ballot that was seen.
+    #[must_use]
+    pub fn ballot(&self) -> u32 {
+        self.ballot
+    }
+
+    /// The highest decided index that a live replica told.
+    #[must_use]
+    pub fn decided(&self) -> u64 {
+        let live = self.nodes().filter(|node| node.is_live());
+        live.filter_map(|node| node.status.as_ref()).map(|s| s.decided).max().unwrap_or(0)
+    }
+
+    /// How many decided entries a replica has not applied.
+    #[must_use]
+    pub fn lag(&self, node: &Node) -> Option<u64> {
+        let status = node.status.as_ref()?;
+        Some(self.decided().saturating_sub(status.applied))
+    }
+
+    /// The cluster's id, when a replica told it.
+    #[must_use]
+    pub fn configuration(&self) -> Option<u32> {
+        self.nodes().find_map(|node| Some(node.status.as_ref()?.configuration.id.0))
+    }
+
+    /// The names of all replicas.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.nodes().map(|node| node.name.clone()).collect()
+    }
+
+    /// Takes in what was seen; what happened by that.
+    pub fn observe(&mut self, now: Now, seen: &Seen) -> Vec<Happening> {
+        match seen {
+            Seen::Member { node } => {
+                self.entry(node);
+                Vec::new()
+            }
+            Seen::Up { node } => self.up(now, node),
+            Seen::Down { node, why } => self.down(now, node, why),
+            Seen::Silent { node, for_time } => {
+                let node = self.entry(node);
+                node.silent = Some(*for_time).filter(|silent| *silent > SILENT_AFTER);
+                Vec::new()
+            }
+            Seen::Status(status) => self.status(now, status),
+            Seen::Process { node, what } => {
+                let (kind, node, text) =
+                    (Kind::Process, Some(node.clone()), format!("{} {what}", short(node)));
+                vec![Happening { wall_us: now.wall_us, kind, node, text }]
+            }
+            Seen::Log { .. } | Seen::LogReset => Vec::new(),
+        }
+    }
+
+    fn entry(&mut self, name: &str) -> &mut Node {
+        let key = (ordinal(name), name.to_owned());
+        self.nodes.entry(key).or_insert_with(|| Node::new(name))
+    }
+
+    fn up(&mut self, now: Now, name: &str) -> Vec<Happening> {
+        let node = self.entry(name);
+        let was_down = matches!(node.link, Link::Down { .. });
+        node.link = Link::Up;
+        node.silent = None;
+        // What it said before it was gone is no longer true.
+        node.status = None;
+        let text = format!("{} is back", short(name));
+        let back = happening(now.wall_us, Kind::Returned, name, text);
+        was_down.then_some(back).into_iter().collect()
+    }
+
+    fn down(&mut self, now: Now, name: &str, why: &str) -> Vec<Happening> {
+        let node = self.entry(name);
+        let was_up = node.link == Link::Up;
+        if !matches!(node.link, Link::Down { .. }) {
+            node.link = Link::Down { since: now.monotonic, why: why.to_owned() };
+        } else if let Link::Down { why: known, .. } = &mut node.link {
+            why.clone_into(known);
+        }
+        node.silent = None;
+        let text = format!("{} is gone: {why}", short(name));
+        was_up.then(|| happening(now.wall_us, Kind::Lost, name, text)).into_iter().collect()
+    }
+
+    fn status(&mut self, now: Now, status: &Status) -> Vec<Happening> {
+        for member in &status.configuration.members {
+            self.entry(&member.name);
+        }
+        let (name, wall_us) = (status.name.clone(), status.wall_us);
+        let node = self.entry(&name);
+        node.link = Link::Up;
+        node.silent = None;
+        node.heard = now.monotonic;
+        let before = node.status.replace(status.clone());
+        let mut happened = changes(before.as_ref(), status);
+        self.ballot = self.ballot.max(status.ballot.number);
+        let leads = status.role == Role::Leader && status.ballot.number == self.ballot;
+        let is_new = self.leader.as_ref().is_none_or(|(leader, _)| *leader != name);
+        if leads && is_new {
+            let from = match self.leader.replace((name.clone(), now.monotonic)) {
+                Some((old, _)) => format!("{} → ", short(&old)),
+                None => String::new(),
+            };
+            let text = format!("leader {from}{}, ballot {}", short(&name), status.ballot.number);
+            happened.push(happening(wall_us, Kind::Leader, &name, text));
+        }
+        happened
+    }
+}
+
+fn happening(wall_us: u64, kind: Kind, node: &str, text: String) -> Happening {
+    Happening { wall_us, kind, node: Some(node.to_owned()), text }
+}
+
+/// What changed from one status of a replica to the next.
+fn changes(before: Option<&Status>, status: &Status) -> Vec<Happening> {
+    let mut happened = Vec::new();
+    let (name, wall_us) = (&status.name, status.wall_us);
+    let was_ready = before.is_some_and(|before| before.is_ready);
+    if status.is_ready && !was_ready {
+        let text = format!("{} is ready, at index {}", short(name), status.applied);
+        happened.push(happening(wall_us, Kind::Ready, name, text));
+    }
+    let trouble = |status: Option<&Status>| status.and_then(|status| status.trouble.clone());
+    if let Some(why) = status.trouble.clone().filter(|why| trouble(before).as_ref() != Some(why)) {
+        let text = format!("{}: {why}", short(name));
+        happened.push(happening(wall_us, Kind::Trouble, name, text));
+    }
+    for link in &status.links {
+        // Only the end that cut it says so.
+        let old = before.and_then(|before| before.links.iter().find(|l| l.peer == link.peer));
+        let was_cut = old.is_some_and(|link| link.is_cut);
+        if link.is_cut != was_cut {
+            let (kind, what) = match link.is_cut {
+                true => (Kind::Cut, "is cut"),
+                false => (Kind::Healed, "is healed"),
+            };
+            let text = format!("link {}–{} {what}", short(name), short(&link.peer));
+            happened.push(happening(wall_us, kind, name, text));
+        }
+    }
+    happened
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::testing::{cluster_of, down, status_of};
+
+    fn texts(happened: &[Happening]) -> Vec<&str> {
+        happened.iter().map(|happening| happening.text.as_str()).collect()
+    }
+
+    #[test]
+    fn a_dead_replica_keeps_its_place_and_comes_back() {
+        let mut cluster = cluster_of(3);
+        assert_eq!((cluster.leader(), cluster.ready()), (Some("kvorum-0"), 3));
+        let lost = down(&mut cluster, 0);
+        assert_eq!(texts(&lost), ["n1 is gone: connection lost"]);
+        assert_eq!((cluster.leader(), cluster.ready(), cluster.count()), (None, 2, 3));
+        assert!(down(&mut cluster, 0).is_empty(), "it is said once");
+        let mut heir = status_of(3, 2);
+        heir.role = Role::Leader;
+        heir.ballot.number = 9;
+        let elected = cluster.observe(Now::default(), &Seen::Status(Box::new(heir)));
+        assert_eq!(texts(&elected), ["leader n1 → n3, ballot 9"]);
+        let back = cluster.observe(Now::default(), &Seen::Up { node: "kvorum-0".into() });
+        assert_eq!(texts(&back), ["n1 is back"]);
+        assert_eq!(cluster.node("kvorum-0").map(Node::state), Some(State::Starting));
+    }
+
+    #[test]
+    fn a_deposed_leader_that_does_not_know_it_is_not_the_leader() {
+        let mut cluster = cluster_of(3);
+        let mut heir = status_of(3, 1);
+        heir.role = Role::Leader;
+        heir.ballot.number += 1;
+        cluster.observe(Now::default(), &Seen::Status(Box::new(heir)));
+        assert_eq!(cluster.leader(), Some("kvorum-1"));
+        let stale = cluster.observe(Now::default(), &Seen::Status(Box::new(status_of(3, 0))));
+        assert!(texts(&stale).is_empty());
+        assert_eq!(cluster.leader(), Some("kvorum-1"));
+    }
+
+    #[test]
+    fn replicas_are_in_the_order_of_their_numbers() {
+        let mut cluster = Cluster::default();
+        for name in ["kvorum-10", "kvorum-2", "other", "kvorum-0"] {
+            cluster.observe(Now::default(), &Seen::Member { node: name.into() });
+        }
+        assert_eq!(cluster.names(), ["kvorum-0", "kvorum-2", "kvorum-10", "other"]);
+    }
+}

@@ -1,0 +1,358 @@
+//! Pure: the director of the failover demo.
+//!
+//! Steps with a caption each; every step has a condition to go on and a time by which it must hold.
+//! Guarantees that the demo ends, that it turns off what it turned on, and that its result is what
+//! was measured. Does not act itself: it gives orders.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::cluster::{Cluster, short};
+use super::failover::Failover;
+use super::writes::{ProbeState, Writes};
+use crate::message::{Now, Proof};
+
+/// How long the writes run before the leader is killed, and after all is well again.
+const CALM: Duration = Duration::from_secs(3);
+/// How long a step may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Writes that must be acknowledged before the leader is killed.
+const WRITES_MIN: u64 = 100;
+
+/// The demo under way.
+#[derive(Clone, Debug)]
+pub struct Demo {
+    /// Where it stands.
+    pub step: Step,
+    /// When the step began.
+    since: Duration,
+    /// The leader that is killed, and its incarnation then.
+    victim: Option<(String, u64)>,
+    /// What came of it, at the end.
+    pub result: Option<Result<Figures, String>>,
+    /// Somebody has asked to go on.
+    hurried: bool,
+}
+
+/// A step.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Step {
+    /// Until every replica serves.
+    Gather,
+    /// Writes run.
+    Calm,
+    /// The leader is killed; until the first write after it.
+    Failover,
+    /// Until the killed replica is back and in step.
+    Return,
+    /// Writes run on.
+    After,
+    /// What was written is read again.
+    Prove,
+    /// The end.
+    Done,
+}
+
+/// Something that the demo wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// The write probe on or off.
+    Probe(bool),
+    /// A replica killed by SIGKILL.
+    Kill(String),
+    /// Something said.
+    Say(String),
+}
+
+/// What was measured. Times are in milliseconds; stamps count from the kill.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Figures {
+    /// What the writes came to.
+    #[serde(flatten)]
+    pub proof: Proof,
+    /// The longest time without an acknowledged write: across the failover.
+    pub gap_ms: f64,
+    /// When a replica first noticed that the leader was gone.
+    pub noticed_ms: Option<f64>,
+    /// When another one led.
+    pub elected_ms: f64,
+    /// When the first write was acknowledged after that.
+    pub first_write_ms: f64,
+    /// Who was killed.
+    pub leader_before: String,
+    /// Who leads now.
+    pub leader_after: String,
+    /// How many replicas there are.
+    pub replicas: usize,
+}
+
+impl Figures {
+    /// Whether the promises were kept.
+    #[must_use]
+    pub fn is_proof(&self) -> bool {
+        self.proof.acknowledged > 0 && self.proof.lost == 0 && self.proof.doubled == 0
+    }
+}
+
+/// What the director looks at.
+pub struct Facts<'a> {
+    /// The replicas.
+    pub cluster: &'a Cluster,
+    /// The probe.
+    pub writes: &'a Writes,
+    /// The failover.
+    pub failover: &'a Failover,
+}
+
+impl Demo {
+    /// A demo that begins now.
+    #[must_use]
+    pub fn new(now: Now) -> Self {
+        Self {
+            step: Step::Gather,
+            since: now.monotonic,
+            victim: None,
+            result: None,
+            hurried: false,
+        }
+    }
+
+    /// What is said on the screen.
+    #[must_use]
+    pub fn caption(&self) -> String {
+        let victim = self.victim.as_ref().map(|(name, _)| short(name)).unwrap_or_default();
+        match self.step {
+            Step::Gather => "waiting until every replica serves".to_owned(),
+            Step::Calm => {
+                "200 writes a second, each synced at a majority before it is acknowledged"
+                    .to_owned()
+            }
+            Step::Failover => {
+                format!("{victim}, the leader, was killed by SIGKILL: the others elect a new one")
+            }
+            Step::Return => format!("writes go on; {victim} comes back and catches up"),
+            Step::After => format!("{victim} is back and in step: all replicas serve again"),
+            Step::Prove => "reading again every write that was acknowledged".to_owned(),
+            Step::Done => match &self.result {
+                Some(Ok(figures)) => figures.to_string(),
+                Some(Err(why)) => format!("the demo failed: {why}"),
+                None => String::new(),
+            },
+        }
+    }
+
+    /// Goes on to the next step where a step only waits for time.
+    pub fn hurry(&mut self) {
+        self.hurried = true;
+    }
+
+    /// Looks whether the step is over; what is to be done then.
+    pub fn advance(&mut self, facts: &Facts<'_>, now: Now) -> Vec<Order> {
+        if self.step == Step::Done {
+            return Vec::new();
+        }
+        let in_step = now.monotonic.saturating_sub(self.since);
+        if in_step > PATIENCE {
+            return self.fail(facts, format!("no end of the step: {}", self.caption()), now);
+        }
+        let is_calm = in_step >= CALM || std::mem::take(&mut self.hurried);
+        let writes = facts.writes;
+        match self.step {
+            Step::Gather if is_whole(facts.cluster) => {
+                self.go(Step::Calm, now, vec![Order::Probe(true)])
+            }
+            Step::Calm if is_calm && writes.acknowledged >= WRITES_MIN => self.kill(facts, now),
+            Step::Failover => match facts.failover.last.as_ref().and_then(|last| last.writes) {
+                Some(_) => self.go(Step::Return, now, Vec::new()),
+                None => Vec::new(),
+            },
+            Step::Return if self.is_back(facts.cluster) => self.go(Step::After, now, Vec::new()),
+            Step::After if is_calm => self.go(Step::Prove, now, vec![Order::Probe(false)]),
+            Step::Prove if writes.state == ProbeState::Off => self.finish(facts, now),
+            _ => Vec::new(),
+        }
+    }
+
+    fn go(&mut self, step: Step, now: Now, mut orders: Vec<Order>) -> Vec<Order> {
+        self.step = step;
+        self.since = now.monotonic;
+        self.hurried = false;
+        orders.push(Order::Say(self.caption()));
+        orders
+    }
+
+    fn kill(&mut self, facts: &Facts<'_>, now: Now) -> Vec<Order> {
+        let Some(leader) = facts.cluster.leader().map(str::to_owned) else { return Vec::new() };
+        let status = facts.cluster.node(&leader).and_then(|node| node.status.as_ref());
+        self.victim = Some((leader.clone(), status.map_or(0, |status| status.incarnation)));
+        self.go(Step::Failover, now, vec![Order::Kill(leader)])
+    }
+
+    /// The killed replica was started again and serves.
+    fn is_back(&self, cluster: &Cluster) -> bool {
+        let Some((name, incarnation)) = &self.victim else { return false };
+        let status = cluster.node(name).and_then(|node| node.status.as_ref());
+        status.is_some_and(|s| s.incarnation > *incarnation && s.is_ready) && is_whole(cluster)
+    }
+
+    fn fail(&mut self, facts: &Facts<'_>, why: String, now: Now) -> Vec<Order> {
+        self.result = Some(Err(why));
+        let is_on = facts.writes.state == ProbeState::On;
+        let orders = is_on.then_some(Order::Probe(false)).into_iter().collect();
+        self.go(Step::Done, now, orders)
+    }
+
+    fn finish(&mut self, facts: &Facts<'_>, now: Now) -> Vec<Order> {
+        let proof = match &facts.writes.proof {
+            Some(Ok(proof)) => proof.clone(),
+            Some(Err(why)) => return self.fail(facts, why.clone(), now),
+            None => return self.fail(facts, "the probe did not report".to_owned(), now),
+        };
+        let figures = facts.failover.last.as_ref().and_then(|last| {
+            let killed = last.killed?;
+            let after = |stamp: u64| milliseconds(stamp.saturating_sub(killed));
+            let (leader_after, _, elected) = last.elected.clone()?;
+            Some(Figures {
+                proof,
+                gap_ms: milliseconds(last.gap_us()?),
+                noticed_ms: last.noticed.map(after),
+                elected_ms: after(elected),
+                first_write_ms: after(last.writes?.1),
+                leader_before: last.from.clone(),
+                leader_after,
+                replicas: facts.cluster.count(),
+            })
+        });
+        self.result = Some(figures.ok_or_else(|| "a stamp of the failover is missing".to_owned()));
+        self.go(Step::Done, now, Vec::new())
+    }
+}
+
+fn is_whole(cluster: &Cluster) -> bool {
+    cluster.count() > 1 && cluster.ready() == cluster.count() && cluster.leader().is_some()
+}
+
+/// Microseconds as milliseconds, to a tenth.
+#[expect(clippy::cast_precision_loss, reason = "tenths of a millisecond of some seconds fit")]
+fn milliseconds(us: u64) -> f64 {
+    ((us + 50) / 100) as f64 / 10.0
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Proof { acknowledged, lost, doubled, unknown, unknown_happened } = &self.proof;
+        write!(
+            f,
+            "{} → {}, {:.0} ms without writes; acknowledged {acknowledged}, lost {lost}, doubled \
+             {doubled}, unknown {unknown}",
+            short(&self.leader_before),
+            short(&self.leader_after),
+            self.gap_ms
+        )?;
+        match unknown {
+            0 => Ok(()),
+            _ => write!(f, " ({unknown_happened} of them happened)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::testing::{cluster_of, down, status_of};
+    use crate::message::{Ack, ProbeReport, Seen};
+    use kvorum_protocol::status::Role;
+
+    fn at(ms: u64) -> Now {
+        Now { monotonic: Duration::from_millis(ms), wall_us: ms * 1000 }
+    }
+
+    fn acks(range: std::ops::Range<u64>) -> Vec<Ack> {
+        let ack = |ms| Ack { at: at(ms).monotonic, wall_us: ms * 1000, took: Duration::ZERO };
+        range.map(ack).collect()
+    }
+
+    struct Stage {
+        cluster: Cluster,
+        writes: Writes,
+        failover: Failover,
+        demo: Demo,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let mut failover = Failover::default();
+            failover.status(&status_of(3, 0));
+            Self {
+                cluster: cluster_of(3),
+                writes: Writes::default(),
+                failover,
+                demo: Demo::new(at(0)),
+            }
+        }
+
+        fn advance(&mut self, ms: u64) -> Vec<Order> {
+            let (cluster, writes, failover) = (&self.cluster, &self.writes, &self.failover);
+            let mut orders = self.demo.advance(&Facts { cluster, writes, failover }, at(ms));
+            orders.retain(|order| !matches!(order, Order::Say(_)));
+            orders
+        }
+
+        fn write(&mut self, range: std::ops::Range<u64>) {
+            let acks = acks(range);
+            acks.iter().for_each(|ack| self.failover.acknowledged(ack));
+            let (unknown, refused, skipped, in_flight) = (0, 0, 0, 0);
+            self.writes.report(ProbeReport::Acks { acks, unknown, refused, skipped, in_flight });
+        }
+
+        fn see(&mut self, status: kvorum_protocol::Status) {
+            self.failover.status(&status);
+            self.cluster.observe(at(0), &Seen::Status(Box::new(status)));
+        }
+    }
+
+    #[test]
+    fn the_demo_runs_to_its_figures() {
+        let mut stage = Stage::new();
+        assert_eq!(stage.advance(1), [Order::Probe(true)]);
+        stage.writes.start();
+        stage.write(1..3000);
+        assert_eq!(stage.advance(2999), []);
+        assert_eq!(stage.advance(3001), [Order::Kill("kvorum-0".into())]);
+        stage.failover.killed("kvorum-0", 3_001_000);
+        down(&mut stage.cluster, 0);
+        let mut heir = status_of(3, 1);
+        (heir.role, heir.wall_us) = (Role::Leader, 3_150_000);
+        heir.ballot.number += 1;
+        stage.see(heir);
+        assert_eq!(stage.advance(3150), []);
+        stage.write(3200..3210);
+        assert_eq!(stage.advance(3210), []);
+        assert_eq!(stage.demo.step, Step::Return);
+        let mut back = status_of(3, 0);
+        (back.role, back.incarnation) = (Role::Follower, back.incarnation + 1);
+        stage.see(back);
+        assert_eq!(stage.advance(3300), []);
+        stage.demo.hurry();
+        assert_eq!(stage.advance(3301), [Order::Probe(false)]);
+        stage.writes.report(ProbeReport::Proving);
+        assert_eq!(stage.advance(3302), []);
+        let proof = Proof { acknowledged: 3009, ..Proof::default() };
+        stage.writes.report(ProbeReport::Proven(Ok(proof)));
+        assert_eq!(stage.advance(3303), []);
+        let figures = stage.demo.result.expect("it is done").expect("it went well");
+        assert!(figures.is_proof());
+        let times = (figures.gap_ms, figures.elected_ms, figures.first_write_ms);
+        assert_eq!(times, (201.0, 149.0, 199.0));
+    }
+
+    #[test]
+    fn a_demo_that_hangs_ends_and_turns_the_probe_off() {
+        let mut stage = Stage::new();
+        stage.advance(1);
+        stage.writes.start();
+        assert_eq!(stage.advance(60_002), [Order::Probe(false)]);
+        assert!(stage.demo.result.is_some_and(|result| result.is_err()));
+    }
+}

@@ -1,0 +1,191 @@
+//! Pure: a failover by its four stamps: killed, noticed, elected, first write.
+//!
+//! All stamps are wall times in microseconds: of the console for the kill and the writes, of the
+//! replicas that say so for the rest. Guarantees that the stamps are right whatever the order in
+//! which the news arrive, because each carries its own time. Does not know the difference between
+//! the machines' clocks; on one machine there is none.
+
+use std::collections::VecDeque;
+
+use kvorum_protocol::Status;
+use kvorum_protocol::status::Role;
+
+use crate::message::Ack;
+
+/// Acknowledgements kept to find the first one after an election: ten seconds of the probe.
+const ACKS_MAX: usize = 2048;
+
+/// The last failover, and what is needed to time the next one.
+#[derive(Clone, Debug, Default)]
+pub struct Failover {
+    /// The leader that was last known, and its ballot.
+    leader: Option<(String, u32)>,
+    acks: VecDeque<u64>,
+    /// The failover under way, or the last one.
+    pub last: Option<Stamps>,
+}
+
+/// The stamps of one failover, in microseconds since 1970.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stamps {
+    /// Who led.
+    pub from: String,
+    /// When this console killed it, if it did.
+    pub killed: Option<u64>,
+    /// When a replica first saw its link to the leader gone.
+    pub noticed: Option<u64>,
+    /// Who leads now, by which ballot, and since when.
+    pub elected: Option<(String, u32, u64)>,
+    /// The last acknowledged write before, and the first one after the election.
+    pub writes: Option<(u64, u64)>,
+}
+
+impl Stamps {
+    /// The time without an acknowledged write, in microseconds.
+    #[must_use]
+    pub fn gap_us(&self) -> Option<u64> {
+        self.writes.map(|(before, after)| after.saturating_sub(before))
+    }
+
+    /// The first stamp there is.
+    #[must_use]
+    pub fn began(&self) -> Option<u64> {
+        self.killed.or(self.noticed).or(self.elected.as_ref().map(|(_, _, at)| *at))
+    }
+
+    /// Each stamp with its name, in order.
+    #[must_use]
+    pub fn list(&self) -> [(&'static str, Option<u64>); 4] {
+        [
+            ("killed", self.killed),
+            ("noticed", self.noticed),
+            ("elected", self.elected.as_ref().map(|(_, _, at)| *at)),
+            ("first write", self.writes.map(|(_, after)| after)),
+        ]
+    }
+}
+
+impl Failover {
+    /// This console killed a replica.
+    pub fn killed(&mut self, node: &str, wall_us: u64) {
+        if self.leader.as_ref().is_some_and(|(leader, _)| leader == node) {
+            let from = node.to_owned();
+            self.last = Some(Stamps { from, killed: Some(wall_us), ..Stamps::default() });
+        }
+    }
+
+    /// A replica told its status.
+    pub fn status(&mut self, status: &Status) {
+        let known = self.leader.as_ref().map_or(0, |(_, ballot)| *ballot);
+        if status.role == Role::Leader && status.ballot.number > known {
+            let before = self.leader.replace((status.name.clone(), status.ballot.number));
+            if let Some((from, _)) = before {
+                self.elected(from, status);
+            }
+            return;
+        }
+        let Some((leader, _)) = &self.leader else { return };
+        let lost = status.links.iter().any(|link| link.peer == *leader && !link.is_up);
+        if lost && status.name != *leader {
+            self.noticed(status.wall_us);
+        }
+    }
+
+    fn noticed(&mut self, wall_us: u64) {
+        let from = self.leader.as_ref().map(|(leader, _)| leader.clone()).unwrap_or_default();
+        let is_under_way =
+            self.last.as_ref().is_some_and(|last| last.elected.is_none() && last.from == from);
+        if !is_under_way {
+            self.last = Some(Stamps { from, ..Stamps::default() });
+        }
+        if let Some(last) = &mut self.last {
+            last.noticed = Some(last.noticed.map_or(wall_us, |known| known.min(wall_us)));
+        }
+    }
+
+    fn elected(&mut self, from: String, status: &Status) {
+        let is_under_way = self.last.as_ref().is_some_and(|last| last.elected.is_none());
+        if !is_under_way {
+            self.last = Some(Stamps { from, ..Stamps::default() });
+        }
+        if let Some(last) = &mut self.last {
+            let (name, ballot) = (status.name.clone(), status.ballot.number);
+            last.elected = Some((name, ballot, status.wall_us));
+        }
+        self.find_first_write();
+    }
+
+    /// A write of the probe was acknowledged.
+    pub fn acknowledged(&mut self, ack: &Ack) {
+        if self.acks.len() == ACKS_MAX {
+            self.acks.pop_front();
+        }
+        self.acks.push_back(ack.wall_us);
+        self.find_first_write();
+    }
+
+    fn find_first_write(&mut self) {
+        let Some(last) = self.last.as_mut().filter(|last| last.writes.is_none()) else { return };
+        let Some((_, _, elected)) = last.elected else { return };
+        let after = self.acks.iter().position(|ack| *ack >= elected);
+        if let Some(after) = after.filter(|after| *after > 0) {
+            last.writes = Some((self.acks[after - 1], self.acks[after]));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::testing::status_of;
+    use std::time::Duration;
+
+    fn ack(wall_us: u64) -> Ack {
+        Ack { at: Duration::from_micros(wall_us), wall_us, took: Duration::ZERO }
+    }
+
+    /// What is told of one failover, each piece with its own time.
+    fn pieces() -> [Box<dyn Fn(&mut Failover)>; 4] {
+        let mut noticed = status_of(3, 1);
+        noticed.links[0].is_up = false;
+        noticed.wall_us = 1_200;
+        let mut later = noticed.clone();
+        later.name = "kvorum-2".into();
+        later.wall_us = 1_300;
+        let mut elected = status_of(3, 2);
+        elected.role = Role::Leader;
+        elected.ballot.number += 1;
+        elected.wall_us = 1_500;
+        [
+            Box::new(move |failover| failover.status(&later)),
+            Box::new(move |failover| failover.status(&noticed)),
+            Box::new(move |failover| failover.status(&elected)),
+            Box::new(|failover| {
+                [990, 1_700, 1_710].iter().for_each(|at| failover.acknowledged(&ack(*at)))
+            }),
+        ]
+    }
+
+    #[test]
+    fn the_stamps_are_right_in_any_order() {
+        for order in [[0, 1, 2, 3], [1, 0, 2, 3], [3, 0, 1, 2], [1, 3, 0, 2]] {
+            let mut failover = Failover::default();
+            failover.status(&status_of(3, 0));
+            failover.killed("kvorum-0", 1_000);
+            let pieces = pieces();
+            order.iter().for_each(|piece: &usize| pieces[*piece](&mut failover));
+            let last = failover.last.expect("there was a failover");
+            let stamps = last.list().map(|(_, stamp)| stamp);
+            assert_eq!(stamps, [Some(1_000), Some(1_200), Some(1_500), Some(1_700)], "{order:?}");
+            assert_eq!(last.gap_us(), Some(710));
+        }
+    }
+
+    #[test]
+    fn a_killed_follower_is_no_failover_and_the_first_leader_neither() {
+        let mut failover = Failover::default();
+        failover.status(&status_of(3, 0));
+        failover.killed("kvorum-1", 1_000);
+        assert_eq!(failover.last, None);
+    }
+}

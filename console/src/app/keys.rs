@@ -1,0 +1,289 @@
+//! Pure: the keys pane: one page of keys, kept in step with the log.
+//!
+//! Guarantees that never more than a page is held, whatever the number of keys, and that a page is
+//! changed by later entries of the log only. Does not fetch pages; it says which one it wants.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvorum_protocol::Key;
+use kvorum_protocol::message::{EntryEvent, EntryKind, Page, Pair};
+
+use crate::message::CallId;
+
+/// Bytes of a value that a row keeps.
+const PREVIEW_BYTES: usize = 128;
+/// Rows that a page may grow to by new keys before its end is cut off.
+const ROWS_MAX: usize = 2000;
+/// Pages that one can go back.
+const BACK_MAX: usize = 10_000;
+
+/// The keys pane.
+#[derive(Clone, Default, Debug)]
+pub struct KeysPane {
+    /// Only keys that begin so are shown.
+    pub prefix: Vec<u8>,
+    /// The page.
+    pub rows: Vec<Row>,
+    /// The selected row.
+    pub selected: usize,
+    /// The first row drawn.
+    pub top: usize,
+    /// The page is as of this index.
+    pub index: u64,
+    /// Where this page begins; empty for the first.
+    start: Vec<u8>,
+    /// Where the next page begins; `None` on the last.
+    next: Option<Key>,
+    /// Where the pages before this one begin.
+    back: Vec<Vec<u8>>,
+    /// The call that fetches the page that is wanted.
+    pub loading: Option<CallId>,
+    /// A page was fetched once.
+    pub is_loaded: bool,
+    /// When a page was last asked for, on the console's clock.
+    pub tried: Duration,
+    /// Why the page could not be had.
+    pub trouble: Option<String>,
+    /// The key under inspection.
+    pub inspected: Option<Inspected>,
+}
+
+/// One key in the page.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// The key.
+    pub key: Key,
+    /// The first bytes of its value.
+    pub preview: Bytes,
+    /// The length of the whole value.
+    pub value_bytes: u64,
+    /// The index of its last write.
+    pub revision: u64,
+}
+
+/// A key that is looked at closely.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inspected {
+    /// The key.
+    pub key: Key,
+    /// What is known; `None` while it is asked for.
+    pub found: Option<Found>,
+    /// The call that asks.
+    pub call: CallId,
+    /// Lines scrolled down.
+    pub scroll: usize,
+}
+
+/// What was found of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// For certain; `None` when it does not exist.
+    pub pair: Option<Pair>,
+    /// What each replica has.
+    pub nodes: Vec<(String, Result<Option<u64>, String>)>,
+}
+
+impl KeysPane {
+    /// The key that is selected.
+    #[must_use]
+    pub fn selection(&self) -> Option<&Row> {
+        self.rows.get(self.selected)
+    }
+
+    /// Where the wanted page begins.
+    #[must_use]
+    pub fn start(&self) -> &[u8] {
+        &self.start
+    }
+
+    /// The number of the page, from 1, and whether another one follows.
+    #[must_use]
+    pub fn page(&self) -> (usize, bool) {
+        (self.back.len() + 1, self.next.is_some())
+    }
+
+    /// Shows other keys, from the first one on.
+    pub fn set_prefix(&mut self, prefix: &[u8]) {
+        *self = Self { prefix: prefix.to_vec(), ..Self::default() };
+    }
+
+    /// Turns to the next page; whether there is one.
+    pub fn turn_on(&mut self) -> bool {
+        let Some(next) = self.next.take() else { return false };
+        if self.back.len() < BACK_MAX {
+            self.back.push(std::mem::take(&mut self.start));
+        }
+        self.start = next.0.to_vec();
+        (self.selected, self.top) = (0, 0);
+        true
+    }
+
+    /// Turns to the page before; whether there is one.
+    pub fn turn_back(&mut self) -> bool {
+        let Some(start) = self.back.pop() else { return false };
+        self.start = start;
+        (self.selected, self.top) = (0, 0);
+        true
+    }
+
+    /// Turns to the first page.
+    pub fn turn_to_first(&mut self) {
+        self.back.clear();
+        self.start.clear();
+        (self.selected, self.top) = (0, 0);
+    }
+
+    /// Takes in a page, and what the log says since.
+    pub fn fill<'a>(&mut self, page: Page, later: impl Iterator<Item = &'a EntryEvent>) {
+        let selected = self.selection().map(|row| row.key.clone());
+        let row = |pair: Pair| Row {
+            value_bytes: pair.value.0.len() as u64,
+            preview: Bytes::copy_from_slice(&pair.value.0[..pair.value.0.len().min(PREVIEW_BYTES)]),
+            key: pair.key,
+            revision: pair.revision,
+        };
+        self.rows = page.pairs.into_iter().map(row).collect();
+        self.next = page.next;
+        self.index = page.index;
+        self.is_loaded = true;
+        self.trouble = None;
+        for entry in later {
+            self.apply(entry);
+        }
+        let found = selected.and_then(|key| self.rows.iter().position(|row| row.key == key));
+        self.selected = found.unwrap_or(self.selected);
+        self.clamp();
+    }
+
+    /// Takes in one entry of the log, if it is about this page and later than it.
+    pub fn apply(&mut self, entry: &EntryEvent) {
+        let Some(key) = entry.key.as_ref().filter(|_| entry.took_effect) else { return };
+        let is_here = key.0.starts_with(&self.prefix)
+            && key.0[..] >= self.start[..]
+            && self.next.as_ref().is_none_or(|next| key < next);
+        if !self.is_loaded || !is_here || entry.index <= self.index {
+            return;
+        }
+        self.index = entry.index;
+        let place = self.rows.binary_search_by(|row| row.key.cmp(key));
+        match (entry.kind, place) {
+            (EntryKind::Put, place) => {
+                let row = Row {
+                    key: key.clone(),
+                    preview: entry.preview.clone().unwrap_or_default().0,
+                    value_bytes: entry.value_bytes,
+                    revision: entry.index,
+                };
+                match place {
+                    Ok(place) => self.rows[place] = row,
+                    Err(place) => {
+                        self.rows.insert(place, row);
+                        self.selected += usize::from(place <= self.selected && self.rows.len() > 1);
+                    }
+                }
+            }
+            (EntryKind::Delete, Ok(place)) => {
+                self.rows.remove(place);
+                self.selected -= usize::from(place < self.selected);
+            }
+            _ => {}
+        }
+        if self.rows.len() > ROWS_MAX {
+            self.next = self.rows.pop().map(|row| row.key);
+        }
+        self.clamp();
+    }
+
+    fn clamp(&mut self) {
+        self.selected = self.selected.min(self.rows.len().saturating_sub(1));
+    }
+
+    /// Moves the selection; false when it would leave the page.
+    pub fn step(&mut self, by: isize) -> bool {
+        let last = self.rows.len().saturating_sub(1);
+        let to = self.selected.saturating_add_signed(by);
+        let leaves = match by {
+            by if by > 0 => self.selected == last && self.next.is_some(),
+            _ => self.selected == 0 && !self.back.is_empty(),
+        };
+        self.selected = to.min(last);
+        !leaves
+    }
+
+    /// Keeps the selection within so many drawn rows; the first one to draw.
+    #[must_use]
+    pub fn first_drawn(&self, rows: usize) -> usize {
+        let rows = rows.max(1);
+        self.top.min(self.selected).max((self.selected + 1).saturating_sub(rows))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvorum_protocol::Value;
+
+    fn page(keys: &[&str], next: Option<&str>, index: u64) -> Page {
+        let pair = |key: &&str| Pair {
+            key: Key::from((*key).to_owned()),
+            value: Value::from("v"),
+            revision: 1,
+        };
+        let next = next.map(|key| Key::from(key.to_owned()));
+        Page { pairs: keys.iter().map(pair).collect(), next, index }
+    }
+
+    fn change(index: u64, kind: EntryKind, key: &str) -> EntryEvent {
+        EntryEvent {
+            index,
+            kind,
+            key: Some(Key::from(key.to_owned())),
+            preview: (kind == EntryKind::Put).then(|| Value::from("new")),
+            value_bytes: 3,
+            took_effect: true,
+        }
+    }
+
+    fn names(pane: &KeysPane) -> Vec<String> {
+        pane.rows.iter().map(|row| String::from_utf8_lossy(&row.key.0).into_owned()).collect()
+    }
+
+    #[test]
+    fn a_page_goes_with_the_log() {
+        let mut pane = KeysPane::default();
+        pane.apply(&change(1, EntryKind::Put, "a"));
+        assert!(pane.rows.is_empty(), "there is no page yet");
+        let later = [change(4, EntryKind::Put, "early"), change(6, EntryKind::Put, "c")];
+        pane.fill(page(&["b", "d"], Some("m"), 5), later.iter());
+        assert_eq!(names(&pane), ["b", "c", "d"]);
+        pane.selected = 2;
+        pane.apply(&change(7, EntryKind::Put, "a"));
+        assert_eq!(pane.selection().map(|row| &row.key), Some(&Key::from("d")));
+        pane.apply(&change(8, EntryKind::Delete, "c"));
+        pane.apply(&change(9, EntryKind::Put, "z"));
+        pane.apply(&change(10, EntryKind::Put, "b"));
+        assert_eq!(names(&pane), ["a", "b", "d"]);
+        assert_eq!(pane.rows[1].revision, 10);
+        let void = EntryEvent { took_effect: false, ..change(11, EntryKind::Delete, "b") };
+        pane.apply(&void);
+        assert_eq!(names(&pane), ["a", "b", "d"]);
+    }
+
+    #[test]
+    fn pages_are_turned_at_their_ends() {
+        let mut pane = KeysPane::default();
+        pane.fill(page(&["a", "b"], Some("c"), 5), std::iter::empty());
+        assert!(pane.step(1));
+        assert!(!pane.step(1), "the next page is wanted");
+        assert!(pane.turn_on());
+        assert_eq!((pane.start(), pane.page().0), (&b"c"[..], 2));
+        pane.fill(page(&["c"], None, 6), std::iter::empty());
+        assert!(pane.step(1), "the last page ends");
+        assert!(!pane.turn_on());
+        assert!(!pane.step(-1));
+        assert!(pane.turn_back());
+        assert_eq!(pane.start(), b"");
+        assert!(!pane.turn_back());
+    }
+}

@@ -1,0 +1,127 @@
+//! Pure: what the console says: answers, happenings, errors.
+//!
+//! Guarantees that nothing is only flashed: every answer stays in the output, every happening in
+//! the events, every error in the errors, each bounded in number. Does not draw.
+
+use std::collections::VecDeque;
+
+use super::cluster::Happening;
+use crate::exit::{Exit, Stop};
+use crate::message::Now;
+
+/// Answers, events and errors kept of each kind.
+const LINES_MAX: usize = 500;
+
+/// One answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Line {
+    /// What came of it.
+    pub verdict: Verdict,
+    /// In words.
+    pub text: String,
+    /// When.
+    pub at: Now,
+}
+
+/// What came of something.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Verdict {
+    /// Done.
+    Done,
+    /// Still under way.
+    Pending,
+    /// Did not and will not happen.
+    Refused,
+    /// May or may not have happened.
+    Unknown,
+    /// Worth knowing.
+    Note,
+}
+
+impl Verdict {
+    /// Every verdict.
+    pub const ALL: [Self; 5] =
+        [Self::Done, Self::Pending, Self::Refused, Self::Unknown, Self::Note];
+
+    /// The verdict of an end.
+    #[must_use]
+    pub fn of(stop: &Stop) -> Self {
+        match stop.exit {
+            Exit::Unknown => Self::Unknown,
+            Exit::Done => Self::Done,
+            _ => Self::Refused,
+        }
+    }
+
+    /// In one word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Done => "ok",
+            Self::Pending => "wait",
+            Self::Refused => "error",
+            Self::Unknown => "unknown",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// Everything that was said.
+#[derive(Clone, Default, Debug)]
+pub struct Output {
+    /// Answers, the last one at the end.
+    pub lines: VecDeque<Line>,
+    /// Happenings, the last one at the end.
+    pub events: VecDeque<Happening>,
+    /// Errors, the last one at the end.
+    pub errors: VecDeque<Line>,
+    /// How many lines and events there ever were: what a plain console has not printed yet.
+    pub said: (u64, u64),
+}
+
+impl Output {
+    /// Says something.
+    pub fn say(&mut self, at: Now, verdict: Verdict, text: impl Into<String>) {
+        let line = Line { verdict, text: text.into(), at };
+        if matches!(verdict, Verdict::Refused | Verdict::Unknown) {
+            push(&mut self.errors, line.clone());
+        }
+        push(&mut self.lines, line);
+        self.said.0 += 1;
+    }
+
+    /// Notes a happening.
+    pub fn happened(&mut self, happening: Happening) {
+        push(&mut self.events, happening);
+        self.said.1 += 1;
+    }
+
+    /// Forgets the answers.
+    pub fn clear(&mut self) {
+        self.lines.clear();
+    }
+}
+
+fn push<T>(lines: &mut VecDeque<T>, line: T) {
+    if lines.len() == LINES_MAX {
+        lines.pop_front();
+    }
+    lines.push_back(line);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_stay_and_memory_is_bounded() {
+        let mut output = Output::default();
+        output.say(Now::default(), Verdict::Refused, "no");
+        for number in 0..2 * LINES_MAX {
+            output.say(Now::default(), Verdict::Done, number.to_string());
+        }
+        assert_eq!((output.lines.len(), output.errors.len()), (LINES_MAX, 1));
+        output.clear();
+        assert_eq!((output.lines.len(), output.said.0), (0, 2 * LINES_MAX as u64 + 1));
+    }
+}

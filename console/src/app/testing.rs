@@ -1,0 +1,68 @@
+//! Pure: replicas and entries made up for unit tests.
+
+use kvorum_protocol::message::{EntryEvent, EntryKind};
+use kvorum_protocol::status::{
+    Ballot, ClusterId, Configuration, ConfigurationId, LinkStatus, Member, ReplicaId, Role,
+};
+use kvorum_protocol::{Key, Status, Value};
+
+use super::cluster::{Cluster, Happening};
+use crate::message::{Now, Seen};
+
+/// The status of a replica in a cluster where all is well and the first one leads.
+pub fn status_of(total: usize, place: usize) -> Status {
+    let name = |place: usize| format!("kvorum-{place}");
+    let id = |place: usize| ReplicaId(place as u64 + 1);
+    let member = |place| Member { replica: id(place), name: name(place) };
+    let link = |peer| LinkStatus { peer: name(peer), is_up: true, is_cut: false, sessions: 1 };
+    Status {
+        name: name(place),
+        replica: id(place),
+        cluster: ClusterId(7),
+        incarnation: 1,
+        configuration: Configuration {
+            id: ConfigurationId(1),
+            members: (0..total).map(member).collect(),
+        },
+        role: if place == 0 { Role::Leader } else { Role::Follower },
+        leader: Some(name(0)),
+        ballot: Ballot { number: 2, replica: id(0) },
+        accepted: 100,
+        decided: 100,
+        applied: 100,
+        compacted: 0,
+        is_ready: true,
+        allows_faults: true,
+        links: (0..total).filter(|peer| *peer != place).map(link).collect(),
+        trouble: None,
+        monotonic_us: 0,
+        wall_us: 0,
+    }
+}
+
+/// A cluster where all is well.
+pub fn cluster_of(total: usize) -> Cluster {
+    let mut cluster = Cluster::default();
+    for place in 0..total {
+        cluster.observe(Now::default(), &Seen::Status(Box::new(status_of(total, place))));
+    }
+    cluster
+}
+
+/// Loses the connection to a replica.
+pub fn down(cluster: &mut Cluster, place: usize) -> Vec<Happening> {
+    let (node, why) = (format!("kvorum-{place}"), "connection lost".to_owned());
+    cluster.observe(Now::default(), &Seen::Down { node, why })
+}
+
+/// A put of `key-INDEX`.
+pub fn entry(index: u64) -> EntryEvent {
+    EntryEvent {
+        index,
+        kind: EntryKind::Put,
+        key: Some(Key::from(format!("key-{index}"))),
+        preview: Some(Value::from(format!("value {index}"))),
+        value_bytes: 10,
+        took_effect: true,
+    }
+}

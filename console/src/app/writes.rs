@@ -1,0 +1,164 @@
+//! Pure: the write probe's strip: acknowledged writes in columns of 100 ms.
+//!
+//! At one column a second a failover would be invisible; at 100 ms it is a hole. Guarantees that
+//! memory is bounded, and that a column without writes is empty and not absent. Does not write.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::message::{Ack, ProbeReport, Proof};
+
+/// The width of one column.
+pub const COLUMN: Duration = Duration::from_millis(100);
+/// Columns kept: a minute.
+const COLUMNS_MAX: usize = 600;
+/// Latencies kept for the percentiles: ten seconds of the probe.
+const LATENCIES_MAX: usize = 2000;
+
+/// The probe as the console knows it.
+#[derive(Clone, Default, Debug)]
+pub struct Writes {
+    /// What the probe does.
+    pub state: ProbeState,
+    columns: VecDeque<u32>,
+    /// The number of the first column kept.
+    first: u64,
+    latencies: VecDeque<Duration>,
+    /// Acknowledged since the probe was turned on.
+    pub acknowledged: u64,
+    /// Ended unknown since then.
+    pub unknown: u64,
+    /// Did not happen since then.
+    pub refused: u64,
+    /// In flight now.
+    pub in_flight: u64,
+    /// What the last probe's writes came to.
+    pub proof: Option<Result<Proof, String>>,
+}
+
+/// What the probe does.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum ProbeState {
+    /// Nothing.
+    #[default]
+    Off,
+    /// It writes.
+    On,
+    /// It reads again what it wrote.
+    Proving,
+}
+
+impl Writes {
+    /// The probe was turned on.
+    pub fn start(&mut self) {
+        *self = Self { state: ProbeState::On, ..Self::default() };
+    }
+
+    /// Takes in a report.
+    pub fn report(&mut self, report: ProbeReport) {
+        match report {
+            ProbeReport::Acks { acks, unknown, refused, skipped: _, in_flight } => {
+                acks.iter().for_each(|ack| self.acknowledge(ack));
+                self.unknown += unknown;
+                self.refused += refused;
+                self.in_flight = in_flight;
+            }
+            ProbeReport::Proving => self.state = ProbeState::Proving,
+            ProbeReport::Proven(proof) => {
+                self.state = ProbeState::Off;
+                self.in_flight = 0;
+                self.proof = Some(proof);
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, ack: &Ack) {
+        self.acknowledged += 1;
+        if self.latencies.len() == LATENCIES_MAX {
+            self.latencies.pop_front();
+        }
+        self.latencies.push_back(ack.took);
+        let column = column_of(ack.at);
+        if self.columns.is_empty() {
+            self.first = column;
+        }
+        while column >= self.first + self.columns.len() as u64 {
+            self.columns.push_back(0);
+            if self.columns.len() > COLUMNS_MAX {
+                self.columns.pop_front();
+                self.first += 1;
+            }
+        }
+        if let Some(place) = column.checked_sub(self.first).and_then(|at| usize::try_from(at).ok())
+        {
+            self.columns[place] += 1;
+        }
+    }
+
+    /// Acknowledged writes in a column.
+    #[must_use]
+    pub fn column(&self, number: u64) -> u32 {
+        let place = number.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        place.and_then(|place| self.columns.get(place)).copied().unwrap_or(0)
+    }
+
+    /// The column that holds the first write, if there was one.
+    #[must_use]
+    pub fn first_column(&self) -> Option<u64> {
+        (!self.columns.is_empty()).then_some(self.first)
+    }
+
+    /// The latencies below which so many of a hundred of the last writes were, in order.
+    #[must_use]
+    pub fn percentiles(&self, of_hundred: [usize; 2]) -> Option<[Duration; 2]> {
+        let mut sorted: Vec<Duration> = self.latencies.iter().copied().collect();
+        sorted.sort_unstable();
+        let last = sorted.len().checked_sub(1)?;
+        Some(of_hundred.map(|share| sorted[(sorted.len() * share / 100).min(last)]))
+    }
+}
+
+/// The number of the column that holds a time.
+#[must_use]
+pub fn column_of(at: Duration) -> u64 {
+    u64::try_from(at.as_millis() / COLUMN.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acks(times_ms: &[u64]) -> ProbeReport {
+        let ack = |ms: &u64| Ack {
+            at: Duration::from_millis(*ms),
+            wall_us: ms * 1000,
+            took: Duration::from_millis(ms % 100),
+        };
+        let acks = times_ms.iter().map(ack).collect();
+        ProbeReport::Acks { acks, unknown: 0, refused: 0, skipped: 0, in_flight: 0 }
+    }
+
+    #[test]
+    fn a_gap_is_seen_and_memory_is_bounded() {
+        let mut writes = Writes::default();
+        writes.start();
+        writes.report(acks(&[1000, 1010, 1099, 1100, 1500]));
+        let columns: Vec<u32> = (9..17).map(|number| writes.column(number)).collect();
+        assert_eq!(columns, [0, 3, 1, 0, 0, 0, 1, 0]);
+        assert_eq!(writes.acknowledged, 5);
+        // A write that was acknowledged before the first column is counted and not drawn.
+        writes.report(acks(&[500]));
+        assert_eq!((writes.acknowledged, writes.column(5)), (6, 0));
+        writes.report(acks(&[10_000_000]));
+        assert_eq!((writes.columns.len(), writes.column(100_000)), (COLUMNS_MAX, 1));
+    }
+
+    #[test]
+    fn percentiles_are_of_the_last_writes() {
+        let mut writes = Writes::default();
+        assert_eq!(writes.percentiles([50, 99]), None);
+        writes.report(acks(&(1..=100).collect::<Vec<_>>()));
+        let of = writes.percentiles([50, 99]).expect("there were writes");
+        assert_eq!(of.map(|latency| latency.as_millis()), [50, 99]);
+    }
+}

@@ -1,0 +1,444 @@
+//! Real replicas, by their client ports: a local cluster, or replicas at addresses.
+//!
+//! Guarantees that a call ends at the client's deadline with one of the four fates. Does not know
+//! what the console shows of it.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kvorum_protocol::client::{Options, Resolve, Route};
+use kvorum_protocol::data::{Condition, Operation, Outcome};
+use kvorum_protocol::limits::VALUE_BYTES_MAX;
+use kvorum_protocol::message::{Admin, Consistency, Event, Pair, Scan, Subscription};
+use kvorum_protocol::{Client, ClientError, Fate, Key, Value};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::watch::{Watch, Watched, pass_on};
+use super::{Backend, Sink, Task};
+use crate::exit::Stop;
+use crate::message::{Call, HowToKill, Place, Previous, Reply, Source};
+use crate::probe::{Store, Written};
+
+/// Keys in a page.
+const PAGE_PAIRS: u32 = 500;
+/// Writes of a batch in flight at once.
+const BATCH_WIDTH: usize = 64;
+/// Tries to write so that what was there before is known for certain.
+const EXACT_TRIES: u32 = 3;
+/// How long a replica is waited for when all are asked.
+const ASK_PATIENCE: Duration = Duration::from_secs(1);
+/// Bytes of a log file that are shown.
+const LOG_BYTES: u64 = 64 << 10;
+/// How long a local cluster of this console's may take to stop. Less than what its user waits for.
+#[cfg(feature = "local")]
+const STOP_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// A cluster of real replicas.
+pub struct RealCluster {
+    client: Arc<Client>,
+    watch: Watch,
+    watched: Vec<Watched>,
+    place: Place,
+    /// The folder, of a local cluster.
+    folder: Option<PathBuf>,
+    /// What its supervisor says, and the replicas themselves, when this process runs them.
+    own: Mutex<Own>,
+}
+
+/// What this process runs itself.
+#[derive(Default)]
+struct Own {
+    reports: Option<mpsc::Receiver<(String, String)>>,
+    #[cfg(feature = "local")]
+    running: Option<crate::local::Running>,
+    /// Removed when the cluster has stopped.
+    temporary: Option<tempfile::TempDir>,
+}
+
+impl RealCluster {
+    /// Replicas at addresses.
+    pub fn at(addresses: &[String], deadline: Duration) -> Result<Self, Stop> {
+        crate::target::check_addresses(addresses)?;
+        let options = Options { cluster: None, deadline };
+        let client = Arc::new(Client::of_addresses(addresses, options));
+        let resolve: Resolve = Arc::new(Vec::new);
+        let place = Place {
+            name: format!("endpoints {}", addresses.join(", ")),
+            no_kill: Some(
+                "a replica at an address can be crashed only where faults are allowed \
+                 (--allow-faults)"
+                    .to_owned(),
+            ),
+            no_scale: Some(crate::command::NO_SCALING.to_owned()),
+            is_own: false,
+        };
+        Ok(Self {
+            watch: Watch { resolve, cluster: None, client: Arc::clone(&client) },
+            watched: addresses.iter().cloned().map(Watched::At).collect(),
+            client,
+            place,
+            folder: None,
+            own: Mutex::default(),
+        })
+    }
+
+    /// The local cluster in a folder, run by another process.
+    #[cfg(feature = "local")]
+    pub fn local(folder: PathBuf, deadline: Duration) -> Result<Self, Stop> {
+        use crate::local::{client, folder::StatefulSet, resolve};
+        let set = StatefulSet::read(&folder)?;
+        let names = set.members();
+        let client = client(&folder, Options { cluster: None, deadline })?;
+        let place = Place {
+            name: format!("local {}", folder.display()),
+            no_kill: None,
+            no_scale: Some(crate::command::NO_SCALING.to_owned()),
+            is_own: false,
+        };
+        let (resolve, cluster) = (resolve(&folder, names.clone()), Some(set.cluster));
+        Ok(Self {
+            watch: Watch { resolve, cluster, client: Arc::clone(&client) },
+            watched: names.into_iter().map(Watched::Named).collect(),
+            client,
+            place,
+            folder: Some(folder),
+            own: Mutex::default(),
+        })
+    }
+
+    /// A local cluster that this process runs.
+    #[cfg(feature = "local")]
+    pub fn start(
+        plan: &crate::local::Plan,
+        deadline: Duration,
+        temporary: Option<tempfile::TempDir>,
+    ) -> Result<Self, Stop> {
+        /// Reports that wait; further ones are dropped, they are for people.
+        const REPORTS_MAX: usize = 64;
+        let (told, reports) = mpsc::channel(REPORTS_MAX);
+        let report: crate::local::Report = Arc::new(move |name, what| {
+            let _ = told.try_send((name.to_owned(), what.to_owned()));
+        });
+        let running = crate::local::Running::start(plan, &report)?;
+        let mut cluster = Self::local(running.folder.path.clone(), deadline)?;
+        cluster.place.is_own = true;
+        let own = Own { reports: Some(reports), running: Some(running), temporary };
+        cluster.own = Mutex::new(own);
+        Ok(cluster)
+    }
+
+    fn own<T>(&self, with: impl FnOnce(&mut Own) -> T) -> T {
+        with(&mut self.own.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn do_call(&self, call: Call) -> Result<Reply, Stop> {
+        match call {
+            Call::Put { key, value, condition, node } => {
+                let value = read_source(value).await?;
+                let write = |condition| Operation::Put {
+                    key: key.clone(),
+                    value: Value(value.clone()),
+                    condition,
+                };
+                self.write(&key, condition, &write, &route(node)).await
+            }
+            Call::Delete { key, condition, node } => {
+                let write = |condition| Operation::Delete { key: key.clone(), condition };
+                self.write(&key, condition, &write, &route(node)).await
+            }
+            Call::Get { key, consistency, node } => {
+                Ok(Reply::Value(self.client.get(key, consistency, &route(node)).await?))
+            }
+            Call::Scan { prefix, from, consistency, node } => {
+                let (until, limit, keys_only) = (Vec::new(), PAGE_PAIRS, false);
+                let scan = Scan { prefix, from, until, limit, keys_only, consistency };
+                Ok(Reply::Page(self.client.scan(scan, &route(node)).await?))
+            }
+            Call::Inspect { key, nodes } => self.inspect(key, nodes).await,
+            Call::Batch { count } => self.batch(count).await,
+            Call::Logs { node } => self.logs(node).await,
+            Call::Kill { node, how } => self.kill(node, how).await,
+            Call::Scale { .. } => Err(Stop::failed(crate::command::NO_SCALING)),
+            Call::HandOver { from, to } => {
+                let admin = Admin::HandOver { to: to.unwrap_or_default() };
+                self.client.administer(admin, &Route::Through(from)).await?;
+                Ok(Reply::Done("asked for".to_owned()))
+            }
+            Call::Cut { node, peer } => {
+                self.client.administer(Admin::Cut { peer }, &Route::Through(node)).await?;
+                Ok(Reply::Done("cut".to_owned()))
+            }
+            Call::Heal { node, peer } => self.heal(node, peer).await,
+        }
+    }
+
+    /// Writes so that what was there before is known, unless others write at the same time.
+    async fn write(
+        &self,
+        key: &Key,
+        condition: Condition,
+        write: &(dyn Fn(Condition) -> Operation + Sync),
+        route: &Route,
+    ) -> Result<Reply, Stop> {
+        write(condition).validate().map_err(|limit| Stop::usage(limit.to_string()))?;
+        for _ in 0..EXACT_TRIES {
+            let before = self.client.get(key.clone(), Consistency::Linearizable, route).await?;
+            let (expected, previous) = match &before {
+                None => (Condition::Absent, Previous::Absent),
+                Some(pair) => {
+                    (Condition::AtRevision(pair.revision), Previous::Value(pair.value.0.clone()))
+                }
+            };
+            // A condition that fails is judged by the cluster, and so is a delete of nothing.
+            let is_theirs = condition != Condition::Always && condition != expected;
+            if is_theirs || before.is_none() && matches!(write(condition), Operation::Delete { .. })
+            {
+                break;
+            }
+            match self.client.write(write(expected), route).await? {
+                Outcome::ConditionFailed { .. } if condition == Condition::Always => {}
+                outcome => return Ok(Reply::Written { outcome, previous }),
+            }
+        }
+        let outcome = self.client.write(write(condition), route).await?;
+        Ok(Reply::Written { outcome, previous: Previous::Unknown })
+    }
+
+    async fn inspect(&self, key: Key, nodes: Vec<String>) -> Result<Reply, Stop> {
+        let mut asked = JoinSet::new();
+        for node in nodes {
+            let (client, key) = (Arc::clone(&self.client), key.clone());
+            asked.spawn(async move {
+                let route = Route::Through(node.clone());
+                let has = timeout(ASK_PATIENCE, client.get(key, Consistency::Local, &route)).await;
+                let has = match has {
+                    Ok(Ok(pair)) => Ok(pair.map(|pair: Pair| pair.revision)),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err(format!("no answer within {ASK_PATIENCE:?}")),
+                };
+                (node, has)
+            });
+        }
+        let pair = self.client.get(key, Consistency::Linearizable, &Route::Any).await?;
+        let mut nodes = asked.join_all().await;
+        nodes.sort_by(|(a, _), (b, _)| a.len().cmp(&b.len()).then_with(|| a.cmp(b)));
+        Ok(Reply::Inspected { pair, nodes })
+    }
+
+    async fn batch(&self, count: u32) -> Result<Reply, Stop> {
+        let began = Instant::now();
+        let mut writes = JoinSet::new();
+        for number in 0..count {
+            if writes.len() == BATCH_WIDTH {
+                finish(writes.join_next().await)?;
+            }
+            let client = Arc::clone(&self.client);
+            let key = Key::from(format!("batch/{number:07}"));
+            let value = Value::from(number.to_string());
+            writes.spawn(async move { client.put(key, value, &Route::Any).await });
+        }
+        while let Some(write) = writes.join_next().await {
+            finish(Some(write))?;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let rate = f64::from(count) / seconds.max(0.001);
+        Ok(Reply::Done(format!("{rate:.0} puts a second;")))
+    }
+
+    async fn logs(&self, node: String) -> Result<Reply, Stop> {
+        let Some(folder) = &self.folder else {
+            return Err(Stop::failed(
+                "the log files of replicas at addresses are not at hand here",
+            ));
+        };
+        let path = folder.join(&node).join("log");
+        let read = move || -> std::io::Result<Vec<String>> {
+            let mut file = File::open(&path)?;
+            let length = file.metadata()?.len();
+            let skipped = length.saturating_sub(LOG_BYTES);
+            file.seek(SeekFrom::Start(skipped))?;
+            let mut bytes = Vec::new();
+            file.take(LOG_BYTES).read_to_end(&mut bytes)?;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            Ok(text.lines().skip(usize::from(skipped > 0)).map(str::to_owned).collect())
+        };
+        let lines =
+            tokio::task::spawn_blocking(read).await.map_err(|e| Stop::failed(e.to_string()))?;
+        Ok(Reply::Lines(lines?))
+    }
+
+    async fn kill(&self, node: String, how: HowToKill) -> Result<Reply, Stop> {
+        #[cfg(feature = "local")]
+        if let Some(folder) = self.folder.clone() {
+            let is_graceful = how == HowToKill::Graceful;
+            let kill = move || crate::local::kill(&folder, &node, is_graceful);
+            let killed = tokio::task::spawn_blocking(kill).await;
+            let how = killed.map_err(|error| Stop::failed(error.to_string()))??;
+            return Ok(Reply::Done(how.to_owned()));
+        }
+        if how == HowToKill::Graceful {
+            return Err(Stop::usage("a replica at an address can be crashed, but not stopped"));
+        }
+        match self.client.administer(Admin::Crash, &Route::Through(node)).await {
+            // A process that ends at once may not get its answer out.
+            Ok(()) | Err(ClientError::Unknown { .. }) => Ok(Reply::Done("by a crash".to_owned())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Heals a link at both ends: either may have cut it.
+    async fn heal(&self, node: String, peer: String) -> Result<Reply, Stop> {
+        let here = Admin::Heal { peer: peer.clone() };
+        let there = Admin::Heal { peer: node.clone() };
+        self.client.administer(here, &Route::Through(node)).await?;
+        self.client.administer(there, &Route::Through(peer)).await?;
+        Ok(Reply::Done("healed".to_owned()))
+    }
+}
+
+fn route(node: Option<String>) -> Route {
+    node.map_or(Route::Any, Route::Through)
+}
+
+fn finish(
+    write: Option<Result<Result<Outcome, ClientError>, tokio::task::JoinError>>,
+) -> Result<(), Stop> {
+    match write {
+        None | Some(Ok(Ok(_))) => Ok(()),
+        Some(Ok(Err(error))) => Err(error.into()),
+        Some(Err(error)) => Err(Stop::failed(error.to_string())),
+    }
+}
+
+async fn read_source(source: Source) -> Result<Bytes, Stop> {
+    let path = match source {
+        Source::Bytes(bytes) => return Ok(bytes),
+        Source::File(path) => path,
+    };
+    let shown = path.clone();
+    let read = move || {
+        let mut bytes = Vec::new();
+        // No more than it takes to see that it is too much.
+        File::open(path)?.take(VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    let bytes = tokio::task::spawn_blocking(read).await.map_err(|e| Stop::failed(e.to_string()))?;
+    let hint = "a value that begins with @ is written @@";
+    bytes.map(Bytes::from).map_err(|e| Stop::usage(format!("cannot read {shown}: {e}; {hint}")))
+}
+
+impl Backend for RealCluster {
+    fn place(&self) -> Place {
+        self.place.clone()
+    }
+
+    fn watch(self: Arc<Self>, sink: Sink) -> Task<()> {
+        Box::pin(async move {
+            if let Some(reports) = self.own(|own| own.reports.take()) {
+                tokio::spawn(pass_on(reports, sink.clone()));
+            }
+            self.watch.clone().run(self.watched.clone(), sink).await;
+        })
+    }
+
+    fn call(self: Arc<Self>, call: Call) -> Task<Result<Reply, Stop>> {
+        Box::pin(async move { self.do_call(call).await })
+    }
+
+    fn store(self: Arc<Self>) -> Arc<dyn Store> {
+        self
+    }
+
+    fn stop(self: Arc<Self>) -> Task<()> {
+        Box::pin(async move {
+            #[cfg(feature = "local")]
+            if let Some(running) = self.own(|own| own.running.take()) {
+                running.stop(STOP_PATIENCE).await;
+            }
+            if let Some(temporary) = self.own(|own| own.temporary.take()) {
+                let _ = tokio::task::spawn_blocking(move || temporary.close()).await;
+            }
+        })
+    }
+}
+
+impl Store for RealCluster {
+    fn put(self: Arc<Self>, key: Key, value: Value) -> Task<Result<u64, Fate>> {
+        Box::pin(async move {
+            match self.client.put(key, value, &Route::Any).await {
+                Ok(Outcome::Put { revision }) => Ok(revision),
+                Ok(_) => Err(Fate::Refused),
+                Err(error) => Err(error.fate()),
+            }
+        })
+    }
+
+    fn delete(self: Arc<Self>, key: Key) -> Task<Result<(), String>> {
+        Box::pin(async move {
+            let deleted = self.client.delete(key, &Route::Any).await;
+            deleted.map(|_| ()).map_err(|error| error.to_string())
+        })
+    }
+
+    fn pairs(self: Arc<Self>, prefix: Vec<u8>) -> Task<Result<Vec<Pair>, String>> {
+        Box::pin(async move {
+            let (mut pairs, mut from) = (Vec::new(), Vec::new());
+            loop {
+                let scan = Scan {
+                    prefix: prefix.clone(),
+                    from,
+                    until: Vec::new(),
+                    limit: 0,
+                    keys_only: false,
+                    consistency: Consistency::Linearizable,
+                };
+                let page = self.client.scan(scan, &Route::Any).await;
+                let page = page.map_err(|error| error.to_string())?;
+                pairs.extend(page.pairs);
+                match page.next {
+                    Some(next) => from = next.0.to_vec(),
+                    None => return Ok(pairs),
+                }
+            }
+        })
+    }
+
+    fn history(
+        self: Arc<Self>,
+        prefix: Vec<u8>,
+        from: u64,
+        until: u64,
+    ) -> Task<Result<Vec<Written>, String>> {
+        Box::pin(async move {
+            let (mut written, mut next) = (Vec::new(), from.max(1));
+            while next <= until {
+                let subscription = Subscription::Keys { prefix: prefix.clone(), from: next };
+                let events = self.client.subscribe(subscription, &Route::Any).await;
+                let mut events = events.map_err(|error| error.to_string())?;
+                while next <= until {
+                    match events.next().await {
+                        Some(Event::Key(change)) => {
+                            next = change.index + 1;
+                            if let Some(value) = change.value {
+                                written.push(Written { index: change.index, value });
+                            }
+                        }
+                        Some(Event::Compacted { .. }) => {
+                            return Err("the log of that time is compacted".to_owned());
+                        }
+                        Some(_) => {}
+                        // Where it broke, it goes on.
+                        None => break,
+                    }
+                }
+            }
+            Ok(written)
+        })
+    }
+}

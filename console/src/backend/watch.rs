@@ -1,0 +1,270 @@
+//! Watches a cluster: one connection for each replica, and one log.
+//!
+//! Guarantees that watching never fails: a replica that cannot be reached is told as down, with the
+//! reason, and tried again for ever, with pauses that grow to a bound. Keys and writes go another
+//! way; a dead replica delays nobody.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvorum_protocol::Client;
+use kvorum_protocol::client::{CONNECT_PATIENCE, Events, Resolve, Route};
+use kvorum_protocol::connection::Connection;
+use kvorum_protocol::message::{EntryEvent, Event, Subscription};
+use kvorum_protocol::status::{ClusterId, Role, Status};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::Sink;
+use crate::app::cluster::SILENT_AFTER;
+use crate::message::Seen;
+
+/// First pause before a replica is dialed again.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Time between two looks whether a connection is silent.
+const SILENCE_INTERVAL: Duration = Duration::from_secs(1);
+/// Entries shown from before the console came.
+const TAIL: u64 = 1000;
+/// Entries told at once.
+const ENTRIES_MAX: usize = 1024;
+
+/// A replica to watch.
+#[derive(Clone, Debug)]
+pub enum Watched {
+    /// By its name; where it listens is looked up at each dial.
+    Named(String),
+    /// At this address; its name is told by itself.
+    At(String),
+}
+
+/// What the watchers share.
+#[derive(Clone)]
+pub struct Watch {
+    /// Says where replicas listen.
+    pub resolve: Resolve,
+    /// The cluster that they belong to, when it is known.
+    pub cluster: Option<ClusterId>,
+    /// A client for the log.
+    pub client: Arc<Client>,
+}
+
+impl Watch {
+    /// Watches until the sink is closed.
+    pub async fn run(self, watched: Vec<Watched>, sink: Sink) {
+        let (leader_known, leader) = watch::channel((None, 0));
+        let leader_known = Arc::new(leader_known);
+        let mut tasks = JoinSet::new();
+        for one in watched {
+            let replica =
+                Replica { of: self.clone(), leader: Arc::clone(&leader_known), sink: sink.clone() };
+            tasks.spawn(replica.watch(one));
+        }
+        tasks.spawn(follow_log(Arc::clone(&self.client), leader, sink.clone()));
+        // Dropping the set ends the watchers.
+        sink.closed().await;
+    }
+}
+
+/// The leader that is known, and how far the log is applied where it is known best.
+type Leader = (Option<String>, u64);
+
+/// The watcher of one replica.
+struct Replica {
+    of: Watch,
+    leader: Arc<watch::Sender<Leader>>,
+    sink: Sink,
+}
+
+impl Replica {
+    async fn watch(self, watched: Watched) {
+        let mut name = match &watched {
+            Watched::Named(name) => Some(name.clone()),
+            Watched::At(_) => None,
+        };
+        if let Some(node) = name.clone() {
+            self.sink.tell(Seen::Member { node }).await;
+        }
+        let mut pause = PAUSE_MIN;
+        let mut said = String::new();
+        loop {
+            let why = match self.dial(&watched).await {
+                Ok(connection) => {
+                    pause = PAUSE_MIN;
+                    said.clear();
+                    let node = connection.welcome().name.clone();
+                    name = Some(node.clone());
+                    self.attend(&node, connection).await
+                }
+                Err(why) => why,
+            };
+            let is_heard = match (&name, &watched) {
+                (Some(node), _) => self.sink.tell(Seen::Down { node: node.clone(), why }).await,
+                // Of a replica that was never reached only the address is known.
+                (None, Watched::At(_)) if why != said => {
+                    said.clone_from(&why);
+                    self.sink.tell(Seen::Process { node: "endpoint".to_owned(), what: why }).await
+                }
+                (None, _) => true,
+            };
+            if !is_heard {
+                return;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn dial(&self, watched: &Watched) -> Result<Connection, String> {
+        let address = match watched {
+            Watched::At(address) => Some(address.clone()),
+            Watched::Named(name) => {
+                let endpoints = (self.of.resolve)();
+                let found = endpoints.into_iter().find(|e| e.name.as_ref() == Some(name));
+                found.map(|endpoint| endpoint.address)
+            }
+        };
+        let address = address.ok_or("it does not listen anywhere yet")?;
+        let opened = Connection::open(&address, self.of.cluster, CONNECT_PATIENCE).await;
+        opened.map_err(|error| error.to_string())
+    }
+
+    /// Tells what a connected replica says, until the connection ends; why it ended.
+    async fn attend(&self, node: &str, connection: Connection) -> String {
+        self.sink.tell(Seen::Up { node: node.to_owned() }).await;
+        let mut events = match connection.subscribe(Subscription::Status).await {
+            Ok((_, events)) => events,
+            Err(Some(answer)) => return format!("it does not tell its status: {answer:?}"),
+            Err(None) => return "the connection was lost".to_owned(),
+        };
+        let mut looks = interval(SILENCE_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut was_silent = false;
+        loop {
+            let seen = tokio::select! {
+                event = events.recv() => match event {
+                    Some(Event::Status(status)) => {
+                        was_silent = false;
+                        self.note_leader(&status);
+                        Seen::Status(status)
+                    }
+                    Some(_) => continue,
+                    None => return "the connection was lost".to_owned(),
+                },
+                _ = looks.tick() => {
+                    let for_time = connection.silence();
+                    let is_silent = for_time > SILENT_AFTER;
+                    if !is_silent && !was_silent {
+                        continue;
+                    }
+                    was_silent = is_silent;
+                    Seen::Silent { node: node.to_owned(), for_time }
+                }
+            };
+            if !self.sink.tell(seen).await {
+                return String::new();
+            }
+        }
+    }
+
+    fn note_leader(&self, status: &Status) {
+        let leads = status.role == Role::Leader;
+        self.leader.send_if_modified(|(leader, applied)| {
+            let is_first = *applied == 0 && status.applied > 0;
+            *applied = status.applied.max(*applied);
+            let is_news = leads && leader.as_ref() != Some(&status.name);
+            if is_news {
+                *leader = Some(status.name.clone());
+            }
+            is_news || is_first
+        });
+    }
+}
+
+/// Tells the log, in order, each entry once; at the leader where there is one.
+async fn follow_log(client: Arc<Client>, mut leader: watch::Receiver<Leader>, sink: Sink) {
+    let Ok(first) = leader.wait_for(|(leader, _)| leader.is_some()).await.map(|known| known.1)
+    else {
+        return;
+    };
+    let mut next = (first + 1).saturating_sub(TAIL).max(1);
+    loop {
+        let at = leader.borrow_and_update().0.clone();
+        let route = at.map_or(Route::Any, Route::Through);
+        match client.subscribe(Subscription::Log { from: next }, &route).await {
+            Ok(events) => match tell_log(events, next, &mut leader, &sink).await {
+                Some(after) => next = after,
+                None => return,
+            },
+            Err(kvorum_protocol::ClientError::Refused {
+                refusal: kvorum_protocol::message::Refusal::Compacted { from },
+                ..
+            }) => {
+                sink.tell(Seen::LogReset).await;
+                next = from;
+            }
+            Err(_) => sleep(PAUSE_MAX).await,
+        }
+    }
+}
+
+/// Tells entries until the stream ends or another replica leads; the next index. `None` when nobody
+/// listens.
+async fn tell_log(
+    mut events: Events,
+    mut next: u64,
+    leader: &mut watch::Receiver<Leader>,
+    sink: &Sink,
+) -> Option<u64> {
+    let node = events.node().to_owned();
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            changed = leader.changed() => {
+                changed.ok()?;
+                let is_elsewhere = leader.borrow().0.as_ref().is_some_and(|name| *name != node);
+                if is_elsewhere { None } else { continue }
+            }
+        };
+        let Some(event) = event else { return Some(next) };
+        let mut entries = Vec::new();
+        let mut reset = take(event, &mut entries);
+        while entries.len() < ENTRIES_MAX && reset.is_none() {
+            let Some(event) = events.try_next() else { break };
+            reset = take(event, &mut entries);
+        }
+        if let Some(last) = entries.last() {
+            next = last.index + 1;
+            if !sink.tell(Seen::Log { node: node.clone(), entries }).await {
+                return None;
+            }
+        }
+        if let Some(from) = reset {
+            sink.tell(Seen::LogReset).await;
+            return Some(from);
+        }
+    }
+}
+
+/// Takes an entry out of an event; from where the log goes on when some of it is gone.
+fn take(event: Event, entries: &mut Vec<EntryEvent>) -> Option<u64> {
+    match event {
+        Event::Entry(entry) => {
+            entries.push(entry);
+            None
+        }
+        Event::Compacted { from } => Some(from),
+        Event::Status(_) | Event::Key(_) => None,
+    }
+}
+
+/// Passes on what a supervisor says of its processes.
+pub async fn pass_on(mut reports: mpsc::Receiver<(String, String)>, sink: Sink) {
+    while let Some((node, what)) = reports.recv().await {
+        if !sink.tell(Seen::Process { node, what }).await {
+            return;
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The console: what is started for each way of using it.
+//!
+//! | way | what it is |
+//! |---|---|
+//! | [`attach`] | on a cluster that runs; without one, the screen that helps to get one |
+//! | `local` | on a local cluster of its own |
+//! | `demo` | the director on a local cluster, with a screen or without |
+//! | [`events`] | what happens, a line each |
+//!
+//! Guarantees that a panic on any thread gives the terminal back and ends the process: half a
+//! console is worse than none.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
+use crate::app::{App, Settings};
+use crate::arguments::{Global, ThemeName};
+use crate::backend::Backend;
+use crate::backend::cluster::RealCluster;
+use crate::clock::Clock;
+use crate::exit::{Exit, Stop};
+use crate::input;
+use crate::message::Destination;
+use crate::prompt::grammar::ReadMode;
+use crate::runtime::{Attach, Front, Loop, Runtime};
+use crate::screen::{self, Screen};
+use crate::target::{self, Named, Target};
+
+/// Whether a screen can be drawn and keys can be read.
+#[must_use]
+pub fn has_terminal() -> bool {
+    screen::is_terminal()
+}
+
+/// The console on a cluster that runs.
+pub async fn attach(global: &Global, named: Named) -> Result<(), Stop> {
+    let living = crate::command::living();
+    let chosen = target::choose(global, named, living, false);
+    // Only a contradiction is the end; that there is none, the screen can help with.
+    if let Err(stop) = &chosen
+        && stop.exit == Exit::Usage
+    {
+        return Err(Stop::usage(stop.message.clone()));
+    }
+    let shown = chosen.as_ref().map_or("a cluster".to_owned(), Target::describe);
+    let timeout = global.timeout;
+    let given = move || chosen.as_ref().map(Clone::clone).map_err(Stop::again);
+    let attach: Attach = Box::new(move |destination| {
+        let given = given();
+        Box::pin(async move { open(destination, given, timeout).await })
+    });
+    run(global, &shown, attach).await
+}
+
+/// Opens what a destination says.
+async fn open(
+    destination: Destination,
+    given: Result<Target, Stop>,
+    timeout: Duration,
+) -> Result<Arc<dyn Backend>, Stop> {
+    match destination {
+        Destination::Given => match given {
+            Ok(Target::Endpoints(addresses)) => Ok(Arc::new(RealCluster::at(&addresses, timeout)?)),
+            Ok(Target::Local(folder)) => open_local(folder, timeout),
+            // A local cluster may have been started meanwhile.
+            Err(stop) => match crate::command::living() {
+                Some(folder) => open_local(folder, timeout),
+                None => Err(stop),
+            },
+        },
+        Destination::Endpoints(addresses) => Ok(Arc::new(RealCluster::at(&addresses, timeout)?)),
+        #[cfg(feature = "local")]
+        Destination::StartLocal => start(crate::local::Plan::default(), timeout, None).await,
+        #[cfg(not(feature = "local"))]
+        Destination::StartLocal => Err(no_local()),
+    }
+}
+
+#[cfg(feature = "local")]
+fn open_local(folder: PathBuf, timeout: Duration) -> Result<Arc<dyn Backend>, Stop> {
+    crate::local::folder::check_running(&folder)?;
+    Ok(Arc::new(RealCluster::local(folder, timeout)?))
+}
+
+#[cfg(not(feature = "local"))]
+fn open_local(_: PathBuf, _: Duration) -> Result<Arc<dyn Backend>, Stop> {
+    Err(no_local())
+}
+
+#[cfg(not(feature = "local"))]
+fn no_local() -> Stop {
+    Stop::usage("this program was built without local clusters; use --endpoints HOST:PORT")
+}
+
+/// Starts a local cluster. The folder is made and locked where blocking harms nobody.
+#[cfg(feature = "local")]
+async fn start(
+    plan: crate::local::Plan,
+    timeout: Duration,
+    temporary: Option<tempfile::TempDir>,
+) -> Result<Arc<dyn Backend>, Stop> {
+    let runtime = tokio::runtime::Handle::current();
+    let start = move || {
+        let _in_runtime = runtime.enter();
+        RealCluster::start(&plan, timeout, temporary)
+    };
+    let started = tokio::task::spawn_blocking(start).await;
+    let cluster = started.map_err(|error| Stop::failed(error.to_string()))??;
+    Ok(Arc::new(cluster))
+}
+
+/// The console on a local cluster of its own; without a terminal, the cluster alone.
+#[cfg(feature = "local")]
+pub async fn local(local: crate::arguments::Local, global: &Global) -> Result<(), Stop> {
+    if local.no_console || !(has_terminal() || global.plain) {
+        return crate::local::run(local, global).await;
+    }
+    let (plan, timeout) = (crate::local::Plan::from(&local), global.timeout);
+    let shown = match &plan.data {
+        Some(folder) => format!("local {}", folder.display()),
+        None => "a local cluster".to_owned(),
+    };
+    let attach: Attach = Box::new(move |destination| {
+        let plan = plan.clone();
+        match destination {
+            Destination::Given | Destination::StartLocal => Box::pin(start(plan, timeout, None)),
+            other => Box::pin(open(other, Err(Stop::failed("no cluster is named")), timeout)),
+        }
+    });
+    run(global, &shown, attach).await
+}
+
+/// Runs a demo: on the cluster that runs, or on one of its own that is removed afterwards.
+#[cfg(feature = "local")]
+pub async fn demo(demo: crate::arguments::Demo, global: &Global, named: Named) -> Result<(), Stop> {
+    let living = crate::command::living();
+    let is_named = named.endpoints.is_some() || named.local.is_some() || living.is_some();
+    let given = match is_named {
+        true => Some(target::choose(global, named, living, true)?),
+        false => None,
+    };
+    let is_headless = demo.headless || !has_terminal();
+    if let (Some(target), false, true) = (&given, demo.yes, is_headless) {
+        let message = format!(
+            "the demo kills the leader of {}; repeat with --yes, or name no cluster to run it on \
+             one of its own",
+            target.describe()
+        );
+        return Err(Stop::new(Exit::NeedsYes, message));
+    }
+    let shown = given.as_ref().map_or("a cluster of the demo's own".to_owned(), Target::describe);
+    let (timeout, yes) = (global.timeout, demo.yes || given.is_none());
+    let attach: Attach = Box::new(move |_| match given.clone() {
+        Some(target) => Box::pin(open(Destination::Given, Ok(target), timeout)),
+        None => Box::pin(start_temporary(timeout)),
+    });
+    let mut app = App::new(settings(global, &shown));
+    if is_headless || yes {
+        app.demo = Some(crate::app::demo::Demo::new(Clock::start().now()));
+    } else {
+        app.wants_demo = true;
+    }
+    if is_headless {
+        let ended = Runtime::new(app, Clock::start(), Front::Demo, None, attach).run().await?;
+        return report(global, &ended);
+    }
+    let ended = on_screen(app, attach)?.run().await?;
+    match ended.demo.as_ref().and_then(|demo| demo.result.as_ref()) {
+        Some(Ok(figures)) => say(&figures.to_string()),
+        Some(Err(why)) => Err(Stop::failed(why.clone())),
+        None => Ok(()),
+    }
+}
+
+#[cfg(feature = "local")]
+async fn start_temporary(timeout: Duration) -> Result<Arc<dyn Backend>, Stop> {
+    let folder = tempfile::Builder::new().prefix("kvorum-demo-").tempdir()?;
+    let data = Some(folder.path().join("cluster"));
+    let disk_reserve = "1MiB".to_owned();
+    let plan = crate::local::Plan { data, disk_reserve, ..crate::local::Plan::default() };
+    start(plan, timeout, Some(folder)).await
+}
+
+/// Prints what a demo came to.
+#[cfg(feature = "local")]
+fn report(global: &Global, app: &App) -> Result<(), Stop> {
+    use crate::arguments::Format;
+    if let Some(why) = crate::update::why_detached(app) {
+        return Err(why.again());
+    }
+    let result = app.demo.as_ref().and_then(|demo| demo.result.clone());
+    let figures = match result {
+        Some(Ok(figures)) => figures,
+        Some(Err(why)) => return Err(Stop::failed(format!("the demo failed: {why}"))),
+        None => return Err(Stop::failed("the demo was ended before its end")),
+    };
+    let json = serde_json::to_value(&figures).unwrap_or_default();
+    match global.output {
+        Format::Table | Format::Raw => say(&figures.to_string())?,
+        Format::Json => say(&serde_json::to_string_pretty(&json).unwrap_or_default())?,
+        Format::Jsonl => say(&json.to_string())?,
+    }
+    match figures.is_proof() {
+        true => Ok(()),
+        false => Err(Stop::failed("acknowledged writes were lost or doubled")),
+    }
+}
+
+#[cfg(feature = "local")]
+fn say(text: &str) -> Result<(), Stop> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+/// Prints what happens in a cluster, until it is ended.
+pub async fn events(global: &Global, named: Named) -> Result<(), Stop> {
+    let target = target::choose(global, named, crate::command::living(), false)?;
+    crate::note(format!("using {}", target.describe()));
+    let (shown, timeout) = (target.describe(), global.timeout);
+    let attach: Attach =
+        Box::new(move |_| Box::pin(open(Destination::Given, Ok(target.clone()), timeout)));
+    let front = match global.output {
+        crate::arguments::Format::Table => Front::Plain,
+        _ => Front::Jsonl,
+    };
+    let app = App::new(settings(global, &shown));
+    let ended = Runtime::new(app, Clock::start(), front, None, attach).run().await?;
+    crate::update::why_detached(&ended).map_or(Ok(()), |why| Err(why.again()))
+}
+
+/// Runs a console on a terminal, or in lines.
+async fn run(global: &Global, shown: &str, attach: Attach) -> Result<(), Stop> {
+    let app = App::new(settings(global, shown));
+    let console = match global.plain {
+        true => {
+            let lines = Some(input::lines()?);
+            Runtime::new(app, Clock::start(), Front::Plain, lines, attach)
+        }
+        false => on_screen(app, attach)?,
+    };
+    console.run().await?;
+    Ok(())
+}
+
+/// Takes the terminal for a console.
+fn on_screen(app: App, attach: Attach) -> Result<Loop, Stop> {
+    give_back_on_panic();
+    let screen = Screen::enter()
+        .map_err(|error| Stop::failed(format!("the terminal cannot be used: {error}")))?;
+    let keys = match input::keys() {
+        Ok(keys) => keys,
+        Err(error) => {
+            screen.leave();
+            return Err(error.into());
+        }
+    };
+    Ok(Runtime::new(app, Clock::start(), Front::Screen(screen), Some(keys), attach))
+}
+
+/// How the console behaves, by the command line and the environment.
+fn settings(global: &Global, shown: &str) -> Settings {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    Settings {
+        readonly: global.readonly,
+        confirm: true,
+        theme: global.theme.unwrap_or(ThemeName::Auto),
+        no_color: is_set("NO_COLOR"),
+        ascii: global.ascii,
+        read: if global.local_read { ReadMode::Local } else { ReadMode::Linearizable },
+        zone: TimeZone::system(),
+        target: shown.to_owned(),
+    }
+}
+
+/// Makes a panic on any thread the end of the process, with the terminal given back first. The
+/// replicas of a local cluster end with it.
+fn give_back_on_panic() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        screen::give_back();
+        say(panic);
+        crate::note(format!(
+            "this is a bug in kvorum {}; the terminal is as it was",
+            env!("CARGO_PKG_VERSION")
+        ));
+        std::process::exit(i32::from(Exit::Bug as u8));
+    }));
+}

@@ -1,0 +1,305 @@
+//! The write probe: numbered writes at a steady rate, and the proof of what they came to.
+//!
+//! Each write carries the next number as its value, under one of a ring of keys of the probe's own.
+//! When the probe is turned off, everything is read again: the log must have each acknowledged
+//! number exactly once, at the index that was acknowledged, and each key must hold a write that is no
+//! older than the last one acknowledged for it. Then the keys are removed. Guarantees that rate,
+//! writes in flight, number of writes and keys are bounded. Does not know how replicas agree.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvorum_protocol::message::Pair;
+use kvorum_protocol::{Fate, Key, Value};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::Task;
+use crate::clock::Clock;
+use crate::message::{Ack, Event, ProbeReport, Proof};
+
+/// Time between two writes: 200 a second.
+pub const BEAT: Duration = Duration::from_millis(5);
+/// Keys of one probe. A key comes again after 20 seconds, long after its last write has ended.
+const SLOTS: u64 = 4096;
+/// Writes in flight; at a beat with so many nothing is sent.
+const IN_FLIGHT_MAX: usize = 512;
+/// Writes of one probe, a quarter of an hour of them; then it proves them and ends.
+const WRITES_MAX: u64 = 200_000;
+/// Time between two reports.
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
+/// How long reading again may take.
+const PROOF_PATIENCE: Duration = Duration::from_secs(60);
+/// Keys removed at once.
+const DELETES: usize = 64;
+
+/// Where a probe writes.
+pub trait Store: Send + Sync + 'static {
+    /// Writes; the index at which it was decided.
+    fn put(self: Arc<Self>, key: Key, value: Value) -> Task<Result<u64, Fate>>;
+    /// Removes a key.
+    fn delete(self: Arc<Self>, key: Key) -> Task<Result<(), String>>;
+    /// All keys of a prefix, for certain.
+    fn pairs(self: Arc<Self>, prefix: Vec<u8>) -> Task<Result<Vec<Pair>, String>>;
+    /// What was written under a prefix from one index to another, as the log tells. There is a write
+    /// at the last index.
+    fn history(
+        self: Arc<Self>,
+        prefix: Vec<u8>,
+        from: u64,
+        until: u64,
+    ) -> Task<Result<Vec<Written>, String>>;
+}
+
+/// A write as the log has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Its index.
+    pub index: u64,
+    /// Its value.
+    pub value: Value,
+}
+
+/// A probe under way.
+struct Probe {
+    store: Arc<dyn Store>,
+    prefix: String,
+    clock: Clock,
+    events: mpsc::Sender<Event>,
+    /// The index of each acknowledged number.
+    acknowledged: HashMap<u64, u64>,
+    /// Numbers whose outcome nobody told.
+    unknown: Vec<u64>,
+    report: Report,
+}
+
+/// What the next report says.
+#[derive(Default)]
+struct Report {
+    acks: Vec<Ack>,
+    unknown: u64,
+    refused: u64,
+    skipped: u64,
+}
+
+/// One write that has ended.
+struct Ended {
+    number: u64,
+    result: Result<u64, Fate>,
+    took: Duration,
+}
+
+/// Runs a probe until it is told to stop, then proves what it wrote.
+pub async fn run(
+    store: Arc<dyn Store>,
+    clock: Clock,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) {
+    let prefix = format!("probe/{:08x}/", rand::random::<u32>());
+    let mut probe = Probe {
+        store,
+        prefix,
+        clock,
+        events,
+        acknowledged: HashMap::new(),
+        unknown: Vec::new(),
+        report: Report::default(),
+    };
+    let begin = probe.write_marker("begin").await;
+    let proof = match begin {
+        Ok(begin) => {
+            probe.write_until(&stop).await;
+            let _ = probe.events.send(Event::Probe(ProbeReport::Proving)).await;
+            let proof = timeout(PROOF_PATIENCE, probe.prove(begin)).await;
+            proof.unwrap_or_else(|_| Err(format!("no end of it within {PROOF_PATIENCE:?}")))
+        }
+        Err(why) => Err(why),
+    };
+    let _ = probe.events.send(Event::Probe(ProbeReport::Proven(proof))).await;
+}
+
+impl Probe {
+    fn key(&self, number: u64) -> Key {
+        Key::from(format!("{}{:05}", self.prefix, number % SLOTS))
+    }
+
+    /// Writes a key that is no number, to know where the log stands.
+    async fn write_marker(&self, name: &str) -> Result<u64, String> {
+        let key = Key::from(format!("{}{name}", self.prefix));
+        let written = Arc::clone(&self.store).put(key, Value::from(name.to_owned())).await;
+        written.map_err(|_| "the cluster does not take writes now".to_owned())
+    }
+
+    async fn write_until(&mut self, stop: &CancellationToken) {
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut reports = interval(REPORT_INTERVAL);
+        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut writes: JoinSet<Ended> = JoinSet::new();
+        let mut number = 0;
+        while !stop.is_cancelled() && number < WRITES_MAX {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                Some(ended) = writes.join_next(), if !writes.is_empty() => {
+                    if let Ok(ended) = ended {
+                self.ended(&ended);
+            }
+                }
+                _ = reports.tick() => self.tell(writes.len()).await,
+                _ = beats.tick() => match writes.len() < IN_FLIGHT_MAX {
+                    true => {
+                        writes.spawn(write(Arc::clone(&self.store), self.key(number), number));
+                        number += 1;
+                    }
+                    false => self.report.skipped += 1,
+                },
+            }
+        }
+        while let Some(ended) = writes.join_next().await {
+            if let Ok(ended) = ended {
+                self.ended(&ended);
+            }
+        }
+        self.tell(0).await;
+    }
+
+    fn ended(&mut self, ended: &Ended) {
+        match ended.result {
+            Ok(index) => {
+                self.acknowledged.insert(ended.number, index);
+                let now = self.clock.now();
+                let (at, wall_us, took) = (now.monotonic, now.wall_us, ended.took);
+                self.report.acks.push(Ack { at, wall_us, took });
+            }
+            Err(Fate::Unknown) => {
+                self.unknown.push(ended.number);
+                self.report.unknown += 1;
+            }
+            Err(Fate::Refused) => self.report.refused += 1,
+        }
+    }
+
+    async fn tell(&mut self, in_flight: usize) {
+        let Report { acks, unknown, refused, skipped } = std::mem::take(&mut self.report);
+        let in_flight = in_flight as u64;
+        let report = ProbeReport::Acks { acks, unknown, refused, skipped, in_flight };
+        let _ = self.events.send(Event::Probe(report)).await;
+    }
+
+    /// Reads everything again, and removes it.
+    async fn prove(&self, begin: u64) -> Result<Proof, String> {
+        let end = self.write_marker("end").await?;
+        let prefix = self.prefix.clone().into_bytes();
+        let pairs = Arc::clone(&self.store).pairs(prefix.clone()).await?;
+        let history = Arc::clone(&self.store).history(prefix, begin, end).await?;
+        let proof = judge(&self.acknowledged, &self.unknown, &history, &pairs, |n| self.key(n));
+        self.remove(pairs).await?;
+        Ok(proof)
+    }
+
+    async fn remove(&self, pairs: Vec<Pair>) -> Result<(), String> {
+        let mut deletes = JoinSet::new();
+        for pair in pairs {
+            if deletes.len() == DELETES {
+                removed(deletes.join_next().await)?;
+            }
+            deletes.spawn(Arc::clone(&self.store).delete(pair.key));
+        }
+        while let Some(deleted) = deletes.join_next().await {
+            removed(Some(deleted))?;
+        }
+        Ok(())
+    }
+}
+
+fn removed(
+    deleted: Option<Result<Result<(), String>, tokio::task::JoinError>>,
+) -> Result<(), String> {
+    match deleted {
+        Some(Ok(Err(why))) => Err(format!("its keys could not be removed: {why}")),
+        Some(Err(error)) => Err(error.to_string()),
+        None | Some(Ok(Ok(()))) => Ok(()),
+    }
+}
+
+async fn write(store: Arc<dyn Store>, key: Key, number: u64) -> Ended {
+    let began = Instant::now();
+    let result = store.put(key, Value::from(number.to_string())).await;
+    Ended { number, result, took: began.elapsed() }
+}
+
+/// What writes came to, by the log and by the keys.
+fn judge(
+    acknowledged: &HashMap<u64, u64>,
+    unknown: &[u64],
+    history: &[Written],
+    pairs: &[Pair],
+    key: impl Fn(u64) -> Key,
+) -> Proof {
+    let number_of = |value: &Value| std::str::from_utf8(&value.0).ok()?.parse::<u64>().ok();
+    let mut indexes: HashMap<u64, Vec<u64>> = HashMap::new();
+    for written in history {
+        if let Some(number) = number_of(&written.value) {
+            indexes.entry(number).or_default().push(written.index);
+        }
+    }
+    let held: HashMap<&Key, u64> = pairs.iter().map(|pair| (&pair.key, pair.revision)).collect();
+    let is_lost = |number: u64, index: u64| {
+        let in_log = indexes.get(&number).is_some_and(|found| found.contains(&index));
+        let in_keys = held.get(&key(number)).is_some_and(|revision| *revision >= index);
+        !(in_log && in_keys)
+    };
+    let lost = acknowledged.iter().filter(|(number, index)| is_lost(**number, **index)).count();
+    Proof {
+        acknowledged: acknowledged.len() as u64,
+        lost: lost as u64,
+        doubled: indexes.values().filter(|found| found.len() > 1).count() as u64,
+        unknown: unknown.len() as u64,
+        unknown_happened: unknown.iter().filter(|n| indexes.contains_key(n)).count() as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(index: u64, number: u64) -> Written {
+        Written { index, value: Value::from(number.to_string()) }
+    }
+
+    fn pair(number: u64, revision: u64) -> Pair {
+        let value = Value::from(number.to_string());
+        Pair { key: key(number), value, revision }
+    }
+
+    fn key(number: u64) -> Key {
+        Key::from(format!("{:05}", number % 10))
+    }
+
+    fn counts(history: &[Written], pairs: &[Pair]) -> (u64, u64, u64) {
+        let acknowledged = HashMap::from([(1, 11), (2, 12), (11, 15)]);
+        let proof = judge(&acknowledged, &[3, 4], history, pairs, key);
+        (proof.lost, proof.doubled, proof.unknown_happened)
+    }
+
+    /// Histories that are right, and such as must be found wrong.
+    #[test]
+    fn the_proof_finds_what_is_lost_and_doubled() {
+        let history = [written(11, 1), written(12, 2), written(13, 3), written(15, 11)];
+        let pairs = [pair(11, 15), pair(2, 12), pair(3, 13)];
+        assert_eq!(counts(&history, &pairs), (0, 0, 1));
+        let without_two: Vec<_> = history.iter().filter(|w| w.index != 12).cloned().collect();
+        assert_eq!(counts(&without_two, &pairs), (1, 0, 1), "not in the log");
+        assert_eq!(counts(&history, &pairs[..1]), (1, 0, 1), "not among the keys");
+        assert_eq!(counts(&history, &[pair(1, 11), pair(2, 12)]), (1, 0, 1), "an older one there");
+        let twice = [&history[..], &[written(16, 2)]].concat();
+        assert_eq!(counts(&twice, &pairs), (0, 1, 1), "twice in the log");
+        let elsewhere = [written(11, 1), written(17, 2), written(15, 11)];
+        assert_eq!(counts(&elsewhere, &pairs), (1, 0, 0), "at another index than was said");
+    }
+}

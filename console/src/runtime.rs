@@ -1,0 +1,492 @@
+//! The one loop: next event, update, effects, draw.
+//!
+//! It owns the [`App`]; everything else talks to it by bounded channels. Data is drawn at most ten
+//! times a second, the answer to a key at once. When nothing changes, nothing is drawn and no timer
+//! runs. Guarantees that no call, however long it takes, delays a key.
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::dialog::Dialog;
+use crate::app::{App, demo};
+use crate::backend::{Backend, EVENTS_MAX, Sink, Task};
+use crate::clock::Clock;
+use crate::exit::Stop;
+use crate::input::Input;
+use crate::message::{CallId, Destination, Effect, Event, Reply};
+use crate::output;
+use crate::probe;
+use crate::screen::{Frame, Screen};
+use crate::update::update;
+use crate::view;
+use crate::view::text::time_of_day;
+
+/// Least time between two drawings of data.
+pub const DATA_INTERVAL: Duration = Duration::from_millis(100);
+/// Time between two ticks while only ages change.
+const AGE_INTERVAL: Duration = Duration::from_secs(1);
+/// Events taken before the next drawing.
+const BURST_MAX: usize = 64;
+/// How long the probe may take to remove its keys when the console ends.
+const PROBE_PATIENCE: Duration = Duration::from_millis(700);
+/// How long a backend may take to stop.
+const STOP_PATIENCE: Duration = Duration::from_millis(1900);
+
+/// Attaches to a cluster.
+pub type Attach = Box<dyn Fn(Destination) -> Task<Result<Arc<dyn Backend>, Stop>> + Send>;
+
+/// Where things are shown.
+pub enum Front {
+    /// On a terminal.
+    Screen(Screen),
+    /// As lines, for people.
+    Plain,
+    /// What happens, as JSON, a line each.
+    Jsonl,
+    /// Nowhere, until the demo is over.
+    Demo,
+    /// To whoever asked for the frames.
+    Frames(mpsc::UnboundedSender<Buffer>),
+}
+
+/// The loop and what it owns.
+pub struct Runtime {
+    app: App,
+    clock: Clock,
+    front: Front,
+    input: Option<Input>,
+    attach: Attach,
+    backend: Option<Arc<dyn Backend>>,
+    watching: Option<JoinHandle<()>>,
+    /// The backend, or why there is none, when attaching ends.
+    attached: mpsc::Sender<Result<Arc<dyn Backend>, Stop>>,
+    /// The probe under way, until it is proven.
+    probe: Option<(CancellationToken, JoinHandle<()>)>,
+    events: mpsc::Sender<Event>,
+    /// What was drawn last, for pictures.
+    drawn: Buffer,
+    /// Answers and happenings printed so far.
+    printed: (u64, u64),
+    /// The question that was printed last.
+    asked: Option<Dialog>,
+}
+
+/// When something is drawn.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Not,
+    Later,
+    Now,
+}
+
+impl Runtime {
+    /// A console that attaches as `attach` says.
+    #[must_use]
+    pub fn new(app: App, clock: Clock, front: Front, input: Option<Input>, attach: Attach) -> Loop {
+        let (events, inbox) = mpsc::channel(EVENTS_MAX);
+        let (attached, attachments) = mpsc::channel(1);
+        let runtime = Self {
+            app,
+            clock,
+            front,
+            input,
+            attach,
+            backend: None,
+            watching: None,
+            attached,
+            probe: None,
+            events,
+            drawn: Buffer::empty(Rect::ZERO),
+            printed: (0, 0),
+            asked: None,
+        };
+        Loop { runtime, inbox, attachments }
+    }
+
+    /// Takes in an event, and does what comes of it.
+    fn take(&mut self, event: Event) {
+        let effects = update(&mut self.app, self.clock.now(), event);
+        let mut effects = VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Call { id, call } => {
+                let Some(backend) = self.backend.clone() else { return };
+                self.spawn(id, backend.call(call));
+            }
+            Effect::Probe { on: true } => {
+                let Some(backend) = self.backend.clone() else { return };
+                let stop = CancellationToken::new();
+                let run =
+                    probe::run(backend.store(), self.clock, self.events.clone(), stop.clone());
+                self.probe = Some((stop, tokio::spawn(run)));
+            }
+            Effect::Probe { on: false } => {
+                if let Some((stop, _)) = &self.probe {
+                    stop.cancel();
+                }
+            }
+            Effect::Attach(destination) => self.begin_attach(destination),
+            Effect::Copy(text) => {
+                if let Front::Screen(screen) = &self.front {
+                    screen.copy(text);
+                }
+            }
+            Effect::Picture { id, path } => {
+                let is_svg = path.to_ascii_lowercase().ends_with(".svg");
+                let picture = match is_svg {
+                    true => view::picture::svg(&self.drawn),
+                    false => view::picture::text(&self.drawn),
+                };
+                let write = move || std::fs::write(&path, picture);
+                let task = async move {
+                    let written = tokio::task::spawn_blocking(write).await;
+                    written.map_err(|error| Stop::failed(error.to_string()))??;
+                    Ok(Reply::Done("written".to_owned()))
+                };
+                self.spawn(id, Box::pin(task));
+            }
+            Effect::Redraw => {
+                if let Front::Screen(screen) = &self.front {
+                    screen.redraw();
+                }
+            }
+            Effect::Quit => self.app.is_quitting = true,
+        }
+    }
+
+    fn spawn(&self, call: CallId, task: Task<Result<Reply, Stop>>) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let result = task.await;
+            let _ = events.send(Event::Answered { call, result }).await;
+        });
+    }
+
+    fn begin_attach(&mut self, destination: Destination) {
+        let (task, attached) = ((self.attach)(destination), self.attached.clone());
+        tokio::spawn(async move {
+            let _ = attached.send(task.await).await;
+        });
+    }
+
+    fn attached(&mut self, result: Result<Arc<dyn Backend>, Stop>) {
+        let backend = match result {
+            Ok(backend) => backend,
+            Err(why) => return self.take(Event::NotAttached(why)),
+        };
+        if let Some(watching) = self.watching.take() {
+            watching.abort();
+        }
+        let place = backend.place();
+        let sink = Sink::new(self.events.clone());
+        self.watching = Some(tokio::spawn(Arc::clone(&backend).watch(sink)));
+        self.backend = Some(backend);
+        self.take(Event::Attached(place));
+    }
+
+    /// Shows how things stand.
+    fn show(&mut self) {
+        match &self.front {
+            Front::Screen(_) | Front::Frames(_) => self.draw(),
+            Front::Plain => self.print_lines(),
+            Front::Jsonl => self.print_events(),
+            Front::Demo => {}
+        }
+    }
+
+    fn draw(&mut self) {
+        let (width, height) = self.app.size;
+        let area = Rect::new(0, 0, width, height);
+        let mut buffer = Buffer::empty(area);
+        let cursor = view::draw(&self.app, area, &mut buffer);
+        self.drawn.clone_from(&buffer);
+        match &self.front {
+            Front::Screen(screen) => screen.show(Frame { buffer, cursor }),
+            Front::Frames(frames) => drop(frames.send(buffer)),
+            _ => {}
+        }
+    }
+
+    fn print_lines(&mut self) {
+        let (said, happened) = self.app.output.said;
+        let zone = &self.app.settings.zone;
+        let new = usize::try_from(happened - self.printed.1).unwrap_or(usize::MAX);
+        let events = self.app.output.events.iter().rev().take(new).map(|event| {
+            let text = output::line(event.text.as_bytes());
+            (event.wall_us, format!("event   {text}"))
+        });
+        let new = usize::try_from(said - self.printed.0).unwrap_or(usize::MAX);
+        let lines = self.app.output.lines.iter().rev().take(new).map(|line| {
+            let text = output::line(line.text.as_bytes());
+            (line.at.wall_us, format!("{:<7} {text}", line.verdict.word()))
+        });
+        let mut all: Vec<(u64, String)> = events.chain(lines).collect();
+        all.reverse();
+        all.sort_by_key(|(at, _)| *at);
+        self.printed = (said, happened);
+        let mut out = std::io::stdout().lock();
+        for (at, text) in all {
+            let _ = writeln!(out, "{} {text}", time_of_day(at, zone));
+        }
+        let title = |dialog: &Dialog| (dialog.title.clone(), dialog.lines.clone());
+        let asked = self.asked.as_ref().map(title);
+        if let Some(dialog) = self.app.dialog.as_ref().filter(|d| asked != Some(title(d))) {
+            let answer = match dialog.tier {
+                crate::app::dialog::Tier::Yes => "y or n".to_owned(),
+                crate::app::dialog::Tier::Name => format!("type {}", dialog.name()),
+                crate::app::dialog::Tier::Never => "Enter".to_owned(),
+            };
+            let text = dialog.lines.join(" ");
+            let _ = writeln!(out, "ask     {} {text} [{answer}]", dialog.title);
+        }
+        self.asked.clone_from(&self.app.dialog);
+        // Nobody may be reading; that ends a line mode.
+        if out.flush().is_err() {
+            self.app.is_quitting = true;
+        }
+    }
+
+    fn print_events(&mut self) {
+        let happened = self.app.output.said.1;
+        let new = usize::try_from(happened - self.printed.1).unwrap_or(usize::MAX);
+        let kept = self.app.output.events.len();
+        let mut out = std::io::stdout().lock();
+        for event in self.app.output.events.iter().skip(kept.saturating_sub(new)) {
+            let json = serde_json::to_string(event).unwrap_or_default();
+            if writeln!(out, "{json}").and_then(|()| out.flush()).is_err() {
+                self.app.is_quitting = true;
+            }
+        }
+        self.printed.1 = happened;
+    }
+
+    /// Whether there is nothing more to do.
+    fn is_over(&self) -> bool {
+        let is_staged = self.app.demo.as_ref().is_some_and(|demo| demo.step != demo::Step::Done);
+        let demo_is_over = self.app.demo.is_some() && !is_staged && self.probe.is_none();
+        self.app.is_quitting || matches!(self.front, Front::Demo) && demo_is_over
+    }
+
+    /// When time alone changes something, if it does.
+    fn next_tick(&self, last: Instant) -> Option<Instant> {
+        match (self.app.needs_ticks(), self.app.shows_ages()) {
+            (true, _) => Some(last + DATA_INTERVAL),
+            (false, true) => Some(last + AGE_INTERVAL),
+            (false, false) => None,
+        }
+    }
+}
+
+/// A runtime, and what comes to it.
+pub struct Loop {
+    runtime: Runtime,
+    inbox: mpsc::Receiver<Event>,
+    attachments: mpsc::Receiver<Result<Arc<dyn Backend>, Stop>>,
+}
+
+/// The signals that a console answers to.
+struct Signals {
+    ends: [Signal; 3],
+    resized: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Stop> {
+        let ends = [
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ];
+        Ok(Self { ends, resized: signal(SignalKind::window_change())? })
+    }
+
+    /// The next signal: whether it is the end.
+    async fn next(&mut self) -> bool {
+        let [interrupt, terminate, hangup] = &mut self.ends;
+        tokio::select! {
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => true,
+            _ = hangup.recv() => true,
+            _ = self.resized.recv() => false,
+        }
+    }
+}
+
+/// What woke the loop.
+enum Woken {
+    Key(Option<Event>),
+    Event(Event),
+    Attached(Result<Arc<dyn Backend>, Stop>),
+    Signal { ends: bool },
+    Time,
+}
+
+impl Loop {
+    /// Where events can be sent to this console.
+    #[must_use]
+    pub fn sender(&self) -> mpsc::Sender<Event> {
+        self.runtime.events.clone()
+    }
+
+    /// Runs until the console is told to end; what it then knows.
+    ///
+    /// # Errors
+    /// When signals cannot be listened for.
+    pub async fn run(mut self) -> Result<App, Stop> {
+        let mut signals = Signals::new()?;
+        if matches!(self.runtime.front, Front::Screen(_)) {
+            let (width, height) = crate::screen::size();
+            self.runtime.take(Event::Resize { width, height });
+        }
+        // The first frame is there before anything is asked of anybody.
+        self.runtime.show();
+        self.runtime.begin_attach(Destination::Given);
+        let start = Instant::now();
+        let (mut drawn, mut ticked, mut due) = (start, start, Due::Not);
+        while !self.runtime.is_over() {
+            let draw_at = (due == Due::Later).then_some(drawn + DATA_INTERVAL);
+            let tick_at = self.runtime.next_tick(ticked);
+            let wake_at = draw_at.into_iter().chain(tick_at).min();
+            let woken = self.next(&mut signals, wake_at).await;
+            due = due.max(self.taken(woken, &mut ticked, tick_at));
+            due = due.max(self.take_burst());
+            let is_time = due == Due::Later && Instant::now() >= drawn + DATA_INTERVAL;
+            if due == Due::Now || is_time {
+                self.runtime.show();
+                drawn = Instant::now();
+                due = Due::Not;
+            }
+        }
+        Ok(self.end().await)
+    }
+
+    async fn next(&mut self, signals: &mut Signals, wake_at: Option<Instant>) -> Woken {
+        let Runtime { input, .. } = &mut self.runtime;
+        let key = async {
+            match input {
+                Some(input) => input.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let time = async {
+            match wake_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            ends = signals.next() => Woken::Signal { ends },
+            key = key => Woken::Key(key),
+            Some(attached) = self.attachments.recv() => Woken::Attached(attached),
+            Some(event) = self.inbox.recv() => Woken::Event(event),
+            () = time => Woken::Time,
+        }
+    }
+
+    /// Takes in what woke the loop; when to draw it.
+    fn taken(&mut self, woken: Woken, ticked: &mut Instant, tick_at: Option<Instant>) -> Due {
+        let runtime = &mut self.runtime;
+        match woken {
+            Woken::Key(Some(event)) => {
+                runtime.take(event);
+                Due::Now
+            }
+            // The terminal, or whoever wrote the lines, is gone.
+            Woken::Key(None) => {
+                runtime.input = None;
+                runtime.app.is_quitting = true;
+                Due::Not
+            }
+            Woken::Event(event) => take_data(runtime, event),
+            Woken::Attached(result) => {
+                runtime.attached(result);
+                Due::Now
+            }
+            Woken::Signal { ends: true } => {
+                runtime.app.is_quitting = true;
+                Due::Not
+            }
+            Woken::Signal { ends: false } => {
+                let (width, height) = crate::screen::size();
+                runtime.take(Event::Resize { width, height });
+                runtime.carry_out(Effect::Redraw);
+                Due::Now
+            }
+            Woken::Time => {
+                if tick_at.is_some_and(|at| Instant::now() >= at) {
+                    *ticked = Instant::now();
+                    runtime.take(Event::Tick);
+                }
+                Due::Later
+            }
+        }
+    }
+
+    /// Takes what else is there already, so that it shares the drawing; keys first.
+    fn take_burst(&mut self) -> Due {
+        let mut due = Due::Not;
+        for _ in 0..BURST_MAX {
+            let key = self.runtime.input.as_mut().and_then(|input| input.try_recv().ok());
+            if let Some(key) = key {
+                self.runtime.take(key);
+                due = Due::Now;
+            } else if let Ok(event) = self.inbox.try_recv() {
+                due = due.max(take_data(&mut self.runtime, event));
+            } else {
+                break;
+            }
+        }
+        due
+    }
+
+    /// Ends what was begun. The terminal comes first: nothing may keep it.
+    async fn end(self) -> App {
+        let Runtime { mut app, front, backend, probe, watching, .. } = self.runtime;
+        app.is_quitting = true;
+        if let Front::Screen(screen) = front {
+            screen.leave();
+        }
+        // What nobody reads any more ends by itself.
+        drop((self.inbox, self.attachments));
+        if let Some((stop, probe)) = probe {
+            stop.cancel();
+            let _ = tokio::time::timeout(PROBE_PATIENCE, probe).await;
+        }
+        if let Some(watching) = watching {
+            watching.abort();
+        }
+        if let Some(backend) = backend {
+            let _ = tokio::time::timeout(STOP_PATIENCE, backend.stop()).await;
+        }
+        app
+    }
+}
+
+/// Takes in data; answers to what one did are shown at once.
+fn take_data(runtime: &mut Runtime, event: Event) -> Due {
+    let due = match &event {
+        Event::Answered { .. } => Due::Now,
+        _ => Due::Later,
+    };
+    if let Event::Probe(crate::message::ProbeReport::Proven(_)) = &event {
+        runtime.probe = None;
+    }
+    runtime.take(event);
+    due
+}

@@ -1,0 +1,228 @@
+//! The terminal: its modes, and the thread that writes to it.
+//!
+//! The thread owns the terminal and may block in a write; whoever draws hands it whole frames and
+//! never waits: the latest frame wins. Each frame is one synchronized batch (DEC mode 2026). Guarantees
+//! that the terminal is given back as it was, on every way out: [`Screen::leave`], a panic on any
+//! thread, a signal; and that giving it back waits for nobody longer than [`PATIENCE`].
+
+use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use crossterm::cursor::{Hide, Show};
+use crossterm::event::{DisableBracketedPaste, EnableBracketedPaste};
+use crossterm::style::ResetColor;
+use crossterm::terminal::{
+    BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
+    disable_raw_mode, enable_raw_mode,
+};
+use crossterm::{execute, queue};
+use ratatui::backend::CrosstermBackend;
+use ratatui::buffer::Buffer;
+use ratatui::layout::{Position, Rect};
+use ratatui::{Terminal, TerminalOptions, Viewport};
+
+/// How long a way out waits for a write that is under way.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// Bytes of a frame that are written at once.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// The terminal is in the console's modes.
+static IS_ENTERED: AtomicBool = AtomicBool::new(false);
+/// Held while a frame is written, so that a way out does not write into the middle of one.
+static WRITING: Mutex<()> = Mutex::new(());
+
+/// What is to be shown.
+pub struct Frame {
+    /// The cells.
+    pub buffer: Buffer,
+    /// Where the cursor is, if it is shown.
+    pub cursor: Option<Position>,
+}
+
+/// What waits for the thread.
+#[derive(Default)]
+struct Slot {
+    frame: Option<Frame>,
+    /// Everything is drawn anew with the next frame.
+    anew: bool,
+    /// Text for the clipboard.
+    copy: Option<String>,
+    is_over: bool,
+}
+
+/// The terminal.
+pub struct Screen {
+    slot: Arc<(Mutex<Slot>, Condvar)>,
+    ended: mpsc::Receiver<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether keys can be read and a screen can be drawn.
+#[must_use]
+pub fn is_terminal() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+/// Columns and rows of the terminal; none where it has not been told.
+#[must_use]
+pub fn size() -> (u16, u16) {
+    match rustix::termios::tcgetwinsize(io::stdout()) {
+        Ok(size) => (size.ws_col, size.ws_row),
+        Err(_) => (0, 0),
+    }
+}
+
+impl Screen {
+    /// Takes the terminal.
+    ///
+    /// # Errors
+    /// When it cannot be put into raw mode or written to.
+    pub fn enter() -> io::Result<Self> {
+        // Colors are this program's business, NO_COLOR included.
+        crossterm::style::force_color_output(true);
+        enable_raw_mode()?;
+        IS_ENTERED.store(true, Ordering::SeqCst);
+        let entered = execute!(io::stdout(), EnterAlternateScreen, EnableBracketedPaste, Hide);
+        if let Err(error) = entered {
+            give_back();
+            return Err(error);
+        }
+        let slot = Arc::new((Mutex::new(Slot::default()), Condvar::new()));
+        let (end, ended) = mpsc::channel();
+        let waiting = Arc::clone(&slot);
+        std::thread::Builder::new().name("terminal".to_owned()).spawn(move || {
+            // A terminal that is gone is noticed by whoever reads it.
+            let _ = write_frames(&waiting);
+            drop(end);
+        })?;
+        Ok(Self { slot, ended })
+    }
+
+    fn tell(&self, with: impl FnOnce(&mut Slot)) {
+        let (slot, changed) = &*self.slot;
+        with(&mut lock(slot));
+        changed.notify_one();
+    }
+
+    /// Shows a frame, in place of one that is not shown yet.
+    pub fn show(&self, frame: Frame) {
+        self.tell(|slot| slot.frame = Some(frame));
+    }
+
+    /// Draws everything anew with the next frame.
+    pub fn redraw(&self) {
+        self.tell(|slot| slot.anew = true);
+    }
+
+    /// Puts text into the terminal's clipboard (OSC 52).
+    pub fn copy(&self, text: String) {
+        self.tell(|slot| slot.copy = Some(text));
+    }
+
+    /// Gives the terminal back.
+    pub fn leave(self) {
+        self.tell(|slot| slot.is_over = true);
+        let _ = self.ended.recv_timeout(PATIENCE);
+        give_back();
+    }
+}
+
+/// Writes frames until it is over.
+fn write_frames(slot: &(Mutex<Slot>, Condvar)) -> io::Result<()> {
+    let out = BufWriter::with_capacity(BUFFER_BYTES, io::stdout());
+    let mut terminal: Option<Terminal<CrosstermBackend<BufWriter<Stdout>>>> = None;
+    let mut out = Some(out);
+    loop {
+        let (frame, anew, copy) = {
+            let mut waiting = lock(&slot.0);
+            while waiting.frame.is_none() && waiting.copy.is_none() && !waiting.is_over {
+                waiting = slot.1.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            }
+            if waiting.is_over {
+                return Ok(());
+            }
+            let anew = std::mem::take(&mut waiting.anew);
+            (waiting.frame.take(), anew, waiting.copy.take())
+        };
+        let _writing = lock(&WRITING);
+        // Whoever gave the terminal back meanwhile must not find a frame on it.
+        if !IS_ENTERED.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        if let Some(text) = copy {
+            let clipboard = crossterm::clipboard::CopyToClipboard::to_clipboard_from(text);
+            execute!(io::stdout(), clipboard)?;
+        }
+        let Some(frame) = frame else { continue };
+        if terminal.is_none() {
+            let viewport = Viewport::Fixed(frame.buffer.area);
+            let backend = CrosstermBackend::new(out.take().expect("it is taken once"));
+            terminal = Some(Terminal::with_options(backend, TerminalOptions { viewport })?);
+        }
+        let terminal = terminal.as_mut().expect("it was just made");
+        write_frame(terminal, &frame, anew)?;
+    }
+}
+
+fn write_frame<W: Write>(
+    terminal: &mut Terminal<CrosstermBackend<W>>,
+    frame: &Frame,
+    anew: bool,
+) -> io::Result<()> {
+    queue!(terminal.backend_mut(), BeginSynchronizedUpdate)?;
+    let area: Rect = frame.buffer.area;
+    if anew || terminal.get_frame().area() != area {
+        // This clears and forgets; `clear` would ask the terminal for its cursor and wait.
+        terminal.resize(area)?;
+    }
+    terminal.draw(|drawn| {
+        drawn.buffer_mut().content.clone_from_slice(&frame.buffer.content);
+        if let Some(cursor) = frame.cursor {
+            drawn.set_cursor_position(cursor);
+        }
+    })?;
+    execute!(terminal.backend_mut(), EndSynchronizedUpdate)?;
+    Ok(())
+}
+
+/// Gives the terminal back, from wherever; once.
+pub fn give_back() {
+    if !IS_ENTERED.swap(false, Ordering::SeqCst) {
+        return;
+    }
+    // A write that is under way ends first, unless the terminal does not take it.
+    let began = Instant::now();
+    let mut writing = WRITING.try_lock();
+    while writing.is_err() && began.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(5));
+        writing = WRITING.try_lock();
+    }
+    // The mode of the line first: it needs nobody to read.
+    let _ = disable_raw_mode();
+    let restore = || {
+        execute!(
+            io::stdout(),
+            EndSynchronizedUpdate,
+            DisableBracketedPaste,
+            ResetColor,
+            Show,
+            LeaveAlternateScreen
+        )
+    };
+    match writing {
+        Ok(_held) => {
+            let _ = restore();
+        }
+        // Nobody reads: a thread of its own may wait for that.
+        Err(_) => {
+            let restored = std::thread::spawn(restore);
+            std::thread::sleep(Duration::from_millis(50));
+            drop(restored);
+        }
+    }
+}

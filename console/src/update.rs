@@ -1,0 +1,189 @@
+//! Pure: what each event changes, and what is asked for then.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`press`] | keys |
+//! | [`commands`] | lines of the prompt |
+//! | [`acts`] | what is done with the cluster, and the questions before it |
+//! | [`answers`] | what came back |
+//!
+//! Guarantees that a destructive call comes out only after a `y`, a typed name or `--yes`; that no
+//! event, in any order, makes it panic; and that nothing in it waits. Time comes with the event.
+
+pub(crate) mod acts;
+mod answers;
+mod commands;
+mod press;
+
+use std::time::Duration;
+
+use crate::app::cluster::{Happening, Kind};
+use crate::app::demo::{Facts, Order};
+use crate::app::output::Verdict;
+use crate::app::{App, Purpose, Stage};
+use crate::message::{Call, Effect, Event, HowToKill, Now, Place, ProbeReport, Seen};
+use crate::prompt::PaneName;
+
+pub use answers::milliseconds;
+pub use commands::{Line, read_mode, submit, why_detached};
+
+/// The width from which on the screen has two columns, and so shows the keys.
+pub const TWO_COLUMNS: u16 = 120;
+/// Time between two tries to get a page of keys.
+const PAGE_RETRY: Duration = Duration::from_secs(1);
+
+/// Takes in an event; what is to be done about it.
+pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
+    app.now = now;
+    let mut effects = match event {
+        Event::Key(key) => press::key(app, &key),
+        Event::Paste(text) => press::paste(app, &text),
+        Event::Resize { width, height } => {
+            app.size = (width, height);
+            Vec::new()
+        }
+        Event::Line(line) => commands::entered(app, &line),
+        Event::Tick => Vec::new(),
+        Event::Attached(place) => attached(app, place),
+        Event::NotAttached(why) => {
+            app.output.say(now, Verdict::Refused, why.message.clone());
+            app.stage = Stage::Detached { why };
+            Vec::new()
+        }
+        Event::Seen(seen) => observed(app, seen),
+        Event::Answered { call, result } => answers::answered(app, call, result),
+        Event::Probe(report) => probed(app, report),
+    };
+    effects.extend(after(app));
+    effects
+}
+
+/// What follows from the state, whatever the event was.
+fn after(app: &mut App) -> Vec<Effect> {
+    let gap = app.last_gap_us();
+    let note = app.dialog.as_mut().and_then(|dialog| dialog.refresh(&app.cluster, gap, app.now));
+    if let Some(note) = note {
+        app.dialog = None;
+        app.output.say(app.now, Verdict::Note, note);
+    }
+    let mut effects = direct(app);
+    if app.wants_demo && app.dialog.is_none() && app.cluster.leader().is_some() {
+        app.wants_demo = false;
+        effects.extend(acts::ask(app, crate::app::dialog::Act::Demo, false));
+    }
+    effects.extend(commands::go_on(app));
+    effects.extend(page_wanted(app));
+    effects
+}
+
+fn attached(app: &mut App, place: Place) -> Vec<Effect> {
+    app.output.say(app.now, Verdict::Note, format!("attached to {}", place.name));
+    app.stage = Stage::Attached(place);
+    app.cluster = crate::app::cluster::Cluster::default();
+    app.failover = crate::app::failover::Failover::default();
+    app.log = crate::app::log::LogPane::default();
+    app.keys = crate::app::keys::KeysPane::default();
+    app.selected = None;
+    Vec::new()
+}
+
+fn observed(app: &mut App, seen: Seen) -> Vec<Effect> {
+    let happened = app.cluster.observe(app.now, &seen);
+    for happening in happened {
+        app.output.happened(happening);
+    }
+    match seen {
+        Seen::Status(status) => app.failover.status(&status),
+        Seen::Log { node, entries } => {
+            for entry in &entries {
+                app.keys.apply(entry);
+            }
+            app.log.push(&node, entries);
+        }
+        Seen::LogReset => {
+            app.log.reset();
+            app.keys.is_loaded = false;
+        }
+        _ => {}
+    }
+    Vec::new()
+}
+
+fn probed(app: &mut App, report: ProbeReport) -> Vec<Effect> {
+    if let ProbeReport::Acks { acks, .. } = &report {
+        acks.iter().for_each(|ack| app.failover.acknowledged(ack));
+    }
+    if let ProbeReport::Proven(proof) = &report {
+        let (verdict, text) = match proof {
+            Ok(proof) if proof.lost + proof.doubled == 0 => (Verdict::Done, proof_line(proof)),
+            Ok(proof) => (Verdict::Refused, proof_line(proof)),
+            Err(why) => (Verdict::Refused, format!("the probe could not be proven: {why}")),
+        };
+        app.output.say(app.now, verdict, text);
+    }
+    app.writes.report(report);
+    Vec::new()
+}
+
+/// A proof in one line.
+#[must_use]
+pub fn proof_line(proof: &crate::message::Proof) -> String {
+    let unknown = match proof.unknown {
+        0 => "unknown 0".to_owned(),
+        unknown => format!("unknown {unknown} ({} happened)", proof.unknown_happened),
+    };
+    format!(
+        "acknowledged {} · lost {} · doubled {} · {unknown}",
+        proof.acknowledged, proof.lost, proof.doubled
+    )
+}
+
+/// Lets the director of the demo go on.
+fn direct(app: &mut App) -> Vec<Effect> {
+    let Some(mut demo) = app.demo.take() else { return Vec::new() };
+    let facts = Facts { cluster: &app.cluster, writes: &app.writes, failover: &app.failover };
+    let orders = demo.advance(&facts, app.now);
+    app.demo = Some(demo);
+    let mut effects = Vec::new();
+    for order in orders {
+        match order {
+            Order::Probe(on) => effects.extend(acts::probe(app, on)),
+            Order::Kill(node) => {
+                let call = Call::Kill { node, how: HowToKill::Now };
+                effects.extend(acts::call(app, call, Purpose::Say { key: None }));
+            }
+            Order::Say(text) => {
+                let (wall_us, kind) = (app.now.wall_us, Kind::Demo);
+                app.output.happened(Happening { wall_us, kind, node: None, text });
+            }
+        }
+    }
+    effects
+}
+
+/// Whether the keys are on the screen.
+fn shows_keys(app: &App) -> bool {
+    app.focus == PaneName::Keys || (app.size.0 >= TWO_COLUMNS && !app.zoomed)
+}
+
+/// Asks for the page of keys that is wanted and not there.
+fn page_wanted(app: &mut App) -> Vec<Effect> {
+    let is_wanted = !app.keys.is_loaded && app.keys.loading.is_none();
+    let may_retry = match app.keys.trouble {
+        Some(_) => app.now.monotonic >= app.keys.tried + PAGE_RETRY,
+        None => true,
+    };
+    if !is_wanted || !may_retry || !shows_keys(app) || app.cluster.ready() == 0 {
+        return Vec::new();
+    }
+    let call = Call::Scan {
+        prefix: app.keys.prefix.clone(),
+        from: app.keys.start().to_vec(),
+        consistency: app.consistency(),
+        node: None,
+    };
+    app.keys.tried = app.now.monotonic;
+    let (effects, id) = acts::call_as(app, call, Purpose::Page);
+    app.keys.loading = id;
+    effects
+}

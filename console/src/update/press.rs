@@ -1,0 +1,463 @@
+//! Pure: what each key does.
+
+use crossterm::event::{KeyEvent, KeyEventKind};
+use kvorum_protocol::Condition;
+use tui_input::InputRequest;
+
+use super::{acts, commands};
+use crate::app::dialog::{Act, Answer, Tier};
+use crate::app::output::Verdict;
+use crate::app::writes::ProbeState;
+use crate::app::{App, Frozen, Page, Stage};
+use crate::arguments::ThemeName;
+use crate::keymap::{self, Intent, Mode};
+use crate::message::{Call, Destination, Effect, HowToKill};
+use crate::output;
+use crate::prompt::PaneName;
+use crate::prompt::grammar::ReadMode;
+
+/// Lines of a page, where the view's height does not matter.
+const PAGE_LINES: isize = 10;
+
+/// Takes in a key.
+pub fn key(app: &mut App, event: &KeyEvent) -> Vec<Effect> {
+    if event.kind == KeyEventKind::Release {
+        return Vec::new();
+    }
+    let mode = app.mode();
+    let intent = keymap::meaning(mode, app.focus, event);
+    let character = match event.code {
+        crossterm::event::KeyCode::Char(character)
+            if !event.modifiers.contains(crossterm::event::KeyModifiers::CONTROL) =>
+        {
+            Some(character)
+        }
+        _ => None,
+    };
+    match mode {
+        Mode::Dialog => in_dialog(app, intent, character),
+        Mode::Prompt => in_prompt(app, intent, character),
+        Mode::Text => intent.map_or(Vec::new(), |intent| in_text(app, intent)),
+        Mode::Screen | Mode::Connect => intent.map_or(Vec::new(), |intent| on_screen(app, intent)),
+    }
+}
+
+/// Takes in pasted text: it goes into the prompt or nowhere.
+pub fn paste(app: &mut App, text: &str) -> Vec<Effect> {
+    if app.mode() == Mode::Prompt {
+        app.prompt.paste(text);
+        commands::check(app);
+    }
+    Vec::new()
+}
+
+fn in_dialog(app: &mut App, intent: Option<Intent>, character: Option<char>) -> Vec<Effect> {
+    let Some(mut dialog) = app.dialog.take() else { return Vec::new() };
+    let answer = match (intent, character) {
+        (Some(Intent::Back), _) => Answer::Cancel,
+        (Some(Intent::Redraw), _) => {
+            app.dialog = Some(dialog);
+            return vec![Effect::Redraw];
+        }
+        (Some(Intent::Send), _) => dialog.entered(app.now),
+        (Some(Intent::OtherWay), _) => {
+            dialog.other_way(&app.cluster, app.last_gap_us());
+            Answer::Stay
+        }
+        (Some(Intent::Erase), _) => {
+            dialog.typed.pop();
+            Answer::Stay
+        }
+        (Some(Intent::Yes | Intent::No), Some(character)) | (_, Some(character)) => {
+            dialog.typed(character, app.now)
+        }
+        _ => Answer::Stay,
+    };
+    match answer {
+        Answer::Stay => app.dialog = Some(dialog),
+        Answer::Cancel if dialog.tier == Tier::Never => {}
+        Answer::Cancel => app.output.say(app.now, Verdict::Note, "nothing was done"),
+        Answer::Act(act) => return acts::carry_out(app, act),
+    }
+    Vec::new()
+}
+
+fn in_prompt(app: &mut App, intent: Option<Intent>, character: Option<char>) -> Vec<Effect> {
+    let edit = |request| Some(request);
+    let request = match intent {
+        Some(Intent::Send) => return commands::submit(app),
+        Some(Intent::Back) => {
+            app.prompt.close();
+            None
+        }
+        Some(Intent::Interrupt) => {
+            match app.prompt.line().is_empty() {
+                true => app.prompt.close(),
+                false => app.prompt.open(""),
+            }
+            None
+        }
+        Some(Intent::Redraw) => return vec![Effect::Redraw],
+        Some(Intent::Complete) => {
+            let known = app.known();
+            app.prompt.complete(&known);
+            None
+        }
+        Some(Intent::Earlier) => {
+            app.prompt.earlier();
+            None
+        }
+        Some(Intent::Later) => {
+            app.prompt.later();
+            None
+        }
+        Some(Intent::Right) if app.prompt.cursor() == app.prompt.line().chars().count() => {
+            let known = app.known();
+            app.prompt.complete(&known);
+            None
+        }
+        Some(Intent::Left) => edit(InputRequest::GoToPrevChar),
+        Some(Intent::Right) => edit(InputRequest::GoToNextChar),
+        Some(Intent::WordLeft) => edit(InputRequest::GoToPrevWord),
+        Some(Intent::WordRight) => edit(InputRequest::GoToNextWord),
+        Some(Intent::LineStart) => edit(InputRequest::GoToStart),
+        Some(Intent::LineEnd) => edit(InputRequest::GoToEnd),
+        Some(Intent::Erase) => edit(InputRequest::DeletePrevChar),
+        Some(Intent::EraseNext) => edit(InputRequest::DeleteNextChar),
+        Some(Intent::EraseWord) => edit(InputRequest::DeletePrevWord),
+        Some(Intent::EraseLine) => edit(InputRequest::DeleteLine),
+        _ => character
+            .filter(|_| app.prompt.line().len() < crate::prompt::grammar::LINE_BYTES_MAX)
+            .map(InputRequest::InsertChar),
+    };
+    if let Some(request) = request {
+        app.prompt.edit(request);
+    }
+    if app.prompt.is_open {
+        commands::check(app);
+    }
+    Vec::new()
+}
+
+fn in_text(app: &mut App, intent: Intent) -> Vec<Effect> {
+    match intent {
+        Intent::Back => app.page = None,
+        Intent::Copy => return copy_page(app),
+        Intent::Redraw => return vec![Effect::Redraw],
+        Intent::Top => app.scroll = 0,
+        Intent::Bottom => app.scroll = usize::MAX / 2,
+        intent => app.scroll = app.scroll.saturating_add_signed(steps(intent)),
+    }
+    Vec::new()
+}
+
+fn copy_page(app: &App) -> Vec<Effect> {
+    match &app.page {
+        Some(page) => vec![Effect::Copy(crate::view::page_text(app, page).join("\n"))],
+        None => Vec::new(),
+    }
+}
+
+/// Lines that a key moves.
+fn steps(intent: Intent) -> isize {
+    match intent {
+        Intent::Up => -1,
+        Intent::Down => 1,
+        Intent::PageUp => -PAGE_LINES,
+        Intent::PageDown => PAGE_LINES,
+        _ => 0,
+    }
+}
+
+fn on_screen(app: &mut App, intent: Intent) -> Vec<Effect> {
+    match intent {
+        Intent::OpenPrompt => open(app, ""),
+        Intent::OpenFilter => open(app, "filter "),
+        Intent::Put => open(app, "put "),
+        Intent::ScaleTo => open(app, "scale "),
+        Intent::AttachTo => open(app, "attach "),
+        Intent::Picture => open(app, "picture kvorum.svg"),
+        Intent::Cut => open_with_node(app, "cut"),
+        Intent::Heal => open_with_node(app, "heal"),
+        Intent::Help => commands::show(app, Page::Help),
+        Intent::Errors => commands::show(app, Page::Errors),
+        Intent::Redraw => vec![Effect::Redraw],
+        Intent::Quit => back_or_quit(app),
+        Intent::Back => {
+            back(app);
+            Vec::new()
+        }
+        Intent::StartLocal => commands::attach_to(app, Destination::StartLocal),
+        Intent::Retry => commands::attach_to(app, Destination::Given),
+        Intent::Zoom | Intent::Freeze | Intent::NextPane | Intent::PreviousPane => {
+            arrange(app, intent);
+            Vec::new()
+        }
+        Intent::Pane(pane) => {
+            commands::go_to(app, pane);
+            Vec::new()
+        }
+        Intent::Theme => {
+            app.settings.theme = next_theme(app.settings.theme);
+            vec![Effect::Redraw]
+        }
+        Intent::ReadMode => {
+            app.settings.read = match app.settings.read {
+                ReadMode::Linearizable => ReadMode::Local,
+                ReadMode::Local => ReadMode::Linearizable,
+            };
+            app.keys.is_loaded = false;
+            app.output.say(app.now, Verdict::Note, commands::read_mode(app.settings.read));
+            Vec::new()
+        }
+        intent => act(app, intent),
+    }
+}
+
+fn open(app: &mut App, line: &str) -> Vec<Effect> {
+    app.prompt.open(line);
+    commands::check(app);
+    Vec::new()
+}
+
+fn open_with_node(app: &mut App, verb: &str) -> Vec<Effect> {
+    let node = app.node().map(|node| node.short()).unwrap_or_default();
+    open(app, &format!("{verb} {node} "))
+}
+
+/// Acts on the cluster, each with its question, and on what is selected.
+fn act(app: &mut App, intent: Intent) -> Vec<Effect> {
+    let count = u32::try_from(app.cluster.count()).unwrap_or(u32::MAX);
+    match intent {
+        Intent::Kill => match app.node().map(|node| node.name.clone()) {
+            Some(node) => {
+                let call = Call::Kill { node, how: HowToKill::Now };
+                acts::ask(app, Act::Call(call), false)
+            }
+            None => note(app, "no node is known yet"),
+        },
+        Intent::ScaleUp => commands::scale(app, count.saturating_add(1), false),
+        Intent::ScaleDown => commands::scale(app, count.saturating_sub(1).max(1), false),
+        Intent::HandOver => match app.node().map(|node| node.name.clone()) {
+            // Nobody was chosen when the leader is selected.
+            Some(node) if app.cluster.leader() == Some(node.as_str()) => {
+                commands::hand_over(app, None, false)
+            }
+            node => commands::hand_over(app, node, false),
+        },
+        Intent::HealAll => acts::heal_all(app),
+        Intent::Probe => {
+            let on = app.writes.state != ProbeState::On;
+            acts::probe(app, on)
+        }
+        Intent::Demo => acts::ask(app, Act::Demo, false),
+        Intent::Undo => acts::undo(app),
+        Intent::Logs => match app.node().map(|node| node.name.clone()) {
+            Some(node) => commands::logs(app, node),
+            None => note(app, "no node is known yet"),
+        },
+        Intent::Follow => {
+            match app.log.follows() {
+                true => app.log.freeze(),
+                false => app.log.follow(),
+            }
+            Vec::new()
+        }
+        Intent::Inspect | Intent::Edit | Intent::Delete => on_key(app, intent),
+        Intent::Copy | Intent::CopyJson => copy(app, intent == Intent::CopyJson),
+        intent => {
+            travel(app, intent);
+            Vec::new()
+        }
+    }
+}
+
+fn note(app: &mut App, text: &str) -> Vec<Effect> {
+    app.output.say(app.now, Verdict::Note, text);
+    Vec::new()
+}
+
+fn on_key(app: &mut App, intent: Intent) -> Vec<Effect> {
+    let key = match app.focus {
+        PaneName::Log => app.log.window(1).first().and_then(|entry| entry.key.clone()),
+        _ => app.keys.selection().map(|row| row.key.clone()),
+    };
+    let Some(key) = key else { return note(app, "no key is selected") };
+    match intent {
+        Intent::Inspect => commands::inspect(app, key),
+        Intent::Edit => commands::edit(app, key),
+        _ => {
+            let (condition, node) = (Condition::Always, None);
+            acts::ask(app, Act::Call(Call::Delete { key, condition, node }), false)
+        }
+    }
+}
+
+/// Moves in the pane that has the focus.
+fn travel(app: &mut App, intent: Intent) {
+    let by = steps(intent);
+    match app.focus {
+        PaneName::Nodes => select_node(app, intent),
+        PaneName::Log => match intent {
+            Intent::Top => app.log.to_top(),
+            Intent::Bottom => app.log.follow(),
+            _ => app.log.scroll(by),
+        },
+        PaneName::Keys => travel_keys(app, intent, by),
+        PaneName::Writes => {}
+        PaneName::Events | PaneName::Output => match intent {
+            Intent::Top => app.scroll = usize::MAX / 2,
+            Intent::Bottom => app.scroll = 0,
+            // The newest line is at the end; up is back in time.
+            _ => app.scroll = app.scroll.saturating_add_signed(-by),
+        },
+    }
+}
+
+fn select_node(app: &mut App, intent: Intent) {
+    let names = app.cluster.names();
+    let Some(last) = names.len().checked_sub(1) else { return };
+    let current = app.node().map(|node| node.name.clone());
+    let at = names.iter().position(|name| Some(name) == current.as_ref()).unwrap_or(0);
+    let at = match intent {
+        Intent::Top => 0,
+        Intent::Bottom => last,
+        intent => at.saturating_add_signed(steps(intent)).min(last),
+    };
+    app.selected = Some(names[at].clone());
+}
+
+fn travel_keys(app: &mut App, intent: Intent, by: isize) {
+    if let Some(open) = &mut app.keys.inspected {
+        open.scroll = match intent {
+            Intent::Top => 0,
+            Intent::Bottom => usize::MAX / 2,
+            _ => open.scroll.saturating_add_signed(by),
+        };
+        return;
+    }
+    let turned = match intent {
+        Intent::Top => {
+            app.keys.turn_to_first();
+            true
+        }
+        Intent::Bottom => {
+            app.keys.selected = app.keys.rows.len().saturating_sub(1);
+            false
+        }
+        _ if app.keys.step(by) => false,
+        _ if by > 0 => app.keys.turn_on(),
+        _ => app.keys.turn_back(),
+    };
+    if turned {
+        app.keys.is_loaded = false;
+        app.keys.loading = None;
+    }
+}
+
+/// Changes how the panes are laid out.
+fn arrange(app: &mut App, intent: Intent) {
+    use PaneName::{Events, Keys, Log, Nodes, Output, Writes};
+    const ORDER: [PaneName; 6] = [Nodes, Log, Keys, Writes, Events, Output];
+    let at = ORDER.iter().position(|pane| *pane == app.focus).unwrap_or(0);
+    match intent {
+        Intent::Zoom => app.zoomed = !app.zoomed,
+        Intent::NextPane => commands::go_to(app, ORDER[(at + 1) % ORDER.len()]),
+        Intent::PreviousPane => commands::go_to(app, ORDER[(at + ORDER.len() - 1) % ORDER.len()]),
+        _ if app.frozen.is_some() => {
+            app.frozen = None;
+            app.log.follow();
+        }
+        _ => {
+            app.log.freeze();
+            app.frozen = Some(Box::new(Frozen {
+                at: app.now,
+                cluster: app.cluster.clone(),
+                writes: app.writes.clone(),
+                failover: app.failover.clone(),
+            }));
+        }
+    }
+}
+
+/// One step back; whether there was one.
+fn back(app: &mut App) -> bool {
+    if app.keys.inspected.take().is_some() {
+        return true;
+    }
+    let filtered = match app.focus {
+        PaneName::Keys => !app.keys.prefix.is_empty(),
+        PaneName::Log => !app.log.filter.text.is_empty(),
+        PaneName::Events => !app.events_filter.text.is_empty(),
+        _ => false,
+    };
+    if filtered {
+        match app.focus {
+            PaneName::Keys => app.keys.set_prefix(b""),
+            PaneName::Log => app.log.set_filter(""),
+            _ => app.events_filter = crate::app::log::Filter::default(),
+        }
+        return true;
+    }
+    if app.frozen.take().is_some() {
+        app.log.follow();
+        return true;
+    }
+    if app.zoomed {
+        app.zoomed = false;
+        return true;
+    }
+    if app.focus != PaneName::Nodes {
+        commands::go_to(app, PaneName::Nodes);
+        return true;
+    }
+    app.selected.take().is_some()
+}
+
+fn back_or_quit(app: &mut App) -> Vec<Effect> {
+    let may_go_back = app.keys.inspected.is_some() || app.zoomed || app.focus == PaneName::Keys;
+    if may_go_back && !matches!(app.stage, Stage::Detached { .. }) && back(app) {
+        return Vec::new();
+    }
+    commands::quit(app)
+}
+
+fn next_theme(theme: ThemeName) -> ThemeName {
+    match theme {
+        ThemeName::Auto => ThemeName::Dark,
+        ThemeName::Dark => ThemeName::Light,
+        ThemeName::Light => ThemeName::Mono,
+        ThemeName::Mono => ThemeName::Auto,
+    }
+}
+
+/// Copies what is selected.
+fn copy(app: &mut App, as_json: bool) -> Vec<Effect> {
+    let text = match app.focus {
+        PaneName::Keys => app.keys.selection().map(|row| match as_json {
+            true => serde_json::json!({
+                "key": String::from_utf8_lossy(&row.key.0), "revision": row.revision,
+            })
+            .to_string(),
+            false => output::line(&row.key.0),
+        }),
+        PaneName::Log => app.log.window(1).first().map(|entry| match as_json {
+            true => output::entry_json(entry).to_string(),
+            false => output::entry_line(entry),
+        }),
+        PaneName::Nodes | PaneName::Writes => {
+            app.node().map(|node| match (&node.status, as_json) {
+                (Some(status), true) => output::status_json(&node.name, Ok(status)).to_string(),
+                _ => node.name.clone(),
+            })
+        }
+        PaneName::Events => app.output.events.back().map(|happening| match as_json {
+            true => serde_json::to_string(happening).unwrap_or_default(),
+            false => happening.text.clone(),
+        }),
+        PaneName::Output => app.output.lines.back().map(|line| line.text.clone()),
+    };
+    let Some(text) = text else { return note(app, "there is nothing to copy") };
+    app.output.say(app.now, Verdict::Note, format!("copied {}", output::preview(text.as_bytes())));
+    vec![Effect::Copy(text)]
+}

@@ -1,0 +1,188 @@
+//! Pure: the title, the prompt and the hint line.
+
+use ratatui::layout::{Position, Rect};
+use unicode_width::UnicodeWidthStr;
+
+use super::canvas::{Canvas, Piece, piece};
+use super::theme::Tone;
+use crate::app::cluster::short;
+use crate::app::demo::Step;
+use crate::app::{App, Stage};
+use crate::keymap::{self, Mode};
+use crate::output;
+use crate::prompt::complete::complete;
+use crate::prompt::grammar::usage;
+
+/// Everything in one line, where there is no room for more.
+pub fn one_line(app: &App) -> Vec<Piece> {
+    let (cluster, ..) = app.shown();
+    let leader = cluster.leader().map_or_else(|| "no leader".to_owned(), short);
+    let count = format!("{}/{}", cluster.ready(), cluster.count());
+    vec![piece(format!("{leader} {count} {}", cluster.decided()), Tone::Plain)]
+}
+
+/// The title: what is attached to, and how it is.
+pub fn title(app: &App, width: u16) -> Vec<Piece> {
+    let (cluster, ..) = app.shown();
+    let mut left = vec![piece(" kvorum ", Tone::Title)];
+    let name = match &app.stage {
+        Stage::Attached(place) => place.name.clone(),
+        Stage::Attaching { .. } => app.settings.target.clone(),
+        Stage::Detached { .. } => "no cluster".to_owned(),
+    };
+    left.push(piece(format!(" {name} "), Tone::Plain));
+    if cluster.count() > 0 {
+        let (ready, count) = (cluster.ready(), cluster.count());
+        let tone = match ready {
+            ready if ready == count => Tone::Good,
+            ready if 2 * ready > count => Tone::Warn,
+            _ => Tone::Bad,
+        };
+        left.push(piece(format!(" {ready}/{count} ready "), tone));
+    }
+    if let Some(configuration) = cluster.configuration().filter(|_| width >= 100) {
+        left.push(piece(format!(" configuration {configuration} "), Tone::Dim));
+    }
+    let right = state(app);
+    let used: usize = left.iter().chain(&right).map(|(text, _)| text.width()).sum();
+    left.push(piece(" ".repeat(usize::from(width).saturating_sub(used)), Tone::Plain));
+    left.extend(right);
+    left
+}
+
+/// The right end of the title: what is true of the whole screen.
+fn state(app: &App) -> Vec<Piece> {
+    let mut parts = Vec::new();
+    let mut say = |text: &str, tone| parts.push(piece(format!(" {text}"), tone));
+    if app.settings.readonly {
+        say("READ-ONLY", Tone::Warn);
+    }
+    if !app.settings.confirm {
+        say("CONFIRM OFF", Tone::Bad);
+    }
+    if app.frozen.is_some() {
+        say("PAUSED", Tone::Warn);
+    }
+    let live = app.cluster.nodes().filter(|node| node.is_live()).count();
+    match &app.stage {
+        Stage::Attaching { .. } => say("STARTING", Tone::Warn),
+        Stage::Detached { .. } => say("OFFLINE", Tone::Bad),
+        Stage::Attached(_) if live == 0 => say("NO REPLICA", Tone::Bad),
+        Stage::Attached(_) if app.cluster.leader().is_none() => say("NO LEADER", Tone::Bad),
+        Stage::Attached(_) => say("LIVE", Tone::Good),
+    }
+    say("", Tone::Plain);
+    parts
+}
+
+/// The prompt; where the cursor is.
+pub fn prompt(app: &App, area: Rect, canvas: &mut Canvas<'_>) -> Option<Position> {
+    if area.is_empty() {
+        return None;
+    }
+    if !app.prompt.is_open {
+        canvas.line(area, &caption(app));
+        return None;
+    }
+    let line = app.prompt.line();
+    let before: String = line.chars().take(app.prompt.cursor()).collect();
+    let room = usize::from(area.width).saturating_sub(2).max(1);
+    // A long line is shown from where the cursor stays in view.
+    let mut skipped = 0;
+    while crate::output::line(before.chars().skip(skipped).collect::<String>().as_bytes()).width()
+        >= room
+    {
+        skipped += 1 + room / 4;
+    }
+    let mut pieces = vec![piece(":", Tone::Accent)];
+    pieces.extend(colored(app, skipped));
+    if line.chars().count() == app.prompt.cursor() {
+        let completion = complete(&app.prompt.grammar, line, &app.known());
+        let part = line.len() - completion.from.min(line.len());
+        if let Some(ghost) = completion.words.first().and_then(|word| word.get(part..))
+            && part > 0
+        {
+            pieces.push(piece(ghost, Tone::Dim));
+        }
+    }
+    canvas.line(area, &pieces);
+    let visible: String = before.chars().skip(skipped).collect();
+    let x = u16::try_from(visible.width()).unwrap_or(u16::MAX).saturating_add(area.x + 1);
+    Some(Position { x: x.min(area.right() - 1), y: area.y })
+}
+
+/// The line, with what is wrong in it marked.
+fn colored(app: &App, skipped: usize) -> Vec<Piece> {
+    let line = app.prompt.line();
+    let wrong = app.prompt.wrong.as_ref().map(|wrong| wrong.at.clone()).unwrap_or_default();
+    let mut pieces: Vec<Piece> = Vec::new();
+    for (at, character) in line.char_indices().skip(skipped) {
+        let tone = if wrong.contains(&at) { Tone::Bad } else { Tone::Plain };
+        match pieces.last_mut() {
+            Some((text, last)) if *last == tone => text.push(character),
+            _ => pieces.push(piece(character.to_string(), tone)),
+        }
+    }
+    pieces
+}
+
+/// What stands where the prompt is when it is closed: the demo's caption.
+fn caption(app: &App) -> Vec<Piece> {
+    match &app.demo {
+        Some(demo) => {
+            let tone = if demo.step == Step::Done { Tone::Good } else { Tone::Accent };
+            vec![piece(" demo ", Tone::Title), piece(demo.caption(), tone)]
+        }
+        None => Vec::new(),
+    }
+}
+
+/// The hint line: what is wrong, what could come next, or which keys do what.
+pub fn hint(app: &App, width: u16) -> Vec<Piece> {
+    if app.prompt.is_open {
+        return prompt_hint(app);
+    }
+    let mut pieces = Vec::new();
+    let mut used = 0;
+    for (keys, what) in keymap::hints(app.mode(), app.focus) {
+        used += keys.width() + what.width() + 3;
+        if used > usize::from(width) {
+            break;
+        }
+        pieces.push(piece(format!(" {keys}"), Tone::Accent));
+        pieces.push(piece(format!(" {what} "), Tone::Dim));
+    }
+    if app.mode() == Mode::Dialog {
+        pieces.push(piece("  nothing is sent until y", Tone::Dim));
+    }
+    pieces
+}
+
+fn prompt_hint(app: &App) -> Vec<Piece> {
+    let line = app.prompt.line();
+    let offered = &app.prompt.offered.words;
+    if !offered.is_empty() {
+        return vec![piece(format!(" {}", offered.join("  ")), Tone::Accent)];
+    }
+    let first = line.trim_start_matches([' ', ':']).split(' ').next().unwrap_or_default();
+    let usage = app.prompt.grammar.find(first).map(usage);
+    match &app.prompt.wrong {
+        // What is only missing is no mistake yet.
+        Some(wrong) if wrong.at.is_empty() || wrong.at.end == line.len() && usage.is_none() => {
+            let text = usage.unwrap_or_else(|| wrong.to_string());
+            vec![piece(format!(" {text}"), Tone::Dim)]
+        }
+        Some(wrong) => {
+            let caret = line[..wrong.at.start.min(line.len())].chars().count() + 1;
+            let text = output::line(format!("{wrong}").as_bytes());
+            vec![piece(format!(" {caret}: "), Tone::Accent), piece(text, Tone::Bad)]
+        }
+        None if line.trim().is_empty() => {
+            vec![piece(" put KEY VALUE, get KEY, kill NODE, help …  Tab completes", Tone::Dim)]
+        }
+        None => vec![
+            piece(" Enter", Tone::Accent),
+            piece(format!(" sends   {}", usage.unwrap_or_default()), Tone::Dim),
+        ],
+    }
+}
