@@ -53,6 +53,7 @@ const KNOWN_KEYS_MAX: usize = 1000;
 
 /// How the console behaves.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Settings {
     /// Refuse whatever would change something.
     pub readonly: bool,

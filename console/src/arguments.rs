@@ -32,6 +32,7 @@ outcome, 6 not authorized, 7 needs --yes.";
 
 /// What holds for every command.
 #[derive(Args, Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch")]
 pub struct Global {
     /// Talk to the replicas at these addresses
     #[arg(
@@ -84,7 +85,7 @@ pub struct Global {
 /// The console's colors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ThemeName {
-    /// The terminal's own colors; none where NO_COLOR is set.
+    /// The terminal's own colors; none where `NO_COLOR` is set.
     Auto,
     /// No colors.
     Mono,

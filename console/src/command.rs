@@ -79,9 +79,9 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
     match command {
         Some(Command::Completions { shell }) => completions(shell),
         #[cfg(feature = "local")]
-        Some(Command::Local(local)) => crate::console::local(local, &global).await,
+        Some(Command::Local(local)) => Box::pin(crate::console::local(local, &global)).await,
         #[cfg(feature = "local")]
-        Some(Command::Demo(demo)) => crate::console::demo(demo, &global, named).await,
+        Some(Command::Demo(demo)) => Box::pin(crate::console::demo(demo, &global, named)).await,
         #[cfg(feature = "local")]
         Some(Command::Replica(_)) => Ok(()),
         Some(Command::Events) => crate::console::events(&global, named).await,

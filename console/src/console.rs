@@ -128,7 +128,9 @@ pub async fn local(local: crate::arguments::Local, global: &Global) -> Result<()
         let plan = plan.clone();
         match destination {
             Destination::Given | Destination::StartLocal => Box::pin(start(plan, timeout, None)),
-            other => Box::pin(open(other, Err(Stop::failed("no cluster is named")), timeout)),
+            other @ Destination::Endpoints(_) => {
+                Box::pin(open(other, Err(Stop::failed("no cluster is named")), timeout))
+            }
         }
     });
     run(global, &shown, attach).await
@@ -165,7 +167,7 @@ pub async fn demo(demo: crate::arguments::Demo, global: &Global, named: Named) -
         app.wants_demo = true;
     }
     if is_headless {
-        let ended = Runtime::new(app, Clock::start(), Front::Demo, None, attach).run().await?;
+        let ended = Runtime::prepare(app, Clock::start(), Front::Demo, None, attach).run().await?;
         return report(global, &ended);
     }
     let ended = on_screen(app, attach)?.run().await?;
@@ -229,7 +231,7 @@ pub async fn events(global: &Global, named: Named) -> Result<(), Stop> {
         _ => Front::Jsonl,
     };
     let app = App::new(settings(global, &shown));
-    let ended = Runtime::new(app, Clock::start(), front, None, attach).run().await?;
+    let ended = Runtime::prepare(app, Clock::start(), front, None, attach).run().await?;
     crate::update::why_detached(&ended).map_or(Ok(()), |why| Err(why.again()))
 }
 
@@ -239,7 +241,7 @@ async fn run(global: &Global, shown: &str, attach: Attach) -> Result<(), Stop> {
     let console = match global.plain {
         true => {
             let lines = Some(input::lines()?);
-            Runtime::new(app, Clock::start(), Front::Plain, lines, attach)
+            Runtime::prepare(app, Clock::start(), Front::Plain, lines, attach)
         }
         false => on_screen(app, attach)?,
     };
@@ -259,7 +261,7 @@ fn on_screen(app: App, attach: Attach) -> Result<Loop, Stop> {
             return Err(error.into());
         }
     };
-    Ok(Runtime::new(app, Clock::start(), Front::Screen(screen), Some(keys), attach))
+    Ok(Runtime::prepare(app, Clock::start(), Front::Screen(screen), Some(keys), attach))
 }
 
 /// How the console behaves, by the command line and the environment.

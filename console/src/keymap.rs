@@ -5,6 +5,8 @@
 //! Ctrl-Q, Ctrl-S, Ctrl-Z, Ctrl-\, Ctrl-H, Ctrl-A, Ctrl-B, and everything with Alt. Guarantees that a
 //! key means one thing in one place. Does not know what an intent does.
 
+use std::fmt::Write;
+
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::prompt::PaneName;
@@ -347,9 +349,9 @@ pub fn part(mode: Mode, pane: Option<PaneName>) -> impl Iterator<Item = (String,
 pub fn markdown() -> String {
     let mut text = String::new();
     for (mode, pane) in PARTS {
-        text.push_str(&format!("| {} | |\n|---|---|\n", title(mode, pane)));
+        let _ = writeln!(text, "| {} | |\n|---|---|", title(mode, pane));
         for (keys, what) in part(mode, pane) {
-            text.push_str(&format!("| `{keys}` | {what} |\n"));
+            let _ = writeln!(text, "| `{keys}` | {what} |");
         }
         text.push('\n');
     }

@@ -92,7 +92,13 @@ enum Due {
 impl Runtime {
     /// A console that attaches as `attach` says.
     #[must_use]
-    pub fn new(app: App, clock: Clock, front: Front, input: Option<Input>, attach: Attach) -> Loop {
+    pub fn prepare(
+        app: App,
+        clock: Clock,
+        front: Front,
+        input: Option<Input>,
+        attach: Attach,
+    ) -> Loop {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (attached, attachments) = mpsc::channel(1);
         let runtime = Self {

@@ -111,7 +111,9 @@ fn observed(app: &mut App, seen: Seen) -> Vec<Effect> {
 
 fn probed(app: &mut App, report: ProbeReport) -> Vec<Effect> {
     if let ProbeReport::Acks { acks, .. } = &report {
-        acks.iter().for_each(|ack| app.failover.acknowledged(ack));
+        for ack in acks {
+            app.failover.acknowledged(ack);
+        }
     }
     if let ProbeReport::Proven(proof) = &report {
         let (verdict, text) = match proof {

@@ -301,7 +301,9 @@ mod tests {
 
         fn write(&mut self, range: std::ops::Range<u64>) {
             let acks = acks(range);
-            acks.iter().for_each(|ack| self.failover.acknowledged(ack));
+            for ack in &acks {
+                self.failover.acknowledged(ack);
+            }
             let (unknown, refused, skipped, in_flight) = (0, 0, 0, 0);
             self.writes.report(ProbeReport::Acks { acks, unknown, refused, skipped, in_flight });
         }

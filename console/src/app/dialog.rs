@@ -332,8 +332,11 @@ fn describe_scale(replicas: u32, cluster: &Cluster) -> Words {
     let now = cluster.count();
     let mut lines = vec![format!("Now {now}, then {replicas}; {} must agree.", after.quorum)];
     if count < now {
-        let names: Vec<String> =
-            cluster.nodes().filter(|node| node.ordinal() >= count).map(|n| n.short()).collect();
+        let names: Vec<String> = cluster
+            .nodes()
+            .filter(|node| node.ordinal() >= count)
+            .map(super::cluster::Node::short)
+            .collect();
         lines.push(format!("{} leave and their pods end.", names.join(", ")));
     }
     lines.push(verdict(&after));

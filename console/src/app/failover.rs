@@ -145,7 +145,9 @@ mod tests {
     }
 
     /// What is told of one failover, each piece with its own time.
-    fn pieces() -> [Box<dyn Fn(&mut Failover)>; 4] {
+    type Piece = Box<dyn Fn(&mut Failover)>;
+
+    fn pieces() -> [Piece; 4] {
         let mut noticed = status_of(3, 1);
         noticed.links[0].is_up = false;
         noticed.wall_us = 1_200;
@@ -161,7 +163,9 @@ mod tests {
             Box::new(move |failover| failover.status(&noticed)),
             Box::new(move |failover| failover.status(&elected)),
             Box::new(|failover| {
-                [990, 1_700, 1_710].iter().for_each(|at| failover.acknowledged(&ack(*at)))
+                for at in [990, 1_700, 1_710] {
+                    failover.acknowledged(&ack(at));
+                }
             }),
         ]
     }
@@ -173,7 +177,10 @@ mod tests {
             failover.status(&status_of(3, 0));
             failover.killed("kvorum-0", 1_000);
             let pieces = pieces();
-            order.iter().for_each(|piece: &usize| pieces[*piece](&mut failover));
+            for piece in order {
+                let piece: usize = piece;
+                pieces[piece](&mut failover);
+            }
             let last = failover.last.expect("there was a failover");
             let stamps = last.list().map(|(_, stamp)| stamp);
             assert_eq!(stamps, [Some(1_000), Some(1_200), Some(1_500), Some(1_700)], "{order:?}");

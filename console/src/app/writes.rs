@@ -58,7 +58,9 @@ impl Writes {
     pub fn report(&mut self, report: ProbeReport) {
         match report {
             ProbeReport::Acks { acks, unknown, refused, skipped: _, in_flight } => {
-                acks.iter().for_each(|ack| self.acknowledge(ack));
+                for ack in &acks {
+                    self.acknowledge(ack);
+                }
                 self.unknown += unknown;
                 self.refused += refused;
                 self.in_flight = in_flight;

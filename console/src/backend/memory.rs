@@ -204,7 +204,7 @@ impl Memory {
             if was_leader {
                 this.elect(None);
             }
-            sleep(RESTART - ELECTION).await;
+            sleep(RESTART.saturating_sub(ELECTION)).await;
             this.state(|state| {
                 state.nodes[place].is_up = true;
                 state.nodes[place].incarnation += 1;

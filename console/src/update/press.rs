@@ -68,9 +68,7 @@ fn in_dialog(app: &mut App, intent: Option<Intent>, character: Option<char>) -> 
             dialog.typed.pop();
             Answer::Stay
         }
-        (Some(Intent::Yes | Intent::No), Some(character)) | (_, Some(character)) => {
-            dialog.typed(character, app.now)
-        }
+        (_, Some(character)) => dialog.typed(character, app.now),
         _ => Answer::Stay,
     };
     match answer {
@@ -221,7 +219,7 @@ fn open(app: &mut App, line: &str) -> Vec<Effect> {
 }
 
 fn open_with_node(app: &mut App, verb: &str) -> Vec<Effect> {
-    let node = app.node().map(|node| node.short()).unwrap_or_default();
+    let node = app.node().map(crate::app::cluster::Node::short).unwrap_or_default();
     open(app, &format!("{verb} {node} "))
 }
 

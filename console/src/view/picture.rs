@@ -129,12 +129,15 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ratatui::style::{Style, Stylize};
+    use ratatui::style::Style;
 
     #[test]
     fn a_picture_is_what_was_drawn() {
         let mut buffer = Buffer::with_lines(["a<b  ", "日本 "]);
-        buffer.set_style(ratatui::layout::Rect::new(0, 0, 1, 1), Style::new().red().bold());
+        buffer.set_style(
+            ratatui::layout::Rect::new(0, 0, 1, 1),
+            Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
+        );
         assert_eq!(text(&buffer), "a<b\n日本\n");
         let svg = svg(&buffer);
         for part in ["fill=\"#ff8a80\" font-weight=\"bold\"", "&lt;b", "viewBox=\"0 0 66 60\""] {

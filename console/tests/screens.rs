@@ -1,0 +1,337 @@
+//! The console without a terminal: every screen at every size, random keys, and what they may do.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use kvorum::app::{App, Settings};
+use kvorum::arguments::ThemeName;
+use kvorum::backend::memory::Memory;
+use kvorum::backend::{Backend, Sink};
+use kvorum::exit::Stop;
+use kvorum::message::{Call, CallId, Effect, Event, Now};
+use kvorum::update::update;
+use kvorum::view;
+use proptest::prelude::*;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use tokio::sync::mpsc;
+
+/// A console on a cluster in memory, driven by hand: time goes on when the test says so.
+struct Console {
+    app: App,
+    backend: Arc<Memory>,
+    events: mpsc::Receiver<Event>,
+    now: Now,
+    /// Calls that came out, in order.
+    called: Vec<Call>,
+    answers: Vec<(CallId, Call)>,
+}
+
+impl Console {
+    async fn start(settings: Settings, replicas: usize) -> Self {
+        let backend = Memory::new(replicas, 40);
+        let (sender, events) = mpsc::channel(4096);
+        let watch = Arc::clone(&backend).watch(Sink::new(sender));
+        tokio::spawn(watch);
+        let mut console = Self {
+            app: App::new(settings),
+            now: Now { monotonic: Duration::from_secs(1), wall_us: 1_700_000_000_000_000 },
+            called: Vec::new(),
+            answers: Vec::new(),
+            backend,
+            events,
+        };
+        console.feed(Event::Attached(console.backend.place()));
+        console.feed(Event::Resize { width: 160, height: 45 });
+        console.settle().await;
+        console
+    }
+
+    fn feed(&mut self, event: Event) {
+        for effect in update(&mut self.app, self.now, event) {
+            if let Effect::Call { id, call } = effect {
+                self.called.push(call.clone());
+                self.answers.push((id, call));
+            }
+        }
+    }
+
+    /// Lets the cluster answer, and takes in what it tells.
+    async fn settle(&mut self) {
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+            while let Ok(event) = self.events.try_recv() {
+                self.feed(event);
+            }
+            for (call, asked) in std::mem::take(&mut self.answers) {
+                let result = Arc::clone(&self.backend).call(asked).await;
+                self.feed(Event::Answered { call, result });
+            }
+        }
+    }
+
+    async fn wait(&mut self, ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        self.now.monotonic += Duration::from_millis(ms);
+        self.now.wall_us += ms * 1000;
+        self.feed(Event::Tick);
+        self.settle().await;
+    }
+
+    async fn press(&mut self, keys: &str) {
+        for key in keys.chars() {
+            let code = match key {
+                '\n' => KeyCode::Enter,
+                '\u{1b}' => KeyCode::Esc,
+                '\t' => KeyCode::Tab,
+                key => KeyCode::Char(key),
+            };
+            self.feed(Event::Key(KeyEvent::new(code, KeyModifiers::NONE)));
+            if code == KeyCode::Enter {
+                self.settle().await;
+            }
+        }
+        self.settle().await;
+    }
+
+    fn draw(&self, width: u16, height: u16) -> Buffer {
+        let area = Rect::new(0, 0, width, height);
+        let mut buffer = Buffer::empty(area);
+        view::draw(&self.app, area, &mut buffer);
+        buffer
+    }
+
+    fn text(&self, width: u16, height: u16) -> String {
+        view::picture::text(&self.draw(width, height))
+    }
+}
+
+/// Every screen: its name, and the keys that lead to it.
+const SCREENS: [(&str, &str); 14] = [
+    ("overview", ""),
+    ("log", "2z"),
+    ("keys", "3z"),
+    ("inspect", "3\n"),
+    ("writes", "4z"),
+    ("events", "5z"),
+    ("output", ":put a 1\n6z"),
+    ("kill", "x"),
+    ("kill without quorum", "x\u{1b}:kill n2 --yes\n:kill n3\n"),
+    ("delete", "3d"),
+    ("scale", "+"),
+    ("help", "?"),
+    ("errors", ":kill any\n!"),
+    ("prompt", ":put a b c"),
+];
+
+#[tokio::test(start_paused = true)]
+async fn no_size_makes_a_screen_panic() {
+    for (name, keys) in SCREENS {
+        let mut console = Console::start(Settings::default(), 3).await;
+        console.press(keys).await;
+        for width in 0..=200 {
+            for height in (0..=60).step_by(if width % 7 == 0 { 1 } else { 6 }) {
+                let buffer = console.draw(width, height);
+                assert_eq!(buffer.area, Rect::new(0, 0, width, height), "{name}");
+            }
+        }
+        let detached = Stop::failed("there is no cluster here\u{1b}[31m");
+        console.feed(Event::NotAttached(detached));
+        for (width, height) in [(0, 0), (1, 1), (20, 5), (60, 12), (200, 60)] {
+            console.draw(width, height);
+        }
+    }
+}
+
+/// What each screen must say, at sizes where it has the room.
+#[tokio::test(start_paused = true)]
+async fn screens_say_what_they_are_for() {
+    let cases: [(&str, &str, &[&str]); 12] = [
+        ("overview", "", &["3/3 ready", "LIVE", "LEADER", "follower", "1 Nodes", "2 Log"]),
+        ("keys", "3", &["3 Keys", "user:0000000", "40 keys, page 1"]),
+        ("inspect", "3\n", &["revision 1", "value of 0", "on nodes"]),
+        ("kill", "x", &["Kill n1 kvorum-0?", "LEADER", "quorum KEPT", "y yes"]),
+        ("lost", ":kill n2 --yes\n:kill n3\n", &["quorum LOST", "type kvorum-2"]),
+        ("delete", "3d", &["Delete user:0000000?", "y yes"]),
+        ("put", ":put a 1\n", &["put a at revision 41", "u takes it back"]),
+        ("undo", ":put a 1\nu", &["Delete a?"]),
+        ("wrong", ":put a b c", &["9: 'c' is not a node", "quotes"]),
+        ("nobody", ":get a n9", &["there is no node n9", "kvorum-0, kvorum-1, kvorum-2"]),
+        ("help", "?", &["EVERYWHERE", "kill the selected node"]),
+        ("quorum of the scale", ":scale 5\n", &["Scale to 5?", "3 needed"]),
+    ];
+    for (name, keys, parts) in cases {
+        let mut console = Console::start(Settings::default(), 3).await;
+        console.press(keys).await;
+        for size in [(160, 45), (80, 24)] {
+            let text = console.text(size.0, size.1);
+            for part in parts {
+                let is_hidden = size.0 == 80 && part.contains("Log");
+                assert!(is_hidden || text.contains(part), "{name}: {part} in\n{text}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ascii_is_ascii_and_mono_has_no_color() {
+    let settings = Settings { ascii: true, theme: ThemeName::Mono, ..Settings::default() };
+    for (name, keys) in SCREENS {
+        let mut console = Console::start(settings.clone(), 3).await;
+        console.press(keys).await;
+        for (width, height) in [(160, 45), (80, 24), (60, 12), (20, 5)] {
+            let buffer = console.draw(width, height);
+            let text = view::picture::text(&buffer);
+            assert!(text.is_ascii(), "{name}\n{text}");
+            let colored = buffer.content.iter().any(|cell| {
+                cell.fg != ratatui::style::Color::Reset || cell.bg != ratatui::style::Color::Reset
+            });
+            assert!(!colored, "{name} has a color");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_leader_is_killed_by_two_keys_and_comes_back() {
+    let mut console = Console::start(Settings::default(), 3).await;
+    console.press("x").await;
+    assert!(console.backend.calls().iter().all(|call| !call.is_destructive()));
+    console.press("y").await;
+    assert!(matches!(console.called.last(), Some(Call::Kill { node, .. }) if node == "kvorum-0"));
+    assert!(console.text(80, 24).contains("down"));
+    console.wait(200).await;
+    assert!(console.text(80, 24).contains("leader n2"), "{}", console.text(80, 24));
+    console.wait(400).await;
+    assert!(console.text(80, 24).contains("3/3 ready"), "{}", console.text(80, 24));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_only_console_changes_nothing() {
+    let settings = Settings { readonly: true, ..Settings::default() };
+    let mut console = Console::start(settings, 3).await;
+    for keys in ["xy", "3dy", "+y", "b", "Ly", ":put a 1\n", ":kill n2 --yes\n", ":batch 3\n"] {
+        console.press(keys).await;
+        console.press("\u{1b}\u{1b}").await;
+    }
+    let changed = |call: &Call| call.is_destructive() || matches!(call, Call::Put { .. });
+    assert!(!console.called.iter().any(changed), "{:?}", console.called);
+    assert!(console.text(80, 24).contains("READ-ONLY"));
+}
+
+/// Keys and lines that people and cats press. No `y`, no name, no `--yes` among them.
+const PRESSES: [&str; 30] = [
+    "x",
+    "d",
+    "+",
+    "-",
+    "s",
+    "L",
+    "c",
+    "h",
+    "H",
+    "u",
+    "D",
+    "p",
+    "\n",
+    "\u{1b}",
+    "\t",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "6",
+    "z",
+    " ",
+    "j",
+    "k",
+    "Y",
+    "n",
+    ":kill n2\n",
+    ":delete user:0000001\n",
+    ":scale 1\n",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+
+    #[test]
+    fn nothing_is_destroyed_without_a_yes(
+        presses in prop::collection::vec(prop::sample::select(&PRESSES[..]), 0..120),
+        with_yes in prop::bool::ANY,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut console = Console::start(Settings::default(), 3).await;
+            for press in presses {
+                console.press(press).await;
+                if with_yes {
+                    // A yes acts on what is asked, and on nothing else.
+                    let asked = console.app.dialog.is_some();
+                    let before = console.backend.calls().len();
+                    console.press("y").await;
+                    let new = &console.backend.calls()[before..];
+                    let destroyed = new.iter().filter(|call| call.is_destructive()).count();
+                    assert!(destroyed <= usize::from(asked), "{new:?}");
+                    console.wait(50).await;
+                }
+                console.draw(80, 24);
+            }
+            if !with_yes {
+                let calls = console.backend.calls();
+                assert!(calls.iter().all(|call| !call.is_destructive()), "{calls:?}");
+            }
+        });
+    }
+}
+
+/// Random keys and events, drawn after each: `KVORUM_PRESSES` says how many.
+#[tokio::test(start_paused = true)]
+async fn random_keys_do_not_make_it_panic() {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+    let presses = std::env::var("KVORUM_PRESSES").ok().and_then(|text| text.parse().ok());
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut console = Console::start(Settings::default(), 3).await;
+    let codes = [
+        KeyCode::Enter,
+        KeyCode::Esc,
+        KeyCode::Tab,
+        KeyCode::BackTab,
+        KeyCode::Up,
+        KeyCode::Down,
+        KeyCode::Left,
+        KeyCode::Right,
+        KeyCode::PageUp,
+        KeyCode::PageDown,
+        KeyCode::Home,
+        KeyCode::End,
+        KeyCode::Backspace,
+        KeyCode::Delete,
+    ];
+    for _ in 0..presses.unwrap_or(20_000_u32) {
+        let code = match random.random_range(0..4) {
+            0 => codes[random.random_range(0..codes.len())],
+            _ => KeyCode::Char(char::from(random.random_range(b' '..=b'~'))),
+        };
+        let modifiers = match random.random_range(0..10) {
+            0 => KeyModifiers::CONTROL,
+            _ => KeyModifiers::NONE,
+        };
+        // Whatever it asks for, the console itself goes on.
+        console.feed(Event::Key(KeyEvent::new(code, modifiers)));
+        console.app.is_quitting = false;
+        if random.random_range(0..20) == 0 {
+            console.wait(random.random_range(0..300)).await;
+            let (width, height) = (random.random_range(0..200), random.random_range(0..60));
+            console.feed(Event::Resize { width, height });
+        }
+        console.draw(console.app.size.0, console.app.size.1);
+    }
+}
