@@ -6,6 +6,7 @@
 //! thread, a signal; and that giving it back waits for nobody longer than [`PATIENCE`].
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -135,7 +136,8 @@ impl Screen {
 /// Writes frames until it is over.
 fn write_frames(slot: &(Mutex<Slot>, Condvar)) -> io::Result<()> {
     let out = BufWriter::with_capacity(BUFFER_BYTES, io::stdout());
-    let mut terminal: Option<Terminal<CrosstermBackend<BufWriter<Stdout>>>> = None;
+    // Never dropped: that would show the cursor once more, and panic where nobody is left to see it.
+    let mut terminal: Option<ManuallyDrop<Terminal<CrosstermBackend<BufWriter<Stdout>>>>> = None;
     let mut out = Some(out);
     loop {
         let (frame, anew, copy) = {
@@ -162,7 +164,8 @@ fn write_frames(slot: &(Mutex<Slot>, Condvar)) -> io::Result<()> {
         if terminal.is_none() {
             let viewport = Viewport::Fixed(frame.buffer.area);
             let backend = CrosstermBackend::new(out.take().expect("it is taken once"));
-            terminal = Some(Terminal::with_options(backend, TerminalOptions { viewport })?);
+            let made = Terminal::with_options(backend, TerminalOptions { viewport })?;
+            terminal = Some(ManuallyDrop::new(made));
         }
         let terminal = terminal.as_mut().expect("it was just made");
         write_frame(terminal, &frame, anew)?;

@@ -94,6 +94,7 @@ fn observed(app: &mut App, seen: Seen) -> Vec<Effect> {
     }
     match seen {
         Seen::Status(status) => app.failover.status(&status),
+        Seen::Up { node } => app.failover.started(&node),
         Seen::Log { node, entries } => {
             for entry in &entries {
                 app.keys.apply(entry);

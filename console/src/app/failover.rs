@@ -5,7 +5,7 @@
 //! which the news arrive, because each carries its own time. Does not know the difference between
 //! the machines' clocks; on one machine there is none.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use kvorum_protocol::Status;
 use kvorum_protocol::status::Role;
@@ -20,6 +20,8 @@ const ACKS_MAX: usize = 2048;
 pub struct Failover {
     /// The leader that was last known, and its ballot.
     leader: Option<(String, u32)>,
+    /// Replicas that were seen linked with it.
+    linked: BTreeSet<String>,
     acks: VecDeque<u64>,
     /// The failover under way, or the last one.
     pub last: Option<Stamps>,
@@ -79,16 +81,26 @@ impl Failover {
         let known = self.leader.as_ref().map_or(0, |(_, ballot)| *ballot);
         if status.role == Role::Leader && status.ballot.number > known {
             let before = self.leader.replace((status.name.clone(), status.ballot.number));
-            if let Some((from, _)) = before {
+            // A leader that is elected once more, above its own ballot, took over from nobody.
+            if let Some((from, _)) = before.filter(|(from, _)| *from != status.name) {
+                self.linked.clear();
                 self.elected(from, status);
             }
             return;
         }
         let Some((leader, _)) = &self.leader else { return };
-        let lost = status.links.iter().any(|link| link.peer == *leader && !link.is_up);
-        if lost && status.name != *leader {
+        let Some(link) = status.links.iter().find(|link| link.peer == *leader) else { return };
+        // Who has just started has not lost anybody.
+        if link.is_up {
+            self.linked.insert(status.name.clone());
+        } else if self.linked.remove(&status.name) {
             self.noticed(status.wall_us);
         }
+    }
+
+    /// A replica was started again: what it was linked with before does not count.
+    pub fn started(&mut self, node: &str) {
+        self.linked.remove(node);
     }
 
     fn noticed(&mut self, wall_us: u64) {
@@ -174,7 +186,7 @@ mod tests {
     fn the_stamps_are_right_in_any_order() {
         for order in [[0, 1, 2, 3], [1, 0, 2, 3], [3, 0, 1, 2], [1, 3, 0, 2]] {
             let mut failover = Failover::default();
-            failover.status(&status_of(3, 0));
+            (0..3).for_each(|place| failover.status(&status_of(3, place)));
             failover.killed("kvorum-0", 1_000);
             let pieces = pieces();
             for piece in order {
@@ -186,6 +198,20 @@ mod tests {
             assert_eq!(stamps, [Some(1_000), Some(1_200), Some(1_500), Some(1_700)], "{order:?}");
             assert_eq!(last.gap_us(), Some(710));
         }
+    }
+
+    #[test]
+    fn who_comes_back_has_not_noticed_anything_and_a_new_ballot_is_no_new_leader() {
+        let mut failover = Failover::default();
+        (0..3).for_each(|place| failover.status(&status_of(3, place)));
+        failover.started("kvorum-1");
+        let mut starting = status_of(3, 1);
+        starting.links[0].is_up = false;
+        failover.status(&starting);
+        let mut again = status_of(3, 0);
+        again.ballot.number += 3;
+        failover.status(&again);
+        assert_eq!(failover.last, None);
     }
 
     #[test]

@@ -342,7 +342,11 @@ impl Grammar {
                 let why = std::error::Error::source(error).map(ToString::to_string);
                 let why = why.unwrap_or_else(|| format!("'{wrong}' makes no sense here"));
                 let (what, remedy) = match why.split_once("; ") {
-                    Some((what, remedy)) => (what.to_owned(), remedy.to_owned()),
+                    Some((what, remedy)) => {
+                        // What helps most is said last there, and has to be seen first here.
+                        let parts: Vec<&str> = remedy.rsplit("; ").collect();
+                        (what.to_owned(), parts.join("; "))
+                    }
                     None => (why, usage),
                 };
                 LineError::new(place(&wrong), printable(&what), remedy)
@@ -525,9 +529,9 @@ mod tests {
             let commands = read(line).expect("the line is sound");
             commands[0].nodes().into_iter().map(|(_, at)| at).collect::<Vec<_>>()
         };
-        assert_eq!(places("put 1 1 1"), [8..9]);
+        assert_eq!(places("put 1 1 1"), vec![8..9; 1]);
         assert_eq!(places("cut n1 n1"), [4..6, 7..9]);
-        assert_eq!(places("kill 8001 --yes"), [5..9]);
+        assert_eq!(places("kill 8001 --yes"), vec![5..9; 1]);
         assert!(places("put a 1").is_empty());
     }
 
