@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use kvorum_protocol::Status;
-use kvorum_protocol::status::Role;
+use kvorum_protocol::status::{Ballot, Role};
 
 use crate::message::Ack;
 
@@ -19,7 +19,7 @@ const ACKS_MAX: usize = 2048;
 #[derive(Clone, Debug, Default)]
 pub struct Failover {
     /// The leader that was last known, and its ballot.
-    leader: Option<(String, u32)>,
+    leader: Option<(String, Ballot)>,
     /// Replicas that were seen linked with it.
     linked: BTreeSet<String>,
     acks: VecDeque<u64>,
@@ -78,9 +78,10 @@ impl Failover {
 
     /// A replica told its status.
     pub fn status(&mut self, status: &Status) {
-        let known = self.leader.as_ref().map_or(0, |(_, ballot)| *ballot);
-        if status.role == Role::Leader && status.ballot.number > known {
-            let before = self.leader.replace((status.name.clone(), status.ballot.number));
+        // Two leaders may have the same number; the higher replica's ballot is the higher one.
+        let is_later = self.leader.as_ref().is_none_or(|(_, known)| status.ballot > *known);
+        if status.role == Role::Leader && is_later {
+            let before = self.leader.replace((status.name.clone(), status.ballot));
             // A leader that is elected once more, above its own ballot, took over from nobody.
             if let Some((from, _)) = before.filter(|(from, _)| *from != status.name) {
                 self.linked.clear();
