@@ -167,10 +167,11 @@ pub async fn demo(demo: crate::arguments::Demo, global: &Global, named: Named) -
         app.wants_demo = true;
     }
     if is_headless {
-        let ended = Runtime::prepare(app, Clock::start(), Front::Demo, None, attach).run().await?;
+        let console = Runtime::prepare(app, Clock::start(), Front::Demo, None, attach);
+        let ended = Box::pin(console.run()).await?;
         return report(global, &ended);
     }
-    let ended = on_screen(app, attach)?.run().await?;
+    let ended = Box::pin(on_screen(app, attach)?.run()).await?;
     match ended.demo.as_ref().and_then(|demo| demo.result.as_ref()) {
         Some(Ok(figures)) => say(&figures.to_string()),
         Some(Err(why)) => Err(Stop::failed(why.clone())),
@@ -231,7 +232,8 @@ pub async fn events(global: &Global, named: Named) -> Result<(), Stop> {
         _ => Front::Jsonl,
     };
     let app = App::new(settings(global, &shown));
-    let ended = Runtime::prepare(app, Clock::start(), front, None, attach).run().await?;
+    let console = Runtime::prepare(app, Clock::start(), front, None, attach);
+    let ended = Box::pin(console.run()).await?;
     crate::update::why_detached(&ended).map_or(Ok(()), |why| Err(why.again()))
 }
 
@@ -245,7 +247,7 @@ async fn run(global: &Global, shown: &str, attach: Attach) -> Result<(), Stop> {
         }
         false => on_screen(app, attach)?,
     };
-    console.run().await?;
+    Box::pin(console.run()).await?;
     Ok(())
 }
 

@@ -142,7 +142,6 @@ fn put_get_delete_and_a_killed_leader_by_keys() {
     terminal.wait_for("quorum KEPT");
     terminal.press("y");
     terminal.wait_for("by SIGKILL");
-    terminal.wait_for("is back");
     terminal.wait_for("3/3 ready");
     terminal.press(":put a b c\r");
     terminal.wait_for("'c' is not a node");
