@@ -2,8 +2,8 @@
 //!
 //! The table feeds dispatch, the hint line, the help page and the readme, so they cannot disagree.
 //! Left out on purpose, since terminals, multiplexers and `kubectl attach` take them: Ctrl-P,
-//! Ctrl-Q, Ctrl-S, Ctrl-Z, Ctrl-\, Ctrl-H, Ctrl-A, Ctrl-B, and everything with Alt. Guarantees that a
-//! key means one thing in one place. Does not know what an intent does.
+//! Ctrl-Q, Ctrl-S, Ctrl-Z, Ctrl-\, Ctrl-H, Ctrl-A, Ctrl-B, and everything with Alt.
+//! Guarantees that a key means one thing in one place. Does not know what an intent does.
 
 use std::fmt::Write;
 

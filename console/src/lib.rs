@@ -21,8 +21,10 @@
 //! | [`exit`] | how commands end | yes |
 //! | `local` | a cluster of child processes (feature `local`) | |
 //!
-//! Who may know whom: `update` knows neither backend nor terminal nor clock, `view` changes nothing,
-//! and only `runtime` knows them all. Everything here speaks to replicas by `kvorum-protocol` only. `local` names
+//! Who may know whom: `update` knows neither backend nor terminal nor clock, `view` changes
+//! nothing, and only `runtime` knows them all. Everything here
+//! speaks to replicas by `kvorum-protocol` only.
+//! `local` names
 //! the replica crate, to run it as a child process; without the feature nothing does.
 
 pub mod app;

@@ -2,8 +2,8 @@
 //!
 //! Each write carries the next number as its value, under one of a ring of keys of the probe's own.
 //! When the probe is turned off, everything is read again: the log must have each acknowledged
-//! number exactly once, at the index that was acknowledged, and each key must hold a write that is no
-//! older than the last one acknowledged for it. Then the keys are removed. Guarantees that rate,
+//! number exactly once, at the index that was acknowledged, and each key must hold a write that is
+//! no older than the last one acknowledged for it. Then the keys are removed. Guarantees that rate,
 //! writes in flight, number of writes and keys are bounded. Does not know how replicas agree.
 
 use std::collections::HashMap;
@@ -44,8 +44,8 @@ pub trait Store: Send + Sync + 'static {
     fn delete(self: Arc<Self>, key: Key) -> Task<Result<(), String>>;
     /// All keys of a prefix, for certain.
     fn pairs(self: Arc<Self>, prefix: Vec<u8>) -> Task<Result<Vec<Pair>, String>>;
-    /// What was written under a prefix from one index to another, as the log tells. There is a write
-    /// at the last index.
+    /// What was written under a prefix from one index to another, as the log tells. There is a
+    /// write at the last index.
     fn history(
         self: Arc<Self>,
         prefix: Vec<u8>,

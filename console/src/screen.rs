@@ -1,8 +1,8 @@
 //! The terminal: its modes, and the thread that writes to it.
 //!
 //! The thread owns the terminal and may block in a write; whoever draws hands it whole frames and
-//! never waits: the latest frame wins. Each frame is one synchronized batch (DEC mode 2026). Guarantees
-//! that the terminal is given back as it was, on every way out: [`Screen::leave`], a panic on any
+//! never waits: the latest frame wins. Each frame is one synchronized batch (DEC mode 2026).
+//! Guarantees that the terminal is given back as it was, on every way out: [`Screen::leave`], a panic on any
 //! thread, a signal; and that giving it back waits for nobody longer than [`PATIENCE`].
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
@@ -136,7 +136,7 @@ impl Screen {
 /// Writes frames until it is over.
 fn write_frames(slot: &(Mutex<Slot>, Condvar)) -> io::Result<()> {
     let out = BufWriter::with_capacity(BUFFER_BYTES, io::stdout());
-    // Never dropped: that would show the cursor once more, and panic where nobody is left to see it.
+    // Never dropped: that would show the cursor once more, and panic where nobody sees it.
     let mut terminal: Option<ManuallyDrop<Terminal<CrosstermBackend<BufWriter<Stdout>>>>> = None;
     let mut out = Some(out);
     loop {
