@@ -256,7 +256,9 @@ const PRESSES: [&str; 30] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None, ..ProptestConfig::with_cases(64)
+    })]
 
     #[test]
     fn nothing_is_destroyed_without_a_yes(
