@@ -10,7 +10,6 @@
 //! Guarantees that a panic on any thread gives the terminal back and ends the process: half a
 //! console is worse than none.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +56,7 @@ pub async fn attach(global: &Global, named: Named) -> Result<(), Stop> {
 }
 
 /// Opens what a destination says.
+#[cfg_attr(not(feature = "local"), expect(clippy::unused_async, reason = "only a start waits"))]
 async fn open(
     destination: Destination,
     given: Result<Target, Stop>,
@@ -215,6 +215,7 @@ fn report(global: &Global, app: &App) -> Result<(), Stop> {
 
 #[cfg(feature = "local")]
 fn say(text: &str) -> Result<(), Stop> {
+    use std::io::Write;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
     Ok(out.flush()?)

@@ -3,7 +3,7 @@
 //! The thread owns the terminal and may block in a write; whoever draws hands it whole frames and
 //! never waits: the latest frame wins. Each frame is one synchronized batch (DEC mode 2026).
 //! Guarantees that the terminal is given back as it was, on every way out: [`Screen::leave`], a
-//! panic on any thread, a signal; and that giving it back waits no longer than [`PATIENCE`].
+//! panic on any thread, a signal; and that giving it back waits no longer than `PATIENCE`.
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::mem::ManuallyDrop;

@@ -2,10 +2,10 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`press`] | keys |
-//! | [`commands`] | lines of the prompt |
-//! | [`acts`] | what is done with the cluster, and the questions before it |
-//! | [`answers`] | what came back |
+//! | `press` | keys |
+//! | `commands` | lines of the prompt |
+//! | `acts` | what is done with the cluster, and the questions before it |
+//! | `answers` | what came back |
 //!
 //! Guarantees that a destructive call comes out only after a `y`, a typed name or `--yes`; that no
 //! event, in any order, makes it panic; and that nothing in it waits. Time comes with the event.

@@ -2,12 +2,12 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`theme`] | colors and glyphs |
-//! | [`text`] | words, numbers, times |
-//! | [`canvas`] | lines and rules in a buffer |
-//! | [`panes`], [`keys`], [`writes`] | the panes |
-//! | [`overlay`] | dialogs and pages of text |
-//! | [`bar`] | title, prompt and hint line |
+//! | `theme` | colors and glyphs |
+//! | `text` | words, numbers, times |
+//! | `canvas` | lines and rules in a buffer |
+//! | `panes`, `keys`, `writes` | the panes |
+//! | `overlay` | dialogs and pages of text |
+//! | `bar` | title, prompt and hint line |
 //!
 //! Guarantees that nothing is drawn outside the area and that no size makes it panic. Changes
 //! nothing.
