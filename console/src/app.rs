@@ -92,10 +92,7 @@ impl Default for Settings {
 #[derive(Debug)]
 pub enum Stage {
     /// It is being attached to.
-    Attaching {
-        /// Since when.
-        since: Duration,
-    },
+    Attaching,
     /// There is none.
     Detached {
         /// Why.
@@ -243,7 +240,7 @@ impl App {
             now: Now::default(),
             size: (0, 0),
             settings,
-            stage: Stage::Attaching { since: Duration::ZERO },
+            stage: Stage::Attaching,
             cluster: Cluster::default(),
             failover: Failover::default(),
             log: LogPane::default(),
@@ -346,7 +343,7 @@ impl App {
     #[must_use]
     pub fn needs_ticks(&self) -> bool {
         let moves = self.writes.state == writes::ProbeState::On && self.frozen.is_none();
-        let is_staged = self.demo.as_ref().is_some_and(|demo| demo.step != demo::Step::Done);
+        let is_staged = self.demo.as_ref().is_some_and(|demo| !demo.is_over());
         moves || is_staged || self.dialog.is_some()
     }
 

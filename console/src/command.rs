@@ -8,21 +8,17 @@ mod follow;
 mod keys;
 mod status;
 
-pub(crate) use admin::NO_SCALING;
+pub(crate) use admin::{NO_SCALING, crash};
 #[cfg(feature = "local")]
 pub(crate) use status::ask_all;
 
-use std::ffi::OsString;
-use std::io::{Read, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::io::Write;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use clap::CommandFactory;
+use kvorum_protocol::Client;
 use kvorum_protocol::client::Route;
-use kvorum_protocol::limits::VALUE_BYTES_MAX;
 use kvorum_protocol::message::Consistency;
-use kvorum_protocol::{Client, Key, Value};
 
 use crate::arguments::{Arguments, Command, Format, Global, Verb};
 use crate::exit::{Exit, Stop};
@@ -100,7 +96,7 @@ fn completions(shell: clap_complete::Shell) -> Result<(), Stop> {
 }
 
 /// What a read-only session says to whatever would change something.
-pub(crate) const READ_ONLY: &str =
+const READ_ONLY: &str =
     "this is a read-only session (--readonly or KVORUM_READONLY); nothing was done";
 
 async fn run_verb(verb: Verb, global: Global, named: Named) -> Result<(), Stop> {
@@ -138,38 +134,6 @@ pub(crate) fn living() -> Option<std::path::PathBuf> {
     return crate::local::folder::living_default();
     #[cfg(not(feature = "local"))]
     None
-}
-
-fn key_of(word: &OsString) -> Key {
-    Key(Bytes::copy_from_slice(word.as_bytes()))
-}
-
-/// A value as it was typed: itself, or what `@` points to.
-fn value_of(word: &OsString) -> Result<Value, Stop> {
-    let bytes = word.as_bytes();
-    let read = match bytes {
-        [b'@', b'@', ..] => return Ok(Value(Bytes::copy_from_slice(&bytes[1..]))),
-        [b'@', b'-'] => {
-            read_bounded(std::io::stdin().lock()).map_err(|e| ("standard input".into(), e))
-        }
-        [b'@', path @ ..] => {
-            let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
-            let opened = std::fs::File::open(path);
-            opened.and_then(read_bounded).map_err(|error| (path.display().to_string(), error))
-        }
-        bytes => return Ok(Value(Bytes::copy_from_slice(bytes))),
-    };
-    let hint = "a value that begins with @ is written @@";
-    read.map(|bytes| Value(Bytes::from(bytes))).map_err(|(what, error): (String, _)| {
-        Stop::usage(format!("cannot read {what}: {error}; {hint}"))
-    })
-}
-
-/// Reads no more than it takes to see that it is too much.
-fn read_bounded(from: impl Read) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    from.take(VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Prints one result: as text for people, as JSON otherwise.

@@ -162,7 +162,7 @@ pub async fn demo(demo: crate::arguments::Demo, global: &Global, named: Named) -
     });
     let mut app = App::new(settings(global, &shown));
     if is_headless || yes {
-        app.demo = Some(crate::app::demo::Demo::new(Clock::start().now()));
+        app.demo = Some(crate::app::demo::Demo::new(crate::message::Now::default()));
     } else {
         app.wants_demo = true;
     }

@@ -14,6 +14,9 @@
 //! | [`backend`] | where replicas run: local, at addresses, in memory | |
 //! | [`probe`] | numbered writes, and the proof of what they came to | |
 //! | [`arguments`] | the grammar of the command line | yes |
+//! | [`value`] | keys and values as they are typed | |
+//! | [`signals`] | the signals that end it | |
+//! | [`tail`] | the end of a file | |
 //! | [`node`] | how people name a replica | yes |
 //! | [`target`] | which cluster a command talks to | |
 //! | [`command`] | what each command does | |
@@ -22,10 +25,9 @@
 //! | `local` | a cluster of child processes (feature `local`) | |
 //!
 //! Who may know whom: `update` knows neither backend nor terminal nor clock, `view` changes
-//! nothing, and only `runtime` knows them all. Everything here
-//! speaks to replicas by `kvorum-protocol` only.
-//! `local` names
-//! the replica crate, to run it as a child process; without the feature nothing does.
+//! nothing, and only `runtime` knows them all. Everything here speaks to replicas by
+//! `kvorum-protocol` only. `local` names the replica crate, to run it as a child process; without
+//! the feature nothing does.
 
 pub mod app;
 pub mod arguments;
@@ -45,8 +47,11 @@ pub mod probe;
 pub mod prompt;
 pub mod runtime;
 pub mod screen;
+pub mod signals;
+pub mod tail;
 pub mod target;
 pub mod update;
+pub mod value;
 pub mod view;
 
 use std::io::Write;

@@ -17,7 +17,6 @@ use kvorum_protocol::Client;
 use kvorum_protocol::client::{Endpoint, Options, Resolve};
 use kvorum_replica::addresses::{Addresses, FILE_NAME};
 use kvorum_replica::settings::{StorageKind, parse_bytes};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +25,7 @@ use crate::arguments::{Global, Local};
 use crate::command::ask_all;
 use crate::exit::{Exit, Stop};
 use crate::output;
+use crate::signals::EndSignals;
 use child::{Child, Ends};
 use folder::{Folder, StatefulSet};
 
@@ -167,7 +167,7 @@ impl Running {
 /// Runs a local cluster without a console until it is told to stop.
 pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
     let began = Instant::now();
-    let mut told = StopSignals::new()?;
+    let mut told = EndSignals::new()?;
     let report: Report = Arc::new(|name, what| crate::note(format!("{name} {what}")));
     let running = Running::start(&Plan::from(&local), &report)?;
     let folder = &running.folder;
@@ -187,32 +187,6 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
     crate::note("stopping the replicas");
     running.stop(STOP_PATIENCE).await;
     result
-}
-
-/// The signals that end a local cluster.
-struct StopSignals {
-    signals: [tokio::signal::unix::Signal; 3],
-}
-
-impl StopSignals {
-    fn new() -> Result<Self, Stop> {
-        Ok(Self {
-            signals: [
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::hangup())?,
-            ],
-        })
-    }
-
-    async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.signals;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }
 
 /// Waits until all replicas are ready, or a majority is and the others take too long. How many are.

@@ -13,6 +13,7 @@ use kvorum_protocol::message::{Consistency, EntryEvent, Page, Pair};
 use kvorum_protocol::{Condition, Key, Status};
 
 use crate::exit::Stop;
+pub use crate::value::Source;
 
 /// The time of an event, by two clocks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -122,15 +123,6 @@ pub enum Seen {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CallId(pub u64);
 
-/// Where a value comes from.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Source {
-    /// These bytes.
-    Bytes(Bytes),
-    /// A file on the console's machine.
-    File(String),
-}
-
 /// How a replica is killed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HowToKill {
@@ -236,6 +228,15 @@ pub enum Call {
 }
 
 impl Call {
+    /// The key that it writes, if it writes one.
+    #[must_use]
+    pub fn written_key(&self) -> Option<&Key> {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
     /// Whether it takes something away, so that it needs a `y`, a typed name or `--yes`.
     #[must_use]
     pub fn is_destructive(&self) -> bool {
@@ -340,6 +341,14 @@ pub struct Proof {
     pub unknown: u64,
     /// Those of them that happened, as the log tells.
     pub unknown_happened: u64,
+}
+
+impl Proof {
+    /// Whether every acknowledged write is there, and none twice.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.lost == 0 && self.doubled == 0
+    }
 }
 
 /// Which cluster to attach to.

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt, TryStreamExt, future, stream};
 use kvorum_protocol::message::Pair;
 use kvorum_protocol::{Fate, Key, Value};
 use tokio::sync::mpsc;
@@ -203,27 +204,10 @@ impl Probe {
     }
 
     async fn remove(&self, pairs: Vec<Pair>) -> Result<(), String> {
-        let mut deletes = JoinSet::new();
-        for pair in pairs {
-            if deletes.len() == DELETES {
-                removed(deletes.join_next().await)?;
-            }
-            deletes.spawn(Arc::clone(&self.store).delete(pair.key));
-        }
-        while let Some(deleted) = deletes.join_next().await {
-            removed(Some(deleted))?;
-        }
-        Ok(())
-    }
-}
-
-fn removed(
-    deleted: Option<Result<Result<(), String>, tokio::task::JoinError>>,
-) -> Result<(), String> {
-    match deleted {
-        Some(Ok(Err(why))) => Err(format!("its keys could not be removed: {why}")),
-        Some(Err(error)) => Err(error.to_string()),
-        None | Some(Ok(Ok(()))) => Ok(()),
+        let delete = |pair: Pair| Arc::clone(&self.store).delete(pair.key);
+        let deletes = stream::iter(pairs).map(delete).buffer_unordered(DELETES);
+        let deleted = deletes.try_for_each(|()| future::ok(())).await;
+        deleted.map_err(|why| format!("its keys could not be removed: {why}"))
     }
 }
 

@@ -4,7 +4,6 @@
 //! times a second, the answer to a key at once. When nothing changes, nothing is drawn and no timer
 //! runs. Guarantees that no call, however long it takes, delays a key.
 
-use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +16,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::app::App;
+use crate::app::demo::Demo;
 use crate::app::dialog::Dialog;
-use crate::app::{App, demo};
 use crate::backend::{Backend, EVENTS_MAX, Sink, Task};
 use crate::clock::Clock;
 use crate::exit::Stop;
@@ -27,6 +27,7 @@ use crate::message::{CallId, Destination, Effect, Event, Reply};
 use crate::output;
 use crate::probe;
 use crate::screen::{Frame, Screen};
+use crate::signals::EndSignals;
 use crate::update::update;
 use crate::view;
 use crate::view::text::time_of_day;
@@ -55,8 +56,6 @@ pub enum Front {
     Jsonl,
     /// Nowhere, until the demo is over.
     Demo,
-    /// To whoever asked for the frames.
-    Frames(mpsc::UnboundedSender<Buffer>),
 }
 
 /// The loop and what it owns.
@@ -121,9 +120,7 @@ impl Runtime {
 
     /// Takes in an event, and does what comes of it.
     fn take(&mut self, event: Event) {
-        let effects = update(&mut self.app, self.clock.now(), event);
-        let mut effects = VecDeque::from(effects);
-        while let Some(effect) = effects.pop_front() {
+        for effect in update(&mut self.app, self.clock.now(), event) {
             self.carry_out(effect);
         }
     }
@@ -208,7 +205,7 @@ impl Runtime {
     /// Shows how things stand.
     fn show(&mut self) {
         match &self.front {
-            Front::Screen(_) | Front::Frames(_) => self.draw(),
+            Front::Screen(_) => self.draw(),
             Front::Plain => self.print_lines(),
             Front::Jsonl => self.print_events(),
             Front::Demo => {}
@@ -221,10 +218,8 @@ impl Runtime {
         let mut buffer = Buffer::empty(area);
         let cursor = view::draw(&self.app, area, &mut buffer);
         self.drawn.clone_from(&buffer);
-        match &self.front {
-            Front::Screen(screen) => screen.show(Frame { buffer, cursor }),
-            Front::Frames(frames) => drop(frames.send(buffer)),
-            _ => {}
+        if let Front::Screen(screen) = &self.front {
+            screen.show(Frame { buffer, cursor });
         }
     }
 
@@ -283,8 +278,8 @@ impl Runtime {
 
     /// Whether there is nothing more to do.
     fn is_over(&self) -> bool {
-        let is_staged = self.app.demo.as_ref().is_some_and(|demo| demo.step != demo::Step::Done);
-        let demo_is_over = self.app.demo.is_some() && !is_staged && self.probe.is_none();
+        let is_played = self.app.demo.as_ref().is_some_and(Demo::is_over);
+        let demo_is_over = is_played && self.probe.is_none();
         self.app.is_quitting || matches!(self.front, Front::Demo) && demo_is_over
     }
 
@@ -307,27 +302,19 @@ pub struct Loop {
 
 /// The signals that a console answers to.
 struct Signals {
-    ends: [Signal; 3],
+    ends: EndSignals,
     resized: Signal,
 }
 
 impl Signals {
     fn new() -> Result<Self, Stop> {
-        let ends = [
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ];
-        Ok(Self { ends, resized: signal(SignalKind::window_change())? })
+        Ok(Self { ends: EndSignals::new()?, resized: signal(SignalKind::window_change())? })
     }
 
     /// The next signal: whether it is the end.
     async fn next(&mut self) -> bool {
-        let [interrupt, terminate, hangup] = &mut self.ends;
         tokio::select! {
-            _ = interrupt.recv() => true,
-            _ = terminate.recv() => true,
-            _ = hangup.recv() => true,
+            () = self.ends.next() => true,
             _ = self.resized.recv() => false,
         }
     }

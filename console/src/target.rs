@@ -97,11 +97,14 @@ pub fn choose(
     }
 }
 
+/// Whether a word is `HOST:PORT`.
+#[must_use]
+pub fn is_address(word: &str) -> bool {
+    word.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+}
+
 /// Checks that addresses have a host and a port.
 pub fn check_addresses(addresses: &[String]) -> Result<(), Stop> {
-    let is_address = |address: &&String| {
-        address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
-    };
     match addresses.iter().find(|address| !is_address(address)) {
         Some(wrong) => Err(Stop::usage(format!("'{wrong}' in --endpoints is not HOST:PORT"))),
         None => Ok(()),

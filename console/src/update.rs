@@ -25,7 +25,7 @@ use crate::message::{Call, Effect, Event, HowToKill, Now, Place, ProbeReport, Se
 use crate::prompt::PaneName;
 
 pub use answers::milliseconds;
-pub use commands::{Line, read_mode, submit, why_detached};
+pub use commands::{Line, why_detached};
 
 /// The width from which on the screen has two columns, and so shows the keys.
 pub const TWO_COLUMNS: u16 = 120;
@@ -118,7 +118,7 @@ fn probed(app: &mut App, report: ProbeReport) -> Vec<Effect> {
     }
     if let ProbeReport::Proven(proof) = &report {
         let (verdict, text) = match proof {
-            Ok(proof) if proof.lost + proof.doubled == 0 => (Verdict::Done, proof_line(proof)),
+            Ok(proof) if proof.is_kept() => (Verdict::Done, proof_line(proof)),
             Ok(proof) => (Verdict::Refused, proof_line(proof)),
             Err(why) => (Verdict::Refused, format!("the probe could not be proven: {why}")),
         };
@@ -153,7 +153,7 @@ fn direct(app: &mut App) -> Vec<Effect> {
             Order::Probe(on) => effects.extend(acts::probe(app, on)),
             Order::Kill(node) => {
                 let call = Call::Kill { node, how: HowToKill::Now };
-                effects.extend(acts::call(app, call, Purpose::Say { key: None }));
+                effects.extend(acts::call_and_say(app, call));
             }
             Order::Say(text) => {
                 let (wall_us, kind) = (app.now.wall_us, Kind::Demo);

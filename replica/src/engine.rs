@@ -421,8 +421,8 @@ impl<S: Store> Engine<S> {
 
     fn tell_subscribers(&mut self, has_room: &dyn Fn(ClientKey) -> bool) {
         let compacted = self.consensus.as_ref().map_or(0, Consensus::compacted);
-        let turning = self.turning();
-        if self.subscriptions.want_status() && self.subscriptions.is_status_due(self.now, turning) {
+        let is_wanted = self.subscriptions.want_status();
+        if is_wanted && self.subscriptions.is_status_due(self.now, self.turning()) {
             let status = self.status();
             let outputs = &mut self.outbox.outputs;
             let mut send = |client, frame| outputs.push(Output::Frame { client, frame });

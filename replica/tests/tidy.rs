@@ -155,7 +155,15 @@ fn the_law_finds_what_breaks_it() {
     let long_file = "//! A file.\n".to_owned() + &"\n".repeat(FILE_LINES_MAX);
     let long_function =
         format!("//! A file.\nfn f() {{\n{}}}\n", "    f();\n".repeat(FUNCTION_LINES_MAX));
+    // What has no body has no length, and what comes after it is still judged.
+    let without_body = long_function.replace("fn f() {", "fn g(\n);\nfn f() {");
+    let only_signatures = format!(
+        "//! A file.\ntrait T {{\n    fn f(\n    );\n{}}}\n",
+        "    // A line.\n".repeat(FUNCTION_LINES_MAX)
+    );
     let cases = [
+        (without_body.as_str(), 1),
+        (only_signatures.as_str(), 0),
         ("//! A file.\nfn f() {\n}\n", 0),
         ("fn f() {}\n", 1),
         ("//! Pure: a file.\nuse tokio::net::TcpStream;\n", 1),

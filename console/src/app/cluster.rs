@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kvorum_protocol::Status;
-use kvorum_protocol::status::Role;
+use kvorum_protocol::status::{Ballot, Role};
 
 use crate::message::{Now, Seen};
 
@@ -18,10 +18,10 @@ pub const SILENT_AFTER: Duration = Duration::from_secs(2);
 #[derive(Clone, Default, Debug)]
 pub struct Cluster {
     nodes: BTreeMap<(usize, String), Node>,
-    /// The leader that was last known, and since when.
-    leader: Option<(String, Duration)>,
+    /// The leader that was last known.
+    leader: Option<String>,
     /// The highest ballot that was seen.
-    ballot: u32,
+    ballot: Option<Ballot>,
 }
 
 /// One replica.
@@ -33,8 +33,6 @@ pub struct Node {
     pub link: Link,
     /// What it said last.
     pub status: Option<Status>,
-    /// When it said so, on the console's clock.
-    pub heard: Duration,
     /// For how long the connection has been silent, when that is long.
     pub silent: Option<Duration>,
 }
@@ -101,13 +99,7 @@ impl State {
 
 impl Node {
     fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            link: Link::Unknown,
-            status: None,
-            heard: Duration::ZERO,
-            silent: None,
-        }
+        Self { name: name.to_owned(), link: Link::Unknown, status: None, silent: None }
     }
 
     /// Whether it is connected and heard of.
@@ -185,8 +177,6 @@ pub enum Kind {
     Healed,
     /// What a supervisor says of a process.
     Process,
-    /// What somebody did by this console.
-    Act,
     /// What a demo says.
     Demo,
 }
@@ -240,16 +230,10 @@ impl Cluster {
         self.nodes().filter(leads).max_by_key(ballot).map(|node| node.name.as_str())
     }
 
-    /// Since when the leader leads, on the console's clock.
-    #[must_use]
-    pub fn leads_since(&self) -> Option<Duration> {
-        self.leader.as_ref().map(|(_, since)| *since)
-    }
-
-    /// The highest ballot that was seen.
+    /// The number of the highest ballot that was seen.
     #[must_use]
     pub fn ballot(&self) -> u32 {
-        self.ballot
+        self.ballot.map_or(0, |ballot| ballot.number)
     }
 
     /// The highest decided index that a live replica told.
@@ -292,7 +276,7 @@ impl Cluster {
                 node.silent = Some(*for_time).filter(|silent| *silent > SILENT_AFTER);
                 Vec::new()
             }
-            Seen::Status(status) => self.status(now, status),
+            Seen::Status(status) => self.status(status),
             Seen::Process { node, what } => {
                 let (kind, node, text) =
                     (Kind::Process, Some(node.clone()), format!("{} {what}", short(node)));
@@ -332,7 +316,7 @@ impl Cluster {
         was_up.then(|| happening(now.wall_us, Kind::Lost, name, text)).into_iter().collect()
     }
 
-    fn status(&mut self, now: Now, status: &Status) -> Vec<Happening> {
+    fn status(&mut self, status: &Status) -> Vec<Happening> {
         for member in &status.configuration.members {
             self.entry(&member.name);
         }
@@ -340,15 +324,14 @@ impl Cluster {
         let node = self.entry(&name);
         node.link = Link::Up;
         node.silent = None;
-        node.heard = now.monotonic;
         let before = node.status.replace(status.clone());
         let mut happened = changes(before.as_ref(), status);
-        self.ballot = self.ballot.max(status.ballot.number);
-        let leads = status.role == Role::Leader && status.ballot.number == self.ballot;
-        let is_new = self.leader.as_ref().is_none_or(|(leader, _)| *leader != name);
-        if leads && is_new {
-            let from = match self.leader.replace((name.clone(), now.monotonic)) {
-                Some((old, _)) => format!("{} → ", short(&old)),
+        self.ballot = self.ballot.max(Some(status.ballot));
+        // Two leaders may have the same number; the higher replica's ballot is the higher one.
+        let leads = status.role == Role::Leader && Some(status.ballot) == self.ballot;
+        if leads && self.leader.as_ref() != Some(&name) {
+            let from = match self.leader.replace(name.clone()) {
+                Some(old) => format!("{} → ", short(&old)),
                 None => String::new(),
             };
             let text = format!("leader {from}{}, ballot {}", short(&name), status.ballot.number);
@@ -430,6 +413,19 @@ mod tests {
         let stale = cluster.observe(Now::default(), &Seen::Status(Box::new(status_of(3, 0))));
         assert!(texts(&stale).is_empty());
         assert_eq!(cluster.leader(), Some("kvorum-1"));
+    }
+
+    #[test]
+    fn of_two_leaders_with_one_number_the_higher_replica_leads() {
+        let mut cluster = cluster_of(3);
+        let mut other = status_of(3, 2);
+        other.role = Role::Leader;
+        other.ballot.replica = other.replica;
+        let elected = cluster.observe(Now::default(), &Seen::Status(Box::new(other)));
+        assert_eq!(texts(&elected), ["leader n1 → n3, ballot 2"]);
+        let stale = cluster.observe(Now::default(), &Seen::Status(Box::new(status_of(3, 0))));
+        assert!(texts(&stale).is_empty(), "the lower ballot is no new leader");
+        assert_eq!(cluster.leader(), Some("kvorum-2"));
     }
 
     #[test]

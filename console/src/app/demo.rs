@@ -91,7 +91,7 @@ impl Figures {
     /// Whether the promises were kept.
     #[must_use]
     pub fn is_proof(&self) -> bool {
-        self.proof.acknowledged > 0 && self.proof.lost == 0 && self.proof.doubled == 0
+        self.proof.acknowledged > 0 && self.proof.is_kept()
     }
 }
 
@@ -116,6 +116,12 @@ impl Demo {
             result: None,
             hurried: false,
         }
+    }
+
+    /// Whether it has come to its end.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.step == Step::Done
     }
 
     /// What is said on the screen.
@@ -149,7 +155,7 @@ impl Demo {
 
     /// Looks whether the step is over; what is to be done then.
     pub fn advance(&mut self, facts: &Facts<'_>, now: Now) -> Vec<Order> {
-        if self.step == Step::Done {
+        if self.is_over() {
             return Vec::new();
         }
         let in_step = now.monotonic.saturating_sub(self.since);

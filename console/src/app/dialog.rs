@@ -98,17 +98,7 @@ impl Dialog {
     /// The dialog of an act.
     #[must_use]
     pub fn new(act: Act, cluster: &Cluster, last_gap_us: Option<u64>, now: Now) -> Self {
-        let mut dialog = Self {
-            act: Some(act),
-            title: String::new(),
-            lines: Vec::new(),
-            tier: Tier::Yes,
-            typed: String::new(),
-            until: now.monotonic + PATIENCE,
-            facts: Facts::default(),
-            changed: None,
-            incarnation: None,
-        };
+        let mut dialog = Self { act: Some(act), ..Self::blank(now) };
         dialog.incarnation = dialog.subject().and_then(|node| incarnation(cluster, node));
         dialog.describe(cluster, last_gap_us);
         dialog
@@ -117,11 +107,16 @@ impl Dialog {
     /// A dialog that says why something cannot be done.
     #[must_use]
     pub fn refusal(title: &str, why: &str, now: Now) -> Self {
+        let (title, lines) = (title.to_owned(), vec![why.to_owned()]);
+        Self { title, lines, tier: Tier::Never, ..Self::blank(now) }
+    }
+
+    fn blank(now: Now) -> Self {
         Self {
             act: None,
-            title: title.to_owned(),
-            lines: vec![why.to_owned()],
-            tier: Tier::Never,
+            title: String::new(),
+            lines: Vec::new(),
+            tier: Tier::Yes,
             typed: String::new(),
             until: now.monotonic + PATIENCE,
             facts: Facts::default(),
@@ -248,7 +243,8 @@ fn describe_call(call: &Call, cluster: &Cluster, last_gap_us: Option<u64>) -> Wo
         Call::Put { key, value, condition, .. } => {
             let value = match value {
                 Source::Bytes(bytes) => output::preview(bytes),
-                Source::File(path) => format!("the bytes of {path}"),
+                Source::File(path) => format!("the bytes of {}", path.display()),
+                Source::StandardInput => "what standard input says".to_owned(),
             };
             let mut lines = vec![format!("Its value becomes {value}.")];
             if let Condition::AtRevision(revision) = condition {

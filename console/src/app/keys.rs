@@ -27,8 +27,6 @@ pub struct KeysPane {
     pub rows: Vec<Row>,
     /// The selected row.
     pub selected: usize,
-    /// The first row drawn.
-    pub top: usize,
     /// The page is as of this index.
     pub index: u64,
     /// Where this page begins; empty for the first.
@@ -115,7 +113,7 @@ impl KeysPane {
             self.back.push(std::mem::take(&mut self.start));
         }
         self.start = next.0.to_vec();
-        (self.selected, self.top) = (0, 0);
+        self.selected = 0;
         true
     }
 
@@ -123,7 +121,7 @@ impl KeysPane {
     pub fn turn_back(&mut self) -> bool {
         let Some(start) = self.back.pop() else { return false };
         self.start = start;
-        (self.selected, self.top) = (0, 0);
+        self.selected = 0;
         true
     }
 
@@ -131,7 +129,7 @@ impl KeysPane {
     pub fn turn_to_first(&mut self) {
         self.back.clear();
         self.start.clear();
-        (self.selected, self.top) = (0, 0);
+        self.selected = 0;
     }
 
     /// Takes in a page, and what the log says since.
@@ -214,8 +212,7 @@ impl KeysPane {
     /// Keeps the selection within so many drawn rows; the first one to draw.
     #[must_use]
     pub fn first_drawn(&self, rows: usize) -> usize {
-        let rows = rows.max(1);
-        self.top.min(self.selected).max((self.selected + 1).saturating_sub(rows))
+        (self.selected + 1).saturating_sub(rows.max(1))
     }
 }
 

@@ -3,18 +3,16 @@
 //! Guarantees that a call ends at the client's deadline with one of the four fates. Does not know
 //! what the console shows of it.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, future, stream};
 use kvorum_protocol::client::{Options, Resolve, Route};
 use kvorum_protocol::data::{Condition, Operation, Outcome};
-use kvorum_protocol::limits::VALUE_BYTES_MAX;
 use kvorum_protocol::message::{Admin, Consistency, Event, Pair, Scan, Subscription};
-use kvorum_protocol::{Client, ClientError, Fate, Key, Value};
+use kvorum_protocol::{Client, Fate, Key, Value};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -24,6 +22,7 @@ use super::{Backend, Sink, Task};
 use crate::exit::Stop;
 use crate::message::{Call, HowToKill, Place, Previous, Reply, Source};
 use crate::probe::{Store, Written};
+use crate::tail::tail;
 
 /// Keys in a page.
 const PAGE_PAIRS: u32 = 500;
@@ -233,19 +232,13 @@ impl RealCluster {
 
     async fn batch(&self, count: u32) -> Result<Reply, Stop> {
         let began = Instant::now();
-        let mut writes = JoinSet::new();
-        for number in 0..count {
-            if writes.len() == BATCH_WIDTH {
-                finish(writes.join_next().await)?;
-            }
-            let client = Arc::clone(&self.client);
+        let put = |number: u32| {
             let key = Key::from(format!("batch/{number:07}"));
-            let value = Value::from(number.to_string());
-            writes.spawn(async move { client.put(key, value, &Route::Any).await });
-        }
-        while let Some(write) = writes.join_next().await {
-            finish(Some(write))?;
-        }
+            let client = Arc::clone(&self.client);
+            async move { client.put(key, Value::from(number.to_string()), &Route::Any).await }
+        };
+        let puts = stream::iter(0..count).map(put).buffer_unordered(BATCH_WIDTH);
+        puts.try_for_each(|_| future::ok(())).await?;
         let seconds = began.elapsed().as_secs_f64();
         let rate = f64::from(count) / seconds.max(0.001);
         Ok(Reply::Done(format!("{rate:.0} puts a second;")))
@@ -258,38 +251,24 @@ impl RealCluster {
             ));
         };
         let path = folder.join(&node).join("log");
-        let read = move || -> std::io::Result<Vec<String>> {
-            let mut file = File::open(&path)?;
-            let length = file.metadata()?.len();
-            let skipped = length.saturating_sub(LOG_BYTES);
-            file.seek(SeekFrom::Start(skipped))?;
-            let mut bytes = Vec::new();
-            file.take(LOG_BYTES).read_to_end(&mut bytes)?;
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            Ok(text.lines().skip(usize::from(skipped > 0)).map(str::to_owned).collect())
-        };
-        let lines =
-            tokio::task::spawn_blocking(read).await.map_err(|e| Stop::failed(e.to_string()))?;
-        Ok(Reply::Lines(lines?))
+        let lines = blocking(move || {
+            let (text, is_cut) = tail(&path, LOG_BYTES)?;
+            Ok(text.lines().skip(usize::from(is_cut)).map(str::to_owned).collect())
+        });
+        Ok(Reply::Lines(lines.await?))
     }
 
     async fn kill(&self, node: String, how: HowToKill) -> Result<Reply, Stop> {
         #[cfg(feature = "local")]
         if let Some(folder) = self.folder.clone() {
             let is_graceful = how == HowToKill::Graceful;
-            let kill = move || crate::local::kill(&folder, &node, is_graceful);
-            let killed = tokio::task::spawn_blocking(kill).await;
-            let how = killed.map_err(|error| Stop::failed(error.to_string()))??;
+            let how = blocking(move || crate::local::kill(&folder, &node, is_graceful)).await?;
             return Ok(Reply::Done(how.to_owned()));
         }
         if how == HowToKill::Graceful {
             return Err(Stop::usage("a replica at an address can be crashed, but not stopped"));
         }
-        match self.client.administer(Admin::Crash, &Route::Through(node)).await {
-            // A process that ends at once may not get its answer out.
-            Ok(()) | Err(ClientError::Unknown { .. }) => Ok(Reply::Done("by a crash".to_owned())),
-            Err(error) => Err(error.into()),
-        }
+        Ok(Reply::Done(crate::command::crash(&self.client, node).await?.to_owned()))
     }
 
     /// Heals a link at both ends: either may have cut it.
@@ -306,31 +285,20 @@ fn route(node: Option<String>) -> Route {
     node.map_or(Route::Any, Route::Through)
 }
 
-fn finish(
-    write: Option<Result<Result<Outcome, ClientError>, tokio::task::JoinError>>,
-) -> Result<(), Stop> {
-    match write {
-        None | Some(Ok(Ok(_))) => Ok(()),
-        Some(Ok(Err(error))) => Err(error.into()),
-        Some(Err(error)) => Err(Stop::failed(error.to_string())),
+/// Reads a value where blocking harms nobody.
+async fn read_source(source: Source) -> Result<Bytes, Stop> {
+    match source {
+        Source::Bytes(bytes) => Ok(bytes),
+        source => blocking(move || source.read()).await,
     }
 }
 
-async fn read_source(source: Source) -> Result<Bytes, Stop> {
-    let path = match source {
-        Source::Bytes(bytes) => return Ok(bytes),
-        Source::File(path) => path,
-    };
-    let shown = path.clone();
-    let read = move || {
-        let mut bytes = Vec::new();
-        // No more than it takes to see that it is too much.
-        File::open(path)?.take(VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-        Ok::<_, std::io::Error>(bytes)
-    };
-    let bytes = tokio::task::spawn_blocking(read).await.map_err(|e| Stop::failed(e.to_string()))?;
-    let hint = "a value that begins with @ is written @@";
-    bytes.map(Bytes::from).map_err(|e| Stop::usage(format!("cannot read {shown}: {e}; {hint}")))
+/// Does what blocks on a thread for that.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Stop> + Send + 'static,
+) -> Result<T, Stop> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Stop::failed(error.to_string()))?
 }
 
 impl Backend for RealCluster {

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use kvorum_protocol::client::Route;
 use kvorum_protocol::message::Admin;
+use kvorum_protocol::{Client, ClientError};
 use serde_json::json;
 
 use super::status::ask_all;
@@ -28,16 +29,18 @@ pub async fn kill(context: &Context, node: &Node, graceful: bool, yes: bool) -> 
                 "--graceful is for local clusters; elsewhere stop the process",
             ));
         }
-        _ => {
-            let route = Route::Through(name.clone());
-            match context.client.administer(Admin::Crash, &route).await {
-                // A process that ends at once may not get its answer out.
-                Ok(()) | Err(kvorum_protocol::ClientError::Unknown { .. }) => "by a crash",
-                Err(error) => return Err(error.into()),
-            }
-        }
+        _ => crash(&context.client, name.clone()).await?,
     };
     print(context.global.output, &format!("killed {name} {how}"), &json!({ "killed": name }))
+}
+
+/// Crashes a replica that allows faults; how it was done.
+pub(crate) async fn crash(client: &Client, node: String) -> Result<&'static str, Stop> {
+    match client.administer(Admin::Crash, &Route::Through(node)).await {
+        // A process that ends at once may not get its answer out.
+        Ok(()) | Err(ClientError::Unknown { .. }) => Ok("by a crash"),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What a kill does, as far as the replicas' statuses tell.

@@ -4,21 +4,26 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
+use kvorum_protocol::Value;
 use kvorum_protocol::data::{Condition, Operation, Outcome};
 use kvorum_protocol::limits::SCAN_PAIRS_MAX;
 use kvorum_protocol::message::{Pair, Scan};
 use serde_json::json;
 
-use super::{Context, key_of, print, value_of};
+use super::{Context, print};
 use crate::arguments::{Format, Put};
 use crate::exit::{Exit, Stop};
 use crate::node::Node;
 use crate::output;
+use crate::value::{Source, key_of};
 
 pub async fn put(context: &Context, put: Put) -> Result<(), Stop> {
     let condition = put.condition();
-    let operation =
-        Operation::Put { key: key_of(&put.key), value: value_of(&put.value)?, condition };
+    let operation = Operation::Put {
+        key: key_of(&put.key),
+        value: Value(Source::of(&put.value).read()?),
+        condition,
+    };
     write(context, operation, put.node).await
 }
 

@@ -1,7 +1,7 @@
 //! One replica of a local cluster, as a child process that is started again when it dies.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::folder::Folder;
 use super::{Plan, Report};
 use crate::exit::Stop;
+use crate::tail::tail;
 
 /// First pause before a dead replica is started again.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -140,12 +141,7 @@ fn last_words(log: &Path) -> String {
     /// Room for the longest sentence that a replica ends with.
     const BYTES: u64 = 4096;
     let read = || -> io::Result<String> {
-        let mut file = File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
-        let text = String::from_utf8_lossy(&text).into_owned();
+        let (text, _) = tail(log, BYTES)?;
         let line = text.lines().rev().find(|line| !line.trim().is_empty());
         Ok(crate::output::line(line.unwrap_or_default().as_bytes()))
     };

@@ -12,7 +12,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::words::{self, Word};
-use crate::arguments::{ThemeName, Verb};
+use crate::arguments::{DemoName, ThemeName, Verb};
 use crate::node::Node;
 
 /// Longest line, in bytes.
@@ -156,13 +156,6 @@ pub enum Switch {
     On,
     /// Off.
     Off,
-}
-
-/// A demo.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum DemoName {
-    /// The leader is killed under load.
-    Failover,
 }
 
 /// How reads are done.

@@ -22,6 +22,12 @@ pub fn call(app: &mut App, call: Call, purpose: Purpose) -> Vec<Effect> {
     call_as(app, call, purpose).0
 }
 
+/// Makes a call whose answer is said.
+pub fn call_and_say(app: &mut App, call: Call) -> Vec<Effect> {
+    let purpose = Purpose::Say { key: call.written_key().cloned() };
+    self::call(app, call, purpose)
+}
+
 /// Makes a call, and tells its number.
 pub fn call_as(app: &mut App, call: Call, purpose: Purpose) -> (Vec<Effect>, Option<CallId>) {
     let refusal = match &call {
@@ -123,20 +129,10 @@ fn impossible(app: &App, act: &Act) -> Option<String> {
 /// Does what was agreed to.
 pub fn carry_out(app: &mut App, act: Act) -> Vec<Effect> {
     match act {
-        Act::Call(Call::Delete { key, condition, node }) => {
-            let purpose = Purpose::Say { key: Some(key.clone()) };
-            call(app, Call::Delete { key, condition, node }, purpose)
-        }
-        Act::Call(Call::Put { key, value, condition, node }) => {
-            let purpose = Purpose::Say { key: Some(key.clone()) };
-            call(app, Call::Put { key, value, condition, node }, purpose)
-        }
-        Act::Call(other) => call(app, other, Purpose::Say { key: None }),
+        Act::Call(call) => call_and_say(app, call),
         Act::Cuts { cuts, .. } => cuts
             .into_iter()
-            .flat_map(|(node, peer)| {
-                call(app, Call::Cut { node, peer }, Purpose::Say { key: None })
-            })
+            .flat_map(|(node, peer)| call_and_say(app, Call::Cut { node, peer }))
             .collect(),
         Act::Demo => {
             app.demo = Some(crate::app::demo::Demo::new(app.now));
@@ -187,9 +183,8 @@ pub fn heal_all(app: &mut App) -> Vec<Effect> {
     if links.is_empty() {
         app.output.say(app.now, Verdict::Note, "no link is cut");
     }
-    let heal = |(node, peer)| Call::Heal { node, peer };
-    let calls: Vec<Call> = links.into_iter().map(heal).collect();
-    calls.into_iter().flat_map(|heal| call(app, heal, Purpose::Say { key: None })).collect()
+    let heal = |(node, peer)| call_and_say(app, Call::Heal { node, peer });
+    links.into_iter().flat_map(heal).collect()
 }
 
 /// The links that are cut, each by the end that cut it.

@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
-use bytes::Bytes;
 use kvorum_protocol::data::validate_key;
 use kvorum_protocol::limits::VALUE_BYTES_MAX;
 use kvorum_protocol::message::Consistency;
@@ -24,6 +23,7 @@ use crate::message::{Call, CallId, Destination, Effect, HowToKill, Source};
 use crate::node::Node;
 use crate::prompt::grammar::{ReadMode, Scenario, Switch};
 use crate::prompt::{Command, LineError, PaneName, View, What};
+use crate::value::key_of;
 
 /// Lines that may be under way.
 const LINES_MAX: usize = 16;
@@ -148,10 +148,6 @@ fn run(app: &mut App, command: Command) -> Vec<Effect> {
     }
 }
 
-fn key_of(word: &OsString) -> Key {
-    Key(Bytes::copy_from_slice(word.as_bytes()))
-}
-
 /// A node that was checked when the line was read; it may have gone since.
 fn node_of(app: &mut App, node: Option<&Node>) -> Result<Option<String>, ()> {
     let Some(node) = node else { return Ok(None) };
@@ -178,7 +174,7 @@ fn try_verb(app: &mut App, verb: Verb, local_read: bool) -> Result<Vec<Effect>, 
             // The leader is where a read goes anyway.
             let node = node.filter(|node| *node != Node::Leader || local_read);
             let node = node_of(app, node.as_ref())?;
-            acts::call(app, Call::Get { key, consistency, node }, Purpose::Say { key: None })
+            acts::call_and_say(app, Call::Get { key, consistency, node })
         }
         Verb::Delete { key, node, if_revision, yes } => {
             let key = valid_key(app, key_of(&key))?;
@@ -228,7 +224,7 @@ fn try_verb(app: &mut App, verb: Verb, local_read: bool) -> Result<Vec<Effect>, 
         }
         Verb::Heal { node, peer } => {
             let (node, peer) = (some_node(app, &node)?, some_node(app, &peer)?);
-            acts::call(app, Call::Heal { node, peer }, Purpose::Say { key: None })
+            acts::call_and_say(app, Call::Heal { node, peer })
         }
     })
 }
@@ -245,16 +241,12 @@ fn valid_key(app: &mut App, key: Key) -> Result<Key, ()> {
 
 fn run_put(app: &mut App, put: &Put) -> Result<Vec<Effect>, ()> {
     let key = valid_key(app, key_of(&put.key))?;
-    let value = match put.value.as_bytes() {
-        [b'@', b'@', ..] => Source::Bytes(Bytes::copy_from_slice(&put.value.as_bytes()[1..])),
-        b"@-" => {
-            let why = "a console has no standard input to read; put KEY @FILE reads a file";
-            app.output.say(app.now, Verdict::Refused, why);
-            return Err(());
-        }
-        [b'@', path @ ..] => Source::File(String::from_utf8_lossy(path).into_owned()),
-        bytes => Source::Bytes(Bytes::copy_from_slice(bytes)),
-    };
+    let value = Source::of(&put.value);
+    if value == Source::StandardInput {
+        let why = "a console has no standard input to read; put KEY @FILE reads a file";
+        app.output.say(app.now, Verdict::Refused, why);
+        return Err(());
+    }
     if let Source::Bytes(bytes) = &value
         && bytes.len() > VALUE_BYTES_MAX
     {
@@ -263,8 +255,7 @@ fn run_put(app: &mut App, put: &Put) -> Result<Vec<Effect>, ()> {
         return Err(());
     }
     let node = node_of(app, put.node.as_ref().filter(|node| **node != Node::Leader))?;
-    let purpose = Purpose::Say { key: Some(key.clone()) };
-    Ok(acts::call(app, Call::Put { key, value, condition: put.condition(), node }, purpose))
+    Ok(acts::call_and_say(app, Call::Put { key, value, condition: put.condition(), node }))
 }
 
 pub(super) fn scale(app: &mut App, replicas: u32, yes: bool) -> Vec<Effect> {
@@ -307,7 +298,7 @@ fn run_view(app: &mut App, view: View) -> Vec<Effect> {
         View::Undo => acts::undo(app),
         View::Edit { key } => edit(app, key_of(&key)),
         View::Inspect { key } => inspect(app, key_of(&key)),
-        View::Batch { count } => acts::call(app, Call::Batch { count }, Purpose::Say { key: None }),
+        View::Batch { count } => acts::call_and_say(app, Call::Batch { count }),
         View::Probe { switch } => acts::probe(app, switch == Switch::On),
         View::Logs { node } => match some_node(app, &node) {
             Ok(node) => logs(app, node),
@@ -438,10 +429,7 @@ fn filter(app: &mut App, text: &OsString) -> Vec<Effect> {
 fn attach(app: &mut App, addresses: &str) -> Vec<Effect> {
     let addresses: Vec<String> =
         addresses.split(',').map(str::trim).filter(|a| !a.is_empty()).map(str::to_owned).collect();
-    let is_address = |address: &String| {
-        address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
-    };
-    match addresses.iter().find(|address| !is_address(address)) {
+    match addresses.iter().find(|address| !crate::target::is_address(address)) {
         Some(wrong) => say(app, Verdict::Refused, &format!("'{wrong}' is not HOST:PORT")),
         None if addresses.is_empty() => say(app, Verdict::Refused, "name at least one HOST:PORT"),
         None => attach_to(app, Destination::Endpoints(addresses)),
@@ -453,7 +441,7 @@ pub(super) fn attach_to(app: &mut App, destination: Destination) -> Vec<Effect> 
         let why = "the cluster of this console would end with it; quit first";
         return say(app, Verdict::Refused, why);
     }
-    app.stage = Stage::Attaching { since: app.now.monotonic };
+    app.stage = Stage::Attaching;
     vec![Effect::Attach(destination)]
 }
 

@@ -1,5 +1,6 @@
 //! Pure: what each key does.
 
+use clap::ValueEnum;
 use crossterm::event::{KeyEvent, KeyEventKind};
 use kvorum_protocol::Condition;
 use tui_input::InputRequest;
@@ -355,13 +356,12 @@ fn travel_keys(app: &mut App, intent: Intent, by: isize) {
 
 /// Changes how the panes are laid out.
 fn arrange(app: &mut App, intent: Intent) {
-    use PaneName::{Events, Keys, Log, Nodes, Output, Writes};
-    const ORDER: [PaneName; 6] = [Nodes, Log, Keys, Writes, Events, Output];
-    let at = ORDER.iter().position(|pane| *pane == app.focus).unwrap_or(0);
+    let order = PaneName::value_variants();
+    let at = order.iter().position(|pane| *pane == app.focus).unwrap_or(0);
     match intent {
         Intent::Zoom => app.zoomed = !app.zoomed,
-        Intent::NextPane => commands::go_to(app, ORDER[(at + 1) % ORDER.len()]),
-        Intent::PreviousPane => commands::go_to(app, ORDER[(at + ORDER.len() - 1) % ORDER.len()]),
+        Intent::NextPane => commands::go_to(app, order[(at + 1) % order.len()]),
+        Intent::PreviousPane => commands::go_to(app, order[(at + order.len() - 1) % order.len()]),
         _ if app.frozen.is_some() => {
             app.frozen = None;
             app.log.follow();

@@ -6,11 +6,9 @@ use unicode_width::UnicodeWidthStr;
 use super::canvas::{Canvas, Piece, piece};
 use super::theme::Tone;
 use crate::app::cluster::short;
-use crate::app::demo::Step;
 use crate::app::{App, Stage};
 use crate::keymap::{self, Mode};
 use crate::output;
-use crate::prompt::complete::complete;
 use crate::prompt::grammar::usage;
 
 /// Everything in one line, where there is no room for more.
@@ -27,7 +25,7 @@ pub fn title(app: &App, width: u16) -> Vec<Piece> {
     let mut left = vec![piece(" kvorum ", Tone::Title)];
     let name = match &app.stage {
         Stage::Attached(place) => place.name.clone(),
-        Stage::Attaching { .. } => app.settings.target.clone(),
+        Stage::Attaching => app.settings.target.clone(),
         Stage::Detached { .. } => "no cluster".to_owned(),
     };
     left.push(piece(format!(" {name} "), Tone::Plain));
@@ -65,7 +63,7 @@ fn state(app: &App) -> Vec<Piece> {
     }
     let live = app.cluster.nodes().filter(|node| node.is_live()).count();
     match &app.stage {
-        Stage::Attaching { .. } => say("STARTING", Tone::Warn),
+        Stage::Attaching => say("STARTING", Tone::Warn),
         Stage::Detached { .. } => say("OFFLINE", Tone::Bad),
         Stage::Attached(_) if live == 0 => say("NO REPLICA", Tone::Bad),
         Stage::Attached(_) if app.cluster.leader().is_none() => say("NO LEADER", Tone::Bad),
@@ -96,14 +94,12 @@ pub fn prompt(app: &App, area: Rect, canvas: &mut Canvas<'_>) -> Option<Position
     }
     let mut pieces = vec![piece(":", Tone::Accent)];
     pieces.extend(colored(app, skipped));
-    if line.chars().count() == app.prompt.cursor() {
-        let completion = complete(&app.prompt.grammar, line, &app.known());
-        let part = line.len() - completion.from.min(line.len());
-        if let Some(ghost) = completion.words.first().and_then(|word| word.get(part..))
-            && part > 0
-        {
-            pieces.push(piece(ghost, Tone::Dim));
-        }
+    let completion = app.prompt.completion(&app.known());
+    let part = line.len() - completion.from.min(line.len());
+    if let Some(ghost) = completion.words.first().and_then(|word| word.get(part..))
+        && part > 0
+    {
+        pieces.push(piece(ghost, Tone::Dim));
     }
     canvas.line(area, &pieces);
     let visible: String = before.chars().skip(skipped).collect();
@@ -130,7 +126,7 @@ fn colored(app: &App, skipped: usize) -> Vec<Piece> {
 fn caption(app: &App) -> Vec<Piece> {
     match &app.demo {
         Some(demo) => {
-            let tone = if demo.step == Step::Done { Tone::Good } else { Tone::Accent };
+            let tone = if demo.is_over() { Tone::Good } else { Tone::Accent };
             vec![piece(" demo ", Tone::Title), piece(demo.caption(), tone)]
         }
         None => Vec::new(),

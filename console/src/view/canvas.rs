@@ -26,32 +26,11 @@ pub struct Canvas<'a> {
 }
 
 impl Canvas<'_> {
-    /// Draws a line into the first row of an area.
+    /// Draws a line into the first row of an area, in the theme's glyphs.
     pub fn line(&mut self, area: Rect, pieces: &[Piece]) {
-        self.line_on(area, pieces, None);
-    }
-
-    /// Draws a line; a selected one in a bar of its own.
-    pub fn row(&mut self, area: Rect, pieces: &[Piece], is_selected: bool) {
-        self.line_on(area, pieces, is_selected.then_some(Tone::Selected));
-    }
-
-    fn line_on(&mut self, area: Rect, pieces: &[Piece], over: Option<Tone>) {
-        let area = area.intersection(self.buffer.area);
-        if area.is_empty() {
-            return;
-        }
-        let mut x = area.x;
-        for (text, tone) in pieces {
-            let left = usize::from(area.right() - x);
-            let text = self.theme.text(text);
-            let style = self.theme.style(*tone);
-            (x, _) = self.buffer.set_stringn(x, area.y, text, left, style);
-        }
-        if let Some(tone) = over {
-            let row = Rect { height: 1, ..area };
-            self.buffer.set_style(row, self.theme.style(tone));
-        }
+        let pieces: Vec<Piece> =
+            pieces.iter().map(|(text, tone)| (self.theme.text(text), *tone)).collect();
+        self.raw(area, &pieces);
     }
 
     /// Draws a rule with a title at the left and something at the right.
@@ -67,13 +46,10 @@ impl Canvas<'_> {
         let between = width.saturating_sub(title_width + side_width);
         let mut pieces = vec![
             piece(rule, Tone::Rule),
-            piece(if is_focused { "›" } else { " " }, tone),
+            piece(if is_focused { self.theme.pointer() } else { " " }, tone),
             piece(title, tone),
             piece(" ", Tone::Plain),
         ];
-        if self.theme.rule() == "-" {
-            pieces[1] = piece(if is_focused { ">" } else { " " }, tone);
-        }
         pieces.push(piece(rule.repeat(between), Tone::Rule));
         if !side.is_empty() {
             pieces.push(piece(format!(" {side} "), Tone::Plain));

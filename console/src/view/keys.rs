@@ -59,7 +59,7 @@ fn list(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
     for (at, row) in Canvas::rows(area).enumerate() {
         let at = first + at;
         let Some(key) = keys.rows.get(at) else { return };
-        canvas.row(row, &row_line(key, at == keys.selected && is_focused, key_width), false);
+        canvas.line(row, &row_line(key, at == keys.selected && is_focused, key_width));
     }
 }
 

@@ -24,8 +24,6 @@ pub enum Tone {
     Title,
     /// The title of the pane that has the focus.
     Focus,
-    /// The selected line.
-    Selected,
     /// All is well.
     Good,
     /// Not yet, or no longer for long.
@@ -40,13 +38,12 @@ pub enum Tone {
 
 impl Tone {
     /// Every tone.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::Plain,
         Self::Dim,
         Self::Rule,
         Self::Title,
         Self::Focus,
-        Self::Selected,
         Self::Good,
         Self::Warn,
         Self::Bad,
@@ -81,7 +78,6 @@ impl Theme {
             Tone::Dim | Tone::Rule => self.dim(),
             Tone::Title | Tone::Warn | Tone::Bad | Tone::Leader => Modifier::BOLD,
             Tone::Focus => Modifier::BOLD.union(Modifier::UNDERLINED),
-            Tone::Selected => Modifier::REVERSED,
         };
         let style = Style::new().add_modifier(modifier);
         match self.name {
@@ -146,6 +142,12 @@ impl Theme {
     #[must_use]
     pub fn rule(self) -> &'static str {
         self.glyph("─", "-")
+    }
+
+    /// What points at the pane that has the focus.
+    #[must_use]
+    pub fn pointer(self) -> &'static str {
+        self.glyph("›", ">")
     }
 
     /// A dialog's frame: corners, horizontal, vertical.
@@ -218,7 +220,7 @@ impl Theme {
 /// The color of a tone, from the terminal's own palette.
 fn terminal_color(tone: Tone) -> Option<Color> {
     match tone {
-        Tone::Plain | Tone::Dim | Tone::Rule | Tone::Title | Tone::Focus | Tone::Selected => None,
+        Tone::Plain | Tone::Dim | Tone::Rule | Tone::Title | Tone::Focus => None,
         Tone::Good => Some(Color::Green),
         Tone::Warn => Some(Color::Yellow),
         Tone::Bad => Some(Color::Red),
@@ -263,7 +265,7 @@ const LIGHT: Palette = Palette {
 
 fn true_color(tone: Tone, palette: &Palette) -> Color {
     match tone {
-        Tone::Plain | Tone::Title | Tone::Focus | Tone::Selected => palette.text,
+        Tone::Plain | Tone::Title | Tone::Focus => palette.text,
         Tone::Dim | Tone::Rule => palette.dim,
         Tone::Good => palette.good,
         Tone::Warn => palette.warn,
@@ -324,6 +326,7 @@ mod tests {
             glyphs.extend(theme.stamps());
             glyphs.extend((0..=8).map(|eighths| theme.column(eighths)));
             glyphs.extend([theme.bar().0, theme.bar().1, theme.rule(), theme.dot()]);
+            glyphs.push(theme.pointer());
             for (up, cut) in [(true, false), (false, false), (false, true)] {
                 glyphs.push(theme.link(up, cut).0);
             }

@@ -38,7 +38,7 @@ pub fn draw(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
     }
     match &writes.proof {
         Some(Ok(proof)) => {
-            let tone = if proof.lost + proof.doubled == 0 { Tone::Good } else { Tone::Bad };
+            let tone = if proof.is_kept() { Tone::Good } else { Tone::Bad };
             notes.push(vec![piece(format!(" proof: {}", proof_line(proof)), tone)]);
         }
         Some(Err(why)) => notes.push(vec![piece(format!(" no proof: {why}"), Tone::Bad)]),
