@@ -264,3 +264,20 @@ fn a_cluster_without_a_reader_goes_on() {
     kill_process(rustix::process::Pid::from_raw(process).unwrap(), Signal::TERM).unwrap();
     assert!(supervisor.wait().unwrap().success());
 }
+
+/// The proof that the readme promises, on a cluster of the demo's own.
+#[test]
+fn the_demo_of_a_failover_is_a_proof() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let mut command = kvorum();
+    command.env("XDG_STATE_HOME", nowhere.path());
+    command.args(["demo", "failover", "--headless", "-o", "json"]);
+    let (code, out, err) = said(&command.output().unwrap());
+    assert_eq!(code, 0, "{out}{err}");
+    let figures: serde_json::Value = serde_json::from_str(&out).unwrap();
+    println!("{figures}");
+    assert!(figures["acknowledged"].as_u64().unwrap() > 0);
+    assert_eq!((&figures["lost"], &figures["doubled"]), (&0.into(), &0.into()));
+    assert!(figures["gap_ms"].as_f64().unwrap() > 0.0);
+    assert_ne!(figures["leader_before"], figures["leader_after"]);
+}

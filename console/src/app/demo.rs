@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::cluster::{Cluster, short};
-use super::failover::Failover;
+use super::failover::{Failover, Stamps};
 use super::writes::{ProbeState, Writes};
 use crate::message::{Now, Proof};
 
@@ -29,6 +29,8 @@ pub struct Demo {
     since: Duration,
     /// The leader that is killed, and its incarnation then.
     victim: Option<(String, u64)>,
+    /// The stamps of its failover; what happens later is no part of it.
+    stamps: Option<Stamps>,
     /// What came of it, at the end.
     pub result: Option<Result<Figures, String>>,
     /// Somebody has asked to go on.
@@ -113,6 +115,7 @@ impl Demo {
             step: Step::Gather,
             since: now.monotonic,
             victim: None,
+            stamps: None,
             result: None,
             hurried: false,
         }
@@ -169,10 +172,13 @@ impl Demo {
                 self.go(Step::Calm, now, vec![Order::Probe(true)])
             }
             Step::Calm if is_calm && writes.acknowledged >= WRITES_MIN => self.kill(facts, now),
-            Step::Failover => match facts.failover.last.as_ref().and_then(|last| last.writes) {
-                Some(_) => self.go(Step::Return, now, Vec::new()),
-                None => Vec::new(),
-            },
+            Step::Failover => {
+                self.stamps = facts.failover.last.clone().filter(|last| last.writes.is_some());
+                match self.stamps {
+                    Some(_) => self.go(Step::Return, now, Vec::new()),
+                    None => Vec::new(),
+                }
+            }
             Step::Return if self.is_back(facts.cluster) => self.go(Step::After, now, Vec::new()),
             Step::After if is_calm => self.go(Step::Prove, now, vec![Order::Probe(false)]),
             Step::Prove if writes.state == ProbeState::Off => self.finish(facts, now),
@@ -215,7 +221,7 @@ impl Demo {
             Some(Err(why)) => return self.fail(facts, why.clone(), now),
             None => return self.fail(facts, "the probe did not report".to_owned(), now),
         };
-        let figures = facts.failover.last.as_ref().and_then(|last| {
+        let figures = self.stamps.as_ref().and_then(|last| {
             let killed = last.killed?;
             let after = |stamp: u64| milliseconds(stamp.saturating_sub(killed));
             let (leader_after, _, elected) = last.elected.clone()?;
@@ -342,6 +348,11 @@ mod tests {
         (back.role, back.incarnation) = (Role::Follower, back.incarnation + 1);
         stage.see(back);
         assert_eq!(stage.advance(3300), []);
+        // Leadership may move on; the demo is about the failover that it caused.
+        let mut later = status_of(3, 2);
+        later.role = Role::Leader;
+        later.ballot.number += 2;
+        stage.see(later);
         stage.demo.hurry();
         assert_eq!(stage.advance(3301), [Order::Probe(false)]);
         stage.writes.report(ProbeReport::Proving);

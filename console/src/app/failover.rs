@@ -117,14 +117,18 @@ impl Failover {
     }
 
     fn elected(&mut self, from: String, status: &Status) {
-        let is_under_way = self.last.as_ref().is_some_and(|last| last.elected.is_none());
-        if !is_under_way {
-            self.last = Some(Stamps { from, ..Stamps::default() });
-        }
-        if let Some(last) = &mut self.last {
-            let (name, ballot) = (status.name.clone(), status.ballot.number);
-            last.elected = Some((name, ballot, status.wall_us));
-        }
+        let (name, number) = (status.name.clone(), status.ballot.number);
+        let mut stamps = match self.last.take() {
+            // Of two candidates with one number the lower may lead for an instant: that is one
+            // election, and others led from its first moment on.
+            Some(last) if last.elected.as_ref().is_none_or(|(_, known, _)| *known == number) => {
+                last
+            }
+            _ => Stamps { from, ..Stamps::default() },
+        };
+        let at = stamps.elected.as_ref().map_or(status.wall_us, |(_, _, at)| *at);
+        stamps.elected = Some((name, number, at));
+        self.last = Some(stamps);
         self.find_first_write();
     }
 
@@ -199,6 +203,35 @@ mod tests {
             assert_eq!(stamps, [Some(1_000), Some(1_200), Some(1_500), Some(1_700)], "{order:?}");
             assert_eq!(last.gap_us(), Some(710));
         }
+    }
+
+    #[test]
+    fn two_leaders_of_one_number_are_one_failover() {
+        let mut failover = Failover::default();
+        (0..3).for_each(|place| failover.status(&status_of(3, place)));
+        failover.killed("kvorum-0", 1_000);
+        failover.acknowledged(&ack(990));
+        for (place, at) in [(1, 1_500), (2, 1_600)] {
+            let mut elected = status_of(3, place);
+            (elected.role, elected.wall_us) = (Role::Leader, at);
+            elected.ballot.number += 1;
+            elected.ballot.replica = elected.replica;
+            failover.status(&elected);
+        }
+        failover.acknowledged(&ack(1_700));
+        let last = failover.last.clone().expect("there was a failover");
+        assert_eq!(last.killed, Some(1_000));
+        assert_eq!(last.elected, Some(("kvorum-2".to_owned(), 3, 1_500)));
+        assert_eq!(last.gap_us(), Some(710));
+        let mut later = status_of(3, 1);
+        later.role = Role::Leader;
+        later.ballot.number += 2;
+        failover.status(&later);
+        assert_eq!(
+            failover.last.map(|last| last.killed),
+            Some(None),
+            "another number, another one"
+        );
     }
 
     #[test]
