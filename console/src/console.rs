@@ -252,8 +252,12 @@ async fn run(global: &Global, shown: &str, attach: Attach) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Takes the terminal for a console.
-fn on_screen(app: App, attach: Attach) -> Result<Loop, Stop> {
+/// Takes the terminal for a console that attaches as `attach` says. From now on a panic on any
+/// thread gives it back and ends the process.
+///
+/// # Errors
+/// When the terminal cannot be taken or read.
+pub fn on_screen(app: App, attach: Attach) -> Result<Loop, Stop> {
     give_back_on_panic();
     let screen = Screen::enter()
         .map_err(|error| Stop::failed(format!("the terminal cannot be used: {error}")))?;

@@ -1,0 +1,173 @@
+//! The console in a real terminal on backends made for a test: one that panics, one under load.
+//!
+//! This program starts itself in a pseudo-terminal; `ROLE` tells it to be a console then. Local
+//! clusters start it once more as their replicas.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "harness/terminal.rs"]
+mod harness;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use harness::{Terminal, this_program};
+use kvorum::app::{App, Settings};
+use kvorum::backend::cluster::RealCluster;
+use kvorum::backend::memory::Memory;
+use kvorum::backend::{Backend, Sink, Task};
+use kvorum::exit::{Exit, Stop};
+use kvorum::local::Plan;
+use kvorum::message::{Call, Place, Reply};
+use kvorum::probe::Store;
+
+/// Says in the environment what this program is.
+const ROLE: &str = "KVORUM_TEST_ROLE";
+/// How long an end may take.
+const END: Duration = Duration::from_secs(2);
+/// Least time between two frames of data, as the console promises.
+const DATA_INTERVAL: Duration = Duration::from_millis(100);
+/// Writes a second under load.
+const LOAD: u64 = 5000;
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|word| word == "replica") {
+        return kvorum::run();
+    }
+    if let Ok(role) = std::env::var(ROLE) {
+        be(&role);
+        return ExitCode::SUCCESS;
+    }
+    for place in ["call", "watch", "thread", "blocking", "loop"] {
+        a_panic_gives_the_terminal_back_and_leaves_no_process(place);
+        println!("a panic in {place} gives the terminal back and leaves no process ... ok");
+    }
+    data_is_drawn_at_most_ten_times_a_second();
+    println!("data is drawn at most ten times a second ... ok");
+    ExitCode::SUCCESS
+}
+
+/// Is a console on the backend of a role: `load`, or `WHERE FOLDER` for one that panics.
+fn be(role: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (place, folder) = role.split_once(' ').unwrap_or((role, ""));
+    let (place, folder) = (place.to_owned(), folder.to_owned());
+    let attach = Box::new(move |_| -> Task<Result<Arc<dyn Backend>, Stop>> {
+        if place == "load" {
+            let memory = Memory::new(3, 0);
+            tokio::spawn(Arc::clone(&memory).load(LOAD, u64::MAX));
+            let memory: Arc<dyn Backend> = memory;
+            return Box::pin(std::future::ready(Ok(memory)));
+        }
+        let plan = Plan {
+            data: Some(Path::new(&folder).to_owned()),
+            disk_reserve: "1MiB".to_owned(),
+            ..Plan::default()
+        };
+        let started = RealCluster::start(&plan, Duration::from_secs(5), None);
+        let place = place.clone();
+        Box::pin(async move {
+            let backend: Arc<dyn Backend> = Arc::new(Panics { inner: Arc::new(started?), place });
+            Ok(backend)
+        })
+    });
+    runtime.block_on(async {
+        let console = kvorum::console::on_screen(App::new(Settings::default()), attach).unwrap();
+        Box::pin(console.run()).await.unwrap();
+    });
+}
+
+/// A cluster whose backend panics when it is told to get a key.
+struct Panics {
+    inner: Arc<RealCluster>,
+    place: String,
+}
+
+impl Backend for Panics {
+    fn place(&self) -> Place {
+        self.inner.place()
+    }
+
+    fn watch(self: Arc<Self>, sink: Sink) -> Task<()> {
+        if self.place != "watch" {
+            return Arc::clone(&self.inner).watch(sink);
+        }
+        Box::pin(async move {
+            let watch = Arc::clone(&self.inner).watch(sink);
+            let _ = tokio::time::timeout(Duration::from_secs(1), watch).await;
+            panic!("in a watch");
+        })
+    }
+
+    fn call(self: Arc<Self>, call: Call) -> Task<Result<Reply, Stop>> {
+        if !matches!(call, Call::Get { .. }) {
+            return Arc::clone(&self.inner).call(call);
+        }
+        match self.place.as_str() {
+            "call" => return Box::pin(async { panic!("in a call") }),
+            "thread" => drop(std::thread::spawn(|| panic!("in a thread"))),
+            "blocking" => drop(tokio::task::spawn_blocking(|| panic!("in blocking"))),
+            // The loop itself makes the future.
+            "loop" => panic!("in the loop"),
+            _ => {}
+        }
+        Box::pin(std::future::pending())
+    }
+
+    fn store(self: Arc<Self>) -> Arc<dyn Store> {
+        Arc::clone(&self.inner).store()
+    }
+
+    fn stop(self: Arc<Self>) -> Task<()> {
+        Arc::clone(&self.inner).stop()
+    }
+}
+
+fn a_panic_gives_the_terminal_back_and_leaves_no_process(place: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let role = format!("{place} {}", folder.path().to_str().unwrap());
+    let mut terminal = Terminal::start(this_program(&[], (ROLE, &role)));
+    let replicas: Vec<_> = match place {
+        "watch" => Vec::new(),
+        _ => {
+            terminal.wait_for("3/3 ready");
+            let names = ["kvorum-0", "kvorum-1", "kvorum-2"].iter();
+            let replica =
+                |name: &&str| kvorum::local::folder::process_of(&folder.path().join(name)).unwrap();
+            let found = names.map(replica).collect();
+            terminal.press(":get a\r");
+            found
+        }
+    };
+    let (took, status) = terminal.wait_for_end();
+    assert_eq!(status, u32::from(Exit::Bug as u8), "{place}");
+    assert!(place == "watch" || took < END, "{place}: {took:?}");
+    assert!(terminal.is_restored() && terminal.has_plain_line(), "{place}");
+    let said = terminal.text();
+    assert!(said.contains("this is a bug in kvorum") && said.contains("panicked"), "{said}");
+    let is_alive = |process: &rustix::process::Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    let began = Instant::now();
+    while replicas.iter().any(is_alive) {
+        assert!(began.elapsed() < END, "{place}: no replica is left");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn data_is_drawn_at_most_ten_times_a_second() {
+    let mut terminal = Terminal::start(this_program(&[], (ROLE, "load")));
+    terminal.wait_for("3/3 ready");
+    let (began, before) = (Instant::now(), terminal.frames());
+    std::thread::sleep(Duration::from_secs(3));
+    let drawn = terminal.frames() - before;
+    // One more may be under way at each end.
+    let most = began.elapsed().as_millis() / DATA_INTERVAL.as_millis() + 2;
+    assert!(u128::from(drawn) <= most && drawn > 0, "{drawn} frames, at most {most}");
+    terminal.press("q");
+    terminal.wait_for_end();
+    assert!(terminal.is_restored());
+}

@@ -1,0 +1,208 @@
+//! A program in a pseudo-terminal, and what the terminal shows.
+
+#![allow(dead_code, reason = "each test file uses its own part of the harness")]
+
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+use rustix::process::Pid;
+
+/// The size of the terminal.
+const ROWS: NonZero<u16> = NonZero::new(24).unwrap();
+/// As above.
+const COLUMNS: NonZero<u16> = NonZero::new(80).unwrap();
+/// How long anything may take that a test waits for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// What begins each frame: a synchronized update (DEC mode 2026).
+const FRAME: &[u8] = b"\x1b[?2026h";
+
+/// A program in a terminal, and what the terminal shows.
+pub struct Terminal {
+    child: Box<dyn Child + Send + Sync>,
+    /// Closing it hangs up.
+    master: Option<Box<dyn MasterPty + Send>>,
+    keys: Option<Box<dyn Write + Send>>,
+    shown: Arc<(Mutex<Shown>, Condvar)>,
+    is_hanging_up: Arc<AtomicBool>,
+    pub began: Instant,
+}
+
+struct Shown {
+    parser: vt100::Parser,
+    frames: u64,
+    /// The last bytes, for a frame's beginning that comes in two parts.
+    tail: Vec<u8>,
+    is_over: bool,
+}
+
+impl Shown {
+    fn take(&mut self, bytes: &[u8]) {
+        self.parser.process(bytes);
+        self.tail.extend_from_slice(bytes);
+        self.frames += self.tail.windows(FRAME.len()).filter(|part| *part == FRAME).count() as u64;
+        let kept = self.tail.len().min(FRAME.len() - 1);
+        self.tail.drain(..self.tail.len() - kept);
+    }
+}
+
+/// The program under test, with nothing of this machine's settings.
+pub fn kvorum(words: &[&str]) -> CommandBuilder {
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_kvorum"));
+    command.args(words);
+    for name in ["KVORUM_ENDPOINTS", "KVORUM_LOCAL", "KVORUM_READONLY", "NO_COLOR"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// The program that runs now, once more, with a word in its environment that says what to be.
+pub fn this_program(words: &[&str], role: (&str, &str)) -> CommandBuilder {
+    let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
+    command.args(words);
+    command.env(role.0, role.1);
+    command.env_remove("NO_COLOR");
+    command
+}
+
+impl Terminal {
+    pub fn start(command: CommandBuilder) -> Self {
+        let size =
+            PtySize { rows: ROWS.get(), cols: COLUMNS.get(), pixel_width: 0, pixel_height: 0 };
+        let pty = native_pty_system().openpty(size).unwrap();
+        let began = Instant::now();
+        let child = pty.slave.spawn_command(command).unwrap();
+        drop(pty.slave);
+        let shown = Shown {
+            parser: vt100::Parser::new(ROWS, COLUMNS, 0),
+            frames: 0,
+            tail: Vec::new(),
+            is_over: false,
+        };
+        let shown = Arc::new((Mutex::new(shown), Condvar::new()));
+        let is_hanging_up = Arc::new(AtomicBool::new(false));
+        let mut output = pty.master.try_clone_reader().unwrap();
+        let (filled, ends) = (Arc::clone(&shown), Arc::clone(&is_hanging_up));
+        std::thread::spawn(move || {
+            let mut bytes = [0; 16 << 10];
+            while !ends.load(Ordering::SeqCst) {
+                let Ok(count @ 1..) = output.read(&mut bytes) else { break };
+                filled.0.lock().unwrap().take(&bytes[..count]);
+                filled.1.notify_all();
+            }
+            // The reader holds the terminal open; it goes before that is told.
+            drop(output);
+            filled.0.lock().unwrap().is_over = true;
+            filled.1.notify_all();
+        });
+        let keys = Some(pty.master.take_writer().unwrap());
+        Self { child, master: Some(pty.master), keys, shown, is_hanging_up, began }
+    }
+
+    /// A local cluster in a folder, with its console.
+    pub fn local(folder: &Path) -> Self {
+        Self::start(kvorum(&["local", "--disk-reserve=1MiB", "--data", folder.to_str().unwrap()]))
+    }
+
+    /// What the screen says.
+    pub fn text(&self) -> String {
+        self.shown.0.lock().unwrap().parser.screen().contents()
+    }
+
+    /// Frames so far.
+    pub fn frames(&self) -> u64 {
+        self.shown.0.lock().unwrap().frames
+    }
+
+    pub fn press(&mut self, keys: &str) {
+        let writer = self.keys.as_mut().unwrap();
+        writer.write_all(keys.as_bytes()).unwrap();
+        writer.flush().unwrap();
+    }
+
+    /// Waits until the screen says something; how long that took.
+    pub fn wait_for(&self, part: &str) -> Duration {
+        self.wait_until(part, |text| text.contains(part))
+    }
+
+    /// Waits until the screen is as a test wants it; how long that took.
+    pub fn wait_until(&self, what: &str, is: impl Fn(&str) -> bool) -> Duration {
+        let began = Instant::now();
+        let mut shown = self.shown.0.lock().unwrap();
+        loop {
+            let text = shown.parser.screen().contents();
+            if is(&text) {
+                return began.elapsed();
+            }
+            let left = PATIENCE.saturating_sub(began.elapsed());
+            assert!(!left.is_zero() && !shown.is_over, "the screen says {what}\n{text}");
+            shown = self.shown.1.wait_timeout(shown, left).unwrap().0;
+        }
+    }
+
+    /// Closes the terminal's other end. Until the program writes once more, this test's reader
+    /// holds it open: `keys` make it write.
+    pub fn hang_up(&mut self, keys: &str) {
+        self.is_hanging_up.store(true, Ordering::SeqCst);
+        self.press(keys);
+        let began = Instant::now();
+        let mut shown = self.shown.0.lock().unwrap();
+        while !shown.is_over {
+            assert!(began.elapsed() < PATIENCE, "the program answers a key");
+            shown = self.shown.1.wait_timeout(shown, PATIENCE).unwrap().0;
+        }
+        drop(shown);
+        self.keys = None;
+        self.master = None;
+    }
+
+    pub fn process(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.process_id().unwrap()).unwrap()).unwrap()
+    }
+
+    /// Waits for the end of the program; how long it took, and its exit status.
+    pub fn wait_for_end(&mut self) -> (Duration, u32) {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (began.elapsed(), status.exit_code());
+            }
+            assert!(began.elapsed() < PATIENCE, "it ends\n{}", self.text());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits until all that the program wrote is here.
+    pub fn wait_for_all(&self) {
+        let shown = self.shown.0.lock().unwrap();
+        let waited = self.shown.1.wait_timeout_while(shown, PATIENCE, |shown| !shown.is_over);
+        assert!(!waited.unwrap().1.timed_out(), "the terminal is closed by the program's end");
+    }
+
+    /// Whether no mode is left that a program may leave behind.
+    pub fn is_restored(&self) -> bool {
+        self.wait_for_all();
+        let shown = self.shown.0.lock().unwrap();
+        let screen = shown.parser.screen();
+        !screen.alternate_screen() && !screen.hide_cursor() && !screen.bracketed_paste()
+    }
+
+    /// Whether the line discipline is as a shell wants it: lines, an echo, signals.
+    pub fn has_plain_line(&self) -> bool {
+        // The flags by their names: their type is of a crate that tests do not name.
+        let modes = self.master.as_ref().unwrap().get_termios().unwrap();
+        let modes = format!("{:?}", modes.local_flags);
+        ["ICANON", "ECHO", "ISIG"].iter().all(|name| modes.contains(name))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
