@@ -266,6 +266,44 @@ fn a_cluster_without_a_reader_goes_on() {
 }
 
 /// The proof that the readme promises, on a cluster of the demo's own.
+/// When a replica's log says something for the last time before `until`, in microseconds since
+/// 1970.
+fn logged(cluster: &Cluster, replica: &str, part: &str, until: u64) -> Option<u64> {
+    let log = std::fs::read_to_string(cluster.folder.join(replica).join("log")).unwrap();
+    let times = log.lines().filter(|line| line.contains(part)).map(|line| {
+        let at: jiff::Timestamp = line.split_whitespace().next().unwrap().parse().unwrap();
+        u64::try_from(at.as_microsecond()).unwrap()
+    });
+    times.filter(|at| *at <= until).max()
+}
+
+#[test]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some milliseconds")]
+fn the_stamps_of_a_failover_are_those_of_the_replicas_logs() {
+    /// How far apart they may be.
+    const NEAR_US: u64 = 20_000;
+    let cluster = Cluster::start(&[]);
+    let (code, out, err) =
+        said(&cluster.run(&["demo", "failover", "--headless", "--yes", "-o", "json"]));
+    assert_eq!(code, 0, "{out}{err}");
+    let figures: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let killed = figures["killed_us"].as_u64().unwrap();
+    let stamp = |name: &str| killed + (figures[name].as_f64().unwrap() * 1000.0) as u64;
+    let (noticed, elected) = (stamp("noticed_ms"), stamp("elected_ms"));
+    let (before, after) = (
+        figures["leader_before"].as_str().unwrap().to_owned(),
+        figures["leader_after"].as_str().unwrap().to_owned(),
+    );
+    let lost = format!("link lost peer=\"{before}\"");
+    let survivors = cluster.names().into_iter().filter(|name| *name != before);
+    let first = survivors.filter_map(|name| logged(&cluster, &name, &lost, noticed + NEAR_US));
+    let first = first.min().unwrap();
+    let leads = logged(&cluster, &after, " leads ballot", elected + NEAR_US).unwrap();
+    println!("noticed {noticed}, logged {first}; elected {elected}, logged {leads}");
+    assert!(first.abs_diff(noticed) < NEAR_US && leads.abs_diff(elected) < NEAR_US, "{out}");
+    assert!(killed <= noticed && noticed <= elected, "{out}");
+}
+
 #[test]
 fn the_demo_of_a_failover_is_a_proof() {
     let nowhere = tempfile::tempdir().unwrap();

@@ -2,130 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::sync::Arc;
-use std::time::Duration;
+#[path = "harness/console.rs"]
+mod harness;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
-use kvorum::app::{App, Settings};
+use harness::{Console, SCREENS};
+use kvorum::app::Settings;
 use kvorum::arguments::ThemeName;
-use kvorum::backend::memory::Memory;
-use kvorum::backend::{Backend, Sink};
 use kvorum::exit::Stop;
-use kvorum::message::{Call, CallId, Effect, Event, Now};
-use kvorum::update::update;
+use kvorum::message::{Call, Event};
 use kvorum::view;
 use proptest::prelude::*;
-use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use tokio::sync::mpsc;
-
-/// A console on a cluster in memory, driven by hand: time goes on when the test says so.
-struct Console {
-    app: App,
-    backend: Arc<Memory>,
-    events: mpsc::Receiver<Event>,
-    now: Now,
-    /// Calls that came out, in order.
-    called: Vec<Call>,
-    answers: Vec<(CallId, Call)>,
-}
-
-impl Console {
-    async fn start(settings: Settings, replicas: usize) -> Self {
-        let backend = Memory::new(replicas, 40);
-        let (sender, events) = mpsc::channel(4096);
-        let watch = Arc::clone(&backend).watch(Sink::new(sender));
-        tokio::spawn(watch);
-        let mut console = Self {
-            app: App::new(settings),
-            now: Now { monotonic: Duration::from_secs(1), wall_us: 1_700_000_000_000_000 },
-            called: Vec::new(),
-            answers: Vec::new(),
-            backend,
-            events,
-        };
-        console.feed(Event::Attached(console.backend.place()));
-        console.feed(Event::Resize { width: 160, height: 45 });
-        console.settle().await;
-        console
-    }
-
-    fn feed(&mut self, event: Event) {
-        for effect in update(&mut self.app, self.now, event) {
-            if let Effect::Call { id, call } = effect {
-                self.called.push(call.clone());
-                self.answers.push((id, call));
-            }
-        }
-    }
-
-    /// Lets the cluster answer, and takes in what it tells.
-    async fn settle(&mut self) {
-        for _ in 0..8 {
-            tokio::task::yield_now().await;
-            while let Ok(event) = self.events.try_recv() {
-                self.feed(event);
-            }
-            for (call, asked) in std::mem::take(&mut self.answers) {
-                let result = Arc::clone(&self.backend).call(asked).await;
-                self.feed(Event::Answered { call, result });
-            }
-        }
-    }
-
-    async fn wait(&mut self, ms: u64) {
-        tokio::time::sleep(Duration::from_millis(ms)).await;
-        self.now.monotonic += Duration::from_millis(ms);
-        self.now.wall_us += ms * 1000;
-        self.feed(Event::Tick);
-        self.settle().await;
-    }
-
-    async fn press(&mut self, keys: &str) {
-        for key in keys.chars() {
-            let code = match key {
-                '\n' => KeyCode::Enter,
-                '\u{1b}' => KeyCode::Esc,
-                '\t' => KeyCode::Tab,
-                key => KeyCode::Char(key),
-            };
-            self.feed(Event::Key(KeyEvent::new(code, KeyModifiers::NONE)));
-            if code == KeyCode::Enter {
-                self.settle().await;
-            }
-        }
-        self.settle().await;
-    }
-
-    fn draw(&self, width: u16, height: u16) -> Buffer {
-        let area = Rect::new(0, 0, width, height);
-        let mut buffer = Buffer::empty(area);
-        view::draw(&self.app, area, &mut buffer);
-        buffer
-    }
-
-    fn text(&self, width: u16, height: u16) -> String {
-        view::picture::text(&self.draw(width, height))
-    }
-}
-
-/// Every screen: its name, and the keys that lead to it.
-const SCREENS: [(&str, &str); 14] = [
-    ("overview", ""),
-    ("log", "2z"),
-    ("keys", "3z"),
-    ("inspect", "3\n"),
-    ("writes", "4z"),
-    ("events", "5z"),
-    ("output", ":put a 1\n6z"),
-    ("kill", "x"),
-    ("kill without quorum", "x\u{1b}:kill n2 --yes\n:kill n3\n"),
-    ("delete", "3d"),
-    ("scale", "+"),
-    ("help", "?"),
-    ("errors", ":kill any\n!"),
-    ("prompt", ":put a b c"),
-];
 
 #[tokio::test(start_paused = true)]
 async fn no_size_makes_a_screen_panic() {

@@ -340,6 +340,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                     "votes from here on"
                 );
             }
+            Notice::Linked { peer } => info!(peer, "linked"),
+            Notice::LinkLost { peer } => info!(peer, "link lost"),
             Notice::Leading { ballot, accepted } => info!(ballot, accepted, "leads"),
             Notice::Deposed { ballot } => info!(ballot, "leads no more"),
             Notice::Following { leader, ballot, decided } => {

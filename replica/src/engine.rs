@@ -256,6 +256,7 @@ impl<S: Store> Engine<S> {
             self.break_calls(peer, old);
         }
         self.outbox.peers.up(peer, session);
+        self.outbox.notice(Notice::Linked { peer: self.outbox.peers.name(peer).to_owned() });
         if let Some(consensus) = &mut self.consensus {
             consensus.reconnected(peer);
         }
@@ -265,6 +266,7 @@ impl<S: Store> Engine<S> {
         if !self.outbox.peers.down(peer, session) {
             return;
         }
+        self.outbox.notice(Notice::LinkLost { peer: self.outbox.peers.name(peer).to_owned() });
         self.break_calls(peer, session);
         if self.leader().is_some_and(|(leader, _)| leader == peer) {
             self.hurry_until = self.now + HURRY_TICKS;

@@ -123,10 +123,8 @@ impl Transport {
         loop {
             match self.try_dial(peer, &address).await {
                 Ok(met) => {
-                    info!(peer = name, "linked");
                     last.clear();
                     self.session(met).await;
-                    info!(peer = name, "link lost");
                     pauses = self::pauses();
                 }
                 Err(failure) => {

@@ -75,6 +75,8 @@ pub struct Figures {
     pub proof: Proof,
     /// The longest time without an acknowledged write: across the failover.
     pub gap_ms: f64,
+    /// When the leader was killed, in microseconds since 1970.
+    pub killed_us: u64,
     /// When a replica first noticed that the leader was gone.
     pub noticed_ms: Option<f64>,
     /// When another one led.
@@ -228,6 +230,7 @@ impl Demo {
             Some(Figures {
                 proof,
                 gap_ms: milliseconds(last.gap_us()?),
+                killed_us: killed,
                 noticed_ms: last.noticed.map(after),
                 elected_ms: after(elected),
                 first_write_ms: after(last.writes?.1),

@@ -16,7 +16,7 @@ use kvorum_protocol::status::{
 };
 use kvorum_protocol::{Fate, Key, Status, Value};
 use tokio::sync::broadcast;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::{Backend, Sink, Task};
 use crate::clock::Clock;
@@ -39,7 +39,8 @@ const PAGE_PAIRS: usize = 500;
 pub struct Memory {
     state: Mutex<State>,
     told: broadcast::Sender<Seen>,
-    clock: Clock,
+    /// When it began, by the runtime's clock, which a test may hold, and by the wall's.
+    began: (Instant, u64),
 }
 
 struct State {
@@ -63,6 +64,12 @@ impl Memory {
     /// A cluster of so many replicas that holds so many keys.
     #[must_use]
     pub fn new(replicas: usize, keys: u64) -> Arc<Self> {
+        Self::starting_at(Clock::start().now().wall_us, replicas, keys)
+    }
+
+    /// The same, which believes that it is started at a time: microseconds since 1970.
+    #[must_use]
+    pub fn starting_at(wall_us: u64, replicas: usize, keys: u64) -> Arc<Self> {
         let node = Replica { is_up: true, incarnation: 1, cuts: Vec::new() };
         let key = |n: u64| {
             let (key, value) = (format!("user:{n:07}"), format!("value of {n}"));
@@ -78,7 +85,7 @@ impl Memory {
             calls: Vec::new(),
         };
         let (told, _) = broadcast::channel(TOLD_MAX);
-        Arc::new(Self { state: Mutex::new(state), told, clock: Clock::start() })
+        Arc::new(Self { state: Mutex::new(state), told, began: (Instant::now(), wall_us) })
     }
 
     /// Every call so far.
@@ -123,10 +130,11 @@ impl Memory {
     }
 
     fn statuses(&self) -> Vec<Status> {
-        let now = self.clock.now();
+        let passed = u64::try_from(self.began.0.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let wall_us = self.began.1.saturating_add(passed);
         self.state(|state| {
             let up = (0..state.nodes.len()).filter(|place| state.nodes[*place].is_up);
-            up.map(|place| state.status(place, now.wall_us)).collect()
+            up.map(|place| state.status(place, wall_us)).collect()
         })
     }
 

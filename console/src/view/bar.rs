@@ -19,33 +19,48 @@ pub fn one_line(app: &App) -> Vec<Piece> {
     vec![piece(format!("{leader} {count} {}", cluster.decided()), Tone::Plain)]
 }
 
-/// The title: what is attached to, and how it is.
+/// The title: what is attached to, and how it is. Where it is narrow, names give way to states.
 pub fn title(app: &App, width: u16) -> Vec<Piece> {
     let (cluster, ..) = app.shown();
-    let mut left = vec![piece(" kvorum ", Tone::Title)];
     let name = match &app.stage {
         Stage::Attached(place) => place.name.clone(),
         Stage::Attaching => app.settings.target.clone(),
         Stage::Detached { .. } => "no cluster".to_owned(),
     };
-    left.push(piece(format!(" {name} "), Tone::Plain));
-    if cluster.count() > 0 {
-        let (ready, count) = (cluster.ready(), cluster.count());
-        let tone = match ready {
-            ready if ready == count => Tone::Good,
-            ready if 2 * ready > count => Tone::Warn,
+    let product = piece(" kvorum ", Tone::Title);
+    let name = piece(format!(" {name} "), Tone::Plain);
+    let (mut ready, mut short) = (Vec::new(), Vec::new());
+    let is_detached = matches!(app.stage, Stage::Detached { .. });
+    if cluster.count() > 0 && !is_detached {
+        let (up, count) = (cluster.ready(), cluster.count());
+        let tone = match up {
+            up if up == count => Tone::Good,
+            up if 2 * up > count => Tone::Warn,
             _ => Tone::Bad,
         };
-        left.push(piece(format!(" {ready}/{count} ready "), tone));
+        ready.push(piece(format!(" {up}/{count} ready "), tone));
+        short.push(piece(format!(" {up}/{count} "), tone));
     }
-    if let Some(configuration) = cluster.configuration().filter(|_| width >= 100) {
-        left.push(piece(format!(" configuration {configuration} "), Tone::Dim));
+    let mut configuration = Vec::new();
+    if let Some(number) = cluster.configuration().filter(|_| width >= 100) {
+        configuration.push(piece(format!(" configuration {number} "), Tone::Dim));
     }
     let right = state(app);
-    let used: usize = left.iter().chain(&right).map(|(text, _)| text.width()).sum();
-    left.push(piece(" ".repeat(usize::from(width).saturating_sub(used)), Tone::Plain));
+    let room = usize::from(width).saturating_sub(cells(&right));
+    let lefts = [
+        [vec![product.clone(), name.clone()], ready.clone(), configuration].concat(),
+        [vec![product, name.clone()], ready.clone()].concat(),
+        [vec![name], ready.clone()].concat(),
+        ready,
+    ];
+    let mut left = lefts.into_iter().find(|left| cells(left) <= room).unwrap_or(short);
+    left.push(piece(" ".repeat(room.saturating_sub(cells(&left))), Tone::Plain));
     left.extend(right);
     left
+}
+
+fn cells(pieces: &[Piece]) -> usize {
+    pieces.iter().map(|(text, _)| text.width()).sum()
 }
 
 /// The right end of the title: what is true of the whole screen.

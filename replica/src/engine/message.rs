@@ -229,6 +229,16 @@ pub enum Output {
 pub enum Notice {
     /// Every member was met; the replica votes from now on.
     Gathered,
+    /// A session with a peer began.
+    Linked {
+        /// The peer.
+        peer: String,
+    },
+    /// A session with a peer ended.
+    LinkLost {
+        /// The peer.
+        peer: String,
+    },
     /// The replica began to lead.
     Leading {
         /// The ballot's number.

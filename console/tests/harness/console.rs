@@ -1,0 +1,128 @@
+//! The console without a terminal, on a cluster in memory.
+
+#![allow(dead_code, reason = "each test file uses its own part of the harness")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use kvorum::app::{App, Settings};
+use kvorum::backend::memory::Memory;
+use kvorum::backend::{Backend, Sink};
+use kvorum::message::{Call, CallId, Effect, Event, Now};
+use kvorum::update::update;
+use kvorum::view;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use tokio::sync::mpsc;
+
+/// When everything begins: microseconds since 1970.
+const BEGAN_US: u64 = 1_700_000_000_000_000;
+
+/// A console on a cluster in memory, driven by hand: time goes on when the test says so.
+pub struct Console {
+    pub app: App,
+    pub backend: Arc<Memory>,
+    events: mpsc::Receiver<Event>,
+    pub now: Now,
+    /// Calls that came out, in order.
+    pub called: Vec<Call>,
+    answers: Vec<(CallId, Call)>,
+}
+
+impl Console {
+    pub async fn start(settings: Settings, replicas: usize) -> Self {
+        let backend = Memory::starting_at(BEGAN_US, replicas, 40);
+        let (sender, events) = mpsc::channel(4096);
+        let watch = Arc::clone(&backend).watch(Sink::new(sender));
+        tokio::spawn(watch);
+        let mut console = Self {
+            app: App::new(settings),
+            now: Now { monotonic: Duration::from_secs(1), wall_us: BEGAN_US },
+            called: Vec::new(),
+            answers: Vec::new(),
+            backend,
+            events,
+        };
+        console.feed(Event::Attached(console.backend.place()));
+        console.feed(Event::Resize { width: 160, height: 45 });
+        console.settle().await;
+        console
+    }
+
+    pub fn feed(&mut self, event: Event) {
+        for effect in update(&mut self.app, self.now, event) {
+            if let Effect::Call { id, call } = effect {
+                self.called.push(call.clone());
+                self.answers.push((id, call));
+            }
+        }
+    }
+
+    /// Lets the cluster answer, and takes in what it tells.
+    pub async fn settle(&mut self) {
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+            while let Ok(event) = self.events.try_recv() {
+                self.feed(event);
+            }
+            for (call, asked) in std::mem::take(&mut self.answers) {
+                let result = Arc::clone(&self.backend).call(asked).await;
+                self.feed(Event::Answered { call, result });
+            }
+        }
+    }
+
+    pub async fn wait(&mut self, ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        self.now.monotonic += Duration::from_millis(ms);
+        self.now.wall_us += ms * 1000;
+        self.feed(Event::Tick);
+        self.settle().await;
+    }
+
+    pub async fn press(&mut self, keys: &str) {
+        for key in keys.chars() {
+            let code = match key {
+                '\n' => KeyCode::Enter,
+                '\u{1b}' => KeyCode::Esc,
+                '\t' => KeyCode::Tab,
+                key => KeyCode::Char(key),
+            };
+            self.feed(Event::Key(KeyEvent::new(code, KeyModifiers::NONE)));
+            if code == KeyCode::Enter {
+                self.settle().await;
+            }
+        }
+        self.settle().await;
+    }
+
+    pub fn draw(&self, width: u16, height: u16) -> Buffer {
+        let area = Rect::new(0, 0, width, height);
+        let mut buffer = Buffer::empty(area);
+        view::draw(&self.app, area, &mut buffer);
+        buffer
+    }
+
+    pub fn text(&self, width: u16, height: u16) -> String {
+        view::picture::text(&self.draw(width, height))
+    }
+}
+
+/// Every screen: its name, and the keys that lead to it.
+pub const SCREENS: [(&str, &str); 14] = [
+    ("overview", ""),
+    ("log", "2z"),
+    ("keys", "3z"),
+    ("inspect", "3\n"),
+    ("writes", "4z"),
+    ("events", "5z"),
+    ("output", ":put a 1\n6z"),
+    ("kill", "x"),
+    ("kill without quorum", "x\u{1b}:kill n2 --yes\n:kill n3\n"),
+    ("delete", "3d"),
+    ("scale", "+"),
+    ("help", "?"),
+    ("errors", ":kill any\n!"),
+    ("prompt", ":put a b c"),
+];
