@@ -16,9 +16,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
 use crate::app::demo::Demo;
 use crate::app::dialog::Dialog;
+use crate::app::{App, Stage};
 use crate::backend::{Backend, EVENTS_MAX, Sink, Task};
 use crate::clock::Clock;
 use crate::exit::Stop;
@@ -276,6 +276,17 @@ impl Runtime {
         self.printed.1 = happened;
     }
 
+    /// Whether the next key or line may be taken. A line waits for the cluster and for the answers
+    /// to the lines before it, so that commands from a file are done one after the other.
+    fn takes_input(&self) -> bool {
+        match self.front {
+            Front::Plain => {
+                !matches!(self.app.stage, Stage::Attaching) && self.app.calls.is_empty()
+            }
+            _ => true,
+        }
+    }
+
     /// Whether there is nothing more to do.
     fn is_over(&self) -> bool {
         let is_played = self.app.demo.as_ref().is_some_and(Demo::is_over);
@@ -369,11 +380,12 @@ impl Loop {
     }
 
     async fn next(&mut self, signals: &mut Signals, wake_at: Option<Instant>) -> Woken {
+        let takes_input = self.runtime.takes_input();
         let Runtime { input, .. } = &mut self.runtime;
         let key = async {
             match input {
-                Some(input) => input.recv().await,
-                None => std::future::pending().await,
+                Some(input) if takes_input => input.recv().await,
+                _ => std::future::pending().await,
             }
         };
         let time = async {
@@ -435,8 +447,11 @@ impl Loop {
     fn take_burst(&mut self) -> Due {
         let mut due = Due::Not;
         for _ in 0..BURST_MAX {
-            let key = self.runtime.input.as_mut().and_then(|input| input.try_recv().ok());
-            if let Some(key) = key {
+            let runtime = &mut self.runtime;
+            // What a line brings is printed before the next one is taken.
+            let is_plain = matches!(runtime.front, Front::Plain);
+            let input = runtime.input.as_mut().filter(|_| !is_plain);
+            if let Some(key) = input.and_then(|input| input.try_recv().ok()) {
                 self.runtime.take(key);
                 due = Due::Now;
             } else if let Ok(event) = self.inbox.try_recv() {

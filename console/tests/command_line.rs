@@ -319,3 +319,31 @@ fn the_demo_of_a_failover_is_a_proof() {
     assert!(figures["gap_ms"].as_f64().unwrap() > 0.0);
     assert_ne!(figures["leader_before"], figures["leader_after"]);
 }
+
+/// Commands from a file: each waits for the cluster and for the one before it.
+#[test]
+fn lines_are_done_one_after_the_other() {
+    let cluster = Cluster::start(&[]);
+    let mut command = kvorum();
+    command.arg("--local").arg(&cluster.folder).arg("--plain");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = "put a 1\nget a\nput a 2\nput a b c d\nget a\ndelete a\ny\nget a\n";
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), lines.as_bytes()).unwrap();
+    let (code, out, err) = said(&child.wait_with_output().unwrap());
+    assert_eq!(code, 0, "{out}{err}");
+    let wanted = [
+        "put a at revision",
+        "get a = 1",
+        "put a at revision",
+        "'d' is one word too many",
+        "get a = 2",
+        "Delete a?",
+        "delete a at revision",
+        "get a: there is no such key",
+    ];
+    let mut rest = out.lines();
+    for part in wanted {
+        assert!(rest.any(|line| line.contains(part)), "{part} in its place in\n{out}{err}");
+    }
+}

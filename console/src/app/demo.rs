@@ -223,7 +223,12 @@ impl Demo {
             Some(Err(why)) => return self.fail(facts, why.clone(), now),
             None => return self.fail(facts, "the probe did not report".to_owned(), now),
         };
-        let figures = self.stamps.as_ref().and_then(|last| {
+        // A leader that took over from the first one in the same ballot is part of it still.
+        let first = self.stamps.as_ref();
+        let is_same = |last: &&Stamps| {
+            last.writes.is_some() && first.is_some_and(|first| first.killed == last.killed)
+        };
+        let figures = facts.failover.last.as_ref().filter(is_same).or(first).and_then(|last| {
             let killed = last.killed?;
             let after = |stamp: u64| milliseconds(stamp.saturating_sub(killed));
             let (leader_after, _, elected) = last.elected.clone()?;

@@ -190,6 +190,8 @@ impl KeysPane {
         if self.rows.len() > ROWS_MAX {
             self.next = self.rows.pop().map(|row| row.key);
         }
+        // A page whose keys are all gone is read again: what follows it is closer now.
+        self.is_loaded = !(self.rows.is_empty() && self.next.is_some());
         self.clamp();
     }
 
@@ -257,6 +259,12 @@ mod tests {
         pane.selected = 2;
         pane.apply(&change(7, EntryKind::Put, "a"));
         assert_eq!(pane.selection().map(|row| &row.key), Some(&Key::from("d")));
+        let mut emptied = pane.clone();
+        for (index, key) in (8..).zip(["a", "b", "c", "d"]) {
+            assert!(emptied.is_loaded);
+            emptied.apply(&change(index, EntryKind::Delete, key));
+        }
+        assert!(!emptied.is_loaded, "more keys follow, so the page is read again");
         pane.apply(&change(8, EntryKind::Delete, "c"));
         pane.apply(&change(9, EntryKind::Put, "z"));
         pane.apply(&change(10, EntryKind::Put, "b"));

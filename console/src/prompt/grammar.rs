@@ -372,7 +372,7 @@ fn invalid(error: &clap::Error, usage: String, place: impl Fn(&str) -> Range<usi
         }
         None => (why, usage),
     };
-    LineError::new(place(&wrong), printable(&what), remedy)
+    LineError::new(place(&wrong), printable(&what), printable(&remedy))
 }
 
 /// What clap says of an error.

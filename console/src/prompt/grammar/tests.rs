@@ -118,6 +118,14 @@ const PIECES: [&str; 40] = [
     "",
 ];
 
+#[test]
+fn an_error_shows_no_control_characters() {
+    for line in ["get put ' ; \u{1b}'", "get a '\u{1b}[31m'", "'\u{202e}x'", "put a '\u{7}' b c"] {
+        let error = read(line).unwrap_err().to_string();
+        assert!(!error.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{line:?}: {error:?}");
+    }
+}
+
 /// As many lines as `KVORUM_LINES` says.
 #[test]
 fn no_line_makes_it_panic() {
