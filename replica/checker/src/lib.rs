@@ -1,0 +1,280 @@
+//! Pure: is a history of puts, conditional puts, deletes and gets linearizable?
+//!
+//! The search of Wing and Gong ("Testing and verifying concurrent objects", 1993) with the memory
+//! of Lowe ("Testing for linearizability", 2017, section 4): operations are put in an order one
+//! after the other, each between its call and its answer, and a set of operations that once led to
+//! a state is not tried again. Keys are independent, so each key is checked alone (Horn and
+//! Kroening, "Faster linearizability checking via P-compositionality", 2015).
+//!
+//! Guarantees that a history it accepts has such an order, and that one it rejects has none. An
+//! operation without an answer may or may not have happened. Needs each value to be written once,
+//! so that a read says which write it saw. Does not know what made the history.
+
+mod register;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashSet};
+
+use kvorum_protocol::data::{Key, Operation, Outcome, Value};
+use register::{Register, State};
+
+/// Orders that are tried for one key; then the history is too entangled to be judged.
+const TRIES_MAX: u64 = 20_000_000;
+
+/// What was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// A put or a delete.
+    Write(Operation),
+    /// A linearizable read.
+    Get(Key),
+}
+
+impl Asked {
+    fn key(&self) -> &Key {
+        match self {
+            Self::Write(operation) => operation.key(),
+            Self::Get(key) => key,
+        }
+    }
+}
+
+/// What was answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// What a write came to.
+    Written(Outcome),
+    /// A key's value and revision, or that there is none.
+    Value(Option<(Value, u64)>),
+}
+
+/// One operation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Op {
+    /// What was asked.
+    pub asked: Asked,
+    /// When; any clock that all operations share.
+    pub called: u64,
+    /// What was answered, and when.
+    pub told: Option<(u64, Told)>,
+}
+
+/// The number of an operation in its history.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct OpId(usize);
+
+/// What clients asked and were told.
+#[derive(Clone, Default, Debug)]
+pub struct History {
+    ops: Vec<Option<Op>>,
+}
+
+/// What was checked.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Checked {
+    /// Operations with an answer.
+    pub answered: usize,
+    /// Writes that may or may not have happened.
+    pub unknown: usize,
+    /// Keys.
+    pub keys: usize,
+}
+
+/// Why a history is not accepted.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Violation {
+    /// A read saw what nobody wrote, or two writes have one revision.
+    #[error("{key:?}: {why}: {op:?}")]
+    Impossible {
+        /// The key.
+        key: Key,
+        /// What cannot be.
+        why: &'static str,
+        /// The operation.
+        op: Box<Op>,
+    },
+    /// There is no order.
+    #[error("{key:?} is not linearizable: of {count} operations none can be next of {stuck:#?}")]
+    NoOrder {
+        /// The key.
+        key: Key,
+        /// Operations on the key.
+        count: usize,
+        /// Those that could not be placed when most were.
+        stuck: Vec<Op>,
+    },
+    /// Too many orders would have to be tried.
+    #[error("{key:?}: the history of {count} operations is too entangled to be judged")]
+    Undecided {
+        /// The key.
+        key: Key,
+        /// Operations on the key.
+        count: usize,
+    },
+}
+
+impl History {
+    /// Something was asked.
+    pub fn called(&mut self, at: u64, asked: Asked) -> OpId {
+        self.ops.push(Some(Op { asked, called: at, told: None }));
+        OpId(self.ops.len() - 1)
+    }
+
+    /// It was answered.
+    ///
+    /// # Panics
+    /// When it was answered or withdrawn before.
+    pub fn told(&mut self, op: OpId, at: u64, told: Told) {
+        let op = self.ops[op.0].as_mut().expect("what was withdrawn is not answered");
+        assert!(op.told.is_none(), "an operation is answered once");
+        op.told = Some((at, told));
+    }
+
+    /// It is certain that it did not happen.
+    pub fn withdrawn(&mut self, op: OpId) {
+        self.ops[op.0] = None;
+    }
+
+    /// Looks for an order.
+    ///
+    /// # Errors
+    /// The first violation found.
+    pub fn check(&self) -> Result<Checked, Violation> {
+        let mut checked = Checked::default();
+        let mut keys: BTreeMap<&Key, Vec<&Op>> = BTreeMap::new();
+        for op in self.ops.iter().flatten() {
+            match (&op.told, &op.asked) {
+                (Some(_), _) => checked.answered += 1,
+                (None, Asked::Write(_)) => checked.unknown += 1,
+                // A read that nobody got tells nothing.
+                (None, Asked::Get(_)) => continue,
+            }
+            keys.entry(op.asked.key()).or_default().push(op);
+        }
+        checked.keys = keys.len();
+        for (key, mut ops) in keys {
+            ops.sort_by_key(|op| op.called);
+            Search::new(&ops, Register::of(key, &ops)?).run(key)?;
+        }
+        Ok(checked)
+    }
+}
+
+/// The search for an order of one key's operations.
+struct Search<'a> {
+    ops: &'a [&'a Op],
+    register: Register,
+    /// Which operations are in the order, as bits.
+    placed: Vec<u64>,
+    /// Answered operations that are not.
+    left: usize,
+    state: State,
+    /// The order so far: the operation, and the state before it.
+    order: Vec<(usize, State)>,
+    seen: HashSet<(usize, Box<[u64]>, State)>,
+    tries: u64,
+    /// The operations that were next when most were placed.
+    stuck: (usize, Vec<usize>),
+}
+
+impl<'a> Search<'a> {
+    fn new(ops: &'a [&'a Op], register: Register) -> Self {
+        Self {
+            ops,
+            register,
+            placed: vec![0; ops.len().div_ceil(64)],
+            left: ops.iter().filter(|op| op.told.is_some()).count(),
+            state: None,
+            order: Vec::new(),
+            seen: HashSet::new(),
+            tries: 0,
+            stuck: (usize::MAX, Vec::new()),
+        }
+    }
+
+    fn run(mut self, key: &Key) -> Result<(), Violation> {
+        let count = self.ops.len();
+        let mut from = 0;
+        while self.left > 0 {
+            self.tries += 1;
+            if self.tries > TRIES_MAX {
+                return Err(Violation::Undecided { key: key.clone(), count });
+            }
+            if let Some((op, state)) = self.next(from) {
+                self.place(op, state);
+                from = 0;
+                continue;
+            }
+            if self.left < self.stuck.0 {
+                self.stuck = (self.left, self.candidates(0).take(8).collect());
+            }
+            match self.take_back() {
+                Some(op) => from = op + 1,
+                None => {
+                    let stuck = self.stuck.1.iter().map(|op| self.ops[*op].clone()).collect();
+                    return Err(Violation::NoOrder { key: key.clone(), count, stuck });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Operations that may come next: called before any other one that is not placed was answered.
+    fn candidates(&self, from: usize) -> impl Iterator<Item = usize> {
+        let mut earliest = u64::MAX;
+        let first = self.placed.iter().take_while(|word| **word == u64::MAX).count() * 64;
+        (first..self.ops.len())
+            .take_while(move |op| {
+                if self.is_placed(*op) {
+                    return true;
+                }
+                let is_concurrent = self.ops[*op].called <= earliest;
+                let answered = self.ops[*op].told.as_ref().map_or(u64::MAX, |(at, _)| *at);
+                earliest = earliest.min(answered);
+                is_concurrent
+            })
+            .filter(move |op| *op >= from && !self.is_placed(*op))
+    }
+
+    /// The next operation that fits the state and leads to something new.
+    fn next(&mut self, from: usize) -> Option<(usize, State)> {
+        let fitting: Vec<(usize, State)> = self
+            .candidates(from)
+            .filter_map(|op| Some((op, self.register.after(self.state, op, self.ops[op])?)))
+            .collect();
+        fitting.into_iter().find(|(op, state)| {
+            self.flip(*op);
+            let full = self.placed.iter().take_while(|word| **word == u64::MAX).count();
+            let last =
+                self.placed.iter().rposition(|word| *word != 0).map_or(full, |last| last + 1);
+            let bits = self.placed[full..last.max(full)].into();
+            let is_new = self.seen.insert((full, bits, *state));
+            self.flip(*op);
+            is_new
+        })
+    }
+
+    fn place(&mut self, op: usize, state: State) {
+        self.flip(op);
+        self.order.push((op, self.state));
+        self.left -= usize::from(self.ops[op].told.is_some());
+        self.state = state;
+    }
+
+    fn take_back(&mut self) -> Option<usize> {
+        let (op, before) = self.order.pop()?;
+        self.flip(op);
+        self.left += usize::from(self.ops[op].told.is_some());
+        self.state = before;
+        Some(op)
+    }
+
+    fn is_placed(&self, op: usize) -> bool {
+        self.placed[op / 64] & (1 << (op % 64)) != 0
+    }
+
+    fn flip(&mut self, op: usize) {
+        self.placed[op / 64] ^= 1 << (op % 64);
+    }
+}

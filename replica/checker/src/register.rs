@@ -1,0 +1,124 @@
+//! Pure: what one key is after each operation.
+
+use std::collections::HashMap;
+
+use kvorum_protocol::data::{Condition, Key, Operation, Outcome, Value};
+
+use crate::{Asked, Op, Told, Violation};
+
+/// Which operation wrote what the key holds; `None` when there is no such key.
+pub type State = Option<usize>;
+
+/// What is known of the writes of one key.
+pub struct Register {
+    /// By operation: its revision, if somebody was told.
+    revisions: Vec<Option<u64>>,
+    writers: HashMap<u64, usize>,
+    values: HashMap<Value, usize>,
+}
+
+impl Register {
+    /// Learns which write has which revision.
+    ///
+    /// # Errors
+    /// When a read saw what nobody wrote, or two writes have one revision.
+    pub fn of(key: &Key, ops: &[&Op]) -> Result<Self, Violation> {
+        let mut register = Self {
+            revisions: vec![None; ops.len()],
+            writers: HashMap::new(),
+            values: HashMap::new(),
+        };
+        let impossible = |why, op: &Op| {
+            let (key, op) = (key.clone(), Box::new(op.clone()));
+            Err(Violation::Impossible { key, why, op })
+        };
+        for (number, op) in ops.iter().enumerate() {
+            if let Asked::Write(Operation::Put { value, .. }) = &op.asked
+                && register.values.insert(value.clone(), number).is_some()
+            {
+                return impossible("a value that was written before, so reads cannot tell", op);
+            }
+        }
+        for (number, op) in ops.iter().enumerate() {
+            let (writer, revision) = match op.told.as_ref().map(|(_, told)| told) {
+                Some(Told::Written(Outcome::Put { revision })) => (number, *revision),
+                Some(Told::Value(Some((value, revision)))) => match register.values.get(value) {
+                    Some(writer) => (*writer, *revision),
+                    None => return impossible("a value that nobody wrote", op),
+                },
+                _ => continue,
+            };
+            let known = register.revisions[writer].replace(revision);
+            if known.is_some_and(|known| known != revision) {
+                return impossible("a write with two revisions", op);
+            }
+            if register.writers.insert(revision, writer).is_some_and(|other| other != writer) {
+                return impossible("a revision of two writes", op);
+            }
+        }
+        Ok(register)
+    }
+
+    /// The state after an operation, if it can happen in this one as it was answered.
+    pub fn after(&self, state: State, number: usize, op: &Op) -> Option<State> {
+        let told = op.told.as_ref().map(|(_, told)| told);
+        let operation = match (&op.asked, told) {
+            (Asked::Get(_), Some(Told::Value(None))) => return state.is_none().then_some(state),
+            (Asked::Get(_), Some(Told::Value(Some((value, _))))) => {
+                return (state == self.values.get(value).copied()).then_some(state);
+            }
+            (Asked::Get(_), _) => return None,
+            (Asked::Write(operation), _) => operation,
+        };
+        let written = match operation {
+            Operation::Put { .. } => Some(number),
+            Operation::Delete { .. } => None,
+        };
+        let (Operation::Put { condition, .. } | Operation::Delete { condition, .. }) = operation;
+        let holds = self.holds(*condition, state);
+        match (told, operation) {
+            // It did happen, at some time after its call.
+            (None, _) => holds.then_some(written),
+            (Some(Told::Written(Outcome::Put { .. })), Operation::Put { .. }) => {
+                holds.then_some(written)
+            }
+            (Some(Told::Written(Outcome::Deleted { existed, .. })), Operation::Delete { .. }) => {
+                (holds && *existed == state.is_some()).then_some(written)
+            }
+            (Some(Told::Written(Outcome::ConditionFailed { current })), _) => {
+                let fits = match (state, current) {
+                    (None, None) => true,
+                    (Some(writer), Some(revision)) => self.may_be(writer, *revision),
+                    _ => false,
+                };
+                let fails = match condition {
+                    Condition::Always => false,
+                    Condition::Absent => current.is_some(),
+                    Condition::AtRevision(revision) => *current != Some(*revision),
+                };
+                (fits && fails).then_some(state)
+            }
+            (Some(Told::Written(Outcome::Expired)), _) => Some(state),
+            _ => None,
+        }
+    }
+
+    fn holds(&self, condition: Condition, state: State) -> bool {
+        match condition {
+            Condition::Always => true,
+            Condition::Absent => state.is_none(),
+            Condition::AtRevision(revision) => {
+                state.is_some_and(|writer| self.may_be(writer, revision))
+            }
+        }
+    }
+
+    /// Whether a write may have a revision: one that nobody was told may have any that nobody else
+    /// has.
+    fn may_be(&self, writer: usize, revision: u64) -> bool {
+        match self.revisions[writer] {
+            Some(known) => known == revision,
+            None => revision > 0 && !self.writers.contains_key(&revision),
+        }
+    }
+}
