@@ -23,6 +23,7 @@ mod proposals;
 mod reads;
 mod relays;
 mod requests;
+mod rules;
 mod status;
 mod subscriptions;
 
@@ -42,6 +43,7 @@ pub use peers::{Introduction, Rejection};
 use proposals::Proposals;
 use reads::{Question, Read, Reads};
 use relays::Relays;
+pub use rules::Rules;
 use subscriptions::Subscriptions;
 
 /// Entries applied in one commit. Bounds the memory of a turn: so many of the largest values are
@@ -78,6 +80,7 @@ pub enum Origin {
 /// One replica's decisions.
 pub struct Engine<S: Store> {
     store: S,
+    rules: Rules,
     me: ReplicaId,
     configuration: Configuration,
     /// `None` while the replica does not vote.
@@ -104,10 +107,16 @@ pub struct Engine<S: Store> {
 impl<S: Store> Engine<S> {
     /// A replica as its store left it.
     pub fn new(store: S, allows_faults: bool) -> Self {
+        Self::without(Rules::default(), store, allows_faults)
+    }
+
+    /// The same, for tests: some of the rules may be missing.
+    pub fn without(rules: Rules, store: S, allows_faults: bool) -> Self {
         let me = store.identity().replica;
         let configuration = store.configuration().clone();
         let peers = Peers::new(&configuration, me, &store);
         let mut engine = Self {
+            rules,
             me,
             outbox: Outbox { outputs: Vec::new(), peers },
             consensus: None,
@@ -212,7 +221,7 @@ impl<S: Store> Engine<S> {
             return;
         }
         let log = self.store.log(self.configuration.id);
-        let mut consensus = Consensus::start(&self.configuration, self.me, log);
+        let mut consensus = Consensus::start(&self.configuration, self.me, log, self.rules);
         assert!(
             self.store.applied() <= consensus.decided(),
             "what is applied was decided, and decided no later on disk"
@@ -280,7 +289,7 @@ impl<S: Store> Engine<S> {
 
     fn peer_message(&mut self, peer: ReplicaId, session: Session, message: PeerMessage) {
         // A frame of a replaced session could make the library forget what it accepted.
-        if self.outbox.peers.session(peer) != Some(session) {
+        if self.rules.tells_sessions && self.outbox.peers.session(peer) != Some(session) {
             self.outbox.notice(Notice::Dropped { what: "a frame of an old session" });
             return;
         }
@@ -300,6 +309,7 @@ impl<S: Store> Engine<S> {
                 let Some(consensus) = &self.consensus else { return };
                 if configuration == self.configuration.id {
                     let (promise, quorum) = (consensus.promise(), self.configuration.quorum());
+                    let round = if self.rules.tells_rounds { round } else { self.reads.round() };
                     self.reads.confirm(peer, Question { round, ballot }, promise, quorum);
                 }
             }
@@ -411,7 +421,8 @@ impl<S: Store> Engine<S> {
             }
             let last = decided.min(applied + APPLY_ENTRIES_MAX);
             let entries = consensus.entries(applied + 1, last);
-            let results = state_machine::apply(&mut self.store, applied + 1, &entries);
+            let (store, lanes) = (&mut self.store, self.rules.lanes);
+            let results = state_machine::apply(store, lanes, applied + 1, &entries);
             for Applied { outcome, .. } in results {
                 if let Some((id, outcome)) = outcome {
                     let mut answer = |origin, answer| self.outbox.answer(origin, answer);

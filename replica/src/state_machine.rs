@@ -36,6 +36,32 @@ pub struct Lane {
     pub last_use: u64,
 }
 
+/// What is remembered of lanes, and for how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LaneMemory {
+    /// A request may be applied up to so many entries after the index that its client knew.
+    pub session_entries: u64,
+    /// A lane is forgotten so many entries after its last use: more than the above.
+    pub forgets_after: u64,
+    /// Repetitions are found at all.
+    pub finds_repetitions: bool,
+}
+
+impl Default for LaneMemory {
+    fn default() -> Self {
+        Self::of(SESSION_ENTRIES)
+    }
+}
+
+impl LaneMemory {
+    /// The memory that suits a session of so many entries.
+    #[must_use]
+    pub fn of(session_entries: u64) -> Self {
+        let forgets_after = session_entries + 1;
+        Self { session_entries, forgets_after, finds_repetitions: true }
+    }
+}
+
 /// Where the state is kept.
 pub trait Table {
     /// The last index whose changes are in the table; 0 when there is none.
@@ -78,9 +104,14 @@ pub struct Applied {
 ///
 /// # Panics
 /// When the run does not continue what is applied: going on would make the replicas differ.
-pub fn apply<T: Table>(table: &mut T, first: u64, entries: &[Entry]) -> Vec<Applied> {
+pub fn apply<T: Table>(
+    table: &mut T,
+    memory: LaneMemory,
+    first: u64,
+    entries: &[Entry],
+) -> Vec<Applied> {
     assert_eq!(first, table.applied() + 1, "entries are applied in order, each once");
-    let mut run = Run { table, changes: Changes::default() };
+    let mut run = Run { table, memory, changes: Changes::default() };
     let mut results = Vec::with_capacity(entries.len());
     for (index, entry) in (first..).zip(entries) {
         run.evict(index);
@@ -99,13 +130,14 @@ pub fn apply<T: Table>(table: &mut T, first: u64, entries: &[Entry]) -> Vec<Appl
 /// A run of entries on top of a table that does not have them yet.
 struct Run<'a, T> {
     table: &'a T,
+    memory: LaneMemory,
     changes: Changes,
 }
 
 impl<T: Table> Run<'_, T> {
     /// Forgets the lane that was last used so long ago that whatever it repeats has expired.
     fn evict(&mut self, index: u64) {
-        let Some(last_use) = index.checked_sub(SESSION_ENTRIES + 1) else { return };
+        let Some(last_use) = index.checked_sub(self.memory.forgets_after) else { return };
         let lane = match self.changes.uses.get(&last_use) {
             Some(changed) => *changed,
             None => self.table.lane_used_at(last_use),
@@ -124,6 +156,7 @@ impl<T: Table> Run<'_, T> {
         };
         if let Some(known) = known
             && command.id.sequence <= known.sequence
+            && self.memory.finds_repetitions
         {
             // A repetition. Nobody waits for one that a later request of its lane has overtaken.
             self.changes.void.push(index);

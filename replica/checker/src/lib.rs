@@ -6,8 +6,9 @@
 //! a state is not tried again. Keys are independent, so each key is checked alone (Horn and
 //! Kroening, "Faster linearizability checking via P-compositionality", 2015).
 //!
-//! Guarantees that a history it accepts has such an order, and that one it rejects has none. An
-//! operation without an answer may or may not have happened. Needs each value to be written once,
+//! Guarantees that a history it accepts has such an order, in which the revisions that were told
+//! rise, and that one it rejects has none. An operation without an answer may or may not have
+//! happened. Needs each value to be written once,
 //! so that a read says which write it saw. Does not know what made the history.
 
 mod register;
@@ -20,7 +21,7 @@ use kvorum_protocol::data::{Key, Operation, Outcome, Value};
 use register::{Register, State};
 
 /// Orders that are tried for one key; then the history is too entangled to be judged.
-const TRIES_MAX: u64 = 20_000_000;
+const TRIES_MAX: u64 = 1_000_000;
 
 /// What was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -161,6 +162,15 @@ impl History {
     }
 }
 
+/// An operation's place in the order.
+struct Step {
+    op: usize,
+    /// The state before it.
+    before: State,
+    /// Which of the operations that could have come here it is.
+    rank: usize,
+}
+
 /// The search for an order of one key's operations.
 struct Search<'a> {
     ops: &'a [&'a Op],
@@ -169,9 +179,11 @@ struct Search<'a> {
     placed: Vec<u64>,
     /// Answered operations that are not.
     left: usize,
+    /// Writes of known revision that are.
+    done: usize,
     state: State,
-    /// The order so far: the operation, and the state before it.
-    order: Vec<(usize, State)>,
+    /// The order so far.
+    order: Vec<Step>,
     seen: HashSet<(usize, Box<[u64]>, State)>,
     tries: u64,
     /// The operations that were next when most were placed.
@@ -185,6 +197,7 @@ impl<'a> Search<'a> {
             register,
             placed: vec![0; ops.len().div_ceil(64)],
             left: ops.iter().filter(|op| op.told.is_some()).count(),
+            done: 0,
             state: None,
             order: Vec::new(),
             seen: HashSet::new(),
@@ -196,21 +209,22 @@ impl<'a> Search<'a> {
     fn run(mut self, key: &Key) -> Result<(), Violation> {
         let count = self.ops.len();
         let mut from = 0;
+        // Of the operations that could come next, those before `from` were tried.
         while self.left > 0 {
             self.tries += 1;
             if self.tries > TRIES_MAX {
                 return Err(Violation::Undecided { key: key.clone(), count });
             }
-            if let Some((op, state)) = self.next(from) {
-                self.place(op, state);
+            if let Some((rank, op, state)) = self.next(from) {
+                self.place(rank, op, state);
                 from = 0;
                 continue;
             }
             if self.left < self.stuck.0 {
-                self.stuck = (self.left, self.candidates(0).take(8).collect());
+                self.stuck = (self.left, self.candidates().take(8).collect());
             }
             match self.take_back() {
-                Some(op) => from = op + 1,
+                Some(rank) => from = rank + 1,
                 None => {
                     let stuck = self.stuck.1.iter().map(|op| self.ops[*op].clone()).collect();
                     return Err(Violation::NoOrder { key: key.clone(), count, stuck });
@@ -221,7 +235,7 @@ impl<'a> Search<'a> {
     }
 
     /// Operations that may come next: called before any other one that is not placed was answered.
-    fn candidates(&self, from: usize) -> impl Iterator<Item = usize> {
+    fn candidates(&self) -> impl Iterator<Item = usize> {
         let mut earliest = u64::MAX;
         let first = self.placed.iter().take_while(|word| **word == u64::MAX).count() * 64;
         (first..self.ops.len())
@@ -234,40 +248,58 @@ impl<'a> Search<'a> {
                 earliest = earliest.min(answered);
                 is_concurrent
             })
-            .filter(move |op| *op >= from && !self.is_placed(*op))
+            .filter(move |op| !self.is_placed(*op))
     }
 
-    /// The next operation that fits the state and leads to something new.
-    fn next(&mut self, from: usize) -> Option<(usize, State)> {
-        let fitting: Vec<(usize, State)> = self
-            .candidates(from)
-            .filter_map(|op| Some((op, self.register.after(self.state, op, self.ops[op])?)))
-            .collect();
-        fitting.into_iter().find(|(op, state)| {
-            self.flip(*op);
+    /// The next operation that fits the state and leads to something new. Those that happened for
+    /// certain come first; then those that may have, where nothing else fits.
+    fn next(&mut self, from: usize) -> Option<(usize, usize, State)> {
+        let (sure, perhaps): (Vec<usize>, Vec<usize>) =
+            self.candidates().partition(|op| self.ops[*op].told.is_some());
+        let all = sure.into_iter().chain(perhaps).enumerate().skip(from);
+        for (rank, op) in all {
+            if !self.register.is_next(op, self.done) || self.is_idle(op) {
+                continue;
+            }
+            let Some(state) = self.register.after(self.state, op, self.ops[op]) else { continue };
+            self.flip(op);
             let full = self.placed.iter().take_while(|word| **word == u64::MAX).count();
             let last =
                 self.placed.iter().rposition(|word| *word != 0).map_or(full, |last| last + 1);
             let bits = self.placed[full..last.max(full)].into();
-            let is_new = self.seen.insert((full, bits, *state));
-            self.flip(*op);
-            is_new
-        })
+            let is_new = self.seen.insert((full, bits, state));
+            self.flip(op);
+            if is_new {
+                return Some((rank, op, state));
+            }
+        }
+        None
     }
 
-    fn place(&mut self, op: usize, state: State) {
+    /// Whether a write would only hide one before it that nobody saw: the order without that one
+    /// does as well.
+    fn is_idle(&self, op: usize) -> bool {
+        let is_unseen = |op: usize| self.ops[op].told.is_none() && !self.register.is_known(op);
+        let last = self.order.last().map(|step| step.op);
+        last.is_some_and(is_unseen) && is_unseen(op) && register::is_unconditional(self.ops[op])
+    }
+
+    fn place(&mut self, rank: usize, op: usize, state: State) {
         self.flip(op);
-        self.order.push((op, self.state));
+        self.order.push(Step { op, before: self.state, rank });
         self.left -= usize::from(self.ops[op].told.is_some());
+        self.done += usize::from(self.register.is_known(op));
         self.state = state;
     }
 
+    /// Takes the last operation out again: which one it was of those that could come there.
     fn take_back(&mut self) -> Option<usize> {
-        let (op, before) = self.order.pop()?;
+        let Step { op, before, rank } = self.order.pop()?;
         self.flip(op);
         self.left += usize::from(self.ops[op].told.is_some());
+        self.done -= usize::from(self.register.is_known(op));
         self.state = before;
-        Some(op)
+        Some(rank)
     }
 
     fn is_placed(&self, op: usize) -> bool {

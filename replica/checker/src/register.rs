@@ -13,6 +13,8 @@ pub type State = Option<usize>;
 pub struct Register {
     /// By operation: its revision, if somebody was told.
     revisions: Vec<Option<u64>>,
+    /// The writes whose revision is known, by it: the order in which they took effect.
+    order: Vec<usize>,
     writers: HashMap<u64, usize>,
     values: HashMap<Value, usize>,
 }
@@ -25,6 +27,7 @@ impl Register {
     pub fn of(key: &Key, ops: &[&Op]) -> Result<Self, Violation> {
         let mut register = Self {
             revisions: vec![None; ops.len()],
+            order: Vec::new(),
             writers: HashMap::new(),
             values: HashMap::new(),
         };
@@ -41,7 +44,9 @@ impl Register {
         }
         for (number, op) in ops.iter().enumerate() {
             let (writer, revision) = match op.told.as_ref().map(|(_, told)| told) {
-                Some(Told::Written(Outcome::Put { revision })) => (number, *revision),
+                Some(Told::Written(
+                    Outcome::Put { revision } | Outcome::Deleted { revision, .. },
+                )) => (number, *revision),
                 Some(Told::Value(Some((value, revision)))) => match register.values.get(value) {
                     Some(writer) => (*writer, *revision),
                     None => return impossible("a value that nobody wrote", op),
@@ -56,7 +61,19 @@ impl Register {
                 return impossible("a revision of two writes", op);
             }
         }
+        register.order = (0..ops.len()).filter(|op| register.revisions[*op].is_some()).collect();
+        register.order.sort_by_key(|op| register.revisions[*op]);
         Ok(register)
+    }
+
+    /// Whether an operation takes effect next, when so many writes of known revision have.
+    pub fn is_next(&self, op: usize, done: usize) -> bool {
+        self.revisions[op].is_none() || self.order.get(done) == Some(&op)
+    }
+
+    /// Whether the revision of a write is known.
+    pub fn is_known(&self, op: usize) -> bool {
+        self.revisions[op].is_some()
     }
 
     /// The state after an operation, if it can happen in this one as it was answered.
@@ -121,4 +138,11 @@ impl Register {
             None => revision > 0 && !self.writers.contains_key(&revision),
         }
     }
+}
+
+/// Whether an operation is a write that takes effect whatever the state.
+pub fn is_unconditional(op: &Op) -> bool {
+    let Asked::Write(operation) = &op.asked else { return false };
+    let (Operation::Put { condition, .. } | Operation::Delete { condition, .. }) = operation;
+    *condition == Condition::Always
 }

@@ -117,7 +117,7 @@ fn known_good_histories_are_accepted() {
 
 #[test]
 fn known_bad_histories_are_not() {
-    let cases: [(&str, Vec<Line>); 10] = [
+    let cases: [(&str, Vec<Line>); 11] = [
         (
             "a stale read",
             vec![
@@ -173,6 +173,10 @@ fn known_bad_histories_are_not() {
             vec![(1, 2, get(), saw("a", 1)), (3, 4, put("a", ALWAYS), written(1))],
         ),
         (
+            "revisions that fall",
+            vec![(1, 2, put("a", ALWAYS), written(2)), (3, 4, put("b", ALWAYS), written(1))],
+        ),
+        (
             "two writes of one revision",
             vec![(1, 2, put("a", ALWAYS), written(1)), (3, 4, put("b", ALWAYS), written(1))],
         ),
@@ -210,7 +214,9 @@ fn has_order(lines: &[Line]) -> bool {
             });
             let told = lines[op].3.clone().map(|told| (lines[op].1, told));
             let call = Op { asked: lines[op].2.clone(), called: lines[op].0, told };
-            if let Some(after) = reg.after(state, op, &call).filter(|_| is_early) {
+            let done = order.iter().filter(|op| reg.is_known(**op)).count();
+            let is_next = is_early && reg.is_next(op, done);
+            if let Some(after) = reg.after(state, op, &call).filter(|_| is_next) {
                 order.push(op);
                 if extend(lines, order, after, reg) {
                     return true;

@@ -204,6 +204,8 @@ pub enum Outcome {
         current: Option<u64>,
     },
     /// The request came more than `SESSION_ENTRIES` entries after the index that its client had
-    /// been told. Nothing changed, and nothing ever will by this request.
+    /// been told. This attempt changed nothing. An earlier attempt of the same request may have
+    /// been applied, and forgotten since: to a client that made one and got no answer, the outcome
+    /// is unknown.
     Expired,
 }

@@ -12,6 +12,7 @@ use omnipaxos::storage::Storage;
 use omnipaxos::util::LogEntry;
 use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
 
+use super::Rules;
 use crate::entry::Entry;
 
 /// Ticks of one round of heartbeats. A failed leader is replaced after two to three of them; a
@@ -51,6 +52,7 @@ pub struct Consensus<L: Storage<Entry>> {
     leading: Option<(Ballot, u64)>,
     buffer: Vec<Message<Entry>>,
     dropped: u64,
+    rules: Rules,
 }
 
 impl<L: Storage<Entry>> Consensus<L> {
@@ -58,7 +60,7 @@ impl<L: Storage<Entry>> Consensus<L> {
     ///
     /// # Panics
     /// When `me` is no member, or the configuration has one member only.
-    pub fn start(configuration: &Configuration, me: ReplicaId, log: L) -> Self {
+    pub fn start(configuration: &Configuration, me: ReplicaId, log: L, rules: Rules) -> Self {
         let slot = configuration.members.iter().position(|member| member.replica == me);
         let slot = slot.expect("a replica starts only configurations that it is a member of");
         let slots = 1..=configuration.members.len() as u64;
@@ -79,7 +81,7 @@ impl<L: Storage<Entry>> Consensus<L> {
             .build_for_server(server, log)
             .expect("a configuration of two or more with slots from 1 is valid");
         let configuration = configuration.clone();
-        Self { paxos, configuration, slot, leading: None, buffer: Vec::new(), dropped: 0 }
+        Self { paxos, configuration, slot, leading: None, buffer: Vec::new(), dropped: 0, rules }
     }
 
     /// Lets logical time pass.
@@ -98,7 +100,7 @@ impl<L: Storage<Entry>> Consensus<L> {
     pub fn handle(&mut self, peer: ReplicaId, message: Message<Entry>) -> bool {
         let is_sound = self.slot_of(peer) == Some(message.get_sender())
             && message.get_receiver() == self.slot
-            && gate(&message).is_some();
+            && (gate(&message).is_some() || !self.rules.has_whitelist);
         if is_sound {
             self.outbid(&message);
             self.paxos.handle_incoming(message);
@@ -168,6 +170,7 @@ impl<L: Storage<Entry>> Consensus<L> {
     #[must_use]
     pub fn read_index(&self) -> Option<(Ballot, u64)> {
         let (ballot, barrier) = self.leading?;
+        let barrier = if self.rules.has_read_barrier { barrier } else { 0 };
         (self.ballot_if_leading() == Some(ballot)).then(|| (ballot, barrier.max(self.decided())))
     }
 

@@ -116,6 +116,12 @@ impl Reads {
         Some(Question { round: self.next_round, ballot })
     }
 
+    /// The number of the last round.
+    #[must_use]
+    pub fn round(&self) -> u64 {
+        self.next_round
+    }
+
     /// A peer confirmed a round. `promise` is the leader's own; `quorum` counts it too.
     pub fn confirm(&mut self, peer: ReplicaId, answer: Question, promise: Ballot, quorum: usize) {
         let Some(round) = &mut self.round else { return };

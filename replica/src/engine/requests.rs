@@ -4,7 +4,6 @@
 //! that a relayed write whose leader falls silent is *unknown*, never *refused*.
 
 use kvorum_protocol::data::{Operation, Value, validate_key};
-use kvorum_protocol::limits::SESSION_ENTRIES;
 use kvorum_protocol::message::{
     Admin, Answer, Consistency, Pair, Refusal, Request, ServerFrame, Subscription,
 };
@@ -143,7 +142,7 @@ impl<S: Store> Engine<S> {
                 // No replica has told an index beyond this one; a client that claims one would
                 // outlive its lane.
                 let accepted = self.consensus.as_ref().map_or(0, super::Consensus::accepted);
-                let valid_until = valid_until.min(accepted + SESSION_ENTRIES);
+                let valid_until = valid_until.min(accepted + self.rules.lanes.session_entries);
                 let command = Command { id, valid_until, operation };
                 let is_taken = self.proposals.add(origin, command, self.now);
                 (!is_taken).then_some(Refusal::Overloaded)

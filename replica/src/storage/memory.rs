@@ -55,6 +55,8 @@ struct Disk {
     /// What a crash leaves for certain; not kept unless crashes are to be simulated.
     durable: Option<Image>,
     unsynced: VecDeque<Write>,
+    /// The applied index is a write of its own: for a negative control.
+    tears_commits: bool,
 }
 
 /// A disk in memory. Clones share it; so a test holds the disk of a replica that it crashes.
@@ -94,12 +96,30 @@ impl Memory {
         let mut old = self.disk();
         old.sync(kept);
         let durable = old.durable.clone().expect("only a crashable disk is restarted");
-        let fresh = Disk { current: durable.clone(), durable: Some(durable), ..Disk::default() };
+        let tears_commits = old.tears_commits;
         drop(old);
+        let current = durable.clone();
+        let unsynced = VecDeque::new();
+        let fresh = Disk { current, durable: Some(durable), unsynced, tears_commits };
         let mut identity = self.identity.clone();
         identity.incarnation += 1;
         identity.nonce = nonce;
         Self::with(fresh, identity, self.configuration.clone())
+    }
+
+    /// From now on the state and the applied index are two writes, which a crash may part: for a
+    /// negative control.
+    pub fn tear_commits(&self) {
+        self.disk().tears_commits = true;
+    }
+
+    /// Whether another replica has the same keys, lanes and void entries.
+    #[must_use]
+    pub fn has_state_of(&self, other: &Self) -> bool {
+        let theirs = other.disk().current.clone();
+        let ours = &self.disk().current;
+        let (a, b) = ((&ours.keys, &ours.lanes), (&theirs.keys, &theirs.lanes));
+        a == b && (&ours.uses, &ours.void) == (&theirs.uses, &theirs.void)
     }
 
     /// How many writes no sync has covered.
@@ -258,8 +278,14 @@ impl Table for Memory {
         self.disk().current.uses.get(&index).copied()
     }
 
-    fn commit(&mut self, changes: Changes) {
-        self.disk().write(Write::Table(changes));
+    fn commit(&mut self, mut changes: Changes) {
+        let mut disk = self.disk();
+        if disk.tears_commits {
+            let applied = std::mem::replace(&mut changes.applied, disk.current.applied);
+            disk.write(Write::Table(changes));
+            changes = Changes { applied, ..Changes::default() };
+        }
+        disk.write(Write::Table(changes));
     }
 }
 

@@ -3,12 +3,14 @@
 //! - The decided logs of all replicas agree, and what was decided stays so.
 //! - A message tells only what is durable at its sender.
 //! - An answered write is durable at a majority.
-//! - A read returns nothing older than what was acknowledged before it began.
 //! - A request takes effect once, and every answer to it is the same.
+//!
+//! And at the end: what clients saw is linearizable, nothing acknowledged is lost, and all replicas
+//! have the same state.
 
 use std::collections::BTreeMap;
 
-use kvorum_protocol::data::{Outcome, RequestId};
+use kvorum_protocol::data::{Operation, Outcome, RequestId};
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::PeerMessage;
 use kvorum_replica::entry::Entry;
@@ -27,8 +29,6 @@ pub struct Checker {
     /// How far each replica's decided log was compared.
     compared: BTreeMap<ReplicaId, (u64, u64)>,
     outcomes: BTreeMap<RequestId, Outcome>,
-    /// By key, the highest revision that was acknowledged or read.
-    acknowledged: BTreeMap<Vec<u8>, u64>,
 }
 
 impl Checker {
@@ -96,7 +96,6 @@ impl Checker {
     pub fn written(
         &mut self,
         id: RequestId,
-        key: &[u8],
         outcome: Outcome,
         nodes: &[Node],
     ) -> Result<(), String> {
@@ -105,7 +104,9 @@ impl Checker {
         {
             return Err(format!("{id:?} came to {earlier:?} and to {outcome:?}"));
         }
-        let Outcome::Put { revision } = outcome else { return Ok(()) };
+        let (Outcome::Put { revision } | Outcome::Deleted { revision, .. }) = outcome else {
+            return Ok(());
+        };
         let position = usize::try_from(revision - 1).expect("indexes are small");
         let is_it = |entry: Option<&Entry>| matches!(entry, Some(Entry::Command(c)) if c.id == id);
         if !is_it(self.decided.get(position)) {
@@ -117,59 +118,47 @@ impl Checker {
         if holders <= nodes.len() / 2 {
             return Err(format!("{id:?} was answered with {holders} durable copies"));
         }
-        let newest = self.acknowledged.entry(key.to_owned()).or_default();
-        *newest = revision.max(*newest);
-        Ok(())
-    }
-
-    /// The highest revision of a key that a read which begins now must not fall behind.
-    pub fn floor(&self, key: &[u8]) -> u64 {
-        self.acknowledged.get(key).copied().unwrap_or(0)
-    }
-
-    /// A read was answered with this revision; 0 for no such key.
-    pub fn read(&mut self, key: &[u8], floor: u64, revision: u64) -> Result<(), String> {
-        if revision < floor {
-            return Err(format!("a stale read: revision {revision}, after {floor} was known"));
-        }
-        let newest = self.acknowledged.entry(key.to_owned()).or_default();
-        *newest = revision.max(*newest);
         Ok(())
     }
 
     /// At the end, each replica's state must be what the decided log says.
     pub fn finish(&self, nodes: &[Node]) -> Result<(), String> {
+        let disk = &nodes[0].disk;
+        if let Some(other) = nodes.iter().find(|node| !node.disk.has_state_of(disk)) {
+            return Err(format!("{:?} and {:?} differ in state", nodes[0].id, other.id));
+        }
+        let void = disk.decided(disk.configuration().id, 1, self.decided(), usize::MAX).void;
         let mut effects: BTreeMap<RequestId, u32> = BTreeMap::new();
         let mut state: BTreeMap<&[u8], u64> = BTreeMap::new();
-        let void = nodes[0]
-            .disk
-            .decided(nodes[0].disk.configuration().id, 1, self.decided(), usize::MAX)
-            .void;
         for (index, entry) in (1..).zip(&self.decided) {
             if let Entry::Command(command) = entry
                 && void.binary_search(&index).is_err()
             {
                 *effects.entry(command.id).or_default() += 1;
-                state.insert(&command.operation.key().0, index);
+                let revision = match &command.operation {
+                    Operation::Put { .. } => index,
+                    Operation::Delete { .. } => 0,
+                };
+                state.insert(&command.operation.key().0, revision);
             }
         }
         if let Some((id, times)) = effects.iter().find(|(_, times)| **times > 1) {
             return Err(format!("{id:?} took effect {times} times"));
         }
         for (id, outcome) in &self.outcomes {
-            if matches!(outcome, Outcome::Put { .. }) && effects.get(id) != Some(&1) {
-                return Err(format!("{id:?} was acknowledged and is lost"));
+            let changes = match outcome {
+                Outcome::Put { .. } => true,
+                Outcome::Deleted { existed, .. } => *existed,
+                Outcome::ConditionFailed { .. } | Outcome::Expired => false,
+            };
+            if changes != (effects.get(id) == Some(&1)) {
+                return Err(format!("{id:?} was answered with {outcome:?}, and it is not so"));
             }
         }
         for (key, revision) in state {
-            for node in nodes {
-                let found = node.disk.key(key).map_or(0, |record| record.revision);
-                if found != revision {
-                    return Err(format!(
-                        "{:?} has revision {found} where {revision} is last",
-                        node.id
-                    ));
-                }
+            let found = disk.key(key).map_or(0, |record| record.revision);
+            if found != revision {
+                return Err(format!("revision {found} is there where {revision} is last"));
             }
         }
         Ok(())

@@ -1,16 +1,17 @@
-//! The simulated world: virtual time, links with sessions, faults, and the loop over events.
+//! The simulated world: virtual time, the loop over events, and what each does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 
 use kvorum_protocol::message::ServerFrame;
 use kvorum_protocol::status::ReplicaId;
-use kvorum_replica::engine::{Engine, Input, Output, PeerMessage, Rejection, Session};
-use kvorum_replica::storage::memory::Memory;
+use kvorum_replica::engine::{Input, Output, PeerMessage, Session};
+use omnipaxos::messages::Message;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::checker::Checker;
 use super::event::{Event, Link};
+use super::faults::Faults;
 use super::node::Node;
 use super::rules::{Rules, Tally};
 use super::workload::Workload;
@@ -19,23 +20,35 @@ use super::workload::Workload;
 const TICK_US: u64 = 10_000;
 /// All faults end after four of five steps, and then the cluster must converge.
 const CALM_FIFTHS: u32 = 4;
+/// A replica whose sync takes longer than this sends no heartbeats, as the driver has it.
+const SYNC_OVERDUE_US: u64 = 500_000;
+/// How often an answer is lost on its way to the client.
+const LOSES_ANSWERS: f64 = 0.03;
+/// Events that a traced run remembers.
+const TRACE_MAX: usize = 60;
 
 pub struct Cluster {
-    rules: Rules,
-    random: StdRng,
-    now_us: u64,
+    pub(super) rules: Rules,
+    pub(super) random: StdRng,
+    pub(super) now_us: u64,
     /// By time and order of scheduling.
-    events: BTreeMap<(u64, u64), Event>,
+    pub(super) events: BTreeMap<(u64, u64), Event>,
     scheduled: u64,
-    nodes: Vec<Node>,
-    links: BTreeMap<(ReplicaId, ReplicaId), Link>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) links: BTreeMap<(ReplicaId, ReplicaId), Link>,
     /// When the last frame of a session arrives, by direction: links are FIFO.
-    arrivals: BTreeMap<(ReplicaId, ReplicaId, Session), u64>,
-    next_session: u64,
-    is_calm: bool,
+    pub(super) arrivals: BTreeMap<(ReplicaId, ReplicaId, Session), u64>,
+    /// Until when a direction carries nothing.
+    pub(super) mute_until: BTreeMap<(ReplicaId, ReplicaId), u64>,
+    pub(super) next_session: u64,
+    /// Which faults this seed has, and how often one comes.
+    pub(super) faults: Faults,
+    pub(super) is_calm: bool,
     checker: Checker,
-    workload: Workload,
-    tally: Tally,
+    pub(super) workload: Workload,
+    pub(super) tally: Tally,
+    /// The last events, if they are to be told.
+    trace: Option<VecDeque<String>>,
 }
 
 impl Cluster {
@@ -51,11 +64,14 @@ impl Cluster {
             nodes,
             links: BTreeMap::new(),
             arrivals: BTreeMap::new(),
+            mute_until: BTreeMap::new(),
             next_session: 0,
+            faults: Faults::random(&mut random),
             is_calm: false,
             checker: Checker::default(),
             workload: Workload::new(replicas),
             tally: Tally::default(),
+            trace: None,
             random,
         };
         for id in 1..=replicas {
@@ -66,15 +82,21 @@ impl Cluster {
                 cluster.schedule(1_000, Event::Connect { low, high });
             }
         }
-        for client in 0..cluster.workload.clients() {
+        for client in 0..cluster.workload.slots() {
             cluster.schedule(500_000, Event::Client { client });
         }
         cluster.schedule(800_000, Event::Trouble);
         cluster
     }
 
+    /// Remembers the last events, for whoever has to understand a violation.
+    pub fn traced(mut self) -> Self {
+        self.trace = Some(VecDeque::new());
+        self
+    }
+
     /// Runs so many events, the last fifth without faults; then everything must have converged.
-    pub fn run(mut self, steps: u32) -> Result<Tally, String> {
+    pub fn run(&mut self, steps: u32) -> Result<Tally, String> {
         let calm_at = steps / 5 * CALM_FIFTHS;
         for step in 0..steps {
             if step == calm_at {
@@ -93,11 +115,18 @@ impl Cluster {
         }
         self.nodes.retain(|node| !node.lost_disk);
         self.checker.finish(&self.nodes)?;
+        let checked = self.workload.history().check().map_err(|violation| violation.to_string())?;
+        self.tally.answered = checked.answered as u64;
+        self.tally.unknown = checked.unknown as u64;
         self.tally.decided = self.checker.decided();
-        self.tally.writes = self.workload.writes();
-        self.tally.reads = self.workload.reads();
         self.tally.simulated_ms = self.now_us / 1000;
         Ok(self.tally)
+    }
+
+    /// The last events of a traced run.
+    pub fn history(&self) -> String {
+        let lines = self.trace.iter().flatten().map(String::as_str);
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -105,6 +134,21 @@ impl Cluster {
             return Err("nothing will ever happen again".to_owned());
         };
         self.now_us = time;
+        let paused = event.at().map(|id| self.node(id).paused_until_us);
+        if let Some(until) = paused.filter(|until| *until > time) {
+            self.schedule(until - time, event);
+            return Ok(());
+        }
+        if let Some(trace) = &mut self.trace {
+            if trace.len() == TRACE_MAX {
+                trace.pop_front();
+            }
+            trace.push_back(format!("{time} {event:?}").chars().take(240).collect());
+        }
+        self.happen(event)
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), String> {
         match event {
             Event::Tick { node, life } if self.lives(node, life) => {
                 let jitter = self.random.random_range(0..2_000);
@@ -126,34 +170,56 @@ impl Cluster {
                 self.start(node);
                 Ok(())
             }
-            Event::Client { client } => self.client(client),
-            Event::Trouble => {
-                self.trouble();
+            Event::Client { client } => {
+                self.client(client);
                 Ok(())
             }
+            Event::Ask { node, client, input } => {
+                if self.node(node).process.is_none() {
+                    self.workload.refused(client);
+                    return Ok(());
+                }
+                self.turn(node, *input)
+            }
+            Event::Silent { low, high, session } => {
+                if self.links.get(&(low, high)).is_some_and(|link| link.session == session) {
+                    self.break_link(low, high);
+                }
+                Ok(())
+            }
+            Event::Break { low, high } => {
+                self.break_link(low, high);
+                Ok(())
+            }
+            Event::Heal => {
+                self.links.values_mut().for_each(|link| link.is_cut = false);
+                Ok(())
+            }
+            Event::Trouble => self.trouble(),
             Event::Tick { .. } | Event::Up { .. } | Event::Down { .. } | Event::Synced { .. } => {
                 Ok(())
             }
         }
     }
 
-    fn schedule(&mut self, after_us: u64, event: Event) {
+    pub(super) fn schedule(&mut self, after_us: u64, event: Event) {
         self.scheduled += 1;
         self.events.insert((self.now_us + after_us, self.scheduled), event);
     }
 
-    fn node(&mut self, id: ReplicaId) -> &mut Node {
+    pub(super) fn node(&mut self, id: ReplicaId) -> &mut Node {
         let index = usize::try_from(id.0 - 1).expect("replica ids are small");
         &mut self.nodes[index]
     }
 
-    fn lives(&mut self, id: ReplicaId, life: u64) -> bool {
+    pub(super) fn lives(&mut self, id: ReplicaId, life: u64) -> bool {
         let node = self.node(id);
         node.process.is_some() && node.life == life
     }
 
-    fn start(&mut self, id: ReplicaId) {
-        self.node(id).start();
+    pub(super) fn start(&mut self, id: ReplicaId) {
+        let rules = self.rules;
+        self.node(id).start(rules);
         let life = self.node(id).life;
         let phase = self.random.random_range(0..TICK_US);
         self.schedule(phase, Event::Tick { node: id, life });
@@ -161,7 +227,7 @@ impl Cluster {
 
     /// An input of a replica, and often the end of its turn: the driver takes in whatever has come
     /// before it sends anything.
-    fn turn(&mut self, id: ReplicaId, input: Input) -> Result<(), String> {
+    pub(super) fn turn(&mut self, id: ReplicaId, input: Input) -> Result<(), String> {
         let ends_turn = matches!(input, Input::Tick) || self.random.random_bool(0.6);
         let Some(process) = &mut self.node(id).process else { return Ok(()) };
         process.step(input);
@@ -192,44 +258,60 @@ impl Cluster {
             }
             Output::Frame { client, frame: ServerFrame::Answer { call, answer } } => {
                 let index = usize::try_from(client.0).expect("clients are few");
-                self.workload.answered(index, call, answer, &mut self.checker, &self.nodes)
+                if self.random.random_bool(LOSES_ANSWERS) {
+                    self.tally.lost_answers += 1;
+                    self.workload.lost(index);
+                    return Ok(());
+                }
+                let (checker, tally) = (&mut self.checker, &mut self.tally);
+                self.workload.answered(index, call, answer, checker, &self.nodes, tally)
             }
             Output::Frame { .. } | Output::LeaderChanged(_) | Output::Notice(_) => Ok(()),
             Output::Cut { .. } | Output::Crash => Err(format!("nobody asked for {output:?}")),
         }
     }
 
-    fn send(&mut self, from: ReplicaId, to: ReplicaId, message: PeerMessage) -> Result<(), String> {
-        self.tally.messages += 1;
+    pub(super) fn send(
+        &mut self,
+        from: ReplicaId,
+        to: ReplicaId,
+        message: PeerMessage,
+    ) -> Result<(), String> {
+        let now_us = self.now_us;
         let node = self.node(from);
-        if let Some(process) = &node.process {
-            let Some(session) = process.session(to) else { return Ok(()) };
-            let disk = node.disk.clone();
-            if self.rules.checks_messages {
-                Checker::message(&disk, &message)?;
-            }
-            let current = self.links.get(&pair(from, to)).and_then(|link| link.session);
-            if current != Some(session) {
-                // The other end has gone: the bytes go nowhere.
-                return Ok(());
-            }
-            let delay = self.random.random_range(50..1_500);
-            let arrival = (self.now_us + delay)
-                .max(self.arrivals.get(&(from, to, session)).copied().unwrap_or(0) + 1);
-            // What is urgent has a lane of its own.
-            let arrival = if message.is_urgent() { self.now_us + delay } else { arrival };
-            if !message.is_urgent() {
-                self.arrivals.insert((from, to, session), arrival);
-            }
-            let message = Box::new(message);
-            let event = Event::Deliver { from, to, session, message };
-            self.schedule(arrival - self.now_us, event);
+        let Some(process) = &node.process else { return Ok(()) };
+        let Some(session) = process.session(to) else { return Ok(()) };
+        let is_heartbeat = matches!(&message, PeerMessage::Paxos { message: Message::BLE(_), .. });
+        let is_overdue = process.syncing.is_some();
+        if is_heartbeat && is_overdue && now_us > process.sync_began_us + SYNC_OVERDUE_US {
+            return Ok(());
         }
+        let disk = node.disk.clone();
+        self.tally.messages += 1;
+        if self.rules.checks_messages {
+            Checker::message(&disk, &message)?;
+        }
+        let current = self.links.get(&pair(from, to)).and_then(|link| link.session);
+        if current != Some(session) {
+            // The other end has gone: the bytes go nowhere.
+            return Ok(());
+        }
+        let delay = self.random.random_range(50..1_500);
+        let mute = self.mute_until.get(&(from, to)).copied().unwrap_or(0);
+        let mut arrival = (now_us + delay).max(mute);
+        // What is urgent has a lane of its own.
+        if !message.is_urgent() {
+            let last = self.arrivals.entry((from, to, session)).or_default();
+            arrival = arrival.max(*last + 1);
+            *last = arrival;
+        }
+        let message = Box::new(message);
+        self.schedule(arrival - now_us, Event::Deliver { from, to, session, message });
         Ok(())
     }
 
-    fn begin_sync(&mut self, id: ReplicaId) {
-        let syncs_after_taking = self.rules.syncs_after_taking;
+    pub(super) fn begin_sync(&mut self, id: ReplicaId) {
+        let (syncs_after_taking, now_us) = (self.rules.syncs_after_taking, self.now_us);
         let node = self.node(id);
         let unsynced = node.disk.unsynced();
         let Some(process) = &mut node.process else { return };
@@ -239,9 +321,14 @@ impl Cluster {
         // A sync that began before the messages were taken misses the last write of their turn.
         let covered = if syncs_after_taking { unsynced } else { unsynced.saturating_sub(1) };
         process.syncing = Some(covered);
+        process.sync_began_us = now_us;
         let life = node.life;
-        let slow = self.random.random_bool(0.02);
-        let time = self.random.random_range(300..if slow { 80_000 } else { 4_000 });
+        let is_slow = node.slow_until_us > now_us || self.random.random_bool(0.02);
+        let mut time = self.random.random_range(300..if is_slow { 80_000 } else { 4_000 });
+        if !self.is_calm && self.random.random_bool(0.001) {
+            time = self.random.random_range(500_000..4_000_000);
+            self.tally.stuck_syncs += 1;
+        }
         self.schedule(time, Event::Synced { node: id, life });
     }
 
@@ -258,167 +345,15 @@ impl Cluster {
         Ok(())
     }
 
-    fn connect(&mut self, low: ReplicaId, high: ReplicaId) -> Result<(), String> {
-        let retry = self.random.random_range(5_000..60_000);
-        self.schedule(retry, Event::Connect { low, high });
-        let both_up = self.node(low).process.is_some() && self.node(high).process.is_some();
-        let session = Session(self.next_session + 1);
-        let Some(link) = self.links.get_mut(&(low, high)) else { return Ok(()) };
-        if !both_up || link.is_cut || link.session.is_some() {
-            return Ok(());
-        }
-        // The dialer judges first; then the acceptor does, and a welcome may get lost.
-        if !self.judge(high, low)? || !self.judge(low, high)? {
-            return Ok(());
-        }
-        let Some(link) = self.links.get_mut(&(low, high)) else { return Ok(()) };
-        link.session = Some(session);
-        self.next_session += 1;
-        for (node, peer) in [(low, high), (high, low)] {
-            let life = self.node(node).life;
-            let delay = self.random.random_range(50..1_000);
-            // Nothing of the session arrives before the end knows the session.
-            self.arrivals.insert((peer, node, session), self.now_us + delay);
-            self.schedule(delay, Event::Up { node, life, peer, session });
-        }
-        Ok(())
-    }
-
-    /// Two replicas judge each other, as the transport lets them. One that is turned away learns
-    /// that its disk is not the one that is remembered.
-    fn judge(&mut self, id: ReplicaId, peer: ReplicaId) -> Result<bool, String> {
-        let lost_disk = self.node(peer).lost_disk;
-        let (Some(theirs), Some(ours)) = (self.engine(peer), self.engine(id)) else {
-            return Ok(false);
-        };
-        let told = ours.introduce(peer).last_saw;
-        let verdict = ours.judge(&theirs.introduce(id), told, theirs.proof(told));
-        match verdict {
-            Ok(()) => Ok(true),
-            Err(Rejection::OtherDisk { .. }) if lost_disk => {
-                if !self.rules.knows_disks {
-                    return Ok(true);
-                }
-                self.turn(peer, Input::Disowned { peer: id })?;
-                Ok(false)
-            }
-            Err(other) => Err(format!("{id:?} rejects {peer:?}, which lost no disk: {other}")),
-        }
-    }
-
-    /// One end of a link takes up a session.
-    fn session_begins(
-        &mut self,
-        id: ReplicaId,
-        peer: ReplicaId,
-        session: Session,
-    ) -> Result<(), String> {
-        let Some(theirs) = self.engine(peer).map(|theirs| theirs.introduce(id)) else {
-            return Ok(());
-        };
-        let Some(process) = &mut self.node(id).process else { return Ok(()) };
-        process.engine.meet(&theirs);
-        self.turn(id, Input::PeerUp { peer, session })
-    }
-
-    fn engine(&self, id: ReplicaId) -> Option<&Engine<Memory>> {
-        let index = usize::try_from(id.0 - 1).expect("replica ids are small");
-        self.nodes[index].process.as_ref().map(|process| &process.engine)
-    }
-
-    /// A link breaks: some of what was under way still arrives, and each end learns it later.
-    fn break_link(&mut self, low: ReplicaId, high: ReplicaId) {
-        let Some(link) = self.links.get_mut(&(low, high)) else { return };
-        let Some(session) = link.session.take() else { return };
-        self.tally.broken_sessions += 1;
-        for (from, to) in [(low, high), (high, low)] {
-            let last = self.now_us + self.random.random_range(0..2_000);
-            self.events.retain(|(time, _), event| match event {
-                Event::Deliver { from: f, to: t, session: s, .. } => {
-                    (*f, *t, *s) != (from, to, session) || *time <= last
-                }
-                _ => true,
-            });
-            let life = self.node(to).life;
-            let delay = self.random.random_range(0..60_000);
-            self.schedule(delay, Event::Down { node: to, life, peer: from, session });
-        }
-    }
-
-    fn crash(&mut self, id: ReplicaId) {
-        let unsynced = self.node(id).disk.unsynced();
-        let kept = self.random.random_range(0..=unsynced);
-        self.tally.crashes += 1;
-        self.tally.lost_writes += (unsynced - kept) as u64;
-        let nonce = self.random.random();
-        self.node(id).crash(kept, nonce);
-        let pairs: BTreeSet<_> = self.links.keys().copied().collect();
-        for (low, high) in pairs.into_iter().filter(|(low, high)| *low == id || *high == id) {
-            self.break_link(low, high);
-        }
-        self.workload.disconnected(id);
-        // Some stay away for long, so that the others must do without what only they know.
-        let longest = if self.random.random_bool(0.1) { 8_000_000 } else { 600_000 };
-        let after = self.random.random_range(10_000..longest);
-        self.schedule(after, Event::Restart { node: id });
-    }
-
-    /// One replica at most loses its disk, so that a majority remembers.
-    fn lose_disk(&mut self, id: ReplicaId) {
-        if self.nodes.iter().any(|node| node.lost_disk) || self.node(id).process.is_none() {
-            return;
-        }
-        self.crash(id);
-        self.tally.lost_disks += 1;
-        let nonce = self.random.random();
-        self.node(id).lose_disk(nonce);
-    }
-
-    fn trouble(&mut self) {
-        if self.is_calm {
-            return;
-        }
-        let after = self.random.random_range(20_000..500_000);
-        self.schedule(after, Event::Trouble);
-        let count = self.nodes.len() as u64;
-        let victim = ReplicaId(self.random.random_range(1..=count));
-        let links: Vec<_> = self.links.keys().copied().collect();
-        let link = links[self.random.random_range(0..links.len())];
-        match self.random.random_range(0..40) {
-            39 => self.lose_disk(victim),
-            0..16 if self.node(victim).process.is_some() => self.crash(victim),
-            16..20 => {
-                // Power is lost everywhere at once.
-                for id in (1..=count).map(ReplicaId) {
-                    if self.node(id).process.is_some() {
-                        self.crash(id);
-                    }
-                }
-            }
-            20..28 => self.break_link(link.0, link.1),
-            28..32 => {
-                self.break_link(link.0, link.1);
-                self.links.get_mut(&link).expect("it was just listed").is_cut = true;
-            }
-            _ => self.links.get_mut(&link).expect("it was just listed").is_cut = false,
-        }
-    }
-
-    fn calm(&mut self) {
-        self.is_calm = true;
-        self.links.values_mut().for_each(|link| link.is_cut = false);
-    }
-
-    fn client(&mut self, client: usize) -> Result<(), String> {
-        let pause = self.random.random_range(1_000..30_000);
+    fn client(&mut self, client: usize) {
+        let pause = self.random.random_range(1_000..60_000);
         self.schedule(pause, Event::Client { client });
-        let asked = self.workload.next(client, self.now_us, &mut self.random, &self.checker);
-        let Some((replica, input)) = asked else { return Ok(()) };
-        if self.node(replica).process.is_none() {
-            self.workload.refused(client);
-            return Ok(());
+        let (checker, tally) = (&self.checker, &mut self.tally);
+        let asked = self.workload.next(client, self.now_us, &mut self.random, checker, tally);
+        if let Some((node, input)) = asked {
+            let delay = self.random.random_range(50..1_500);
+            self.schedule(delay, Event::Ask { node, client, input: Box::new(input) });
         }
-        self.turn(replica, input)
     }
 
     fn has_converged(&self) -> bool {
@@ -458,6 +393,6 @@ impl Cluster {
     }
 }
 
-fn pair(a: ReplicaId, b: ReplicaId) -> (ReplicaId, ReplicaId) {
+pub(super) fn pair(a: ReplicaId, b: ReplicaId) -> (ReplicaId, ReplicaId) {
     (a.min(b), a.max(b))
 }

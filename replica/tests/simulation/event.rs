@@ -1,7 +1,7 @@
 //! What happens in the simulated world, and the links it happens on.
 
 use kvorum_protocol::status::ReplicaId;
-use kvorum_replica::engine::{PeerMessage, Session};
+use kvorum_replica::engine::{Input, PeerMessage, Session};
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -35,6 +35,17 @@ pub enum Event {
         low: ReplicaId,
         high: ReplicaId,
     },
+    /// A session ends, if it is still this one: it was silent for too long.
+    Silent {
+        low: ReplicaId,
+        high: ReplicaId,
+        session: Option<Session>,
+    },
+    /// Whatever session there is ends.
+    Break {
+        low: ReplicaId,
+        high: ReplicaId,
+    },
     Synced {
         node: ReplicaId,
         life: u64,
@@ -42,11 +53,35 @@ pub enum Event {
     Restart {
         node: ReplicaId,
     },
+    /// A client thinks of something, or tries again.
     Client {
         client: usize,
     },
+    /// A client's request arrives.
+    Ask {
+        node: ReplicaId,
+        client: usize,
+        input: Box<Input>,
+    },
+    /// All cut links are healed.
+    Heal,
     /// A fault, at random.
     Trouble,
+}
+
+impl Event {
+    /// The process that has to be running for it to happen; it waits while that one is paused.
+    pub fn at(&self) -> Option<ReplicaId> {
+        match self {
+            Self::Tick { node, .. }
+            | Self::Up { node, .. }
+            | Self::Down { node, .. }
+            | Self::Synced { node, .. }
+            | Self::Ask { node, .. } => Some(*node),
+            Self::Deliver { to, .. } => Some(*to),
+            _ => None,
+        }
+    }
 }
 
 /// A link between two replicas.

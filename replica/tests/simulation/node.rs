@@ -8,12 +8,16 @@ use kvorum_replica::gate::Gate;
 use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::storage::{Identity, Store};
 
+use super::rules::Rules;
+
 /// What runs while a process is up.
 pub struct Process {
     pub engine: Engine<Memory>,
     pub gate: Gate,
     /// Writes that the sync under way makes durable when it returns.
     pub syncing: Option<usize>,
+    /// When that sync began.
+    pub sync_began_us: u64,
     /// The session that this process believes in, for each peer.
     pub sessions: BTreeMap<ReplicaId, Session>,
 }
@@ -25,6 +29,10 @@ pub struct Node {
     pub process: Option<Process>,
     /// Rises with each start: what an earlier process scheduled is void.
     pub life: u64,
+    /// It is stopped until then, and knows nothing of it.
+    pub paused_until_us: u64,
+    /// Its disk is slow until then.
+    pub slow_until_us: u64,
     /// Its disk was replaced by an empty one: it must never vote again.
     pub lost_disk: bool,
 }
@@ -45,15 +53,27 @@ impl Node {
         };
         let disk = Memory::crashable(identity, configuration(replicas));
         disk.sync_writes(disk.unsynced());
-        Self { id: ReplicaId(id), disk, process: None, life: 0, lost_disk: false }
+        Self {
+            id: ReplicaId(id),
+            disk,
+            process: None,
+            life: 0,
+            paused_until_us: 0,
+            slow_until_us: 0,
+            lost_disk: false,
+        }
     }
 
-    pub fn start(&mut self) {
+    pub fn start(&mut self, rules: Rules) {
         self.life += 1;
+        if !rules.commits_at_once {
+            self.disk.tear_commits();
+        }
         self.process = Some(Process {
-            engine: Engine::new(self.disk.clone(), false),
+            engine: Engine::without(rules.engine, self.disk.clone(), false),
             gate: Gate::default(),
             syncing: None,
+            sync_began_us: 0,
             sessions: BTreeMap::new(),
         });
     }
@@ -61,6 +81,7 @@ impl Node {
     /// Ends the process; of what no sync covered, the first `kept` writes survive.
     pub fn crash(&mut self, kept: usize, nonce: u64) {
         self.process = None;
+        self.paused_until_us = 0;
         self.disk = self.disk.restart(kept, nonce);
         // A process syncs its new incarnation before it introduces itself.
         self.disk.sync_writes(self.disk.unsynced());

@@ -1,5 +1,11 @@
 //! The rules that a negative control takes out, and what a run counts.
 
+use kvorum_replica::engine;
+use kvorum_replica::state_machine::LaneMemory;
+
+/// Entries of a session in the simulation: few, so that lanes are forgotten within a seed.
+pub const SESSION_ENTRIES: u64 = 60;
+
 /// The rules under test; a negative control takes one out.
 #[expect(clippy::struct_excessive_bools, reason = "each is a rule of its own")]
 #[derive(Clone, Copy, Debug)]
@@ -10,47 +16,73 @@ pub struct Rules {
     pub syncs_after_taking: bool,
     /// A replica whose disk is not the one that its peers remember is turned away.
     pub knows_disks: bool,
+    /// The applied index is in the same write as what was applied.
+    pub commits_at_once: bool,
     /// The harness looks at each message whether what it tells is durable.
     pub checks_messages: bool,
+    /// Those of the engine itself.
+    pub engine: engine::Rules,
 }
 
 impl Default for Rules {
     fn default() -> Self {
+        let lanes = LaneMemory::of(SESSION_ENTRIES);
         Self {
             gates_messages: true,
             syncs_after_taking: true,
             knows_disks: true,
+            commits_at_once: true,
             checks_messages: true,
+            engine: engine::Rules { lanes, ..engine::Rules::default() },
         }
     }
 }
 
-/// What happened in one seed.
-#[derive(Clone, Default, Debug, PartialEq, Eq)]
-pub struct Tally {
-    pub messages: u64,
-    pub syncs: u64,
-    pub crashes: u64,
-    pub lost_writes: u64,
-    pub broken_sessions: u64,
-    pub lost_disks: u64,
-    pub decided: u64,
-    pub writes: u64,
-    pub reads: u64,
-    pub simulated_ms: u64,
+/// Declares what is counted, so that each count is added up and printed.
+macro_rules! tally {
+    ($($name:ident: $text:literal,)*) => {
+        /// What happened in one seed, or in many.
+        #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+        pub struct Tally {
+            $(#[doc = $text] pub $name: u64,)*
+        }
+
+        impl Tally {
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// Each count with what it counts.
+            pub fn list(&self) -> Vec<(&'static str, u64)> {
+                vec![$(($text, self.$name),)*]
+            }
+        }
+    };
 }
 
-impl Tally {
-    pub fn add(&mut self, other: &Self) {
-        self.messages += other.messages;
-        self.syncs += other.syncs;
-        self.crashes += other.crashes;
-        self.lost_writes += other.lost_writes;
-        self.broken_sessions += other.broken_sessions;
-        self.lost_disks += other.lost_disks;
-        self.decided += other.decided;
-        self.writes += other.writes;
-        self.reads += other.reads;
-        self.simulated_ms += other.simulated_ms;
-    }
+tally! {
+    simulated_ms: "simulated milliseconds",
+    messages: "messages",
+    syncs: "syncs",
+    crashes: "crashes",
+    power_losses: "of them of the whole cluster",
+    lost_writes: "unsynced writes lost",
+    lost_disks: "lost disks",
+    broken_sessions: "broken sessions",
+    late_frames: "frames of broken sessions that came late",
+    flaps: "links that broke again and again",
+    cuts: "cut links",
+    scenarios: "scenarios of partial connectivity",
+    one_way: "links that carried one way only",
+    pauses: "paused processes",
+    clock_jumps: "clocks that jumped",
+    slow_disks: "slow disks",
+    stuck_syncs: "syncs that were stuck",
+    forged: "messages that must not be",
+    lost_answers: "answers lost on the way to a client",
+    retries: "requests tried again",
+    decided: "entries decided",
+    answered: "operations answered and checked",
+    unknown: "writes of unknown outcome",
+    expired: "requests that expired",
 }

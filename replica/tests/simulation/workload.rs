@@ -1,65 +1,92 @@
-//! Clients: each has one request at a time, tries it at any replica, and tries again with the same
-//! id until it knows.
+//! Clients: each lane has one request at a time, tries it at any replica, and tries again with the
+//! same id until it knows or gives up.
 
 use bytes::Bytes;
+use kvorum_checker::{Asked, History, OpId, Told};
 use kvorum_protocol::data::{
     ClientId, Condition, Key, LaneId, Operation, Outcome, RequestId, Value,
 };
-use kvorum_protocol::limits::SESSION_ENTRIES;
 use kvorum_protocol::message::{Answer, Consistency, Request};
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{ClientKey, Input};
 use rand::RngExt;
 use rand::rngs::StdRng;
+use std::collections::BTreeMap;
 
 use super::checker::Checker;
 use super::node::Node;
+use super::rules::{SESSION_ENTRIES, Tally};
 
-const CLIENTS: usize = 6;
+const CLIENTS: usize = 5;
+/// Requests that one client has in flight.
+const LANES: usize = 3;
 const KEYS: u64 = 4;
 /// A client asks elsewhere when it was not answered for so long.
 const PATIENCE_US: u64 = 700_000;
+/// How often it then gives up instead.
+const GIVES_UP: f64 = 0.05;
 
-/// What a client wants done.
+/// What is wanted.
 #[derive(Clone, Debug)]
 enum Wish {
-    Write { id: RequestId, operation: Operation },
-    Read { key: Key, floor: u64 },
+    Write { id: RequestId, valid_until: u64, operation: Operation },
+    Read { key: Key },
 }
 
-#[derive(Default)]
-struct Client {
+/// One lane of a client.
+struct Slot {
+    client: ClientId,
+    /// A lane whose last write is of unknown outcome is never used again.
+    lane: u32,
     sequence: u64,
     call: u64,
-    wish: Option<Wish>,
+    wish: Option<(Wish, OpId)>,
     /// Where it was asked, and when; `None` when it is to be asked again.
     asked: Option<(ReplicaId, u64)>,
+    /// An attempt may have been taken, and its answer did not come.
+    is_in_doubt: bool,
 }
 
 pub struct Workload {
-    clients: Vec<Client>,
+    slots: Vec<Slot>,
     replicas: u64,
     is_stopped: bool,
-    writes: u64,
-    reads: u64,
+    history: History,
+    /// Rises with each call and each answer.
+    clock: u64,
+    /// The revision of each key that some client was told last.
+    revisions: BTreeMap<Key, u64>,
+    values: u64,
 }
 
 impl Workload {
     pub fn new(replicas: u64) -> Self {
-        let clients = (0..CLIENTS).map(|_| Client::default()).collect();
-        Self { clients, replicas, is_stopped: false, writes: 0, reads: 0 }
+        let slot = |number: usize| Slot {
+            client: ClientId((number / LANES) as u128),
+            lane: u32::try_from(number % LANES).expect("lanes are few"),
+            sequence: 0,
+            call: 0,
+            wish: None,
+            asked: None,
+            is_in_doubt: false,
+        };
+        Self {
+            slots: (0..CLIENTS * LANES).map(slot).collect(),
+            replicas,
+            is_stopped: false,
+            history: History::default(),
+            clock: 0,
+            revisions: BTreeMap::new(),
+            values: 0,
+        }
     }
 
-    pub fn clients(&self) -> usize {
-        self.clients.len()
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 
-    pub fn writes(&self) -> u64 {
-        self.writes
-    }
-
-    pub fn reads(&self) -> u64 {
-        self.reads
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// No new wishes; those there are get done.
@@ -68,55 +95,109 @@ impl Workload {
     }
 
     pub fn is_done(&self) -> bool {
-        self.clients.iter().all(|client| client.wish.is_none())
+        self.slots.iter().all(|slot| slot.wish.is_none())
     }
 
     pub fn describe(&self) -> String {
-        let waiting = self.clients.iter().filter(|client| client.wish.is_some()).count();
-        format!("{waiting} clients wait")
+        let waiting = self.slots.iter().filter(|slot| slot.wish.is_some()).count();
+        format!("{waiting} requests wait")
     }
 
-    /// What a client asks now, and where.
+    /// What is asked now, and where.
     pub fn next(
         &mut self,
         index: usize,
         now_us: u64,
         random: &mut StdRng,
         checker: &Checker,
+        tally: &mut Tally,
     ) -> Option<(ReplicaId, Input)> {
-        let is_stopped = self.is_stopped;
-        let client = &mut self.clients[index];
-        if client.asked.is_some_and(|(_, since)| now_us < since + PATIENCE_US) {
+        let slot = &self.slots[index];
+        if slot.asked.is_some_and(|(_, since)| now_us < since + PATIENCE_US) {
             return None;
         }
-        if client.wish.is_none() {
-            if is_stopped {
+        if slot.wish.is_some() {
+            tally.retries += 1;
+            let has_waited = slot.asked.is_some();
+            self.slots[index].is_in_doubt |= has_waited;
+            if !self.is_stopped && random.random_bool(GIVES_UP) {
+                self.give_up(index);
                 return None;
             }
-            client.wish = Some(wish(client, index, random, checker));
+        } else if self.is_stopped {
+            return None;
+        } else {
+            self.wish(index, random, checker);
         }
         let replica = ReplicaId(random.random_range(1..=self.replicas));
-        client.asked = Some((replica, now_us));
-        client.call += 1;
-        let request = match client.wish.clone()? {
-            Wish::Write { id, operation } => {
-                Request::Write { id, valid_until: SESSION_ENTRIES, operation }
+        let slot = &mut self.slots[index];
+        slot.asked = Some((replica, now_us));
+        slot.call += 1;
+        let request = match slot.wish.clone()?.0 {
+            Wish::Write { id, valid_until, operation } => {
+                Request::Write { id, valid_until, operation }
             }
-            Wish::Read { key, .. } => Request::Get { key, consistency: Consistency::Linearizable },
+            Wish::Read { key } => Request::Get { key, consistency: Consistency::Linearizable },
         };
-        let client_key = ClientKey(index as u64);
-        Some((replica, Input::Client { client: client_key, call: client.call, request }))
+        let client = ClientKey(index as u64);
+        Some((replica, Input::Client { client, call: slot.call, request }))
+    }
+
+    /// What is asked stays of unknown outcome.
+    fn give_up(&mut self, index: usize) {
+        let lanes = u32::try_from(LANES).expect("lanes are few");
+        let slot = &mut self.slots[index];
+        (slot.wish, slot.asked, slot.is_in_doubt) = (None, None, false);
+        (slot.lane, slot.sequence) = (slot.lane + lanes, 0);
+    }
+
+    fn wish(&mut self, index: usize, random: &mut StdRng, checker: &Checker) {
+        let key = Key::from(format!("key-{}", random.random_range(0..KEYS)));
+        self.clock += 1;
+        if random.random_bool(0.4) {
+            let op = self.history.called(self.clock, Asked::Get(key.clone()));
+            self.slots[index].wish = Some((Wish::Read { key }, op));
+            return;
+        }
+        let condition = match random.random_range(0..6) {
+            0 => Condition::Absent,
+            1 => Condition::AtRevision(self.revisions.get(&key).copied().unwrap_or(1)),
+            _ => Condition::Always,
+        };
+        self.values += 1;
+        let value = Value(Bytes::from(self.values.to_string()));
+        let operation = match random.random_bool(0.2) {
+            true => Operation::Delete { key, condition },
+            false => Operation::Put { key, value, condition },
+        };
+        let op = self.history.called(self.clock, Asked::Write(operation.clone()));
+        let slot = &mut self.slots[index];
+        slot.sequence += 1;
+        let lane = LaneId { client: slot.client, number: slot.lane };
+        let id = RequestId { lane, sequence: slot.sequence };
+        // What some replica has applied, some client may have been told.
+        let valid_until = checker.decided() + SESSION_ENTRIES;
+        slot.wish = Some((Wish::Write { id, valid_until, operation }, op));
     }
 
     /// The replica is down: ask again soon.
     pub fn refused(&mut self, index: usize) {
-        self.clients[index].asked = None;
+        self.slots[index].asked = None;
+    }
+
+    /// The answer got lost: ask again soon.
+    pub fn lost(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        slot.asked = None;
+        slot.is_in_doubt = true;
     }
 
     /// A replica crashed: its connections break.
     pub fn disconnected(&mut self, replica: ReplicaId) {
-        for client in &mut self.clients {
-            client.asked = client.asked.filter(|(asked, _)| *asked != replica);
+        for index in 0..self.slots.len() {
+            if self.slots[index].asked.is_some_and(|(asked, _)| asked == replica) {
+                self.lost(index);
+            }
         }
     }
 
@@ -128,44 +209,43 @@ impl Workload {
         answer: Answer,
         checker: &mut Checker,
         nodes: &[Node],
+        tally: &mut Tally,
     ) -> Result<(), String> {
-        let client = &mut self.clients[index];
-        if client.call != call {
+        let slot = &mut self.slots[index];
+        if slot.call != call || slot.wish.is_none() {
             return Ok(());
         }
-        match (answer, client.wish.clone()) {
-            (Answer::Written(outcome), Some(Wish::Write { id, operation })) => {
-                checker.written(id, &operation.key().0, outcome, nodes)?;
-                self.writes += u64::from(matches!(outcome, Outcome::Put { .. }));
-                client.wish = None;
+        self.clock += 1;
+        match (answer, slot.wish.clone()) {
+            // An earlier attempt may have been applied, and forgotten with its lane.
+            (Answer::Written(Outcome::Expired), Some(_)) if slot.is_in_doubt => {
+                tally.expired += 1;
+                self.give_up(index);
+                return Ok(());
             }
-            (Answer::Value(pair), Some(Wish::Read { key, floor })) => {
-                checker.read(&key.0, floor, pair.map_or(0, |pair| pair.revision))?;
-                self.reads += 1;
-                client.wish = None;
+            (Answer::Written(outcome), Some((Wish::Write { id, operation, .. }, op))) => {
+                checker.written(id, outcome, nodes)?;
+                tally.expired += u64::from(outcome == Outcome::Expired);
+                if let Outcome::Put { revision } = outcome {
+                    self.revisions.insert(operation.key().clone(), revision);
+                }
+                self.history.told(op, self.clock, Told::Written(outcome));
+                slot.wish = None;
             }
-            (Answer::Refused(_) | Answer::Unknown(_), _) => {}
+            (Answer::Value(pair), Some((Wish::Read { key }, op))) => {
+                if let Some(pair) = &pair {
+                    self.revisions.insert(key, pair.revision);
+                }
+                let told = Told::Value(pair.map(|pair| (pair.value, pair.revision)));
+                self.history.told(op, self.clock, told);
+                slot.wish = None;
+            }
+            (Answer::Refused(_), _) => {}
+            (Answer::Unknown(_), _) => slot.is_in_doubt = true,
             (answer, wish) => return Err(format!("{answer:?} to {wish:?}")),
         }
-        client.asked = None;
+        slot.asked = None;
+        slot.is_in_doubt &= slot.wish.is_some();
         Ok(())
     }
-}
-
-fn wish(client: &mut Client, index: usize, random: &mut StdRng, checker: &Checker) -> Wish {
-    let key = Key::from(format!("key-{}", random.random_range(0..KEYS)));
-    if random.random_bool(0.4) {
-        let floor = checker.floor(&key.0);
-        return Wish::Read { key, floor };
-    }
-    client.sequence += 1;
-    let lane = LaneId { client: ClientId(index as u128), number: 0 };
-    let id = RequestId { lane, sequence: client.sequence };
-    let condition = match random.random_range(0..6) {
-        0 => Condition::Absent,
-        1 => Condition::AtRevision(checker.floor(&key.0)),
-        _ => Condition::Always,
-    };
-    let value = Value(Bytes::from(format!("{index}/{}", client.sequence)));
-    Wish::Write { id, operation: Operation::Put { key, value, condition } }
 }

@@ -1,0 +1,37 @@
+//! Pure: the safety rules that a negative control takes out.
+//!
+//! A harness that finds nothing proves something only if it finds what a missing rule does. So the
+//! rules whose absence cannot be played from outside can be switched off at the start of an
+//! engine. Guarantees that [`Engine::new`](super::Engine::new) has them all; nothing but tests
+//! calls [`Engine::without`](super::Engine::without).
+
+use crate::state_machine::LaneMemory;
+
+/// What holds; production has the default.
+#[expect(clippy::struct_excessive_bools, reason = "each is a rule of its own")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// A read waits for what was in the log when its leader began to lead, too: the leader may not
+    /// know yet that it was decided and acknowledged.
+    pub has_read_barrier: bool,
+    /// An answer to a leader's probe counts for the round that asked for it.
+    pub tells_rounds: bool,
+    /// A frame of a replaced session is dropped.
+    pub tells_sessions: bool,
+    /// Only messages of the whitelist reach the library.
+    pub has_whitelist: bool,
+    /// What is remembered of lanes, and for how long.
+    pub lanes: LaneMemory,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            has_read_barrier: true,
+            tells_rounds: true,
+            tells_sessions: true,
+            has_whitelist: true,
+            lanes: LaneMemory::default(),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Faults, at random.
+
+use std::collections::BTreeSet;
+
+use kvorum_protocol::status::{ReplicaId, Role};
+use kvorum_replica::engine::{Input, PeerMessage};
+use kvorum_replica::entry::Entry;
+use kvorum_replica::storage::Store;
+use omnipaxos::ClusterConfig;
+use omnipaxos::messages::Message;
+use omnipaxos::messages::sequence_paxos::{Compaction, PaxosMessage, PaxosMsg};
+use omnipaxos::storage::StopSign;
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use super::cluster::Cluster;
+use super::event::Event;
+
+/// A session that was silent for so long ends, as the transport has it.
+const SILENCE_MAX_US: u64 = 2_000_000;
+
+/// What may go wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fault {
+    Crash,
+    PowerLoss,
+    LostDisk,
+    Break,
+    Flap,
+    Cut,
+    Heal,
+    Pause,
+    OneWay,
+    Scenario,
+    SlowDisk,
+    ClockJump,
+    Forged,
+}
+
+/// How much of each fault there is among all.
+const WEIGHTS: [(Fault, u32); 13] = [
+    (Fault::Crash, 16),
+    (Fault::PowerLoss, 4),
+    (Fault::LostDisk, 1),
+    (Fault::Break, 7),
+    (Fault::Flap, 4),
+    (Fault::Cut, 4),
+    (Fault::Heal, 8),
+    (Fault::Pause, 6),
+    (Fault::OneWay, 6),
+    (Fault::Scenario, 4),
+    (Fault::SlowDisk, 4),
+    (Fault::ClockJump, 4),
+    (Fault::Forged, 4),
+];
+
+/// The faults of one seed: some kinds are left out, because one fault can keep another from
+/// showing anything (Groce and others, "Swarm testing", 2012).
+pub struct Faults {
+    kinds: Vec<Fault>,
+    /// Microseconds from one to the next, on average.
+    pub pace_us: u64,
+}
+
+impl Faults {
+    pub fn random(random: &mut StdRng) -> Self {
+        let mut kinds = Vec::new();
+        for (fault, weight) in WEIGHTS {
+            if fault == Fault::Heal || random.random_bool(0.6) {
+                kinds.extend(std::iter::repeat_n(fault, weight as usize));
+            }
+        }
+        let paces = [50_000, 120_000, 250_000, 600_000];
+        Self { kinds, pace_us: paces[random.random_range(0..paces.len())] }
+    }
+
+    fn next(&self, random: &mut StdRng) -> Fault {
+        self.kinds[random.random_range(0..self.kinds.len())]
+    }
+}
+
+impl Cluster {
+    fn crash(&mut self, id: ReplicaId) {
+        let unsynced = self.node(id).disk.unsynced();
+        let kept = self.random.random_range(0..=unsynced);
+        self.tally.crashes += 1;
+        self.tally.lost_writes += (unsynced - kept) as u64;
+        let nonce = self.random.random();
+        self.node(id).crash(kept, nonce);
+        let pairs: BTreeSet<_> = self.links.keys().copied().collect();
+        for (low, high) in pairs.into_iter().filter(|(low, high)| *low == id || *high == id) {
+            self.break_link(low, high);
+        }
+        self.workload.disconnected(id);
+        // Some stay away for long, so that the others must do without what only they know.
+        let longest = if self.random.random_bool(0.1) { 8_000_000 } else { 600_000 };
+        let after = self.random.random_range(10_000..longest);
+        self.schedule(after, Event::Restart { node: id });
+    }
+
+    /// One replica at most loses its disk, so that a majority remembers.
+    fn lose_disk(&mut self, id: ReplicaId) {
+        if self.nodes.iter().any(|node| node.lost_disk) || self.node(id).process.is_none() {
+            return;
+        }
+        self.crash(id);
+        self.tally.lost_disks += 1;
+        let nonce = self.random.random();
+        self.node(id).lose_disk(nonce);
+    }
+
+    pub(super) fn trouble(&mut self) -> Result<(), String> {
+        if self.is_calm {
+            return Ok(());
+        }
+        let after = self.random.random_range(1_000..2 * self.faults.pace_us);
+        self.schedule(after, Event::Trouble);
+        let victim = ReplicaId(self.random.random_range(1..=self.nodes.len() as u64));
+        let links: Vec<_> = self.links.keys().copied().collect();
+        let link = links[self.random.random_range(0..links.len())];
+        match self.faults.next(&mut self.random) {
+            Fault::Crash if self.node(victim).process.is_some() => self.crash(victim),
+            Fault::Crash => {}
+            Fault::PowerLoss => self.lose_power(),
+            Fault::LostDisk => self.lose_disk(victim),
+            Fault::Break => self.break_link(link.0, link.1),
+            Fault::Flap => self.flap(link),
+            Fault::Cut => {
+                self.break_link(link.0, link.1);
+                self.cut(link);
+            }
+            Fault::Heal => self.links.values_mut().for_each(|link| link.is_cut = false),
+            Fault::Pause => self.pause(victim),
+            Fault::OneWay => self.mute(link),
+            Fault::Scenario => self.scenario(),
+            Fault::SlowDisk => {
+                self.tally.slow_disks += 1;
+                let slow = self.random.random_range(200_000..2_000_000);
+                self.node(victim).slow_until_us = self.now_us + slow;
+            }
+            Fault::ClockJump => return self.jump(victim),
+            Fault::Forged => return self.forge(link),
+        }
+        Ok(())
+    }
+
+    /// All faults end.
+    pub(super) fn calm(&mut self) {
+        self.is_calm = true;
+        self.links.values_mut().for_each(|link| link.is_cut = false);
+        self.mute_until.clear();
+        self.nodes.iter_mut().for_each(|node| node.slow_until_us = 0);
+    }
+
+    /// A link breaks again and again.
+    fn flap(&mut self, (low, high): (ReplicaId, ReplicaId)) {
+        self.tally.flaps += 1;
+        let mut after = 0;
+        for _ in 0..self.random.random_range(3..10) {
+            after += self.random.random_range(5_000..100_000);
+            self.schedule(after, Event::Break { low, high });
+        }
+    }
+
+    fn cut(&mut self, link: (ReplicaId, ReplicaId)) {
+        self.tally.cuts += 1;
+        self.links.get_mut(&link).expect("links are between all").is_cut = true;
+    }
+
+    /// Power is lost everywhere at once.
+    fn lose_power(&mut self) {
+        self.tally.power_losses += 1;
+        for id in (1..=self.nodes.len() as u64).map(ReplicaId) {
+            if self.node(id).process.is_some() {
+                self.crash(id);
+            }
+        }
+    }
+
+    /// A process is stopped for a while, and knows nothing of it.
+    fn pause(&mut self, id: ReplicaId) {
+        self.tally.pauses += 1;
+        let longest = if self.random.random_bool(0.2) { 4_000_000 } else { 500_000 };
+        let time = self.random.random_range(20_000..longest);
+        self.node(id).paused_until_us = self.now_us + time;
+        for link in self.links_of(id) {
+            self.silence(link, time);
+        }
+    }
+
+    /// A link carries one way only for a while.
+    fn mute(&mut self, (low, high): (ReplicaId, ReplicaId)) {
+        self.tally.one_way += 1;
+        let direction = if self.random.random_bool(0.5) { (low, high) } else { (high, low) };
+        let time = self.random.random_range(20_000..3_000_000);
+        self.mute_until.insert(direction, self.now_us + time);
+        self.silence((low, high), time);
+    }
+
+    /// Of a link that carries nothing for a time, the ends learn sooner or later.
+    fn silence(&mut self, (low, high): (ReplicaId, ReplicaId), time: u64) {
+        if time > SILENCE_MAX_US {
+            let session = self.links.get(&(low, high)).and_then(|link| link.session);
+            self.schedule(SILENCE_MAX_US, Event::Silent { low, high, session });
+        }
+    }
+
+    fn links_of(&self, id: ReplicaId) -> Vec<(ReplicaId, ReplicaId)> {
+        self.links.keys().filter(|(low, high)| *low == id || *high == id).copied().collect()
+    }
+
+    /// The three partial losses of connectivity of the Omni-Paxos paper (section 2): all but one
+    /// replica are linked with that one only; the same, and the leader with nobody; the leader and
+    /// another one are not linked.
+    fn scenario(&mut self) {
+        self.tally.scenarios += 1;
+        let ids: Vec<_> = self.nodes.iter().map(|node| node.id).collect();
+        let is_leader = |id: &ReplicaId| {
+            self.engine(*id).is_some_and(|engine| engine.status().role == Role::Leader)
+        };
+        let leader = ids.iter().copied().find(is_leader).unwrap_or(ids[0]);
+        let others: Vec<_> = ids.into_iter().filter(|id| *id != leader).collect();
+        let hub = others[self.random.random_range(0..others.len())];
+        let kind = self.random.random_range(0..3);
+        for link in self.links.keys().copied().collect::<BTreeSet<_>>() {
+            let has = |id| link.0 == id || link.1 == id;
+            let is_cut = match kind {
+                0 => !has(hub),
+                1 => !has(hub) || has(leader),
+                _ => has(hub) && has(leader),
+            };
+            if is_cut {
+                self.break_link(link.0, link.1);
+                self.cut(link);
+            }
+        }
+        let heals = self.random.random_range(200_000..3_000_000);
+        self.schedule(heals, Event::Heal);
+    }
+
+    /// A clock jumps: many ticks come at once.
+    fn jump(&mut self, id: ReplicaId) -> Result<(), String> {
+        if self.node(id).process.is_none() {
+            return Ok(());
+        }
+        self.tally.clock_jumps += 1;
+        for _ in 0..self.random.random_range(5..300) {
+            self.turn(id, Input::Tick)?;
+        }
+        Ok(())
+    }
+
+    /// A message comes that no replica sends: of another version, or by a bug.
+    fn forge(&mut self, (from, to): (ReplicaId, ReplicaId)) -> Result<(), String> {
+        let Some(engine) = self.engine(to) else { return Ok(()) };
+        let (configuration, decided) = (engine.store().configuration().id, engine.status().decided);
+        let Some(process) = &self.node(to).process else { return Ok(()) };
+        let Some(session) = process.session(from) else { return Ok(()) };
+        self.tally.forged += 1;
+        let decided = usize::try_from(decided).expect("indexes are small");
+        let nodes = (1..=self.nodes.len() as u64).collect();
+        let next = ClusterConfig { configuration_id: 9, nodes, flexible_quorum: None };
+        let msg = match self.random.random_range(0..3) {
+            0 => PaxosMsg::Compaction(Compaction::Trim(decided)),
+            1 => PaxosMsg::ForwardStopSign(StopSign::with(next, None)),
+            _ => PaxosMsg::ProposalForward(vec![Entry::Noop]),
+        };
+        let message = Message::SequencePaxos(PaxosMessage { from: from.0, to: to.0, msg });
+        let message = PeerMessage::Paxos { configuration, message };
+        self.turn(to, Input::Peer { peer: from, session, message })
+    }
+}

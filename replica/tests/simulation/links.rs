@@ -1,0 +1,118 @@
+//! Links between replicas: how sessions begin, and how they end.
+
+use kvorum_protocol::status::ReplicaId;
+use kvorum_replica::engine::{Engine, Input, Rejection, Session};
+use kvorum_replica::storage::memory::Memory;
+use rand::RngExt;
+
+use super::cluster::Cluster;
+use super::event::Event;
+
+/// By then both ends know that a session is over.
+const END_IS_KNOWN_US: u64 = 60_000;
+/// How often a frame of a broken session comes late, rather than not at all.
+const COMES_LATE: f64 = 0.5;
+
+impl Cluster {
+    pub(super) fn connect(&mut self, low: ReplicaId, high: ReplicaId) -> Result<(), String> {
+        let retry = self.random.random_range(5_000..60_000);
+        self.schedule(retry, Event::Connect { low, high });
+        let now_us = self.now_us;
+        let mut answers = |id| {
+            let node = self.node(id);
+            node.process.is_some() && node.paused_until_us <= now_us
+        };
+        let both_up = answers(low) && answers(high);
+        let session = Session(self.next_session + 1);
+        let Some(link) = self.links.get_mut(&(low, high)) else { return Ok(()) };
+        if !both_up || link.is_cut || link.session.is_some() {
+            return Ok(());
+        }
+        // The dialer judges first; then the acceptor does, and a welcome may get lost.
+        if !self.judge(high, low)? || !self.judge(low, high)? {
+            return Ok(());
+        }
+        let Some(link) = self.links.get_mut(&(low, high)) else { return Ok(()) };
+        link.session = Some(session);
+        self.next_session += 1;
+        for (node, peer) in [(low, high), (high, low)] {
+            let life = self.node(node).life;
+            let delay = self.random.random_range(50..1_000);
+            // Nothing of the session arrives before the end knows the session.
+            self.arrivals.insert((peer, node, session), self.now_us + delay);
+            self.schedule(delay, Event::Up { node, life, peer, session });
+        }
+        Ok(())
+    }
+
+    /// Two replicas judge each other, as the transport lets them. One that is turned away learns
+    /// that its disk is not the one that is remembered.
+    fn judge(&mut self, id: ReplicaId, peer: ReplicaId) -> Result<bool, String> {
+        let lost_disk = self.node(peer).lost_disk;
+        let (Some(theirs), Some(ours)) = (self.engine(peer), self.engine(id)) else {
+            return Ok(false);
+        };
+        let told = ours.introduce(peer).last_saw;
+        let verdict = ours.judge(&theirs.introduce(id), told, theirs.proof(told));
+        match verdict {
+            Ok(()) => Ok(true),
+            Err(Rejection::OtherDisk { .. }) if lost_disk => {
+                if !self.rules.knows_disks {
+                    return Ok(true);
+                }
+                self.turn(peer, Input::Disowned { peer: id })?;
+                Ok(false)
+            }
+            Err(other) => Err(format!("{id:?} rejects {peer:?}, which lost no disk: {other}")),
+        }
+    }
+
+    /// One end of a link takes up a session.
+    pub(super) fn session_begins(
+        &mut self,
+        id: ReplicaId,
+        peer: ReplicaId,
+        session: Session,
+    ) -> Result<(), String> {
+        let Some(theirs) = self.engine(peer).map(|theirs| theirs.introduce(id)) else {
+            return Ok(());
+        };
+        let Some(process) = &mut self.node(id).process else { return Ok(()) };
+        process.engine.meet(&theirs);
+        self.turn(id, Input::PeerUp { peer, session })
+    }
+
+    pub(super) fn engine(&self, id: ReplicaId) -> Option<&Engine<Memory>> {
+        let index = usize::try_from(id.0 - 1).expect("replica ids are small");
+        self.nodes[index].process.as_ref().map(|process| &process.engine)
+    }
+
+    /// A link breaks: some of what was under way still arrives, and each end learns it later.
+    pub(super) fn break_link(&mut self, low: ReplicaId, high: ReplicaId) {
+        let Some(link) = self.links.get_mut(&(low, high)) else { return };
+        let Some(session) = link.session.take() else { return };
+        self.tally.broken_sessions += 1;
+        for (from, to) in [(low, high), (high, low)] {
+            let last = self.now_us + self.random.random_range(0..2_000);
+            let is_cut_off = |time: u64, event: &Event| match event {
+                Event::Deliver { from: f, to: t, session: s, .. } => {
+                    (*f, *t, *s) == (from, to, session) && time > last
+                }
+                _ => false,
+            };
+            let gone = self.events.iter().filter(|((time, _), event)| is_cut_off(*time, event));
+            for at in gone.map(|(at, _)| *at).collect::<Vec<_>>() {
+                let event = self.events.remove(&at).expect("it was just listed");
+                // Not before the other end knows that the session is over: links have no gaps.
+                if self.random.random_bool(COMES_LATE) {
+                    self.tally.late_frames += 1;
+                    let late = self.random.random_range(END_IS_KNOWN_US..400_000);
+                    self.schedule(late, event);
+                }
+            }
+            let life = self.node(to).life;
+            let delay = self.random.random_range(0..END_IS_KNOWN_US);
+            self.schedule(delay, Event::Down { node: to, life, peer: from, session });
+        }
+    }
+}
