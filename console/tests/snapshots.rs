@@ -84,7 +84,7 @@ fn assert_screens(console: &mut Console, name: &str, theme: &str) {
         writeln!(all, "== {width}x{height}").unwrap();
         all.push_str(&dump(&console.draw(width, height)));
     }
-    let name = format!("{} {theme}", name).replace(' ', "-");
+    let name = format!("{name} {theme}").replace(' ', "-");
     insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
         insta::assert_snapshot!(name, all);
     });

@@ -9,6 +9,7 @@
 
 pub mod database;
 pub mod durable;
+mod framing;
 pub mod keys;
 pub mod lock;
 pub mod log;

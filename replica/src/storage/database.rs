@@ -23,8 +23,9 @@ use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, ReadOptions, WriteBatch
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::durable::{Durable, SideFile};
+use super::framing::look_through;
 use super::log::{Log, LogNumbers};
-use super::open::{OpenError, Opened, Owner, open_rocksdb};
+use super::open::{OpenError, Opened, Owner, is_damage, open_rocksdb};
 use super::record;
 use super::rocks_log::RocksLog;
 use super::{Decided, Identity, ScanPage, Seen, Store, keys, scan};
@@ -73,13 +74,15 @@ impl Database {
             let what = "db/ has no database, but `durable` says that there was one".to_owned();
             return Err(OpenError::Damaged { folder: folder.to_owned(), what });
         }
-        let db = open_rocksdb(&folder.join("db")).map_err(|error| match error.kind() {
-            rocksdb::ErrorKind::Corruption => {
-                OpenError::Damaged { folder: folder.to_owned(), what: error.to_string() }
-            }
-            _ => unusable(&error),
+        if let Some(file) = look_through(&folder.join("db")).map_err(|error| unusable(&error))? {
+            let what = format!("a record of {} has a type that it never had", file.display());
+            return Err(OpenError::Damaged { folder: folder.to_owned(), what });
+        }
+        let db = open_rocksdb(&folder.join("db")).map_err(|error| match is_damage(&error) {
+            true => OpenError::Damaged { folder: folder.to_owned(), what: error.to_string() },
+            false => unusable(&error),
         })?;
-        let opened = Opened { folder, db };
+        let opened = Opened { folder, recovered: db.latest_sequence_number(), db };
         let (identity, configuration) = opened.recover(owner, nonce)?;
         let side = opened.open_side_file(&side_path, &configuration)?;
         let applied = opened.get(keys::APPLIED)?.unwrap_or(0);
@@ -284,7 +287,8 @@ impl Store for Database {
 
     fn durable(&self) -> Durable {
         let numbers = self.inner.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-        Durable::of(self.configuration.id, &numbers)
+        let writes = self.inner.db.latest_sequence_number();
+        Durable::of(self.configuration.id, &numbers, writes)
     }
 
     fn sync(&self, durable: Durable) {

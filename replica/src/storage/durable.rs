@@ -37,12 +37,14 @@ pub struct Durable {
     pub accepted_round: (u32, u64),
     /// Entries written.
     pub accepted: u64,
+    /// Writes of any kind: the database's own number for the last one.
+    pub writes: u64,
 }
 
 impl Durable {
-    /// What a sync that begins now will make durable.
+    /// What a sync that begins now will make durable, when so many writes were made.
     #[must_use]
-    pub fn of(configuration: ConfigurationId, numbers: &LogNumbers) -> Self {
+    pub fn of(configuration: ConfigurationId, numbers: &LogNumbers, writes: u64) -> Self {
         let pair = |ballot: Option<Ballot>| ballot.map_or((0, 0), |ballot| (ballot.n, ballot.pid));
         Self {
             sequence: 0,
@@ -50,18 +52,21 @@ impl Durable {
             promise: pair(numbers.promise),
             accepted_round: pair(numbers.accepted_round),
             accepted: numbers.accepted as u64,
+            writes,
         }
     }
 
     /// Whether a disk that recovered `self` can have held `earlier`. A log may become shorter only
-    /// together with a higher accepted round.
+    /// together with a higher accepted round; what is no part of the log, such as which start of a
+    /// peer was seen, is covered by the number of writes.
     #[must_use]
     pub fn covers(&self, earlier: &Self) -> bool {
         let log = |durable: &Self| (durable.accepted_round, durable.accepted);
-        self.configuration > earlier.configuration
+        let has_log = self.configuration > earlier.configuration
             || (self.configuration == earlier.configuration
                 && self.promise >= earlier.promise
-                && log(self) >= log(earlier))
+                && log(self) >= log(earlier));
+        has_log && self.writes >= earlier.writes
     }
 }
 
@@ -131,6 +136,7 @@ mod tests {
             promise: (promise, 1),
             accepted_round: (round, 1),
             accepted,
+            writes: 20,
         }
     }
 
@@ -162,6 +168,8 @@ mod tests {
             (durable(4, 4, 10), false),
             (durable(5, 4, 9), false),
             (durable(5, 3, 99), false),
+            (Durable { writes: 21, ..durable(5, 4, 10) }, true),
+            (Durable { writes: 19, ..durable(5, 4, 10) }, false),
             (Durable { configuration: 2, ..durable(0, 0, 0) }, true),
             (Durable { configuration: 0, ..durable(9, 9, 99) }, false),
         ];

@@ -355,7 +355,7 @@ impl Store for Memory {
 
     fn durable(&self) -> Durable {
         let id = self.configuration.id;
-        Durable::of(id, &self.disk().current.numbers(id))
+        Durable::of(id, &self.disk().current.numbers(id), 0)
     }
 
     /// Nothing outlives the process, whatever is synced.

@@ -127,6 +127,8 @@ impl Owner {
 /// A database that is open but not yet known to be sound.
 pub(super) struct Opened<'a> {
     pub(super) folder: &'a Path,
+    /// The number of the last write that was recovered.
+    pub(super) recovered: u64,
     pub(super) db: DB,
 }
 
@@ -206,21 +208,34 @@ impl Opened<'_> {
             return Err(OpenError::Damaged { folder, what });
         };
         let numbers = numbers.unwrap_or_default();
-        let recovered = Durable::of(configuration.id, &numbers);
+        let recovered = Durable::of(configuration.id, &numbers, self.recovered);
         if recovered.covers(&synced) {
             return Ok(side);
         }
         let what = format!(
-            "db/ holds less than was synced: promise {:?} and {} entries of round {:?}, where \
-             `durable` says {:?} and {} of {:?}",
+            "db/ holds less than was synced: {} writes, promise {:?} and {} entries of round {:?}, \
+             where `durable` says {}, {:?} and {} of {:?}",
+            recovered.writes,
             recovered.promise,
             recovered.accepted,
             recovered.accepted_round,
+            synced.writes,
             synced.promise,
             synced.accepted,
             synced.accepted_round,
         );
         Err(OpenError::Damaged { folder, what })
+    }
+}
+
+/// Whether the files are not what they were, rather than out of reach: a file that is missing is
+/// damage, a full disk is none.
+pub(super) fn is_damage(error: &rocksdb::Error) -> bool {
+    use rocksdb::ErrorKind::{Corruption, IOError, InvalidArgument, NotFound, NotSupported};
+    match error.kind() {
+        Corruption | NotFound | InvalidArgument | NotSupported => true,
+        IOError => error.as_ref().contains("No such file"),
+        _ => false,
     }
 }
 

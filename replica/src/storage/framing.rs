@@ -1,0 +1,122 @@
+//! RocksDB's log files, looked through before RocksDB reads them.
+//!
+//! RocksDB 10 reads for ever when the type of a record, other than the first of a file, says that
+//! the file was recycled and the file was not: it neither takes nor skips such a record
+//! (`log::Reader::ReadPhysicalRecord`). One flipped bit makes such a type out of a sound one, and
+//! so can whatever a crash left behind the last write. Files are never recycled here, so a type
+//! like that is always damage.
+//!
+//! Guarantees that RocksDB does not meet one: in a write-ahead log the type is made one that
+//! nobody knows, so that recovery ends before it, as before any other damage; a manifest is
+//! refused. Does not check sums; RocksDB does.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Records do not cross blocks of so many bytes.
+const BLOCK_BYTES: usize = 32 << 10;
+/// Checksum, length, type.
+const HEADER_BYTES: usize = 7;
+/// Where in a header the type is.
+const TYPE_AT: usize = 6;
+/// Types of records in recycled files.
+const RECYCLED: [u8; 6] = [5, 6, 7, 8, 11, 131];
+/// A type that there is not: its record fails its checksum.
+const NO_TYPE: u8 = 0x7f;
+
+/// Looks through the log files of a database. The manifest that is damaged, if one is.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn look_through(db: &Path) -> io::Result<Option<PathBuf>> {
+    let Ok(entries) = fs::read_dir(db) else { return Ok(None) };
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = name.unwrap_or_default();
+        if name.starts_with("MANIFEST-") {
+            if !recycled(&File::open(&path)?)?.is_empty() {
+                return Ok(Some(path));
+            }
+        } else if path.extension().is_some_and(|extension| extension == "log") {
+            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            for at in recycled(&file)? {
+                tracing::warn!(file = %path.display(), at, "the log is damaged and ends here");
+                file.write_all_at(&[NO_TYPE], at)?;
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Where in a file types are that say it was recycled.
+fn recycled(file: &File) -> io::Result<Vec<u64>> {
+    let mut found = Vec::new();
+    let mut block = vec![0; BLOCK_BYTES];
+    let mut start = 0;
+    loop {
+        let mut length = 0;
+        while length < BLOCK_BYTES {
+            match file.read_at(&mut block[length..], start + length as u64)? {
+                0 => break,
+                count => length += count,
+            }
+        }
+        found.extend(recycled_in(&block[..length]).map(|at| start + at as u64));
+        if length < BLOCK_BYTES {
+            return Ok(found);
+        }
+        start += BLOCK_BYTES as u64;
+    }
+}
+
+/// The first such type in a block; RocksDB leaves a block at its first bad record.
+fn recycled_in(block: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while let Some(header) = block.get(at..at + HEADER_BYTES) {
+        if RECYCLED.contains(&header[TYPE_AT]) {
+            return Some(at + TYPE_AT);
+        }
+        at += HEADER_BYTES + usize::from(u16::from_le_bytes([header[4], header[5]]));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: u8, length: u16) -> Vec<u8> {
+        let mut record = vec![1, 2, 3, 4];
+        record.extend(length.to_le_bytes());
+        record.push(kind);
+        record.extend(vec![5; usize::from(length)]);
+        record
+    }
+
+    #[test]
+    fn only_types_are_looked_at() {
+        let sound = [record(1, 100), record(2, 0), record(4, 300)].concat();
+        assert_eq!(recycled_in(&sound), None, "payloads hold any byte");
+        let damaged = [record(1, 100), record(5, 20), record(1, 9)].concat();
+        assert_eq!(recycled_in(&damaged), Some(107 + TYPE_AT));
+        assert_eq!(recycled_in(&damaged[..110]), None, "a torn header");
+        assert_eq!(recycled_in(&[]), None);
+    }
+
+    #[test]
+    fn a_log_is_cut_and_a_manifest_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut bytes = record(1, 30_000);
+        bytes.resize(BLOCK_BYTES, 0);
+        bytes.extend(record(6, 10));
+        let (log, manifest) = (folder.path().join("000004.log"), folder.path().join("MANIFEST-1"));
+        fs::write(&log, &bytes).unwrap();
+        assert_eq!(look_through(folder.path()).unwrap(), None);
+        assert_eq!(fs::read(&log).unwrap()[BLOCK_BYTES + TYPE_AT], NO_TYPE);
+        fs::write(&manifest, &bytes).unwrap();
+        assert_eq!(look_through(folder.path()).unwrap(), Some(manifest));
+    }
+}

@@ -1,0 +1,214 @@
+//! A disk whose bits change: whatever changed is noticed before it is served or voted on.
+//!
+//! Each round flips one random bit in one random file of a closed folder, opens it and reads
+//! everything. Either the replica is stopped with the reason, or everything is as it was.
+//! `KVORUM_FLIPS` says how many rounds; a failing one prints its seed, file and bit.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kvorum_protocol::data::{ClientId, Condition, Key, LaneId, Operation, RequestId, Value};
+use kvorum_protocol::message::{Consistency, Page, Scan};
+use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
+use kvorum_replica::entry::{Command, Entry};
+use kvorum_replica::state_machine::{self, LaneMemory, Table};
+use kvorum_replica::storage::open::Owner;
+use kvorum_replica::storage::{Database, OpenError, Seen, Store};
+use omnipaxos::ballot_leader_election::Ballot;
+use omnipaxos::storage::{Storage, StorageOp};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+const CONFIGURATION: ConfigurationId = ConfigurationId(1);
+/// Entries written before the last start, so that they are in table files.
+const IN_TABLES: u64 = 400;
+/// Entries that are in the write-ahead log only.
+const IN_LOG: u64 = 200;
+/// Flips that CI makes.
+const FLIPS: u64 = 1000;
+
+/// Everything that a replica reads from its disk.
+#[derive(PartialEq, Debug)]
+struct State {
+    applied: u64,
+    page: Page,
+    entries: Vec<Entry>,
+    void: Vec<u64>,
+    promise: Option<Ballot>,
+    round: Option<Ballot>,
+    decided: usize,
+    lanes: Vec<Option<state_machine::Lane>>,
+    seen: Option<Seen>,
+    nonces: BTreeMap<u64, Option<u64>>,
+    incarnation: u64,
+}
+
+fn owner() -> Owner {
+    let genesis = ["kvorum-0", "kvorum-1"].map(str::to_owned).to_vec();
+    Owner { cluster: ClusterId(1), name: "kvorum-0".to_owned(), genesis }
+}
+
+fn open(folder: &Path) -> Result<Database, OpenError> {
+    let on_fatal = Arc::new(|what: &str| panic!("{what}"));
+    Database::open(folder, &owner(), 7, on_fatal)
+}
+
+fn entry(number: u64) -> Entry {
+    let lane = LaneId { client: ClientId(u128::from(number % 50)), number: 0 };
+    let id = RequestId { lane, sequence: number };
+    let key = Key::from(format!("key-{:04}", number % 300));
+    // Some are void: their condition does not hold.
+    let condition = if number % 7 == 0 { Condition::Absent } else { Condition::Always };
+    let value = Value(Bytes::from(vec![u8::try_from(number % 251).unwrap(); 200]));
+    let operation = Operation::Put { key, value, condition };
+    Entry::Command(Command { id, valid_until: 1 << 20, operation })
+}
+
+/// Appends, decides and applies entries, and syncs.
+fn fill(database: &mut Database, numbers: std::ops::Range<u64>) {
+    let mut log = database.log(CONFIGURATION);
+    let ballot = Ballot::with(1, 3, 0, 2);
+    log.set_promise(ballot).unwrap();
+    log.write_atomically(vec![StorageOp::SetAcceptedRound(ballot)]).unwrap();
+    for first in numbers.clone().step_by(10) {
+        let entries: Vec<Entry> = (first..first + 10).map(entry).collect();
+        log.append_entries(entries.clone()).unwrap();
+        log.set_decided_idx(usize::try_from(first + 10).unwrap()).unwrap();
+        state_machine::apply(database, LaneMemory::default(), first + 1, &entries);
+        database.sync(database.durable());
+    }
+    // The last writes are none of the log's.
+    database.remember(ReplicaId(2), Seen { incarnation: numbers.end, nonce: 5 });
+    database.sync(database.durable());
+}
+
+fn read(database: &Database) -> State {
+    let log = database.log(CONFIGURATION);
+    let decided = log.get_decided_idx().unwrap();
+    let scan = Scan {
+        prefix: Vec::new(),
+        from: Vec::new(),
+        until: Vec::new(),
+        limit: 0,
+        keys_only: false,
+        consistency: Consistency::Local,
+    };
+    let length = log.get_log_len().unwrap() as u64;
+    let all = database.decided(CONFIGURATION, 1, length, usize::MAX);
+    let lane = |client| database.lane(LaneId { client: ClientId(client), number: 0 });
+    State {
+        applied: database.applied(),
+        page: database.scan(&scan),
+        entries: log.get_entries(0, decided).unwrap(),
+        void: all.void,
+        promise: log.get_promise().unwrap(),
+        round: log.get_accepted_round().unwrap(),
+        decided,
+        lanes: (0..50).map(lane).collect(),
+        seen: database.seen(ReplicaId(2)),
+        nonces: (1..4).map(|start| (start, database.nonce_at(start))).collect(),
+        incarnation: database.identity().incarnation,
+    }
+}
+
+/// A folder with table files, a write-ahead log and a side file.
+fn make(folder: &Path) {
+    let mut database = open(folder).unwrap();
+    fill(&mut database, 0..IN_TABLES);
+    drop(database);
+    let mut database = open(folder).unwrap();
+    fill(&mut database, IN_TABLES..IN_TABLES + IN_LOG);
+}
+
+/// The files that matter, by their path in the folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = vec![PathBuf::from("durable")];
+    for entry in fs::read_dir(folder.join("db")).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        // RocksDB's own diary and its list of settings are not read back.
+        let matters = !name.starts_with("LOG") && !name.starts_with("OPTIONS") && name != "LOCK";
+        if matters && entry.metadata().unwrap().len() > 0 {
+            files.push(Path::new("db").join(name));
+        }
+    }
+    files.sort();
+    files
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to.join("db")).unwrap();
+    fs::copy(from.join("durable"), to.join("durable")).unwrap();
+    for entry in fs::read_dir(from.join("db")).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), to.join("db").join(entry.file_name())).unwrap();
+    }
+}
+
+/// What one flipped bit came to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Came {
+    RefusedAtStart,
+    StoppedAtRead,
+    Harmless,
+}
+
+fn flip(original: &Path, expected: &State, seed: u64) -> (String, Came) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let folder = tempfile::tempdir().unwrap();
+    copy(original, folder.path());
+    let files = files(folder.path());
+    let file = &files[random.random_range(0..files.len())];
+    let mut bytes = fs::read(folder.path().join(file)).unwrap();
+    let bit = random.random_range(0..bytes.len() * 8);
+    bytes[bit / 8] ^= 1 << (bit % 8);
+    fs::write(folder.path().join(file), bytes).unwrap();
+    let name = file.display().to_string();
+    let what = format!("seed {seed}: {name}, bit {bit}");
+    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| open(folder.path())));
+    let database = match opened {
+        Ok(Ok(database)) => database,
+        Ok(Err(refusal)) => {
+            let said = refusal.to_string();
+            let is_cured = said.contains("move") && said.contains("damaged");
+            assert!(is_cured, "{what}: it says what to do: {said}");
+            return (name, Came::RefusedAtStart);
+        }
+        Err(_) => return (name, Came::RefusedAtStart),
+    };
+    match std::panic::catch_unwind(AssertUnwindSafe(|| read(&database))) {
+        Ok(state) => {
+            assert_eq!(state, *expected, "{what}: what changed is served");
+            (name, Came::Harmless)
+        }
+        Err(_) => (name, Came::StoppedAtRead),
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_never_served() {
+    let flips = std::env::var("KVORUM_FLIPS").ok().and_then(|text| text.parse().ok());
+    let original = tempfile::tempdir().unwrap();
+    make(original.path());
+    let intact = tempfile::tempdir().unwrap();
+    copy(original.path(), intact.path());
+    let expected = read(&open(intact.path()).unwrap());
+    assert_eq!(expected.entries.len() as u64, IN_TABLES + IN_LOG);
+    assert!(!expected.void.is_empty() && expected.seen.is_some());
+    let mut counts: BTreeMap<(String, Came), u32> = BTreeMap::new();
+    for seed in 0..flips.unwrap_or(FLIPS) {
+        let (name, came) = flip(original.path(), &expected, seed);
+        let kind = Path::new(&name)
+            .extension()
+            .map_or(name.clone(), |extension| format!("*.{}", extension.to_string_lossy()));
+        let kind = if kind.contains("MANIFEST") { "MANIFEST".to_owned() } else { kind };
+        *counts.entry((kind, came)).or_default() += 1;
+    }
+    println!("{counts:#?}");
+    let noticed = counts.keys().filter(|(_, came)| *came != Came::Harmless).count();
+    assert!(noticed >= 4, "most kinds of files are covered: {counts:?}");
+}
