@@ -182,7 +182,10 @@ impl Cluster {
         self.tally.pauses += 1;
         let longest = if self.random.random_bool(0.2) { 4_000_000 } else { 500_000 };
         let time = self.random.random_range(20_000..longest);
-        self.node(id).paused_until_us = self.now_us + time;
+        let until = self.now_us + time;
+        let node = self.node(id);
+        // What waits for the end of a pause stays in order.
+        node.paused_until_us = node.paused_until_us.max(until);
         for link in self.links_of(id) {
             self.silence(link, time);
         }
