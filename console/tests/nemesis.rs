@@ -152,7 +152,9 @@ async fn fault(cluster: &Cluster, client: &Client, random: &mut StdRng) -> (&'st
             return ("the leader is killed", true);
         }
         2 => {
-            names.iter().for_each(|name| cluster.kill(name));
+            for name in &names {
+                cluster.kill(name);
+            }
             return ("all are killed", false);
         }
         3 => {

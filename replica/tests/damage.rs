@@ -64,7 +64,7 @@ fn entry(number: u64) -> Entry {
     let id = RequestId { lane, sequence: number };
     let key = Key::from(format!("key-{:04}", number % 300));
     // Some are void: their condition does not hold.
-    let condition = if number % 7 == 0 { Condition::Absent } else { Condition::Always };
+    let condition = if number.is_multiple_of(7) { Condition::Absent } else { Condition::Always };
     let value = Value(Bytes::from(vec![u8::try_from(number % 251).unwrap(); 200]));
     let operation = Operation::Put { key, value, condition };
     Entry::Command(Command { id, valid_until: 1 << 20, operation })

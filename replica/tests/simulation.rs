@@ -27,6 +27,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cluster::Cluster;
+use kvorum_protocol::status::ReplicaId;
 use rules::{Rules, Tally};
 
 /// Seeds that CI runs.
@@ -120,6 +121,39 @@ fn a_seed_replays_bit_for_bit() {
         assert_eq!(first.unwrap(), second.unwrap(), "seed {seed}");
         let trace = last_events(seed, Rules::default());
         assert_eq!(trace, last_events(seed, Rules::default()), "seed {seed}");
+    }
+}
+
+/// A leader whose disk is slow leads on; one whose disk does nothing, or that is stopped, is
+/// replaced, and comes back.
+#[test]
+fn a_slow_leader_stays_and_a_stalled_one_is_replaced() {
+    type Fault = fn(&mut Cluster, ReplicaId);
+    let cases: [(&str, bool, Fault); 3] = [
+        ("slow", false, |cluster, leader| cluster.slow_down(leader, 20_000_000)),
+        ("stalled", true, |cluster, leader| cluster.stall(leader, 5_000_000)),
+        ("paused", true, |cluster, leader| cluster.pause_for(leader, 5_000_000)),
+    ];
+    for (name, is_replaced, fault) in cases {
+        let mut slowest = 0;
+        for seed in 0..50 {
+            let mut cluster = Cluster::without_faults(seed);
+            cluster.pass(3_000_000).unwrap();
+            let leader = cluster.leader().expect("a calm cluster has a leader");
+            fault(&mut cluster, leader);
+            let mut waited = 0;
+            while waited < 20_000_000 && cluster.leader().is_none_or(|now| now == leader) {
+                cluster.pass(10_000).unwrap();
+                waited += 10_000;
+            }
+            assert_eq!(waited < 20_000_000, is_replaced, "{name}, seed {seed}");
+            slowest = slowest.max(waited);
+        }
+        if is_replaced {
+            println!("{name}: replaced after at most {} simulated ms", slowest / 1000);
+            // Overdue after half a second, then an election.
+            assert!(slowest < 2_000_000, "{name}: {slowest}");
+        }
     }
 }
 

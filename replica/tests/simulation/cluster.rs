@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use kvorum_protocol::message::ServerFrame;
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{Input, Output, PeerMessage, Session};
+use kvorum_replica::storage::Store;
 use omnipaxos::messages::Message;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -121,6 +122,37 @@ impl Cluster {
         self.tally.decided = self.checker.decided();
         self.tally.simulated_ms = self.now_us / 1000;
         Ok(self.tally)
+    }
+
+    /// A cluster without faults but those that a test makes.
+    pub fn without_faults(seed: u64) -> Self {
+        let mut cluster = Self::new(seed, Rules::default());
+        cluster.calm();
+        cluster
+    }
+
+    /// Lets time pass.
+    pub fn pass(&mut self, time_us: u64) -> Result<(), String> {
+        let until = self.now_us + time_us;
+        while self.now_us < until {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Who leads and serves, as most others see it.
+    pub fn leader(&self) -> Option<ReplicaId> {
+        let mut votes = BTreeMap::new();
+        for node in &self.nodes {
+            let process = node.process.as_ref().filter(|_| node.paused_until_us <= self.now_us);
+            let status = process.map(|process| process.engine.status());
+            if let Some(leader) = status.filter(|status| status.is_ready).and_then(|s| s.leader) {
+                *votes.entry(leader).or_insert(0) += 1;
+            }
+        }
+        let (name, count) = votes.into_iter().max_by_key(|(_, count)| *count)?;
+        let is_most = 2 * count > self.nodes.len();
+        self.nodes.iter().find(|node| is_most && node.disk.identity().name == name).map(|n| n.id)
     }
 
     /// The last events of a traced run.
@@ -329,6 +361,7 @@ impl Cluster {
             time = self.random.random_range(500_000..4_000_000);
             self.tally.stuck_syncs += 1;
         }
+        let time = time.max(self.node(id).stalled_until_us.saturating_sub(now_us));
         self.schedule(time, Event::Synced { node: id, life });
     }
 

@@ -136,7 +136,7 @@ impl Cluster {
             Fault::SlowDisk => {
                 self.tally.slow_disks += 1;
                 let slow = self.random.random_range(200_000..2_000_000);
-                self.node(victim).slow_until_us = self.now_us + slow;
+                self.slow_down(victim, slow);
             }
             Fault::ClockJump => return self.jump(victim),
             Fault::Forged => return self.forge(link),
@@ -179,9 +179,14 @@ impl Cluster {
 
     /// A process is stopped for a while, and knows nothing of it.
     fn pause(&mut self, id: ReplicaId) {
-        self.tally.pauses += 1;
         let longest = if self.random.random_bool(0.2) { 4_000_000 } else { 500_000 };
         let time = self.random.random_range(20_000..longest);
+        self.pause_for(id, time);
+    }
+
+    /// As above, for so long.
+    pub fn pause_for(&mut self, id: ReplicaId, time: u64) {
+        self.tally.pauses += 1;
         let until = self.now_us + time;
         let node = self.node(id);
         // What waits for the end of a pause stays in order.
@@ -189,6 +194,16 @@ impl Cluster {
         for link in self.links_of(id) {
             self.silence(link, time);
         }
+    }
+
+    /// A disk is slow for a while.
+    pub fn slow_down(&mut self, id: ReplicaId, time_us: u64) {
+        self.node(id).slow_until_us = self.now_us + time_us;
+    }
+
+    /// A disk syncs nothing for a while.
+    pub fn stall(&mut self, id: ReplicaId, time_us: u64) {
+        self.node(id).stalled_until_us = self.now_us + time_us;
     }
 
     /// A link carries one way only for a while.

@@ -31,6 +31,8 @@ pub struct Node {
     pub life: u64,
     /// It is stopped until then, and knows nothing of it.
     pub paused_until_us: u64,
+    /// A sync that begins before then ends no earlier.
+    pub stalled_until_us: u64,
     /// Its disk is slow until then.
     pub slow_until_us: u64,
     /// Its disk was replaced by an empty one: it must never vote again.
@@ -59,6 +61,7 @@ impl Node {
             process: None,
             life: 0,
             paused_until_us: 0,
+            stalled_until_us: 0,
             slow_until_us: 0,
             lost_disk: false,
         }
