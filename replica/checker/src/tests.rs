@@ -1,5 +1,7 @@
 //! Known-good and known-bad histories, and random ones against trying every order.
 
+#![allow(clippy::unnecessary_wraps, reason = "what was told stands beside `None` for nothing")]
+
 use kvorum_protocol::data::Condition;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
