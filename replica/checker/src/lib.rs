@@ -256,8 +256,19 @@ impl<'a> Search<'a> {
     fn next(&mut self, from: usize) -> Option<(usize, usize, State)> {
         let (sure, perhaps): (Vec<usize>, Vec<usize>) =
             self.candidates().partition(|op| self.ops[*op].told.is_some());
-        let all = sure.into_iter().chain(perhaps).enumerate().skip(from);
-        for (rank, op) in all {
+        // Writes that nobody saw and that do the same are as good as each other: the first will do.
+        let mut kinds = Vec::new();
+        let perhaps = perhaps.into_iter().filter(|op| {
+            let kind = register::kind(self.ops[*op]);
+            let is_seen = self.register.is_known(*op);
+            let is_first = is_seen || !kinds.contains(&kind);
+            if !is_seen {
+                kinds.push(kind);
+            }
+            is_first
+        });
+        let all: Vec<usize> = sure.into_iter().chain(perhaps).collect();
+        for (rank, op) in all.into_iter().enumerate().skip(from) {
             if !self.register.is_next(op, self.done) || self.is_idle(op) {
                 continue;
             }

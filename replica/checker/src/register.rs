@@ -140,9 +140,16 @@ impl Register {
     }
 }
 
+/// What a write does when nobody is told: whether it puts, and on what condition.
+pub fn kind(op: &Op) -> Option<(bool, Condition)> {
+    match &op.asked {
+        Asked::Write(Operation::Put { condition, .. }) => Some((true, *condition)),
+        Asked::Write(Operation::Delete { condition, .. }) => Some((false, *condition)),
+        Asked::Get(_) => None,
+    }
+}
+
 /// Whether an operation is a write that takes effect whatever the state.
 pub fn is_unconditional(op: &Op) -> bool {
-    let Asked::Write(operation) = &op.asked else { return false };
-    let (Operation::Put { condition, .. } | Operation::Delete { condition, .. }) = operation;
-    *condition == Condition::Always
+    kind(op).is_some_and(|(_, condition)| condition == Condition::Always)
 }
