@@ -173,20 +173,30 @@ fn flip(original: &Path, expected: &State, seed: u64) -> (String, Came) {
     let database = match opened {
         Ok(Ok(database)) => database,
         Ok(Err(refusal)) => {
-            let said = refusal.to_string();
-            let is_cured = said.contains("move") && said.contains("damaged");
-            assert!(is_cured, "{what}: it says what to do: {said}");
+            assert_helps(&what, &refusal.to_string());
             return (name, Came::RefusedAtStart);
         }
-        Err(_) => return (name, Came::RefusedAtStart),
+        Err(panic) => {
+            assert_helps(&what, panic.downcast_ref::<String>().unwrap());
+            return (name, Came::RefusedAtStart);
+        }
     };
     match std::panic::catch_unwind(AssertUnwindSafe(|| read(&database))) {
         Ok(state) => {
             assert_eq!(state, *expected, "{what}: what changed is served");
             (name, Came::Harmless)
         }
-        Err(_) => (name, Came::StoppedAtRead),
+        Err(panic) => {
+            assert_helps(&what, panic.downcast_ref::<String>().unwrap());
+            (name, Came::StoppedAtRead)
+        }
     }
+}
+
+/// Whoever is stopped is told what is damaged, and what to do about it.
+fn assert_helps(what: &str, said: &str) {
+    let helps = said.contains("is damaged: ") && said.contains("move the folder away");
+    assert!(helps, "{what}: it says what to do: {said}");
 }
 
 #[test]

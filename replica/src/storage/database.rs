@@ -12,7 +12,7 @@
 //! | `durable` | what the last sync made durable, see [`durable`](super::durable) |
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -46,6 +46,7 @@ pub struct Database {
 }
 
 pub(super) struct Inner {
+    folder: PathBuf,
     db: DB,
     on_fatal: OnFatal,
     /// The numbers of the current configuration's log, which its handle keeps up to date. A mutex
@@ -87,7 +88,8 @@ impl Database {
         let side = opened.open_side_file(&side_path, &configuration)?;
         let applied = opened.get(keys::APPLIED)?.unwrap_or(0);
         let (numbers, side) = (Mutex::default(), Mutex::new(side));
-        let inner = Inner { db: opened.db, on_fatal, numbers, side };
+        let folder = folder.to_owned();
+        let inner = Inner { folder, db: opened.db, on_fatal, numbers, side };
         Ok(Self { inner: Arc::new(inner), identity, configuration, applied })
     }
 
@@ -114,14 +116,14 @@ impl Inner {
     pub(super) fn get<V: DeserializeOwned>(&self, family: &str, key: &[u8]) -> Option<V> {
         let bytes = match self.db.get_pinned_cf(self.family(family), key) {
             Ok(bytes) => bytes?,
-            Err(error) => self.fatal("a read failed", &error),
+            Err(error) => self.read_failed(&error),
         };
         Some(self.decode(family, key, &bytes))
     }
 
     pub(super) fn decode<V: DeserializeOwned>(&self, family: &str, key: &[u8], bytes: &[u8]) -> V {
         record::decode(key, bytes).unwrap_or_else(|error| {
-            self.fatal(&format!("in {family} under {}", key.escape_ascii()), &error)
+            self.damaged(&format!("in {family} under {}: {error}", key.escape_ascii()))
         })
     }
 
@@ -142,9 +144,22 @@ impl Inner {
             match item {
                 Ok((key, record)) if visit(&key, &record) => {}
                 Ok(_) => return,
-                Err(error) => self.fatal("a read failed", &error),
+                Err(error) => self.read_failed(&error),
             }
         }
+    }
+
+    fn read_failed(&self, error: &rocksdb::Error) -> ! {
+        match is_damage(error) {
+            true => self.damaged(error.as_ref()),
+            false => self.fatal("a read failed", error),
+        }
+    }
+
+    /// What was written is not there any more: the end, with what helps.
+    pub(super) fn damaged(&self, what: &str) -> ! {
+        let (folder, what) = (self.folder.clone(), what.to_owned());
+        self.fatal("a read found damage", &OpenError::Damaged { folder, what });
     }
 
     /// The disk cannot be trusted any more: going on could break a promise already made.
@@ -277,7 +292,7 @@ impl Store for Database {
         let records = self.inner.db.iterator_cf_opt(family, options, mode).map(|item| {
             let (key, record) = match item {
                 Ok(item) => item,
-                Err(error) => self.inner.fatal("a read failed", &error),
+                Err(error) => self.inner.read_failed(&error),
             };
             let (revision, value): (u64, Bytes) = self.inner.decode(keys::KEYS, &key, &record);
             (Bytes::from(key), Record { revision, value })

@@ -206,7 +206,7 @@ impl RocksLog {
         });
         if entries.len() != to - from {
             let hole = from + entries.len();
-            self.inner.fatal("the log has a hole", &format!("entry {hole} is missing"));
+            self.inner.damaged(&format!("the log has a hole: entry {hole} is missing"));
         }
         entries
     }
