@@ -328,3 +328,67 @@ async fn a_replica_with_an_emptied_folder_does_not_vote() {
     supervisor.kill().unwrap();
     supervisor.wait().unwrap();
 }
+
+/// A small file system that can grow; unmounted when dropped.
+struct Small {
+    folder: tempfile::TempDir,
+}
+
+impl Small {
+    /// `None` where this process may not mount.
+    fn mount(size: &str) -> Option<Self> {
+        let small = Self { folder: tempfile::tempdir().unwrap() };
+        small.run(&["mount", "-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])?;
+        Some(small)
+    }
+
+    fn grow(&self, size: &str) {
+        self.run(&["mount", "-o", &format!("remount,size={size}")]).unwrap();
+    }
+
+    fn run(&self, words: &[&str]) -> Option<()> {
+        let mut command = std::process::Command::new(words[0]);
+        let output = command.args(&words[1..]).arg(self.folder.path()).output();
+        output.is_ok_and(|output| output.status.success()).then_some(())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = self.run(&["umount", "-l"]);
+    }
+}
+
+/// The disks fill up until nothing can be written, not even what a start needs. When there is room
+/// again, the replicas go on by themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_loses_nothing_that_was_acknowledged() {
+    let Some(small) = Small::mount("100m") else {
+        println!("skipped: this process may not mount a file system");
+        return;
+    };
+    let cluster = Cluster::start_in(&small.folder.path().join("cluster"), &[]);
+    let client = cluster.client(Duration::from_secs(2));
+    let value = Value(bytes::Bytes::from(vec![0x5a; 512 << 10]));
+    let mut acknowledged = Vec::new();
+    let why = loop {
+        assert!(acknowledged.len() < 1000, "the disk is full at some time");
+        let key = key(0, acknowledged.len() as u64);
+        match client.put(key.clone(), value.clone(), &Route::Any).await {
+            Ok(Outcome::Put { revision }) => acknowledged.push((key, revision)),
+            Ok(other) => panic!("{key:?}: {other:?}"),
+            Err(error) => break error,
+        }
+    };
+    println!("{} writes acknowledged, then: {why}", acknowledged.len());
+    small.grow("1g");
+    for name in cluster.names() {
+        status_when(&client, &Route::Through(name), |status| status.is_ready).await;
+    }
+    for (key, revision) in acknowledged {
+        let pair = client.get(key.clone(), Consistency::Linearizable, &Route::Any).await.unwrap();
+        let pair = pair.unwrap_or_else(|| panic!("{key:?} was acknowledged"));
+        assert_eq!((pair.revision, pair.value), (revision, value.clone()));
+    }
+    client.put(key(1, 0), value, &Route::Any).await.unwrap();
+}
