@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use harness::{Terminal, this_program};
+use harness::{END, Terminal, replicas, this_program, wait_until_gone};
 use kvorum::app::{App, Settings};
 use kvorum::backend::cluster::RealCluster;
 use kvorum::backend::memory::Memory;
@@ -25,8 +25,6 @@ use kvorum::probe::Store;
 
 /// Says in the environment what this program is.
 const ROLE: &str = "KVORUM_TEST_ROLE";
-/// How long an end may take.
-const END: Duration = Duration::from_secs(2);
 /// Least time between two frames of data, as the console promises.
 const DATA_INTERVAL: Duration = Duration::from_millis(100);
 /// Writes a second under load.
@@ -129,33 +127,21 @@ fn a_panic_gives_the_terminal_back_and_leaves_no_process(place: &str) {
     let folder = tempfile::tempdir().unwrap();
     let role = format!("{place} {}", folder.path().to_str().unwrap());
     let mut terminal = Terminal::start(this_program(&[], (ROLE, &role)));
-    let replicas: Vec<_> = match place {
-        "watch" => Vec::new(),
-        _ => {
-            terminal.wait_for("3/3 ready");
-            let names = ["kvorum-0", "kvorum-1", "kvorum-2"].iter();
-            let replica =
-                |name: &&str| kvorum::local::folder::process_of(&folder.path().join(name)).unwrap();
-            let found = names.map(replica).collect();
-            terminal.press(":get a\r");
-            found
-        }
-    };
+    let mut running = Vec::new();
+    // In the watch it comes by itself.
+    if place != "watch" {
+        terminal.wait_for("3/3 ready");
+        running = replicas(folder.path());
+        assert_eq!(running.len(), 3, "{place}");
+        terminal.press(":get a\r");
+    }
     let (took, status) = terminal.wait_for_end();
     assert_eq!(status, u32::from(Exit::Bug as u8), "{place}");
     assert!(place == "watch" || took < END, "{place}: {took:?}");
     assert!(terminal.is_restored() && terminal.has_plain_line(), "{place}");
     let said = terminal.text();
     assert!(said.contains("this is a bug in kvorum") && said.contains("panicked"), "{said}");
-    let is_alive = |process: &rustix::process::Pid| {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
-        stat.is_ok_and(|stat| !stat.contains(") Z "))
-    };
-    let began = Instant::now();
-    while replicas.iter().any(is_alive) {
-        assert!(began.elapsed() < END, "{place}: no replica is left");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until_gone(&running, place);
 }
 
 fn data_is_drawn_at_most_ten_times_a_second() {

@@ -5,24 +5,8 @@
 #[path = "harness/terminal.rs"]
 mod harness;
 
-use std::path::Path;
-use std::time::{Duration, Instant};
-
-use harness::{Terminal, kvorum};
-use rustix::process::{Pid, Signal, kill_process};
-
-/// How long an end may take.
-const END: Duration = Duration::from_secs(2);
-
-fn is_alive(process: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
-    stat.is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-fn replicas(folder: &Path) -> Vec<Pid> {
-    let names = ["kvorum-0", "kvorum-1", "kvorum-2"];
-    names.iter().filter_map(|n| kvorum::local::folder::process_of(&folder.join(n))).collect()
-}
+use harness::{END, Terminal, is_alive, kvorum, replicas, wait_until_gone};
+use rustix::process::{Signal, kill_process};
 
 #[test]
 fn put_get_delete_and_a_killed_leader_by_keys() {
@@ -75,11 +59,7 @@ fn whatever_ends_it_the_terminal_is_as_it_was_and_no_process_is_left() {
         end(&mut terminal);
         let (took, _) = terminal.wait_for_end();
         println!("{name}: ended after {took:?}");
-        let began = Instant::now();
-        while children.iter().any(|child| is_alive(*child)) {
-            assert!(began.elapsed() < END, "{name}: no replica is left");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until_gone(&children, name);
         assert!(took < END, "{name}: {took:?}");
         assert!(terminal.is_restored() && terminal.has_plain_line(), "{name}");
     }

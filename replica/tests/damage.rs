@@ -117,13 +117,18 @@ fn read(database: &Database) -> State {
     }
 }
 
-/// A folder with table files, a write-ahead log and a side file.
-fn make(folder: &Path) {
-    let mut database = open(folder).unwrap();
+/// A folder with table files, a write-ahead log and a side file, and what is read from it.
+fn make() -> (tempfile::TempDir, State) {
+    let (folder, intact) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut database = open(folder.path()).unwrap();
     fill(&mut database, 0..IN_TABLES);
     drop(database);
-    let mut database = open(folder).unwrap();
+    let mut database = open(folder.path()).unwrap();
     fill(&mut database, IN_TABLES..IN_TABLES + IN_LOG);
+    drop(database);
+    copy(folder.path(), intact.path());
+    let expected = read(&open(intact.path()).unwrap());
+    (folder, expected)
 }
 
 /// The files that matter, by their path in the folder.
@@ -202,11 +207,7 @@ fn assert_helps(what: &str, said: &str) {
 #[test]
 fn a_flipped_bit_is_never_served() {
     let flips = std::env::var("KVORUM_FLIPS").ok().and_then(|text| text.parse().ok());
-    let original = tempfile::tempdir().unwrap();
-    make(original.path());
-    let intact = tempfile::tempdir().unwrap();
-    copy(original.path(), intact.path());
-    let expected = read(&open(intact.path()).unwrap());
+    let (original, expected) = make();
     assert_eq!(expected.entries.len() as u64, IN_TABLES + IN_LOG);
     assert!(!expected.void.is_empty() && expected.seen.is_some());
     let mut counts: BTreeMap<(String, Came), u32> = BTreeMap::new();
@@ -226,11 +227,7 @@ fn a_flipped_bit_is_never_served() {
 /// What a crash may leave behind the last synced write: nothing sound.
 #[test]
 fn a_torn_tail_loses_nothing() {
-    let original = tempfile::tempdir().unwrap();
-    make(original.path());
-    let intact = tempfile::tempdir().unwrap();
-    copy(original.path(), intact.path());
-    let expected = read(&open(intact.path()).unwrap());
+    let (original, expected) = make();
     for seed in 0..200 {
         let mut random = StdRng::seed_from_u64(seed);
         let folder = tempfile::tempdir().unwrap();

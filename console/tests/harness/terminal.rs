@@ -18,6 +18,8 @@ const ROWS: NonZero<u16> = NonZero::new(24).unwrap();
 const COLUMNS: NonZero<u16> = NonZero::new(80).unwrap();
 /// How long anything may take that a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an end may take.
+pub const END: Duration = Duration::from_secs(2);
 /// What begins each frame: a synchronized update (DEC mode 2026).
 const FRAME: &[u8] = b"\x1b[?2026h";
 
@@ -197,6 +199,27 @@ impl Terminal {
         let modes = self.master.as_ref().unwrap().get_termios().unwrap();
         let modes = format!("{:?}", modes.local_flags);
         ["ICANON", "ECHO", "ISIG"].iter().all(|name| modes.contains(name))
+    }
+}
+
+/// The processes of a local cluster of three.
+pub fn replicas(folder: &Path) -> Vec<Pid> {
+    let names = ["kvorum-0", "kvorum-1", "kvorum-2"];
+    names.iter().filter_map(|n| kvorum::local::folder::process_of(&folder.join(n))).collect()
+}
+
+/// Whether a process runs still.
+pub fn is_alive(process: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Waits until none of some processes runs any more; `END` is how long that may take.
+pub fn wait_until_gone(processes: &[Pid], what: &str) {
+    let began = Instant::now();
+    while processes.iter().any(|process| is_alive(*process)) {
+        assert!(began.elapsed() < END, "{what}: no replica is left");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -8,8 +8,8 @@
 //!
 //! Guarantees that a history it accepts has such an order, in which the revisions that were told
 //! rise, and that one it rejects has none. An operation without an answer may or may not have
-//! happened. Needs each value to be written once,
-//! so that a read says which write it saw. Does not know what made the history.
+//! happened. Needs each value to be written once, so that a read says which write it saw. Does not
+//! know what made the history.
 
 mod register;
 #[cfg(test)]
@@ -208,8 +208,8 @@ impl<'a> Search<'a> {
 
     fn run(mut self, key: &Key) -> Result<(), Violation> {
         let count = self.ops.len();
+        // Of the operations that could come next, those before it were tried.
         let mut from = 0;
-        // Of the operations that could come next, those before `from` were tried.
         while self.left > 0 {
             self.tries += 1;
             if self.tries > TRIES_MAX {
@@ -259,12 +259,12 @@ impl<'a> Search<'a> {
         // Writes that nobody saw and that do the same are as good as each other: the first will do.
         let mut kinds = Vec::new();
         let perhaps = perhaps.into_iter().filter(|op| {
-            let kind = register::kind(self.ops[*op]);
-            let is_seen = self.register.is_known(*op);
-            let is_first = is_seen || !kinds.contains(&kind);
-            if !is_seen {
-                kinds.push(kind);
+            if !self.is_unseen(*op) {
+                return true;
             }
+            let kind = register::kind(self.ops[*op]);
+            let is_first = !kinds.contains(&kind);
+            kinds.push(kind);
             is_first
         });
         let all: Vec<usize> = sure.into_iter().chain(perhaps).collect();
@@ -290,9 +290,13 @@ impl<'a> Search<'a> {
     /// Whether a write would only hide one before it that nobody saw: the order without that one
     /// does as well.
     fn is_idle(&self, op: usize) -> bool {
-        let is_unseen = |op: usize| self.ops[op].told.is_none() && !self.register.is_known(op);
-        let last = self.order.last().map(|step| step.op);
-        last.is_some_and(is_unseen) && is_unseen(op) && register::is_unconditional(self.ops[op])
+        let hides_unseen = self.order.last().is_some_and(|last| self.is_unseen(last.op));
+        hides_unseen && self.is_unseen(op) && register::is_unconditional(self.ops[op])
+    }
+
+    /// Whether nobody was told of a write, by its answer or by a read.
+    fn is_unseen(&self, op: usize) -> bool {
+        self.ops[op].told.is_none() && !self.register.is_known(op)
     }
 
     fn place(&mut self, rank: usize, op: usize, state: State) {

@@ -224,7 +224,7 @@ impl Cluster {
                 Ok(())
             }
             Event::Heal => {
-                self.links.values_mut().for_each(|link| link.is_cut = false);
+                self.heal();
                 Ok(())
             }
             Event::Trouble => self.trouble(),

@@ -1,7 +1,5 @@
 //! Faults, at random.
 
-use std::collections::BTreeSet;
-
 use kvorum_protocol::status::{ReplicaId, Role};
 use kvorum_replica::engine::{Input, PeerMessage};
 use kvorum_replica::entry::Entry;
@@ -87,8 +85,7 @@ impl Cluster {
         self.tally.lost_writes += (unsynced - kept) as u64;
         let nonce = self.random.random();
         self.node(id).crash(kept, nonce);
-        let pairs: BTreeSet<_> = self.links.keys().copied().collect();
-        for (low, high) in pairs.into_iter().filter(|(low, high)| *low == id || *high == id) {
+        for (low, high) in self.links_of(id) {
             self.break_link(low, high);
         }
         self.workload.disconnected(id);
@@ -129,7 +126,7 @@ impl Cluster {
                 self.break_link(link.0, link.1);
                 self.cut(link);
             }
-            Fault::Heal => self.links.values_mut().for_each(|link| link.is_cut = false),
+            Fault::Heal => self.heal(),
             Fault::Pause => self.pause(victim),
             Fault::OneWay => self.mute(link),
             Fault::Scenario => self.scenario(),
@@ -147,9 +144,14 @@ impl Cluster {
     /// All faults end.
     pub(super) fn calm(&mut self) {
         self.is_calm = true;
-        self.links.values_mut().for_each(|link| link.is_cut = false);
+        self.heal();
         self.mute_until.clear();
         self.nodes.iter_mut().for_each(|node| node.slow_until_us = 0);
+    }
+
+    /// All cut links may carry again.
+    pub(super) fn heal(&mut self) {
+        self.links.values_mut().for_each(|link| link.is_cut = false);
     }
 
     /// A link breaks again and again.
@@ -240,7 +242,7 @@ impl Cluster {
         let others: Vec<_> = ids.into_iter().filter(|id| *id != leader).collect();
         let hub = others[self.random.random_range(0..others.len())];
         let kind = self.random.random_range(0..3);
-        for link in self.links.keys().copied().collect::<BTreeSet<_>>() {
+        for link in self.links.keys().copied().collect::<Vec<_>>() {
             let has = |id| link.0 == id || link.1 == id;
             let is_cut = match kind {
                 0 => !has(hub),
