@@ -18,6 +18,7 @@
 //! its leadership.
 
 mod events;
+mod reader;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use crate::storage::Store;
 use crate::storage::durable::Durable;
 use crate::transport::link::LinkHandle;
 pub use events::{ClientEvent, PeerEvent};
+use reader::Job;
 
 /// The engine's unit of time.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -80,6 +82,7 @@ pub struct Driver<S: Store> {
     links: HashMap<ReplicaId, (Session, LinkHandle)>,
     clients: HashMap<ClientKey, ClientSink>,
     syncs: std::sync::mpsc::Sender<Durable>,
+    reads: std::sync::mpsc::Sender<Job>,
     sync_began: Option<Instant>,
     shown: Shown,
     ticks: u64,
@@ -97,6 +100,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             .name("sync".to_owned())
             .spawn(move || sync_loop(&disk, &due, &synced_by, &metrics))
             .expect("a process can start its second thread");
+        let (reads, mut found) = reader::spawn(store.clone());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -107,18 +111,20 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             links: HashMap::new(),
             clients: HashMap::new(),
             syncs,
+            reads,
             sync_began: None,
             shown,
             ticks: 0,
             last_progress: 0,
         };
-        runtime.block_on(driver.turn_until_stopped(&mut inboxes, &mut synced));
+        runtime.block_on(driver.turn_until_stopped(&mut inboxes, &mut synced, &mut found));
     }
 
     async fn turn_until_stopped(
         &mut self,
         inboxes: &mut Inboxes,
         synced: &mut mpsc::UnboundedReceiver<()>,
+        found: &mut mpsc::UnboundedReceiver<Input>,
     ) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -130,6 +136,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             tokio::select! {
                 biased;
                 Some(()) = synced.recv() => self.synced(),
+                Some(read) = found.recv() => self.engine.step(read),
                 _ = ticks.tick() => self.tick(),
                 _ = inboxes.peers.recv_many(&mut from_peers, TURN_INPUTS_MAX), if is_open => {}
                 _ = inboxes.clients.recv_many(&mut from_clients, TURN_INPUTS_MAX), if is_open => {}
@@ -291,6 +298,10 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                     self.send(to, message);
                 }
             }
+            Output::Read { origin, wanted, number } => {
+                let job = Job { origin, wanted, number };
+                self.reads.send(job).expect("the reader lives as long as the driver");
+            }
             Output::Frame { client, mut frame } => {
                 self.stamp_frame(&mut frame);
                 if let Some(sink) = self.clients.get(&client) {
@@ -354,6 +365,9 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 );
             }
             Notice::HandingOver { to } => info!(to, "hands leadership over"),
+            Notice::Compacted { index } => info!(index, "the log was cut"),
+            Notice::Behind { of, by } => info!(of, by, "lacks entries, and fetches them"),
+            Notice::Copied { index, bytes } => info!(index, bytes, "the state was copied"),
         }
     }
 

@@ -15,7 +15,9 @@
 //! Does not know sockets, files, clocks or threads.
 
 pub mod consensus;
+mod fetching;
 mod hand_over;
+mod log_sync;
 pub mod message;
 mod outbox;
 pub mod peers;
@@ -24,17 +26,19 @@ mod reads;
 mod relays;
 mod requests;
 mod rules;
+mod sending;
 mod status;
 mod subscriptions;
 
 use kvorum_protocol::message::Refusal;
-use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
+use kvorum_protocol::status::{Configuration, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
 
 use crate::entry::Entry;
-use crate::state_machine::{self, Applied};
+use crate::state_machine::{self, Applied, Source};
 use crate::storage::Store;
-use consensus::{Consensus, Gate};
+use consensus::{Consensus, Gate, Handled};
+use fetching::Fetching;
 use hand_over::HandOver;
 pub use message::{ClientKey, Input, Notice, Output, PeerMessage, Session};
 use outbox::Outbox;
@@ -44,6 +48,7 @@ use proposals::Proposals;
 use reads::{Question, Read, Reads};
 use relays::Relays;
 pub use rules::Rules;
+use sending::Sending;
 use subscriptions::Subscriptions;
 
 /// Entries applied in one commit. Bounds the memory of a turn: so many of the largest values are
@@ -91,6 +96,10 @@ pub struct Engine<S: Store> {
     relays: Relays,
     subscriptions: Subscriptions,
     hand_over: Option<HandOver>,
+    sending: Sending,
+    fetching: Option<Fetching>,
+    /// Questions that this replica asked while it was behind.
+    fetches: u64,
     /// Ticks since the start.
     now: u64,
     /// Until when elections go faster.
@@ -125,6 +134,9 @@ impl<S: Store> Engine<S> {
             relays: Relays::default(),
             subscriptions: Subscriptions::default(),
             hand_over: None,
+            sending: Sending::default(),
+            fetching: None,
+            fetches: 0,
             now: 0,
             hurry_until: 0,
             decided_at: (0, 0),
@@ -188,6 +200,7 @@ impl<S: Store> Engine<S> {
             Input::Cancel { client, call } => self.subscriptions.cancel(client, call),
             Input::ClientGone { client } => self.subscriptions.client_gone(client),
             Input::Disowned { peer } => self.disowned(peer),
+            Input::Read { origin, found } => self.found(origin, found),
             Input::Disk { free, reserve } => self.disk_changed(free, reserve),
         }
         self.observe();
@@ -198,6 +211,7 @@ impl<S: Store> Engine<S> {
     pub fn turn(&mut self, has_room: &dyn Fn(ClientKey) -> bool) -> Vec<Output> {
         self.propose();
         self.advance_hand_over();
+        self.compact();
         self.apply();
         self.confirm_reads();
         self.serve_reads();
@@ -223,8 +237,8 @@ impl<S: Store> Engine<S> {
         let log = self.store.log(self.configuration.id);
         let mut consensus = Consensus::start(&self.configuration, self.me, log, self.rules);
         assert!(
-            self.store.applied() <= consensus.decided(),
-            "what is applied was decided, and decided no later on disk"
+            self.store.applied() <= consensus.decided().max(self.store.since()),
+            "what is applied was decided, and decided no later on disk, or it was copied"
         );
         for peer in self.outbox.peers.connected().collect::<Vec<_>>() {
             consensus.reconnected(peer);
@@ -242,6 +256,8 @@ impl<S: Store> Engine<S> {
             }
         }
         self.expire();
+        self.expire_snapshots();
+        self.advance_fetch();
         self.nudge();
     }
 
@@ -265,6 +281,7 @@ impl<S: Store> Engine<S> {
             self.break_calls(peer, old);
         }
         self.outbox.peers.up(peer, session);
+        self.sending.forget(peer);
         self.outbox.notice(Notice::Linked { peer: self.outbox.peers.name(peer).to_owned() });
         if let Some(consensus) = &mut self.consensus {
             consensus.reconnected(peer);
@@ -297,9 +314,17 @@ impl<S: Store> Engine<S> {
             PeerMessage::Paxos { configuration, message } => {
                 let is_ours = configuration == self.configuration.id;
                 let Some(consensus) = self.consensus.as_mut().filter(|_| is_ours) else { return };
-                if !consensus.handle(peer, message) {
-                    let what = "a consensus message that must not be";
-                    self.outbox.notice(Notice::Dropped { what });
+                match consensus.handle(peer, message, self.store.applied()) {
+                    Handled::Taken => {}
+                    Handled::Behind { index } => self.is_behind(peer, index),
+                    Handled::Outrun { ballot } => {
+                        let message = PeerMessage::Yield { configuration, ballot };
+                        self.outbox.push(Output::Gated { to: peer, message, durable: false });
+                    }
+                    Handled::Forged => {
+                        let what = "a consensus message that must not be";
+                        self.outbox.notice(Notice::Dropped { what });
+                    }
                 }
             }
             PeerMessage::Probe { configuration, ballot, round } => {
@@ -321,31 +346,14 @@ impl<S: Store> Engine<S> {
             }
             PeerMessage::ReadIndexAnswer { call, index } => self.index_told(peer, call, index),
             PeerMessage::Lead { configuration, ballot } => {
-                self.asked_to_lead(configuration, ballot);
+                self.asked_to_lead(configuration, ballot, true);
             }
-        }
-    }
-
-    /// Answers a leader's probe: judged now, after it arrived.
-    fn probe(
-        &mut self,
-        peer: ReplicaId,
-        configuration: ConfigurationId,
-        ballot: SlotBallot,
-        round: u64,
-    ) {
-        let promises = self.consensus.as_ref().is_some_and(|c| c.promise() == ballot);
-        if promises && configuration == self.configuration.id {
-            let message = PeerMessage::ProbeAnswer { configuration, ballot, round };
-            self.outbox.push(Output::Send { to: peer, message });
-        }
-    }
-
-    fn asked_to_lead(&mut self, configuration: ConfigurationId, ballot: SlotBallot) {
-        let Some(consensus) = &mut self.consensus else { return };
-        let is_in_step = consensus.leader().is_some_and(|(_, is_accepting)| is_accepting);
-        if configuration == self.configuration.id && consensus.promise() == ballot && is_in_step {
-            consensus.lead();
+            PeerMessage::Yield { configuration, ballot } => {
+                self.asked_to_lead(configuration, ballot, false);
+            }
+            PeerMessage::Fetch { call, wanted } => self.fetch(peer, session, call, wanted),
+            PeerMessage::Found { call, found } => self.fetched(peer, call, found),
+            PeerMessage::HasState { index } => self.sending.has_state(peer, index),
         }
     }
 
@@ -416,13 +424,14 @@ impl<S: Store> Engine<S> {
         let Some(consensus) = &self.consensus else { return };
         loop {
             let (applied, decided) = (self.store.applied(), consensus.decided());
-            if applied == decided {
+            // A copied state may be ahead of the log.
+            if applied >= decided {
                 return;
             }
             let last = decided.min(applied + APPLY_ENTRIES_MAX);
             let entries = consensus.entries(applied + 1, last);
             let (store, lanes) = (&mut self.store, self.rules.lanes);
-            let results = state_machine::apply(store, lanes, applied + 1, &entries);
+            let results = state_machine::apply(store, lanes, Source::Log, applied + 1, &entries);
             for Applied { outcome, .. } in results {
                 if let Some((id, outcome)) = outcome {
                     let mut answer = |origin, answer| self.outbox.answer(origin, answer);
@@ -433,7 +442,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn tell_subscribers(&mut self, has_room: &dyn Fn(ClientKey) -> bool) {
-        let compacted = self.consensus.as_ref().map_or(0, Consensus::compacted);
+        let compacted = self.compacted();
         let is_wanted = self.subscriptions.want_status();
         if is_wanted && self.subscriptions.is_status_due(self.now, self.turning()) {
             let status = self.status();
@@ -451,18 +460,22 @@ impl<S: Store> Engine<S> {
         let Some(consensus) = &mut self.consensus else { return };
         let configuration = self.configuration.id;
         let Outbox { peers, outputs } = &mut self.outbox;
-        consensus.take(|to, message, gate| {
-            if peers.session(to).is_none() {
-                // Both sides start over when a session begins.
-                return;
-            }
-            let message = PeerMessage::Paxos { configuration, message };
-            outputs.push(match gate {
-                Gate::Open => Output::Send { to, message },
-                Gate::Ordered => Output::Gated { to, message, durable: false },
-                Gate::Durable => Output::Gated { to, message, durable: true },
-            });
-        });
+        let sending = &self.sending;
+        consensus.take(
+            |peer| sending.state_of(peer),
+            |to, message, gate| {
+                if peers.session(to).is_none() {
+                    // Both sides start over when a session begins.
+                    return;
+                }
+                let message = PeerMessage::Paxos { configuration, message };
+                outputs.push(match gate {
+                    Gate::Open => Output::Send { to, message },
+                    Gate::Ordered => Output::Gated { to, message, durable: false },
+                    Gate::Durable => Output::Gated { to, message, durable: true },
+                });
+            },
+        );
     }
 
     fn tell_leader(&mut self) {

@@ -19,6 +19,14 @@ pub enum Entry {
     /// Ends a configuration: the first one that is decided seals it, and the next begins at the
     /// following index.
     StopSign(Configuration),
+    /// Never in a log and never sent: stands, in a message that the library has just made, for
+    /// entries that are too many for it, or compacted, up to where the log then ended. The engine
+    /// replaces it. (The last variant, for it has no number.)
+    #[serde(skip)]
+    Elsewhere {
+        /// The accepted index when the message was made.
+        end: usize,
+    },
 }
 
 /// A client's write, as it is replicated.
@@ -37,7 +45,7 @@ impl Entry {
     #[must_use]
     pub fn kind(&self) -> EntryKind {
         match self {
-            Self::Noop => EntryKind::Noop,
+            Self::Noop | Self::Elsewhere { .. } => EntryKind::Noop,
             Self::Command(Command { operation: Operation::Put { .. }, .. }) => EntryKind::Put,
             Self::Command(Command { operation: Operation::Delete { .. }, .. }) => EntryKind::Delete,
             Self::StopSign(_) => EntryKind::StopSign,
@@ -50,7 +58,7 @@ impl Entry {
         const OVERHEAD: usize = 64;
         OVERHEAD
             + match self {
-                Self::Noop => 0,
+                Self::Noop | Self::Elsewhere { .. } => 0,
                 Self::Command(command) => command.operation.bytes(),
                 Self::StopSign(next) => next.members.len() * OVERHEAD,
             }

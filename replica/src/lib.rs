@@ -20,6 +20,7 @@
 //! | [`engine`] | all decisions | yes |
 //! | [`state_machine`] | applies decided entries | yes |
 //! | [`entry`] | what the log holds | yes |
+//! | [`snapshot`] | the state as it travels | yes |
 //! | [`storage`] | the disk, and one in memory | |
 //! | [`transport`] | links to peers | |
 //! | [`clients`] | clients' connections | |
@@ -41,6 +42,7 @@ pub mod metrics;
 pub mod process;
 pub mod replica;
 pub mod settings;
+pub mod snapshot;
 pub mod state_machine;
 pub mod storage;
 pub mod transport;

@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::settings::{Settings, SettingsError, StorageKind};
 use crate::storage::database::OnFatal;
 use crate::storage::memory::Memory;
+use crate::storage::segments::LogLimits;
 use crate::storage::{Database, OpenError, Store, lock};
 use crate::transport::Transport;
 
@@ -118,7 +119,8 @@ impl Replica {
             let (me, configuration) = introduce(&memory);
             (me, configuration, spawn_driver(memory, faults, inboxes, shown), None)
         } else {
-            let database = Database::open(&settings.data, &owner, nonce, on_fatal)?;
+            let database =
+                Database::open(&settings.data, &owner, nonce, LogLimits::default(), on_fatal)?;
             let (me, configuration) = introduce(&database);
             let driver = spawn_driver(database.clone(), faults, inboxes, shown);
             (me, configuration, driver, Some(database))

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{Command, Entry};
 
 /// A key's value and the index of its last write.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// The decided index of the write.
     pub revision: u64,
@@ -89,6 +89,17 @@ pub struct Changes {
     pub void: Vec<u64>,
     /// The last index applied.
     pub applied: u64,
+    /// The entries came from a peer, and are not in this replica's log.
+    pub beside_log: bool,
+}
+
+/// Where the entries of a run come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// This replica's log.
+    Log,
+    /// A peer, because they are not in the log.
+    Peer,
 }
 
 /// One applied entry.
@@ -107,6 +118,7 @@ pub struct Applied {
 pub fn apply<T: Table>(
     table: &mut T,
     memory: LaneMemory,
+    source: Source,
     first: u64,
     entries: &[Entry],
 ) -> Vec<Applied> {
@@ -117,12 +129,14 @@ pub fn apply<T: Table>(
         run.evict(index);
         let outcome = match entry {
             Entry::Noop | Entry::StopSign(_) => None,
+            Entry::Elsewhere { .. } => panic!("a stand-in for entries is never in a log"),
             Entry::Command(command) => Some((command.id, run.command(index, command))),
         };
         results.push(Applied { index, outcome });
     }
     let mut changes = run.changes;
     changes.applied = first + entries.len() as u64 - 1;
+    changes.beside_log = source == Source::Peer;
     table.commit(changes);
     results
 }

@@ -10,6 +10,7 @@
 pub mod database;
 pub mod durable;
 mod framing;
+mod install;
 pub mod keys;
 pub mod lock;
 pub mod log;
@@ -17,18 +18,22 @@ pub mod memory;
 pub mod open;
 pub mod record;
 pub mod rocks_log;
+mod rocks_snapshots;
 pub mod scan;
+pub mod segments;
 
 use kvorum_protocol::message::Scan;
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
+use crate::snapshot::{Install, InstallWrite, Snapshots};
 use crate::state_machine::Table;
 
 pub use database::Database;
 use durable::Durable;
 pub use open::OpenError;
+use segments::LogLimits;
 
 /// Who a replica is. Lives on its volume and nowhere else.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -70,6 +75,10 @@ pub type ScanPage = kvorum_protocol::message::Page;
 pub trait Store: Table {
     /// The log of one configuration, as the library uses it.
     type Log: omnipaxos::storage::Storage<Entry>;
+    /// Reads snapshots.
+    type Snapshots<'a>: Snapshots
+    where
+        Self: 'a;
 
     /// Opens the log of a configuration.
     fn log(&self, configuration: ConfigurationId) -> Self::Log;
@@ -94,6 +103,20 @@ pub trait Store: Table {
     ) -> Decided;
     /// A page of keys as of the applied index.
     fn scan(&self, scan: &Scan) -> ScanPage;
+    /// How much of the log is kept, and how much travels at once.
+    fn limits(&self) -> LogLimits;
+    /// The index up to which the log should be cut, if it is long enough; `pinned` is an index from
+    /// which on somebody still fetches entries.
+    fn excess(&self, pinned: Option<u64>) -> Option<u64>;
+    /// Up to this index the state was copied; whether an entry of the log up to there took effect
+    /// is not known here.
+    fn since(&self) -> u64;
+    /// State that is being copied here.
+    fn install(&self) -> Option<Install>;
+    /// Takes a step of copying.
+    fn write_install(&mut self, step: InstallWrite);
+    /// Opens what reads snapshots; for a thread of its own.
+    fn snapshots(&self) -> Self::Snapshots<'_>;
     /// What a sync that begins now will make durable.
     fn durable(&self) -> Durable;
     /// Makes every earlier write durable. May be called from another thread than the writes.

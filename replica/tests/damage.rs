@@ -17,8 +17,9 @@ use kvorum_protocol::data::{ClientId, Condition, Key, LaneId, Operation, Request
 use kvorum_protocol::message::{Consistency, Page, Scan};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use kvorum_replica::entry::{Command, Entry};
-use kvorum_replica::state_machine::{self, LaneMemory, Table};
+use kvorum_replica::state_machine::{self, LaneMemory, Source, Table};
 use kvorum_replica::storage::open::Owner;
+use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, OpenError, Seen, Store};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{Storage, StorageOp};
@@ -56,7 +57,7 @@ fn owner() -> Owner {
 
 fn open(folder: &Path) -> Result<Database, OpenError> {
     let on_fatal = Arc::new(|what: &str| panic!("{what}"));
-    Database::open(folder, &owner(), 7, on_fatal)
+    Database::open(folder, &owner(), 7, LogLimits::default(), on_fatal)
 }
 
 fn entry(number: u64) -> Entry {
@@ -80,7 +81,7 @@ fn fill(database: &mut Database, numbers: std::ops::Range<u64>) {
         let entries: Vec<Entry> = (first..first + 10).map(entry).collect();
         log.append_entries(entries.clone()).unwrap();
         log.set_decided_idx(usize::try_from(first + 10).unwrap()).unwrap();
-        state_machine::apply(database, LaneMemory::default(), first + 1, &entries);
+        state_machine::apply(database, LaneMemory::default(), Source::Log, first + 1, &entries);
         database.sync(database.durable());
     }
     // The last writes are none of the log's.

@@ -14,6 +14,7 @@ use kvorum_replica::entry::{Command, Entry};
 use kvorum_replica::state_machine::{Changes, Lane, Record, Table};
 use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::storage::open::Owner;
+use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, OpenError, Seen, Store};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{Storage, StorageOp};
@@ -28,7 +29,7 @@ fn owner() -> Owner {
 
 fn open(folder: &Path, nonce: u64) -> Database {
     let on_fatal = Arc::new(|what: &str| panic!("{what}"));
-    Database::open(folder, &owner(), nonce, on_fatal).unwrap()
+    Database::open(folder, &owner(), nonce, LogLimits::default(), on_fatal).unwrap()
 }
 
 fn memory() -> Memory {
@@ -152,6 +153,7 @@ fn changes(applied: u64) -> Changes {
     let outcome = Outcome::Put { revision: applied };
     let record = |value: &str| Some(Record { revision: applied, value: value.to_owned().into() });
     Changes {
+        beside_log: false,
         keys: BTreeMap::from([
             (Bytes::from("a"), record("1")),
             (Bytes::from("b"), if applied.is_multiple_of(2) { record("2") } else { None }),
@@ -232,7 +234,8 @@ fn a_folder_remembers_its_replica_and_each_of_its_starts() {
     }
     let other = Owner { name: "kvorum-1".to_owned(), ..owner() };
     let on_fatal = Arc::new(|what: &str| panic!("{what}"));
-    let refused = Database::open(folder.path(), &other, 4, on_fatal).err().unwrap();
+    let refused =
+        Database::open(folder.path(), &other, 4, LogLimits::default(), on_fatal).err().unwrap();
     assert!(matches!(refused, OpenError::Foreign { .. }), "{refused}");
 }
 

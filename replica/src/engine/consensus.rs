@@ -7,12 +7,12 @@
 use kvorum_protocol::status::{Configuration, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
-use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg};
+use omnipaxos::messages::sequence_paxos::{Compaction, PaxosMessage, PaxosMsg};
 use omnipaxos::storage::Storage;
 use omnipaxos::util::LogEntry;
 use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
 
-use super::Rules;
+use super::{Rules, log_sync};
 use crate::entry::Entry;
 
 /// Ticks of one round of heartbeats. A failed leader is replaced after two to three of them; a
@@ -40,6 +40,25 @@ pub enum Gate {
     Ordered,
     /// What it tells must be durable.
     Durable,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Handled {
+    /// The library took it, or it came too late to matter.
+    Taken,
+    /// It must not be.
+    Forged,
+    /// The leader can bring this replica into step only when it has the state up to an index.
+    Behind {
+        /// The index.
+        index: u64,
+    },
+    /// This replica is a candidate, and the peer is so far ahead that it should lead instead.
+    Outrun {
+        /// This replica's ballot.
+        ballot: Ballot,
+    },
 }
 
 /// One instance of the library.
@@ -96,18 +115,39 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    /// Takes in a peer's message; false when it must not be.
-    pub fn handle(&mut self, peer: ReplicaId, message: Message<Entry>) -> bool {
+    /// Takes in a peer's message. `applied` is up to where this replica has the state.
+    pub fn handle(&mut self, peer: ReplicaId, message: Message<Entry>, applied: u64) -> Handled {
         let is_sound = self.slot_of(peer) == Some(message.get_sender())
             && message.get_receiver() == self.slot
             && (gate(&message).is_some() || !self.rules.has_whitelist);
-        if is_sound {
-            self.outbid(&message);
-            self.paxos.handle_incoming(message);
-        } else {
+        if !is_sound {
             self.dropped += 1;
+            return Handled::Forged;
         }
-        is_sound
+        match self.lacks_state(&message, applied) {
+            Some(handled) if self.rules.waits_for_state => handled,
+            _ => {
+                self.outbid(&message);
+                self.paxos.handle_incoming(message);
+                Handled::Taken
+            }
+        }
+    }
+
+    /// Whether a message stands on state that this replica does not have. It must not reach the
+    /// library before: the log would be cut, and the entries be nowhere.
+    fn lacks_state(&self, message: &Message<Entry>, applied: u64) -> Option<Handled> {
+        let Message::SequencePaxos(PaxosMessage { msg, .. }) = message else { return None };
+        let index = log_sync::state_needed(msg).filter(|index| *index > applied)?;
+        Some(match msg {
+            PaxosMsg::AcceptSync(sync) if sync.n == self.promise() => Handled::Behind { index },
+            // Only a candidate takes a promise's entries; whoever leads already passes them over.
+            PaxosMsg::Promise(_) if self.ballot_if_leading().is_some() => return None,
+            PaxosMsg::Promise(promise) if promise.n == self.promise() => {
+                Handled::Outrun { ballot: promise.n }
+            }
+            _ => Handled::Taken,
+        })
     }
 
     /// A peer that asks to be prepared may have promised a higher ballot than the one that leads:
@@ -238,12 +278,33 @@ impl<L: Storage<Entry>> Consensus<L> {
             .collect()
     }
 
-    /// Takes what the library has to send.
-    pub fn take(&mut self, mut send: impl FnMut(ReplicaId, Message<Entry>, Gate)) {
+    /// Removes entries up to an index from the log. All of them must be applied.
+    pub fn compact(&mut self, index: u64) {
+        let index = usize::try_from(index).expect("indexes fit the address space");
+        // The library's own trimming waits for every replica; addressed to itself, the message it
+        // sends about it only cuts the log.
+        self.paxos.handle_incoming(Message::SequencePaxos(PaxosMessage {
+            from: self.slot,
+            to: self.slot,
+            msg: PaxosMsg::Compaction(Compaction::Trim(index)),
+        }));
+    }
+
+    /// Takes what the library has to send. `state_of` is up to where a peer has the state, if it
+    /// said so.
+    pub fn take(
+        &mut self,
+        state_of: impl Fn(ReplicaId) -> Option<u64>,
+        mut send: impl FnMut(ReplicaId, Message<Entry>, Gate),
+    ) {
         self.paxos.take_outgoing_messages(&mut self.buffer);
-        for message in std::mem::take(&mut self.buffer) {
+        for mut message in std::mem::take(&mut self.buffer) {
             match (gate(&message), self.replica_at(message.get_receiver())) {
-                (Some(gate), Some(to)) => send(to, message, gate),
+                (Some(gate), Some(to)) => {
+                    if log_sync::complete(&self.paxos, &mut message, state_of(to)) {
+                        send(to, message, gate);
+                    }
+                }
                 _ => self.dropped += 1,
             }
         }

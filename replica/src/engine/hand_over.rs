@@ -1,10 +1,11 @@
 //! Pure: handing leadership over.
 //!
 //! The leader stops proposing, waits until the target has accepted everything, then asks it to
-//! lead. Guarantees that a hand-over ends: the target leads, or after a while the leader leads on.
+//! lead; a candidate that is too far behind asks whoever is ahead of it. Guarantees that a hand-over ends: the target leads, or after a while the leader leads on.
 
 use kvorum_protocol::message::Refusal;
-use kvorum_protocol::status::ReplicaId;
+use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use omnipaxos::ballot_leader_election::Ballot;
 
 use super::Engine;
 use super::message::{Notice, Output, PeerMessage};
@@ -53,6 +54,22 @@ impl<S: Store> Engine<S> {
             hand_over.is_asked = true;
             let message = PeerMessage::Lead { configuration: self.configuration.id, ballot };
             self.outbox.push(Output::Gated { to: hand_over.target, message, durable: false });
+        }
+    }
+
+    /// Another replica wants this one to lead: a leader, if this one is in step with it, or a
+    /// candidate that is far behind.
+    pub(super) fn asked_to_lead(
+        &mut self,
+        configuration: ConfigurationId,
+        ballot: Ballot,
+        by_leader: bool,
+    ) {
+        let Some(consensus) = &mut self.consensus else { return };
+        let is_in_step = consensus.leader().is_some_and(|(_, is_accepting)| is_accepting);
+        let is_meant = configuration == self.configuration.id && consensus.promise() == ballot;
+        if is_meant && is_in_step == by_leader {
+            consensus.lead();
         }
     }
 }

@@ -9,7 +9,9 @@ use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use serde::{Deserialize, Serialize};
 
+use super::Origin;
 use crate::entry::Entry;
+use crate::snapshot::{Found, Wanted};
 
 /// One client connection of this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -80,6 +82,32 @@ pub enum PeerMessage {
         /// The leader's ballot; void if the peer promises another by then.
         ballot: Ballot,
     },
+    /// The candidate lacks what the peer's log does not hold any more: the peer should lead.
+    Yield {
+        /// The configuration.
+        configuration: ConfigurationId,
+        /// The candidate's ballot; void if the peer promises another by then.
+        ballot: Ballot,
+    },
+    /// A replica that is behind asks for state or entries.
+    Fetch {
+        /// Chosen by the asking replica.
+        call: u64,
+        /// What it wants.
+        wanted: Wanted,
+    },
+    /// The answer.
+    Found {
+        /// As asked.
+        call: u64,
+        /// What there is.
+        found: Found,
+    },
+    /// The sender has the state up to this index, whatever its log holds.
+    HasState {
+        /// The index.
+        index: u64,
+    },
 }
 
 impl PeerMessage {
@@ -102,6 +130,7 @@ impl PeerMessage {
                     }
                 }
                 Self::Relay { request, .. } => request.bytes(),
+                Self::Found { found, .. } => found.weight(),
                 _ => 0,
             }
     }
@@ -168,6 +197,13 @@ pub enum Input {
         /// The connection.
         client: ClientKey,
     },
+    /// What was to be read beside the engine.
+    Read {
+        /// Who asked for it.
+        origin: Origin,
+        /// What there is.
+        found: Found,
+    },
     /// A peer refuses this replica because it remembers it with another disk.
     Disowned {
         /// The peer.
@@ -201,6 +237,16 @@ pub enum Output {
         message: PeerMessage,
         /// Whether it tells something that must be durable first.
         durable: bool,
+    },
+    /// Read something on a thread of its own, and tell what there is by [`Input::Read`] (but for
+    /// `Wanted::Close`).
+    Read {
+        /// Who asks for it.
+        origin: Origin,
+        /// What.
+        wanted: Wanted,
+        /// Names the snapshot, if one is opened.
+        number: u64,
     },
     /// Send to a client.
     Frame {
@@ -269,6 +315,25 @@ pub enum Notice {
     HandingOver {
         /// To whom.
         to: String,
+    },
+    /// The log was cut.
+    Compacted {
+        /// Entries up to this index are no longer in it.
+        index: u64,
+    },
+    /// The leader's log does not hold, or not within one message, what this replica lacks.
+    Behind {
+        /// The leader.
+        of: String,
+        /// How many entries it lacks.
+        by: u64,
+    },
+    /// A copied state took the place of the one that was here.
+    Copied {
+        /// The index as of which it is.
+        index: u64,
+        /// About how many bytes it has.
+        bytes: u64,
     },
     /// A message that must not be was dropped.
     Dropped {

@@ -280,6 +280,7 @@ mod tests {
     use super::*;
     use crate::storage::Identity;
     use crate::storage::memory::Memory;
+    use crate::storage::segments::LogLimits;
     use kvorum_protocol::status::{ConfigurationId, Member};
 
     fn store(replica: u64) -> Memory {
@@ -293,7 +294,7 @@ mod tests {
             incarnation: 1,
             nonce: 100 + replica,
         };
-        Memory::crashable(identity, configuration)
+        Memory::crashable(identity, configuration, LogLimits::default())
     }
 
     #[test]

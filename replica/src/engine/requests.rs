@@ -7,7 +7,8 @@ use kvorum_protocol::data::{Operation, Value, validate_key};
 use kvorum_protocol::message::{
     Admin, Answer, Consistency, Pair, Refusal, Request, ServerFrame, Subscription,
 };
-use kvorum_protocol::status::ReplicaId;
+use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use omnipaxos::ballot_leader_election::Ballot;
 
 use super::message::{ClientKey, Output, PeerMessage, Session};
 use super::reads::{Question, Read};
@@ -54,7 +55,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn subscribe(&mut self, client: ClientKey, call: u64, subscription: Subscription) {
-        let compacted = self.consensus.as_ref().map_or(0, super::Consensus::compacted);
+        let compacted = self.compacted();
         let applied = self.store.applied();
         let opened = self.subscriptions.open(client, call, subscription, compacted, applied);
         let answer = match opened {
@@ -232,6 +233,21 @@ impl<S: Store> Engine<S> {
             }));
         } else if self.reads.has_queued() && !self.relays.has_reads() {
             self.ask_leader_for_index();
+        }
+    }
+
+    /// Answers a leader's probe: judged now, after it arrived.
+    pub(super) fn probe(
+        &mut self,
+        peer: ReplicaId,
+        configuration: ConfigurationId,
+        ballot: Ballot,
+        round: u64,
+    ) {
+        let promises = self.consensus.as_ref().is_some_and(|c| c.promise() == ballot);
+        if promises && configuration == self.configuration.id {
+            let message = PeerMessage::ProbeAnswer { configuration, ballot, round };
+            self.outbox.push(Output::Send { to: peer, message });
         }
     }
 

@@ -20,6 +20,10 @@ pub struct Rules {
     pub tells_sessions: bool,
     /// Only messages of the whitelist reach the library.
     pub has_whitelist: bool,
+    /// The log is cut only before what is applied.
+    pub compacts_what_is_applied: bool,
+    /// What stands for compacted entries reaches the library only when the state has them.
+    pub waits_for_state: bool,
     /// What is remembered of lanes, and for how long.
     pub lanes: LaneMemory,
 }
@@ -31,6 +35,8 @@ impl Default for Rules {
             tells_rounds: true,
             tells_sessions: true,
             has_whitelist: true,
+            compacts_what_is_applied: true,
+            waits_for_state: true,
             lanes: LaneMemory::default(),
         }
     }

@@ -30,6 +30,12 @@ impl<S: Store> Engine<S> {
         self.store.applied()
     }
 
+    /// The index up to which this replica cannot tell what the entries did.
+    pub(super) fn compacted(&self) -> u64 {
+        let compacted = self.consensus.as_ref().map_or(0, Consensus::compacted);
+        compacted.max(self.store.since())
+    }
+
     /// Messages that were dropped because they must not be.
     pub fn dropped(&self) -> u64 {
         self.consensus.as_ref().map_or(0, Consensus::dropped)
@@ -46,7 +52,10 @@ impl<S: Store> Engine<S> {
         let applied = self.store.applied();
         let role = self.role();
         let (ballot, accepted, decided, compacted) = match &self.consensus {
-            Some(c) => (c.promise(), c.accepted(), c.decided(), c.compacted()),
+            // A copied state may be ahead of the log.
+            Some(c) => {
+                (c.promise(), c.accepted().max(applied), c.decided().max(applied), c.compacted())
+            }
             None => (SlotBallot::default(), applied, applied, 0),
         };
         let leads = usize::try_from(ballot.pid).ok().and_then(|slot| slot.checked_sub(1));

@@ -67,7 +67,7 @@ fn command(number: u32, sequence: u64, operation: Operation) -> Entry {
 }
 
 fn outcomes(table: &mut Maps, entries: &[Entry]) -> Vec<Outcome> {
-    let applied = apply(table, LaneMemory::default(), table.applied + 1, entries);
+    let applied = apply(table, LaneMemory::default(), Source::Log, table.applied + 1, entries);
     applied.into_iter().filter_map(|applied| applied.outcome).map(|(_, outcome)| outcome).collect()
 }
 
@@ -129,7 +129,7 @@ fn an_expired_command_changes_nothing() {
 #[test]
 #[should_panic(expected = "entries are applied in order")]
 fn a_gap_is_not_applied() {
-    apply(&mut Maps::default(), LaneMemory::default(), 2, &[Entry::Noop]);
+    apply(&mut Maps::default(), LaneMemory::default(), Source::Log, 2, &[Entry::Noop]);
 }
 
 fn any_entry() -> impl Strategy<Value = Entry> {
@@ -156,11 +156,11 @@ proptest! {
         cut in 1..10usize,
     ) {
         let (mut one, mut many) = (Maps::default(), Maps::default());
-        let at_once = apply(&mut one, LaneMemory::default(), 1, &entries);
+        let at_once = apply(&mut one, LaneMemory::default(), Source::Log, 1, &entries);
         let mut in_parts = Vec::new();
         for part in entries.chunks(cut) {
             let first = many.applied + 1;
-            in_parts.extend(apply(&mut many, LaneMemory::default(), first, part));
+            in_parts.extend(apply(&mut many, LaneMemory::default(), Source::Log, first, part));
         }
         prop_assert_eq!(at_once, in_parts);
         prop_assert_eq!(one, many);

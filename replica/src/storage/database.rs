@@ -13,7 +13,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use kvorum_protocol::data::LaneId;
@@ -24,11 +25,15 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::durable::{Durable, SideFile};
 use super::framing::look_through;
+use super::keys::Generation;
 use super::log::{Log, LogNumbers};
 use super::open::{OpenError, Opened, Owner, is_damage, open_rocksdb};
 use super::record;
 use super::rocks_log::RocksLog;
+use super::rocks_snapshots::RocksSnapshots;
+use super::segments::{LogLimits, Segments};
 use super::{Decided, Identity, ScanPage, Seen, Store, keys, scan};
+use crate::snapshot::{Install, InstallWrite};
 use crate::state_machine::{Changes, Lane, Record, Table};
 
 /// Called when the disk failed and the replica must not go on. Does not return in a process; a
@@ -43,17 +48,34 @@ pub struct Database {
     configuration: Configuration,
     /// Kept here because each turn of the driver asks for it.
     applied: u64,
+    since: u64,
 }
 
 pub(super) struct Inner {
     folder: PathBuf,
-    db: DB,
+    pub(super) db: DB,
     on_fatal: OnFatal,
     /// The numbers of the current configuration's log, which its handle keeps up to date. A mutex
     /// because the handle lives inside the library; both are used by the driver's thread only.
     pub(super) numbers: Mutex<LogNumbers>,
+    /// Where the bytes of that log stand.
+    pub(super) segments: Mutex<Segments>,
+    pub(super) limits: LogLimits,
+    /// Which column families hold the state.
+    generation: AtomicU64,
+    /// What files the next sync may remove.
+    to_drop: Mutex<ToDrop>,
     /// Used by the sync thread only; a mutex because the type is shared with the driver's.
     side: Mutex<SideFile>,
+}
+
+/// Files that nobody needs any more once the write that says so is synced.
+#[derive(Default)]
+pub(super) struct ToDrop {
+    /// Of the log, those before this key.
+    pub(super) log: Option<[u8; 12]>,
+    /// All of a generation that holds no state.
+    pub(super) generation: Option<Generation>,
 }
 
 impl Database {
@@ -62,6 +84,7 @@ impl Database {
         folder: &Path,
         owner: &Owner,
         nonce: u64,
+        limits: LogLimits,
         on_fatal: OnFatal,
     ) -> Result<Self, OpenError> {
         let unusable = |error: &dyn std::fmt::Display| OpenError::Unusable {
@@ -87,10 +110,24 @@ impl Database {
         let (identity, configuration) = opened.recover(owner, nonce)?;
         let side = opened.open_side_file(&side_path, &configuration)?;
         let applied = opened.get(keys::APPLIED)?.unwrap_or(0);
-        let (numbers, side) = (Mutex::default(), Mutex::new(side));
-        let folder = folder.to_owned();
-        let inner = Inner { folder, db: opened.db, on_fatal, numbers, side };
-        Ok(Self { inner: Arc::new(inner), identity, configuration, applied })
+        let since = opened.get(keys::SINCE)?.unwrap_or(0);
+        let generation = opened.get(keys::GENERATION)?.unwrap_or(0);
+        let inner = Inner {
+            folder: folder.to_owned(),
+            db: opened.db,
+            on_fatal,
+            numbers: Mutex::default(),
+            segments: Mutex::new(Segments::new(limits, 0)),
+            limits,
+            generation: AtomicU64::new(generation),
+            to_drop: Mutex::default(),
+            side: Mutex::new(side),
+        };
+        Ok(Self { inner: Arc::new(inner), identity, configuration, applied, since })
+    }
+
+    pub(super) fn set_applied(&mut self, applied: u64, since: u64) {
+        (self.applied, self.since) = (applied, since);
     }
 
     /// Stops RocksDB's own threads and waits for them.
@@ -103,6 +140,39 @@ impl Database {
 }
 
 impl Inner {
+    pub(super) fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_generation(&self, generation: Generation) {
+        self.generation.store(generation.0, Ordering::Release);
+    }
+
+    pub(super) fn numbers(&self) -> MutexGuard<'_, LogNumbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn to_drop(&self) -> MutexGuard<'_, ToDrop> {
+        self.to_drop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes whole files of what is gone, sooner than RocksDB would.
+    fn drop_files(&self, what: &ToDrop) {
+        let drop = |family: &str, end: &[u8]| {
+            let family = self.family(family);
+            if let Err(error) = self.db.delete_file_in_range_cf(family, &[][..], end) {
+                self.fatal("files could not be removed", &error);
+            }
+        };
+        if let Some(end) = what.log {
+            drop(keys::LOG, &end);
+        }
+        if let Some(generation) = what.generation {
+            drop(generation.keys(), &keys::end());
+            drop(generation.sessions(), &keys::end());
+        }
+    }
+
     pub(super) fn family(&self, name: &str) -> &ColumnFamily {
         self.db.cf_handle(name).expect("every column family was opened with the database")
     }
@@ -149,7 +219,7 @@ impl Inner {
         }
     }
 
-    fn read_failed(&self, error: &rocksdb::Error) -> ! {
+    pub(super) fn read_failed(&self, error: &rocksdb::Error) -> ! {
         match is_damage(error) {
             true => self.damaged(error.as_ref()),
             false => self.fatal("a read failed", error),
@@ -184,28 +254,29 @@ impl Table for Database {
     }
 
     fn key(&self, key: &[u8]) -> Option<Record> {
-        let (revision, value): (u64, Bytes) = self.inner.get(keys::KEYS, key)?;
+        let (revision, value): (u64, Bytes) =
+            self.inner.get(self.inner.generation().keys(), key)?;
         Some(Record { revision, value })
     }
 
     fn lane(&self, lane: LaneId) -> Option<Lane> {
-        self.inner.get(keys::SESSIONS, &keys::lane(lane))
+        self.inner.get(self.inner.generation().sessions(), &keys::lane(lane))
     }
 
     fn lane_used_at(&self, index: u64) -> Option<LaneId> {
-        self.inner.get(keys::SESSIONS, &keys::lane_use(index))
+        self.inner.get(self.inner.generation().sessions(), &keys::lane_use(index))
     }
 
     fn commit(&mut self, changes: Changes) {
         let mut batch = WriteBatch::default();
-        let family = self.inner.family(keys::KEYS);
+        let family = self.inner.family(self.inner.generation().keys());
         for (key, record) in &changes.keys {
             match record {
                 Some(record) => put(&mut batch, family, key, &(record.revision, &record.value)),
                 None => batch.delete_cf(family, key),
             }
         }
-        let family = self.inner.family(keys::SESSIONS);
+        let family = self.inner.family(self.inner.generation().sessions());
         for (lane, remembered) in &changes.lanes {
             match remembered {
                 Some(remembered) => put(&mut batch, family, &keys::lane(*lane), remembered),
@@ -218,10 +289,16 @@ impl Table for Database {
                 None => batch.delete_cf(family, keys::lane_use(*index)),
             }
         }
-        for index in &changes.void {
-            batch.put_cf(self.inner.family(keys::VOID), index.to_be_bytes(), []);
+        let meta = self.inner.family(keys::META);
+        if changes.beside_log {
+            put(&mut batch, meta, keys::SINCE, &changes.applied);
+            self.since = changes.applied;
+        } else {
+            for index in &changes.void {
+                batch.put_cf(self.inner.family(keys::VOID), index.to_be_bytes(), []);
+            }
         }
-        put(&mut batch, self.inner.family(keys::META), keys::APPLIED, &changes.applied);
+        put(&mut batch, meta, keys::APPLIED, &changes.applied);
         self.inner.write(batch);
         self.applied = changes.applied;
     }
@@ -229,6 +306,7 @@ impl Table for Database {
 
 impl Store for Database {
     type Log = Log<RocksLog>;
+    type Snapshots<'a> = RocksSnapshots<'a>;
 
     fn log(&self, configuration: ConfigurationId) -> Self::Log {
         Log(RocksLog::open(Arc::clone(&self.inner), configuration))
@@ -288,25 +366,52 @@ impl Store for Database {
             options.set_iterate_upper_bound(end);
         }
         let mode = IteratorMode::From(scan::first(wanted), Direction::Forward);
-        let family = self.inner.family(keys::KEYS);
+        let name = self.inner.generation().keys();
+        let family = self.inner.family(name);
         let records = self.inner.db.iterator_cf_opt(family, options, mode).map(|item| {
             let (key, record) = match item {
                 Ok(item) => item,
                 Err(error) => self.inner.read_failed(&error),
             };
-            let (revision, value): (u64, Bytes) = self.inner.decode(keys::KEYS, &key, &record);
+            let (revision, value): (u64, Bytes) = self.inner.decode(name, &key, &record);
             (Bytes::from(key), Record { revision, value })
         });
         scan::page(wanted, records, self.applied)
     }
 
     fn durable(&self) -> Durable {
-        let numbers = self.inner.numbers.lock().unwrap_or_else(PoisonError::into_inner);
         let writes = self.inner.db.latest_sequence_number();
-        Durable::of(self.configuration.id, &numbers, writes)
+        Durable::of(self.configuration.id, &self.inner.numbers(), writes)
+    }
+
+    fn limits(&self) -> LogLimits {
+        self.inner.limits
+    }
+
+    fn excess(&self, pinned: Option<u64>) -> Option<u64> {
+        let segments = self.inner.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        let pinned = pinned.and_then(|index| usize::try_from(index).ok());
+        segments.excess(pinned).map(|position| position as u64)
+    }
+
+    fn since(&self) -> u64 {
+        self.since
+    }
+
+    fn install(&self) -> Option<Install> {
+        self.inner.get(keys::META, keys::INSTALL)
+    }
+
+    fn write_install(&mut self, step: InstallWrite) {
+        self.install_step(step);
+    }
+
+    fn snapshots(&self) -> RocksSnapshots<'_> {
+        RocksSnapshots::new(&self.inner, self.identity.nonce, self.configuration.id)
     }
 
     fn sync(&self, durable: Durable) {
+        let to_drop = std::mem::take(&mut *self.inner.to_drop());
         if let Err(error) = self.inner.db.flush_wal(true) {
             self.inner.fatal("the write-ahead log could not be synced", &error);
         }
@@ -314,5 +419,6 @@ impl Store for Database {
         if let Err(error) = side.write(durable) {
             self.inner.fatal("the side file could not be written", &error);
         }
+        self.inner.drop_files(&to_drop);
     }
 }

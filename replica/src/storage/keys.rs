@@ -4,34 +4,80 @@
 //! |---|---|---|
 //! | `log` | configuration (4 bytes), position (8) | an entry |
 //! | `meta` | see the functions below | identity, peers, the log's indexes |
-//! | `keys` | the user's key | revision and value |
-//! | `sessions` | `l` + lane, `u` + index | a lane; which lane was last used at an index |
+//! | `keys`, `keys.1` | the user's key | revision and value |
+//! | `sessions`, `sessions.1` | `l` + lane, `u` + index | a lane; the lane last used at an index |
 //! | `void` | index (8) | empty: a command that changed no key |
 //!
-//! Numbers are big endian, so that bytes and numbers have the same order.
+//! Numbers are big endian, so that bytes and numbers have the same order. Of `keys` and `sessions`
+//! there are two each: one holds the state, and the other the state that is being copied, if any.
 
-use kvorum_protocol::data::LaneId;
+use kvorum_protocol::data::{ClientId, LaneId};
+use kvorum_protocol::limits::KEY_BYTES_MAX;
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use serde::{Deserialize, Serialize};
 
 /// Entries by configuration and position.
 pub const LOG: &str = "log";
 /// Identity, peers, and the log's indexes.
 pub const META: &str = "meta";
-/// The users' keys.
-pub const KEYS: &str = "keys";
-/// Lanes.
-pub const SESSIONS: &str = "sessions";
+/// The users' keys, by parity of the generation.
+const KEYS: [&str; 2] = ["keys", "keys.1"];
+/// Lanes, by parity of the generation.
+const SESSIONS: [&str; 2] = ["sessions", "sessions.1"];
 /// Commands that changed no key.
 pub const VOID: &str = "void";
 /// All column families but RocksDB's own default.
-pub const COLUMN_FAMILIES: [&str; 5] = [LOG, META, KEYS, SESSIONS, VOID];
+pub const COLUMN_FAMILIES: [&str; 7] =
+    [LOG, META, KEYS[0], SESSIONS[0], VOID, KEYS[1], SESSIONS[1]];
 
 /// `meta`: the last applied index.
 pub const APPLIED: &[u8] = b"applied";
+/// `meta`: up to where the state was copied.
+pub const SINCE: &[u8] = b"since";
+/// `meta`: how often a copied state took the place of the one that was there.
+pub const GENERATION: &[u8] = b"generation";
+/// `meta`: how far a copy is.
+pub const INSTALL: &[u8] = b"install";
 /// `meta`: who this replica is.
 pub const IDENTITY: &[u8] = b"identity";
 /// `meta`: the configuration it is in.
 pub const CONFIGURATION: &[u8] = b"configuration";
+
+/// How often a copied state took the place of the one that was there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The one whose place is free: what is copied goes there.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The column family of its keys.
+    #[must_use]
+    pub fn keys(self) -> &'static str {
+        KEYS[usize::from(self.0 % 2 == 1)]
+    }
+
+    /// The column family of its lanes.
+    #[must_use]
+    pub fn sessions(self) -> &'static str {
+        SESSIONS[usize::from(self.0 % 2 == 1)]
+    }
+}
+
+/// Whether a column family's records are looked up one by one.
+#[must_use]
+pub fn is_looked_up(family: &str) -> bool {
+    KEYS.contains(&family) || SESSIONS.contains(&family)
+}
+
+/// A key after every other one of `keys` and `sessions`.
+#[must_use]
+pub fn end() -> Vec<u8> {
+    vec![0xff; KEY_BYTES_MAX + 1]
+}
 
 /// One of the numbers that belong to a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +136,17 @@ pub fn lane(lane: LaneId) -> [u8; 21] {
     key[17..].copy_from_slice(&lane.number.to_be_bytes());
     key
 }
+
+/// `sessions`: the lane of a key that [`lane`] made; `None` when it is another one.
+#[must_use]
+pub fn lane_of(key: &[u8]) -> Option<LaneId> {
+    let (client, number) = key.strip_prefix(b"l")?.split_first_chunk()?;
+    let client = ClientId(u128::from_be_bytes(*client));
+    Some(LaneId { client, number: u32::from_be_bytes(number.try_into().ok()?) })
+}
+
+/// `sessions`: the first key after every lane.
+pub const LANES_END: &[u8] = b"m";
 
 /// `sessions`: the lane last used at an index.
 #[must_use]

@@ -1,8 +1,9 @@
 //! Pure: the library's storage trait, over the two operations that a disk must have.
 //!
 //! Guarantees that every call of the library is one atomic write, that nothing is written for
-//! nothing, and that the parts of the library which we do not use (snapshots, stop signs) leave no
-//! trace. Does not know a disk; a [`LogDisk`] does, and stops the replica rather than fail.
+//! nothing, that the parts of the library which we do not use (snapshots, stop signs) leave no
+//! trace, and that a suffix longer than may travel at once is not read: `Entry::Elsewhere` stands
+//! for it. Does not know a disk; a [`LogDisk`] does, and stops the replica rather than fail.
 
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{StopSign, Storage, StorageOp, StorageResult};
@@ -47,6 +48,8 @@ pub trait LogDisk {
     fn numbers(&self) -> LogNumbers;
     /// The entries at positions `from..to`, all of which exist.
     fn read(&self, from: usize, to: usize) -> Vec<Entry>;
+    /// Where that part of the log begins which may travel in one message.
+    fn sendable(&self) -> usize;
 }
 
 /// A log as the library uses it.
@@ -149,8 +152,13 @@ impl<D: LogDisk> Storage<Entry> for Log<D> {
         Ok(numbers.accepted - numbers.compacted)
     }
 
+    /// The library asks for this only to bring a peer into step.
     fn get_suffix(&self, from: usize) -> StorageResult<Vec<Entry>> {
-        self.get_entries(from, self.0.numbers().accepted)
+        let accepted = self.0.numbers().accepted;
+        match from < self.0.sendable() && from < accepted {
+            true => Ok(vec![Entry::Elsewhere { end: accepted }]),
+            false => self.get_entries(from, accepted),
+        }
     }
 
     fn get_promise(&self) -> StorageResult<Option<Ballot>> {

@@ -7,46 +7,26 @@
 //! writes that no sync covered. Does not survive its process; a replica that restarts on an empty
 //! one has lost its disk and is treated so.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod image;
+mod snapshots;
+
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use kvorum_protocol::data::LaneId;
 use kvorum_protocol::message::Scan;
 use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
-use omnipaxos::storage::Storage;
-use omnipaxos_storage::memory_storage::MemoryStorage;
 
 use super::durable::Durable;
 use super::log::{Log, LogDisk, LogNumbers, LogWrite};
+use super::segments::LogLimits;
 use super::{Decided, Identity, ScanPage, Seen, Store, scan};
 use crate::entry::Entry;
+use crate::snapshot::{Install, InstallWrite};
 use crate::state_machine::{Changes, Lane, Record, Table};
-
-/// What the wrapped storage promises and we rely on.
-const MEMORY_NEVER_FAILS: &str = "memory storage never fails";
-
-/// Everything on the disk.
-#[derive(Clone, Default)]
-struct Image {
-    logs: BTreeMap<ConfigurationId, MemoryStorage<Entry>>,
-    keys: BTreeMap<Bytes, Record>,
-    lanes: BTreeMap<LaneId, Lane>,
-    uses: BTreeMap<u64, LaneId>,
-    void: BTreeSet<u64>,
-    applied: u64,
-    seen: BTreeMap<ReplicaId, Seen>,
-    nonces: BTreeMap<u64, u64>,
-}
-
-/// One write, as a crash may keep or lose it.
-#[derive(Clone)]
-enum Write {
-    Log(ConfigurationId, Vec<LogWrite>),
-    Table(Changes),
-    Seen(ReplicaId, Seen),
-    Nonce(u64, u64),
-}
+use image::{Image, Write};
+pub use snapshots::MemorySnapshots;
 
 /// The disk with what no sync has covered yet.
 #[derive(Default)]
@@ -76,10 +56,11 @@ impl Memory {
         Self::with(Disk::default(), identity, configuration)
     }
 
-    /// An empty disk that can crash.
+    /// An empty disk that can crash, and whose log is cut as the limits say.
     #[must_use]
-    pub fn crashable(identity: Identity, configuration: Configuration) -> Self {
-        let disk = Disk { durable: Some(Image::default()), ..Disk::default() };
+    pub fn crashable(identity: Identity, configuration: Configuration, limits: LogLimits) -> Self {
+        let image = Image { limits, ..Image::default() };
+        let disk = Disk { current: image.clone(), durable: Some(image), ..Disk::default() };
         Self::with(disk, identity, configuration)
     }
 
@@ -113,13 +94,12 @@ impl Memory {
         self.disk().tears_commits = true;
     }
 
-    /// Whether another replica has the same keys, lanes and void entries.
+    /// Whether another replica has the same keys and lanes, as of the same index.
     #[must_use]
     pub fn has_state_of(&self, other: &Self) -> bool {
         let theirs = other.disk().current.clone();
         let ours = &self.disk().current;
-        let (a, b) = ((&ours.keys, &ours.lanes), (&theirs.keys, &theirs.lanes));
-        a == b && (&ours.uses, &ours.void) == (&theirs.uses, &theirs.void)
+        ours.state == theirs.state && ours.applied == theirs.applied
     }
 
     /// How many writes no sync has covered.
@@ -141,13 +121,17 @@ impl Memory {
         image.numbers(self.configuration.id)
     }
 
-    /// The entry with this index that a crash would leave for certain.
+    /// Whether a crash would leave for certain what this entry did: the entry itself, or, where it
+    /// is compacted, a state that has it.
     #[must_use]
-    pub fn durable_entry(&self, index: u64) -> Option<Entry> {
+    pub fn durably_has(&self, index: u64, is_it: impl Fn(&Entry) -> bool) -> bool {
         let disk = self.disk();
         let image = disk.durable.as_ref().expect("only a crashable disk is asked");
         let position = usize::try_from(index - 1).expect("indexes fit the address space");
-        image.entries(self.configuration.id, position, position + 1).pop()
+        let entry = image.entries(self.configuration.id, position, position + 1).pop();
+        let compacted = image.numbers(self.configuration.id).compacted as u64;
+        let is_in_state = index <= image.applied && index <= compacted.max(image.since);
+        is_in_state || entry.is_some_and(|entry| is_it(&entry))
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
@@ -171,76 +155,6 @@ impl Disk {
     }
 }
 
-impl Image {
-    fn apply(&mut self, write: Write) {
-        match write {
-            Write::Log(configuration, writes) => {
-                let log = self.logs.entry(configuration).or_default();
-                for write in writes {
-                    apply_to_log(log, write).expect(MEMORY_NEVER_FAILS);
-                }
-            }
-            Write::Table(changes) => self.commit(changes),
-            Write::Seen(peer, seen) => drop(self.seen.insert(peer, seen)),
-            Write::Nonce(incarnation, nonce) => drop(self.nonces.insert(incarnation, nonce)),
-        }
-    }
-
-    fn commit(&mut self, changes: Changes) {
-        merge(&mut self.keys, changes.keys);
-        merge(&mut self.lanes, changes.lanes);
-        merge(&mut self.uses, changes.uses);
-        self.void.extend(changes.void);
-        self.applied = changes.applied;
-    }
-
-    fn numbers(&self, configuration: ConfigurationId) -> LogNumbers {
-        let Some(log) = self.logs.get(&configuration) else { return LogNumbers::default() };
-        let compacted = log.get_compacted_idx().expect(MEMORY_NEVER_FAILS);
-        LogNumbers {
-            promise: log.get_promise().expect(MEMORY_NEVER_FAILS),
-            accepted_round: log.get_accepted_round().expect(MEMORY_NEVER_FAILS),
-            decided: log.get_decided_idx().expect(MEMORY_NEVER_FAILS),
-            compacted,
-            accepted: compacted + log.get_log_len().expect(MEMORY_NEVER_FAILS),
-        }
-    }
-
-    fn entries(&self, configuration: ConfigurationId, from: usize, to: usize) -> Vec<Entry> {
-        let log = self.logs.get(&configuration);
-        log.map_or_else(Vec::new, |log| log.get_entries(from, to).expect(MEMORY_NEVER_FAILS))
-    }
-}
-
-fn merge<K: Ord, V>(map: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
-    for (key, change) in changes {
-        match change {
-            Some(value) => map.insert(key, value),
-            None => map.remove(&key),
-        };
-    }
-}
-
-fn apply_to_log(
-    log: &mut MemoryStorage<Entry>,
-    write: LogWrite,
-) -> omnipaxos::storage::StorageResult<()> {
-    match write {
-        LogWrite::AppendAt(from, entries) => log.append_on_prefix(from, entries),
-        LogWrite::Promise(ballot) => log.set_promise(ballot),
-        LogWrite::AcceptedRound(ballot) => log.set_accepted_round(ballot),
-        LogWrite::Decided(decided) => log.set_decided_idx(decided),
-        LogWrite::Compact(index) => {
-            // `trim` underflows below the index already compacted.
-            if index > log.get_compacted_idx()? {
-                log.trim(index)?;
-                log.set_compacted_idx(index)?;
-            }
-            Ok(())
-        }
-    }
-}
-
 /// One configuration's log on a disk in memory.
 pub struct MemoryLog {
     memory: Memory,
@@ -259,6 +173,11 @@ impl LogDisk for MemoryLog {
     fn read(&self, from: usize, to: usize) -> Vec<Entry> {
         self.memory.disk().current.entries(self.configuration, from, to)
     }
+
+    fn sendable(&self) -> usize {
+        let disk = self.memory.disk();
+        disk.current.logs.get(&self.configuration).map_or(0, |log| log.segments.sendable())
+    }
 }
 
 impl Table for Memory {
@@ -267,15 +186,15 @@ impl Table for Memory {
     }
 
     fn key(&self, key: &[u8]) -> Option<Record> {
-        self.disk().current.keys.get(key).cloned()
+        self.disk().current.state.keys.get(key).cloned()
     }
 
     fn lane(&self, lane: LaneId) -> Option<Lane> {
-        self.disk().current.lanes.get(&lane).copied()
+        self.disk().current.state.lanes.get(&lane).copied()
     }
 
     fn lane_used_at(&self, index: u64) -> Option<LaneId> {
-        self.disk().current.uses.get(&index).copied()
+        self.disk().current.state.uses.get(&index).copied()
     }
 
     fn commit(&mut self, mut changes: Changes) {
@@ -291,6 +210,7 @@ impl Table for Memory {
 
 impl Store for Memory {
     type Log = Log<MemoryLog>;
+    type Snapshots<'a> = MemorySnapshots;
 
     fn log(&self, configuration: ConfigurationId) -> Self::Log {
         Log(MemoryLog { memory: self.clone(), configuration })
@@ -328,12 +248,13 @@ impl Store for Memory {
         let mut bytes = 0;
         for position in from - 1..to {
             let position = usize::try_from(position).expect("positions fit the address space");
-            let mut entry = disk.current.entries(configuration, position, position + 1);
-            bytes += entry.iter().map(Entry::weight).sum::<usize>();
+            let entry = disk.current.entries(configuration, position, position + 1).pop();
+            let Some(entry) = entry else { break };
+            bytes += entry.weight();
             if bytes > bytes_max && !decided.entries.is_empty() {
                 break;
             }
-            decided.entries.append(&mut entry);
+            decided.entries.push(entry);
         }
         let last = from + decided.entries.len() as u64;
         decided.void = disk.current.void.range(from..last).copied().collect();
@@ -346,6 +267,7 @@ impl Store for Memory {
         let end = scan::end(wanted);
         let records = disk
             .current
+            .state
             .keys
             .range(first..)
             .take_while(|(key, _)| end.as_ref().is_none_or(|end| key.as_ref() < end.as_slice()))
@@ -356,6 +278,33 @@ impl Store for Memory {
     fn durable(&self) -> Durable {
         let id = self.configuration.id;
         Durable::of(id, &self.disk().current.numbers(id), 0)
+    }
+
+    fn limits(&self) -> LogLimits {
+        self.disk().current.limits
+    }
+
+    fn excess(&self, pinned: Option<u64>) -> Option<u64> {
+        let disk = self.disk();
+        let log = disk.current.logs.get(&self.configuration.id)?;
+        let pinned = pinned.and_then(|index| usize::try_from(index).ok());
+        log.segments.excess(pinned).map(|position| position as u64)
+    }
+
+    fn since(&self) -> u64 {
+        self.disk().current.since
+    }
+
+    fn install(&self) -> Option<Install> {
+        self.disk().current.install.clone()
+    }
+
+    fn write_install(&mut self, step: InstallWrite) {
+        self.disk().write(Write::Install(step));
+    }
+
+    fn snapshots(&self) -> MemorySnapshots {
+        MemorySnapshots::new(self.clone())
     }
 
     /// Nothing outlives the process, whatever is synced.

@@ -267,7 +267,7 @@ fn family_options(name: &str, cache: &Cache) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
-    if name == keys::KEYS || name == keys::SESSIONS {
+    if keys::is_looked_up(name) {
         table.set_bloom_filter(10.0, false);
     }
     let mut options = Options::default();

@@ -5,16 +5,16 @@
 //! and applied without reading it back.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use kvorum_protocol::status::ConfigurationId;
 use omnipaxos::ballot_leader_election::Ballot;
 use rocksdb::WriteBatch;
-use serde::de::DeserializeOwned;
 
 use super::database::{Inner, put};
 use super::keys::{self, LogField};
 use super::log::{LogDisk, LogNumbers, LogWrite};
+use super::segments::Segments;
 use crate::entry::Entry;
 
 /// Newest entries kept in memory, in bytes. A follower that reconnects within so much is brought
@@ -118,8 +118,45 @@ impl RocksLog {
             numbers.compacted <= numbers.decided && numbers.decided <= numbers.accepted,
             "the indexes of a log are in order: {numbers:?}"
         );
+        let segments = Segments::new(inner.limits, numbers.compacted);
         *inner.numbers.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
-        Self { inner, configuration, numbers, tail: Tail::default() }
+        *inner.segments.lock().unwrap_or_else(PoisonError::into_inner) = segments;
+        let mut log = Self { inner, configuration, numbers, tail: Tail::default() };
+        log.look_through();
+        log
+    }
+
+    /// Reads the whole log once: it is sound, and how many bytes stand where is known.
+    fn look_through(&mut self) {
+        let inner = Arc::clone(&self.inner);
+        let mut segments = inner.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = Tail::default();
+        self.each(self.numbers.compacted, self.numbers.accepted, |entry| {
+            segments.push(entry.weight());
+            tail.push(entry);
+        });
+        self.tail = tail;
+    }
+
+    /// Visits the entries at positions `from..to`.
+    fn each(&self, from: usize, to: usize, mut visit: impl FnMut(Entry)) {
+        let mut next = from;
+        let (first, end) = (self.key(from), self.key(to));
+        self.inner.each(keys::LOG, &first, Some(&end), |key, record| {
+            let is_next = key == keys::entry(self.configuration, next as u64);
+            if is_next {
+                next += 1;
+                visit(self.inner.decode(keys::LOG, key, record));
+            }
+            is_next
+        });
+        if next != to {
+            self.inner.damaged(&format!("the log has a hole: entry {next} is missing"));
+        }
+    }
+
+    fn segments(&self) -> MutexGuard<'_, Segments> {
+        self.inner.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn append_at(&mut self, batch: &mut WriteBatch, from: usize, entries: Vec<Entry>) {
@@ -137,8 +174,11 @@ impl RocksLog {
         for _ in 0..removed.min(self.tail.entries.len()) {
             self.tail.pop();
         }
+        let mut segments = self.inner.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        segments.truncate(from);
         for (position, entry) in (from..).zip(entries) {
-            put(batch, family, &self.key(position), &entry);
+            put(batch, family, &keys::entry(self.configuration, position as u64), &entry);
+            segments.push(entry.weight());
             self.tail.push(entry);
         }
     }
@@ -182,6 +222,9 @@ impl RocksLog {
         }
         let (first, end) = (self.key(self.numbers.compacted), self.key(index));
         batch.delete_range_cf(self.inner.family(keys::LOG), first, end);
+        let (first, end) = (0u64.to_be_bytes(), (index as u64 + 1).to_be_bytes());
+        batch.delete_range_cf(self.inner.family(keys::VOID), first, end);
+        self.segments().compact(index);
         self.numbers.compacted = index;
         self.numbers.accepted = self.numbers.accepted.max(index);
         let kept = self.numbers.accepted - index;
@@ -193,21 +236,9 @@ impl RocksLog {
         self.put_number(batch, LogField::Accepted, accepted);
     }
 
-    fn read_disk<V: DeserializeOwned>(&self, from: usize, to: usize) -> Vec<V> {
+    fn read_disk(&self, from: usize, to: usize) -> Vec<Entry> {
         let mut entries = Vec::with_capacity(to - from);
-        let (first, end) = (self.key(from), self.key(to));
-        self.inner.each(keys::LOG, &first, Some(&end), |key, record| {
-            let expected = self.key(from + entries.len());
-            if key != expected {
-                return false;
-            }
-            entries.push(self.inner.decode(keys::LOG, key, record));
-            true
-        });
-        if entries.len() != to - from {
-            let hole = from + entries.len();
-            self.inner.damaged(&format!("the log has a hole: entry {hole} is missing"));
-        }
+        self.each(from, to, |entry| entries.push(entry));
         entries
     }
 }
@@ -215,10 +246,14 @@ impl RocksLog {
 impl LogDisk for RocksLog {
     fn write(&mut self, writes: Vec<LogWrite>) {
         let mut batch = WriteBatch::default();
+        let compacted = self.numbers.compacted;
         for write in writes {
             self.apply(&mut batch, write);
         }
         self.inner.write(batch);
+        if self.numbers.compacted > compacted {
+            self.inner.to_drop().log = Some(self.key(self.numbers.compacted));
+        }
         *self.inner.numbers.lock().unwrap_or_else(PoisonError::into_inner) = self.numbers;
     }
 
@@ -236,5 +271,9 @@ impl LogDisk for RocksLog {
         let (first, end) = (from.max(tail_first) - tail_first, to.max(tail_first) - tail_first);
         entries.extend(self.tail.entries.range(first..end).cloned());
         entries
+    }
+
+    fn sendable(&self) -> usize {
+        self.segments().sendable()
     }
 }

@@ -8,15 +8,15 @@
 //! And at the end: what clients saw is linearizable, nothing acknowledged is lost, and all replicas
 //! have the same state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kvorum_protocol::data::{Operation, Outcome, RequestId};
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::PeerMessage;
 use kvorum_replica::entry::Entry;
 use kvorum_replica::state_machine::Table;
-use kvorum_replica::storage::Store;
 use kvorum_replica::storage::memory::Memory;
+use kvorum_replica::storage::{Decided, Store};
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::PaxosMsg;
 
@@ -29,6 +29,8 @@ pub struct Checker {
     /// How far each replica's decided log was compared.
     compared: BTreeMap<ReplicaId, (u64, u64)>,
     outcomes: BTreeMap<RequestId, Outcome>,
+    /// Which entries changed no key, as the first replica to apply them had it.
+    void: BTreeSet<u64>,
 }
 
 impl Checker {
@@ -49,12 +51,28 @@ impl Checker {
             return Ok(());
         }
         let store = process.engine.store();
-        let from = *compared + 1;
-        let entries = store.decided(store.configuration().id, from, applied, usize::MAX).entries;
+        // What was cut, or came beside the log, was compared when others applied it; and the
+        // state is compared in the end.
+        let compacted = process.engine.status().compacted.max(store.since());
+        let from = (*compared).max(compacted) + 1;
         *compared = applied;
+        if from > applied {
+            return Ok(());
+        }
+        let Decided { entries, void } =
+            store.decided(store.configuration().id, from, applied, usize::MAX);
+        if from + entries.len() as u64 != applied + 1 {
+            let count = entries.len();
+            return Err(format!("{:?} has {count} of the entries {from}..={applied}", node.id));
+        }
+        let first = self.decided.len() as u64 + 1;
+        self.void.extend(void.into_iter().filter(|index| *index >= first));
         for (index, entry) in (from..).zip(entries) {
             let position = usize::try_from(index - 1).expect("indexes are small");
             match self.decided.get(position) {
+                None if position > self.decided.len() => {
+                    return Err(format!("entries before {index} were applied by nobody"));
+                }
                 None => self.decided.push(entry),
                 Some(known) if *known == entry => {}
                 Some(known) => {
@@ -108,11 +126,11 @@ impl Checker {
             return Ok(());
         };
         let position = usize::try_from(revision - 1).expect("indexes are small");
-        let is_it = |entry: Option<&Entry>| matches!(entry, Some(Entry::Command(c)) if c.id == id);
-        if !is_it(self.decided.get(position)) {
+        let is_it = |entry: &Entry| matches!(entry, Entry::Command(c) if c.id == id);
+        if !self.decided.get(position).is_some_and(is_it) {
             return Err(format!("{id:?} was answered with revision {revision}, which is another"));
         }
-        let holders = nodes.iter().filter(|node| is_it(node.disk.durable_entry(revision).as_ref()));
+        let holders = nodes.iter().filter(|node| node.disk.durably_has(revision, is_it));
         // A disk that was lost since may have been one of the majority.
         let holders = holders.count() + nodes.iter().filter(|node| node.lost_disk).count();
         if holders <= nodes.len() / 2 {
@@ -127,12 +145,11 @@ impl Checker {
         if let Some(other) = nodes.iter().find(|node| !node.disk.has_state_of(disk)) {
             return Err(format!("{:?} and {:?} differ in state", nodes[0].id, other.id));
         }
-        let void = disk.decided(disk.configuration().id, 1, self.decided(), usize::MAX).void;
         let mut effects: BTreeMap<RequestId, u32> = BTreeMap::new();
         let mut state: BTreeMap<&[u8], u64> = BTreeMap::new();
         for (index, entry) in (1..).zip(&self.decided) {
             if let Entry::Command(command) = entry
-                && void.binary_search(&index).is_err()
+                && !self.void.contains(&index)
             {
                 *effects.entry(command.id).or_default() += 1;
                 let revision = match &command.operation {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use kvorum_protocol::message::ServerFrame;
 use kvorum_protocol::status::ReplicaId;
-use kvorum_replica::engine::{Input, Output, PeerMessage, Session};
+use kvorum_replica::engine::{Input, Notice, Output, PeerMessage, Session};
 use kvorum_replica::storage::Store;
 use omnipaxos::messages::Message;
 use rand::rngs::StdRng;
@@ -198,6 +198,7 @@ impl Cluster {
             }
             Event::Connect { low, high } => self.connect(low, high),
             Event::Synced { node, life } if self.lives(node, life) => self.synced(node),
+            Event::Read { node, life, input } if self.lives(node, life) => self.turn(node, *input),
             Event::Restart { node } => {
                 self.start(node);
                 Ok(())
@@ -228,9 +229,8 @@ impl Cluster {
                 Ok(())
             }
             Event::Trouble => self.trouble(),
-            Event::Tick { .. } | Event::Up { .. } | Event::Down { .. } | Event::Synced { .. } => {
-                Ok(())
-            }
+            Event::Tick { .. } | Event::Up { .. } | Event::Down { .. } => Ok(()),
+            Event::Synced { .. } | Event::Read { .. } => Ok(()),
         }
     }
 
@@ -298,7 +298,27 @@ impl Cluster {
                 let (checker, tally) = (&mut self.checker, &mut self.tally);
                 self.workload.answered(index, call, answer, checker, &self.nodes, tally)
             }
-            Output::Frame { .. } | Output::LeaderChanged(_) | Output::Notice(_) => Ok(()),
+            Output::Read { origin, wanted, number } => {
+                let delay = self.random.random_range(50..5_000);
+                let node = self.node(id);
+                let (life, process) = (node.life, node.process.as_mut());
+                let found = process.and_then(|process| process.read(&wanted, number));
+                if let Some(found) = found {
+                    let input = Box::new(Input::Read { origin, found });
+                    self.schedule(delay, Event::Read { node: id, life, input });
+                }
+                Ok(())
+            }
+            Output::Notice(notice) => {
+                match notice {
+                    Notice::Compacted { .. } => self.tally.compactions += 1,
+                    Notice::Behind { .. } => self.tally.catching_up += 1,
+                    Notice::Copied { .. } => self.tally.copies += 1,
+                    _ => {}
+                }
+                Ok(())
+            }
+            Output::Frame { .. } | Output::LeaderChanged(_) => Ok(()),
             Output::Cut { .. } | Output::Crash => Err(format!("nobody asked for {output:?}")),
         }
     }

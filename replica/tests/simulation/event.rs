@@ -50,6 +50,12 @@ pub enum Event {
         node: ReplicaId,
         life: u64,
     },
+    /// What was to be read is read.
+    Read {
+        node: ReplicaId,
+        life: u64,
+        input: Box<Input>,
+    },
     Restart {
         node: ReplicaId,
     },
@@ -77,6 +83,7 @@ impl Event {
             | Self::Up { node, .. }
             | Self::Down { node, .. }
             | Self::Synced { node, .. }
+            | Self::Read { node, .. }
             | Self::Ask { node, .. } => Some(*node),
             Self::Deliver { to, .. } => Some(*to),
             _ => None,

@@ -5,14 +5,21 @@ use std::collections::BTreeMap;
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
 use kvorum_replica::engine::{ClientKey, Engine, Input, Output, PeerMessage, Session};
 use kvorum_replica::gate::Gate;
-use kvorum_replica::storage::memory::Memory;
+use kvorum_replica::snapshot::{Found, Snapshots, Wanted};
+use kvorum_replica::storage::memory::{Memory, MemorySnapshots};
+use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Identity, Store};
 
 use super::rules::Rules;
 
+/// A log that is cut often, and of which little travels at once, so that much is copied.
+const LIMITS: LogLimits =
+    LogLimits { window: 2000, step: 1000, sync: 800, chunk: 250, segment: 200 };
+
 /// What runs while a process is up.
 pub struct Process {
     pub engine: Engine<Memory>,
+    pub snapshots: MemorySnapshots,
     pub gate: Gate,
     /// Writes that the sync under way makes durable when it returns.
     pub syncing: Option<usize>,
@@ -53,7 +60,7 @@ impl Node {
             incarnation: 1,
             nonce,
         };
-        let disk = Memory::crashable(identity, configuration(replicas));
+        let disk = Memory::crashable(identity, configuration(replicas), LIMITS);
         disk.sync_writes(disk.unsynced());
         Self {
             id: ReplicaId(id),
@@ -74,6 +81,7 @@ impl Node {
         }
         self.process = Some(Process {
             engine: Engine::without(rules.engine, self.disk.clone(), false),
+            snapshots: self.disk.snapshots(),
             gate: Gate::default(),
             syncing: None,
             sync_began_us: 0,
@@ -113,6 +121,12 @@ impl Process {
             _ => {}
         }
         self.engine.step(input);
+    }
+
+    /// Reads what is wanted beside the engine; nobody waits for a snapshot that is closed.
+    pub fn read(&mut self, wanted: &Wanted, number: u64) -> Option<Found> {
+        let found = self.snapshots.read(wanted, number);
+        (!matches!(wanted, Wanted::Close { .. })).then_some(found)
     }
 
     /// Ends a turn.

@@ -1,0 +1,191 @@
+//! Pure: how a replica that is behind catches up.
+//!
+//! A leader whose log does not hold, or not within one message, what this replica lacks says so. Then
+//! the replica asks for decided entries after what it has applied; if they are compacted, for a
+//! snapshot, chunk by chunk, which is written beside the state and takes its place at once; then
+//! for the entries after it. When it has what the other had, it asks to be brought into step.
+//!
+//! Guarantees that one chunk is under way at a time and is durable before the next is asked for,
+//! so that memory is bounded and a replica that restarts goes on where it was; that when the other
+//! falls silent the rest comes from another replica; and that neither promise nor log is touched:
+//! only the consensus library changes those.
+
+use kvorum_protocol::status::ReplicaId;
+
+use super::message::{Notice, Output, PeerMessage};
+use super::{Engine, Outbox};
+use crate::snapshot::{Found, Install, InstallWrite, Wanted};
+use crate::state_machine::{self, Source};
+use crate::storage::Store;
+
+/// Ticks after which what was asked for is asked again, of another replica.
+const PATIENCE_TICKS: u64 = 300;
+/// Ticks until the next question, when the other has too many snapshots open.
+const BUSY_TICKS: u64 = 100;
+
+/// Catching up.
+#[derive(Debug)]
+pub(super) struct Fetching {
+    source: ReplicaId,
+    step: Step,
+    /// The number of the question that is under way.
+    call: u64,
+    /// When the next question is due: at once, or when this one has waited too long.
+    due: u64,
+    is_waiting: bool,
+}
+
+/// What is fetched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// Entries after what is applied.
+    Entries,
+    /// The name of a snapshot.
+    Snapshot,
+    /// Its chunks.
+    Chunks,
+}
+
+impl<S: Store> Engine<S> {
+    /// A leader cannot bring this replica into step before it has the state up to an index.
+    pub(super) fn is_behind(&mut self, leader: ReplicaId, index: u64) {
+        if self.fetching.is_none() {
+            let by = index - self.store.applied();
+            let of = self.outbox.peers.name(leader).to_owned();
+            self.outbox.notice(Notice::Behind { of, by });
+            self.begin_fetch(leader);
+        }
+    }
+
+    fn begin_fetch(&mut self, source: ReplicaId) {
+        self.fetches += 1;
+        let (step, call, due) = (Step::Entries, self.fetches, self.now);
+        self.fetching = Some(Fetching { source, step, call, due, is_waiting: false });
+    }
+
+    /// Asks for what is next, if it is time to. To be called once a tick: that bounds the rate.
+    pub(super) fn advance_fetch(&mut self) {
+        let is_in_step = self.leader().is_some_and(|(_, is_in_step)| is_in_step);
+        if is_in_step && self.fetching.take().is_some() && self.store.install().is_some() {
+            self.store.write_install(InstallWrite::Drop);
+        }
+        let Some(fetching) = &self.fetching else { return };
+        let is_linked = self.outbox.peers.session(fetching.source).is_some();
+        if self.now < fetching.due && (is_linked || fetching.is_waiting) {
+            return;
+        }
+        if fetching.is_waiting || !is_linked {
+            let Some(other) = self.next_source(fetching.source) else { return };
+            self.begin_fetch(other);
+        }
+        self.ask();
+    }
+
+    /// The connected peer after one, in a circle.
+    fn next_source(&self, after: ReplicaId) -> Option<ReplicaId> {
+        let later = self.outbox.peers.connected().find(|peer| *peer > after);
+        later.or_else(|| self.outbox.peers.connected().next())
+    }
+
+    fn ask(&mut self) {
+        let install = self.store.install();
+        let is_whole = install.as_ref().is_some_and(|install| install.after.is_none());
+        if is_whole {
+            // All was there when this replica stopped.
+            self.switch();
+        }
+        let Some(fetching) = &mut self.fetching else { return };
+        let chunk = install.and_then(|i| i.after.map(|after| (i.snapshot, after)));
+        let wanted = match (fetching.step, chunk) {
+            (Step::Chunks, Some((snapshot, after))) => Wanted::Chunk { snapshot, after },
+            (Step::Snapshot, _) => Wanted::Snapshot,
+            (Step::Entries | Step::Chunks, _) => {
+                fetching.step = Step::Entries;
+                Wanted::Entries { from: self.store.applied() + 1 }
+            }
+        };
+        self.fetches += 1;
+        fetching.call = self.fetches;
+        fetching.due = self.now + PATIENCE_TICKS;
+        fetching.is_waiting = true;
+        let (to, call) = (fetching.source, fetching.call);
+        let message = PeerMessage::Fetch { call, wanted };
+        // What the last answer brought is durable before the next one comes.
+        self.outbox.push(Output::Gated { to, message, durable: true });
+    }
+
+    /// An answer came.
+    pub(super) fn fetched(&mut self, peer: ReplicaId, call: u64, found: Found) {
+        let Some(fetching) = &mut self.fetching else { return };
+        if fetching.source != peer || fetching.call != call || !fetching.is_waiting {
+            return;
+        }
+        (fetching.is_waiting, fetching.due) = (false, self.now);
+        match (fetching.step, found) {
+            (Step::Entries, Found::Entries { from, entries, decided }) => {
+                self.entries_came(from, &entries, decided);
+            }
+            (Step::Entries, Found::Gone) => {
+                let applied = self.store.applied();
+                let install = self.store.install().filter(|i| i.header.applied > applied);
+                fetching.step = if install.is_some() { Step::Chunks } else { Step::Snapshot };
+            }
+            (Step::Snapshot, Found::Snapshot { snapshot, header }) => {
+                if header.applied > self.store.applied() {
+                    fetching.step = Step::Chunks;
+                    let install = Install::of(snapshot, header);
+                    self.store.write_install(InstallWrite::Begin(install));
+                } else {
+                    // The other is behind as well: the next question goes elsewhere.
+                    (fetching.is_waiting, fetching.due) = (true, self.now + 1);
+                }
+            }
+            (Step::Chunks, Found::Chunk(chunk)) => {
+                let is_last = chunk.next.is_none();
+                self.store.write_install(InstallWrite::Chunk(chunk));
+                if is_last {
+                    fetching.step = Step::Entries;
+                    self.switch();
+                }
+            }
+            (Step::Chunks, Found::Gone) => fetching.step = Step::Snapshot,
+            (_, Found::Busy) => fetching.due = self.now + BUSY_TICKS,
+            (_, _) => self.fetching = None,
+        }
+    }
+
+    /// All chunks are there: the copied state takes the place of the one that was there.
+    fn switch(&mut self) {
+        let Some(install) = self.store.install() else { return };
+        let is_newer = install.header.applied > self.store.applied();
+        let step = if is_newer { InstallWrite::Switch } else { InstallWrite::Drop };
+        self.store.write_install(step);
+        let (index, bytes) = (self.store.applied(), install.bytes);
+        self.outbox.notice(Notice::Copied { index, bytes });
+    }
+
+    fn entries_came(&mut self, from: u64, entries: &[crate::entry::Entry], decided: u64) {
+        let applied = self.store.applied();
+        if from == applied + 1 && !entries.is_empty() {
+            let lanes = self.rules.lanes;
+            state_machine::apply(&mut self.store, lanes, Source::Peer, from, entries);
+        }
+        if self.store.applied() >= decided {
+            self.fetching = None;
+            self.ask_to_be_in_step();
+        }
+    }
+
+    /// Tells the leader up to where the state is here, and asks for what comes after it.
+    fn ask_to_be_in_step(&mut self) {
+        let Some(consensus) = &mut self.consensus else { return };
+        let Some((leader, false)) = consensus.leader().filter(|(leader, _)| *leader != self.me)
+        else {
+            return;
+        };
+        let message = PeerMessage::HasState { index: self.store.applied() };
+        let Outbox { outputs, .. } = &mut self.outbox;
+        outputs.push(Output::Gated { to: leader, message, durable: false });
+        consensus.reconnected(leader);
+    }
+}

@@ -1,0 +1,123 @@
+//! Pure: state and entries for replicas that are behind, and when the log is cut.
+//!
+//! What is asked for is read by a thread of its own and sent as it comes; whoever asks sets the
+//! pace. Guarantees that a snapshot nobody reads is closed after a while, that the log is cut only
+//! before what is applied, and that what somebody still fetches is not cut unless the log becomes
+//! several windows long.
+
+use std::collections::BTreeMap;
+
+use kvorum_protocol::status::ReplicaId;
+
+use super::message::{Notice, Output, PeerMessage, Session};
+use super::{Engine, Origin};
+use crate::snapshot::{Found, SnapshotId, Wanted};
+use crate::storage::Store;
+
+/// Ticks after which a snapshot that nobody reads is closed, and entries that nobody fetches may
+/// be cut: long enough for a process to start again and go on.
+const IDLE_TICKS: u64 = 3000;
+
+/// What is being sent.
+#[derive(Default)]
+pub(super) struct Sending {
+    snapshots: BTreeMap<SnapshotId, Fetched>,
+    /// The entries that each peer fetches.
+    entries: BTreeMap<ReplicaId, Fetched>,
+    /// Up to where the peers have the state, as they said in this session.
+    states: BTreeMap<ReplicaId, u64>,
+    opened: u64,
+}
+
+/// Something that is fetched: the index after which the fetcher will need entries, and when it was
+/// asked for last.
+struct Fetched {
+    index: u64,
+    used: u64,
+}
+
+impl Sending {
+    /// The index after which entries are still needed by somebody.
+    fn pinned(&self) -> Option<u64> {
+        let fetched = self.snapshots.values().chain(self.entries.values());
+        fetched.map(|fetched| fetched.index).min()
+    }
+
+    /// Up to where a peer has the state.
+    pub(super) fn state_of(&self, peer: ReplicaId) -> Option<u64> {
+        self.states.get(&peer).copied()
+    }
+
+    /// A peer has the state up to an index.
+    pub(super) fn has_state(&mut self, peer: ReplicaId, index: u64) {
+        self.states.insert(peer, index);
+    }
+
+    /// A session began: what the peer said before may be true no more.
+    pub(super) fn forget(&mut self, peer: ReplicaId) {
+        self.states.remove(&peer);
+    }
+}
+
+impl<S: Store> Engine<S> {
+    /// A peer wants something of the state or the log.
+    pub(super) fn fetch(&mut self, peer: ReplicaId, session: Session, call: u64, wanted: Wanted) {
+        let used = self.now;
+        match &wanted {
+            Wanted::Entries { from } => {
+                let index = from.saturating_sub(1);
+                self.sending.entries.insert(peer, Fetched { index, used });
+            }
+            Wanted::Chunk { snapshot, .. } => {
+                if let Some(fetched) = self.sending.snapshots.get_mut(snapshot) {
+                    fetched.used = used;
+                }
+            }
+            Wanted::Snapshot => self.sending.opened += 1,
+            Wanted::Close { snapshot } => drop(self.sending.snapshots.remove(snapshot)),
+        }
+        let number = self.sending.opened;
+        let origin = Origin::Peer { peer, session, call };
+        self.outbox.push(Output::Read { origin, wanted, number });
+    }
+
+    /// What was wanted is read.
+    pub(super) fn found(&mut self, origin: Origin, found: Found) {
+        if let Found::Snapshot { snapshot, header } = &found {
+            let fetched = Fetched { index: header.applied, used: self.now };
+            self.sending.snapshots.insert(*snapshot, fetched);
+        }
+        if let Origin::Peer { peer, session, call } = origin {
+            self.outbox.reply(peer, session, PeerMessage::Found { call, found });
+        }
+    }
+
+    /// Closes what nobody reads any more.
+    pub(super) fn expire_snapshots(&mut self) {
+        let now = self.now;
+        let is_idle = |fetched: &Fetched| now > fetched.used + IDLE_TICKS;
+        self.sending.entries.retain(|_, fetched| !is_idle(fetched));
+        let snapshots = &mut self.sending.snapshots;
+        let idle = snapshots.iter().filter(|(_, fetched)| is_idle(fetched));
+        for snapshot in idle.map(|(snapshot, _)| *snapshot).collect::<Vec<_>>() {
+            snapshots.remove(&snapshot);
+            let origin = Origin::Peer { peer: self.me, session: Session(0), call: 0 };
+            let wanted = Wanted::Close { snapshot };
+            self.outbox.outputs.push(Output::Read { origin, wanted, number: 0 });
+        }
+    }
+
+    /// Cuts the log where it is longer than it need be.
+    pub(super) fn compact(&mut self) {
+        let Some(consensus) = &mut self.consensus else { return };
+        let Some(cut) = self.store.excess(self.sending.pinned()) else { return };
+        // What is applied comes before this in the disk's one order of writes.
+        let known = consensus.decided().min(self.store.applied());
+        let cut = if self.rules.compacts_what_is_applied { cut } else { consensus.decided() };
+        let is_allowed = known >= cut || !self.rules.compacts_what_is_applied;
+        if is_allowed && cut > consensus.compacted() {
+            consensus.compact(cut);
+            self.outbox.notice(Notice::Compacted { index: cut });
+        }
+    }
+}

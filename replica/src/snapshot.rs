@@ -1,0 +1,215 @@
+//! Pure: the state as it travels, to a replica that is behind and into a backup.
+//!
+//! A snapshot is the state at one applied index, held open by the replica that serves it and read
+//! in chunks: first the lanes, then the keys, each in order. Whoever copies asks for one chunk
+//! after the other, from where the last one ended; so neither side holds more than a chunk.
+//!
+//! Guarantees nothing about how it is read or stored; `storage` does.
+
+use bytes::Bytes;
+use kvorum_protocol::data::LaneId;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::Entry;
+use crate::state_machine::{Lane, Record};
+
+/// Names a snapshot for ever.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct SnapshotId {
+    /// The nonce of the serving replica's start: a snapshot ends with its process.
+    pub nonce: u64,
+    /// Its number in that process.
+    pub number: u64,
+}
+
+/// What a snapshot is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Header {
+    /// The index as of which it shows the state.
+    pub applied: u64,
+    /// About how many keys it has.
+    pub items: u64,
+}
+
+/// One thing of a state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Item {
+    /// What is remembered of a lane.
+    Lane(LaneId, Lane),
+    /// A key and its record.
+    Key(Bytes, Record),
+}
+
+impl Item {
+    /// The cursor after it.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        match self {
+            Self::Lane(lane, _) => Cursor::Lane(*lane),
+            Self::Key(key, _) => Cursor::Key(key.clone()),
+        }
+    }
+
+    /// About how many bytes it takes in memory and on the wire.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        const OVERHEAD: usize = 64;
+        match self {
+            Self::Lane(..) => OVERHEAD,
+            Self::Key(key, record) => OVERHEAD + key.len() + record.value.len(),
+        }
+    }
+}
+
+/// After what a chunk begins.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Cursor {
+    /// Nothing: the first chunk.
+    Start,
+    /// This lane.
+    Lane(LaneId),
+    /// This key; every lane comes before it.
+    Key(Bytes),
+}
+
+/// A part of a state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Chunk {
+    /// What is in it, in order.
+    pub items: Vec<Item>,
+    /// Where the next one begins; `None` after the last.
+    pub next: Option<Cursor>,
+}
+
+impl Chunk {
+    /// Cuts a chunk of about so many bytes, at least one item, from what is left of a state.
+    pub fn cut(mut rest: impl Iterator<Item = Item>, bytes_max: usize) -> Self {
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        while bytes < bytes_max {
+            let Some(item) = rest.next() else { return Self { items, next: None } };
+            bytes += item.weight();
+            items.push(item);
+        }
+        let next = items.last().map(Item::cursor);
+        Self { items, next }
+    }
+
+    /// About how many bytes it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.items.iter().map(Item::weight).sum()
+    }
+}
+
+/// Something to be read beside the replica's own work.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Wanted {
+    /// A snapshot of the state as it is now.
+    Snapshot,
+    /// A chunk of an open snapshot.
+    Chunk {
+        /// Which one.
+        snapshot: SnapshotId,
+        /// After what.
+        after: Cursor,
+    },
+    /// Decided entries.
+    Entries {
+        /// The first index.
+        from: u64,
+    },
+    /// Nothing more of a snapshot.
+    Close {
+        /// Which one.
+        snapshot: SnapshotId,
+    },
+}
+
+/// What was read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Found {
+    /// An open snapshot.
+    Snapshot {
+        /// Its name.
+        snapshot: SnapshotId,
+        /// What it is of.
+        header: Header,
+    },
+    /// A chunk.
+    Chunk(Chunk),
+    /// Decided entries, as many as a chunk holds.
+    Entries {
+        /// The first one's index.
+        from: u64,
+        /// The entries, in order.
+        entries: Vec<Entry>,
+        /// The index up to which entries were decided here.
+        decided: u64,
+    },
+    /// The snapshot was closed, or the entries are compacted.
+    Gone,
+    /// Too many snapshots are open.
+    Busy,
+}
+
+impl Found {
+    /// About how many bytes it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Chunk(chunk) => chunk.weight(),
+            Self::Entries { entries, .. } => entries.iter().map(Entry::weight).sum(),
+            Self::Snapshot { .. } | Self::Gone | Self::Busy => 0,
+        }
+    }
+}
+
+/// State that is being copied to this replica, beside the one that it has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Install {
+    /// What is copied.
+    pub snapshot: SnapshotId,
+    /// What it is of.
+    pub header: Header,
+    /// After what the next chunk begins; `None` when all is there.
+    pub after: Option<Cursor>,
+    /// How many lanes and keys are there.
+    pub items: u64,
+    /// About how many bytes they have.
+    pub bytes: u64,
+}
+
+impl Install {
+    /// The beginning of a copy.
+    #[must_use]
+    pub fn of(snapshot: SnapshotId, header: Header) -> Self {
+        Self { snapshot, header, after: Some(Cursor::Start), items: 0, bytes: 0 }
+    }
+
+    /// How far it is with one more chunk.
+    #[must_use]
+    pub fn after(self, chunk: &Chunk) -> Self {
+        let items = self.items + chunk.items.len() as u64;
+        let bytes = self.bytes + chunk.weight() as u64;
+        Self { after: chunk.next.clone(), items, bytes, ..self }
+    }
+}
+
+/// A step of copying; each is one write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum InstallWrite {
+    /// Begins anew: whatever was copied before is gone.
+    Begin(Install),
+    /// The next chunk.
+    Chunk(Chunk),
+    /// The copied state takes the place of the one that was there.
+    Switch,
+    /// Copying is given up.
+    Drop,
+}
+
+/// Snapshots that are open at a replica. Used by one thread, which is not the driver's.
+pub trait Snapshots {
+    /// Reads something. `number` names a snapshot that is opened by it.
+    fn read(&mut self, wanted: &Wanted, number: u64) -> Found;
+}

@@ -1,0 +1,87 @@
+//! State that is copied to a database, beside the one that it has.
+//!
+//! What is copied goes to column families of its own, chunk by chunk, each with the place where the
+//! next one begins; when all is there, one write makes it the state. Guarantees that a crash leaves
+//! the old state or the new one, and what was copied so far.
+
+use rocksdb::WriteBatch;
+
+use super::Database;
+use super::database::put;
+use super::keys::{self, Generation};
+use crate::snapshot::{Chunk, Install, InstallWrite, Item};
+
+impl Database {
+    /// Takes a step of copying, in one write.
+    pub(super) fn install_step(&mut self, step: InstallWrite) {
+        let mut batch = WriteBatch::default();
+        let aside = self.inner.generation().next();
+        let meta = self.inner.family(keys::META);
+        match step {
+            InstallWrite::Begin(install) => {
+                self.wipe(&mut batch, aside);
+                put(&mut batch, meta, keys::INSTALL, &install);
+                self.inner.write(batch);
+            }
+            InstallWrite::Chunk(chunk) => {
+                let install = self.install_under_way().after(&chunk);
+                self.put_chunk(&mut batch, aside, chunk);
+                put(&mut batch, meta, keys::INSTALL, &install);
+                self.inner.write(batch);
+            }
+            InstallWrite::Switch => self.switch(batch, aside),
+            InstallWrite::Drop => {
+                self.wipe(&mut batch, aside);
+                batch.delete_cf(meta, keys::INSTALL);
+                self.inner.write(batch);
+                self.inner.to_drop().generation = Some(aside);
+            }
+        }
+    }
+
+    fn install_under_way(&self) -> Install {
+        let install = self.inner.get(keys::META, keys::INSTALL);
+        install.expect("a step of copying comes after its beginning")
+    }
+
+    fn put_chunk(&self, batch: &mut WriteBatch, aside: Generation, chunk: Chunk) {
+        let (lanes, keys) = (aside.sessions(), aside.keys());
+        let (lanes, keys) = (self.inner.family(lanes), self.inner.family(keys));
+        for item in chunk.items {
+            match item {
+                Item::Lane(id, lane) => {
+                    put(batch, lanes, &keys::lane(id), &lane);
+                    put(batch, lanes, &keys::lane_use(lane.last_use), &id);
+                }
+                Item::Key(key, record) => {
+                    put(batch, keys, &key, &(record.revision, &record.value));
+                }
+            }
+        }
+    }
+
+    fn switch(&mut self, mut batch: WriteBatch, aside: Generation) {
+        let install = self.install_under_way();
+        let applied = install.header.applied;
+        let meta = self.inner.family(keys::META);
+        put(&mut batch, meta, keys::GENERATION, &aside.0);
+        put(&mut batch, meta, keys::APPLIED, &applied);
+        put(&mut batch, meta, keys::SINCE, &applied);
+        batch.delete_cf(meta, keys::INSTALL);
+        let (first, end) = (0u64.to_be_bytes(), (applied + 1).to_be_bytes());
+        batch.delete_range_cf(self.inner.family(keys::VOID), first, end);
+        self.wipe(&mut batch, aside.next());
+        self.inner.write(batch);
+        self.inner.set_generation(aside);
+        self.inner.to_drop().generation = Some(aside.next());
+        self.set_applied(applied, applied);
+    }
+
+    /// Removes everything of a generation. Its files may go after a sync of that, and before
+    /// anything new comes to them: a chunk is asked for only after a sync.
+    fn wipe(&self, batch: &mut WriteBatch, generation: Generation) {
+        for family in [generation.keys(), generation.sessions()] {
+            batch.delete_range_cf(self.inner.family(family), Vec::new(), keys::end());
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Pure: everything that is on a disk in memory.
+//!
+//! Guarantees that the same writes make the same image, so that what a crash leaves is the image
+//! of a prefix of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use kvorum_protocol::data::LaneId;
+use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use omnipaxos::storage::Storage;
+use omnipaxos_storage::memory_storage::MemoryStorage;
+
+use crate::entry::Entry;
+use crate::snapshot::{Chunk, Cursor, Install, InstallWrite, Item};
+use crate::state_machine::{Changes, Lane, Record};
+use crate::storage::Seen;
+use crate::storage::log::{LogNumbers, LogWrite};
+use crate::storage::segments::{LogLimits, Segments};
+
+/// What the wrapped storage promises and we rely on.
+const MEMORY_NEVER_FAILS: &str = "memory storage never fails";
+
+/// Keys, and what is remembered of lanes.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct State {
+    pub keys: BTreeMap<Bytes, Record>,
+    pub lanes: BTreeMap<LaneId, Lane>,
+    pub uses: BTreeMap<u64, LaneId>,
+}
+
+/// One configuration's log.
+#[derive(Clone)]
+pub struct ImageLog {
+    storage: MemoryStorage<Entry>,
+    pub segments: Segments,
+}
+
+/// Everything on the disk.
+#[derive(Clone, Default)]
+pub struct Image {
+    pub limits: LogLimits,
+    pub logs: BTreeMap<ConfigurationId, ImageLog>,
+    pub state: State,
+    pub void: BTreeSet<u64>,
+    pub applied: u64,
+    pub since: u64,
+    pub install: Option<Install>,
+    /// The state that is being copied.
+    pub aside: State,
+    pub seen: BTreeMap<ReplicaId, Seen>,
+    pub nonces: BTreeMap<u64, u64>,
+}
+
+/// One write, as a crash may keep or lose it.
+#[derive(Clone)]
+pub enum Write {
+    Log(ConfigurationId, Vec<LogWrite>),
+    Table(Changes),
+    Install(InstallWrite),
+    Seen(ReplicaId, Seen),
+    Nonce(u64, u64),
+}
+
+impl Image {
+    pub fn apply(&mut self, write: Write) {
+        match write {
+            Write::Log(configuration, writes) => {
+                let empty = || ImageLog {
+                    storage: MemoryStorage::default(),
+                    segments: Segments::new(self.limits, 0),
+                };
+                let log = self.logs.entry(configuration).or_insert_with(empty);
+                for write in writes {
+                    if let LogWrite::Compact(position) = write {
+                        self.void = self.void.split_off(&(position as u64 + 1));
+                    }
+                    log.apply(write);
+                }
+            }
+            Write::Table(changes) => self.commit(changes),
+            Write::Install(step) => self.install(step),
+            Write::Seen(peer, seen) => drop(self.seen.insert(peer, seen)),
+            Write::Nonce(incarnation, nonce) => drop(self.nonces.insert(incarnation, nonce)),
+        }
+    }
+
+    fn commit(&mut self, changes: Changes) {
+        merge(&mut self.state.keys, changes.keys);
+        merge(&mut self.state.lanes, changes.lanes);
+        merge(&mut self.state.uses, changes.uses);
+        if changes.beside_log {
+            self.since = changes.applied;
+        } else {
+            self.void.extend(changes.void);
+        }
+        self.applied = changes.applied;
+    }
+
+    fn install(&mut self, step: InstallWrite) {
+        match step {
+            InstallWrite::Begin(install) => {
+                self.aside = State::default();
+                self.install = Some(install);
+            }
+            InstallWrite::Chunk(chunk) => {
+                let install = self.install.take().expect("a chunk belongs to a copy");
+                self.install = Some(install.after(&chunk));
+                self.aside.extend(chunk.items);
+            }
+            InstallWrite::Switch => {
+                let install = self.install.take().expect("a copy is switched to once");
+                self.state = std::mem::take(&mut self.aside);
+                self.applied = install.header.applied;
+                self.since = install.header.applied;
+                self.void = self.void.split_off(&(self.since + 1));
+            }
+            InstallWrite::Drop => {
+                self.aside = State::default();
+                self.install = None;
+            }
+        }
+    }
+
+    pub fn numbers(&self, configuration: ConfigurationId) -> LogNumbers {
+        let Some(ImageLog { storage, .. }) = self.logs.get(&configuration) else {
+            return LogNumbers::default();
+        };
+        let compacted = storage.get_compacted_idx().expect(MEMORY_NEVER_FAILS);
+        LogNumbers {
+            promise: storage.get_promise().expect(MEMORY_NEVER_FAILS),
+            accepted_round: storage.get_accepted_round().expect(MEMORY_NEVER_FAILS),
+            decided: storage.get_decided_idx().expect(MEMORY_NEVER_FAILS),
+            compacted,
+            accepted: compacted + storage.get_log_len().expect(MEMORY_NEVER_FAILS),
+        }
+    }
+
+    /// The entries at positions `from..to`, or none if some of them are not there.
+    pub fn entries(&self, configuration: ConfigurationId, from: usize, to: usize) -> Vec<Entry> {
+        let numbers = self.numbers(configuration);
+        match self.logs.get(&configuration) {
+            Some(log) if from >= numbers.compacted && to <= numbers.accepted => {
+                log.storage.get_entries(from, to).expect(MEMORY_NEVER_FAILS)
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl State {
+    fn extend(&mut self, items: Vec<Item>) {
+        for item in items {
+            match item {
+                Item::Lane(id, lane) => {
+                    self.uses.insert(lane.last_use, id);
+                    self.lanes.insert(id, lane);
+                }
+                Item::Key(key, record) => drop(self.keys.insert(key, record)),
+            }
+        }
+    }
+
+    /// The chunk after a cursor, of about so many bytes.
+    pub fn chunk(&self, after: &Cursor, bytes_max: usize) -> Chunk {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let lanes = match after {
+            Cursor::Start => Some(Unbounded),
+            Cursor::Lane(lane) => Some(Excluded(*lane)),
+            Cursor::Key(_) => None,
+        };
+        let keys = match after {
+            Cursor::Key(key) => Excluded(key.clone()),
+            _ => Unbounded,
+        };
+        let lanes = lanes.into_iter().flat_map(|from| self.lanes.range((from, Unbounded)));
+        let lanes = lanes.map(|(id, lane)| Item::Lane(*id, *lane));
+        let keys = self.keys.range((keys, Unbounded));
+        let keys = keys.map(|(key, record)| Item::Key(key.clone(), record.clone()));
+        Chunk::cut(lanes.chain(keys), bytes_max)
+    }
+}
+
+impl ImageLog {
+    fn apply(&mut self, write: LogWrite) {
+        let log = &mut self.storage;
+        let written = match write {
+            LogWrite::AppendAt(from, entries) => {
+                self.segments.truncate(from);
+                for entry in &entries {
+                    self.segments.push(entry.weight());
+                }
+                log.append_on_prefix(from, entries)
+            }
+            LogWrite::Promise(ballot) => log.set_promise(ballot),
+            LogWrite::AcceptedRound(ballot) => log.set_accepted_round(ballot),
+            LogWrite::Decided(decided) => log.set_decided_idx(decided),
+            LogWrite::Compact(index) => {
+                self.segments.compact(index);
+                // `trim` underflows below the index already compacted.
+                match index > log.get_compacted_idx().expect(MEMORY_NEVER_FAILS) {
+                    true => log.trim(index).and_then(|()| log.set_compacted_idx(index)),
+                    false => Ok(()),
+                }
+            }
+        };
+        written.expect(MEMORY_NEVER_FAILS);
+    }
+}
+
+fn merge<K: Ord, V>(map: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
+    for (key, change) in changes {
+        match change {
+            Some(value) => map.insert(key, value),
+            None => map.remove(&key),
+        };
+    }
+}

@@ -1,0 +1,65 @@
+//! Snapshots of a disk in memory.
+//!
+//! Guarantees what [`Snapshots`] promises. A snapshot is a copy of the keys: what they share is
+//! only their values, so it costs memory for the time of a transfer.
+
+use std::collections::BTreeMap;
+
+use super::Memory;
+use super::image::State;
+use crate::entry::Entry;
+use crate::snapshot::{Found, Header, SnapshotId, Snapshots, Wanted};
+use crate::storage::Store;
+
+/// Snapshots that are open.
+pub struct MemorySnapshots {
+    memory: Memory,
+    open: BTreeMap<SnapshotId, State>,
+}
+
+impl MemorySnapshots {
+    pub(super) fn new(memory: Memory) -> Self {
+        Self { memory, open: BTreeMap::new() }
+    }
+
+    fn entries(&self, from: u64) -> Found {
+        let configuration = self.memory.configuration().id;
+        let bytes_max = self.memory.limits().chunk;
+        let numbers = self.memory.disk().current.numbers(configuration);
+        let decided = numbers.decided as u64;
+        if from <= numbers.compacted as u64 {
+            return Found::Gone;
+        }
+        let entries: Vec<Entry> = match from <= decided {
+            true => self.memory.decided(configuration, from, decided, bytes_max).entries,
+            false => Vec::new(),
+        };
+        Found::Entries { from, entries, decided }
+    }
+}
+
+impl Snapshots for MemorySnapshots {
+    fn read(&mut self, wanted: &Wanted, number: u64) -> Found {
+        match wanted {
+            Wanted::Snapshot => {
+                let nonce = self.memory.identity().nonce;
+                let disk = self.memory.disk();
+                let image = &disk.current;
+                let items = image.state.keys.len() as u64;
+                let snapshot = SnapshotId { nonce, number };
+                self.open.insert(snapshot, image.state.clone());
+                let header = Header { applied: image.applied, items };
+                Found::Snapshot { snapshot, header }
+            }
+            Wanted::Chunk { snapshot, after } => match self.open.get(snapshot) {
+                Some(state) => Found::Chunk(state.chunk(after, self.memory.limits().chunk)),
+                None => Found::Gone,
+            },
+            Wanted::Entries { from } => self.entries(*from),
+            Wanted::Close { snapshot } => {
+                self.open.remove(snapshot);
+                Found::Gone
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Snapshots of a database, and entries of its log, read beside the driver.
+//!
+//! Guarantees that a snapshot shows the state at one index, whatever is written meanwhile, and
+//! that one whose files may be gone, because a copied state took the place of the one that it
+//! shows, is found closed. Reads leave the block cache as it was.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kvorum_protocol::status::ConfigurationId;
+use rocksdb::{DB, Direction, IteratorMode, ReadOptions, SnapshotWithThreadMode};
+
+use super::database::Inner;
+use super::keys::{self, Generation};
+use crate::entry::Entry;
+use crate::snapshot::{Chunk, Cursor, Found, Header, Item, SnapshotId, Snapshots, Wanted};
+use crate::state_machine::Record;
+
+/// Snapshots that may be open at once: each keeps old records from being removed.
+const SNAPSHOTS_MAX: usize = 8;
+
+/// An open snapshot.
+struct Open<'a> {
+    snapshot: SnapshotWithThreadMode<'a, DB>,
+    generation: Generation,
+}
+
+/// Snapshots that are open.
+pub struct RocksSnapshots<'a> {
+    inner: &'a Inner,
+    nonce: u64,
+    configuration: ConfigurationId,
+    open: BTreeMap<SnapshotId, Open<'a>>,
+}
+
+impl<'a> RocksSnapshots<'a> {
+    pub(super) fn new(inner: &'a Inner, nonce: u64, configuration: ConfigurationId) -> Self {
+        Self { inner, nonce, configuration, open: BTreeMap::new() }
+    }
+
+    fn open(&mut self, number: u64) -> Found {
+        self.open.retain(|_, open| open.generation == self.inner.generation());
+        if self.open.len() >= SNAPSHOTS_MAX {
+            return Found::Busy;
+        }
+        let inner = self.inner;
+        let snapshot = inner.db.snapshot();
+        let meta = |key: &[u8]| match snapshot.get_pinned_cf(inner.family(keys::META), key) {
+            Ok(bytes) => bytes.map_or(0, |bytes| inner.decode(keys::META, key, &bytes)),
+            Err(error) => inner.read_failed(&error),
+        };
+        // Both are changed together, and the snapshot sees them so.
+        let (applied, generation) = (meta(keys::APPLIED), Generation(meta(keys::GENERATION)));
+        let family = inner.family(generation.keys());
+        let items = inner.db.property_int_value_cf(family, rocksdb::properties::ESTIMATE_NUM_KEYS);
+        let items = items.ok().flatten().unwrap_or(0);
+        let name = SnapshotId { nonce: self.nonce, number };
+        self.open.insert(name, Open { snapshot, generation });
+        Found::Snapshot { snapshot: name, header: Header { applied, items } }
+    }
+
+    fn chunk(&self, snapshot: SnapshotId, after: &Cursor) -> Found {
+        let Some(open) = self.open.get(&snapshot) else { return Found::Gone };
+        let lanes = match after {
+            Cursor::Start => Some(b"l".to_vec()),
+            Cursor::Lane(lane) => Some([&keys::lane(*lane)[..], &[0]].concat()),
+            Cursor::Key(_) => None,
+        };
+        let keys = match after {
+            Cursor::Key(key) => [key, &[0][..]].concat(),
+            _ => Vec::new(),
+        };
+        let inner = self.inner;
+        let sessions = open.generation.sessions();
+        let lanes = lanes.into_iter().flat_map(|from| {
+            open.records(inner, sessions, &from, keys::LANES_END.to_vec()).map(|(key, record)| {
+                let lane = inner.decode(sessions, &key, &record);
+                let Some(id) = keys::lane_of(&key) else {
+                    inner.damaged(&format!("{} is no lane", key.escape_ascii()));
+                };
+                Item::Lane(id, lane)
+            })
+        });
+        let family = open.generation.keys();
+        let records = open.records(inner, family, &keys, keys::end());
+        let keys = records.map(|(key, record)| {
+            let (revision, value): (u64, Bytes) = inner.decode(family, &key, &record);
+            Item::Key(Bytes::from(key), Record { revision, value })
+        });
+        let chunk = Chunk::cut(lanes.chain(keys), inner.limits.chunk);
+        // Its files are removed only after the switch: what was read before it is whole.
+        match open.generation == inner.generation() {
+            true => Found::Chunk(chunk),
+            false => Found::Gone,
+        }
+    }
+
+    fn entries(&self, from: u64) -> Found {
+        let inner = self.inner;
+        let numbers = *inner.numbers();
+        let decided = numbers.decided as u64;
+        if from <= numbers.compacted as u64 {
+            return Found::Gone;
+        }
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        let first = keys::entry(self.configuration, from - 1);
+        let end = keys::entry(self.configuration, decided.max(from - 1));
+        inner.each(keys::LOG, &first, Some(&end), |key, record| {
+            let next = from - 1 + entries.len() as u64;
+            let is_next = key == keys::entry(self.configuration, next);
+            if is_next {
+                let entry: Entry = inner.decode(keys::LOG, key, record);
+                bytes += entry.weight();
+                entries.push(entry);
+            }
+            is_next && bytes < inner.limits.chunk
+        });
+        // The log may have been cut meanwhile.
+        match entries.is_empty() && from <= decided {
+            true => Found::Gone,
+            false => Found::Entries { from, entries, decided },
+        }
+    }
+}
+
+impl Open<'_> {
+    fn records<'i>(
+        &'i self,
+        inner: &'i Inner,
+        family: &str,
+        from: &[u8],
+        end: Vec<u8>,
+    ) -> impl Iterator<Item = (Box<[u8]>, Box<[u8]>)> + use<'i> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(end);
+        options.fill_cache(false);
+        let mode = IteratorMode::From(from, Direction::Forward);
+        let records = self.snapshot.iterator_cf_opt(inner.family(family), options, mode);
+        records.map(|item| match item {
+            Ok(item) => item,
+            Err(error) => inner.read_failed(&error),
+        })
+    }
+}
+
+impl Snapshots for RocksSnapshots<'_> {
+    fn read(&mut self, wanted: &Wanted, number: u64) -> Found {
+        match wanted {
+            Wanted::Snapshot => self.open(number),
+            Wanted::Chunk { snapshot, after } => self.chunk(*snapshot, after),
+            Wanted::Entries { from } => self.entries(*from),
+            Wanted::Close { snapshot } => {
+                self.open.remove(snapshot);
+                Found::Gone
+            }
+        }
+    }
+}

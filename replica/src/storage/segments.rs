@@ -1,0 +1,190 @@
+//! Pure: how many bytes of the log stand where.
+//!
+//! The log is cut, and its newest part is sent, by bytes; so it is known, to within a segment,
+//! where its newest so many bytes begin. Guarantees that an answer is a position in the log.
+//! Where entries were removed from within a segment, its bytes are an estimate.
+
+use std::collections::VecDeque;
+
+/// How much of the log is kept and how much travels at once, in bytes as `Entry::weight` counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogLimits {
+    /// Newest entries that stay when the log is cut: a peer that lacks no more gets entries.
+    pub window: u64,
+    /// The log is cut when it has so much more: cuts are large and rare, because each leaves a
+    /// range tombstone.
+    pub step: u64,
+    /// Most that a message of the consensus library carries of what a peer lacks; whoever lacks
+    /// more fetches it in chunks first.
+    pub sync: u64,
+    /// One chunk of state or of entries.
+    pub chunk: usize,
+    /// What is known to within so much.
+    pub segment: u64,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { window: 64 << 20, step: 32 << 20, sync: 8 << 20, chunk: 512 << 10, segment: 1 << 20 }
+    }
+}
+
+/// A run of entries.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    entries: usize,
+    bytes: u64,
+}
+
+impl Segment {
+    /// The bytes of some of its entries.
+    fn share(&self, entries: usize) -> u64 {
+        self.bytes * entries as u64 / self.entries.max(1) as u64
+    }
+
+    fn remove(&mut self, entries: usize) {
+        self.bytes -= self.share(entries);
+        self.entries -= entries;
+    }
+}
+
+/// A log's entries, in segments.
+#[derive(Clone, Debug)]
+pub struct Segments {
+    limits: LogLimits,
+    segments: VecDeque<Segment>,
+    bytes: u64,
+    end: usize,
+}
+
+impl Segments {
+    /// Of an empty log that begins at a position.
+    #[must_use]
+    pub fn new(limits: LogLimits, begin: usize) -> Self {
+        Self { limits, segments: VecDeque::new(), bytes: 0, end: begin }
+    }
+
+    /// One more entry at the end.
+    pub fn push(&mut self, bytes: usize) {
+        self.end += 1;
+        self.bytes += bytes as u64;
+        match self.segments.back_mut() {
+            Some(last) if last.bytes < self.limits.segment => {
+                last.entries += 1;
+                last.bytes += bytes as u64;
+            }
+            _ => self.segments.push_back(Segment { entries: 1, bytes: bytes as u64 }),
+        }
+    }
+
+    /// Entries at and after a position were removed.
+    pub fn truncate(&mut self, position: usize) {
+        while self.end > position
+            && let Some(last) = self.segments.back_mut()
+        {
+            let removed = last.entries.min(self.end - position);
+            self.bytes -= last.share(removed);
+            last.remove(removed);
+            self.end -= removed;
+            if last.entries == 0 {
+                self.segments.pop_back();
+            }
+        }
+    }
+
+    /// Entries before a position were removed; the log may end before it, and then begins there.
+    pub fn compact(&mut self, position: usize) {
+        let mut begin = self.begin();
+        while begin < position
+            && let Some(first) = self.segments.front_mut()
+        {
+            let removed = first.entries.min(position - begin);
+            begin += removed;
+            self.bytes -= first.share(removed);
+            first.remove(removed);
+            if first.entries == 0 {
+                self.segments.pop_front();
+            }
+        }
+        self.end = self.end.max(position);
+    }
+
+    fn begin(&self) -> usize {
+        self.end - self.segments.iter().map(|segment| segment.entries).sum::<usize>()
+    }
+
+    /// Where the newest entries begin that together have at most so many bytes.
+    fn newest(&self, bytes: u64) -> usize {
+        let (mut position, mut left) = (self.end, bytes);
+        for segment in self.segments.iter().rev() {
+            let Some(rest) = left.checked_sub(segment.bytes) else { break };
+            left = rest;
+            position -= segment.entries;
+        }
+        position
+    }
+
+    /// Where that part of the log begins which may travel in one message.
+    #[must_use]
+    pub fn sendable(&self) -> usize {
+        self.newest(self.limits.sync)
+    }
+
+    /// Up to where the log should be cut, if it is long enough. `pinned` is the first position that
+    /// somebody still fetches: it is kept unless that makes the log several windows long.
+    #[must_use]
+    pub fn excess(&self, pinned: Option<usize>) -> Option<usize> {
+        /// Windows that a fetch under way may make of the log.
+        const PINNED_WINDOWS: u64 = 4;
+        let LogLimits { window, step, .. } = self.limits;
+        let cut = self.newest(window);
+        let is_pinned = pinned.is_some_and(|pinned| pinned < cut);
+        let most = if is_pinned { PINNED_WINDOWS * window } else { window };
+        (self.bytes > most + step).then_some(cut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: LogLimits = LogLimits { window: 100, step: 50, sync: 40, chunk: 10, segment: 10 };
+
+    fn of(entries: usize) -> Segments {
+        let mut segments = Segments::new(LIMITS, 7);
+        (0..entries).for_each(|_| segments.push(5));
+        segments
+    }
+
+    #[test]
+    fn positions_follow_bytes() {
+        let segments = of(100);
+        assert_eq!((segments.begin(), segments.end, segments.bytes), (7, 107, 500));
+        assert_eq!(segments.sendable(), 107 - 8, "eight entries of five bytes");
+        assert_eq!(segments.excess(None), Some(107 - 20));
+        assert_eq!(of(30).excess(None), None, "not beyond window and step");
+        assert_eq!(of(31).excess(None), Some(38 - 20 + 1), "to within a segment");
+    }
+
+    #[test]
+    fn what_is_fetched_is_kept_for_a_while() {
+        assert_eq!(of(60).excess(Some(10)), None, "three windows are kept");
+        assert_eq!(of(60).excess(Some(60)), Some(67 - 20), "the fetch needs less than the window");
+        assert!(of(91).excess(Some(10)).is_some(), "and then no more");
+    }
+
+    #[test]
+    fn cut_at_either_end_it_still_adds_up() {
+        let mut segments = of(100);
+        segments.truncate(50);
+        assert_eq!((segments.begin(), segments.end, segments.bytes), (7, 50, 215));
+        segments.compact(40);
+        assert_eq!((segments.begin(), segments.end, segments.bytes), (40, 50, 50));
+        segments.compact(60);
+        assert_eq!((segments.begin(), segments.end, segments.bytes), (60, 60, 0));
+        segments.push(5);
+        assert_eq!((segments.begin(), segments.sendable()), (60, 60));
+        segments.truncate(60);
+        assert_eq!((segments.begin(), segments.end, segments.bytes), (60, 60, 0));
+    }
+}
