@@ -100,6 +100,13 @@ impl Metrics {
             gauge("is_ready", "1 while the replica is ready", u64::from(status.is_ready));
             gauge("incarnation", "Starts on this volume", status.incarnation);
             let up = status.links.iter().filter(|link| link.is_up).count() as u64;
+            let copied = status.catching_up.as_ref().map(|c| (c.items, c.items_expected, c.bytes));
+            let (items, expected, bytes) = copied.unwrap_or_default();
+            let is_behind = u64::from(status.catching_up.is_some());
+            gauge("is_catching_up", "1 while it copies what it lacks", is_behind);
+            gauge("copied_items", "Lanes and keys copied so far", items);
+            gauge("copied_items_expected", "About how many there are", expected);
+            gauge("copied_bytes", "About how many bytes were copied so far", bytes);
             gauge("links_up", "Peers with a session", up);
         }
         let waiting = [

@@ -31,6 +31,7 @@ pub fn status_of(total: usize, place: usize) -> Status {
         decided: 100,
         applied: 100,
         compacted: 0,
+        catching_up: None,
         is_ready: true,
         allows_faults: true,
         links: (0..total).filter(|peer| *peer != place).map(link).collect(),

@@ -365,6 +365,7 @@ impl State {
             decided: self.decided,
             applied: self.decided,
             compacted: 0,
+            catching_up: None,
             is_ready: self.leader.is_some(),
             allows_faults: true,
             links: all.filter(|peer| *peer != place).map(link).collect(),

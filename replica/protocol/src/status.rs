@@ -112,6 +112,21 @@ pub struct LinkStatus {
     pub sessions: u64,
 }
 
+/// How far a replica is that is so far behind that it copies what it lacks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CatchingUp {
+    /// The replica that it copies from, by name.
+    pub from: String,
+    /// The index that it has to reach; the leader's when it said so.
+    pub target: u64,
+    /// Lanes and keys copied; 0 while it copies entries.
+    pub items: u64,
+    /// About how many there are; 0 while it copies entries.
+    pub items_expected: u64,
+    /// About how many bytes were copied.
+    pub bytes: u64,
+}
+
 /// What a replica says about itself.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -139,6 +154,8 @@ pub struct Status {
     pub applied: u64,
     /// Entries no longer in its log.
     pub compacted: u64,
+    /// How far it is, when it copies what it lacks.
+    pub catching_up: Option<CatchingUp>,
     /// Whether it is a voter, knows a leader and lags by no more than the bound.
     pub is_ready: bool,
     /// Whether an administrator may cut links and crash it.

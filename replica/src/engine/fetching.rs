@@ -1,7 +1,7 @@
 //! Pure: how a replica that is behind catches up.
 //!
-//! A leader whose log does not hold, or not within one message, what this replica lacks says so. Then
-//! the replica asks for decided entries after what it has applied; if they are compacted, for a
+//! A leader whose log does not hold, or not within one message, what this replica lacks says so.
+//! Then the replica asks for decided entries after what it has applied; if they are compacted, for a
 //! snapshot, chunk by chunk, which is written beside the state and takes its place at once; then
 //! for the entries after it. When it has what the other had, it asks to be brought into step.
 //!
@@ -10,10 +10,11 @@
 //! falls silent the rest comes from another replica; and that neither promise nor log is touched:
 //! only the consensus library changes those.
 
-use kvorum_protocol::status::ReplicaId;
+use kvorum_protocol::status::{CatchingUp, ReplicaId};
 
 use super::message::{Notice, Output, PeerMessage};
 use super::{Engine, Outbox};
+use crate::entry::Entry;
 use crate::snapshot::{Found, Install, InstallWrite, Wanted};
 use crate::state_machine::{self, Source};
 use crate::storage::Store;
@@ -27,6 +28,8 @@ const BUSY_TICKS: u64 = 100;
 #[derive(Debug)]
 pub(super) struct Fetching {
     source: ReplicaId,
+    /// The index to be reached, as the leader said when it began.
+    target: u64,
     step: Step,
     /// The number of the question that is under way.
     call: u64,
@@ -53,14 +56,27 @@ impl<S: Store> Engine<S> {
             let by = index - self.store.applied();
             let of = self.outbox.peers.name(leader).to_owned();
             self.outbox.notice(Notice::Behind { of, by });
-            self.begin_fetch(leader);
+            self.begin_fetch(leader, index);
         }
     }
 
-    fn begin_fetch(&mut self, source: ReplicaId) {
+    /// How far this replica is, when it is catching up.
+    pub(super) fn catching_up(&self) -> Option<CatchingUp> {
+        let Fetching { source, target, step, .. } = self.fetching.as_ref()?;
+        let install = self.store.install().filter(|_| *step == Step::Chunks);
+        Some(CatchingUp {
+            from: self.outbox.peers.name(*source).to_owned(),
+            target: *target,
+            items: install.as_ref().map_or(0, |install| install.items),
+            items_expected: install.as_ref().map_or(0, |install| install.header.items),
+            bytes: install.as_ref().map_or(0, |install| install.bytes),
+        })
+    }
+
+    fn begin_fetch(&mut self, source: ReplicaId, target: u64) {
         self.fetches += 1;
         let (step, call, due) = (Step::Entries, self.fetches, self.now);
-        self.fetching = Some(Fetching { source, step, call, due, is_waiting: false });
+        self.fetching = Some(Fetching { source, target, step, call, due, is_waiting: false });
     }
 
     /// Asks for what is next, if it is time to. To be called once a tick: that bounds the rate.
@@ -76,7 +92,8 @@ impl<S: Store> Engine<S> {
         }
         if fetching.is_waiting || !is_linked {
             let Some(other) = self.next_source(fetching.source) else { return };
-            self.begin_fetch(other);
+            let target = fetching.target;
+            self.begin_fetch(other, target);
         }
         self.ask();
     }
@@ -164,7 +181,7 @@ impl<S: Store> Engine<S> {
         self.outbox.notice(Notice::Copied { index, bytes });
     }
 
-    fn entries_came(&mut self, from: u64, entries: &[crate::entry::Entry], decided: u64) {
+    fn entries_came(&mut self, from: u64, entries: &[Entry], decided: u64) {
         let applied = self.store.applied();
         if from == applied + 1 && !entries.is_empty() {
             let lanes = self.rules.lanes;

@@ -1,7 +1,9 @@
 //! Pure: handing leadership over.
 //!
 //! The leader stops proposing, waits until the target has accepted everything, then asks it to
-//! lead; a candidate that is too far behind asks whoever is ahead of it. Guarantees that a hand-over ends: the target leads, or after a while the leader leads on.
+//! lead; a candidate that is too far behind asks whoever is ahead of it.
+//!
+//! Guarantees that a hand-over ends: the target leads, or after a while the leader leads on.
 
 use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};

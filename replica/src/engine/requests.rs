@@ -101,7 +101,8 @@ impl<S: Store> Engine<S> {
 
     /// The leader to pass things on to, when it is another replica with which a session is up.
     fn remote_leader(&self) -> Result<(ReplicaId, Session), Refusal> {
-        let trouble = self.disowned_by.is_some() || self.consensus.is_none();
+        let is_out = self.disowned_by.is_some() || self.consensus.is_none();
+        let trouble = is_out || self.fetching.is_some();
         if let Some(trouble) = self.trouble().filter(|_| trouble) {
             return Err(Refusal::Unavailable(trouble));
         }

@@ -2,7 +2,7 @@
 //!
 //! Guarantees that whatever keeps the replica from serving is said in words, with the cure.
 
-use kvorum_protocol::status::{Ballot, ReplicaId, Role, Status};
+use kvorum_protocol::status::{Ballot, CatchingUp, ReplicaId, Role, Status};
 use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
 
 use super::Engine;
@@ -74,6 +74,7 @@ impl<S: Store> Engine<S> {
             decided,
             applied,
             compacted,
+            catching_up: self.catching_up(),
             is_ready: matches!(role, Role::Leader | Role::Follower)
                 && decided - applied <= READY_LAG_MAX
                 && !self.leads_alone(),
@@ -123,6 +124,18 @@ impl<S: Store> Engine<S> {
             let missing = self.outbox.peers.not_met().join(", ");
             return Some(format!(
                 "a new cluster starts when every member was met once; not met yet: {missing}"
+            ));
+        }
+        if let Some(CatchingUp { from, target, items, items_expected, bytes }) = self.catching_up()
+        {
+            let lacks = target.saturating_sub(self.store.applied());
+            let copied = match items_expected {
+                0 => String::new(),
+                _ => format!("; {items} of about {items_expected} keys are there ({bytes} bytes)"),
+            };
+            return Some(format!(
+                "this replica lacks {lacks} entries and copies what it lacks from {from}{copied}; \
+                 it serves again by itself when it has it"
             ));
         }
         if self.leads_alone() {

@@ -1,0 +1,168 @@
+//! A replica that was away for long gets the state from the others, over real processes.
+//!
+//! `KVORUM_STATE_MIB` says how much state there is; by default little, so that it takes seconds.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "harness/cluster.rs"]
+mod cluster;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, leader, status_when};
+use kvorum_protocol::client::Route;
+use kvorum_protocol::message::{Consistency, Scan};
+use kvorum_protocol::status::{Role, Status};
+use kvorum_protocol::{Client, Key, Value};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::task::JoinSet;
+
+/// Much more than the log keeps.
+const STATE_MIB: u64 = 160;
+const VALUE_BYTES: usize = 1024;
+const WRITERS: u64 = 64;
+
+fn state_mib() -> u64 {
+    std::env::var("KVORUM_STATE_MIB").map_or(STATE_MIB, |text| text.parse().unwrap())
+}
+
+/// A value that does not compress, and is told by its number.
+fn value(number: u64) -> Value {
+    let mut bytes = Vec::with_capacity(VALUE_BYTES);
+    let mut word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    while bytes.len() < VALUE_BYTES {
+        word ^= word << 13;
+        word ^= word >> 7;
+        word ^= word << 17;
+        bytes.extend(word.to_le_bytes());
+    }
+    Value::from(bytes)
+}
+
+fn key(number: u64) -> Key {
+    Key::from(format!("key/{number:08}"))
+}
+
+/// Writes keys of a range.
+async fn fill(client: &Arc<Client>, range: std::ops::Range<u64>) {
+    let mut tasks = JoinSet::new();
+    for writer in 0..WRITERS {
+        let (client, range) = (Arc::clone(client), range.clone());
+        tasks.spawn(async move {
+            for number in range.filter(|number| number % WRITERS == writer) {
+                client.put(key(number), value(number), &Route::Any).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+}
+
+/// Memory of a process that is its own, in KiB.
+fn memory(process: Pid) -> u64 {
+    let path = format!("/proc/{}/status", process.as_raw_nonzero());
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("RssAnon:"));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
+}
+
+/// The supervisor starts whatever dies; so what is to be away is stopped.
+fn stop(process: Pid) {
+    kill_process(process, Signal::STOP).unwrap();
+}
+
+fn is_in_step(status: &Status) -> bool {
+    status.role == Role::Follower && status.is_ready
+}
+
+/// Everything that was written is at a replica, as it reads by itself.
+async fn assert_has_all(client: &Client, name: &str, count: u64) {
+    let route = Route::Through(name.to_owned());
+    let (mut from, mut next) = (Vec::new(), 0);
+    loop {
+        let consistency = Consistency::Local;
+        let scan = Scan {
+            prefix: b"key/".to_vec(),
+            from: from.clone(),
+            until: Vec::new(),
+            limit: 0,
+            keys_only: false,
+            consistency,
+        };
+        let page = client.scan(scan, &route).await.unwrap();
+        for pair in page.pairs {
+            assert_eq!((pair.key, pair.value), (key(next), value(next)));
+            next += 1;
+        }
+        match page.next {
+            Some(key) => from = key.0.to_vec(),
+            None => break,
+        }
+    }
+    assert_eq!(next, count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_away_for_long_copies_the_state() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let client = cluster.client(Duration::from_secs(30));
+    let leader = leader(&client).await;
+    let names = cluster.names();
+    let away = names.iter().find(|name| **name != leader).unwrap().clone();
+    stop(cluster.process(&away).unwrap());
+    let count = state_mib() * 1024;
+    fill(&client, 0..count).await;
+    let sender = cluster.process(&leader).unwrap();
+    let before = memory(sender);
+
+    // Its folder holds next to nothing; it starts anew and is far behind.
+    let began = Instant::now();
+    cluster.kill(&away);
+    let route = Route::Through(away.clone());
+    let behind = status_when(&client, &route, |s| {
+        s.catching_up.as_ref().is_some_and(|c| c.items > 0 && c.items_expected > 0)
+    });
+    let behind = behind.await;
+    assert!(!behind.is_ready, "a replica that is behind is not ready");
+    let why = behind.trouble.unwrap();
+    assert!(why.contains("lacks") && why.contains("copies"), "it says how far: {why}");
+    let hasty = cluster.client(Duration::from_secs(1));
+    let refused = hasty.get(key(0), Consistency::Linearizable, &route).await;
+    assert!(refused.is_err(), "it has not caught up: {refused:?}");
+
+    // Killed at random points, it goes on where it was.
+    let (mut copied, mut resumed_at) = (0, Vec::new());
+    let (mut sends, mut receives) = (0, 0);
+    for kill in 0..10 {
+        tokio::time::sleep(Duration::from_millis(150 + 37 * kill)).await;
+        cluster.kill(&away);
+        let resumed = status_when(&client, &route, |s| {
+            is_in_step(s) || s.catching_up.as_ref().is_some_and(|c| c.items > 0)
+        });
+        let Some(now) = resumed.await.catching_up.map(|c| c.items) else { break };
+        assert!(now >= copied, "{now} items after {copied}: it began anew");
+        copied = now;
+        resumed_at.push(now);
+        receives = receives.max(cluster.process(&away).map_or(0, memory));
+    }
+    println!("killed, it went on at {resumed_at:?} of {count} keys");
+    assert!(!resumed_at.is_empty(), "it was killed while it copied");
+    loop {
+        sends = sends.max(memory(sender));
+        receives = receives.max(cluster.process(&away).map_or(0, memory));
+        if client.status(&route).await.is_ok_and(|status| is_in_step(&status)) {
+            break;
+        }
+        assert!(began.elapsed() < 6 * cluster::PATIENCE, "the copy comes to its end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!(
+        "{} MiB copied in {:?}; sender's memory {} MiB more, receiver's {} MiB in all",
+        state_mib(),
+        began.elapsed(),
+        sends.saturating_sub(before) / 1024,
+        receives / 1024
+    );
+    fill(&client, count..count + 100).await;
+    assert_has_all(&client, &away, count + 100).await;
+}
