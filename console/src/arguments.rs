@@ -128,6 +128,14 @@ pub enum Command {
     /// Show a failover: kill the leader under load, and prove that nothing is lost
     #[cfg(feature = "local")]
     Demo(Demo),
+    /// Write the whole state, as of one index, to a file, while the cluster goes on
+    Backup {
+        /// The file; it must not exist
+        file: PathBuf,
+    },
+    /// Make a new local cluster with the state of a backup
+    #[cfg(feature = "local")]
+    Restore(Restore),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -140,6 +148,20 @@ pub enum Command {
     #[cfg(feature = "local")]
     #[command(hide = true)]
     Replica(Box<kvorum_replica::settings::Settings>),
+}
+
+/// What a restore takes.
+#[cfg(feature = "local")]
+#[derive(Args, Debug)]
+pub struct Restore {
+    /// The backup
+    pub file: PathBuf,
+    /// The new cluster's folder; it must not exist, or be empty
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// The new cluster's replicas
+    #[arg(long, default_value_t = 3, value_name = "COUNT")]
+    pub replicas: u32,
 }
 
 /// What a demo takes.

@@ -4,6 +4,7 @@
 //! error, and ends with the status that [`Exit`] documents.
 
 mod admin;
+mod backup;
 mod follow;
 mod keys;
 mod status;
@@ -80,6 +81,12 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
         Some(Command::Demo(demo)) => Box::pin(crate::console::demo(demo, &global, named)).await,
         #[cfg(feature = "local")]
         Some(Command::Replica(_)) => Ok(()),
+        Some(Command::Backup { file }) => backup::backup(&file, &global, named).await,
+        #[cfg(feature = "local")]
+        Some(Command::Restore(restore)) => {
+            let done = tokio::task::spawn_blocking(move || crate::local::restore::run(&restore));
+            done.await.unwrap_or_else(|panic| Err(Stop::failed(panic.to_string())))
+        }
         Some(Command::Events) => crate::console::events(&global, named).await,
         Some(Command::Verb(verb)) => run_verb(verb, global, named).await,
         None if global.plain || crate::console::has_terminal() => {

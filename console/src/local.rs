@@ -7,6 +7,7 @@
 
 mod child;
 pub mod folder;
+pub mod restore;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -351,7 +351,9 @@ impl<S: Store> Engine<S> {
             PeerMessage::Yield { configuration, ballot } => {
                 self.asked_to_lead(configuration, ballot, false);
             }
-            PeerMessage::Fetch { call, wanted } => self.fetch(peer, session, call, wanted),
+            PeerMessage::Fetch { call, wanted } => {
+                self.fetch(Origin::Peer { peer, session, call }, wanted);
+            }
             PeerMessage::Found { call, found } => self.fetched(peer, call, found),
             PeerMessage::HasState { index } => self.sending.has_state(peer, index),
         }

@@ -7,7 +7,8 @@
 //! Guarantees nothing about how it is read or stored; `storage` does.
 
 use bytes::Bytes;
-use kvorum_protocol::data::LaneId;
+use kvorum_protocol::data::{LaneId, Value};
+use kvorum_protocol::message::{Answer, Refusal, SnapshotName};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
@@ -70,6 +71,42 @@ pub enum Cursor {
     Lane(LaneId),
     /// This key; every lane comes before it.
     Key(Bytes),
+}
+
+impl Cursor {
+    /// Reads what a client was told; `None` when it was told something else.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [] => Some(Self::Start),
+            bytes => postcard::from_bytes(bytes).ok(),
+        }
+    }
+}
+
+impl From<SnapshotName> for SnapshotId {
+    fn from(name: SnapshotName) -> Self {
+        Self { nonce: name.nonce, number: name.number }
+    }
+}
+
+fn bytes_of(value: &impl Serialize) -> Bytes {
+    Bytes::from(postcard::to_stdvec(value).expect("plain data serializes into memory"))
+}
+
+/// How many keys are among the items.
+#[must_use]
+pub fn keys_in(items: &[Item]) -> u64 {
+    items.iter().filter(|item| matches!(item, Item::Key(..))).count() as u64
+}
+
+/// Reads the part of a backup that a client was given; `None` when it is none.
+#[must_use]
+pub fn items_of(part: &[u8]) -> Option<Vec<Item>> {
+    match postcard::take_from_bytes(part) {
+        Ok((items, [])) => Some(items),
+        _ => None,
+    }
 }
 
 /// A part of a state.
@@ -153,6 +190,25 @@ pub enum Found {
 }
 
 impl Found {
+    /// What a client is told.
+    #[must_use]
+    pub fn answer(self) -> Answer {
+        match self {
+            Self::Snapshot { snapshot: SnapshotId { nonce, number }, header } => Answer::Snapshot {
+                snapshot: SnapshotName { nonce, number },
+                index: header.applied,
+                keys: header.items,
+            },
+            Self::Chunk(chunk) => Answer::Part {
+                keys: keys_in(&chunk.items),
+                next: chunk.next.as_ref().map(|next| Value(bytes_of(next))),
+                part: Value(bytes_of(&chunk.items)),
+            },
+            Self::Busy => Answer::Refused(Refusal::Overloaded),
+            Self::Entries { .. } | Self::Gone => Answer::Refused(Refusal::SnapshotGone),
+        }
+    }
+
     /// About how many bytes it takes.
     #[must_use]
     pub fn weight(&self) -> usize {

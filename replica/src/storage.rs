@@ -20,6 +20,7 @@ pub mod record;
 pub mod rocks_log;
 mod rocks_snapshots;
 pub mod scan;
+pub mod seed;
 pub mod segments;
 
 use kvorum_protocol::message::Scan;

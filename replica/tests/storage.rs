@@ -11,6 +11,7 @@ use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome, Req
 use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use kvorum_replica::entry::{Command, Entry};
+use kvorum_replica::snapshot::{Found, Install, InstallWrite, Snapshots, Wanted};
 use kvorum_replica::state_machine::{Changes, Lane, Record, Table};
 use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::storage::open::Owner;
@@ -148,6 +149,17 @@ proptest! {
     }
 }
 
+fn everything() -> Scan {
+    Scan {
+        prefix: Vec::new(),
+        from: Vec::new(),
+        until: Vec::new(),
+        limit: 0,
+        keys_only: false,
+        consistency: Consistency::Local,
+    }
+}
+
 fn changes(applied: u64) -> Changes {
     let lane = LaneId { client: ClientId(9), number: 1 };
     let outcome = Outcome::Put { revision: applied };
@@ -261,4 +273,103 @@ fn a_process_that_dies_keeps_what_was_synced() {
     let len = recovered.get_log_len().unwrap();
     assert_eq!(len, 3, "the write buffer was never in the file");
     assert_eq!(recovered.get_promise().unwrap(), Some(ballot(1)));
+}
+
+/// A state that is copied chunk by chunk, with the replica started again in between, is the state
+/// that was copied; and before it is whole, the old one is.
+#[test]
+fn a_copied_state_is_the_state_that_was_copied() {
+    let limits = LogLimits { chunk: 4000, ..LogLimits::default() };
+    let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let on_fatal = || Arc::new(|what: &str| panic!("{what}"));
+    let at =
+        |folder: &Path, nonce| Database::open(folder, &owner(), nonce, limits, on_fatal()).unwrap();
+    let mut source = at(there.path(), 1);
+    for applied in 1..=500 {
+        source.commit(changes(applied));
+    }
+    let mut snapshots = source.snapshots();
+    let Found::Snapshot { snapshot, header } = snapshots.read(&Wanted::Snapshot, 1) else {
+        panic!("a snapshot is open");
+    };
+    // What is written later is not in it.
+    let mut later = source.clone();
+    later.commit(changes(501));
+
+    let mut target = at(here.path(), 1);
+    target.commit(changes(1));
+    let old = target.scan(&everything());
+    target.write_install(InstallWrite::Begin(Install::of(snapshot, header)));
+    let mut chunks = 0;
+    while let Some(after) = target.install().and_then(|install| install.after) {
+        let wanted = Wanted::Chunk { snapshot, after };
+        let Found::Chunk(chunk) = snapshots.read(&wanted, 0) else { panic!("it is open") };
+        target.write_install(InstallWrite::Chunk(chunk));
+        chunks += 1;
+        assert_eq!(target.scan(&everything()).pairs, old.pairs, "the old state, until it is whole");
+        if chunks % 3 == 0 {
+            target.sync(target.durable());
+            drop(target);
+            target = at(here.path(), 2 + chunks);
+        }
+    }
+    assert!(chunks > 5, "{chunks}");
+    target.write_install(InstallWrite::Switch);
+    let scratch = tempfile::tempdir().unwrap();
+    let mut plain = at(scratch.path(), 1);
+    (1..=500).for_each(|applied| plain.commit(changes(applied)));
+    let lane = LaneId { client: ClientId(9), number: 1 };
+    for nonce in [98, 99] {
+        assert_eq!((target.applied(), target.since(), target.install()), (500, 500, None));
+        assert_eq!(target.scan(&everything()), plain.scan(&everything()));
+        assert_eq!(target.lane(lane), plain.lane(lane));
+        assert_eq!((target.lane_used_at(500), target.lane_used_at(499)), (Some(lane), None));
+        target.sync(target.durable());
+        drop(target);
+        target = at(here.path(), nonce);
+    }
+    // It goes on from there, and can be copied over once more.
+    target.commit(changes(501));
+    assert_eq!(target.scan(&everything()), later.scan(&everything()));
+    target.write_install(InstallWrite::Begin(Install::of(snapshot, header)));
+    target.write_install(InstallWrite::Drop);
+    assert_eq!(target.scan(&everything()), later.scan(&everything()));
+}
+
+/// A log that was cut begins where it was cut, whatever is asked of it, and its entries stay.
+#[test]
+fn a_log_that_was_cut_holds_what_comes_after() {
+    let limits = LogLimits { window: 4000, step: 2000, sync: 1000, chunk: 500, segment: 500 };
+    let folder = tempfile::tempdir().unwrap();
+    let open = |nonce| {
+        let on_fatal = Arc::new(|what: &str| panic!("{what}"));
+        Database::open(folder.path(), &owner(), nonce, limits, on_fatal).unwrap()
+    };
+    let database = open(1);
+    let mut log = database.log(CONFIGURATION);
+    for _ in 0..200 {
+        log.append_entries(vec![Entry::Noop]).unwrap();
+    }
+    log.set_decided_idx(200).unwrap();
+    assert_eq!(log.get_suffix(100).unwrap(), [Entry::Elsewhere { end: 200 }], "too long to travel");
+    assert_eq!(log.get_suffix(195).unwrap().len(), 5);
+    let cut = usize::try_from(database.excess(None).unwrap()).unwrap();
+    assert!((130..145).contains(&cut), "{cut}: entries of 64 bytes");
+    log.trim(cut).unwrap();
+    assert_eq!(database.excess(None), None);
+    database.sync(database.durable());
+    assert_eq!(log.get_entries(cut - 1, 200).unwrap(), []);
+    let mut snapshots = database.snapshots();
+    let from = cut as u64;
+    assert_eq!(snapshots.read(&Wanted::Entries { from }, 0), Found::Gone);
+    let found = snapshots.read(&Wanted::Entries { from: from + 1 }, 0);
+    let Found::Entries { entries, decided: 200, .. } = found else { panic!("{found:?}") };
+    assert_eq!(entries.len(), 8, "a chunk of them");
+    drop(snapshots);
+    drop((log, database));
+    let database = open(2);
+    let log = database.log(CONFIGURATION);
+    assert_eq!(log.get_compacted_idx().unwrap(), cut);
+    assert_eq!(log.get_entries(cut, 200).unwrap().len(), 200 - cut);
+    assert_eq!(log.get_log_len().unwrap(), 200 - cut);
 }

@@ -65,7 +65,7 @@ impl StatefulSet {
         Ok(Self { cluster, replicas: document.replicas })
     }
 
-    fn write(&self, folder: &Path) -> std::io::Result<()> {
+    pub(super) fn write(&self, folder: &Path) -> std::io::Result<()> {
         let document = Document { cluster: self.cluster.to_string(), replicas: self.replicas };
         let (file, aside) = (folder.join("statefulset.json"), folder.join("statefulset.json.new"));
         let mut new = File::create(&aside)?;
@@ -82,7 +82,7 @@ impl StatefulSet {
     }
 }
 
-fn check_count(replicas: u32) -> Result<(), Stop> {
+pub(super) fn check_count(replicas: u32) -> Result<(), Stop> {
     match replicas {
         2..=REPLICAS_MAX => Ok(()),
         other => Err(Stop::usage(format!(

@@ -18,7 +18,8 @@ use crate::connection::{ConnectError, Connection};
 use crate::data::{Condition, Key, LimitError, Operation, Outcome, Value, validate_key};
 use crate::limits::SESSION_ENTRIES;
 use crate::message::{
-    Admin, Answer, Consistency, Event, Page, Pair, Refusal, Request, Scan, Subscription,
+    Admin, Answer, Consistency, Event, Page, Pair, Refusal, Request, Scan, SnapshotRequest,
+    Subscription,
 };
 use crate::status::{ClusterId, Status};
 use attempts::{Attempts, Tried};
@@ -248,6 +249,18 @@ impl Client {
         }
     }
 
+    /// Takes a step of copying the state; all steps go to the same replica.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn snapshot(
+        &self,
+        request: SnapshotRequest,
+        route: &Route,
+    ) -> Result<Answer, ClientError> {
+        self.read(Request::Snapshot(request), route).await
+    }
+
     /// Asks a replica about itself.
     ///
     /// # Errors
@@ -372,6 +385,7 @@ fn is_final(refusal: &Refusal) -> bool {
         | Refusal::DiskFull { .. }
         | Refusal::Compacted { .. }
         | Refusal::FaultsForbidden
+        | Refusal::SnapshotGone
         | Refusal::UnknownReplica { .. }
         | Refusal::TooManySubscriptions { .. } => true,
         Refusal::NoLeader

@@ -12,8 +12,10 @@
 //! | [`handshake`] | the first exchange on a connection |
 //! | [`frame`] | length-prefixed postcard |
 //! | [`connection`] | one connection: many calls and subscriptions at once |
+//! | [`backup`] | the file of a backup |
 //! | [`client`] | retries, lanes and the fate of a write |
 
+pub mod backup;
 pub mod client;
 pub mod connection;
 pub mod data;

@@ -94,6 +94,8 @@ pub enum Request {
     Subscribe(Subscription),
     /// Administration.
     Admin(Admin),
+    /// Copies the whole state as of one index, part by part.
+    Snapshot(SnapshotRequest),
 }
 
 impl Request {
@@ -105,6 +107,35 @@ impl Request {
             _ => 0,
         }
     }
+}
+
+/// A step of copying the state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum SnapshotRequest {
+    /// Opens a snapshot, which has every write that was acknowledged before. It is closed when
+    /// nobody reads it for some 30 seconds.
+    Open,
+    /// Reads a part.
+    Part {
+        /// Which snapshot.
+        snapshot: SnapshotName,
+        /// Where the part before it said that this one begins; empty for the first.
+        after: Value,
+    },
+    /// Closes it.
+    Close {
+        /// Which snapshot.
+        snapshot: SnapshotName,
+    },
+}
+
+/// Names a snapshot of one process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SnapshotName {
+    /// The process.
+    pub nonce: u64,
+    /// The snapshot's number in it.
+    pub number: u64,
 }
 
 /// A page of keys in order.
@@ -207,6 +238,24 @@ pub enum Answer {
     Refused(Refusal),
     /// Nobody can say whether the write will be decided; ask again with the same id.
     Unknown(Doubt),
+    /// A snapshot is open.
+    Snapshot {
+        /// Its name.
+        snapshot: SnapshotName,
+        /// The index as of which it shows the state.
+        index: u64,
+        /// About how many keys it has.
+        keys: u64,
+    },
+    /// A part of a snapshot.
+    Part {
+        /// What is in it, for a replica to read.
+        part: Value,
+        /// How many keys are in it.
+        keys: u64,
+        /// Where the next part begins; `None` after the last.
+        next: Option<Value>,
+    },
 }
 
 /// A page of a scan. Linearizable by itself; a scan of many pages is not a snapshot.
@@ -274,6 +323,10 @@ pub enum Refusal {
         /// Those that exist.
         members: String,
     },
+    /// The snapshot was closed: the replica started again, copied its own state anew, or nobody
+    /// read it for too long.
+    #[error("the snapshot is closed; begin again")]
+    SnapshotGone,
     /// One more would be over the limit.
     #[error("a connection has at most {most} subscriptions")]
     TooManySubscriptions {

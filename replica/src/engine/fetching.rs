@@ -1,8 +1,8 @@
 //! Pure: how a replica that is behind catches up.
 //!
 //! A leader whose log does not hold, or not within one message, what this replica lacks says so.
-//! Then the replica asks for decided entries after what it has applied; if they are compacted, for a
-//! snapshot, chunk by chunk, which is written beside the state and takes its place at once; then
+//! Then the replica asks for decided entries after what it has applied; if they are compacted, for
+//! a snapshot, chunk by chunk, which is written beside the state and takes its place at once; then
 //! for the entries after it. When it has what the other had, it asks to be brought into step.
 //!
 //! Guarantees that one chunk is under way at a time and is durable before the next is asked for,

@@ -5,7 +5,7 @@
 
 use kvorum_protocol::data::{Operation, Value, validate_key};
 use kvorum_protocol::message::{
-    Admin, Answer, Consistency, Pair, Refusal, Request, ServerFrame, Subscription,
+    Admin, Answer, Consistency, Pair, Refusal, Request, ServerFrame, SnapshotRequest, Subscription,
 };
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
@@ -15,6 +15,7 @@ use super::reads::{Question, Read};
 use super::relays::{Broken, Purpose};
 use super::{Engine, Origin, Outbox};
 use crate::entry::Command;
+use crate::snapshot::{Cursor, Wanted};
 use crate::storage::Store;
 
 /// Bytes of answers to reads that one turn makes; the rest waits for the next turn. Answers are
@@ -38,6 +39,22 @@ impl<S: Store> Engine<S> {
             Request::Status => {
                 let status = Box::new(self.status());
                 self.answer(origin, Answer::Status(status));
+            }
+            Request::Snapshot(SnapshotRequest::Open) => {
+                self.read(origin, Consistency::Linearizable, request);
+            }
+            Request::Snapshot(SnapshotRequest::Part { snapshot, after }) => {
+                match Cursor::read(&after.0) {
+                    Some(after) => {
+                        let snapshot = snapshot.into();
+                        self.fetch(origin, Wanted::Chunk { snapshot, after });
+                    }
+                    None => self.answer(origin, Answer::Refused(Refusal::SnapshotGone)),
+                }
+            }
+            Request::Snapshot(SnapshotRequest::Close { snapshot }) => {
+                self.fetch(origin, Wanted::Close { snapshot: snapshot.into() });
+                self.answer(origin, Answer::Done);
             }
             Request::Subscribe(subscription) => self.subscribe(client, call, subscription),
             Request::Admin(admin) => {
@@ -301,6 +318,10 @@ impl<S: Store> Engine<S> {
                 let page = self.store.scan(scan);
                 bytes = page.pairs.iter().map(Pair::bytes).sum();
                 Answer::Page(page)
+            }
+            Some(Request::Snapshot(_)) => {
+                self.fetch(read.origin, Wanted::Snapshot);
+                return 0;
             }
             _ => return 0,
         };

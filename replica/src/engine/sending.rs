@@ -60,13 +60,15 @@ impl Sending {
 }
 
 impl<S: Store> Engine<S> {
-    /// A peer wants something of the state or the log.
-    pub(super) fn fetch(&mut self, peer: ReplicaId, session: Session, call: u64, wanted: Wanted) {
+    /// A peer, or a client that makes a backup, wants something of the state or the log.
+    pub(super) fn fetch(&mut self, origin: Origin, wanted: Wanted) {
         let used = self.now;
         match &wanted {
             Wanted::Entries { from } => {
                 let index = from.saturating_sub(1);
-                self.sending.entries.insert(peer, Fetched { index, used });
+                if let Origin::Peer { peer, .. } = origin {
+                    self.sending.entries.insert(peer, Fetched { index, used });
+                }
             }
             Wanted::Chunk { snapshot, .. } => {
                 if let Some(fetched) = self.sending.snapshots.get_mut(snapshot) {
@@ -77,7 +79,6 @@ impl<S: Store> Engine<S> {
             Wanted::Close { snapshot } => drop(self.sending.snapshots.remove(snapshot)),
         }
         let number = self.sending.opened;
-        let origin = Origin::Peer { peer, session, call };
         self.outbox.push(Output::Read { origin, wanted, number });
     }
 
@@ -87,8 +88,11 @@ impl<S: Store> Engine<S> {
             let fetched = Fetched { index: header.applied, used: self.now };
             self.sending.snapshots.insert(*snapshot, fetched);
         }
-        if let Origin::Peer { peer, session, call } = origin {
-            self.outbox.reply(peer, session, PeerMessage::Found { call, found });
+        match origin {
+            Origin::Peer { peer, session, call } => {
+                self.outbox.reply(peer, session, PeerMessage::Found { call, found });
+            }
+            Origin::Client { .. } => self.outbox.answer(origin, found.answer()),
         }
     }
 

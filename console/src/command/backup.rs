@@ -1,0 +1,137 @@
+//! `backup`: the whole state, as of one index, in a file.
+//!
+//! Guarantees that the file appears under its name only when it is whole and on the disk, and that
+//! it has every write that was acknowledged before the command began.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use kvorum_protocol::backup::{Header, Writer};
+use kvorum_protocol::client::Route;
+use kvorum_protocol::message::{Answer, SnapshotName, SnapshotRequest};
+use kvorum_protocol::{Client, Value};
+use serde_json::json;
+
+use super::{living, print};
+use crate::arguments::Global;
+use crate::exit::Stop;
+use crate::target::{self, Named};
+
+/// Time between two looks at how far it is, for people.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Writes a backup.
+pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), Stop> {
+    if file.exists() {
+        return Err(Stop::usage(format!("{} exists; name another file", file.display())));
+    }
+    let target = target::choose(global, named, living(), false)?;
+    crate::note(format!("using {}", target.describe()));
+    let client = target.client(global)?;
+    let aside = PathBuf::from(format!("{}.part", file.display()));
+    let written = write(&client, &aside).await;
+    let (header, keys) = match written {
+        Ok(done) => done,
+        Err(stop) => {
+            let _ = fs::remove_file(&aside);
+            return Err(stop);
+        }
+    };
+    fs::rename(&aside, file).map_err(|error| cannot(file, &error))?;
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        File::open(folder)?.sync_all()?;
+    }
+    let bytes = fs::metadata(file)?.len();
+    let index = header.index;
+    let text = format!("{}: index {index}, {keys} keys, {bytes} bytes", file.display());
+    let json = json!({ "file": file, "index": index, "keys": keys, "bytes": bytes });
+    print(global.output, &text, &json)
+}
+
+fn cannot(file: &Path, error: &std::io::Error) -> Stop {
+    Stop::failed(format!("cannot write {}: {error}", file.display()))
+}
+
+async fn write(client: &Client, aside: &Path) -> Result<(Header, u64), Stop> {
+    let status = client.status(&Route::Any).await?;
+    // All parts come from one replica.
+    let route = Route::Through(status.leader.unwrap_or(status.name));
+    let opened = client.snapshot(SnapshotRequest::Open, &route).await?;
+    let Answer::Snapshot { snapshot, index, keys } = opened else {
+        return Err(Stop::failed("the replica's answer to a backup makes no sense"));
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let taken_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+    let header = Header { cluster: status.cluster, index, taken_us };
+    let failed = |error: std::io::Error| cannot(aside, &error);
+    let file = BufWriter::new(File::create(aside).map_err(failed)?);
+    let mut writer = Writer::begin(file, header.clone()).map_err(failed)?;
+    let copied = copy(client, &route, snapshot, keys, &mut writer).await;
+    let _ = client.snapshot(SnapshotRequest::Close { snapshot }, &route).await;
+    let copied = copied?;
+    let file = writer.end().map_err(failed)?;
+    let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
+    file.sync_all().map_err(failed)?;
+    Ok((header, copied))
+}
+
+/// Copies all parts; how many keys they hold.
+async fn copy(
+    client: &Client,
+    route: &Route,
+    snapshot: SnapshotName,
+    keys: u64,
+    writer: &mut Writer<BufWriter<File>>,
+) -> Result<u64, Stop> {
+    let mut progress = Progress::new(keys);
+    let (mut after, mut copied) = (Some(Value::from("")), 0);
+    while let Some(from) = after {
+        let request = SnapshotRequest::Part { snapshot, after: from };
+        let Answer::Part { part, keys, next } = client.snapshot(request, route).await? else {
+            return Err(Stop::failed("the replica's answer to a backup makes no sense"));
+        };
+        writer.part(part.0)?;
+        copied += keys;
+        progress.show(copied)?;
+        after = next;
+    }
+    progress.end()?;
+    Ok(copied)
+}
+
+/// A line on a terminal that says how far it is.
+struct Progress {
+    expected: u64,
+    shown: Option<Instant>,
+    is_shown: bool,
+}
+
+impl Progress {
+    fn new(expected: u64) -> Self {
+        Self { expected, shown: None, is_shown: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, copied: u64) -> Result<(), Stop> {
+        const WIDTH: u64 = 30;
+        let is_due = self.shown.is_none_or(|shown| shown.elapsed() >= PROGRESS_INTERVAL);
+        if self.is_shown && is_due {
+            self.shown = Some(Instant::now());
+            // How many there are is an estimate.
+            let expected = self.expected.max(copied).max(1);
+            let full = usize::try_from(WIDTH * copied / expected).unwrap_or(0);
+            let bar = "#".repeat(full) + &".".repeat(30 - full.min(30));
+            eprint!("\r[{bar}] {copied} of about {expected}");
+            std::io::stderr().flush()?;
+        }
+        Ok(())
+    }
+
+    fn end(&self) -> Result<(), Stop> {
+        if self.is_shown && self.shown.is_some() {
+            eprintln!();
+        }
+        Ok(std::io::stderr().flush()?)
+    }
+}

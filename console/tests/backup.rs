@@ -1,0 +1,156 @@
+//! A backup that is taken during writes, and the cluster that is made of it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "harness/cluster.rs"]
+mod cluster;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cluster::{Cluster, kvorum, said};
+use kvorum_protocol::client::Route;
+use kvorum_protocol::data::Outcome;
+use kvorum_protocol::message::{Consistency, Scan};
+use kvorum_protocol::{Client, Key, Value};
+use tokio::task::JoinSet;
+
+const WRITERS: u64 = 8;
+const KEYS: u64 = 500;
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What was written to each key: its value by revision, none for a delete.
+type Written = BTreeMap<Key, BTreeMap<u64, Option<Value>>>;
+
+/// Puts and deletes until told to stop; each writer has keys of its own.
+async fn load(client: Arc<Client>, stop: Arc<AtomicBool>) -> Written {
+    let mut tasks = JoinSet::new();
+    for writer in 0..WRITERS {
+        let (client, stop) = (Arc::clone(&client), Arc::clone(&stop));
+        tasks.spawn(async move {
+            let mut written = Vec::new();
+            for number in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let key = Key::from(format!("{writer}/{:03}", number % KEYS));
+                if number % 7 == 6 {
+                    let outcome = client.delete(key.clone(), &Route::Any).await.unwrap();
+                    let Outcome::Deleted { revision, .. } = outcome else { panic!("{outcome:?}") };
+                    written.push((key, revision, None));
+                } else {
+                    let value = Value::from(format!("{number}").repeat(300));
+                    let outcome = client.put(key.clone(), value.clone(), &Route::Any).await;
+                    let Ok(Outcome::Put { revision }) = outcome else { panic!("{outcome:?}") };
+                    written.push((key, revision, Some(value)));
+                }
+            }
+            written
+        });
+    }
+    let mut all = Written::new();
+    for (key, revision, value) in tasks.join_all().await.into_iter().flatten() {
+        all.entry(key).or_default().insert(revision, value);
+    }
+    all
+}
+
+/// All keys with value and revision.
+async fn all(client: &Client) -> BTreeMap<Key, (u64, Value)> {
+    let (mut pairs, mut from) = (BTreeMap::new(), Vec::new());
+    loop {
+        let scan = Scan {
+            prefix: Vec::new(),
+            from: from.clone(),
+            until: Vec::new(),
+            limit: 0,
+            keys_only: false,
+            consistency: Consistency::Linearizable,
+        };
+        let page = client.scan(scan, &Route::Any).await.unwrap();
+        pairs.extend(page.pairs.into_iter().map(|pair| (pair.key, (pair.revision, pair.value))));
+        match page.next {
+            Some(next) => from = next.0.to_vec(),
+            None => return pairs,
+        }
+    }
+}
+
+fn restore(file: &Path, folder: &Path) -> std::process::Output {
+    kvorum().arg("restore").arg(file).arg("--data").arg(folder).output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_the_state_at_its_index() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let client = cluster.client(DEADLINE);
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers = tokio::spawn(load(client, Arc::clone(&stop)));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup");
+    let path = file.to_str().unwrap().to_owned();
+    let taken = tokio::task::spawn_blocking(move || {
+        let taken = cluster.run(&["-o", "json", "backup", &path]);
+        (cluster, taken)
+    });
+    let (cluster, taken) = taken.await.unwrap();
+    let (status, out, err) = said(&taken);
+    assert_eq!(status, 0, "{err}");
+    let index = serde_json::from_str::<serde_json::Value>(&out).unwrap()["index"].as_u64().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stop.store(true, Ordering::Relaxed);
+    let written = writers.await.unwrap();
+    let last = written.values().filter_map(|w| w.last_key_value()).map(|(r, _)| *r).max().unwrap();
+    assert!(last > index, "writes went on after index {index}");
+    drop(cluster);
+
+    let new = folder.path().join("new");
+    let (status, _, err) = said(&restore(&file, &new));
+    assert_eq!(status, 0, "{err}");
+    let cluster = Cluster::start_in(&new, &[]);
+    let client = cluster.client(DEADLINE);
+    let mut expected = BTreeMap::new();
+    for (key, revisions) in &written {
+        if let Some((revision, Some(value))) = revisions.range(..=index).next_back() {
+            expected.insert(key.clone(), (*revision, value.clone()));
+        }
+    }
+    assert!(!expected.is_empty());
+    assert!(all(&client).await == expected, "exactly the state at index {index}");
+    let outcome = client.put("new".into(), "value".into(), &Route::Any).await.unwrap();
+    assert!(matches!(outcome, Outcome::Put { revision } if revision > index), "indexes go on");
+}
+
+#[test]
+fn a_backup_that_is_not_whole_makes_no_cluster() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let file = path("backup");
+    assert_eq!(said(&cluster.run(&["put", "key", "value"])).0, 0);
+    assert_eq!(said(&cluster.run(&["backup", file.to_str().unwrap()])).0, 0);
+    let (status, _, err) = said(&cluster.run(&["backup", file.to_str().unwrap()]));
+    assert_eq!(status, 2, "a file is not overwritten: {err}");
+
+    let sound = std::fs::read(&file).unwrap();
+    let mut altered = sound.clone();
+    altered[sound.len() - 1] ^= 1;
+    let cases = [
+        ("cut", sound[..sound.len() - 1].to_vec(), "cut"),
+        ("altered", altered, "damaged"),
+        ("foreign", b"something else entirely".to_vec(), "no backup"),
+    ];
+    for (name, bytes, why) in cases {
+        std::fs::write(path(name), bytes).unwrap();
+        let (status, _, err) = said(&restore(&path(name), &path("new")));
+        assert_eq!(status, 1, "{name}: {err}");
+        assert!(err.contains(why), "{name}: {err}");
+        assert!(!path("new").exists(), "{name}: nothing was made");
+    }
+    let (status, _, err) = said(&restore(&file, folder.path()));
+    assert_eq!((status, err.contains("not empty")), (2, true), "{err}");
+}
