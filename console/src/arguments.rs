@@ -136,6 +136,9 @@ pub enum Command {
     /// Make a new local cluster with the state of a backup
     #[cfg(feature = "local")]
     Restore(Restore),
+    /// Go on with what is left of a local cluster that lost a majority of its replicas for good
+    #[cfg(feature = "local")]
+    Recover(Recover),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -162,6 +165,19 @@ pub struct Restore {
     /// The new cluster's replicas
     #[arg(long, default_value_t = 3, value_name = "COUNT")]
     pub replicas: u32,
+}
+
+/// What a recovery takes.
+#[cfg(feature = "local")]
+#[derive(Args, Debug)]
+pub struct Recover {
+    /// The cluster's folder; the default one if not given
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The first eight digits of the lost cluster's id: whoever gives them has read what may be
+    /// lost
+    #[arg(long, value_name = "DIGITS")]
+    pub confirm: Option<String>,
 }
 
 /// What a demo takes.

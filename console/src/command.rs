@@ -84,8 +84,11 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
         Some(Command::Backup { file }) => backup::backup(&file, &global, named).await,
         #[cfg(feature = "local")]
         Some(Command::Restore(restore)) => {
-            let done = tokio::task::spawn_blocking(move || crate::local::restore::run(&restore));
-            done.await.unwrap_or_else(|panic| Err(Stop::failed(panic.to_string())))
+            on_disk(move || crate::local::restore::run(&restore)).await
+        }
+        #[cfg(feature = "local")]
+        Some(Command::Recover(recover)) => {
+            on_disk(move || crate::local::recover::run(&recover)).await
         }
         Some(Command::Events) => crate::console::events(&global, named).await,
         Some(Command::Verb(verb)) => run_verb(verb, global, named).await,
@@ -94,6 +97,13 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
         }
         None => run_verb(Verb::Status, global, named).await,
     }
+}
+
+/// Does what works on a disk, on a thread that may wait for it.
+#[cfg(feature = "local")]
+async fn on_disk(work: impl FnOnce() -> Result<(), Stop> + Send + 'static) -> Result<(), Stop> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| Err(Stop::failed(panic.to_string())))
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Stop> {

@@ -7,6 +7,7 @@
 
 mod child;
 pub mod folder;
+pub mod recover;
 pub mod restore;
 
 use std::io::Write;

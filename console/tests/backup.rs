@@ -154,3 +154,47 @@ fn a_backup_that_is_not_whole_makes_no_cluster() {
     let (status, _, err) = said(&restore(&file, folder.path()));
     assert_eq!((status, err.contains("not empty")), (2, true), "{err}");
 }
+
+/// Two of three folders are gone. What the third one has goes on, under a new id, once the first
+/// digits of the old one are given.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_cluster_goes_on() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let client = cluster.client(DEADLINE);
+    for number in 0..200 {
+        let key = Key::from(format!("key/{number:03}"));
+        client.put(key, Value::from(number.to_string()), &Route::Any).await.unwrap();
+    }
+    let before = all(&client).await;
+    for name in cluster.names() {
+        let in_step = |s: &kvorum_protocol::Status| s.applied >= 201;
+        cluster::status_when(&client, &Route::Through(name), in_step).await;
+    }
+    let path = cluster.folder.clone();
+    let recover = |words: &[&str]| {
+        said(&kvorum().args(["recover", "--data"]).arg(&path).args(words).output().unwrap())
+    };
+    let (status, _, err) = recover(&[]);
+    assert_eq!((status, err.contains("runs in")), (1, true), "the cluster runs: {err}");
+    let kept = tempfile::tempdir().unwrap();
+    let folder = kept.path().join("cluster");
+    cluster.end_and_move_to(&folder);
+    let recover = |words: &[&str]| {
+        said(&kvorum().args(["recover", "--data"]).arg(&folder).args(words).output().unwrap())
+    };
+    let (status, _, err) = recover(&[]);
+    assert_eq!((status, err.contains("nothing needs to be recovered")), (2, true), "{err}");
+
+    std::fs::remove_dir_all(folder.join("kvorum-0")).unwrap();
+    std::fs::remove_dir_all(folder.join("kvorum-2")).unwrap();
+    let (status, out, err) = recover(&["--confirm", "1234"]);
+    assert_eq!(status, 7, "{err}");
+    assert!(out.contains("1 of 3 replicas are left") && out.contains("are lost"), "{out}");
+    let digits = err.trim().rsplit(' ').next().unwrap().to_owned();
+    let (status, out, err) = recover(&["--confirm", &digits]);
+    assert_eq!(status, 0, "{out}{err}");
+    assert!(kept.path().join(format!("cluster.lost-{digits}")).exists(), "the old folder is kept");
+    let cluster = Cluster::start_in(&folder, &[]);
+    let client = cluster.client(DEADLINE);
+    assert!(all(&client).await == before, "all that it had is there");
+}

@@ -97,7 +97,7 @@ pub struct Folder {
     pub path: PathBuf,
     /// What is wanted.
     pub set: StatefulSet,
-    _lock: File,
+    pub(super) lock: File,
 }
 
 impl Folder {
@@ -127,7 +127,7 @@ impl Folder {
             set.write(&path).map_err(cannot)?;
             set
         };
-        Ok(Self { path, set, _lock: lock })
+        Ok(Self { path, set, lock })
     }
 }
 
@@ -148,6 +148,19 @@ fn take_lock(folder: &Path) -> Result<File, Stop> {
     }
     fs::write(&path, std::process::id().to_string())?;
     Ok(file)
+}
+
+/// Makes an empty folder; what a command that was broken off left there goes.
+pub(super) fn make_empty(folder: &Path) -> Result<(), Stop> {
+    let cannot = |error: std::io::Error| cannot_make(folder, &error);
+    if folder.exists() {
+        fs::remove_dir_all(folder).map_err(cannot)?;
+    }
+    fs::create_dir_all(folder).map_err(cannot)
+}
+
+pub(super) fn cannot_make(folder: &Path, error: &std::io::Error) -> Stop {
+    Stop::failed(format!("cannot make the folder {}: {error}", folder.display()))
 }
 
 /// The folder that is used when none is named.

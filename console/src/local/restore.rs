@@ -34,13 +34,8 @@ pub fn run(restore: &Restore) -> Result<(), Stop> {
 
     let set = StatefulSet { cluster: ClusterId(rand::random()), replicas: *replicas };
     let aside = PathBuf::from(format!("{}.restoring", data.display()));
-    let cannot = |error: std::io::Error| {
-        Stop::failed(format!("cannot make the folder {}: {error}", aside.display()))
-    };
-    if aside.exists() {
-        fs::remove_dir_all(&aside).map_err(cannot)?;
-    }
-    fs::create_dir_all(&aside).map_err(cannot)?;
+    let cannot = |error: std::io::Error| folder::cannot_make(&aside, &error);
+    folder::make_empty(&aside)?;
     for name in set.members() {
         crate::note(format!("making {name}"));
         let owner = Owner { cluster: set.cluster, name: name.clone(), genesis: set.members() };
@@ -83,6 +78,6 @@ fn seed(file: &Path, folder: &Path, owner: &Owner, index: u64) -> Result<(), Sto
     while let Some(part) = reader.part().map_err(again)? {
         seed.add(items_of(&part).ok_or(BackupError::Foreign).map_err(again)?);
     }
-    seed.end();
+    seed.end(&[]);
     Ok(())
 }

@@ -95,6 +95,13 @@ impl Cluster {
         self.supervisor.wait().unwrap();
     }
 
+    /// Stops the cluster and moves its folder.
+    pub fn end_and_move_to(mut self, folder: &Path) {
+        kill_process(self.supervisor(), Signal::TERM).unwrap();
+        self.supervisor.wait().unwrap();
+        std::fs::rename(&self.folder, folder).unwrap();
+    }
+
     pub fn names(&self) -> Vec<String> {
         kvorum::local::folder::StatefulSet::read(&self.folder).unwrap().members()
     }

@@ -5,9 +5,9 @@
 //! ```
 //!
 //! Numbers are little endian. The first frames say what the backup is of, then come its parts, and
-//! the last frame says how many there were. Guarantees that a file that was cut, changed, or put together from others is
-//! told from a whole one, and that no length in it makes a reader reserve more than a frame may
-//! have. Does not know what is in a part; replicas do.
+//! the last frame says how many there were. Guarantees that a file that was cut, changed, or put
+//! together from others is told from a whole one, and that no length in it makes a reader reserve
+//! more than a frame may have. Does not know what is in a part; replicas do.
 
 use std::io::{self, Read, Write};
 

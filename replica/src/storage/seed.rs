@@ -12,12 +12,13 @@ use super::log::{LogDisk, LogWrite};
 use super::open::{OpenError, Owner};
 use super::segments::LogLimits;
 use super::{Database, Store};
+use crate::entry::Entry;
 use crate::snapshot::{Chunk, Header, Install, InstallWrite, Item, SnapshotId};
+use crate::state_machine::{self, LaneMemory, Source, Table};
 
 /// A folder that is being made.
 pub struct Seed {
     database: Database,
-    index: u64,
 }
 
 impl Seed {
@@ -33,7 +34,7 @@ impl Seed {
         let header = Header { applied: index, items: 0 };
         let install = Install::of(SnapshotId { nonce, number: 0 }, header);
         database.write_install(InstallWrite::Begin(install));
-        Ok(Self { database, index })
+        Ok(Self { database })
     }
 
     /// Adds to the state.
@@ -41,10 +42,16 @@ impl Seed {
         self.database.write_install(InstallWrite::Chunk(Chunk { items, next: None }));
     }
 
-    /// Ends it: everything is on disk.
-    pub fn end(mut self) {
-        self.database.write_install(InstallWrite::Switch);
-        let position = usize::try_from(self.index).expect("indexes fit the address space");
+    /// Ends it, with the entries after the state applied to it: everything is on disk.
+    pub fn end(mut self, tail: &[Entry]) {
+        let database = &mut self.database;
+        database.write_install(InstallWrite::Switch);
+        let first = database.applied() + 1;
+        if !tail.is_empty() {
+            let lanes = LaneMemory::default();
+            state_machine::apply(database, lanes, Source::Peer, first, tail);
+        }
+        let position = usize::try_from(database.applied()).expect("indexes fit the address space");
         let mut log = self.database.log(self.database.configuration().id);
         log.0.write(vec![LogWrite::Compact(position), LogWrite::Decided(position)]);
         self.database.sync(self.database.durable());
