@@ -1,6 +1,7 @@
 //! A replica that was away for long gets the state from the others, over real processes.
 //!
-//! `KVORUM_STATE_MIB` says how much state there is; by default little, so that it takes seconds.
+//! `KVORUM_STATE_MIB` says how much state there is, and `KVORUM_OVERWRITES` how often keys are
+//! overwritten; by default little, so that it takes seconds.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -22,6 +23,11 @@ use tokio::task::JoinSet;
 const STATE_MIB: u64 = 160;
 const VALUE_BYTES: usize = 1024;
 const WRITERS: u64 = 64;
+
+/// Overwrites, for some more log than is kept.
+const OVERWRITES: u64 = 130_000;
+/// Keys that are overwritten.
+const OVERWRITTEN: u64 = 1000;
 
 fn state_mib() -> u64 {
     std::env::var("KVORUM_STATE_MIB").map_or(STATE_MIB, |text| text.parse().unwrap())
@@ -165,4 +171,59 @@ async fn a_replica_that_was_away_for_long_copies_the_state() {
     );
     fill(&client, count..count + 100).await;
     assert_has_all(&client, &away, count + 100).await;
+}
+
+fn bytes_in(folder: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap().filter_map(Result::ok);
+    let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        // Removed meanwhile.
+        Err(_) => 0,
+    };
+    entries.map(bytes).sum()
+}
+
+/// However often keys are overwritten, the disk holds little more than the keys, and a replica
+/// starts again soon.
+#[tokio::test(flavor = "multi_thread")]
+async fn overwritten_keys_leave_nothing_behind() {
+    /// Beyond what lives: the log, the write-ahead log, and what is not merged yet.
+    const SLACK_BYTES: u64 = 256 << 20;
+    let count = std::env::var("KVORUM_OVERWRITES");
+    let count = count.map_or(OVERWRITES, |text| text.parse().unwrap());
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let client = cluster.client(Duration::from_secs(30));
+    let mut tasks = JoinSet::new();
+    for writer in 0..WRITERS {
+        let client = Arc::clone(&client);
+        tasks.spawn(async move {
+            for number in (0..count).filter(|number| number % WRITERS == writer) {
+                let key = key(number % OVERWRITTEN);
+                client.put(key, value(number), &Route::Any).await.unwrap();
+            }
+        });
+    }
+    let (mut disk, mut most) = (0, 0);
+    while !tasks.is_empty() {
+        while tasks.try_join_next().is_some() {}
+        disk = disk.max(bytes_in(&cluster.folder.join("kvorum-0")));
+        most = most.max(cluster.process("kvorum-0").map_or(0, memory));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let live = OVERWRITTEN * VALUE_BYTES as u64;
+    assert!(disk <= 5 * live / 2 + SLACK_BYTES, "{disk} bytes on the disk for {live} that live");
+    let route = Route::Through("kvorum-0".to_owned());
+    let status = client.status(&route).await.unwrap();
+    assert!(status.compacted > 0, "the log was cut");
+    let began = Instant::now();
+    cluster.kill("kvorum-0");
+    let is_back = |s: &Status| s.incarnation > status.incarnation && s.is_ready;
+    status_when(&client, &route, is_back).await;
+    println!(
+        "{count} overwrites: at most {} MiB on the disk, {} MiB of memory; back {:?} after a kill",
+        disk >> 20,
+        most >> 10,
+        began.elapsed()
+    );
 }

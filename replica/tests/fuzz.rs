@@ -19,10 +19,13 @@ use kvorum_protocol::frame;
 use kvorum_protocol::handshake::{ClientHello, ServerHello};
 use kvorum_protocol::message::{
     Admin, Answer, ClientFrame, Consistency, Page, Pair, Refusal, Request, Scan, ServerFrame,
+    SnapshotName, SnapshotRequest,
 };
 use kvorum_protocol::status::ConfigurationId;
 use kvorum_replica::engine::PeerMessage;
 use kvorum_replica::entry::{Command, Entry};
+use kvorum_replica::snapshot::{Chunk, Cursor, Found, Item, SnapshotId, Wanted};
+use kvorum_replica::state_machine::Record;
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::{
@@ -63,6 +66,10 @@ fn client_frames() -> Vec<ClientFrame> {
         Request::Scan(scan),
         Request::Status,
         Request::Admin(Admin::HandOver { to: "kvorum-1".to_owned() }),
+        Request::Snapshot(SnapshotRequest::Part {
+            snapshot: SnapshotName { nonce: 1 << 60, number: 3 },
+            after: Value::from("after"),
+        }),
     ];
     let call = |request| ClientFrame::Call { call: 70_000, request };
     let mut frames: Vec<_> = requests.into_iter().map(call).collect();
@@ -80,6 +87,7 @@ fn server_frames() -> Vec<ServerFrame> {
         Answer::Page(page),
         Answer::Refused(Refusal::NotLeader { leader: Some("kvorum-2".to_owned()) }),
         Answer::Done,
+        Answer::Part { part: Value::from("part"), keys: 1, next: Some(Value::from("next")) },
     ];
     let answer = |answer| ServerFrame::Answer { call: 5, answer };
     let mut frames: Vec<_> = answers.into_iter().map(answer).collect();
@@ -107,6 +115,13 @@ fn peer_messages() -> Vec<PeerMessage> {
         let message = Message::SequencePaxos(PaxosMessage { from: 1, to: 2, msg });
         PeerMessage::Paxos { configuration, message }
     };
+    let snapshot = SnapshotId { nonce: 1 << 60, number: 3 };
+    let after = Cursor::Key(Bytes::from("key"));
+    let record = Record { revision: 1 << 40, value: Bytes::from("value") };
+    let chunk = Chunk {
+        items: vec![Item::Key(Bytes::from("key"), record)],
+        next: Some(Cursor::Lane(id().lane)),
+    };
     let mut all: Vec<_> = messages.into_iter().map(paxos).collect();
     all.extend([
         PeerMessage::Probe { configuration, ballot, round: 8 },
@@ -116,6 +131,9 @@ fn peer_messages() -> Vec<PeerMessage> {
         },
         PeerMessage::RelayAnswer { call: 1, answer: Answer::Done },
         PeerMessage::ReadIndexAnswer { call: 2, index: Err(Refusal::Overloaded) },
+        PeerMessage::Fetch { call: 3, wanted: Wanted::Chunk { snapshot, after: after.clone() } },
+        PeerMessage::Found { call: 3, found: Found::Chunk(chunk) },
+        PeerMessage::HasState { index: u64::MAX },
     ]);
     all
 }

@@ -81,12 +81,12 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     fs::rename(&aside, &path).map_err(cannot)?;
     drop(lock);
     println!(
-        "a new cluster, {}, has the state as of index {accepted} in {}; start it with 'kvorum local \
-         --data {}'. The old folder is {}",
+        "a new cluster, {}, has the state as of index {accepted} in {}. The old folder is {}. Start \
+         the new one with 'kvorum local --data {}'",
         new.cluster,
         path.display(),
+        lost.display(),
         path.display(),
-        lost.display()
     );
     Ok(())
 }

@@ -15,7 +15,7 @@ use kvorum_protocol::status::{CatchingUp, ReplicaId};
 use super::message::{Notice, Output, PeerMessage};
 use super::{Engine, Outbox};
 use crate::entry::Entry;
-use crate::snapshot::{Found, Install, InstallWrite, Wanted};
+use crate::snapshot::{Found, Install, InstallWrite, SnapshotId, Wanted};
 use crate::state_machine::{self, Source};
 use crate::storage::Store;
 
@@ -36,6 +36,9 @@ pub(super) struct Fetching {
     /// When the next question is due: at once, or when this one has waited too long.
     due: u64,
     is_waiting: bool,
+    /// The snapshot that was copied, until the entries after it are here: the other keeps them as
+    /// long as it is open.
+    copied: Option<SnapshotId>,
 }
 
 /// What is fetched.
@@ -76,7 +79,8 @@ impl<S: Store> Engine<S> {
     fn begin_fetch(&mut self, source: ReplicaId, target: u64) {
         self.fetches += 1;
         let (step, call, due) = (Step::Entries, self.fetches, self.now);
-        self.fetching = Some(Fetching { source, target, step, call, due, is_waiting: false });
+        self.fetching =
+            Some(Fetching { source, target, step, call, due, is_waiting: false, copied: None });
     }
 
     /// Asks for what is next, if it is time to. To be called once a tick: that bounds the rate.
@@ -177,6 +181,9 @@ impl<S: Store> Engine<S> {
         let is_newer = install.header.applied > self.store.applied();
         let step = if is_newer { InstallWrite::Switch } else { InstallWrite::Drop };
         self.store.write_install(step);
+        if let Some(fetching) = &mut self.fetching {
+            fetching.copied = Some(install.snapshot);
+        }
         let (index, bytes) = (self.store.applied(), install.bytes);
         self.outbox.notice(Notice::Copied { index, bytes });
     }
@@ -187,9 +194,18 @@ impl<S: Store> Engine<S> {
             let lanes = self.rules.lanes;
             state_machine::apply(&mut self.store, lanes, Source::Peer, from, entries);
         }
+        self.close_copied();
         if self.store.applied() >= decided {
             self.fetching = None;
             self.ask_to_be_in_step();
+        }
+    }
+
+    fn close_copied(&mut self) {
+        let Some(fetching) = &mut self.fetching else { return };
+        if let Some(snapshot) = fetching.copied.take() {
+            let message = PeerMessage::Fetch { call: 0, wanted: Wanted::Close { snapshot } };
+            self.outbox.push(Output::Send { to: fetching.source, message });
         }
     }
 

@@ -51,6 +51,7 @@ impl Sending {
     /// A peer has the state up to an index.
     pub(super) fn has_state(&mut self, peer: ReplicaId, index: u64) {
         self.states.insert(peer, index);
+        self.entries.remove(&peer);
     }
 
     /// A session began: what the peer said before may be true no more.
