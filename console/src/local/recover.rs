@@ -81,8 +81,8 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     fs::rename(&aside, &path).map_err(cannot)?;
     drop(lock);
     println!(
-        "a new cluster, {}, has the state as of index {accepted} in {}. The old folder is {}. Start \
-         the new one with 'kvorum local --data {}'",
+        "a new cluster, {}, has the state as of index {accepted} in {}. The old folder is {}. \
+         Start the new one with 'kvorum local --data {}'",
         new.cluster,
         path.display(),
         lost.display(),
