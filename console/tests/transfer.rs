@@ -173,6 +173,35 @@ async fn a_replica_that_was_away_for_long_copies_the_state() {
     assert_has_all(&client, &away, count + 100).await;
 }
 
+/// When the replica that it copies from is gone, the rest comes from another one, and writes go on
+/// with it: it is needed for a majority then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_comes_to_its_end_without_its_source() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let client = cluster.client(Duration::from_secs(60));
+    let leader = leader(&client).await;
+    let names = cluster.names();
+    let away = names.iter().find(|name| **name != leader).unwrap().clone();
+    stop(cluster.process(&away).unwrap());
+    let count = state_mib() * 1024;
+    fill(&client, 0..count).await;
+    cluster.kill(&away);
+    let route = Route::Through(away.clone());
+    let copies = |s: &Status| s.catching_up.as_ref().is_some_and(|c| c.items > 0);
+    let source = status_when(&client, &route, copies).await.catching_up.unwrap().from;
+    let stopped = cluster.process(&source).unwrap();
+    stop(stopped);
+    let began = Instant::now();
+    status_when(&client, &route, is_in_step).await;
+    println!("in step {:?} after its source {source} was stopped", began.elapsed());
+    fill(&client, count..count + 100).await;
+    assert_has_all(&client, &away, count + 100).await;
+    kill_process(stopped, Signal::CONT).unwrap();
+    // It may even lead again.
+    let route = Route::Through(source);
+    status_when(&client, &route, |status| status.is_ready).await;
+}
+
 fn bytes_in(folder: &std::path::Path) -> u64 {
     let entries = std::fs::read_dir(folder).unwrap().filter_map(Result::ok);
     let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
