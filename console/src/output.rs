@@ -231,6 +231,12 @@ pub fn status_table(said: &[Said]) -> String {
         if let Some(trouble) = trouble {
             text.extend(["\n", name, ": ", trouble]);
         }
+        let catching_up = status.as_ref().ok().and_then(|status| status.catching_up.as_ref());
+        if let Some(copied) = catching_up.filter(|copied| copied.items_expected > 0) {
+            let (items, expected) = (copied.items, copied.items_expected.max(copied.items));
+            let mib = copied.bytes >> 20;
+            text += &format!(" ({items} of about {expected} keys are there, {mib} MiB)");
+        }
     }
     text
 }

@@ -198,3 +198,26 @@ async fn what_is_left_of_a_cluster_goes_on() {
     let client = cluster.client(DEADLINE);
     assert!(all(&client).await == before, "all that it had is there");
 }
+
+/// Clients cannot take all the room that replicas need to catch up.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_have_few_snapshots_open() {
+    use kvorum_protocol::message::{Answer, SnapshotRequest};
+    const MOST: usize = 4;
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let client = cluster.client(Duration::from_secs(2));
+    let route = Route::Through("kvorum-1".to_owned());
+    let mut open = Vec::new();
+    for _ in 0..MOST {
+        let answer = client.snapshot(SnapshotRequest::Open, &route).await.unwrap();
+        let Answer::Snapshot { snapshot, .. } = answer else { panic!("{answer:?}") };
+        open.push(snapshot);
+    }
+    let refused = client.snapshot(SnapshotRequest::Open, &route).await;
+    assert!(refused.is_err(), "{refused:?}");
+    let close = SnapshotRequest::Close { snapshot: open[0] };
+    assert_eq!(client.snapshot(close, &route).await.unwrap(), Answer::Done);
+    client.snapshot(SnapshotRequest::Open, &route).await.unwrap();
+    let gone = SnapshotRequest::Part { snapshot: open[0], after: Value::from("") };
+    assert!(client.snapshot(gone, &route).await.is_err(), "it was closed");
+}

@@ -18,6 +18,10 @@ use crate::storage::Store;
 /// be cut: long enough for a process to start again and go on.
 const IDLE_TICKS: u64 = 3000;
 
+/// Snapshots that clients may have open together. Replicas that are behind need some too, and
+/// cannot wait for clients that dawdle.
+const CLIENT_SNAPSHOTS_MAX: usize = 4;
+
 /// What is being sent.
 #[derive(Default)]
 pub(super) struct Sending {
@@ -34,6 +38,7 @@ pub(super) struct Sending {
 struct Fetched {
     index: u64,
     used: u64,
+    by_client: bool,
 }
 
 impl Sending {
@@ -41,6 +46,10 @@ impl Sending {
     fn pinned(&self) -> Option<u64> {
         let fetched = self.snapshots.values().chain(self.entries.values());
         fetched.map(|fetched| fetched.index).min()
+    }
+
+    fn client_snapshots(&self) -> usize {
+        self.snapshots.values().filter(|fetched| fetched.by_client).count()
     }
 
     /// Up to where a peer has the state.
@@ -68,7 +77,8 @@ impl<S: Store> Engine<S> {
             Wanted::Entries { from } => {
                 let index = from.saturating_sub(1);
                 if let Origin::Peer { peer, .. } = origin {
-                    self.sending.entries.insert(peer, Fetched { index, used });
+                    let fetched = Fetched { index, used, by_client: false };
+                    self.sending.entries.insert(peer, fetched);
                 }
             }
             Wanted::Chunk { snapshot, .. } => {
@@ -76,7 +86,13 @@ impl<S: Store> Engine<S> {
                     fetched.used = used;
                 }
             }
-            Wanted::Snapshot => self.sending.opened += 1,
+            Wanted::Snapshot => {
+                let by_client = matches!(origin, Origin::Client { .. });
+                if by_client && self.sending.client_snapshots() >= CLIENT_SNAPSHOTS_MAX {
+                    return self.outbox.answer(origin, Found::Busy.answer());
+                }
+                self.sending.opened += 1;
+            }
             Wanted::Close { snapshot } => drop(self.sending.snapshots.remove(snapshot)),
         }
         let number = self.sending.opened;
@@ -86,7 +102,8 @@ impl<S: Store> Engine<S> {
     /// What was wanted is read.
     pub(super) fn found(&mut self, origin: Origin, found: Found) {
         if let Found::Snapshot { snapshot, header } = &found {
-            let fetched = Fetched { index: header.applied, used: self.now };
+            let by_client = matches!(origin, Origin::Client { .. });
+            let fetched = Fetched { index: header.applied, used: self.now, by_client };
             self.sending.snapshots.insert(*snapshot, fetched);
         }
         match origin {

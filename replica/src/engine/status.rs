@@ -126,16 +126,11 @@ impl<S: Store> Engine<S> {
                 "a new cluster starts when every member was met once; not met yet: {missing}"
             ));
         }
-        if let Some(CatchingUp { from, target, items, items_expected, bytes }) = self.catching_up()
-        {
-            let lacks = target.saturating_sub(self.store.applied());
-            let copied = match items_expected {
-                0 => String::new(),
-                _ => format!("; {items} of about {items_expected} keys are there ({bytes} bytes)"),
-            };
+        // How far it is stands in the status; the sentence stays the same meanwhile.
+        if let Some(CatchingUp { from, .. }) = self.catching_up() {
             return Some(format!(
-                "this replica lacks {lacks} entries and copies what it lacks from {from}{copied}; \
-                 it serves again by itself when it has it"
+                "this replica is far behind and copies what it lacks from {from}; it serves again \
+                 by itself when it has it"
             ));
         }
         if self.leads_alone() {

@@ -25,7 +25,7 @@ pub struct LogLimits {
 
 impl Default for LogLimits {
     fn default() -> Self {
-        Self { window: 64 << 20, step: 32 << 20, sync: 8 << 20, chunk: 512 << 10, segment: 1 << 20 }
+        Self { window: 48 << 20, step: 16 << 20, sync: 8 << 20, chunk: 512 << 10, segment: 1 << 20 }
     }
 }
 
