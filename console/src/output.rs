@@ -235,7 +235,8 @@ pub fn status_table(said: &[Said]) -> String {
         if let Some(copied) = catching_up.filter(|copied| copied.items_expected > 0) {
             let (items, expected) = (copied.items, copied.items_expected.max(copied.items));
             let mib = copied.bytes >> 20;
-            text += &format!(" ({items} of about {expected} keys are there, {mib} MiB)");
+            let far = format!(" ({items} of about {expected} keys are there, {mib} MiB)");
+            text.push_str(&far);
         }
     }
     text
