@@ -64,6 +64,18 @@ async fn fill(client: &Arc<Client>, range: std::ops::Range<u64>) {
     tasks.join_all().await;
 }
 
+/// Writes while a follower is stopped, much more than the log keeps: the leader, the follower, and
+/// how many keys.
+async fn fill_without_one(cluster: &Cluster, client: &Arc<Client>) -> (String, String, u64) {
+    let leader = leader(client).await;
+    let names = cluster.names();
+    let away = names.iter().find(|name| **name != leader).unwrap().clone();
+    stop(cluster.process(&away).unwrap());
+    let count = state_mib() * 1024;
+    fill(client, 0..count).await;
+    (leader, away, count)
+}
+
 /// Memory of a process that is its own, in KiB.
 fn memory(process: Pid) -> u64 {
     let path = format!("/proc/{}/status", process.as_raw_nonzero());
@@ -112,12 +124,7 @@ async fn assert_has_all(client: &Client, name: &str, count: u64) {
 async fn a_replica_that_was_away_for_long_copies_the_state() {
     let cluster = Cluster::start(&["--replicas=3"]);
     let client = cluster.client(Duration::from_secs(30));
-    let leader = leader(&client).await;
-    let names = cluster.names();
-    let away = names.iter().find(|name| **name != leader).unwrap().clone();
-    stop(cluster.process(&away).unwrap());
-    let count = state_mib() * 1024;
-    fill(&client, 0..count).await;
+    let (leader, away, count) = fill_without_one(&cluster, &client).await;
     let sender = cluster.process(&leader).unwrap();
     let before = memory(sender);
 
@@ -181,12 +188,7 @@ async fn a_replica_that_was_away_for_long_copies_the_state() {
 async fn a_copy_comes_to_its_end_without_its_source() {
     let cluster = Cluster::start(&["--replicas=3"]);
     let client = cluster.client(Duration::from_secs(60));
-    let leader = leader(&client).await;
-    let names = cluster.names();
-    let away = names.iter().find(|name| **name != leader).unwrap().clone();
-    stop(cluster.process(&away).unwrap());
-    let count = state_mib() * 1024;
-    fill(&client, 0..count).await;
+    let (_, away, count) = fill_without_one(&cluster, &client).await;
     cluster.kill(&away);
     let route = Route::Through(away.clone());
     let copies = |s: &Status| s.catching_up.as_ref().is_some_and(|c| c.items > 0);

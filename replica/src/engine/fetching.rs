@@ -63,12 +63,17 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// Whom this replica copies from, when it is catching up.
+    pub(super) fn fetches_from(&self) -> Option<&str> {
+        self.fetching.as_ref().map(|fetching| self.outbox.peers.name(fetching.source))
+    }
+
     /// How far this replica is, when it is catching up.
     pub(super) fn catching_up(&self) -> Option<CatchingUp> {
-        let Fetching { source, target, step, .. } = self.fetching.as_ref()?;
+        let Fetching { target, step, .. } = self.fetching.as_ref()?;
         let install = self.store.install().filter(|_| *step == Step::Chunks);
         Some(CatchingUp {
-            from: self.outbox.peers.name(*source).to_owned(),
+            from: self.fetches_from()?.to_owned(),
             target: *target,
             items: install.as_ref().map_or(0, |install| install.items),
             items_expected: install.as_ref().map_or(0, |install| install.header.items),

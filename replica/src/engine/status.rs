@@ -2,7 +2,7 @@
 //!
 //! Guarantees that whatever keeps the replica from serving is said in words, with the cure.
 
-use kvorum_protocol::status::{Ballot, CatchingUp, ReplicaId, Role, Status};
+use kvorum_protocol::status::{Ballot, ReplicaId, Role, Status};
 use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
 
 use super::Engine;
@@ -127,7 +127,7 @@ impl<S: Store> Engine<S> {
             ));
         }
         // How far it is stands in the status; the sentence stays the same meanwhile.
-        if let Some(CatchingUp { from, .. }) = self.catching_up() {
+        if let Some(from) = self.fetches_from() {
             return Some(format!(
                 "this replica is far behind and copies what it lacks from {from}; it serves again \
                  by itself when it has it"
