@@ -224,6 +224,9 @@ pub struct Local {
     /// Room that each replica keeps free on the disk
     #[arg(long, default_value = crate::local::DISK_RESERVE, value_name = "BYTES")]
     pub disk_reserve: String,
+    /// One more argument for each replica, such as --checksum-seconds=60; may be repeated
+    #[arg(long = "replica-arg", value_name = "ARGUMENT", allow_hyphen_values = true)]
+    pub replica_arguments: Vec<String>,
 }
 
 #[cfg(test)]

@@ -91,6 +91,8 @@ pub struct Plan {
     pub allow_faults: bool,
     /// Room that each replica keeps free on the disk.
     pub disk_reserve: String,
+    /// More arguments for each replica.
+    pub replica_arguments: Vec<String>,
 }
 
 impl From<&Local> for Plan {
@@ -101,6 +103,7 @@ impl From<&Local> for Plan {
             storage: local.storage,
             allow_faults: local.allow_faults,
             disk_reserve: local.disk_reserve.clone(),
+            replica_arguments: local.replica_arguments.clone(),
         }
     }
 }
@@ -113,6 +116,7 @@ impl Default for Plan {
             storage: StorageKind::Disk,
             allow_faults: false,
             disk_reserve: DISK_RESERVE.to_owned(),
+            replica_arguments: Vec::new(),
         }
     }
 }

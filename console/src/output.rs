@@ -135,6 +135,8 @@ pub fn kind(kind: EntryKind) -> &'static str {
         EntryKind::Put => "put",
         EntryKind::Delete => "delete",
         EntryKind::StopSign => "stop",
+        EntryKind::Version => "version",
+        EntryKind::Checksum => "check",
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cluster::{Cluster, kvorum, said};
+use cluster::{Cluster, kvorum, said, scan_all};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::data::Outcome;
 use kvorum_protocol::message::{Consistency, Scan};
@@ -60,23 +60,9 @@ async fn load(client: Arc<Client>, stop: Arc<AtomicBool>) -> Written {
 
 /// All keys with value and revision.
 async fn all(client: &Client) -> BTreeMap<Key, (u64, Value)> {
-    let (mut pairs, mut from) = (BTreeMap::new(), Vec::new());
-    loop {
-        let scan = Scan {
-            prefix: Vec::new(),
-            from: from.clone(),
-            until: Vec::new(),
-            limit: 0,
-            keys_only: false,
-            consistency: Consistency::Linearizable,
-        };
-        let page = client.scan(scan, &Route::Any).await.unwrap();
-        pairs.extend(page.pairs.into_iter().map(|pair| (pair.key, (pair.revision, pair.value))));
-        match page.next {
-            Some(next) => from = next.0.to_vec(),
-            None => return pairs,
-        }
-    }
+    let scan = Scan::of("", Consistency::Linearizable);
+    let pairs = scan_all(client, scan, &Route::Any).await.into_iter();
+    pairs.map(|pair| (pair.key, (pair.revision, pair.value))).collect()
 }
 
 fn restore(file: &Path, folder: &Path) -> std::process::Output {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, PATIENCE, leader, status_when};
+use cluster::{Cluster, PATIENCE, leader, scan_all, status_when};
 use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::data::Outcome;
 use kvorum_protocol::message::{Consistency, Event, Scan, Subscription};
@@ -66,24 +66,9 @@ async fn load(
 
 /// All pairs that the cluster has, by page.
 async fn all(client: &Client) -> BTreeMap<Key, u64> {
-    let mut pairs = BTreeMap::new();
-    let mut from = Vec::new();
-    loop {
-        let scan = Scan {
-            prefix: b"key/".to_vec(),
-            from,
-            until: Vec::new(),
-            limit: 0,
-            keys_only: true,
-            consistency: Consistency::Linearizable,
-        };
-        let page = client.scan(scan, &Route::Any).await.unwrap();
-        pairs.extend(page.pairs.into_iter().map(|pair| (pair.key, pair.revision)));
-        match page.next {
-            Some(next) => from = next.0.to_vec(),
-            None => return pairs,
-        }
-    }
+    let scan = Scan { keys_only: true, ..Scan::of("key/", Consistency::Linearizable) };
+    let pairs = scan_all(client, scan, &Route::Any).await.into_iter();
+    pairs.map(|pair| (pair.key, pair.revision)).collect()
 }
 
 /// How often each key was changed, by what the log says.

@@ -16,6 +16,7 @@ use kvorum_protocol::frame;
 use kvorum_protocol::handshake::{ClientHello, HandshakeRefusal, ServerHello};
 use kvorum_protocol::message::{ClientFrame, Consistency, Request};
 use kvorum_replica::addresses::{Addresses, FILE_NAME};
+use kvorum_replica::version::Version;
 use rustix::process::Signal;
 
 fn addresses(cluster: &Cluster, name: &str) -> Addresses {
@@ -166,11 +167,12 @@ fn a_stranger_at_the_peers_port_takes_no_vote_away() {
         incarnation: 1,
         nonce: 1,
         last_saw: 1,
+        versions: (Version::OLDEST, Version::NEWEST),
     };
     let rejection = kvorum_replica::engine::Rejection::OtherDisk { name: "y".into(), seen: 9 };
     let mut stranger = connect(&at);
-    // A hello as the wire has it: magic, version, introduction.
-    send(&mut stranger, &(*b"kvorum/p", 1u16, introduction)).unwrap();
+    // A hello as the wire has it: magic, introduction.
+    send(&mut stranger, &(*b"kvorum/p", introduction)).unwrap();
     let _ = send(&mut stranger, &Err::<(), _>(rejection));
     let mut answer = Vec::new();
     let _ = stranger.read_to_end(&mut answer);

@@ -96,25 +96,14 @@ fn is_in_step(status: &Status) -> bool {
 /// Everything that was written is at a replica, as it reads by itself.
 async fn assert_has_all(client: &Client, name: &str, count: u64) {
     let route = Route::Through(name.to_owned());
-    let (mut from, mut next) = (Vec::new(), 0);
-    loop {
-        let consistency = Consistency::Local;
-        let scan = Scan {
-            prefix: b"key/".to_vec(),
-            from: from.clone(),
-            until: Vec::new(),
-            limit: 0,
-            keys_only: false,
-            consistency,
-        };
-        let page = client.scan(scan, &route).await.unwrap();
+    let (mut next, mut page_of) = (0, Some(Scan::of("key/", Consistency::Local)));
+    // A page at a time: the state may be large.
+    while let Some(scan) = page_of {
+        let page = client.scan(scan.clone(), &route).await.unwrap();
+        page_of = scan.after(&page);
         for pair in page.pairs {
             assert_eq!((pair.key, pair.value), (key(next), value(next)));
             next += 1;
-        }
-        match page.next {
-            Some(key) => from = key.0.to_vec(),
-            None => break,
         }
     }
     assert_eq!(next, count);

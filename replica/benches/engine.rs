@@ -11,9 +11,10 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, RequestId, Value};
 use kvorum_protocol::message::Request;
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId, Role};
-use kvorum_replica::engine::{ClientKey, Engine, Input, Output, Session};
+use kvorum_replica::engine::{ClientKey, Engine, Input, Options, Output, Session};
 use kvorum_replica::storage::Identity;
 use kvorum_replica::storage::memory::Memory;
+use kvorum_replica::version::Version;
 
 const REPLICAS: u64 = 3;
 const SESSION: Session = Session(1);
@@ -38,7 +39,9 @@ impl Cluster {
                 incarnation: 1,
                 nonce: id,
             };
-            Engine::new(Memory::new(identity, configuration.clone()), false)
+            let newest = Version::NEWEST;
+            let options = Options { allows_faults: false, newest, checksum_ticks: 0 };
+            Engine::new(Memory::new(identity, configuration.clone()), options)
         };
         let mut cluster = Self { engines: (1..=REPLICAS).map(engine).collect(), sequence: 0 };
         for a in 0..cluster.engines.len() {

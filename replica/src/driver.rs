@@ -33,7 +33,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::clients::ClientSink;
-use crate::engine::{ClientKey, Engine, Input, Notice, Output, PeerMessage, Rejection, Session};
+use crate::engine::{
+    ClientKey, Engine, Input, Notice, Options, Output, PeerMessage, Rejection, Session,
+};
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::storage::Store;
@@ -91,7 +93,7 @@ pub struct Driver<S: Store> {
 
 impl<S: Store + Clone + Send + 'static> Driver<S> {
     /// Runs until told to stop. To be called on a thread of its own.
-    pub fn run(store: S, allows_faults: bool, mut inboxes: Inboxes, shown: Shown) {
+    pub fn run(store: S, options: Options, mut inboxes: Inboxes, shown: Shown) {
         let (synced_by, mut synced) = mpsc::unbounded_channel();
         let (syncs, due) = std::sync::mpsc::channel();
         let disk = store.clone();
@@ -106,7 +108,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             .build()
             .expect("a runtime without I/O needs nothing of the system");
         let mut driver = Self {
-            engine: Engine::new(store, allows_faults),
+            engine: Engine::new(store, options),
             gate: Gate::default(),
             links: HashMap::new(),
             clients: HashMap::new(),
@@ -298,8 +300,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                     self.send(to, message);
                 }
             }
-            Output::Read { origin, wanted, number } => {
-                let job = Job { origin, wanted, number };
+            Output::Read { asker, wanted, number } => {
+                let job = Job { asker, wanted, number };
                 self.reads.send(job).expect("the reader lives as long as the driver");
             }
             Output::Frame { client, mut frame } => {
@@ -367,6 +369,12 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             Notice::HandingOver { to } => info!(to, "hands leadership over"),
             Notice::Compacted { index } => info!(index, "the log was cut"),
             Notice::Behind { of, by } => info!(of, by, "lacks entries, and fetches them"),
+            Notice::Quarantined { index } => {
+                tracing::error!(index, "the state differs from the majority's: it is copied anew");
+            }
+            Notice::Differ { index } => {
+                tracing::error!(index, "the replicas' states differ, and no majority has the same");
+            }
             Notice::Copied { index, bytes } => info!(index, bytes, "the state was copied"),
         }
     }

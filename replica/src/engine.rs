@@ -14,6 +14,8 @@
 //!
 //! Does not know sockets, files, clocks or threads.
 
+mod applying;
+mod checking;
 pub mod consensus;
 mod fetching;
 mod hand_over;
@@ -35,25 +37,23 @@ use kvorum_protocol::status::{Configuration, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
 
 use crate::entry::Entry;
-use crate::state_machine::{self, Applied, Source};
+use crate::snapshot::Quarantine;
 use crate::storage::Store;
+use checking::Checking;
 use consensus::{Consensus, Gate, Handled};
 use fetching::Fetching;
 use hand_over::HandOver;
-pub use message::{ClientKey, Input, Notice, Output, PeerMessage, Session};
+pub use message::{Asker, ClientKey, Input, Notice, Output, PeerMessage, Session};
 use outbox::Outbox;
 use peers::Peers;
 pub use peers::{Introduction, Rejection};
 use proposals::Proposals;
 use reads::{Question, Read, Reads};
 use relays::Relays;
-pub use rules::Rules;
+pub use rules::{Options, Rules};
 use sending::Sending;
 use subscriptions::Subscriptions;
 
-/// Entries applied in one commit. Bounds the memory of a turn: so many of the largest values are
-/// held at once.
-const APPLY_ENTRIES_MAX: u64 = 256;
 /// Ticks after which a leader proposes a no-op because what it accepted stays undecided.
 const UNDECIDED_TICKS: u64 = 50;
 /// How much faster elections go after the link to the leader broke. Safe at any speed: election is
@@ -86,6 +86,7 @@ pub enum Origin {
 pub struct Engine<S: Store> {
     store: S,
     rules: Rules,
+    options: Options,
     me: ReplicaId,
     configuration: Configuration,
     /// `None` while the replica does not vote.
@@ -98,6 +99,11 @@ pub struct Engine<S: Store> {
     hand_over: Option<HandOver>,
     sending: Sending,
     fetching: Option<Fetching>,
+    checking: Checking,
+    /// Why the state must not be used, if it must not; as in the store.
+    quarantine: Option<Quarantine>,
+    /// The index of a state that took the place of one in quarantine, until the log is cut there.
+    rebuilt_at: Option<u64>,
     /// Questions that this replica asked while it was behind.
     fetches: u64,
     /// Ticks since the start.
@@ -110,22 +116,22 @@ pub struct Engine<S: Store> {
     leader_told: Option<(ReplicaId, SlotBallot)>,
     disowned_by: Option<String>,
     disk: (u64, u64),
-    allows_faults: bool,
 }
 
 impl<S: Store> Engine<S> {
     /// A replica as its store left it.
-    pub fn new(store: S, allows_faults: bool) -> Self {
-        Self::without(Rules::default(), store, allows_faults)
+    pub fn new(store: S, options: Options) -> Self {
+        Self::without(Rules::default(), store, options)
     }
 
     /// The same, for tests: some of the rules may be missing.
-    pub fn without(rules: Rules, store: S, allows_faults: bool) -> Self {
+    pub fn without(rules: Rules, store: S, options: Options) -> Self {
         let me = store.identity().replica;
         let configuration = store.configuration().clone();
-        let peers = Peers::new(&configuration, me, &store);
+        let peers = Peers::new(&configuration, me, options.newest, &store);
         let mut engine = Self {
             rules,
+            options,
             me,
             outbox: Outbox { outputs: Vec::new(), peers },
             consensus: None,
@@ -136,6 +142,9 @@ impl<S: Store> Engine<S> {
             hand_over: None,
             sending: Sending::default(),
             fetching: None,
+            checking: Checking::default(),
+            quarantine: store.quarantine(),
+            rebuilt_at: None,
             fetches: 0,
             now: 0,
             hurry_until: 0,
@@ -143,7 +152,6 @@ impl<S: Store> Engine<S> {
             leader_told: None,
             disowned_by: None,
             disk: (u64::MAX, 0),
-            allows_faults,
             configuration,
             store,
         };
@@ -158,7 +166,7 @@ impl<S: Store> Engine<S> {
 
     /// How this replica introduces itself to a peer.
     pub fn introduce(&self, peer: ReplicaId) -> Introduction {
-        Peers::introduce(peer, &self.store)
+        self.outbox.peers.introduce(peer, &self.store)
     }
 
     /// The nonce that this replica had at one of its incarnations: the proof for a peer that saw
@@ -200,7 +208,7 @@ impl<S: Store> Engine<S> {
             Input::Cancel { client, call } => self.subscriptions.cancel(client, call),
             Input::ClientGone { client } => self.subscriptions.client_gone(client),
             Input::Disowned { peer } => self.disowned(peer),
-            Input::Read { origin, found } => self.found(origin, found),
+            Input::Read { asker, found } => self.found(asker, found),
             Input::Disk { free, reserve } => self.disk_changed(free, reserve),
         }
         self.observe();
@@ -257,6 +265,7 @@ impl<S: Store> Engine<S> {
         }
         self.expire();
         self.expire_snapshots();
+        self.advance_checking();
         self.advance_fetch();
         self.nudge();
     }
@@ -356,6 +365,8 @@ impl<S: Store> Engine<S> {
             }
             PeerMessage::Found { call, found } => self.fetched(peer, call, found),
             PeerMessage::HasState { index } => self.sending.has_state(peer, index),
+            PeerMessage::Checksum { index, digest } => self.checksum_told(peer, index, digest),
+            PeerMessage::Differs { index, sound } => self.differs(index, sound),
         }
     }
 
@@ -401,7 +412,8 @@ impl<S: Store> Engine<S> {
             self.outbox.notice(Notice::Leading { ballot, accepted });
             self.hurry_until = 0;
             // Gets what was found in the log decided.
-            consensus.propose(vec![Entry::Noop]);
+            let higher = self.outbox.peers.higher_than(self.store.version());
+            consensus.propose(vec![higher.map_or(Entry::Noop, Entry::Version)]);
         }
     }
 
@@ -418,28 +430,6 @@ impl<S: Store> Engine<S> {
         let queue = self.proposals.take_queue();
         if !queue.is_empty() && consensus.ballot_if_leading().is_some() {
             consensus.propose(queue);
-        }
-    }
-
-    /// Applies what was decided and answers those who waited for it.
-    fn apply(&mut self) {
-        let Some(consensus) = &self.consensus else { return };
-        loop {
-            let (applied, decided) = (self.store.applied(), consensus.decided());
-            // A copied state may be ahead of the log.
-            if applied >= decided {
-                return;
-            }
-            let last = decided.min(applied + APPLY_ENTRIES_MAX);
-            let entries = consensus.entries(applied + 1, last);
-            let (store, lanes) = (&mut self.store, self.rules.lanes);
-            let results = state_machine::apply(store, lanes, Source::Log, applied + 1, &entries);
-            for Applied { outcome, .. } in results {
-                if let Some((id, outcome)) = outcome {
-                    let mut answer = |origin, answer| self.outbox.answer(origin, answer);
-                    self.proposals.applied(id, outcome, &mut answer);
-                }
-            }
         }
     }
 

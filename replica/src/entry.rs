@@ -9,6 +9,8 @@ use kvorum_protocol::status::Configuration;
 use omnipaxos::storage::Snapshot;
 use serde::{Deserialize, Serialize};
 
+use crate::version::Version;
+
 /// One position of the replicated log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Entry {
@@ -19,6 +21,10 @@ pub enum Entry {
     /// Ends a configuration: the first one that is decided seals it, and the next begins at the
     /// following index.
     StopSign(Configuration),
+    /// From here on the cluster has this version.
+    Version(Version),
+    /// Each replica computes a checksum of its state as of this entry.
+    Checksum,
     /// Never in a log and never sent: stands, in a message that the library has just made, for
     /// entries that are too many for it, or compacted, up to where the log then ended. The engine
     /// replaces it. (The last variant, for it has no number.)
@@ -49,6 +55,19 @@ impl Entry {
             Self::Command(Command { operation: Operation::Put { .. }, .. }) => EntryKind::Put,
             Self::Command(Command { operation: Operation::Delete { .. }, .. }) => EntryKind::Delete,
             Self::StopSign(_) => EntryKind::StopSign,
+            Self::Version(_) => EntryKind::Version,
+            Self::Checksum => EntryKind::Checksum,
+        }
+    }
+
+    /// The first version whose programs know this kind of entry.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        match self {
+            Self::Noop | Self::Command(_) | Self::StopSign(_) | Self::Elsewhere { .. } => {
+                Version::FIRST
+            }
+            Self::Version(_) | Self::Checksum => Version::CHECKSUMS,
         }
     }
 
@@ -58,7 +77,7 @@ impl Entry {
         const OVERHEAD: usize = 64;
         OVERHEAD
             + match self {
-                Self::Noop | Self::Elsewhere { .. } => 0,
+                Self::Noop | Self::Elsewhere { .. } | Self::Version(_) | Self::Checksum => 0,
                 Self::Command(command) => command.operation.bytes(),
                 Self::StopSign(next) => next.members.len() * OVERHEAD,
             }
@@ -95,7 +114,7 @@ mod tests {
     /// The bytes on disk and between replicas are a promise to every later version. A change of
     /// `omnipaxos` that moves a field shows here too.
     #[test]
-    fn the_bytes_of_version_1_stay() {
+    fn the_bytes_of_entries_stay() {
         let lane = LaneId { client: ClientId(1), number: 2 };
         let id = RequestId { lane, sequence: 3 };
         let operation = Operation::Delete { key: "k".into(), condition: Condition::Absent };
@@ -114,6 +133,8 @@ mod tests {
         assert_eq!(bytes(&Entry::Noop), "00");
         assert_eq!(bytes(&command), "010102030401016b01");
         assert_eq!(bytes(&Entry::StopSign(next)), "02020105016e");
+        assert_eq!(bytes(&Entry::Version(Version(2))), "0302");
+        assert_eq!(bytes(&Entry::Checksum), "04");
         let message = hex(postcard::to_stdvec(&message).expect("messages serialize"));
         assert_eq!(message, "04010200030102090100");
     }

@@ -46,3 +46,4 @@ pub mod snapshot;
 pub mod state_machine;
 pub mod storage;
 pub mod transport;
+pub mod version;

@@ -99,6 +99,8 @@ impl Metrics {
             gauge("is_leader", "1 while the replica leads", u64::from(status.role == Role::Leader));
             gauge("is_ready", "1 while the replica is ready", u64::from(status.is_ready));
             gauge("incarnation", "Starts on this volume", status.incarnation);
+            gauge("version", "The cluster's version", u64::from(status.version));
+            gauge("same_index", "Last index at which all states were the same", status.same_at);
             let up = status.links.iter().filter(|link| link.is_up).count() as u64;
             let copied = status.catching_up.as_ref().map(|c| (c.items, c.items_expected, c.bytes));
             let (items, expected, bytes) = copied.unwrap_or_default();

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use crate::addresses::{Addresses, FILE_NAME};
 use crate::clients::{CONNECTIONS_MAX, Clients};
 use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, PEERS_INBOX, Shown};
-use crate::engine::{ClientKey, Input};
+use crate::engine::{ClientKey, Input, Options};
 use crate::http::{self, Health};
 use crate::metrics::Metrics;
 use crate::settings::{Settings, SettingsError, StorageKind};
@@ -112,17 +112,17 @@ impl Replica {
         let (clients, from_clients) = mpsc::channel(CLIENTS_INBOX);
         let inboxes = Inboxes { peers: from_peers, clients: from_clients };
         let shown = Shown { status: status_shown, metrics: Arc::clone(&metrics), began };
-        let faults = settings.allow_faults;
+        let options = settings.options();
         let (owner, nonce) = (settings.owner(), rand::random());
         let (me, configuration, driver, database) = if is_memory {
             let memory = Memory::new(owner.newborn(nonce), owner.configuration());
             let (me, configuration) = introduce(&memory);
-            (me, configuration, spawn_driver(memory, faults, inboxes, shown), None)
+            (me, configuration, spawn_driver(memory, options, inboxes, shown), None)
         } else {
             let database =
                 Database::open(&settings.data, &owner, nonce, LogLimits::default(), on_fatal)?;
             let (me, configuration) = introduce(&database);
-            let driver = spawn_driver(database.clone(), faults, inboxes, shown);
+            let driver = spawn_driver(database.clone(), options, inboxes, shown);
             (me, configuration, driver, Some(database))
         };
 
@@ -225,13 +225,13 @@ fn introduce<S: Store>(store: &S) -> (ReplicaId, Configuration) {
 
 fn spawn_driver<S: Store + Clone + Send + 'static>(
     store: S,
-    allows_faults: bool,
+    options: Options,
     inboxes: Inboxes,
     shown: Shown,
 ) -> std::thread::JoinHandle<()> {
     std::thread::Builder::new()
         .name("driver".to_owned())
-        .spawn(move || Driver::run(store, allows_faults, inboxes, shown))
+        .spawn(move || Driver::run(store, options, inboxes, shown))
         .expect("a process can start a thread")
 }
 

@@ -5,13 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use kvorum_protocol::status::ClusterId;
 
+use crate::driver::TICK;
+use crate::engine::Options;
 use crate::storage::open::Owner;
 use crate::transport::PeerAddress;
+use crate::version::Version;
 
 /// Longest name of a replica, in bytes: what a host name may have.
 const NAME_BYTES_MAX: usize = 63;
@@ -99,6 +103,12 @@ pub struct Settings {
         value_name = "BYTES"
     )]
     pub disk_reserve: u64,
+    /// Seconds between two comparisons of the replicas' states, which read all data once; 0 for none
+    #[arg(long, env = "KVORUM_CHECKSUM_SECONDS", default_value = "600", value_name = "N")]
+    pub checksum_seconds: u32,
+    /// Keep the cluster from rising above a version, so that an older program can be brought back
+    #[arg(long, env = "KVORUM_HOLD_VERSION", default_value_t = Version::NEWEST, value_name = "N")]
+    pub hold_version: Version,
     /// Let administrators cut links and crash this replica; for tests and demonstrations
     #[arg(long, env = "KVORUM_ALLOW_FAULTS", value_parser = FalseyValueParser::new())]
     pub allow_faults: bool,
@@ -193,10 +203,27 @@ impl Settings {
         }
     }
 
+    /// How the replica is to behave.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        let interval = Duration::from_secs(u64::from(self.checksum_seconds));
+        let ticks = interval.as_millis() / TICK.as_millis();
+        Options {
+            allows_faults: self.allow_faults,
+            newest: self.hold_version,
+            checksum_ticks: u64::try_from(ticks).expect("years of ticks fit"),
+        }
+    }
+
     /// Whose data the folder is to hold.
     #[must_use]
     pub fn owner(&self) -> Owner {
-        Owner { cluster: self.cluster, name: self.name.clone(), genesis: self.members.clone() }
+        Owner {
+            cluster: self.cluster,
+            name: self.name.clone(),
+            genesis: self.members.clone(),
+            newest: self.hold_version,
+        }
     }
 }
 

@@ -9,10 +9,12 @@
 use bytes::Bytes;
 use kvorum_protocol::data::{LaneId, Value};
 use kvorum_protocol::message::{Answer, Refusal, SnapshotName};
+use kvorum_protocol::status::ReplicaId;
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
 use crate::state_machine::{Lane, Record};
+use crate::version::Version;
 
 /// Names a snapshot for ever.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -30,6 +32,8 @@ pub struct Header {
     pub applied: u64,
     /// About how many keys it has.
     pub items: u64,
+    /// The cluster's version then.
+    pub version: Version,
 }
 
 /// One thing of a state.
@@ -107,6 +111,32 @@ pub fn items_of(part: &[u8]) -> Option<Vec<Item>> {
         Ok((items, [])) => Some(items),
         _ => None,
     }
+}
+
+/// A checksum of a state, or of a part of one: the sum of its things' hashes (XXH3, 128 bits), so
+/// that neither their order nor how they were cut into chunks matters.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Digest(u128);
+
+impl Digest {
+    /// That of both: what was added up so far, and these.
+    #[must_use]
+    pub fn with(self, items: &[Item]) -> Self {
+        let mut sum = self.0;
+        for item in items {
+            sum = sum.wrapping_add(xxhash_rust::xxh3::xxh3_128(&bytes_of(item)));
+        }
+        Self(sum)
+    }
+}
+
+/// A state that must not be used: it differs from that of a majority.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// The index as of which it was found to differ.
+    pub index: u64,
+    /// The replicas that had the majority's state, from which it may be copied.
+    pub sound: Vec<ReplicaId>,
 }
 
 /// A part of a state.
@@ -258,14 +288,17 @@ pub enum InstallWrite {
     Begin(Install),
     /// The next chunk.
     Chunk(Chunk),
-    /// The copied state takes the place of the one that was there.
+    /// The copied state takes the place of the one that was there, and ends a quarantine.
     Switch,
+    /// The state that is here must not be used any more, nor what was copied so far.
+    Quarantine(Quarantine),
     /// Copying is given up.
     Drop,
 }
 
 /// Snapshots that are open at a replica. Used by one thread, which is not the driver's.
 pub trait Snapshots {
-    /// Reads something. `number` names a snapshot that is opened by it.
-    fn read(&mut self, wanted: &Wanted, number: u64) -> Found;
+    /// Reads something. `number` names a snapshot that is opened by it. Nobody waits for a snapshot
+    /// to be closed: of that there is nothing to tell.
+    fn read(&mut self, wanted: &Wanted, number: u64) -> Option<Found>;
 }

@@ -15,6 +15,7 @@ use kvorum_protocol::limits::SESSION_ENTRIES;
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{Command, Entry};
+use crate::version::Version;
 
 /// A key's value and the index of its last write.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -87,6 +88,8 @@ pub struct Changes {
     pub uses: BTreeMap<u64, Option<LaneId>>,
     /// Indexes of commands that changed no key: repeated, expired, or their condition failed.
     pub void: Vec<u64>,
+    /// The cluster's version from now on, if it changes.
+    pub version: Option<Version>,
     /// The last index applied.
     pub applied: u64,
     /// The entries came from a peer, and are not in this replica's log.
@@ -128,7 +131,11 @@ pub fn apply<T: Table>(
     for (index, entry) in (first..).zip(entries) {
         run.evict(index);
         let outcome = match entry {
-            Entry::Noop | Entry::StopSign(_) => None,
+            Entry::Noop | Entry::StopSign(_) | Entry::Checksum => None,
+            Entry::Version(version) => {
+                run.changes.version = run.changes.version.max(Some(*version));
+                None
+            }
             Entry::Elsewhere { .. } => panic!("a stand-in for entries is never in a log"),
             Entry::Command(command) => Some((command.id, run.command(index, command))),
         };

@@ -28,8 +28,9 @@ use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Replica
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
-use crate::snapshot::{Install, InstallWrite, Snapshots};
+use crate::snapshot::{Install, InstallWrite, Quarantine, Snapshots};
 use crate::state_machine::Table;
+use crate::version::Version;
 
 pub use database::Database;
 use durable::Durable;
@@ -112,6 +113,10 @@ pub trait Store: Table {
     /// Up to this index the state was copied; whether an entry of the log up to there took effect
     /// is not known here.
     fn since(&self) -> u64;
+    /// The cluster's version, as of the applied index.
+    fn version(&self) -> Version;
+    /// Why the state that is here must not be used, if it must not.
+    fn quarantine(&self) -> Option<Quarantine>;
     /// State that is being copied here.
     fn install(&self) -> Option<Install>;
     /// Takes a step of copying.

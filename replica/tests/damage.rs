@@ -21,6 +21,7 @@ use kvorum_replica::state_machine::{self, LaneMemory, Source, Table};
 use kvorum_replica::storage::open::Owner;
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, OpenError, Seen, Store};
+use kvorum_replica::version::Version;
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{Storage, StorageOp};
 use rand::rngs::StdRng;
@@ -52,7 +53,8 @@ struct State {
 
 fn owner() -> Owner {
     let genesis = ["kvorum-0", "kvorum-1"].map(str::to_owned).to_vec();
-    Owner { cluster: ClusterId(1), name: "kvorum-0".to_owned(), genesis }
+    let newest = Version::NEWEST;
+    Owner { cluster: ClusterId(1), name: "kvorum-0".to_owned(), genesis, newest }
 }
 
 fn open(folder: &Path) -> Result<Database, OpenError> {
@@ -92,20 +94,12 @@ fn fill(database: &mut Database, numbers: std::ops::Range<u64>) {
 fn read(database: &Database) -> State {
     let log = database.log(CONFIGURATION);
     let decided = log.get_decided_idx().unwrap();
-    let scan = Scan {
-        prefix: Vec::new(),
-        from: Vec::new(),
-        until: Vec::new(),
-        limit: 0,
-        keys_only: false,
-        consistency: Consistency::Local,
-    };
     let length = log.get_log_len().unwrap() as u64;
     let all = database.decided(CONFIGURATION, 1, length, usize::MAX);
     let lane = |client| database.lane(LaneId { client: ClientId(client), number: 0 });
     State {
         applied: database.applied(),
-        page: database.scan(&scan),
+        page: database.scan(&Scan::of("", Consistency::Local)),
         entries: log.get_entries(0, decided).unwrap(),
         void: all.void,
         promise: log.get_promise().unwrap(),

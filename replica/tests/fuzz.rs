@@ -21,10 +21,10 @@ use kvorum_protocol::message::{
     Admin, Answer, ClientFrame, Consistency, Page, Pair, Refusal, Request, Scan, ServerFrame,
     SnapshotName, SnapshotRequest,
 };
-use kvorum_protocol::status::ConfigurationId;
+use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use kvorum_replica::engine::PeerMessage;
 use kvorum_replica::entry::{Command, Entry};
-use kvorum_replica::snapshot::{Chunk, Cursor, Found, Item, SnapshotId, Wanted};
+use kvorum_replica::snapshot::{Chunk, Cursor, Digest, Found, Item, SnapshotId, Wanted};
 use kvorum_replica::state_machine::Record;
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
@@ -134,6 +134,8 @@ fn peer_messages() -> Vec<PeerMessage> {
         PeerMessage::Fetch { call: 3, wanted: Wanted::Chunk { snapshot, after: after.clone() } },
         PeerMessage::Found { call: 3, found: Found::Chunk(chunk) },
         PeerMessage::HasState { index: u64::MAX },
+        PeerMessage::Checksum { index: 7, digest: Digest::default().with(&[]) },
+        PeerMessage::Differs { index: 7, sound: vec![ReplicaId(1), ReplicaId(2)] },
     ]);
     all
 }

@@ -234,6 +234,18 @@ fn without_waiting_for_state_entries_are_nowhere() {
     without(|rules| rules.engine.waits_for_state = false);
 }
 
+/// A state that was altered stays different.
+#[test]
+fn without_quarantine_replicas_differ() {
+    without(|rules| rules.engine.quarantines = false);
+}
+
+/// The replicas compare states as of different indexes, and the sound are taken for altered.
+#[test]
+fn with_checksums_at_some_other_index_the_sound_are_quarantined() {
+    without(|rules| rules.engine.checks_at_the_index = false);
+}
+
 #[test]
 fn without_the_whitelist_a_message_does_harm() {
     without(|rules| rules.engine.has_whitelist = false);

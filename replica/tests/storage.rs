@@ -17,6 +17,7 @@ use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::storage::open::Owner;
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, OpenError, Seen, Store};
+use kvorum_replica::version::Version;
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{Storage, StorageOp};
 use proptest::prelude::*;
@@ -25,7 +26,8 @@ const CONFIGURATION: ConfigurationId = ConfigurationId(1);
 
 fn owner() -> Owner {
     let genesis = ["kvorum-0", "kvorum-1"].map(str::to_owned).to_vec();
-    Owner { cluster: ClusterId(1), name: "kvorum-0".to_owned(), genesis }
+    let newest = Version::NEWEST;
+    Owner { cluster: ClusterId(1), name: "kvorum-0".to_owned(), genesis, newest }
 }
 
 fn open(folder: &Path, nonce: u64) -> Database {
@@ -150,14 +152,7 @@ proptest! {
 }
 
 fn everything() -> Scan {
-    Scan {
-        prefix: Vec::new(),
-        from: Vec::new(),
-        until: Vec::new(),
-        limit: 0,
-        keys_only: false,
-        consistency: Consistency::Local,
-    }
+    Scan::of("", Consistency::Local)
 }
 
 fn changes(applied: u64) -> Changes {
@@ -177,6 +172,7 @@ fn changes(applied: u64) -> Changes {
         )]),
         uses: BTreeMap::from([(applied - 1, None), (applied, Some(lane))]),
         void: if applied.is_multiple_of(3) { vec![applied] } else { vec![] },
+        version: None,
         applied,
     }
 }
@@ -185,12 +181,9 @@ fn changes(applied: u64) -> Changes {
 fn answers<S: Store>(store: &S) -> String {
     let lane = LaneId { client: ClientId(9), number: 1 };
     let scan = |prefix: &str, from: &str, limit| Scan {
-        prefix: prefix.into(),
         from: from.into(),
-        until: Vec::new(),
         limit,
-        keys_only: false,
-        consistency: Consistency::Local,
+        ..Scan::of(prefix, Consistency::Local)
     };
     let keys = ["a", "b", "c/3", "d"].map(|key| store.key(key.as_bytes()));
     let scans = [scan("", "", 0), scan("c/", "", 2), scan("", "b", 0), scan("z", "", 0)];
@@ -289,7 +282,7 @@ fn a_copied_state_is_the_state_that_was_copied() {
         source.commit(changes(applied));
     }
     let mut snapshots = source.snapshots();
-    let Found::Snapshot { snapshot, header } = snapshots.read(&Wanted::Snapshot, 1) else {
+    let Some(Found::Snapshot { snapshot, header }) = snapshots.read(&Wanted::Snapshot, 1) else {
         panic!("a snapshot is open");
     };
     // What is written later is not in it.
@@ -303,7 +296,7 @@ fn a_copied_state_is_the_state_that_was_copied() {
     let mut chunks = 0;
     while let Some(after) = target.install().and_then(|install| install.after) {
         let wanted = Wanted::Chunk { snapshot, after };
-        let Found::Chunk(chunk) = snapshots.read(&wanted, 0) else { panic!("it is open") };
+        let Some(Found::Chunk(chunk)) = snapshots.read(&wanted, 0) else { panic!("it is open") };
         target.write_install(InstallWrite::Chunk(chunk));
         chunks += 1;
         assert_eq!(target.scan(&everything()).pairs, old.pairs, "the old state, until it is whole");
@@ -361,9 +354,9 @@ fn a_log_that_was_cut_holds_what_comes_after() {
     assert_eq!(log.get_entries(cut - 1, 200).unwrap(), []);
     let mut snapshots = database.snapshots();
     let from = cut as u64;
-    assert_eq!(snapshots.read(&Wanted::Entries { from }, 0), Found::Gone);
+    assert_eq!(snapshots.read(&Wanted::Entries { from }, 0), Some(Found::Gone));
     let found = snapshots.read(&Wanted::Entries { from: from + 1 }, 0);
-    let Found::Entries { entries, decided: 200, .. } = found else { panic!("{found:?}") };
+    let Some(Found::Entries { entries, decided: 200, .. }) = found else { panic!("{found:?}") };
     assert_eq!(entries.len(), 8, "a chunk of them");
     drop(snapshots);
     drop((log, database));

@@ -33,6 +33,8 @@ pub fn status_of(total: usize, place: usize) -> Status {
         compacted: 0,
         catching_up: None,
         is_ready: true,
+        version: 2,
+        same_at: 0,
         allows_faults: true,
         links: (0..total).filter(|peer| *peer != place).map(link).collect(),
         trouble: None,

@@ -367,6 +367,8 @@ impl State {
             compacted: 0,
             catching_up: None,
             is_ready: self.leader.is_some(),
+            version: 2,
+            same_at: 0,
             allows_faults: true,
             links: all.filter(|peer| *peer != place).map(link).collect(),
             trouble: None,

@@ -183,5 +183,6 @@ fn arguments(folder: &Folder, name: &str, own: &Path, plan: &Plan) -> Vec<String
     if plan.allow_faults {
         arguments.push("--allow-faults".to_owned());
     }
+    arguments.extend(plan.replica_arguments.iter().cloned());
     arguments
 }

@@ -13,6 +13,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use kvorum_protocol::status::ClusterId;
+use kvorum_replica::storage::open::Owner;
+use kvorum_replica::version::Version;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +67,7 @@ impl StatefulSet {
         Ok(Self { cluster, replicas: document.replicas })
     }
 
-    pub(super) fn write(&self, folder: &Path) -> std::io::Result<()> {
+    fn write(&self, folder: &Path) -> std::io::Result<()> {
         let document = Document { cluster: self.cluster.to_string(), replicas: self.replicas };
         let (file, aside) = (folder.join("statefulset.json"), folder.join("statefulset.json.new"));
         let mut new = File::create(&aside)?;
@@ -73,6 +75,36 @@ impl StatefulSet {
         new.write_all(b"\n")?;
         new.sync_all()?;
         fs::rename(aside, file)
+    }
+
+    /// Whose folder a replica's is.
+    #[must_use]
+    pub fn owner(&self, name: &str) -> Owner {
+        Owner {
+            cluster: self.cluster,
+            name: name.to_owned(),
+            genesis: self.members(),
+            newest: Version::NEWEST,
+        }
+    }
+
+    /// Makes the folder of a cluster whose replicas begin with a state, which `seed` puts into
+    /// each replica's; what a command that was broken off left there goes.
+    pub(super) fn make(
+        &self,
+        folder: &Path,
+        seed: impl Fn(&Path, &Owner) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let cannot = |error: std::io::Error| cannot_make(folder, &error);
+        if folder.exists() {
+            fs::remove_dir_all(folder).map_err(cannot)?;
+        }
+        fs::create_dir_all(folder).map_err(cannot)?;
+        for name in self.members() {
+            crate::note(format!("making {name}"));
+            seed(&folder.join(&name), &self.owner(&name))?;
+        }
+        self.write(folder).map_err(cannot)
     }
 
     /// The names of the replicas.
@@ -148,15 +180,6 @@ fn take_lock(folder: &Path) -> Result<File, Stop> {
     }
     fs::write(&path, std::process::id().to_string())?;
     Ok(file)
-}
-
-/// Makes an empty folder; what a command that was broken off left there goes.
-pub(super) fn make_empty(folder: &Path) -> Result<(), Stop> {
-    let cannot = |error: std::io::Error| cannot_make(folder, &error);
-    if folder.exists() {
-        fs::remove_dir_all(folder).map_err(cannot)?;
-    }
-    fs::create_dir_all(folder).map_err(cannot)
 }
 
 pub(super) fn cannot_make(folder: &Path, error: &std::io::Error) -> Stop {

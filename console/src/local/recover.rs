@@ -66,13 +66,8 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     confirm(recover, set.cluster)?;
     let new = StatefulSet { cluster: ClusterId(rand::random()), replicas: set.replicas };
     let aside = beside(&path, "recovering");
-    folder::make_empty(&aside)?;
-    for name in new.members() {
-        crate::note(format!("making {name}"));
-        seed(&best, &aside.join(&name), &new, name)?;
-    }
+    new.make(&aside, |folder, owner| seed(&best, folder, owner))?;
     let cannot = |error: std::io::Error| folder::cannot_make(&path, &error);
-    new.write(&aside).map_err(cannot)?;
     // RocksDB removes files by their names when it ends: they must still be its own.
     best.database.close();
     drop(best);
@@ -105,14 +100,17 @@ fn survivors(folder: &Path, set: &StatefulSet) -> Result<(Survivor, usize), Stop
             println!("{name}: lost, {} holds no database", data.display());
             continue;
         }
-        let owner = Owner { cluster: set.cluster, name: name.clone(), genesis: set.members() };
-        let opened = match open(&data, &owner) {
+        let opened = match open(&data, &set.owner(&name)) {
             Ok(opened) => opened,
             Err(error) => {
                 println!("{name}: lost: {error}");
                 continue;
             }
         };
+        if opened.quarantine().is_some() {
+            println!("{name}: lost: its state differed from that of the majority");
+            continue;
+        }
         left += 1;
         let numbers = opened.log(opened.configuration().id).0.numbers();
         println!("{name}: there, {} entries accepted", numbers.accepted);
@@ -155,21 +153,20 @@ fn confirm(recover: &Recover, cluster: ClusterId) -> Result<(), Stop> {
 }
 
 /// Copies a survivor's state, and the entries that it accepted after it.
-fn seed(from: &Survivor, folder: &Path, set: &StatefulSet, name: String) -> Result<(), Stop> {
+fn seed(from: &Survivor, folder: &Path, owner: &Owner) -> Result<(), Stop> {
     let failed = |error: OpenError| Stop::failed(error.to_string());
-    let owner = Owner { cluster: set.cluster, name, genesis: set.members() };
     let database = &from.database;
     let on_fatal = Arc::new(|what: &str| panic!("{what}"));
     let (nonce, applied) = (rand::random(), database.applied());
-    let mut seed = Seed::begin(folder, &owner, nonce, applied, on_fatal).map_err(failed)?;
+    let mut seed = Seed::begin(folder, owner, nonce, applied, on_fatal).map_err(failed)?;
     let mut snapshots = database.snapshots();
-    let Found::Snapshot { snapshot, .. } = snapshots.read(&Wanted::Snapshot, 1) else {
+    let Some(Found::Snapshot { snapshot, .. }) = snapshots.read(&Wanted::Snapshot, 1) else {
         return Err(Stop::failed(format!("the state of {} cannot be read", from.name)));
     };
     let mut after = Some(Cursor::Start);
     while let Some(cursor) = after {
         let wanted = Wanted::Chunk { snapshot, after: cursor };
-        let Found::Chunk(chunk) = snapshots.read(&wanted, 0) else {
+        let Some(Found::Chunk(chunk)) = snapshots.read(&wanted, 0) else {
             return Err(Stop::failed(format!("the state of {} cannot be read", from.name)));
         };
         after = chunk.next;

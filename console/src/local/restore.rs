@@ -35,13 +35,7 @@ pub fn run(restore: &Restore) -> Result<(), Stop> {
     let set = StatefulSet { cluster: ClusterId(rand::random()), replicas: *replicas };
     let aside = PathBuf::from(format!("{}.restoring", data.display()));
     let cannot = |error: std::io::Error| folder::cannot_make(&aside, &error);
-    folder::make_empty(&aside)?;
-    for name in set.members() {
-        crate::note(format!("making {name}"));
-        let owner = Owner { cluster: set.cluster, name: name.clone(), genesis: set.members() };
-        seed(file, &aside.join(&name), &owner, index)?;
-    }
-    set.write(&aside).map_err(cannot)?;
+    set.make(&aside, |folder, owner| seed(file, folder, owner, index))?;
     if data.exists() {
         fs::remove_dir(data).map_err(cannot)?;
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use kvorum_protocol::Client;
 use kvorum_protocol::client::{Options, Route};
+use kvorum_protocol::message::{Pair, Scan};
 use kvorum_protocol::status::Status;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -136,6 +137,17 @@ pub async fn status_when(
         assert!(began.elapsed() < PATIENCE, "a status as wanted, at {route:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// All pairs that a scan comes to, page by page.
+pub async fn scan_all(client: &Client, scan: Scan, route: &Route) -> Vec<Pair> {
+    let (mut pairs, mut next) = (Vec::new(), Some(scan));
+    while let Some(scan) = next {
+        let page = client.scan(scan.clone(), route).await.unwrap();
+        next = scan.after(&page);
+        pairs.extend(page.pairs);
+    }
+    pairs
 }
 
 /// What a command printed, as text, and its exit status.

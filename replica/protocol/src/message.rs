@@ -155,6 +155,28 @@ pub struct Scan {
     pub consistency: Consistency,
 }
 
+impl Scan {
+    /// The first page of the keys with a prefix (empty for all), with values, as long as allowed.
+    #[must_use]
+    pub fn of(prefix: impl Into<Vec<u8>>, consistency: Consistency) -> Self {
+        Self {
+            prefix: prefix.into(),
+            from: Vec::new(),
+            until: Vec::new(),
+            limit: 0,
+            keys_only: false,
+            consistency,
+        }
+    }
+
+    /// The page after one that this came to; `None` after the last.
+    #[must_use]
+    pub fn after(&self, page: &Page) -> Option<Self> {
+        let from = page.next.as_ref()?.0.to_vec();
+        Some(Self { from, ..self.clone() })
+    }
+}
+
 /// One key with its value.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pair {
@@ -394,6 +416,10 @@ pub enum EntryKind {
     Delete,
     /// The end of a configuration.
     StopSign,
+    /// A higher version of the cluster.
+    Version,
+    /// The replicas' states are compared as of here.
+    Checksum,
 }
 
 /// A changed key.

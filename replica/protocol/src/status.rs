@@ -158,6 +158,11 @@ pub struct Status {
     pub catching_up: Option<CatchingUp>,
     /// Whether it is a voter, knows a leader and lags by no more than the bound.
     pub is_ready: bool,
+    /// The cluster's version.
+    pub version: u8,
+    /// The last index as of which the states of all members were found to be the same, as the
+    /// leader knows; 0 at the others, and before the first comparison.
+    pub same_at: u64,
     /// Whether an administrator may cut links and crash it.
     pub allows_faults: bool,
     /// Its links to the other members.

@@ -8,14 +8,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use tokio::sync::mpsc;
 
-use crate::engine::{Input, Origin};
+use crate::engine::{Asker, Input};
 use crate::snapshot::{Snapshots, Wanted};
 use crate::storage::Store;
 
 /// Something to be read.
 pub struct Job {
     /// Who asks for it.
-    pub origin: Origin,
+    pub asker: Asker,
     /// What.
     pub wanted: Wanted,
     /// Names a snapshot that is opened.
@@ -35,10 +35,10 @@ pub fn spawn<S: Store + Send + 'static>(store: S) -> (Sender<Job>, mpsc::Unbound
 
 fn read_all<S: Store>(store: &S, due: &Receiver<Job>, found_by: &mpsc::UnboundedSender<Input>) {
     let mut snapshots = store.snapshots();
-    while let Ok(Job { origin, wanted, number }) = due.recv() {
-        let found = snapshots.read(&wanted, number);
-        let is_asked = !matches!(wanted, Wanted::Close { .. });
-        if is_asked && found_by.send(Input::Read { origin, found }).is_err() {
+    while let Ok(Job { asker, wanted, number }) = due.recv() {
+        if let Some(found) = snapshots.read(&wanted, number)
+            && found_by.send(Input::Read { asker, found }).is_err()
+        {
             return;
         }
     }

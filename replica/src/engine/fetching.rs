@@ -15,13 +15,13 @@ use kvorum_protocol::status::{CatchingUp, ReplicaId};
 use super::message::{Notice, Output, PeerMessage};
 use super::{Engine, Outbox};
 use crate::entry::Entry;
-use crate::snapshot::{Found, Install, InstallWrite, SnapshotId, Wanted};
+use crate::snapshot::{Found, Install, InstallWrite, Quarantine, SnapshotId, Wanted};
 use crate::state_machine::{self, Source};
 use crate::storage::Store;
 
 /// Ticks after which what was asked for is asked again, of another replica.
 const PATIENCE_TICKS: u64 = 300;
-/// Ticks until the next question, when the other has too many snapshots open.
+/// Ticks until the next question, when the other has too many snapshots open or must not be asked.
 const BUSY_TICKS: u64 = 100;
 
 /// Catching up.
@@ -83,15 +83,34 @@ impl<S: Store> Engine<S> {
 
     fn begin_fetch(&mut self, source: ReplicaId, target: u64) {
         self.fetches += 1;
-        let (step, call, due) = (Step::Entries, self.fetches, self.now);
+        let (call, due) = (self.fetches, self.now);
+        let step = match &self.quarantine {
+            None => Step::Entries,
+            Some(_) if self.store.install().is_some() => Step::Chunks,
+            Some(_) => Step::Snapshot,
+        };
         self.fetching =
             Some(Fetching { source, target, step, call, due, is_waiting: false, copied: None });
+    }
+
+    /// Begins to copy a state that takes the place of the one in quarantine, unless it has begun.
+    pub(super) fn begin_rebuild(&mut self) {
+        let Some(Quarantine { index, .. }) = self.quarantine else { return };
+        if self.fetching.is_none()
+            && let Some(source) = self.next_source(self.me)
+        {
+            self.begin_fetch(source, index);
+        }
     }
 
     /// Asks for what is next, if it is time to. To be called once a tick: that bounds the rate.
     pub(super) fn advance_fetch(&mut self) {
         let is_in_step = self.leader().is_some_and(|(_, is_in_step)| is_in_step);
-        if is_in_step && self.fetching.take().is_some() && self.store.install().is_some() {
+        if is_in_step
+            && self.quarantine.is_none()
+            && self.fetching.take().is_some()
+            && self.store.install().is_some()
+        {
             self.store.write_install(InstallWrite::Drop);
         }
         let Some(fetching) = &self.fetching else { return };
@@ -107,10 +126,19 @@ impl<S: Store> Engine<S> {
         self.ask();
     }
 
-    /// The connected peer after one, in a circle.
+    /// The connected peer after one, in a circle; in quarantine, of those that are sound.
     fn next_source(&self, after: ReplicaId) -> Option<ReplicaId> {
-        let later = self.outbox.peers.connected().find(|peer| *peer > after);
-        later.or_else(|| self.outbox.peers.connected().next())
+        let quarantine = self.quarantine.as_ref();
+        let is_sound = |peer: &ReplicaId| quarantine.is_none_or(|q| q.sound.contains(peer));
+        let mut sources = self.outbox.peers.connected().filter(is_sound).peekable();
+        let first = sources.peek().copied();
+        sources.find(|peer| *peer > after).or(first)
+    }
+
+    /// Whether a state as of an index may take the place of the one that is here.
+    fn is_of_use(&self, index: u64) -> bool {
+        let applied = self.store.applied();
+        index > applied || (index == applied && self.quarantine.is_some())
     }
 
     fn ask(&mut self) {
@@ -125,6 +153,10 @@ impl<S: Store> Engine<S> {
         let wanted = match (fetching.step, chunk) {
             (Step::Chunks, Some((snapshot, after))) => Wanted::Chunk { snapshot, after },
             (Step::Snapshot, _) => Wanted::Snapshot,
+            (Step::Chunks, None) if self.quarantine.is_some() => {
+                fetching.step = Step::Snapshot;
+                Wanted::Snapshot
+            }
             (Step::Entries | Step::Chunks, _) => {
                 fetching.step = Step::Entries;
                 Wanted::Entries { from: self.store.applied() + 1 }
@@ -142,6 +174,10 @@ impl<S: Store> Engine<S> {
 
     /// An answer came.
     pub(super) fn fetched(&mut self, peer: ReplicaId, call: u64, found: Found) {
+        let is_of_use = match &found {
+            Found::Snapshot { header, .. } => self.is_of_use(header.applied),
+            _ => true,
+        };
         let Some(fetching) = &mut self.fetching else { return };
         if fetching.source != peer || fetching.call != call || !fetching.is_waiting {
             return;
@@ -157,7 +193,7 @@ impl<S: Store> Engine<S> {
                 fetching.step = if install.is_some() { Step::Chunks } else { Step::Snapshot };
             }
             (Step::Snapshot, Found::Snapshot { snapshot, header }) => {
-                if header.applied > self.store.applied() {
+                if is_of_use {
                     fetching.step = Step::Chunks;
                     let install = Install::of(snapshot, header);
                     self.store.write_install(InstallWrite::Begin(install));
@@ -175,7 +211,10 @@ impl<S: Store> Engine<S> {
                 }
             }
             (Step::Chunks, Found::Gone) => fetching.step = Step::Snapshot,
-            (_, Found::Busy) => fetching.due = self.now + BUSY_TICKS,
+            // Another one may have time.
+            (_, Found::Busy) => {
+                (fetching.is_waiting, fetching.due) = (true, self.now + BUSY_TICKS);
+            }
             (_, _) => self.fetching = None,
         }
     }
@@ -183,9 +222,14 @@ impl<S: Store> Engine<S> {
     /// All chunks are there: the copied state takes the place of the one that was there.
     fn switch(&mut self) {
         let Some(install) = self.store.install() else { return };
-        let is_newer = install.header.applied > self.store.applied();
-        let step = if is_newer { InstallWrite::Switch } else { InstallWrite::Drop };
-        self.store.write_install(step);
+        if !self.is_of_use(install.header.applied) {
+            return self.store.write_install(InstallWrite::Drop);
+        }
+        self.store.write_install(InstallWrite::Switch);
+        if self.quarantine.take().is_some() {
+            // Nobody knows what made the states differ: the entries before go too.
+            self.rebuilt_at = Some(install.header.applied);
+        }
         if let Some(fetching) = &mut self.fetching {
             fetching.copied = Some(install.snapshot);
         }

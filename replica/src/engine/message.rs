@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Origin;
 use crate::entry::Entry;
-use crate::snapshot::{Found, Wanted};
+use crate::snapshot::{Digest, Found, Wanted};
 
 /// One client connection of this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -20,6 +20,18 @@ pub struct ClientKey(pub u64);
 /// One session of the link to a peer. A higher one replaces every lower one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Session(pub u64);
+
+/// Who wants something read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asker {
+    /// A client or a peer.
+    Other(Origin),
+    /// This replica, for a checksum.
+    Own {
+        /// Its number for the question.
+        call: u64,
+    },
+}
 
 /// What replicas say to each other once a session is up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -107,6 +119,20 @@ pub enum PeerMessage {
     HasState {
         /// The index.
         index: u64,
+    },
+    /// A replica tells the leader the checksum of its state.
+    Checksum {
+        /// As of this index.
+        index: u64,
+        /// The checksum.
+        digest: Digest,
+    },
+    /// The leader tells a replica that its state differs from that of a strict majority.
+    Differs {
+        /// As of this index.
+        index: u64,
+        /// The replicas that had the majority's.
+        sound: Vec<ReplicaId>,
     },
 }
 
@@ -200,7 +226,7 @@ pub enum Input {
     /// What was to be read beside the engine.
     Read {
         /// Who asked for it.
-        origin: Origin,
+        asker: Asker,
         /// What there is.
         found: Found,
     },
@@ -238,11 +264,10 @@ pub enum Output {
         /// Whether it tells something that must be durable first.
         durable: bool,
     },
-    /// Read something on a thread of its own, and tell what there is by [`Input::Read`] (but for
-    /// `Wanted::Close`).
+    /// Read something on a thread of its own, and tell what there is by [`Input::Read`].
     Read {
         /// Who asks for it.
-        origin: Origin,
+        asker: Asker,
         /// What.
         wanted: Wanted,
         /// Names the snapshot, if one is opened.
@@ -334,6 +359,16 @@ pub enum Notice {
         index: u64,
         /// About how many bytes it has.
         bytes: u64,
+    },
+    /// This replica's state differs from a majority's: it is not used any more.
+    Quarantined {
+        /// The index as of which it was found to differ.
+        index: u64,
+    },
+    /// The replicas' states differ, and no majority has the same.
+    Differ {
+        /// The index as of which they do.
+        index: u64,
     },
     /// A message that must not be was dropped.
     Dropped {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Session;
 use crate::storage::{Seen, Store};
+use crate::version::Version;
 
 /// Who a replica says it is when a session begins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -32,18 +33,27 @@ pub struct Introduction {
     pub nonce: u64,
     /// The other side's incarnation that it saw last; 0 when it never saw it.
     pub last_saw: u64,
+    /// The oldest version that its program knows, and the newest.
+    pub versions: (Version, Version),
 }
 
 /// Why a replica does not talk to another one.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum Rejection {
-    /// It speaks another version of the wire between replicas.
-    #[error("it speaks version {theirs} of the wire between replicas, and this one {ours}")]
+    /// The cluster has a version that its program does not know.
+    #[error(
+        "the cluster has version {cluster}, and {name} knows {} to {}: install a program there that \
+         knows it",
+        knows.0,
+        knows.1
+    )]
     Version {
-        /// The rejecting replica's.
-        ours: u16,
-        /// The rejected one's.
-        theirs: u16,
+        /// The cluster's.
+        cluster: Version,
+        /// The rejected one's name.
+        name: String,
+        /// The versions that it knows.
+        knows: (Version, Version),
     },
     /// It belongs to another cluster.
     #[error("it belongs to cluster {theirs}, not to the one that this replica belongs to")]
@@ -87,6 +97,8 @@ struct Peer {
     sessions: u64,
     is_cut: bool,
     has_met: bool,
+    /// The newest version that its program knows, as it said last.
+    newest: Option<Version>,
 }
 
 /// The other members.
@@ -94,11 +106,18 @@ pub struct Peers {
     peers: BTreeMap<ReplicaId, Peer>,
     /// How often a link began, ended, was cut or healed.
     link_changes: u64,
+    /// The newest version that this replica may have.
+    newest: Version,
 }
 
 impl Peers {
     /// The other members of a configuration, as the store remembers them.
-    pub fn new<S: Store>(configuration: &Configuration, me: ReplicaId, store: &S) -> Self {
+    pub fn new<S: Store>(
+        configuration: &Configuration,
+        me: ReplicaId,
+        newest: Version,
+        store: &S,
+    ) -> Self {
         let others = configuration.members.iter().filter(|member| member.replica != me);
         let peer = |name: &str, id| Peer {
             name: name.to_owned(),
@@ -106,13 +125,14 @@ impl Peers {
             sessions: 0,
             is_cut: false,
             has_met: store.seen(id).is_some(),
+            newest: None,
         };
         let peers = others.map(|m| (m.replica, peer(&m.name, m.replica))).collect();
-        Self { peers, link_changes: 0 }
+        Self { peers, link_changes: 0, newest }
     }
 
     /// How this replica introduces itself to a peer.
-    pub fn introduce<S: Store>(peer: ReplicaId, store: &S) -> Introduction {
+    pub fn introduce<S: Store>(&self, peer: ReplicaId, store: &S) -> Introduction {
         let me = store.identity();
         Introduction {
             cluster: me.cluster,
@@ -121,6 +141,7 @@ impl Peers {
             incarnation: me.incarnation,
             nonce: me.nonce,
             last_saw: store.seen(peer).map_or(0, |seen| seen.incarnation),
+            versions: (Version::OLDEST, self.newest),
         }
     }
 
@@ -128,6 +149,11 @@ impl Peers {
     pub fn admit<S: Store>(&self, theirs: &Introduction, store: &S) -> Result<(), Rejection> {
         if theirs.cluster != store.identity().cluster {
             return Err(Rejection::OtherCluster { theirs: theirs.cluster });
+        }
+        let (cluster, knows) = (store.version(), theirs.versions);
+        if !(knows.0..=knows.1).contains(&cluster) {
+            let name = theirs.name.clone();
+            return Err(Rejection::Version { cluster, name, knows });
         }
         match self.peers.get(&theirs.replica) {
             Some(peer) if peer.name == theirs.name && peer.is_cut => Err(Rejection::Cut),
@@ -176,7 +202,17 @@ impl Peers {
                 store.remember(theirs.replica, now);
             }
             peer.has_met = true;
+            peer.newest = Some(theirs.versions.1);
         }
+    }
+
+    /// The newest version that all members' programs know, if it is higher than the cluster's;
+    /// what a member knows, it said when it was met last.
+    #[must_use]
+    pub fn higher_than(&self, cluster: Version) -> Option<Version> {
+        let mut peers = self.peers.values();
+        let newest = peers.try_fold(self.newest, |all, peer| Some(all.min(peer.newest?)));
+        newest.filter(|newest| *newest > cluster)
     }
 
     /// Whether every member was met, now or at an earlier start.
@@ -300,9 +336,10 @@ mod tests {
     #[test]
     fn a_peer_is_taken_only_if_it_continues_what_was_seen() {
         let mut here = store(1);
-        let mut peers = Peers::new(here.configuration(), ReplicaId(1), &here.clone());
+        let newest = Version(2);
+        let mut peers = Peers::new(here.configuration(), ReplicaId(1), newest, &here.clone());
         assert!(!peers.have_all_met());
-        let first = Peers::introduce(ReplicaId(1), &store(2));
+        let first = peers.introduce(ReplicaId(1), &store(2));
         assert_eq!(peers.judge(&first, 0, None, &here), Ok(()));
         assert!(!peers.have_all_met(), "judged is not met: it may turn this replica away");
         peers.meet(&first, &mut here);
@@ -327,7 +364,7 @@ mod tests {
     #[test]
     fn a_frame_of_a_replaced_session_is_told_apart() {
         let here = store(1);
-        let mut peers = Peers::new(here.configuration(), ReplicaId(1), &here);
+        let mut peers = Peers::new(here.configuration(), ReplicaId(1), Version::FIRST, &here);
         let peer = ReplicaId(2);
         peers.up(peer, Session(1));
         peers.up(peer, Session(2));

@@ -93,7 +93,9 @@ impl<S: Store> Engine<S> {
                 let target = self.outbox.peers.named(&to)?;
                 self.begin_hand_over(Some(target))
             }
-            Admin::Cut { .. } | Admin::Heal { .. } | Admin::Crash if !self.allows_faults => {
+            Admin::Cut { .. } | Admin::Heal { .. } | Admin::Crash
+                if !self.options.allows_faults =>
+            {
                 Err(Refusal::FaultsForbidden)
             }
             Admin::Cut { peer } => self.set_cut(&peer, true),
@@ -112,7 +114,7 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    fn is_leading(&self) -> bool {
+    pub(super) fn is_leading(&self) -> bool {
         self.consensus.as_ref().is_some_and(|c| c.ballot_if_leading().is_some())
     }
 
@@ -152,7 +154,10 @@ impl<S: Store> Engine<S> {
         let Request::Write { id, valid_until, operation } = request else { return };
         let refusal = match operation.validate() {
             Err(limit) => Some(Refusal::Limit(limit)),
-            Ok(()) if self.hand_over.is_some() => Some(Refusal::HandingOver),
+            // An outcome told from a state in quarantine could be wrong.
+            Ok(()) if self.hand_over.is_some() || self.quarantine.is_some() => {
+                Some(Refusal::HandingOver)
+            }
             Ok(()) if self.is_disk_full() && matches!(operation, Operation::Put { .. }) => {
                 let (free, reserve) = self.disk;
                 Some(Refusal::DiskFull { free, reserve })
@@ -198,7 +203,9 @@ impl<S: Store> Engine<S> {
 
     fn read(&mut self, origin: Origin, consistency: Consistency, request: Request) {
         let read = Read::new(origin, Some(request), self.now);
-        if consistency == Consistency::Local && self.reads.has_room() {
+        if let Some(refusal) = self.refuses_reads() {
+            self.outbox.refuse_read(&read, refusal);
+        } else if consistency == Consistency::Local && self.reads.has_room() {
             // Any state will do: it is served in this turn, or the next if there is much to serve.
             self.reads.confirm_at(0, vec![read]);
         } else if let (false, Err(refusal)) = (self.is_leading(), self.remote_leader()) {
@@ -206,6 +213,11 @@ impl<S: Store> Engine<S> {
         } else {
             self.queue_read(read);
         }
+    }
+
+    /// Why this replica's state is not to be read, if it is not.
+    fn refuses_reads(&self) -> Option<Refusal> {
+        self.quarantine.as_ref().and_then(|_| self.trouble()).map(Refusal::Unavailable)
     }
 
     /// A follower wants an index for reads.
@@ -303,6 +315,10 @@ impl<S: Store> Engine<S> {
 
     /// Serves a read; about how many bytes the answer has.
     fn serve(&mut self, read: &Read) -> usize {
+        if let Some(refusal) = self.refuses_reads() {
+            self.outbox.refuse_read(read, refusal);
+            return 0;
+        }
         let bytes;
         let answer = match &read.request {
             Some(Request::Get { key, .. }) => {

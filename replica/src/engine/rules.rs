@@ -1,4 +1,4 @@
-//! Pure: the safety rules that a negative control takes out.
+//! Pure: how a replica is to behave, and the safety rules that a negative control takes out.
 //!
 //! A harness that finds nothing proves something only if it finds what a missing rule does. So the
 //! rules whose absence cannot be played from outside can be switched off at the start of an
@@ -6,6 +6,18 @@
 //! calls [`Engine::without`](super::Engine::without).
 
 use crate::state_machine::LaneMemory;
+use crate::version::Version;
+
+/// How a replica is to behave, as its settings say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Whether administrators may cut links and crash it.
+    pub allows_faults: bool,
+    /// The newest version that it may have.
+    pub newest: Version,
+    /// Ticks between two comparisons of the replicas' states; 0 for none.
+    pub checksum_ticks: u64,
+}
 
 /// What holds; production has the default.
 #[expect(clippy::struct_excessive_bools, reason = "each is a rule of its own")]
@@ -24,6 +36,10 @@ pub struct Rules {
     pub compacts_what_is_applied: bool,
     /// What stands for compacted entries reaches the library only when the state has them.
     pub waits_for_state: bool,
+    /// A checksum is of the state as of its entry.
+    pub checks_at_the_index: bool,
+    /// A state that differs from a majority's is not used any more.
+    pub quarantines: bool,
     /// What is remembered of lanes, and for how long.
     pub lanes: LaneMemory,
 }
@@ -37,6 +53,8 @@ impl Default for Rules {
             has_whitelist: true,
             compacts_what_is_applied: true,
             waits_for_state: true,
+            checks_at_the_index: true,
+            quarantines: true,
             lanes: LaneMemory::default(),
         }
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use kvorum_protocol::status::ReplicaId;
 
-use super::message::{Notice, Output, PeerMessage, Session};
+use super::message::{Asker, Notice, Output, PeerMessage};
 use super::{Engine, Origin};
 use crate::snapshot::{Found, SnapshotId, Wanted};
 use crate::storage::Store;
@@ -52,6 +52,12 @@ impl Sending {
         self.snapshots.values().filter(|fetched| fetched.by_client).count()
     }
 
+    /// What names a snapshot, if one is opened by this question.
+    pub(super) fn number(&mut self, wanted: &Wanted) -> u64 {
+        self.opened += u64::from(*wanted == Wanted::Snapshot);
+        self.opened
+    }
+
     /// Up to where a peer has the state.
     pub(super) fn state_of(&self, peer: ReplicaId) -> Option<u64> {
         self.states.get(&peer).copied()
@@ -73,6 +79,10 @@ impl<S: Store> Engine<S> {
     /// A peer, or a client that makes a backup, wants something of the state or the log.
     pub(super) fn fetch(&mut self, origin: Origin, wanted: Wanted) {
         let used = self.now;
+        if self.quarantine.is_some() && !matches!(wanted, Wanted::Close { .. }) {
+            // Nobody shall have this state; a peer finds another one's.
+            return self.tell_found(origin, Found::Busy);
+        }
         match &wanted {
             Wanted::Entries { from } => {
                 let index = from.saturating_sub(1);
@@ -91,21 +101,28 @@ impl<S: Store> Engine<S> {
                 if by_client && self.sending.client_snapshots() >= CLIENT_SNAPSHOTS_MAX {
                     return self.outbox.answer(origin, Found::Busy.answer());
                 }
-                self.sending.opened += 1;
             }
             Wanted::Close { snapshot } => drop(self.sending.snapshots.remove(snapshot)),
         }
-        let number = self.sending.opened;
-        self.outbox.push(Output::Read { origin, wanted, number });
+        let (asker, number) = (Asker::Other(origin), self.sending.number(&wanted));
+        self.outbox.push(Output::Read { asker, wanted, number });
     }
 
     /// What was wanted is read.
-    pub(super) fn found(&mut self, origin: Origin, found: Found) {
+    pub(super) fn found(&mut self, asker: Asker, found: Found) {
+        let origin = match asker {
+            Asker::Other(origin) => origin,
+            Asker::Own { call } => return self.pass_found(call, found),
+        };
         if let Found::Snapshot { snapshot, header } = &found {
             let by_client = matches!(origin, Origin::Client { .. });
             let fetched = Fetched { index: header.applied, used: self.now, by_client };
             self.sending.snapshots.insert(*snapshot, fetched);
         }
+        self.tell_found(origin, found);
+    }
+
+    fn tell_found(&mut self, origin: Origin, found: Found) {
         match origin {
             Origin::Peer { peer, session, call } => {
                 self.outbox.reply(peer, session, PeerMessage::Found { call, found });
@@ -119,20 +136,26 @@ impl<S: Store> Engine<S> {
         let now = self.now;
         let is_idle = |fetched: &Fetched| now > fetched.used + IDLE_TICKS;
         self.sending.entries.retain(|_, fetched| !is_idle(fetched));
-        let snapshots = &mut self.sending.snapshots;
-        let idle = snapshots.iter().filter(|(_, fetched)| is_idle(fetched));
+        let snapshots = self.sending.snapshots.iter();
+        let idle = snapshots.filter(|(_, fetched)| is_idle(fetched));
         for snapshot in idle.map(|(snapshot, _)| *snapshot).collect::<Vec<_>>() {
-            snapshots.remove(&snapshot);
-            let origin = Origin::Peer { peer: self.me, session: Session(0), call: 0 };
-            let wanted = Wanted::Close { snapshot };
-            self.outbox.outputs.push(Output::Read { origin, wanted, number: 0 });
+            self.sending.snapshots.remove(&snapshot);
+            self.close_snapshot(snapshot);
+        }
+    }
+
+    /// Closes whatever is being sent of the state.
+    pub(super) fn close_snapshots(&mut self) {
+        for snapshot in std::mem::take(&mut self.sending.snapshots).into_keys() {
+            self.close_snapshot(snapshot);
         }
     }
 
     /// Cuts the log where it is longer than it need be.
     pub(super) fn compact(&mut self) {
         let Some(consensus) = &mut self.consensus else { return };
-        let Some(cut) = self.store.excess(self.sending.pinned()) else { return };
+        let excess = self.store.excess(self.sending.pinned());
+        let Some(cut) = excess.max(self.rebuilt_at) else { return };
         // What is applied comes before this in the disk's one order of writes.
         let known = consensus.decided().min(self.store.applied());
         let cut = if self.rules.compacts_what_is_applied { cut } else { consensus.decided() };
@@ -140,6 +163,7 @@ impl<S: Store> Engine<S> {
         if is_allowed && cut > consensus.compacted() {
             consensus.compact(cut);
             self.outbox.notice(Notice::Compacted { index: cut });
+            self.rebuilt_at = None;
         }
     }
 }

@@ -77,8 +77,11 @@ impl<S: Store> Engine<S> {
             catching_up: self.catching_up(),
             is_ready: matches!(role, Role::Leader | Role::Follower)
                 && decided - applied <= READY_LAG_MAX
-                && !self.leads_alone(),
-            allows_faults: self.allows_faults,
+                && !self.leads_alone()
+                && self.quarantine.is_none(),
+            allows_faults: self.options.allows_faults,
+            version: self.store.version().0,
+            same_at: self.checking.same_at(),
             links: self.outbox.peers.links(),
             trouble: self.trouble(),
             monotonic_us: 0,
@@ -126,11 +129,26 @@ impl<S: Store> Engine<S> {
                 "a new cluster starts when every member was met once; not met yet: {missing}"
             ));
         }
+        if let Some(quarantine) = &self.quarantine {
+            let index = quarantine.index;
+            return Some(format!(
+                "this replica's state differed from that of the majority at index {index}: it \
+                 serves nothing until it has copied theirs, which it does by itself; look for the \
+                 cause, which may be its disk or its memory"
+            ));
+        }
         // How far it is stands in the status; the sentence stays the same meanwhile.
         if let Some(from) = self.fetches_from() {
             return Some(format!(
                 "this replica is far behind and copies what it lacks from {from}; it serves again \
                  by itself when it has it"
+            ));
+        }
+        if let Some(index) = self.checking.differ_at() {
+            return Some(format!(
+                "the replicas' states differed at index {index}, and no majority had the same: \
+                 which is right, they cannot know; make a backup of each, compare, and begin anew \
+                 with `kvorum restore`"
             ));
         }
         if self.leads_alone() {

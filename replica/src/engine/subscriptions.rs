@@ -217,7 +217,7 @@ fn entry_event(index: u64, entry: &Entry, took_effect: bool) -> EntryEvent {
         Entry::Command(Command { operation: Operation::Delete { key, .. }, .. }) => {
             (Some(key.clone()), None)
         }
-        Entry::Noop | Entry::StopSign(_) | Entry::Elsewhere { .. } => (None, None),
+        _ => (None, None),
     };
     let preview = |value: &Bytes| Value(value.slice(..value.len().min(PREVIEW_BYTES)));
     EntryEvent {

@@ -33,8 +33,9 @@ use super::rocks_log::RocksLog;
 use super::rocks_snapshots::RocksSnapshots;
 use super::segments::{LogLimits, Segments};
 use super::{Decided, Identity, ScanPage, Seen, Store, keys, scan};
-use crate::snapshot::{Install, InstallWrite};
+use crate::snapshot::{Header, Install, InstallWrite, Quarantine};
 use crate::state_machine::{Changes, Lane, Record, Table};
+use crate::version::Version;
 
 /// Called when the disk failed and the replica must not go on. Does not return in a process; a
 /// test may unwind.
@@ -49,6 +50,7 @@ pub struct Database {
     /// Kept here because each turn of the driver asks for it.
     applied: u64,
     since: u64,
+    version: Version,
 }
 
 pub(super) struct Inner {
@@ -107,7 +109,8 @@ impl Database {
             false => unusable(&error),
         })?;
         let opened = Opened { folder, recovered: db.latest_sequence_number(), db };
-        let (identity, configuration) = opened.recover(owner, nonce)?;
+        let version = opened.version(owner)?;
+        let (identity, configuration) = opened.recover(owner, nonce, version)?;
         let side = opened.open_side_file(&side_path, &configuration)?;
         let applied = opened.get(keys::APPLIED)?.unwrap_or(0);
         let since = opened.get(keys::SINCE)?.unwrap_or(0);
@@ -123,11 +126,13 @@ impl Database {
             to_drop: Mutex::default(),
             side: Mutex::new(side),
         };
-        Ok(Self { inner: Arc::new(inner), identity, configuration, applied, since })
+        Ok(Self { inner: Arc::new(inner), identity, configuration, applied, since, version })
     }
 
-    pub(super) fn set_applied(&mut self, applied: u64, since: u64) {
-        (self.applied, self.since) = (applied, since);
+    /// The state was copied.
+    pub(super) fn set_copied(&mut self, header: Header) {
+        (self.applied, self.since) = (header.applied, header.applied);
+        self.version = header.version;
     }
 
     /// Stops RocksDB's own threads and waits for them.
@@ -298,6 +303,10 @@ impl Table for Database {
                 batch.put_cf(self.inner.family(keys::VOID), index.to_be_bytes(), []);
             }
         }
+        if let Some(version) = changes.version.filter(|version| *version > self.version) {
+            put(&mut batch, meta, keys::VERSION, &version);
+            self.version = version;
+        }
         put(&mut batch, meta, keys::APPLIED, &changes.applied);
         self.inner.write(batch);
         self.applied = changes.applied;
@@ -396,6 +405,14 @@ impl Store for Database {
 
     fn since(&self) -> u64 {
         self.since
+    }
+
+    fn version(&self) -> Version {
+        self.version
+    }
+
+    fn quarantine(&self) -> Option<Quarantine> {
+        self.inner.get(keys::META, keys::QUARANTINE)
     }
 
     fn install(&self) -> Option<Install> {

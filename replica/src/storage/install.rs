@@ -9,7 +9,7 @@ use rocksdb::WriteBatch;
 use super::Database;
 use super::database::put;
 use super::keys::{self, Generation};
-use crate::snapshot::{Chunk, Install, InstallWrite, Item};
+use crate::snapshot::{Chunk, Header, Install, InstallWrite, Item};
 
 impl Database {
     /// Takes a step of copying, in one write.
@@ -30,13 +30,19 @@ impl Database {
                 self.inner.write(batch);
             }
             InstallWrite::Switch => self.switch(batch, aside),
-            InstallWrite::Drop => {
-                self.wipe(&mut batch, aside);
-                batch.delete_cf(meta, keys::INSTALL);
-                self.inner.write(batch);
-                self.inner.to_drop().generation = Some(aside);
+            InstallWrite::Drop => self.drop_install(batch, aside),
+            InstallWrite::Quarantine(quarantine) => {
+                put(&mut batch, meta, keys::QUARANTINE, &quarantine);
+                self.drop_install(batch, aside);
             }
         }
+    }
+
+    fn drop_install(&self, mut batch: WriteBatch, aside: Generation) {
+        self.wipe(&mut batch, aside);
+        batch.delete_cf(self.inner.family(keys::META), keys::INSTALL);
+        self.inner.write(batch);
+        self.inner.to_drop().generation = Some(aside);
     }
 
     fn install_under_way(&self) -> Install {
@@ -62,19 +68,21 @@ impl Database {
 
     fn switch(&mut self, mut batch: WriteBatch, aside: Generation) {
         let install = self.install_under_way();
-        let applied = install.header.applied;
+        let Header { applied, version, .. } = install.header;
         let meta = self.inner.family(keys::META);
         put(&mut batch, meta, keys::GENERATION, &aside.0);
         put(&mut batch, meta, keys::APPLIED, &applied);
         put(&mut batch, meta, keys::SINCE, &applied);
+        put(&mut batch, meta, keys::VERSION, &version);
         batch.delete_cf(meta, keys::INSTALL);
+        batch.delete_cf(meta, keys::QUARANTINE);
         let (first, end) = (0u64.to_be_bytes(), (applied + 1).to_be_bytes());
         batch.delete_range_cf(self.inner.family(keys::VOID), first, end);
         self.wipe(&mut batch, aside.next());
         self.inner.write(batch);
         self.inner.set_generation(aside);
         self.inner.to_drop().generation = Some(aside.next());
-        self.set_applied(applied, applied);
+        self.set_copied(install.header);
     }
 
     /// Removes everything of a generation. Its files may go after a sync of that, and before

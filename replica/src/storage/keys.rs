@@ -38,6 +38,10 @@ pub const SINCE: &[u8] = b"since";
 pub const GENERATION: &[u8] = b"generation";
 /// `meta`: how far a copy is.
 pub const INSTALL: &[u8] = b"install";
+/// `meta`: the cluster's version.
+pub const VERSION: &[u8] = b"version";
+/// `meta`: why the state must not be used; absent while it may.
+pub const QUARANTINE: &[u8] = b"quarantine";
 /// `meta`: who this replica is.
 pub const IDENTITY: &[u8] = b"identity";
 /// `meta`: the configuration it is in.

@@ -23,8 +23,9 @@ use super::log::{Log, LogDisk, LogNumbers, LogWrite};
 use super::segments::LogLimits;
 use super::{Decided, Identity, ScanPage, Seen, Store, scan};
 use crate::entry::Entry;
-use crate::snapshot::{Install, InstallWrite};
+use crate::snapshot::{Install, InstallWrite, Quarantine};
 use crate::state_machine::{Changes, Lane, Record, Table};
+use crate::version::Version;
 use image::{Image, Write};
 pub use snapshots::MemorySnapshots;
 
@@ -100,6 +101,16 @@ impl Memory {
         let theirs = other.disk().current.clone();
         let ours = &self.disk().current;
         ours.state == theirs.state && ours.applied == theirs.applied
+    }
+
+    /// Changes a key behind the replica's back, on the disk too: for a test.
+    pub fn alter(&self, key: &Bytes) {
+        let mut disk = self.disk();
+        let Disk { current, durable, .. } = &mut *disk;
+        for image in [Some(current), durable.as_mut()].into_iter().flatten() {
+            let record = Record { revision: 1, value: Bytes::new() };
+            image.state.keys.insert(key.clone(), record);
+        }
     }
 
     /// How many writes no sync has covered.
@@ -293,6 +304,14 @@ impl Store for Memory {
 
     fn since(&self) -> u64 {
         self.disk().current.since
+    }
+
+    fn version(&self) -> Version {
+        self.disk().current.version
+    }
+
+    fn quarantine(&self) -> Option<Quarantine> {
+        self.disk().current.quarantine.clone()
     }
 
     fn install(&self) -> Option<Install> {

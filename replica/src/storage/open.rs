@@ -17,6 +17,7 @@ use super::durable::{Durable, SideFile};
 use super::record::{self, RecordError};
 use super::rocks_log::read_numbers;
 use super::{Identity, keys};
+use crate::version::Version;
 
 /// Memory for blocks read from disk, in bytes.
 const BLOCK_CACHE_BYTES: usize = 16 << 20;
@@ -95,6 +96,8 @@ pub struct Owner {
     pub name: String,
     /// The first configuration; its slots give the replicas their ids.
     pub genesis: Vec<String>,
+    /// The newest version that the replica may have.
+    pub newest: Version,
 }
 
 impl Owner {
@@ -151,11 +154,23 @@ impl Opened<'_> {
         }
     }
 
+    /// The cluster's version.
+    pub(super) fn version(&self, owner: &Owner) -> Result<Version, OpenError> {
+        let version: Version = self.get(keys::VERSION)?.unwrap_or_default();
+        if version > owner.newest {
+            let newest = owner.newest;
+            let what = format!("its cluster has version {version}, and this is {newest}");
+            return Err(OpenError::Newer { folder: self.folder.to_owned(), what });
+        }
+        Ok(version)
+    }
+
     /// Reads who the folder belongs to, or makes it the owner's; then records one more start.
     pub(super) fn recover(
         &self,
         owner: &Owner,
         nonce: u64,
+        version: Version,
     ) -> Result<(Identity, Configuration), OpenError> {
         let found: Option<Identity> = self.get(keys::IDENTITY)?;
         let identity = match found {
@@ -176,6 +191,7 @@ impl Opened<'_> {
         let family = self.db.cf_handle(keys::META).expect("opened with the database");
         put(&mut batch, family, keys::IDENTITY, &identity);
         put(&mut batch, family, keys::CONFIGURATION, &configuration);
+        put(&mut batch, family, keys::VERSION, &version);
         put(&mut batch, family, &keys::nonce(identity.incarnation), &nonce);
         let written = self.db.write_opt(batch, &WriteOptions::default());
         let synced = written.and_then(|()| self.db.flush_wal(true));

@@ -9,9 +9,11 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// The version that this program writes. It reads only this one: there is no older, and a newer
-/// one belongs to a newer program.
-pub const RECORD_VERSION: u8 = 1;
+use crate::version::Version;
+
+/// The newest version that this program reads: that of the newest cluster it can be in. A record is
+/// written with the oldest version that can read it.
+pub const RECORD_VERSION: u8 = Version::NEWEST.0;
 
 const HEADER_BYTES: usize = 5;
 
@@ -36,9 +38,14 @@ fn checksum(key: &[u8], payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Encodes a value for a key.
+/// Encodes a value for a key, so that every version can read it.
 pub fn encode<V: Serialize>(key: &[u8], value: &V) -> Vec<u8> {
-    let record = vec![RECORD_VERSION, 0, 0, 0, 0];
+    encode_for(Version::FIRST, key, value)
+}
+
+/// Encodes a value for a key, which programs older than a version cannot read.
+pub fn encode_for<V: Serialize>(version: Version, key: &[u8], value: &V) -> Vec<u8> {
+    let record = vec![version.0, 0, 0, 0, 0];
     let mut record =
         postcard::to_extend(value, record).expect("a record of plain data serializes into memory");
     let checksum = checksum(key, &record[HEADER_BYTES..]);
@@ -58,7 +65,7 @@ pub fn decode<V: DeserializeOwned>(key: &[u8], record: &[u8]) -> Result<V, Recor
         return Err(RecordError::Damaged);
     }
     match header[0] {
-        RECORD_VERSION => {}
+        1..=RECORD_VERSION => {}
         found if found > RECORD_VERSION => return Err(RecordError::Newer { found }),
         _ => return Err(RecordError::Damaged),
     }
@@ -90,8 +97,9 @@ mod tests {
     #[test]
     fn a_newer_version_is_told_from_damage() {
         let mut record = encode(b"key", &7u64);
-        record[0] = 2;
-        assert_eq!(decode::<u64>(b"key", &record), Err(RecordError::Newer { found: 2 }));
+        let newer = RECORD_VERSION + 1;
+        record[0] = newer;
+        assert_eq!(decode::<u64>(b"key", &record), Err(RecordError::Newer { found: newer }));
         record[0] = 0;
         assert_eq!(decode::<u64>(b"key", &record), Err(RecordError::Damaged));
     }

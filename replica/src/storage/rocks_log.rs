@@ -14,6 +14,7 @@ use rocksdb::WriteBatch;
 use super::database::{Inner, put};
 use super::keys::{self, LogField};
 use super::log::{LogDisk, LogNumbers, LogWrite};
+use super::record;
 use super::segments::Segments;
 use crate::entry::Entry;
 
@@ -177,7 +178,8 @@ impl RocksLog {
         let mut segments = self.inner.segments.lock().unwrap_or_else(PoisonError::into_inner);
         segments.truncate(from);
         for (position, entry) in (from..).zip(entries) {
-            put(batch, family, &keys::entry(self.configuration, position as u64), &entry);
+            let key = self.key(position);
+            batch.put_cf(family, key, record::encode_for(entry.version(), &key, &entry));
             segments.push(entry.weight());
             self.tail.push(entry);
         }

@@ -15,6 +15,7 @@ use super::keys::{self, Generation};
 use crate::entry::Entry;
 use crate::snapshot::{Chunk, Cursor, Found, Header, Item, SnapshotId, Snapshots, Wanted};
 use crate::state_machine::Record;
+use crate::version::Version;
 
 /// Snapshots that may be open at once: each keeps old records from being removed.
 const SNAPSHOTS_MAX: usize = 8;
@@ -49,14 +50,16 @@ impl<'a> RocksSnapshots<'a> {
             Ok(bytes) => bytes.map_or(0, |bytes| inner.decode(keys::META, key, &bytes)),
             Err(error) => inner.read_failed(&error),
         };
-        // Both are changed together, and the snapshot sees them so.
+        // All are changed together, and the snapshot sees them so.
         let (applied, generation) = (meta(keys::APPLIED), Generation(meta(keys::GENERATION)));
+        let version = u8::try_from(meta(keys::VERSION)).expect("as it was written");
+        let version = Version(version);
         let family = inner.family(generation.keys());
         let items = inner.db.property_int_value_cf(family, rocksdb::properties::ESTIMATE_NUM_KEYS);
         let items = items.ok().flatten().unwrap_or(0);
         let name = SnapshotId { nonce: self.nonce, number };
         self.open.insert(name, Open { snapshot, generation });
-        Found::Snapshot { snapshot: name, header: Header { applied, items } }
+        Found::Snapshot { snapshot: name, header: Header { applied, items, version } }
     }
 
     fn chunk(&self, snapshot: SnapshotId, after: &Cursor) -> Found {
@@ -145,15 +148,15 @@ impl Open<'_> {
 }
 
 impl Snapshots for RocksSnapshots<'_> {
-    fn read(&mut self, wanted: &Wanted, number: u64) -> Found {
-        match wanted {
+    fn read(&mut self, wanted: &Wanted, number: u64) -> Option<Found> {
+        Some(match wanted {
             Wanted::Snapshot => self.open(number),
             Wanted::Chunk { snapshot, after } => self.chunk(*snapshot, after),
             Wanted::Entries { from } => self.entries(*from),
             Wanted::Close { snapshot } => {
                 self.open.remove(snapshot);
-                Found::Gone
+                return None;
             }
-        }
+        })
     }
 }

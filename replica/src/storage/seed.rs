@@ -15,6 +15,7 @@ use super::{Database, Store};
 use crate::entry::Entry;
 use crate::snapshot::{Chunk, Header, Install, InstallWrite, Item, SnapshotId};
 use crate::state_machine::{self, LaneMemory, Source, Table};
+use crate::version::Version;
 
 /// A folder that is being made.
 pub struct Seed {
@@ -31,7 +32,7 @@ impl Seed {
         on_fatal: OnFatal,
     ) -> Result<Self, OpenError> {
         let mut database = Database::open(folder, owner, nonce, LogLimits::default(), on_fatal)?;
-        let header = Header { applied: index, items: 0 };
+        let header = Header { applied: index, items: 0, version: Version::OLDEST };
         let install = Install::of(SnapshotId { nonce, number: 0 }, header);
         database.write_install(InstallWrite::Begin(install));
         Ok(Self { database })

@@ -29,19 +29,12 @@ use crate::engine::{Introduction, Rejection};
 /// The first bytes of either side's hello.
 const MAGIC: [u8; 8] = *b"kvorum/p";
 
-/// The version of the wire between replicas.
-///
-/// History:
-/// - 1: the first version.
-const PEER_WIRE_VERSION: u16 = 1;
-
 /// Longest frame of a meeting, in bytes.
 const MEETING_BYTES_MAX: usize = 4096;
 
 #[derive(Serialize, Deserialize)]
 struct Hello {
     magic: [u8; 8],
-    version: u16,
     introduction: Introduction,
 }
 
@@ -138,17 +131,10 @@ impl Meeting {
         if theirs.magic != MAGIC {
             return Err(Failure::NotKvorum);
         }
-        if theirs.version != PEER_WIRE_VERSION {
-            let (ours, theirs) = (PEER_WIRE_VERSION, theirs.version);
-            let rejection = Rejection::Version { ours, theirs };
-            self.send::<Result<(Hello, Option<u64>), Rejection>>(&Err(rejection.clone())).await?;
-            return Err(Failure::Rejected(rejection));
-        }
         let introduction = theirs.introduction.clone();
         let admitted = self.ask(|reply| PeerEvent::Admit { theirs: introduction, reply }).await?;
-        let answer = admitted.map(|(introduction, proof)| {
-            (Hello { magic: MAGIC, version: PEER_WIRE_VERSION, introduction }, proof)
-        });
+        let answer =
+            admitted.map(|(introduction, proof)| (Hello { magic: MAGIC, introduction }, proof));
         self.send(&answer).await?;
         let (hello, _) = answer.map_err(Failure::Rejected)?;
         let told = hello.introduction.last_saw;
@@ -173,17 +159,13 @@ impl Meeting {
         if theirs.magic != MAGIC {
             return Err(Failure::NotKvorum);
         }
-        let (ours, version) = (PEER_WIRE_VERSION, theirs.version);
-        if version != ours {
-            return Ok(Err(Rejection::Version { ours, theirs: version }));
-        }
         let theirs = theirs.introduction.clone();
         self.ask(|reply| PeerEvent::Judge { theirs, told, proof, reply }).await
     }
 
     async fn hello(&self, peer: ReplicaId) -> Result<Hello, Failure> {
         let introduction = self.ask(|reply| PeerEvent::Introduce { peer, reply }).await?;
-        Ok(Hello { magic: MAGIC, version: PEER_WIRE_VERSION, introduction })
+        Ok(Hello { magic: MAGIC, introduction })
     }
 
     async fn proof(&self, incarnation: u64) -> Result<Option<u64>, Failure> {

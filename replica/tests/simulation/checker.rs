@@ -3,6 +3,7 @@
 //! - The decided logs of all replicas agree, and what was decided stays so.
 //! - A message tells only what is durable at its sender.
 //! - An answered write is durable at a majority.
+//! - A program is sent nothing that only newer ones know.
 //! - A request takes effect once, and every answer to it is the same.
 //!
 //! And at the end: what clients saw is linearizable, nothing acknowledged is lost, and all replicas
@@ -14,9 +15,11 @@ use kvorum_protocol::data::{Operation, Outcome, RequestId};
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::PeerMessage;
 use kvorum_replica::entry::Entry;
+use kvorum_replica::snapshot::Found;
 use kvorum_replica::state_machine::Table;
 use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::storage::{Decided, Store};
+use kvorum_replica::version::Version;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::PaxosMsg;
 
@@ -108,6 +111,31 @@ impl Checker {
             _ => true,
         };
         if is_durable { Ok(()) } else { Err(format!("{message:?} left with {durable:?} durable")) }
+    }
+
+    /// Looks whether a program knows all that it is sent.
+    pub fn is_known(message: &PeerMessage, newest: Version) -> Result<(), String> {
+        let entries: &[Entry] = match message {
+            PeerMessage::Paxos { message: Message::SequencePaxos(message), .. } => {
+                match &message.msg {
+                    PaxosMsg::AcceptDecide(sent) => &sent.entries,
+                    PaxosMsg::AcceptSync(sent) => &sent.log_sync.suffix,
+                    PaxosMsg::Promise(sent) => {
+                        sent.log_sync.as_ref().map_or(&[], |sync| &sync.suffix)
+                    }
+                    _ => &[],
+                }
+            }
+            PeerMessage::Found { found: Found::Entries { entries, .. }, .. } => entries,
+            _ => &[],
+        };
+        let is_newer =
+            matches!(message, PeerMessage::Checksum { .. } | PeerMessage::Differs { .. })
+                && newest < Version::CHECKSUMS;
+        match entries.iter().find(|entry| entry.version() > newest) {
+            None if !is_newer => Ok(()),
+            _ => Err(format!("a program of version {newest} is sent {message:?}")),
+        }
     }
 
     /// A write was answered: at that moment a majority must hold it durably.

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use kvorum_protocol::message::ServerFrame;
+use kvorum_protocol::message::{Answer, ServerFrame};
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{Input, Notice, Output, PeerMessage, Session};
 use kvorum_replica::storage::Store;
+use kvorum_replica::version::Version;
 use omnipaxos::messages::Message;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -45,6 +46,8 @@ pub struct Cluster {
     /// Which faults this seed has, and how often one comes.
     pub(super) faults: Faults,
     pub(super) is_calm: bool,
+    /// A replica's state was altered behind its back.
+    pub(super) is_altered: bool,
     checker: Checker,
     pub(super) workload: Workload,
     pub(super) tally: Tally,
@@ -56,7 +59,10 @@ impl Cluster {
     pub fn new(seed: u64, rules: Rules) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let replicas = if random.random_bool(0.7) { 3 } else { 5 };
-        let nodes = (1..=replicas).map(|id| Node::new(id, replicas, random.random())).collect();
+        // Some clusters begin with an older program, and get the newer one as replicas restart.
+        let newest = if random.random_bool(0.2) { Version::FIRST } else { Version::NEWEST };
+        let node = |id| Node::new(id, replicas, random.random(), newest);
+        let nodes = (1..=replicas).map(node).collect();
         let mut cluster = Self {
             rules,
             now_us: 0,
@@ -69,6 +75,7 @@ impl Cluster {
             next_session: 0,
             faults: Faults::random(&mut random),
             is_calm: false,
+            is_altered: false,
             checker: Checker::default(),
             workload: Workload::new(replicas),
             tally: Tally::default(),
@@ -289,6 +296,10 @@ impl Cluster {
                 }
             }
             Output::Frame { client, frame: ServerFrame::Answer { call, answer } } => {
+                let is_read = matches!(answer, Answer::Value(_));
+                if is_read && self.node(id).disk.quarantine().is_some() {
+                    return Err(format!("{id:?} serves a state in quarantine"));
+                }
                 let index = usize::try_from(client.0).expect("clients are few");
                 if self.random.random_bool(LOSES_ANSWERS) {
                     self.tally.lost_answers += 1;
@@ -298,13 +309,13 @@ impl Cluster {
                 let (checker, tally) = (&mut self.checker, &mut self.tally);
                 self.workload.answered(index, call, answer, checker, &self.nodes, tally)
             }
-            Output::Read { origin, wanted, number } => {
+            Output::Read { asker, wanted, number } => {
                 let delay = self.random.random_range(50..5_000);
                 let node = self.node(id);
                 let (life, process) = (node.life, node.process.as_mut());
                 let found = process.and_then(|process| process.read(&wanted, number));
                 if let Some(found) = found {
-                    let input = Box::new(Input::Read { origin, found });
+                    let input = Box::new(Input::Read { asker, found });
                     self.schedule(delay, Event::Read { node: id, life, input });
                 }
                 Ok(())
@@ -314,6 +325,10 @@ impl Cluster {
                     Notice::Compacted { .. } => self.tally.compactions += 1,
                     Notice::Behind { .. } => self.tally.catching_up += 1,
                     Notice::Copied { .. } => self.tally.copies += 1,
+                    Notice::Quarantined { .. } | Notice::Differ { .. } if !self.is_altered => {
+                        return Err(format!("{id:?}: {notice:?}, and nothing was altered"));
+                    }
+                    Notice::Quarantined { .. } => self.tally.quarantines += 1,
                     _ => {}
                 }
                 Ok(())
@@ -343,6 +358,7 @@ impl Cluster {
         if self.rules.checks_messages {
             Checker::message(&disk, &message)?;
         }
+        Checker::is_known(&message, self.node(to).newest)?;
         let current = self.links.get(&pair(from, to)).and_then(|link| link.session);
         if current != Some(session) {
             // The other end has gone: the bytes go nowhere.
@@ -413,7 +429,15 @@ impl Cluster {
         self.nodes.iter().filter(|node| !node.lost_disk).all(|node| {
             let process = node.process.as_ref();
             process.is_some_and(|process| process.engine.applied() == self.checker.decided())
-        })
+        }) && (!self.is_altered || self.has_healed())
+    }
+
+    /// Whether what was altered is the same everywhere again.
+    fn has_healed(&self) -> bool {
+        let first = &self.nodes[0].disk;
+        self.nodes
+            .iter()
+            .all(|node| node.disk.quarantine().is_none() && node.disk.has_state_of(first))
     }
 
     fn describe(&self) -> String {

@@ -1,9 +1,11 @@
 //! Faults, at random.
 
+use bytes::Bytes;
 use kvorum_protocol::status::{ReplicaId, Role};
 use kvorum_replica::engine::{Input, PeerMessage};
 use kvorum_replica::entry::Entry;
 use kvorum_replica::storage::Store;
+use kvorum_replica::version::Version;
 use omnipaxos::ClusterConfig;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::{Compaction, PaxosMessage, PaxosMsg};
@@ -13,6 +15,7 @@ use rand::rngs::StdRng;
 
 use super::cluster::Cluster;
 use super::event::Event;
+use super::node::Node;
 
 /// A session that was silent for so long ends, as the transport has it.
 const SILENCE_MAX_US: u64 = 2_000_000;
@@ -33,10 +36,11 @@ enum Fault {
     SlowDisk,
     ClockJump,
     Forged,
+    Altered,
 }
 
 /// How much of each fault there is among all.
-const WEIGHTS: [(Fault, u32); 13] = [
+const WEIGHTS: [(Fault, u32); 14] = [
     (Fault::Crash, 16),
     (Fault::PowerLoss, 4),
     (Fault::LostDisk, 1),
@@ -50,6 +54,7 @@ const WEIGHTS: [(Fault, u32); 13] = [
     (Fault::SlowDisk, 4),
     (Fault::ClockJump, 4),
     (Fault::Forged, 4),
+    (Fault::Altered, 1),
 ];
 
 /// The faults of one seed: some kinds are left out, because one fault can keep another from
@@ -85,6 +90,10 @@ impl Cluster {
         self.tally.lost_writes += (unsynced - kept) as u64;
         let nonce = self.random.random();
         self.node(id).crash(kept, nonce);
+        if self.node(id).newest < Version::NEWEST && self.random.random_bool(0.5) {
+            self.tally.upgrades += 1;
+            self.node(id).newest = Version::NEWEST;
+        }
         for (low, high) in self.links_of(id) {
             self.break_link(low, high);
         }
@@ -97,13 +106,25 @@ impl Cluster {
 
     /// One replica at most loses its disk, so that a majority remembers.
     fn lose_disk(&mut self, id: ReplicaId) {
-        if self.nodes.iter().any(|node| node.lost_disk) || self.node(id).process.is_none() {
+        let is_one_gone = self.is_altered || self.nodes.iter().any(|node| node.lost_disk);
+        if is_one_gone || self.node(id).process.is_none() {
             return;
         }
         self.crash(id);
         self.tally.lost_disks += 1;
         let nonce = self.random.random();
         self.node(id).lose_disk(nonce);
+    }
+
+    /// A key appears in a replica's state that nobody put there; clients never ask for it. One
+    /// replica at most, so that a majority has the right state.
+    fn alter(&mut self, id: ReplicaId) {
+        let compares = |node: &Node| node.newest >= Version::CHECKSUMS && !node.lost_disk;
+        if !self.is_altered && self.nodes.iter().all(compares) {
+            self.is_altered = true;
+            self.tally.alterations += 1;
+            self.node(id).disk.alter(&Bytes::from("altered"));
+        }
     }
 
     pub(super) fn trouble(&mut self) -> Result<(), String> {
@@ -137,6 +158,7 @@ impl Cluster {
             }
             Fault::ClockJump => return self.jump(victim),
             Fault::Forged => return self.forge(link),
+            Fault::Altered => self.alter(victim),
         }
         Ok(())
     }

@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
-use kvorum_replica::engine::{ClientKey, Engine, Input, Output, PeerMessage, Session};
+use kvorum_replica::engine::{ClientKey, Engine, Input, Options, Output, PeerMessage, Session};
 use kvorum_replica::gate::Gate;
 use kvorum_replica::snapshot::{Found, Snapshots, Wanted};
 use kvorum_replica::storage::memory::{Memory, MemorySnapshots};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Identity, Store};
+use kvorum_replica::version::Version;
 
 use super::rules::Rules;
 
 /// A log that is cut often, and of which little travels at once, so that much is copied.
 const LIMITS: LogLimits =
     LogLimits { window: 2000, step: 1000, sync: 800, chunk: 250, segment: 200 };
+
+/// Ticks between two comparisons of the replicas' states: few, so that each seed has some.
+const CHECKSUM_TICKS: u64 = 150;
 
 /// What runs while a process is up.
 pub struct Process {
@@ -44,6 +48,8 @@ pub struct Node {
     pub slow_until_us: u64,
     /// Its disk was replaced by an empty one: it must never vote again.
     pub lost_disk: bool,
+    /// The newest version that its program knows.
+    pub newest: Version,
 }
 
 pub fn configuration(replicas: u64) -> Configuration {
@@ -52,7 +58,7 @@ pub fn configuration(replicas: u64) -> Configuration {
 }
 
 impl Node {
-    pub fn new(id: u64, replicas: u64, nonce: u64) -> Self {
+    pub fn new(id: u64, replicas: u64, nonce: u64, newest: Version) -> Self {
         let identity = Identity {
             cluster: ClusterId(1),
             replica: ReplicaId(id),
@@ -71,6 +77,7 @@ impl Node {
             stalled_until_us: 0,
             slow_until_us: 0,
             lost_disk: false,
+            newest,
         }
     }
 
@@ -79,8 +86,10 @@ impl Node {
         if !rules.commits_at_once {
             self.disk.tear_commits();
         }
+        let options =
+            Options { allows_faults: false, newest: self.newest, checksum_ticks: CHECKSUM_TICKS };
         self.process = Some(Process {
-            engine: Engine::without(rules.engine, self.disk.clone(), false),
+            engine: Engine::without(rules.engine, self.disk.clone(), options),
             snapshots: self.disk.snapshots(),
             gate: Gate::default(),
             syncing: None,
@@ -101,7 +110,7 @@ impl Node {
     /// Ends the process, and puts an empty disk where its disk was.
     pub fn lose_disk(&mut self, nonce: u64) {
         let replicas = self.disk.configuration().members.len() as u64;
-        let empty = Self::new(self.id.0, replicas, nonce);
+        let empty = Self::new(self.id.0, replicas, nonce, self.newest);
         *self = Self { life: self.life, lost_disk: true, ..empty };
     }
 }
@@ -123,10 +132,9 @@ impl Process {
         self.engine.step(input);
     }
 
-    /// Reads what is wanted beside the engine; nobody waits for a snapshot that is closed.
+    /// Reads what is wanted beside the engine.
     pub fn read(&mut self, wanted: &Wanted, number: u64) -> Option<Found> {
-        let found = self.snapshots.read(wanted, number);
-        (!matches!(wanted, Wanted::Close { .. })).then_some(found)
+        self.snapshots.read(wanted, number)
     }
 
     /// Ends a turn.

@@ -12,11 +12,12 @@ use omnipaxos::storage::Storage;
 use omnipaxos_storage::memory_storage::MemoryStorage;
 
 use crate::entry::Entry;
-use crate::snapshot::{Chunk, Cursor, Install, InstallWrite, Item};
+use crate::snapshot::{Chunk, Cursor, Install, InstallWrite, Item, Quarantine};
 use crate::state_machine::{Changes, Lane, Record};
 use crate::storage::Seen;
 use crate::storage::log::{LogNumbers, LogWrite};
 use crate::storage::segments::{LogLimits, Segments};
+use crate::version::Version;
 
 /// What the wrapped storage promises and we rely on.
 const MEMORY_NEVER_FAILS: &str = "memory storage never fails";
@@ -45,6 +46,8 @@ pub struct Image {
     pub void: BTreeSet<u64>,
     pub applied: u64,
     pub since: u64,
+    pub version: Version,
+    pub quarantine: Option<Quarantine>,
     pub install: Option<Install>,
     /// The state that is being copied.
     pub aside: State,
@@ -94,6 +97,7 @@ impl Image {
         } else {
             self.void.extend(changes.void);
         }
+        self.version = self.version.max(changes.version.unwrap_or_default());
         self.applied = changes.applied;
     }
 
@@ -113,13 +117,21 @@ impl Image {
                 self.state = std::mem::take(&mut self.aside);
                 self.applied = install.header.applied;
                 self.since = install.header.applied;
+                self.version = install.header.version;
+                self.quarantine = None;
                 self.void = self.void.split_off(&(self.since + 1));
             }
-            InstallWrite::Drop => {
-                self.aside = State::default();
-                self.install = None;
+            InstallWrite::Quarantine(quarantine) => {
+                self.quarantine = Some(quarantine);
+                self.drop_install();
             }
+            InstallWrite::Drop => self.drop_install(),
         }
+    }
+
+    fn drop_install(&mut self) {
+        self.aside = State::default();
+        self.install = None;
     }
 
     pub fn numbers(&self, configuration: ConfigurationId) -> LogNumbers {

@@ -39,8 +39,8 @@ impl MemorySnapshots {
 }
 
 impl Snapshots for MemorySnapshots {
-    fn read(&mut self, wanted: &Wanted, number: u64) -> Found {
-        match wanted {
+    fn read(&mut self, wanted: &Wanted, number: u64) -> Option<Found> {
+        Some(match wanted {
             Wanted::Snapshot => {
                 let nonce = self.memory.identity().nonce;
                 let disk = self.memory.disk();
@@ -48,7 +48,8 @@ impl Snapshots for MemorySnapshots {
                 let items = image.state.keys.len() as u64;
                 let snapshot = SnapshotId { nonce, number };
                 self.open.insert(snapshot, image.state.clone());
-                let header = Header { applied: image.applied, items };
+                let (applied, version) = (image.applied, image.version);
+                let header = Header { applied, items, version };
                 Found::Snapshot { snapshot, header }
             }
             Wanted::Chunk { snapshot, after } => match self.open.get(snapshot) {
@@ -58,8 +59,8 @@ impl Snapshots for MemorySnapshots {
             Wanted::Entries { from } => self.entries(*from),
             Wanted::Close { snapshot } => {
                 self.open.remove(snapshot);
-                Found::Gone
+                return None;
             }
-        }
+        })
     }
 }

@@ -1,0 +1,127 @@
+//! A replica whose state was altered behind its back is found, quarantined and rebuilt, while the
+//! cluster serves.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "harness/cluster.rs"]
+mod cluster;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cluster::{Cluster, said, scan_all, status_when};
+use kvorum::local::folder::StatefulSet;
+use kvorum_protocol::client::Route;
+use kvorum_protocol::data::Outcome;
+use kvorum_protocol::message::{Consistency, Scan};
+use kvorum_protocol::status::Status;
+use kvorum_protocol::{Client, Key, Value};
+use kvorum_replica::state_machine::{Changes, Record, Table};
+use kvorum_replica::storage::segments::LogLimits;
+use kvorum_replica::storage::{Database, Store};
+use rustix::process::Signal;
+
+/// Keys that are there before; enough that a checksum takes several chunks.
+const KEYS: u32 = 3000;
+const DEADLINE: Duration = Duration::from_secs(10);
+const OFTEN: [&str; 1] = ["--replica-arg=--checksum-seconds=1"];
+
+fn key(number: u32) -> Key {
+    Key::from(format!("key/{number:05}"))
+}
+
+fn value(number: u32) -> Value {
+    Value::from(format!("{number}").repeat(60))
+}
+
+/// Gives a key another value, and nothing else: each record is sound.
+fn alter(cluster: &Path, name: &str, key: &Key, value: &'static str) {
+    let set = StatefulSet::read(cluster).unwrap();
+    let (owner, folder) = (set.owner(name), cluster.join(name));
+    let on_fatal = Arc::new(|what: &str| panic!("{what}"));
+    let limits = LogLimits::default();
+    let mut database = Database::open(&folder, &owner, 1, limits, on_fatal).unwrap();
+    let revision = database.key(&key.0).unwrap().revision;
+    let record = Record { revision, value: Bytes::from(value) };
+    let applied = database.applied();
+    let keys = BTreeMap::from([(key.0.clone(), Some(record))]);
+    database.commit(Changes { keys, applied, ..Changes::default() });
+    database.sync(database.durable());
+    database.close();
+}
+
+/// Writes a key and reads it back, again and again: how often.
+async fn serve(client: Arc<Client>, stop: Arc<AtomicBool>) -> u64 {
+    let key = Key::from("served");
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return number;
+        }
+        let value = Value::from(number.to_string());
+        let put = client.put(key.clone(), value.clone(), &Route::Any).await.unwrap();
+        let Outcome::Put { revision } = put else { panic!("{put:?}") };
+        let got = client.get(key.clone(), Consistency::Linearizable, &Route::Any).await.unwrap();
+        let got = got.unwrap();
+        assert_eq!((got.value, got.revision), (value, revision));
+    }
+    unreachable!("there are numbers enough")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_altered_state_is_found_and_rebuilt_while_the_cluster_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("cluster");
+    let cluster = Cluster::start_in(&folder, &["--replicas=3"]);
+    let client = cluster.client(DEADLINE);
+    for number in 0..KEYS {
+        client.put(key(number), value(number), &Route::Any).await.unwrap();
+    }
+    drop(client);
+    cluster.stop(Signal::TERM);
+    alter(&folder, "kvorum-1", &key(7), "altered");
+
+    let cluster = Cluster::start_in(&folder, &OFTEN);
+    let client = cluster.client(DEADLINE);
+    let stop = Arc::new(AtomicBool::new(false));
+    let serving = tokio::spawn(serve(Arc::clone(&client), Arc::clone(&stop)));
+    let log = || std::fs::read_to_string(folder.join("kvorum-1").join("log")).unwrap();
+    let is_same = |status: &Status| status.same_at > 0;
+    let compared = status_when(&client, &Route::Any, is_same).await.same_at;
+    stop.store(true, Ordering::Relaxed);
+    println!("{} writes and reads meanwhile; same at {compared}", serving.await.unwrap());
+    assert!(log().contains("the state differs from the majority's"), "{}", log());
+    assert!(log().contains("the state was copied"), "{}", log());
+    let route = Route::Through("kvorum-1".to_owned());
+    let status = client.status(&route).await.unwrap();
+    assert!(status.is_ready && status.trouble.is_none(), "{status:?}");
+    let pairs = scan_all(&client, Scan::of("key/", Consistency::Local), &route).await;
+    let expected = (0..KEYS).map(|number| (key(number), value(number)));
+    assert!(pairs.into_iter().map(|pair| (pair.key, pair.value)).eq(expected), "as it was");
+}
+
+/// Two replicas cannot know which of them is right: it is an alarm, and both go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_a_difference_is_an_alarm() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("cluster");
+    let cluster = Cluster::start_in(&folder, &["--replicas=2"]);
+    let client = cluster.client(DEADLINE);
+    client.put(key(1), value(1), &Route::Any).await.unwrap();
+    drop(client);
+    cluster.stop(Signal::TERM);
+    alter(&folder, "kvorum-0", &key(1), "altered");
+    let cluster = Cluster::start_in(&folder, &OFTEN);
+    let client = cluster.client(DEADLINE);
+    let is_alarmed = |status: &Status| {
+        status.trouble.as_ref().is_some_and(|trouble| trouble.contains("no majority had the same"))
+    };
+    let status = status_when(&client, &Route::Any, is_alarmed).await;
+    assert!(status.is_ready, "{status:?}");
+    client.put(key(2), value(2), &Route::Any).await.unwrap();
+    let (_, out, _) = said(&cluster.run(&["status"]));
+    assert!(out.contains("no majority had the same"), "{out}");
+}

@@ -1,0 +1,45 @@
+//! Pure: what is decided takes effect.
+//!
+//! Guarantees that entries are applied in order and each once, that whoever waits for one is told,
+//! and that nothing is applied between a checksum entry and the snapshot that it asks for.
+
+use super::Engine;
+use crate::entry::Entry;
+use crate::state_machine::{self, Applied, Source};
+use crate::storage::Store;
+
+/// Entries applied in one commit. Bounds the memory of a turn: so many of the largest values are
+/// held at once.
+const APPLY_ENTRIES_MAX: u64 = 256;
+
+impl<S: Store> Engine<S> {
+    /// Applies what was decided and answers those who waited for it.
+    pub(super) fn apply(&mut self) {
+        loop {
+            let Some(consensus) = &self.consensus else { return };
+            let (applied, decided) = (self.store.applied(), consensus.decided());
+            // A copied state may be ahead of the log. One in quarantine must not change: the copy
+            // that takes its place must be as new.
+            if applied >= decided || self.is_opening() || self.quarantine.is_some() {
+                return;
+            }
+            let last = decided.min(applied + APPLY_ENTRIES_MAX);
+            let mut entries = consensus.entries(applied + 1, last);
+            let checksum = entries.iter().position(|entry| *entry == Entry::Checksum);
+            if let Some(position) = checksum.filter(|_| self.rules.checks_at_the_index) {
+                entries.truncate(position + 1);
+            }
+            let (store, lanes) = (&mut self.store, self.rules.lanes);
+            let results = state_machine::apply(store, lanes, Source::Log, applied + 1, &entries);
+            for Applied { outcome, .. } in results {
+                if let Some((id, outcome)) = outcome {
+                    let mut answer = |origin, answer| self.outbox.answer(origin, answer);
+                    self.proposals.applied(id, outcome, &mut answer);
+                }
+            }
+            if let Some(position) = checksum {
+                self.begin_pass(applied + 1 + position as u64);
+            }
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Pure: whether the replicas' states are the same, and what becomes of one that differs.
+//!
+//! Now and then the leader proposes a checksum entry. Each replica that applies it opens a snapshot
+//! at that index, reads it slowly, adds up its checksum and tells the leader; then it reads its log,
+//! so that damage to what nobody asks for is found too. The leader compares. A replica that differs
+//! from a strict majority of the members is quarantined: it serves no read, gives its state to
+//! nobody, does not lead, and copies the state of one that is sound. Meanwhile it votes: what it
+//! promised and accepted is in its log, of which each record has a checksum of its own.
+//!
+//! Guarantees that a checksum is of the state as of its entry, and that without a strict majority
+//! nobody is quarantined: then it is an alarm. Does not find what was altered before a replica
+//! copied its state from the altered one: that is the same at both.
+
+use std::collections::BTreeMap;
+
+use kvorum_protocol::status::ReplicaId;
+
+use super::message::{Asker, Notice, Output, PeerMessage};
+use super::{Consensus, Engine};
+use crate::entry::Entry;
+use crate::snapshot::{Cursor, Digest, Found, InstallWrite, Quarantine, SnapshotId, Wanted};
+use crate::storage::Store;
+use crate::version::Version;
+
+/// Ticks between two chunks that are read for a checksum. Bounds the rate: 12 MiB a second.
+const CHUNK_TICKS: u64 = 4;
+/// Ticks that applying waits for a snapshot; then this replica does without the checksum.
+const OPENING_TICKS: u64 = 100;
+/// Ticks between two looks whether the cluster's version may rise.
+const VERSION_TICKS: u64 = 100;
+
+/// What is known of checksums.
+#[derive(Default)]
+pub(super) struct Checking {
+    /// When the next one is due, if this replica leads then.
+    due: u64,
+    pass: Option<Pass>,
+    calls: u64,
+    /// This replica's, until it is told.
+    untold: Option<(u64, Digest)>,
+    /// The newest index that was told of, and what was told.
+    index: u64,
+    told: BTreeMap<ReplicaId, Digest>,
+    /// The last index as of which all were the same.
+    same_at: u64,
+    /// The index as of which no majority was, if that is how it is.
+    differ_at: Option<u64>,
+}
+
+/// One reading of the state, and then of the log.
+struct Pass {
+    index: u64,
+    digest: Digest,
+    /// What is read next.
+    wanted: Wanted,
+    call: u64,
+    is_waiting: bool,
+    began: u64,
+}
+
+impl Checking {
+    /// The last index as of which all members' states were the same.
+    pub(super) fn same_at(&self) -> u64 {
+        self.same_at
+    }
+
+    /// The index as of which no majority of the members had the same state.
+    pub(super) fn differ_at(&self) -> Option<u64> {
+        self.differ_at
+    }
+}
+
+impl<S: Store> Engine<S> {
+    /// Whether applying waits for a snapshot of exactly what is applied.
+    pub(super) fn is_opening(&self) -> bool {
+        let pass = self.checking.pass.as_ref().filter(|_| self.rules.checks_at_the_index);
+        pass.is_some_and(|pass| pass.wanted == Wanted::Snapshot)
+    }
+
+    /// A checksum entry was applied.
+    pub(super) fn begin_pass(&mut self, index: u64) {
+        self.end_pass();
+        let (digest, wanted, began) = (Digest::default(), Wanted::Snapshot, self.now);
+        let pass = Pass { index, digest, wanted, call: 0, is_waiting: false, began };
+        self.checking.pass = Some(pass);
+        self.read_on();
+    }
+
+    fn end_pass(&mut self) {
+        let pass = self.checking.pass.take();
+        if let Some(Pass { wanted: Wanted::Chunk { snapshot, .. }, .. }) = pass {
+            self.close_snapshot(snapshot);
+        }
+    }
+
+    pub(super) fn close_snapshot(&mut self, snapshot: SnapshotId) {
+        let (asker, wanted) = (Asker::Own { call: 0 }, Wanted::Close { snapshot });
+        self.outbox.push(Output::Read { asker, wanted, number: 0 });
+    }
+
+    fn read_on(&mut self) {
+        let Some(pass) = &mut self.checking.pass else { return };
+        self.checking.calls += 1;
+        (pass.call, pass.is_waiting) = (self.checking.calls, true);
+        let (asker, wanted) = (Asker::Own { call: pass.call }, pass.wanted.clone());
+        let number = self.sending.number(&wanted);
+        self.outbox.push(Output::Read { asker, wanted, number });
+    }
+
+    /// What was to be read for a checksum is there.
+    pub(super) fn pass_found(&mut self, call: u64, found: Found) {
+        let pass = self.checking.pass.as_mut();
+        let Some(pass) = pass.filter(|pass| pass.is_waiting && pass.call == call) else {
+            // It came too late.
+            if let Found::Snapshot { snapshot, .. } = found {
+                self.close_snapshot(snapshot);
+            }
+            return;
+        };
+        pass.is_waiting = false;
+        match (&pass.wanted, found) {
+            (Wanted::Snapshot, Found::Snapshot { snapshot, header }) => {
+                pass.wanted = Wanted::Chunk { snapshot, after: Cursor::Start };
+                // A copied state may have come in between.
+                if header.applied != pass.index && self.rules.checks_at_the_index {
+                    self.end_pass();
+                }
+            }
+            (&Wanted::Chunk { snapshot, .. }, Found::Chunk(chunk)) => {
+                pass.digest = pass.digest.with(&chunk.items);
+                match chunk.next {
+                    Some(after) => pass.wanted = Wanted::Chunk { snapshot, after },
+                    None => {
+                        self.checking.untold = Some((pass.index, pass.digest));
+                        let compacted = self.consensus.as_ref().map_or(0, Consensus::compacted);
+                        pass.wanted = Wanted::Entries { from: compacted + 1 };
+                        self.close_snapshot(snapshot);
+                    }
+                }
+            }
+            (Wanted::Entries { .. }, Found::Entries { from, entries, decided }) => {
+                let next = from + entries.len() as u64;
+                pass.wanted = Wanted::Entries { from: next };
+                if entries.is_empty() || next > decided {
+                    self.checking.pass = None;
+                }
+            }
+            // The state was replaced, the log was cut, or too many snapshots are open.
+            _ => self.end_pass(),
+        }
+    }
+
+    /// What there is to do about checksums and versions. To be called once a tick.
+    pub(super) fn advance_checking(&mut self) {
+        self.tell_checksum();
+        self.propose_own();
+        match &self.checking.pass {
+            Some(pass) if self.is_opening() && self.now > pass.began + OPENING_TICKS => {
+                self.end_pass();
+            }
+            Some(pass) if !pass.is_waiting && self.now.is_multiple_of(CHUNK_TICKS) => {
+                self.read_on();
+            }
+            _ => {}
+        }
+        if self.quarantine.is_some() {
+            if self.is_leading() && self.hand_over.is_none() {
+                let _ = self.begin_hand_over(None);
+            }
+            self.begin_rebuild();
+        }
+    }
+
+    /// A leader raises the cluster's version when every member's program knows a higher one, and
+    /// lets the states be compared when it is time.
+    fn propose_own(&mut self) {
+        let Some(consensus) = &mut self.consensus else { return };
+        let interval = self.options.checksum_ticks;
+        if consensus.ballot_if_leading().is_none() || self.hand_over.is_some() {
+            self.checking.due = self.now + interval;
+            return;
+        }
+        let version = self.store.version();
+        if self.now.is_multiple_of(VERSION_TICKS)
+            && let Some(higher) = self.outbox.peers.higher_than(version)
+        {
+            consensus.propose(vec![Entry::Version(higher)]);
+        }
+        let is_ready = self.checking.pass.is_none() && self.quarantine.is_none();
+        let is_due = interval > 0 && self.now >= self.checking.due;
+        if is_due && is_ready && version >= Version::CHECKSUMS {
+            self.checking.due = self.now + interval;
+            consensus.propose(vec![Entry::Checksum]);
+        }
+    }
+
+    /// Tells the leader this replica's checksum, once there is one to tell it to.
+    fn tell_checksum(&mut self) {
+        let Some((index, digest)) = self.checking.untold else { return };
+        let Some((leader, true)) = self.leader() else { return };
+        if leader == self.me {
+            self.checking.untold = None;
+            self.checksum_told(leader, index, digest);
+        } else if self.outbox.peers.session(leader).is_some() {
+            self.checking.untold = None;
+            let message = PeerMessage::Checksum { index, digest };
+            self.outbox.push(Output::Send { to: leader, message });
+        }
+    }
+
+    /// A replica told its checksum.
+    pub(super) fn checksum_told(&mut self, replica: ReplicaId, index: u64, digest: Digest) {
+        let checking = &mut self.checking;
+        if index > checking.index {
+            checking.index = index;
+            checking.told.clear();
+        }
+        if index == checking.index {
+            checking.told.insert(replica, digest);
+            self.compare();
+        }
+    }
+
+    fn compare(&mut self) {
+        let Checking { index, told, .. } = &self.checking;
+        let (index, members) = (*index, self.configuration.members.len());
+        let are_all = told.len() == members;
+        let count = |digest: &Digest| told.values().filter(|other| *other == digest).count();
+        let Some(digest) = told.values().find(|digest| 2 * count(digest) > members) else {
+            if are_all {
+                self.checking.differ_at = Some(index);
+                self.outbox.notice(Notice::Differ { index });
+            }
+            return;
+        };
+        let with = |is_same| {
+            let told = told.iter().filter(move |(_, other)| (*other == digest) == is_same);
+            told.map(|(replica, _)| *replica).collect::<Vec<_>>()
+        };
+        let (sound, others) = (with(true), with(false));
+        if are_all && others.is_empty() {
+            (self.checking.same_at, self.checking.differ_at) = (index, None);
+        }
+        for other in others {
+            let sound = sound.clone();
+            if other == self.me {
+                self.differs(index, sound);
+            } else {
+                let message = PeerMessage::Differs { index, sound };
+                self.outbox.push(Output::Send { to: other, message });
+            }
+        }
+    }
+
+    /// This replica's state differs from a majority's.
+    pub(super) fn differs(&mut self, index: u64, sound: Vec<ReplicaId>) {
+        // Of a state that was copied since, it says nothing.
+        let is_news = self.quarantine.is_none() && index > self.store.since();
+        if !is_news || !self.rules.quarantines {
+            return;
+        }
+        self.outbox.notice(Notice::Quarantined { index });
+        let quarantine = Quarantine { index, sound };
+        self.store.write_install(InstallWrite::Quarantine(quarantine.clone()));
+        self.quarantine = Some(quarantine);
+        self.end_pass();
+        self.close_snapshots();
+        // Whoever waits here for an outcome must not be told one of this state.
+        self.deposed();
+        self.fetching = None;
+        self.begin_rebuild();
+    }
+}
