@@ -1,13 +1,15 @@
 //! Keys and lines, read on a thread of their own.
 //!
-//! Guarantees that a terminal that is gone is told as the end and never read again: crossterm
-//! would go round and round on it. The thread looks first whether there is something, and whether
-//! the other end still is. Does not know what keys mean.
+//! Guarantees that a terminal that is gone is told as the end. crossterm goes round and round on
+//! one, so the thread that reads looks first whether the other end still is; and as that can go
+//! between the look and the read, another thread does nothing but wait for it. Does not know what
+//! keys mean.
 
 use std::io::{self, BufRead};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::message::Event;
 
@@ -16,17 +18,49 @@ const KEYS_MAX: usize = 1024;
 /// Longest line that is read where there is no screen.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
-/// What came in; the end is the end of the channel.
-pub type Input = mpsc::Receiver<Event>;
+/// What came in.
+pub struct Input {
+    events: mpsc::Receiver<Event>,
+    /// Told when the terminal is gone; `None` where there is none.
+    gone: Option<oneshot::Receiver<()>>,
+}
+
+impl Input {
+    /// The next event; `None` at the end. After that, not to be asked again.
+    pub async fn recv(&mut self) -> Option<Event> {
+        let gone = async {
+            match &mut self.gone {
+                Some(gone) => drop(gone.await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            event = self.events.recv() => event,
+            () = gone => None,
+        }
+    }
+
+    /// The next event, if it is there already.
+    pub fn try_recv(&mut self) -> Result<Event, TryRecvError> {
+        self.events.try_recv()
+    }
+}
 
 /// Reads keys from the terminal.
 ///
 /// # Errors
 /// When no thread can be started.
 pub fn keys() -> io::Result<Input> {
-    let (sender, keys) = mpsc::channel(KEYS_MAX);
+    let (sender, events) = mpsc::channel(KEYS_MAX);
+    let (ends, gone) = oneshot::channel();
     std::thread::Builder::new().name("keys".to_owned()).spawn(move || read_keys(&sender))?;
-    Ok(keys)
+    std::thread::Builder::new().name("hang-up".to_owned()).spawn(move || {
+        // An end is told whatever is asked for; keys are not asked for here.
+        while wait_for(PollFlags::empty()).is_ok_and(|is| is.is_empty()) {}
+        let _ = ends.send(());
+    })?;
+    Ok(Input { events, gone: Some(gone) })
 }
 
 fn read_keys(keys: &mpsc::Sender<Event>) {
@@ -49,17 +83,19 @@ fn read_keys(keys: &mpsc::Sender<Event>) {
 
 /// Waits until there are keys; false when there never will be.
 fn wait_for_keys() -> bool {
+    let is_gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+    let is = wait_for(PollFlags::IN);
+    is.is_ok_and(|is| !is.intersects(is_gone) && is.contains(PollFlags::IN))
+}
+
+/// Waits until standard input is as wanted, or its other end is gone.
+fn wait_for(wanted: PollFlags) -> rustix::io::Result<PollFlags> {
     let stdin = io::stdin();
     loop {
-        let mut ends = [PollFd::new(&stdin, PollFlags::IN)];
+        let mut ends = [PollFd::new(&stdin, wanted)];
         match poll(&mut ends, None) {
-            Ok(_) => {
-                let is = ends[0].revents();
-                let is_gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
-                return !is.intersects(is_gone) && is.contains(PollFlags::IN);
-            }
             Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return false,
+            result => return result.map(|_| ends[0].revents()),
         }
     }
 }
@@ -69,7 +105,7 @@ fn wait_for_keys() -> bool {
 /// # Errors
 /// When no thread can be started.
 pub fn lines() -> io::Result<Input> {
-    let (sender, lines) = mpsc::channel(KEYS_MAX);
+    let (sender, events) = mpsc::channel(KEYS_MAX);
     std::thread::Builder::new().name("lines".to_owned()).spawn(move || {
         let mut stdin = io::BufReader::new(io::stdin());
         loop {
@@ -85,5 +121,5 @@ pub fn lines() -> io::Result<Input> {
             }
         }
     })?;
-    Ok(lines)
+    Ok(Input { events, gone: None })
 }
