@@ -101,7 +101,8 @@ impl Database {
             return Err(OpenError::Damaged { folder: folder.to_owned(), what });
         }
         if let Some(file) = look_through(&folder.join("db")).map_err(|error| unusable(&error))? {
-            let what = format!("a record of {} has a type that it never had", file.display());
+            let what =
+                format!("a record of {} has a type or length that it never had", file.display());
             return Err(OpenError::Damaged { folder: folder.to_owned(), what });
         }
         let db = open_rocksdb(&folder.join("db")).map_err(|error| match is_damage(&error) {

@@ -6,9 +6,14 @@
 //! so can whatever a crash left behind the last write. Files are never recycled here, so a type
 //! like that is always damage.
 //!
-//! Guarantees that RocksDB does not meet one: in a write-ahead log the type is made one that
-//! nobody knows, so that recovery ends before it, as before any other damage; a manifest is
-//! refused. Does not check sums; RocksDB does.
+//! It also takes a record of a manifest that is longer than what is left of the file for one that a
+//! crash cut short, and drops it with all that follows: the tables that those records name are
+//! forgotten. But one flipped bit makes such a length too, and the sum of a record does not cover
+//! it. A record was cut short only if no length fits its sum.
+//!
+//! Guarantees that RocksDB meets neither: in a write-ahead log the type is made one that nobody
+//! knows, so that recovery ends before it, as before any other damage; a manifest is refused. Does
+//! not check other sums; RocksDB does.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -37,7 +42,8 @@ pub fn look_through(db: &Path) -> io::Result<Option<PathBuf>> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let name = name.unwrap_or_default();
         if name.starts_with("MANIFEST-") {
-            if !recycled(&File::open(&path)?)?.is_empty() {
+            let file = File::open(&path)?;
+            if !recycled(&file)?.is_empty() || has_false_length(&file)? {
                 return Ok(Some(path));
             }
         } else if path.extension().is_some_and(|extension| extension == "log") {
@@ -54,22 +60,54 @@ pub fn look_through(db: &Path) -> io::Result<Option<PathBuf>> {
 /// Where in a file types are that say it was recycled.
 fn recycled(file: &File) -> io::Result<Vec<u64>> {
     let mut found = Vec::new();
-    let mut block = vec![0; BLOCK_BYTES];
-    let mut start = 0;
-    loop {
-        let mut length = 0;
-        while length < BLOCK_BYTES {
-            match file.read_at(&mut block[length..], start + length as u64)? {
-                0 => break,
-                count => length += count,
-            }
-        }
-        found.extend(recycled_in(&block[..length]).map(|at| start + at as u64));
-        if length < BLOCK_BYTES {
-            return Ok(found);
-        }
-        start += BLOCK_BYTES as u64;
+    for start in (0..=file.metadata()?.len()).step_by(BLOCK_BYTES) {
+        found.extend(recycled_in(&block_at(file, start)?).map(|at| start + at as u64));
     }
+    Ok(found)
+}
+
+/// Whether the last record of a file is longer than what is left of it, by a length that is not
+/// the one that it was written with.
+fn has_false_length(file: &File) -> io::Result<bool> {
+    let blocks = file.metadata()?.len() / BLOCK_BYTES as u64;
+    Ok(has_false_length_in(&block_at(file, blocks * BLOCK_BYTES as u64)?))
+}
+
+/// The block that begins somewhere, as much as there is of it.
+fn block_at(file: &File, start: u64) -> io::Result<Vec<u8>> {
+    let mut block = vec![0; BLOCK_BYTES];
+    let mut length = 0;
+    while length < BLOCK_BYTES {
+        match file.read_at(&mut block[length..], start + length as u64)? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    block.truncate(length);
+    Ok(block)
+}
+
+fn has_false_length_in(block: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some(header) = block.get(at..at + HEADER_BYTES) {
+        let rest = &block[at + HEADER_BYTES..];
+        let length = usize::from(u16::from_le_bytes([header[4], header[5]]));
+        if length > rest.len() {
+            let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+            let mut sum = crc32c::crc32c(&header[TYPE_AT..]);
+            return rest.iter().any(|byte| {
+                sum = crc32c::crc32c_append(sum, std::slice::from_ref(byte));
+                masked(sum) == stored
+            });
+        }
+        at += HEADER_BYTES + length;
+    }
+    false
+}
+
+/// A sum as it is stored (`crc32c::Mask`).
+fn masked(sum: u32) -> u32 {
+    sum.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 /// The first such type in a block; RocksDB leaves a block at its first bad record.
@@ -104,6 +142,30 @@ mod tests {
         assert_eq!(recycled_in(&damaged), Some(107 + TYPE_AT));
         assert_eq!(recycled_in(&damaged[..110]), None, "a torn header");
         assert_eq!(recycled_in(&[]), None);
+    }
+
+    #[test]
+    fn a_false_length_is_told_from_a_torn_record() {
+        let summed = |payload: &[u8]| {
+            let sum = crc32c::crc32c_append(crc32c::crc32c(&[1]), payload);
+            let mut record = masked(sum).to_le_bytes().to_vec();
+            record.extend(u16::try_from(payload.len()).unwrap().to_le_bytes());
+            record.push(1);
+            record.extend(payload);
+            record
+        };
+        let sound = [summed(b"one"), summed(b"two and three"), summed(b"four")].concat();
+        for end in 0..=sound.len() {
+            assert!(!has_false_length_in(&sound[..end]), "cut at {end}");
+        }
+        for bit in 4 * 8..6 * 8 {
+            let mut flipped = sound.clone();
+            let second = summed(b"one").len();
+            flipped[second + bit / 8] ^= 1 << (bit % 8);
+            let length = u16::from_le_bytes([flipped[second + 4], flipped[second + 5]]);
+            let runs_over = second + HEADER_BYTES + usize::from(length) > sound.len();
+            assert_eq!(has_false_length_in(&flipped), runs_over, "bit {bit}");
+        }
     }
 
     #[test]
