@@ -42,7 +42,7 @@ use crate::storage::Store;
 use crate::storage::durable::Durable;
 use crate::transport::link::LinkHandle;
 pub use events::{ClientEvent, PeerEvent};
-use reader::Job;
+use reader::{Job, Readers};
 
 /// The engine's unit of time.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -84,7 +84,7 @@ pub struct Driver<S: Store> {
     links: HashMap<ReplicaId, (Session, LinkHandle)>,
     clients: HashMap<ClientKey, ClientSink>,
     syncs: std::sync::mpsc::Sender<Durable>,
-    reads: std::sync::mpsc::Sender<Job>,
+    readers: Readers,
     sync_began: Option<Instant>,
     shown: Shown,
     ticks: u64,
@@ -102,7 +102,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             .name("sync".to_owned())
             .spawn(move || sync_loop(&disk, &due, &synced_by, &metrics))
             .expect("a process can start its second thread");
-        let (reads, mut found) = reader::spawn(store.clone());
+        let (readers, mut found) = Readers::spawn(store.clone());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -113,7 +113,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             links: HashMap::new(),
             clients: HashMap::new(),
             syncs,
-            reads,
+            readers,
             sync_began: None,
             shown,
             ticks: 0,
@@ -126,7 +126,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         &mut self,
         inboxes: &mut Inboxes,
         synced: &mut mpsc::UnboundedReceiver<()>,
-        found: &mut mpsc::UnboundedReceiver<Input>,
+        found: &mut mpsc::Receiver<Input>,
     ) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,6 +143,9 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 _ = inboxes.peers.recv_many(&mut from_peers, TURN_INPUTS_MAX), if is_open => {}
                 _ = inboxes.clients.recv_many(&mut from_clients, TURN_INPUTS_MAX), if is_open => {}
                 () = std::future::ready(()), if has_more => {}
+            }
+            while let Ok(read) = found.try_recv() {
+                self.engine.step(read);
             }
             // What came meanwhile shares the turn, and so the sync.
             drain(&mut inboxes.peers, &mut from_peers, is_open);
@@ -301,9 +304,9 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 }
             }
             Output::Read { asker, wanted, number } => {
-                let job = Job { asker, wanted, number };
-                self.reads.send(job).expect("the reader lives as long as the driver");
+                self.readers.read(Job { asker, wanted, number });
             }
+            Output::Scan { origin, scan } => self.readers.scan(origin, scan),
             Output::Frame { client, mut frame } => {
                 self.stamp_frame(&mut frame);
                 if let Some(sink) = self.clients.get(&client) {

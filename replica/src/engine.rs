@@ -100,6 +100,8 @@ pub struct Engine<S: Store> {
     sending: Sending,
     fetching: Option<Fetching>,
     checking: Checking,
+    /// Pages of keys that are being read.
+    scans: usize,
     /// Why the state must not be used, if it must not; as in the store.
     quarantine: Option<Quarantine>,
     /// The index of a state that took the place of one in quarantine, until the log is cut there.
@@ -143,6 +145,7 @@ impl<S: Store> Engine<S> {
             sending: Sending::default(),
             fetching: None,
             checking: Checking::default(),
+            scans: 0,
             quarantine: store.quarantine(),
             rebuilt_at: None,
             fetches: 0,
@@ -207,6 +210,7 @@ impl<S: Store> Engine<S> {
             Input::Client { client, call, request } => self.request(client, call, request),
             Input::Cancel { client, call } => self.subscriptions.cancel(client, call),
             Input::ClientGone { client } => self.subscriptions.client_gone(client),
+            Input::Scanned { origin, page } => self.scanned(origin, page),
             Input::Disowned { peer } => self.disowned(peer),
             Input::Read { asker, found } => self.found(asker, found),
             Input::Disk { free, reserve } => self.disk_changed(free, reserve),

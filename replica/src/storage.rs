@@ -103,7 +103,7 @@ pub trait Store: Table {
         to: u64,
         bytes_max: usize,
     ) -> Decided;
-    /// A page of keys as of the applied index.
+    /// A page of keys as of the index that is applied when it is read; from any thread.
     fn scan(&self, scan: &Scan) -> ScanPage;
     /// How much of the log is kept, and how much travels at once.
     fn limits(&self) -> LogLimits;

@@ -1,14 +1,17 @@
-//! The reader: a thread that reads snapshots and old entries, so that the driver need not wait for
-//! the disk.
+//! Threads that read what takes long, so that the driver need not wait for the disk: one reads
+//! snapshots and old entries, another one pages of keys.
 //!
-//! Guarantees that what is asked for is read in order, one thing at a time. Its queue holds what
-//! the peers and clients that copy state have under way, which is one question each.
+//! Guarantees that what is asked of a thread is read in order, one thing at a time. Their queues
+//! hold what the peers and clients that copy state have under way, which is one question each, and
+//! the pages that the engine allows. What is read waits in a queue of its own; when that is full,
+//! so do the threads.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use kvorum_protocol::message::Scan;
 use tokio::sync::mpsc;
 
-use crate::engine::{Asker, Input};
+use crate::engine::{Asker, Input, Origin};
 use crate::snapshot::{Snapshots, Wanted};
 use crate::storage::Store;
 
@@ -22,23 +25,58 @@ pub struct Job {
     pub number: u64,
 }
 
-/// Starts the thread; it ends when its jobs do.
-pub fn spawn<S: Store + Send + 'static>(store: S) -> (Sender<Job>, mpsc::UnboundedReceiver<Input>) {
-    let (jobs, due) = channel();
-    let (found_by, found) = mpsc::unbounded_channel();
-    std::thread::Builder::new()
-        .name("reader".to_owned())
-        .spawn(move || read_all(&store, &due, &found_by))
-        .expect("a process can start its third thread");
-    (jobs, found)
+/// What was read and the driver has not taken yet: a chunk or a page has about a MiB.
+const FOUND_MAX: usize = 8;
+
+/// The threads; they end when this is dropped.
+pub struct Readers {
+    /// For the one that reads snapshots and old entries.
+    jobs: Sender<Job>,
+    /// For the one that reads pages of keys.
+    scans: Sender<(Origin, Scan)>,
 }
 
-fn read_all<S: Store>(store: &S, due: &Receiver<Job>, found_by: &mpsc::UnboundedSender<Input>) {
+impl Readers {
+    /// Starts the threads; what they read comes by the receiver.
+    pub fn spawn<S: Store + Clone + Send + 'static>(store: S) -> (Self, mpsc::Receiver<Input>) {
+        let (found_by, found) = mpsc::channel(FOUND_MAX);
+        let ((jobs, jobs_due), (scans, scans_due)) = (channel(), channel());
+        let (disk, scanned_by) = (store.clone(), found_by.clone());
+        let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            thread.spawn(run).expect("a process can start a few threads");
+        };
+        start("reader", Box::new(move || read_all(&store, &jobs_due, &found_by)));
+        start("scanner", Box::new(move || scan_all(&disk, &scans_due, &scanned_by)));
+        (Self { jobs, scans }, found)
+    }
+
+    /// Lets something be read.
+    pub fn read(&self, job: Job) {
+        self.jobs.send(job).expect("the reader lives as long as the driver");
+    }
+
+    /// Lets a page of keys be read.
+    pub fn scan(&self, origin: Origin, scan: Scan) {
+        self.scans.send((origin, scan)).expect("the scanner lives as long as the driver");
+    }
+}
+
+fn read_all<S: Store>(store: &S, due: &Receiver<Job>, found_by: &mpsc::Sender<Input>) {
     let mut snapshots = store.snapshots();
     while let Ok(Job { asker, wanted, number }) = due.recv() {
         if let Some(found) = snapshots.read(&wanted, number)
-            && found_by.send(Input::Read { asker, found }).is_err()
+            && found_by.blocking_send(Input::Read { asker, found }).is_err()
         {
+            return;
+        }
+    }
+}
+
+fn scan_all<S: Store>(store: &S, due: &Receiver<(Origin, Scan)>, found_by: &mpsc::Sender<Input>) {
+    while let Ok((origin, scan)) = due.recv() {
+        let page = store.scan(&scan);
+        if found_by.blocking_send(Input::Scanned { origin, page }).is_err() {
             return;
         }
     }

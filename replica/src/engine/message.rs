@@ -3,7 +3,7 @@
 //! Guarantees that these enums are the engine's whole traffic: it calls nobody and nobody calls it
 //! otherwise, but for [`Store`](crate::storage::Store).
 
-use kvorum_protocol::message::{Answer, Refusal, Request, ServerFrame};
+use kvorum_protocol::message::{Answer, Page, Refusal, Request, Scan, ServerFrame};
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
@@ -230,6 +230,13 @@ pub enum Input {
         /// What there is.
         found: Found,
     },
+    /// A page of keys that was wanted.
+    Scanned {
+        /// Who asked for it.
+        origin: Origin,
+        /// The page, as of an index at which it may be served or a later one.
+        page: Page,
+    },
     /// A peer refuses this replica because it remembers it with another disk.
     Disowned {
         /// The peer.
@@ -272,6 +279,13 @@ pub enum Output {
         wanted: Wanted,
         /// Names the snapshot, if one is opened.
         number: u64,
+    },
+    /// Read a page of keys on a thread of its own, and tell it by [`Input::Scanned`].
+    Scan {
+        /// Who asks for it.
+        origin: Origin,
+        /// Which page.
+        scan: Scan,
     },
     /// Send to a client.
     Frame {

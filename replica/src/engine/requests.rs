@@ -5,7 +5,8 @@
 
 use kvorum_protocol::data::{Operation, Value, validate_key};
 use kvorum_protocol::message::{
-    Admin, Answer, Consistency, Pair, Refusal, Request, ServerFrame, SnapshotRequest, Subscription,
+    Admin, Answer, Consistency, Page, Pair, Refusal, Request, ServerFrame, SnapshotRequest,
+    Subscription,
 };
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
@@ -21,6 +22,9 @@ use crate::storage::Store;
 /// Bytes of answers to reads that one turn makes; the rest waits for the next turn. Answers are
 /// made faster than any connection takes them.
 const TURN_BYTES_MAX: usize = 4 << 20;
+
+/// Pages of keys that are read at a time; the next one is refused as overload.
+const SCANS_MAX: usize = 256;
 
 impl<S: Store> Engine<S> {
     /// A client of this replica asks for something.
@@ -331,9 +335,15 @@ impl<S: Store> Engine<S> {
                 Answer::Value(pair)
             }
             Some(Request::Scan(scan)) => {
-                let page = self.store.scan(scan);
-                bytes = page.pairs.iter().map(Pair::bytes).sum();
-                Answer::Page(page)
+                // Many keys may have to be passed over, and nobody else shall wait for that.
+                if self.scans < SCANS_MAX {
+                    self.scans += 1;
+                    let (origin, scan) = (read.origin, scan.clone());
+                    self.outbox.push(Output::Scan { origin, scan });
+                    return 0;
+                }
+                bytes = 0;
+                Answer::Refused(Refusal::Overloaded)
             }
             Some(Request::Snapshot(_)) => {
                 self.fetch(read.origin, Wanted::Snapshot);
@@ -343,6 +353,14 @@ impl<S: Store> Engine<S> {
         };
         self.answer(read.origin, answer);
         bytes
+    }
+
+    /// A page of keys was read.
+    pub(super) fn scanned(&mut self, origin: Origin, page: Page) {
+        self.scans -= 1;
+        let refusal = self.refuses_reads();
+        let answer = refusal.map_or(Answer::Page(page), Answer::Refused);
+        self.answer(origin, answer);
     }
 
     /// A session with a peer ended: the calls that went by it end too.

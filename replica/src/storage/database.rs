@@ -32,7 +32,7 @@ use super::record;
 use super::rocks_log::RocksLog;
 use super::rocks_snapshots::RocksSnapshots;
 use super::segments::{LogLimits, Segments};
-use super::{Decided, Identity, ScanPage, Seen, Store, keys, scan};
+use super::{Decided, Identity, ScanPage, Seen, Store, keys};
 use crate::snapshot::{Header, Install, InstallWrite, Quarantine};
 use crate::state_machine::{Changes, Lane, Record, Table};
 use crate::version::Version;
@@ -371,22 +371,13 @@ impl Store for Database {
     }
 
     fn scan(&self, wanted: &Scan) -> ScanPage {
-        let mut options = ReadOptions::default();
-        if let Some(end) = scan::end(wanted) {
-            options.set_iterate_upper_bound(end);
+        loop {
+            let (generation, page) = self.inner.scan(wanted);
+            // The files of a state that was replaced meanwhile may be gone.
+            if generation == self.inner.generation() {
+                return page;
+            }
         }
-        let mode = IteratorMode::From(scan::first(wanted), Direction::Forward);
-        let name = self.inner.generation().keys();
-        let family = self.inner.family(name);
-        let records = self.inner.db.iterator_cf_opt(family, options, mode).map(|item| {
-            let (key, record) = match item {
-                Ok(item) => item,
-                Err(error) => self.inner.read_failed(&error),
-            };
-            let (revision, value): (u64, Bytes) = self.inner.decode(name, &key, &record);
-            (Bytes::from(key), Record { revision, value })
-        });
-        scan::page(wanted, records, self.applied)
     }
 
     fn durable(&self) -> Durable {

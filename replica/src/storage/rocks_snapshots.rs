@@ -7,11 +7,14 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use kvorum_protocol::message::{Page, Scan};
 use kvorum_protocol::status::ConfigurationId;
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions, SnapshotWithThreadMode};
+use serde::de::DeserializeOwned;
 
 use super::database::Inner;
 use super::keys::{self, Generation};
+use super::scan;
 use crate::entry::Entry;
 use crate::snapshot::{Chunk, Cursor, Found, Header, Item, SnapshotId, Snapshots, Wanted};
 use crate::state_machine::Record;
@@ -45,20 +48,16 @@ impl<'a> RocksSnapshots<'a> {
             return Found::Busy;
         }
         let inner = self.inner;
-        let snapshot = inner.db.snapshot();
-        let meta = |key: &[u8]| match snapshot.get_pinned_cf(inner.family(keys::META), key) {
-            Ok(bytes) => bytes.map_or(0, |bytes| inner.decode(keys::META, key, &bytes)),
-            Err(error) => inner.read_failed(&error),
-        };
+        let open = Open::new(inner);
         // All are changed together, and the snapshot sees them so.
-        let (applied, generation) = (meta(keys::APPLIED), Generation(meta(keys::GENERATION)));
-        let version = u8::try_from(meta(keys::VERSION)).expect("as it was written");
-        let version = Version(version);
+        let applied = open.meta(inner, keys::APPLIED);
+        let version: Version = open.meta(inner, keys::VERSION);
+        let generation = open.generation;
         let family = inner.family(generation.keys());
         let items = inner.db.property_int_value_cf(family, rocksdb::properties::ESTIMATE_NUM_KEYS);
         let items = items.ok().flatten().unwrap_or(0);
         let name = SnapshotId { nonce: self.nonce, number };
-        self.open.insert(name, Open { snapshot, generation });
+        self.open.insert(name, open);
         Found::Snapshot { snapshot: name, header: Header { applied, items, version } }
     }
 
@@ -84,12 +83,8 @@ impl<'a> RocksSnapshots<'a> {
                 Item::Lane(id, lane)
             })
         });
-        let family = open.generation.keys();
-        let records = open.records(inner, family, &keys, keys::end());
-        let keys = records.map(|(key, record)| {
-            let (revision, value): (u64, Bytes) = inner.decode(family, &key, &record);
-            Item::Key(Bytes::from(key), Record { revision, value })
-        });
+        let records = open.keys(inner, &keys, keys::end());
+        let keys = records.map(|(key, record)| Item::Key(key, record));
         let chunk = Chunk::cut(lanes.chain(keys), inner.limits.chunk);
         // Its files are removed only after the switch: what was read before it is whole.
         match open.generation == inner.generation() {
@@ -127,14 +122,41 @@ impl<'a> RocksSnapshots<'a> {
     }
 }
 
-impl Open<'_> {
+impl<'a> Open<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        let open = Self { snapshot: inner.db.snapshot(), generation: Generation::default() };
+        let generation = open.meta(inner, keys::GENERATION);
+        Self { generation, ..open }
+    }
+
+    fn meta<V: DeserializeOwned + Default>(&self, inner: &Inner, key: &[u8]) -> V {
+        match self.snapshot.get_pinned_cf(inner.family(keys::META), key) {
+            Ok(bytes) => bytes.map_or_else(V::default, |b| inner.decode(keys::META, key, &b)),
+            Err(error) => inner.read_failed(&error),
+        }
+    }
+
+    /// Keys and their records from a key on.
+    fn keys<'i>(
+        &'i self,
+        inner: &'i Inner,
+        from: &[u8],
+        end: Vec<u8>,
+    ) -> impl Iterator<Item = (Bytes, Record)> + use<'i, 'a> {
+        let family = self.generation.keys();
+        self.records(inner, family, from, end).map(|(key, record)| {
+            let (revision, value): (u64, Bytes) = inner.decode(family, &key, &record);
+            (Bytes::from(key), Record { revision, value })
+        })
+    }
+
     fn records<'i>(
         &'i self,
         inner: &'i Inner,
         family: &str,
         from: &[u8],
         end: Vec<u8>,
-    ) -> impl Iterator<Item = (Box<[u8]>, Box<[u8]>)> + use<'i> {
+    ) -> impl Iterator<Item = (Box<[u8]>, Box<[u8]>)> + use<'i, 'a> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(end);
         options.fill_cache(false);
@@ -144,6 +166,17 @@ impl Open<'_> {
             Ok(item) => item,
             Err(error) => inner.read_failed(&error),
         })
+    }
+}
+
+impl Inner {
+    /// A page of keys, and the generation that it was read from.
+    pub(super) fn scan(&self, wanted: &Scan) -> (Generation, Page) {
+        let open = Open::new(self);
+        let end = scan::end(wanted).unwrap_or_else(keys::end);
+        let records = open.keys(self, scan::first(wanted), end);
+        let page = scan::page(wanted, records, open.meta(self, keys::APPLIED));
+        (open.generation, page)
     }
 }
 

@@ -334,7 +334,9 @@ impl Cluster {
                 Ok(())
             }
             Output::Frame { .. } | Output::LeaderChanged(_) => Ok(()),
-            Output::Cut { .. } | Output::Crash => Err(format!("nobody asked for {output:?}")),
+            Output::Scan { .. } | Output::Cut { .. } | Output::Crash => {
+                Err(format!("nobody asked for {output:?}"))
+            }
         }
     }
 

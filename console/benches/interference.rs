@@ -1,0 +1,212 @@
+//! What heavy work does to the latency of others' writes.
+//!
+//! Three real replicas with synced disks on this machine. Writes come at a fixed rate, a quarter of
+//! what the cluster can do, and their latency counts from when they were due. First nothing else
+//! happens; then a replica that was away copies all the state, then a million keys are read by
+//! pages, deleted one by one, and looked for in vain. The figures are the ratios of one run.
+//!
+//! `KVORUM_STATE_MIB` sets how much state there is, and `KVORUM_BULK_KEYS` how many keys are read
+//! and deleted.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
+#![allow(clippy::cast_precision_loss, reason = "figures are printed with few digits")]
+
+#[path = "../tests/harness/cluster.rs"]
+mod cluster;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, leader, status_when};
+use futures::StreamExt;
+use hdrhistogram::Histogram;
+use kvorum_protocol::client::Route;
+use kvorum_protocol::message::{Consistency, Scan};
+use kvorum_protocol::status::Role;
+use kvorum_protocol::{Client, Key, Value};
+use rustix::process::{Signal, kill_process};
+use tokio::task::JoinSet;
+
+/// Bytes of one value of the load and of the state; incompressible.
+const VALUE_BYTES: usize = 1024;
+/// Keys that the load writes again and again.
+const LOAD_KEYS: u64 = 1000;
+/// Writers of the load, and of what fills the cluster.
+const WRITERS: u64 = 64;
+/// Deletes under way at a time.
+const DELETES: usize = 16;
+/// More than the log keeps, so that a replica without it needs the state.
+const AWAY_WRITES: u64 = 200_000;
+/// Highest latency that is told apart, in microseconds.
+const LATENCY_MAX_US: u64 = 60_000_000;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+fn random_value() -> Value {
+    let mut value = vec![0; VALUE_BYTES];
+    rand::fill(&mut value[..]);
+    Value::from(value)
+}
+
+/// Puts keys as fast as it goes: how many a second.
+async fn fill(client: &Arc<Client>, keys: u64, key: fn(u64) -> Key, value: fn() -> Value) -> f64 {
+    let began = Instant::now();
+    let mut tasks = JoinSet::new();
+    for writer in 0..WRITERS {
+        let client = Arc::clone(client);
+        tasks.spawn(async move {
+            for number in (writer..keys).step_by(usize::try_from(WRITERS).unwrap()) {
+                client.put(key(number), value(), &Route::Any).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    keys as f64 / began.elapsed().as_secs_f64()
+}
+
+/// Writes that are due at fixed times, until told to stop.
+struct Load {
+    tasks: JoinSet<Histogram<u64>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Load {
+    fn begin(client: &Arc<Client>, per_second: f64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (began, next) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+        let mut tasks = JoinSet::new();
+        for _ in 0..WRITERS * 4 {
+            let (client, stop, next) = (Arc::clone(client), Arc::clone(&stop), Arc::clone(&next));
+            tasks.spawn(async move {
+                let mut latencies = Histogram::<u64>::new_with_max(LATENCY_MAX_US, 3).unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let due = began + Duration::from_secs_f64(number as f64 / per_second);
+                    tokio::time::sleep_until(due.into()).await;
+                    let key = Key::from(format!("load/{}", number % LOAD_KEYS));
+                    client.put(key, random_value(), &Route::Any).await.unwrap();
+                    let us = u64::try_from(due.elapsed().as_micros()).unwrap();
+                    latencies.record(us.min(LATENCY_MAX_US)).unwrap();
+                }
+                latencies
+            });
+        }
+        Self { tasks, stop }
+    }
+
+    async fn end(self) -> Histogram<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Histogram::<u64>::new_with_max(LATENCY_MAX_US, 3).unwrap();
+        for latencies in self.tasks.join_all().await {
+            all.add(latencies).unwrap();
+        }
+        all
+    }
+}
+
+/// What is compared, and with what.
+struct Report {
+    per_second: f64,
+    calm_ms: Option<f64>,
+}
+
+impl Report {
+    /// Runs some work beside the load, and prints a row about it.
+    async fn row(&mut self, client: &Arc<Client>, what: &str, work: impl Future<Output = ()>) {
+        let ballot = client.status(&Route::Any).await.unwrap().ballot.number;
+        let (load, began) = (Load::begin(client, self.per_second), Instant::now());
+        work.await;
+        let (took, latencies) = (began.elapsed().as_secs_f64(), load.end().await);
+        let ms = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
+        let calm = *self.calm_ms.get_or_insert(ms(0.99));
+        let elections = client.status(&Route::Any).await.unwrap().ballot.number - ballot;
+        println!(
+            "{what:<34} {took:>7.1} {:>8} {:>8.2} {:>8.2} {:>8.2} {:>6.2} {elections:>9}",
+            latencies.len(),
+            ms(0.5),
+            ms(0.99),
+            latencies.max() as f64 / 1000.0,
+            ms(0.99) / calm,
+        );
+    }
+}
+
+/// Reads all pages of a prefix; how many keys there were.
+async fn read_all(client: &Client, prefix: &str) -> u64 {
+    let (mut count, mut next) = (0, Some(Scan::of(prefix, Consistency::Linearizable)));
+    while let Some(scan) = next {
+        let page = client.scan(scan.clone(), &Route::Any).await.unwrap();
+        count += page.pairs.len() as u64;
+        next = scan.after(&page);
+    }
+    count
+}
+
+async fn delete_all(client: &Client, prefix: &str) {
+    let scan = Scan { keys_only: true, ..Scan::of(prefix, Consistency::Linearizable) };
+    let mut next = Some(scan);
+    while let Some(scan) = next {
+        let page = client.scan(scan.clone(), &Route::Any).await.unwrap();
+        next = scan.after(&page);
+        let deletes = futures::stream::iter(page.pairs);
+        let deletes = deletes.map(|pair| async {
+            client.delete(pair.key, &Route::Any).await.unwrap();
+        });
+        deletes.buffer_unordered(DELETES).collect::<()>().await;
+    }
+}
+
+async fn run(state_mib: u64, bulk: u64, calm: Duration) {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let client = cluster.client(Duration::from_secs(30));
+    let state_key = |number| Key::from(format!("state/{number:08}"));
+    let peak = fill(&client, state_mib * 1024, state_key, random_value).await;
+    println!("{state_mib} MiB of state; {peak:.0} puts a second at the peak");
+    println!(
+        "{:<34} {:>7} {:>8} {:>8} {:>8} {:>8} {:>6} {:>9}",
+        "beside the load", "s", "writes", "p50 ms", "p99 ms", "max ms", "ratio", "elections"
+    );
+    let mut report = Report { per_second: peak / 4.0, calm_ms: None };
+    report.row(&client, "nothing", tokio::time::sleep(calm)).await;
+
+    let leader = leader(&client).await;
+    let away = cluster.names().into_iter().find(|name| *name != leader).unwrap();
+    let process = cluster.process(&away).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    let writes = AWAY_WRITES.min(state_mib * 1024);
+    fill(&client, writes, |n| Key::from(format!("away/{}", n % 1000)), random_value).await;
+    let route = Route::Through(away);
+    let copy = async {
+        kill_process(process, Signal::CONT).unwrap();
+        let is_copying = |status: &kvorum_protocol::status::Status| status.catching_up.is_some();
+        status_when(&client, &route, is_copying).await;
+        status_when(&client, &route, |s| s.role == Role::Follower && s.is_ready).await;
+    };
+    report.row(&client, "a replica copies the state", copy).await;
+    report.row(&client, "nothing", tokio::time::sleep(calm)).await;
+
+    let small = || Value::from("small");
+    fill(&client, bulk, |number| Key::from(format!("bulk/{number:08}")), small).await;
+    let reading = async { assert_eq!(read_all(&client, "bulk/").await, bulk) };
+    report.row(&client, &format!("{bulk} keys are read by pages"), reading).await;
+    report.row(&client, &format!("{bulk} keys are deleted"), delete_all(&client, "bulk/")).await;
+    let in_vain = async {
+        for _ in 0..20 {
+            assert_eq!(read_all(&client, "bulk/").await, 0);
+        }
+    };
+    report.row(&client, "they are looked for 20 times", in_vain).await;
+    report.row(&client, "nothing", tokio::time::sleep(calm)).await;
+}
+
+fn main() {
+    // `cargo test --benches` only wants to know that it runs.
+    let is_test = std::env::args().any(|argument| argument == "--test");
+    let (state, bulk, calm) = if is_test { (96, 2_000, 0.2) } else { (1024, 1_000_000, 15.0) };
+    let (state, bulk) = (number("KVORUM_STATE_MIB", state), number("KVORUM_BULK_KEYS", bulk));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(run(state, bulk, Duration::from_secs_f64(calm)));
+}
