@@ -22,6 +22,7 @@ use cluster::{Cluster, leader, status_when};
 use futures::StreamExt;
 use hdrhistogram::Histogram;
 use kvorum_protocol::client::Route;
+use kvorum_protocol::data::Outcome;
 use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::status::Role;
 use kvorum_protocol::{Client, Key, Value};
@@ -87,7 +88,8 @@ impl Load {
                     let due = began + Duration::from_secs_f64(number as f64 / per_second);
                     tokio::time::sleep_until(due.into()).await;
                     let key = Key::from(format!("load/{}", number % LOAD_KEYS));
-                    client.put(key, random_value(), &Route::Any).await.unwrap();
+                    let outcome = client.put(key, random_value(), &Route::Any).await.unwrap();
+                    assert!(matches!(outcome, Outcome::Put { .. }), "{outcome:?}");
                     let us = u64::try_from(due.elapsed().as_micros()).unwrap();
                     latencies.record(us.min(LATENCY_MAX_US)).unwrap();
                 }
@@ -153,7 +155,8 @@ async fn delete_all(client: &Client, prefix: &str) {
         next = scan.after(&page);
         let deletes = futures::stream::iter(page.pairs);
         let deletes = deletes.map(|pair| async {
-            client.delete(pair.key, &Route::Any).await.unwrap();
+            let outcome = client.delete(pair.key, &Route::Any).await.unwrap();
+            assert!(matches!(outcome, Outcome::Deleted { existed: true, .. }), "{outcome:?}");
         });
         deletes.buffer_unordered(DELETES).collect::<()>().await;
     }

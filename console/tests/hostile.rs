@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use cluster::{Cluster, PATIENCE, kvorum, said};
 use kvorum_protocol::frame;
 use kvorum_protocol::handshake::{ClientHello, HandshakeRefusal, ServerHello};
-use kvorum_protocol::message::{ClientFrame, Consistency, Request};
+use kvorum_protocol::message::{ClientFrame, Consistency, Request, ServerFrame};
 use kvorum_replica::addresses::{Addresses, FILE_NAME};
 use kvorum_replica::version::Version;
 use rustix::process::Signal;
@@ -153,6 +153,36 @@ fn idle_connections_on_every_port_keep_nobody_out() {
         }
         assert!(began.elapsed() < PATIENCE, "{out}{err}");
     }
+}
+
+/// A client that is never idle is told how far the log is, or its writes would expire.
+#[test]
+fn a_client_that_asks_without_a_pause_is_told_how_far_the_log_is() {
+    let cluster = Cluster::start(&["--replicas=2"]);
+    let at = addresses(&cluster, "kvorum-0").clients;
+    let mut client = connect(&at);
+    send(&mut client, &ClientHello::new(None)).unwrap();
+    assert!(receive::<ServerHello>(&mut client).unwrap().verdict.is_ok());
+    let ask = |client: &mut TcpStream, call| {
+        send(client, &ClientFrame::Call { call, request: Request::Status }).unwrap();
+    };
+    // Two calls are always under way, so there is always an answer to write.
+    ask(&mut client, 0);
+    ask(&mut client, 1);
+    let (began, mut call) = (Instant::now(), 1);
+    let mut pings = 0;
+    while pings < 3 {
+        match receive(&mut client).unwrap() {
+            ServerFrame::Ping { applied } => pings += u32::from(applied > 0),
+            ServerFrame::Answer { .. } => {
+                call += 1;
+                ask(&mut client, call);
+            }
+            _ => {}
+        }
+        assert!(began.elapsed() < PATIENCE, "{pings} pings beside {call} answers");
+    }
+    assert!(call > 100, "it was busy: {call}");
 }
 
 /// A stranger who speaks the protocol between replicas is told nothing and believed nothing.

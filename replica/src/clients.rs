@@ -26,7 +26,7 @@ use kvorum_protocol::status::{ClusterId, Status};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -330,28 +330,37 @@ impl Clients {
 
     /// Writes frames until the connection breaks or takes nothing for too long.
     async fn write_frames(&self, mut out: Outgoing) {
+        let mut ping_due = Instant::now() + PING_INTERVAL;
         loop {
-            let mut next = match timeout(PING_INTERVAL, out.queue.recv()).await {
+            let mut next = match timeout_at(ping_due, out.queue.recv()).await {
                 Ok(Some(frame)) => Some(frame),
                 Ok(None) => return,
-                Err(_) => {
-                    let applied = self.status.borrow().as_ref().map_or(0, |s| s.applied);
-                    let ping = ServerFrame::Ping { applied };
-                    out.queued.add(weight(&ping));
-                    Some(ping)
-                }
+                Err(_) => Some(self.ping(&mut out, &mut ping_due)),
             };
             while let Some(frame) = next {
                 if !matches!(timeout(STALL_MAX, out.write(&frame)).await, Ok(Ok(()))) {
                     return;
                 }
-                next = out.queue.try_recv().ok();
+                // Whoever is never idle needs to know how far the log is all the same: a write
+                // that was promised too long ago expires.
+                next = match Instant::now() >= ping_due {
+                    true => Some(self.ping(&mut out, &mut ping_due)),
+                    false => out.queue.try_recv().ok(),
+                };
             }
             let flushed = timeout(STALL_MAX, SinkExt::<Bytes>::flush(&mut out.sink));
             if !matches!(flushed.await, Ok(Ok(()))) {
                 return;
             }
         }
+    }
+
+    fn ping(&self, out: &mut Outgoing, due: &mut Instant) -> ServerFrame {
+        *due = Instant::now() + PING_INTERVAL;
+        let applied = self.status.borrow().as_ref().map_or(0, |status| status.applied);
+        let ping = ServerFrame::Ping { applied };
+        out.queued.add(weight(&ping));
+        ping
     }
 }
 

@@ -167,11 +167,11 @@ impl Client {
             let last = "too many writes of this client are in flight".to_owned();
             return Err(ClientError::Unavailable { waited: since(started), last });
         };
-        let id = lane.next();
+        let mut id = lane.next();
         let mut tries = self.attempts.begin(route.clone(), deadline);
         // Fixed by the first attempt: a later promise would let an attempt be applied after the
         // lane that remembers an earlier one was forgotten.
-        let mut valid_until = None;
+        let mut promised = None;
         let mut doubt: Option<String> = None;
         loop {
             let connection = match tries.next().await {
@@ -188,10 +188,14 @@ impl Client {
                 }
             };
             let valid_until =
-                *valid_until.get_or_insert_with(|| connection.applied() + SESSION_ENTRIES);
+                *promised.get_or_insert_with(|| connection.applied() + SESSION_ENTRIES);
             let request = Request::Write { id, valid_until, operation: operation.clone() };
             match tries.call(&connection, request).await {
                 Tried::Answer(Answer::Written(Outcome::Expired)) if doubt.is_some() => break,
+                // It did not happen and never will: another promise, and so another request.
+                Tried::Answer(Answer::Written(Outcome::Expired)) => {
+                    (id, promised) = (lane.next(), None);
+                }
                 Tried::Answer(Answer::Written(outcome)) => {
                     self.lanes.give_back(lane);
                     return Ok(outcome);
