@@ -19,6 +19,8 @@ use crate::snapshot::{Found, Install, InstallWrite, Quarantine, SnapshotId, Want
 use crate::state_machine::{self, Source};
 use crate::storage::Store;
 
+/// Ticks from one question to the next: bounds the rate to some 25 MiB a second.
+const PACE_TICKS: u64 = 2;
 /// Ticks after which what was asked for is asked again, of another replica.
 const PATIENCE_TICKS: u64 = 300;
 /// Ticks until the next question, when the other has too many snapshots open or must not be asked.
@@ -35,6 +37,8 @@ pub(super) struct Fetching {
     call: u64,
     /// When the next question is due: at once, or when this one has waited too long.
     due: u64,
+    /// When it was asked.
+    asked: u64,
     is_waiting: bool,
     /// The snapshot that was copied, until the entries after it are here: the other keeps them as
     /// long as it is open.
@@ -89,8 +93,16 @@ impl<S: Store> Engine<S> {
             Some(_) if self.store.install().is_some() => Step::Chunks,
             Some(_) => Step::Snapshot,
         };
-        self.fetching =
-            Some(Fetching { source, target, step, call, due, is_waiting: false, copied: None });
+        self.fetching = Some(Fetching {
+            source,
+            target,
+            step,
+            call,
+            due,
+            asked: due,
+            is_waiting: false,
+            copied: None,
+        });
     }
 
     /// Begins to copy a state that takes the place of the one in quarantine, unless it has begun.
@@ -164,7 +176,7 @@ impl<S: Store> Engine<S> {
         };
         self.fetches += 1;
         fetching.call = self.fetches;
-        fetching.due = self.now + PATIENCE_TICKS;
+        (fetching.asked, fetching.due) = (self.now, self.now + PATIENCE_TICKS);
         fetching.is_waiting = true;
         let (to, call) = (fetching.source, fetching.call);
         let message = PeerMessage::Fetch { call, wanted };
@@ -182,7 +194,7 @@ impl<S: Store> Engine<S> {
         if fetching.source != peer || fetching.call != call || !fetching.is_waiting {
             return;
         }
-        (fetching.is_waiting, fetching.due) = (false, self.now);
+        (fetching.is_waiting, fetching.due) = (false, fetching.asked + PACE_TICKS);
         match (fetching.step, found) {
             (Step::Entries, Found::Entries { from, entries, decided }) => {
                 self.entries_came(from, &entries, decided);

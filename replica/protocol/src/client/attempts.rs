@@ -60,6 +60,23 @@ struct Pool {
     leader: Option<String>,
 }
 
+impl Pool {
+    /// A replica says who leads. One that knows none may be the only one that does not: it is
+    /// behind, or was asked for its status only.
+    fn learn(&mut self, leader: Option<String>) {
+        if leader.is_some() {
+            self.leader = leader;
+        }
+    }
+
+    /// A replica is gone or does not lead.
+    fn forget(&mut self, name: &str) {
+        if self.leader.as_deref() == Some(name) {
+            self.leader = None;
+        }
+    }
+}
+
 /// The attempts of one request.
 pub(super) struct Tries<'a> {
     attempts: &'a Attempts,
@@ -221,7 +238,7 @@ impl Tries<'_> {
         if self.turn == 0
             && let Some((address, connection)) = self.attempts.ready(&self.route)
         {
-            self.attempts.pool(|pool| pool.leader = connection.leader());
+            self.attempts.pool(|pool| pool.learn(connection.leader()));
             self.current = address;
             return Ok(Some(connection));
         }
@@ -235,7 +252,7 @@ impl Tries<'_> {
             match self.attempts.connect(&endpoint.address, self.deadline).await {
                 Ok(connection) if self.is_wanted(&connection) => {
                     self.current.clone_from(&endpoint.address);
-                    self.attempts.pool(|pool| pool.leader = connection.leader());
+                    self.attempts.pool(|pool| pool.learn(connection.leader()));
                     return Ok(Some(connection));
                 }
                 Ok(_) => {}
@@ -288,7 +305,7 @@ impl Tries<'_> {
         let tried = self.call_until(connection, request, until).await;
         if matches!(tried, Tried::Lost(_)) {
             self.shunned = Some(self.current.clone());
-            self.attempts.pool(|pool| pool.leader = None);
+            self.attempts.pool(|pool| pool.forget(&connection.welcome().name));
         }
         tried
     }
@@ -321,11 +338,33 @@ impl Tries<'_> {
             Refusal::NotLeader { leader } => leader.clone(),
             _ => connection.leader(),
         };
-        self.attempts.pool(|pool| pool.leader = leader);
+        self.attempts.pool(|pool| {
+            pool.forget(&connection.welcome().name);
+            pool.learn(leader);
+        });
     }
 
     /// What the last attempt met.
     pub(super) fn last(&self) -> String {
         self.last.clone().unwrap_or_else(|| "no replica is known".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leads_is_forgotten_only_with_a_reason() {
+        let mut pool = Pool::default();
+        let leader = |name: &str| Some(name.to_owned());
+        pool.learn(leader("a"));
+        pool.learn(None);
+        pool.forget("b");
+        assert_eq!(pool.leader, leader("a"), "b knows no leader, or is gone");
+        pool.learn(leader("c"));
+        assert_eq!(pool.leader, leader("c"));
+        pool.forget("c");
+        assert_eq!(pool.leader, None);
     }
 }
