@@ -35,6 +35,8 @@ const KEYS: u64 = 4;
 const TURN: Duration = Duration::from_secs(5);
 /// How long a client tries one request.
 const DEADLINE: Duration = Duration::from_secs(3);
+/// How long the leader is stopped: until the others' logs do not hold any more what it lacks.
+const AWAY: Duration = Duration::from_secs(5);
 /// How long the test takes unless told.
 const SECONDS: u64 = 20;
 
@@ -92,7 +94,7 @@ async fn work(world: Arc<World>, client: Arc<Client>, names: Vec<String>, number
             1 => Condition::AtRevision(revision),
             _ => Condition::Always,
         };
-        let value = Value::from(format!("{number}/{turn}").into_bytes());
+        let value = Value::from(format!("{number}/{turn:0>200}").into_bytes());
         let asked = match random.random_range(0..10) {
             0..4 => Asked::Get(key.clone()),
             4 => Asked::Write(Operation::Delete { key: key.clone(), condition }),
@@ -162,7 +164,7 @@ async fn fault(cluster: &Cluster, client: &Client, random: &mut StdRng) -> (&'st
             return ("one is stopped", true);
         }
         4 => {
-            stop(cluster, &leader(client).await, Duration::from_secs(5)).await;
+            stop(cluster, &leader(client).await, AWAY).await;
             return ("the leader is stopped for 5 s", true);
         }
         5 | 6 => {
@@ -202,7 +204,10 @@ fn resumed(world: &World, from: Instant) -> Option<Duration> {
 async fn what_clients_see_is_linearizable_under_every_fault() {
     let seconds = std::env::var("KVORUM_NEMESIS_SECONDS").ok().and_then(|text| text.parse().ok());
     let time = Duration::from_secs(seconds.unwrap_or(SECONDS));
-    let cluster = Cluster::start(&["--allow-faults"]);
+    // Little log, so that whoever was away copies the state, and states are compared often.
+    let settings = ["--log-keep=64KiB", "--checksum-seconds=1"];
+    let settings = settings.map(|setting| format!("--replica-arg={setting}"));
+    let cluster = Cluster::start(&["--allow-faults", &settings[0], &settings[1]]);
     let names = cluster.names();
     let world = World::new(Consistency::Linearizable);
     let workers = world.work(&cluster);
@@ -217,6 +222,7 @@ async fn what_clients_see_is_linearizable_under_every_fault() {
         faults.entry(name).or_default().push(from);
         kept.extend(has_majority.then_some((name, from)));
     }
+    stop(&cluster, &leader(&nemesis).await, AWAY).await;
     for name in &names {
         status_when(&nemesis, &Route::Through(name.clone()), |status| status.is_ready).await;
     }
@@ -233,6 +239,14 @@ async fn what_clients_see_is_linearizable_under_every_fault() {
     let checked = world.history.lock().unwrap().check().unwrap_or_else(|why| panic!("{why}"));
     println!("{checked:?}, writes acknowledged {}", world.acknowledged.lock().unwrap().len());
     assert!(checked.answered > 100, "there was something to check");
+    let said = |part: &str| {
+        let logs = names.iter().map(|name| cluster.folder.join(name).join("log"));
+        logs.map(|log| std::fs::read_to_string(log).unwrap().matches(part).count()).sum::<usize>()
+    };
+    let copies = said("the state was copied");
+    println!("{copies} states copied");
+    assert!(copies > 0, "whoever was away for long copied the state");
+    assert_eq!(said("the state differs") + said("states differ"), 0, "all are the same");
     let worst = kept.iter().filter_map(|(name, from)| Some((resumed(&world, *from)?, *name))).max();
     println!("where a majority stayed connected, writes went on after at most {worst:?}");
 }

@@ -119,8 +119,8 @@ impl Replica {
             let (me, configuration) = introduce(&memory);
             (me, configuration, spawn_driver(memory, options, inboxes, shown), None)
         } else {
-            let database =
-                Database::open(&settings.data, &owner, nonce, LogLimits::default(), on_fatal)?;
+            let limits = LogLimits::keeping(settings.log_keep);
+            let database = Database::open(&settings.data, &owner, nonce, limits, on_fatal)?;
             let (me, configuration) = introduce(&database);
             let driver = spawn_driver(database.clone(), options, inboxes, shown);
             (me, configuration, driver, Some(database))

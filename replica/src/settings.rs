@@ -22,6 +22,9 @@ const NAME_BYTES_MAX: usize = 63;
 /// Most members of a cluster.
 const MEMBERS_MAX: usize = 7;
 
+/// Least that may be kept of a log, in bytes: each cut costs something.
+const LOG_KEEP_MIN: u64 = 64 << 10;
+
 /// Where the data is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum StorageKind {
@@ -103,6 +106,15 @@ pub struct Settings {
         value_name = "BYTES"
     )]
     pub disk_reserve: u64,
+    /// How much of the log to keep for replicas that were away; one that lacks more copies the state
+    #[arg(
+        long,
+        env = "KVORUM_LOG_KEEP",
+        default_value = "48MiB",
+        value_parser = parse_log_keep,
+        value_name = "BYTES"
+    )]
+    pub log_keep: u64,
     /// Seconds between two comparisons of the replicas' states, which read all data once; 0 for none
     #[arg(long, env = "KVORUM_CHECKSUM_SECONDS", default_value = "600", value_name = "N")]
     pub checksum_seconds: u32,
@@ -227,6 +239,14 @@ impl Settings {
     }
 }
 
+/// Reads how much of a log to keep.
+fn parse_log_keep(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        bytes if bytes < LOG_KEEP_MIN => Err(format!("keep {LOG_KEEP_MIN} bytes or more")),
+        bytes => Ok(bytes),
+    }
+}
+
 /// Reads a number of bytes: `1048576`, `1024KiB`, `1MiB`, `2GiB`.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -288,6 +308,8 @@ mod tests {
     fn bytes_have_units() {
         assert_eq!(parse_bytes("7"), Ok(7));
         assert_eq!(parse_bytes("2MiB"), Ok(2 << 20));
+        assert_eq!(parse_log_keep("64KiB"), Ok(64 << 10));
+        assert!(parse_log_keep("1KiB").is_err());
         for bad in ["", "MiB", "1MB", "-1", "99999999999GiB"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
         }

@@ -27,6 +27,9 @@ const WRITE_BUFFERS_BYTES: usize = 32 << 20;
 /// the time of a recovery.
 const WAL_BYTES_MAX: u64 = 64 << 20;
 
+/// Of a table file that is written, so much may wait in the system's memory, in bytes.
+const TABLE_SYNC_BYTES: u64 = 512 << 10;
+
 /// Table files that RocksDB keeps open; the rest of the descriptors is for connections.
 const OPEN_FILES_MAX: i32 = 256;
 
@@ -269,6 +272,9 @@ pub(super) fn open_rocksdb(path: &Path) -> Result<DB, rocksdb::Error> {
     options.set_max_total_wal_size(WAL_BYTES_MAX);
     options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
     options.set_max_background_jobs(2);
+    // Table files go to the disk as they are written, not all at once when they are synced: the
+    // log's syncs would wait for that.
+    options.set_bytes_per_sync(TABLE_SYNC_BYTES);
     options.set_max_open_files(OPEN_FILES_MAX);
     options.set_keep_log_file_num(3);
     options.set_max_log_file_size(1 << 20);

@@ -29,6 +29,22 @@ impl Default for LogLimits {
     }
 }
 
+impl LogLimits {
+    /// Those of a log of which so much is kept, in the proportions of the default.
+    #[must_use]
+    pub fn keeping(window: u64) -> Self {
+        let default = Self::default();
+        let of = |most: u64, parts: u64| most.min(window / parts).max(1);
+        Self {
+            window,
+            step: of(u64::MAX, 3),
+            sync: of(default.sync, 6),
+            chunk: usize::try_from(of(default.chunk as u64, 4)).expect("chunks are small"),
+            segment: of(default.segment, 48),
+        }
+    }
+}
+
 /// A run of entries.
 #[derive(Clone, Copy, Debug)]
 struct Segment {
