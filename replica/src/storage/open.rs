@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Env,
     LogLevel, Options, WriteBatch, WriteOptions,
 };
 use serde::de::DeserializeOwned;
@@ -272,6 +272,10 @@ pub(super) fn open_rocksdb(path: &Path) -> Result<DB, rocksdb::Error> {
     options.set_max_total_wal_size(WAL_BYTES_MAX);
     options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
     options.set_max_background_jobs(2);
+    // Compaction can wait; those who wait for a sync cannot.
+    let mut env = Env::new()?;
+    env.lower_thread_pool_cpu_priority();
+    options.set_env(&env);
     // Table files go to the disk as they are written, not all at once when they are synced: the
     // log's syncs would wait for that.
     options.set_bytes_per_sync(TABLE_SYNC_BYTES);
