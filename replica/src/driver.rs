@@ -370,6 +370,11 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 );
             }
             Notice::HandingOver { to } => info!(to, "hands leadership over"),
+            Notice::Configured { configuration } => {
+                let members = configuration.members.iter().map(|member| member.name.as_str());
+                let members = members.collect::<Vec<_>>().join(",");
+                info!(id = configuration.id.0, members, "the members have changed");
+            }
             Notice::Compacted { index } => info!(index, "the log was cut"),
             Notice::Behind { of, by } => info!(of, by, "lacks entries, and fetches them"),
             Notice::Quarantined { index } => {

@@ -16,6 +16,7 @@
 
 mod applying;
 mod checking;
+mod configuring;
 pub mod consensus;
 mod fetching;
 mod hand_over;
@@ -89,6 +90,8 @@ pub struct Engine<S: Store> {
     options: Options,
     me: ReplicaId,
     configuration: Configuration,
+    /// The index after which that began.
+    began: u64,
     /// `None` while the replica does not vote.
     consensus: Option<Consensus<S::Log>>,
     outbox: Outbox,
@@ -102,6 +105,10 @@ pub struct Engine<S: Store> {
     checking: Checking,
     /// Pages of keys that are being read.
     scans: usize,
+    /// This replica proposed the end of the configuration: it proposes nothing after it.
+    stops: bool,
+    /// After which index the log of the configuration before begins, while it is still there.
+    old_log: Option<u64>,
     /// Why the state must not be used, if it must not; as in the store.
     quarantine: Option<Quarantine>,
     /// The index of a state that took the place of one in quarantine, until the log is cut there.
@@ -129,8 +136,8 @@ impl<S: Store> Engine<S> {
     /// The same, for tests: some of the rules may be missing.
     pub fn without(rules: Rules, store: S, options: Options) -> Self {
         let me = store.identity().replica;
-        let configuration = store.configuration().clone();
-        let peers = Peers::new(&configuration, me, options.newest, &store);
+        let chain = store.chain();
+        let peers = Peers::new(&chain, me, options.newest, &store);
         let mut engine = Self {
             rules,
             options,
@@ -146,6 +153,8 @@ impl<S: Store> Engine<S> {
             fetching: None,
             checking: Checking::default(),
             scans: 0,
+            stops: false,
+            old_log: (chain.began > 0).then_some(chain.began),
             quarantine: store.quarantine(),
             rebuilt_at: None,
             fetches: 0,
@@ -155,7 +164,8 @@ impl<S: Store> Engine<S> {
             leader_told: None,
             disowned_by: None,
             disk: (u64::MAX, 0),
-            configuration,
+            began: chain.began,
+            configuration: chain.current,
             store,
         };
         engine.gather();
@@ -211,6 +221,7 @@ impl<S: Store> Engine<S> {
             Input::Cancel { client, call } => self.subscriptions.cancel(client, call),
             Input::ClientGone { client } => self.subscriptions.client_gone(client),
             Input::Scanned { origin, page } => self.scanned(origin, page),
+            Input::Configure { members } => self.configure(members),
             Input::Disowned { peer } => self.disowned(peer),
             Input::Read { asker, found } => self.found(asker, found),
             Input::Disk { free, reserve } => self.disk_changed(free, reserve),
@@ -225,6 +236,7 @@ impl<S: Store> Engine<S> {
         self.advance_hand_over();
         self.compact();
         self.apply();
+        self.forget_old_logs();
         self.confirm_reads();
         self.serve_reads();
         self.tell_subscribers(has_room);
@@ -243,6 +255,7 @@ impl<S: Store> Engine<S> {
         if self.consensus.is_some()
             || self.disowned_by.is_some()
             || !self.outbox.peers.have_all_met()
+            || !self.is_member()
         {
             return;
         }
@@ -325,8 +338,10 @@ impl<S: Store> Engine<S> {
         }
         match message {
             PeerMessage::Paxos { configuration, message } => {
-                let is_ours = configuration == self.configuration.id;
-                let Some(consensus) = self.consensus.as_mut().filter(|_| is_ours) else { return };
+                if configuration != self.configuration.id {
+                    return self.other_configuration(peer, configuration);
+                }
+                let Some(consensus) = &mut self.consensus else { return };
                 match consensus.handle(peer, message, self.store.applied()) {
                     Handled::Taken => {}
                     Handled::Behind { index } => self.is_behind(peer, index),
@@ -369,6 +384,7 @@ impl<S: Store> Engine<S> {
             }
             PeerMessage::Found { call, found } => self.fetched(peer, call, found),
             PeerMessage::HasState { index } => self.sending.has_state(peer, index),
+            PeerMessage::Over { configuration, index } => self.over(peer, configuration, index),
             PeerMessage::Checksum { index, digest } => self.checksum_told(peer, index, digest),
             PeerMessage::Differs { index, sound } => self.differs(index, sound),
         }
@@ -423,7 +439,7 @@ impl<S: Store> Engine<S> {
 
     /// This replica does not lead any more: whoever waits for it is told.
     fn deposed(&mut self) {
-        self.hand_over = None;
+        (self.hand_over, self.stops) = (None, false);
         self.proposals.abandon(&mut |origin, answer| self.outbox.answer(origin, answer));
         let refusal = Refusal::NotLeader { leader: None };
         self.outbox.refuse_reads(&self.reads.abandon(), &refusal);
@@ -448,8 +464,7 @@ impl<S: Store> Engine<S> {
         }
         let outputs = &mut self.outbox.outputs;
         let mut send = |client, frame| outputs.push(Output::Frame { client, frame });
-        let (store, configuration) = (&self.store, self.configuration.id);
-        self.subscriptions.tell_log(store, configuration, compacted, has_room, &mut send);
+        self.subscriptions.tell_log(&self.store, compacted, has_room, &mut send);
     }
 
     fn take_messages(&mut self) {

@@ -32,6 +32,7 @@
 //! through its inboxes.
 
 pub mod addresses;
+pub mod chain;
 pub mod clients;
 pub mod driver;
 pub mod engine;

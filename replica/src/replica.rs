@@ -220,7 +220,7 @@ fn introduce<S: Store>(store: &S) -> (ReplicaId, Configuration) {
         applied = store.applied(),
         "recovered"
     );
-    (me.replica, store.configuration().clone())
+    (me.replica, store.chain().current)
 }
 
 fn spawn_driver<S: Store + Clone + Send + 'static>(

@@ -9,9 +9,10 @@
 use bytes::Bytes;
 use kvorum_protocol::data::{LaneId, Value};
 use kvorum_protocol::message::{Answer, Refusal, SnapshotName};
-use kvorum_protocol::status::ReplicaId;
+use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
+use crate::chain::Chain;
 use crate::entry::Entry;
 use crate::state_machine::{Lane, Record};
 use crate::version::Version;
@@ -26,7 +27,7 @@ pub struct SnapshotId {
 }
 
 /// What a snapshot is of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Header {
     /// The index as of which it shows the state.
     pub applied: u64,
@@ -34,6 +35,8 @@ pub struct Header {
     pub items: u64,
     /// The cluster's version then.
     pub version: Version,
+    /// The configuration after it.
+    pub chain: Chain,
 }
 
 /// One thing of a state.
@@ -180,8 +183,10 @@ pub enum Wanted {
         /// After what.
         after: Cursor,
     },
-    /// Decided entries.
+    /// Decided entries of one configuration: the last is its stop sign.
     Entries {
+        /// The configuration that whoever asks is in.
+        configuration: ConfigurationId,
         /// The first index.
         from: u64,
     },
@@ -220,6 +225,30 @@ pub enum Found {
 }
 
 impl Found {
+    /// What was read of a configuration's log: entries after its stop sign never take effect, and
+    /// whoever is at `from` in another configuration must not see these.
+    #[must_use]
+    pub fn entries_of(
+        read: ConfigurationId,
+        wanted: ConfigurationId,
+        from: u64,
+        mut entries: Vec<Entry>,
+        decided: u64,
+    ) -> Self {
+        let is_seal = |entry: &Entry| matches!(entry, Entry::StopSign(next) if next.id > read);
+        let seal = entries.iter().position(is_seal);
+        match seal {
+            _ if read < wanted => Self::Busy,
+            _ if read > wanted || (entries.is_empty() && from <= decided) => Self::Gone,
+            None => Self::Entries { from, entries, decided },
+            Some(seal) => {
+                entries.truncate(seal + 1);
+                let decided = decided.max(from + seal as u64);
+                Self::Entries { from, entries, decided }
+            }
+        }
+    }
+
     /// What a client is told.
     #[must_use]
     pub fn answer(self) -> Answer {

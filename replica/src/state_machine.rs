@@ -14,6 +14,7 @@ use kvorum_protocol::data::{Condition, Key, LaneId, Operation, Outcome, RequestI
 use kvorum_protocol::limits::SESSION_ENTRIES;
 use serde::{Deserialize, Serialize};
 
+use crate::chain::Chain;
 use crate::entry::{Command, Entry};
 use crate::version::Version;
 
@@ -67,6 +68,8 @@ impl LaneMemory {
 pub trait Table {
     /// The last index whose changes are in the table; 0 when there is none.
     fn applied(&self) -> u64;
+    /// The configuration that the table is in.
+    fn chain(&self) -> Chain;
     /// A key's record.
     fn key(&self, key: &[u8]) -> Option<Record>;
     /// What is remembered of a lane.
@@ -90,6 +93,8 @@ pub struct Changes {
     pub void: Vec<u64>,
     /// The cluster's version from now on, if it changes.
     pub version: Option<Version>,
+    /// The configuration from the next index on, if it changes.
+    pub chain: Option<Chain>,
     /// The last index applied.
     pub applied: u64,
     /// The entries came from a peer, and are not in this replica's log.
@@ -114,6 +119,14 @@ pub struct Applied {
     pub outcome: Option<(RequestId, Outcome)>,
 }
 
+/// How many of some entries are one run: what follows a stop sign is in another configuration, and
+/// between a checksum entry and the next one a snapshot is opened.
+#[must_use]
+pub fn run_length(entries: &[Entry]) -> usize {
+    let ends_run = |entry: &Entry| matches!(entry, Entry::StopSign(_) | Entry::Checksum);
+    entries.iter().position(ends_run).map_or(entries.len(), |position| position + 1)
+}
+
 /// Applies a run of decided entries, the first of which has index `applied + 1`, in one commit.
 ///
 /// # Panics
@@ -131,7 +144,12 @@ pub fn apply<T: Table>(
     for (index, entry) in (first..).zip(entries) {
         run.evict(index);
         let outcome = match entry {
-            Entry::Noop | Entry::StopSign(_) | Entry::Checksum => None,
+            Entry::Noop | Entry::Checksum => None,
+            Entry::StopSign(next) => {
+                let sealed = run.table.chain().next(next, index);
+                run.changes.chain = run.changes.chain.or(sealed);
+                None
+            }
             Entry::Version(version) => {
                 run.changes.version = run.changes.version.max(Some(*version));
                 None

@@ -24,7 +24,7 @@ pub mod seed;
 pub mod segments;
 
 use kvorum_protocol::message::Scan;
-use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, ReplicaId};
+use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
@@ -88,21 +88,16 @@ pub trait Store: Table {
     fn identity(&self) -> &Identity;
     /// The nonce that this replica had at one of its incarnations.
     fn nonce_at(&self, incarnation: u64) -> Option<u64>;
-    /// The configuration that the replica is in.
-    fn configuration(&self) -> &Configuration;
+    /// Removes the logs of earlier configurations.
+    fn drop_old_logs(&mut self);
     /// What is remembered of a peer.
     fn seen(&self, peer: ReplicaId) -> Option<Seen>;
     /// Remembers a peer.
     fn remember(&mut self, peer: ReplicaId, seen: Seen);
-    /// The decided entries of `configuration` with indexes `from..=to`, as many as fit into
-    /// `bytes_max`, at least one.
-    fn decided(
-        &self,
-        configuration: ConfigurationId,
-        from: u64,
-        to: u64,
-        bytes_max: usize,
-    ) -> Decided;
+    /// The decided entries with indexes `from..=to`, as many as fit into `bytes_max` and are of one
+    /// configuration, at least one; of this configuration, or of the one before while its log is
+    /// there.
+    fn decided(&self, from: u64, to: u64, bytes_max: usize) -> Decided;
     /// A page of keys as of the index that is applied when it is read; from any thread.
     fn scan(&self, scan: &Scan) -> ScanPage;
     /// How much of the log is kept, and how much travels at once.

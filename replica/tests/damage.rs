@@ -95,7 +95,7 @@ fn read(database: &Database) -> State {
     let log = database.log(CONFIGURATION);
     let decided = log.get_decided_idx().unwrap();
     let length = log.get_log_len().unwrap() as u64;
-    let all = database.decided(CONFIGURATION, 1, length, usize::MAX);
+    let all = database.decided(1, length, usize::MAX);
     let lane = |client| database.lane(LaneId { client: ClientId(client), number: 0 });
     State {
         applied: database.applied(),

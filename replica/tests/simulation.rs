@@ -246,6 +246,12 @@ fn with_checksums_at_some_other_index_the_sound_are_quarantined() {
     without(|rules| rules.engine.checks_at_the_index = false);
 }
 
+/// The next configuration begins at another index at each replica.
+#[test]
+fn with_entries_after_a_stop_sign_replicas_differ() {
+    without(|rules| rules.engine.seals = false);
+}
+
 #[test]
 fn without_the_whitelist_a_message_does_harm() {
     without(|rules| rules.engine.has_whitelist = false);

@@ -173,6 +173,7 @@ fn changes(applied: u64) -> Changes {
         uses: BTreeMap::from([(applied - 1, None), (applied, Some(lane))]),
         void: if applied.is_multiple_of(3) { vec![applied] } else { vec![] },
         version: None,
+        chain: None,
         applied,
     }
 }
@@ -187,7 +188,7 @@ fn answers<S: Store>(store: &S) -> String {
     };
     let keys = ["a", "b", "c/3", "d"].map(|key| store.key(key.as_bytes()));
     let scans = [scan("", "", 0), scan("c/", "", 2), scan("", "b", 0), scan("z", "", 0)];
-    let decided = store.decided(CONFIGURATION, 1, 6, usize::MAX);
+    let decided = store.decided(1, 6, usize::MAX);
     format!(
         "{} {keys:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         store.applied(),
@@ -197,7 +198,7 @@ fn answers<S: Store>(store: &S) -> String {
         store.seen(ReplicaId(2)),
         store.seen(ReplicaId(3)),
         decided,
-        store.decided(CONFIGURATION, 2, 6, 1),
+        store.decided(2, 6, 1),
     )
 }
 
@@ -235,7 +236,7 @@ fn a_folder_remembers_its_replica_and_each_of_its_starts() {
         assert_eq!(database.identity().nonce, nonce);
         assert_eq!(database.nonce_at(1), Some(11));
         assert_eq!(database.nonce_at(incarnation), Some(nonce));
-        assert_eq!(database.configuration(), &owner().configuration());
+        assert_eq!(database.chain().current, owner().configuration());
     }
     let other = Owner { name: "kvorum-1".to_owned(), ..owner() };
     let on_fatal = Arc::new(|what: &str| panic!("{what}"));
@@ -292,7 +293,7 @@ fn a_copied_state_is_the_state_that_was_copied() {
     let mut target = at(here.path(), 1);
     target.commit(changes(1));
     let old = target.scan(&everything());
-    target.write_install(InstallWrite::Begin(Install::of(snapshot, header)));
+    target.write_install(InstallWrite::Begin(Install::of(snapshot, header.clone())));
     let mut chunks = 0;
     while let Some(after) = target.install().and_then(|install| install.after) {
         let wanted = Wanted::Chunk { snapshot, after };
@@ -354,8 +355,9 @@ fn a_log_that_was_cut_holds_what_comes_after() {
     assert_eq!(log.get_entries(cut - 1, 200).unwrap(), []);
     let mut snapshots = database.snapshots();
     let from = cut as u64;
-    assert_eq!(snapshots.read(&Wanted::Entries { from }, 0), Some(Found::Gone));
-    let found = snapshots.read(&Wanted::Entries { from: from + 1 }, 0);
+    let wanted = |from| Wanted::Entries { configuration: CONFIGURATION, from };
+    assert_eq!(snapshots.read(&wanted(from), 0), Some(Found::Gone));
+    let found = snapshots.read(&wanted(from + 1), 0);
     let Some(Found::Entries { entries, decided: 200, .. }) = found else { panic!("{found:?}") };
     assert_eq!(entries.len(), 8, "a chunk of them");
     drop(snapshots);

@@ -112,7 +112,7 @@ fn survivors(folder: &Path, set: &StatefulSet) -> Result<(Survivor, usize), Stop
             continue;
         }
         left += 1;
-        let numbers = opened.log(opened.configuration().id).0.numbers();
+        let numbers = opened.log(opened.chain().current.id).0.numbers();
         println!("{name}: there, {} entries accepted", numbers.accepted);
         let reach = |numbers: &LogNumbers| (numbers.accepted_round, numbers.accepted);
         if best.as_ref().is_none_or(|best| reach(&best.numbers) < reach(&numbers)) {
@@ -178,7 +178,7 @@ fn seed(from: &Survivor, folder: &Path, owner: &Owner) -> Result<(), Stop> {
 
 fn tail(from: &Survivor, applied: u64) -> Vec<Entry> {
     let first = usize::try_from(applied).expect("indexes fit the address space");
-    let log = from.database.log(from.database.configuration().id);
+    let log = from.database.log(from.database.chain().current.id);
     match first < from.numbers.accepted {
         true => log.0.read(first, from.numbers.accepted),
         false => Vec::new(),

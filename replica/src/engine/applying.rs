@@ -25,9 +25,12 @@ impl<S: Store> Engine<S> {
             }
             let last = decided.min(applied + APPLY_ENTRIES_MAX);
             let mut entries = consensus.entries(applied + 1, last);
-            let checksum = entries.iter().position(|entry| *entry == Entry::Checksum);
-            if let Some(position) = checksum.filter(|_| self.rules.checks_at_the_index) {
-                entries.truncate(position + 1);
+            let length = state_machine::run_length(&entries);
+            let ends_in_checksum = entries.get(length - 1) == Some(&Entry::Checksum);
+            let ends =
+                if ends_in_checksum { self.rules.checks_at_the_index } else { self.rules.seals };
+            if ends {
+                entries.truncate(length);
             }
             let (store, lanes) = (&mut self.store, self.rules.lanes);
             let results = state_machine::apply(store, lanes, Source::Log, applied + 1, &entries);
@@ -37,9 +40,10 @@ impl<S: Store> Engine<S> {
                     self.proposals.applied(id, outcome, &mut answer);
                 }
             }
-            if let Some(position) = checksum {
-                self.begin_pass(applied + 1 + position as u64);
+            if ends_in_checksum {
+                self.begin_pass(applied + length as u64);
             }
+            self.enter();
         }
     }
 }

@@ -133,14 +133,15 @@ impl<S: Store> Engine<S> {
                     None => {
                         self.checking.untold = Some((pass.index, pass.digest));
                         let compacted = self.consensus.as_ref().map_or(0, Consensus::compacted);
-                        pass.wanted = Wanted::Entries { from: compacted + 1 };
+                        let (configuration, from) = (self.configuration.id, compacted + 1);
+                        pass.wanted = Wanted::Entries { configuration, from };
                         self.close_snapshot(snapshot);
                     }
                 }
             }
-            (Wanted::Entries { .. }, Found::Entries { from, entries, decided }) => {
+            (&Wanted::Entries { configuration, .. }, Found::Entries { from, entries, decided }) => {
                 let next = from + entries.len() as u64;
-                pass.wanted = Wanted::Entries { from: next };
+                pass.wanted = Wanted::Entries { configuration, from: next };
                 if entries.is_empty() || next > decided {
                     self.checking.pass = None;
                 }

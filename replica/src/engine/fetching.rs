@@ -10,7 +10,7 @@
 //! falls silent the rest comes from another replica; and that neither promise nor log is touched:
 //! only the consensus library changes those.
 
-use kvorum_protocol::status::{CatchingUp, ReplicaId};
+use kvorum_protocol::status::{CatchingUp, ConfigurationId, ReplicaId};
 
 use super::message::{Notice, Output, PeerMessage};
 use super::{Engine, Outbox};
@@ -40,6 +40,8 @@ pub(super) struct Fetching {
     /// When it was asked.
     asked: u64,
     is_waiting: bool,
+    /// The configuration to be reached, if it is not the one that this replica knows.
+    newer: Option<ConfigurationId>,
     /// The snapshot that was copied, until the entries after it are here: the other keeps them as
     /// long as it is open.
     copied: Option<SnapshotId>,
@@ -101,6 +103,7 @@ impl<S: Store> Engine<S> {
             due,
             asked: due,
             is_waiting: false,
+            newer: None,
             copied: None,
         });
     }
@@ -117,7 +120,9 @@ impl<S: Store> Engine<S> {
 
     /// Asks for what is next, if it is time to. To be called once a tick: that bounds the rate.
     pub(super) fn advance_fetch(&mut self) {
-        let is_in_step = self.leader().is_some_and(|(_, is_in_step)| is_in_step);
+        let has_come = |fetching: &Fetching| fetching.newer <= Some(self.configuration.id);
+        let is_in_step = self.leader().is_some_and(|(_, is_in_step)| is_in_step)
+            && self.fetching.as_ref().is_none_or(has_come);
         if is_in_step
             && self.quarantine.is_none()
             && self.fetching.take().is_some()
@@ -132,8 +137,11 @@ impl<S: Store> Engine<S> {
         }
         if fetching.is_waiting || !is_linked {
             let Some(other) = self.next_source(fetching.source) else { return };
-            let target = fetching.target;
+            let (target, newer) = (fetching.target, fetching.newer);
             self.begin_fetch(other, target);
+            if let Some(fetching) = &mut self.fetching {
+                fetching.newer = newer;
+            }
         }
         self.ask();
     }
@@ -171,7 +179,8 @@ impl<S: Store> Engine<S> {
             }
             (Step::Entries | Step::Chunks, _) => {
                 fetching.step = Step::Entries;
-                Wanted::Entries { from: self.store.applied() + 1 }
+                let (configuration, from) = (self.configuration.id, self.store.applied() + 1);
+                Wanted::Entries { configuration, from }
             }
         };
         self.fetches += 1;
@@ -247,15 +256,31 @@ impl<S: Store> Engine<S> {
         }
         let (index, bytes) = (self.store.applied(), install.bytes);
         self.outbox.notice(Notice::Copied { index, bytes });
+        self.enter();
+    }
+
+    /// A peer is in a configuration that this replica has not come to: it lacks what led there.
+    pub(super) fn fetch_newer(&mut self, peer: ReplicaId, newer: ConfigurationId, index: u64) {
+        let is_under_way = self.fetching.as_ref().is_some_and(|f| f.newer >= Some(newer));
+        if !is_under_way && self.quarantine.is_none() {
+            self.begin_fetch(peer, index.max(self.store.applied() + 1));
+            if let Some(fetching) = &mut self.fetching {
+                fetching.newer = Some(newer);
+            }
+        }
     }
 
     fn entries_came(&mut self, from: u64, entries: &[Entry], decided: u64) {
         let applied = self.store.applied();
-        if from == applied + 1 && !entries.is_empty() {
+        let (mut next, mut rest) = (from, entries);
+        while from == applied + 1 && !rest.is_empty() {
+            let (run, later) = rest.split_at(state_machine::run_length(rest));
             let lanes = self.rules.lanes;
-            state_machine::apply(&mut self.store, lanes, Source::Peer, from, entries);
+            state_machine::apply(&mut self.store, lanes, Source::Peer, next, run);
+            (next, rest) = (next + run.len() as u64, later);
         }
         self.close_copied();
+        self.enter();
         if self.store.applied() >= decided {
             self.fetching = None;
             self.ask_to_be_in_step();

@@ -4,7 +4,7 @@
 //! otherwise, but for [`Store`](crate::storage::Store).
 
 use kvorum_protocol::message::{Answer, Page, Refusal, Request, Scan, ServerFrame};
-use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use serde::{Deserialize, Serialize};
@@ -127,6 +127,13 @@ pub enum PeerMessage {
         /// The checksum.
         digest: Digest,
     },
+    /// The sender has left every earlier configuration behind.
+    Over {
+        /// The one that it is in.
+        configuration: ConfigurationId,
+        /// Up to where it has the state.
+        index: u64,
+    },
     /// The leader tells a replica that its state differs from that of a strict majority.
     Differs {
         /// As of this index.
@@ -242,6 +249,11 @@ pub enum Input {
         /// The peer.
         peer: ReplicaId,
     },
+    /// The members are to be these.
+    Configure {
+        /// The members of the next configuration.
+        members: Vec<Member>,
+    },
     /// How much room the disk has.
     Disk {
         /// Bytes free.
@@ -354,6 +366,11 @@ pub enum Notice {
     HandingOver {
         /// To whom.
         to: String,
+    },
+    /// The replica goes on in another configuration.
+    Configured {
+        /// That one.
+        configuration: Configuration,
     },
     /// The log was cut.
     Compacted {

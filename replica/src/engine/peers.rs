@@ -8,13 +8,14 @@
 //!
 //! Guarantees that a message of a replaced session is told from one of the current session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kvorum_protocol::message::Refusal;
-use kvorum_protocol::status::{ClusterId, Configuration, LinkStatus, ReplicaId};
+use kvorum_protocol::status::{ClusterId, LinkStatus, Member, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use super::Session;
+use crate::chain::Chain;
 use crate::storage::{Seen, Store};
 use crate::version::Version;
 
@@ -108,27 +109,40 @@ pub struct Peers {
     link_changes: u64,
     /// The newest version that this replica may have.
     newest: Version,
+    /// Who of them is a member of the configuration; the others were.
+    members: BTreeSet<ReplicaId>,
 }
 
 impl Peers {
-    /// The other members of a configuration, as the store remembers them.
-    pub fn new<S: Store>(
-        configuration: &Configuration,
-        me: ReplicaId,
-        newest: Version,
-        store: &S,
-    ) -> Self {
-        let others = configuration.members.iter().filter(|member| member.replica != me);
-        let peer = |name: &str, id| Peer {
-            name: name.to_owned(),
-            session: None,
-            sessions: 0,
-            is_cut: false,
-            has_met: store.seen(id).is_some(),
-            newest: None,
-        };
-        let peers = others.map(|m| (m.replica, peer(&m.name, m.replica))).collect();
-        Self { peers, link_changes: 0, newest }
+    /// The other members, and those that were members, as the store remembers them.
+    pub fn new<S: Store>(chain: &Chain, me: ReplicaId, newest: Version, store: &S) -> Self {
+        let (peers, members) = (BTreeMap::new(), BTreeSet::new());
+        let mut peers = Self { peers, link_changes: 0, newest, members };
+        peers.reconfigure(chain, me, store);
+        peers
+    }
+
+    /// The members are others now. Those that were stay known: they may have to be told so.
+    pub fn reconfigure<S: Store>(&mut self, chain: &Chain, me: ReplicaId, store: &S) {
+        let is_other = |member: &&Member| member.replica != me;
+        let members = chain.current.members.iter().filter(is_other);
+        self.members = members.clone().map(|member| member.replica).collect();
+        for Member { replica, name } in members.chain(chain.former.iter().filter(is_other)) {
+            self.peers.entry(*replica).or_insert_with(|| Peer {
+                name: name.clone(),
+                session: None,
+                sessions: 0,
+                is_cut: false,
+                has_met: store.seen(*replica).is_some(),
+                newest: None,
+            });
+        }
+    }
+
+    /// Those that are members.
+    fn others(&self) -> impl Iterator<Item = (ReplicaId, &Peer)> {
+        let members = self.peers.iter().filter(|(id, _)| self.members.contains(id));
+        members.map(|(id, peer)| (*id, peer))
     }
 
     /// How this replica introduces itself to a peer.
@@ -210,22 +224,22 @@ impl Peers {
     /// what a member knows, it said when it was met last.
     #[must_use]
     pub fn higher_than(&self, cluster: Version) -> Option<Version> {
-        let mut peers = self.peers.values();
-        let newest = peers.try_fold(self.newest, |all, peer| Some(all.min(peer.newest?)));
+        let mut others = self.others();
+        let newest = others.try_fold(self.newest, |all, (_, peer)| Some(all.min(peer.newest?)));
         newest.filter(|newest| *newest > cluster)
     }
 
     /// Whether every member was met, now or at an earlier start.
     #[must_use]
     pub fn have_all_met(&self) -> bool {
-        self.peers.values().all(|peer| peer.has_met)
+        self.others().all(|(_, peer)| peer.has_met)
     }
 
     /// The names of those that were never met.
     #[must_use]
     pub fn not_met(&self) -> Vec<&str> {
-        let missing = self.peers.values().filter(|peer| !peer.has_met);
-        missing.map(|peer| peer.name.as_str()).collect()
+        let missing = self.others().filter(|(_, peer)| !peer.has_met);
+        missing.map(|(_, peer)| peer.name.as_str()).collect()
     }
 
     /// A session began.
@@ -255,8 +269,13 @@ impl Peers {
         self.peers.get(&peer)?.session
     }
 
-    /// Every peer with a session.
+    /// Every other member with a session.
     pub fn connected(&self) -> impl Iterator<Item = ReplicaId> {
+        self.others().filter(|(_, peer)| peer.session.is_some()).map(|(id, _)| id)
+    }
+
+    /// Everybody with a session, whether a member or not.
+    pub fn linked(&self) -> impl Iterator<Item = ReplicaId> {
         self.peers.iter().filter(|(_, peer)| peer.session.is_some()).map(|(id, _)| *id)
     }
 
@@ -314,10 +333,11 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state_machine::Table;
     use crate::storage::Identity;
     use crate::storage::memory::Memory;
     use crate::storage::segments::LogLimits;
-    use kvorum_protocol::status::{ConfigurationId, Member};
+    use kvorum_protocol::status::{Configuration, ConfigurationId, Member};
 
     fn store(replica: u64) -> Memory {
         let member = |id: u64| Member { replica: ReplicaId(id), name: format!("kvorum-{id}") };
@@ -337,7 +357,7 @@ mod tests {
     fn a_peer_is_taken_only_if_it_continues_what_was_seen() {
         let mut here = store(1);
         let newest = Version(2);
-        let mut peers = Peers::new(here.configuration(), ReplicaId(1), newest, &here.clone());
+        let mut peers = Peers::new(&here.chain(), ReplicaId(1), newest, &here.clone());
         assert!(!peers.have_all_met());
         let first = peers.introduce(ReplicaId(1), &store(2));
         assert_eq!(peers.judge(&first, 0, None, &here), Ok(()));
@@ -364,7 +384,7 @@ mod tests {
     #[test]
     fn a_frame_of_a_replaced_session_is_told_apart() {
         let here = store(1);
-        let mut peers = Peers::new(here.configuration(), ReplicaId(1), Version::FIRST, &here);
+        let mut peers = Peers::new(&here.chain(), ReplicaId(1), Version::FIRST, &here);
         let peer = ReplicaId(2);
         peers.up(peer, Session(1));
         peers.up(peer, Session(2));

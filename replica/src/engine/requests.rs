@@ -159,7 +159,7 @@ impl<S: Store> Engine<S> {
         let refusal = match operation.validate() {
             Err(limit) => Some(Refusal::Limit(limit)),
             // An outcome told from a state in quarantine could be wrong.
-            Ok(()) if self.hand_over.is_some() || self.quarantine.is_some() => {
+            Ok(()) if self.hand_over.is_some() || self.quarantine.is_some() || self.stops => {
                 Some(Refusal::HandingOver)
             }
             Ok(()) if self.is_disk_full() && matches!(operation, Operation::Put { .. }) => {

@@ -38,6 +38,8 @@ pub struct Rules {
     pub waits_for_state: bool,
     /// A checksum is of the state as of its entry.
     pub checks_at_the_index: bool,
+    /// Nothing takes effect in a configuration after its stop sign.
+    pub seals: bool,
     /// A state that differs from a majority's is not used any more.
     pub quarantines: bool,
     /// What is remembered of lanes, and for how long.
@@ -55,6 +57,7 @@ impl Default for Rules {
             waits_for_state: true,
             checks_at_the_index: true,
             quarantines: true,
+            seals: true,
             lanes: LaneMemory::default(),
         }
     }

@@ -84,7 +84,7 @@ impl<S: Store> Engine<S> {
             return self.tell_found(origin, Found::Busy);
         }
         match &wanted {
-            Wanted::Entries { from } => {
+            Wanted::Entries { from, .. } => {
                 let index = from.saturating_sub(1);
                 if let Origin::Peer { peer, .. } = origin {
                     let fetched = Fetched { index, used, by_client: false };

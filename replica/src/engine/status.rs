@@ -32,8 +32,7 @@ impl<S: Store> Engine<S> {
 
     /// The index up to which this replica cannot tell what the entries did.
     pub(super) fn compacted(&self) -> u64 {
-        let compacted = self.consensus.as_ref().map_or(0, Consensus::compacted);
-        compacted.max(self.store.since())
+        self.log_begins_after().max(self.store.since())
     }
 
     /// Messages that were dropped because they must not be.
@@ -51,12 +50,10 @@ impl<S: Store> Engine<S> {
         let me = self.store.identity();
         let applied = self.store.applied();
         let role = self.role();
-        let (ballot, accepted, decided, compacted) = match &self.consensus {
+        let (ballot, accepted, decided) = match &self.consensus {
             // A copied state may be ahead of the log.
-            Some(c) => {
-                (c.promise(), c.accepted().max(applied), c.decided().max(applied), c.compacted())
-            }
-            None => (SlotBallot::default(), applied, applied, 0),
+            Some(c) => (c.promise(), c.accepted().max(applied), c.decided().max(applied)),
+            None => (SlotBallot::default(), applied, applied),
         };
         let leads = usize::try_from(ballot.pid).ok().and_then(|slot| slot.checked_sub(1));
         let leads = leads.and_then(|index| self.configuration.members.get(index));
@@ -73,7 +70,7 @@ impl<S: Store> Engine<S> {
             accepted,
             decided,
             applied,
-            compacted,
+            compacted: self.log_begins_after(),
             catching_up: self.catching_up(),
             is_ready: matches!(role, Role::Leader | Role::Follower)
                 && decided - applied <= READY_LAG_MAX
@@ -107,7 +104,7 @@ impl<S: Store> Engine<S> {
 
     fn role(&self) -> Role {
         match self.leader() {
-            _ if self.disowned_by.is_some() => Role::Outside,
+            _ if self.disowned_by.is_some() || !self.is_member() => Role::Outside,
             _ if self.consensus.is_none() => Role::Gathering,
             Some((leader, true)) if leader == self.me => Role::Leader,
             Some((leader, false)) if leader == self.me => Role::Candidate,
@@ -121,6 +118,12 @@ impl<S: Store> Engine<S> {
             return Some(format!(
                 "{by} remembers this replica with another disk, so it has forgotten what it \
                  promised and must not vote; bring back its own disk, or let it be replaced"
+            ));
+        }
+        if !self.is_member() {
+            let id = self.configuration.id.0;
+            return Some(format!(
+                "this replica is no member of configuration {id} any more: it may be removed"
             ));
         }
         if self.consensus.is_none() {

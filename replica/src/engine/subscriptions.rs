@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kvorum_protocol::data::{Operation, Value};
 use kvorum_protocol::limits::SUBSCRIPTIONS_MAX;
 use kvorum_protocol::message::{EntryEvent, Event, KeyEvent, Refusal, ServerFrame, Subscription};
-use kvorum_protocol::status::{ConfigurationId, ReplicaId, Role, Status};
+use kvorum_protocol::status::{ReplicaId, Role, Status};
 
 use super::ClientKey;
 use crate::entry::{Command, Entry};
@@ -151,7 +151,6 @@ impl Subscriptions {
     pub fn tell_log<S: Store>(
         &mut self,
         store: &S,
-        configuration: ConfigurationId,
         compacted: u64,
         has_room: &dyn Fn(ClientKey) -> bool,
         send: &mut dyn FnMut(ClientKey, ServerFrame),
@@ -188,7 +187,7 @@ impl Subscriptions {
             let first = *next;
             let decided = read
                 .entry(first)
-                .or_insert_with(|| store.decided(configuration, first, applied, CURSOR_BYTES_MAX));
+                .or_insert_with(|| store.decided(first, applied, CURSOR_BYTES_MAX));
             bytes += decided.entries.iter().map(Entry::weight).sum::<usize>();
             for (index, entry) in (first..).zip(&decided.entries) {
                 let took_effect = decided.void.binary_search(&index).is_err();

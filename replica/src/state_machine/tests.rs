@@ -2,6 +2,7 @@
 
 use super::*;
 use kvorum_protocol::data::{ClientId, Value};
+use kvorum_protocol::status::{Configuration, ConfigurationId};
 use proptest::prelude::*;
 
 /// A table of maps.
@@ -16,6 +17,10 @@ struct Maps {
 impl Table for Maps {
     fn applied(&self) -> u64 {
         self.applied
+    }
+
+    fn chain(&self) -> Chain {
+        Chain::new(Configuration { id: ConfigurationId(1), members: Vec::new() })
     }
 
     fn key(&self, key: &[u8]) -> Option<Record> {

@@ -19,20 +19,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use kvorum_protocol::data::LaneId;
 use kvorum_protocol::message::Scan;
-use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
+use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::durable::{Durable, SideFile};
 use super::framing::look_through;
-use super::keys::Generation;
+use super::keys::{Generation, LogField};
 use super::log::{Log, LogNumbers};
 use super::open::{OpenError, Opened, Owner, is_damage, open_rocksdb};
 use super::record;
-use super::rocks_log::RocksLog;
+use super::rocks_log::{Number, RocksLog};
 use super::rocks_snapshots::RocksSnapshots;
 use super::segments::{LogLimits, Segments};
 use super::{Decided, Identity, ScanPage, Seen, Store, keys};
+use crate::chain::Chain;
 use crate::snapshot::{Header, Install, InstallWrite, Quarantine};
 use crate::state_machine::{Changes, Lane, Record, Table};
 use crate::version::Version;
@@ -46,7 +47,6 @@ pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct Database {
     pub(super) inner: Arc<Inner>,
     identity: Identity,
-    configuration: Configuration,
     /// Kept here because each turn of the driver asks for it.
     applied: u64,
     since: u64,
@@ -63,6 +63,8 @@ pub(super) struct Inner {
     /// Where the bytes of that log stand.
     pub(super) segments: Mutex<Segments>,
     pub(super) limits: LogLimits,
+    /// As it was written; changed by the driver's thread only.
+    chain: Mutex<Chain>,
     /// Which column families hold the state.
     generation: AtomicU64,
     /// What files the next sync may remove.
@@ -111,8 +113,8 @@ impl Database {
         })?;
         let opened = Opened { folder, recovered: db.latest_sequence_number(), db };
         let version = opened.version(owner)?;
-        let (identity, configuration) = opened.recover(owner, nonce, version)?;
-        let side = opened.open_side_file(&side_path, &configuration)?;
+        let (identity, chain) = opened.recover(owner, nonce, version)?;
+        let side = opened.open_side_file(&side_path, &chain.current)?;
         let applied = opened.get(keys::APPLIED)?.unwrap_or(0);
         let since = opened.get(keys::SINCE)?.unwrap_or(0);
         let generation = opened.get(keys::GENERATION)?.unwrap_or(0);
@@ -123,15 +125,16 @@ impl Database {
             numbers: Mutex::default(),
             segments: Mutex::new(Segments::new(limits, 0)),
             limits,
+            chain: Mutex::new(chain),
             generation: AtomicU64::new(generation),
             to_drop: Mutex::default(),
             side: Mutex::new(side),
         };
-        Ok(Self { inner: Arc::new(inner), identity, configuration, applied, since, version })
+        Ok(Self { inner: Arc::new(inner), identity, applied, since, version })
     }
 
     /// The state was copied.
-    pub(super) fn set_copied(&mut self, header: Header) {
+    pub(super) fn set_copied(&mut self, header: &Header) {
         (self.applied, self.since) = (header.applied, header.applied);
         self.version = header.version;
     }
@@ -152,6 +155,35 @@ impl Inner {
 
     pub(super) fn set_generation(&self, generation: Generation) {
         self.generation.store(generation.0, Ordering::Release);
+    }
+
+    pub(super) fn chain(&self) -> MutexGuard<'_, Chain> {
+        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The configuration whose log has the entry at an index, and the last index that it can have.
+    pub(super) fn log_of(&self, index: u64) -> (ConfigurationId, u64) {
+        self.chain().log_of(index)
+    }
+
+    /// Puts the beginning of a configuration into a batch: its log has nothing before it.
+    pub(super) fn put_chain(&self, batch: &mut WriteBatch, next: &Chain) {
+        let meta = self.family(keys::META);
+        put(batch, meta, keys::CONFIGURATION, next);
+        for field in [LogField::Decided, LogField::Compacted, LogField::Accepted] {
+            let key = keys::log_field(next.current.id, field);
+            put(batch, meta, &key, &Number::Index(next.began));
+        }
+    }
+
+    /// The same, after that batch was written.
+    pub(super) fn enter(&self, next: Chain) {
+        let position = usize::try_from(next.began).expect("indexes fit the address space");
+        let (decided, compacted, accepted) = (position, position, position);
+        *self.numbers() = LogNumbers { decided, compacted, accepted, ..LogNumbers::default() };
+        let mut segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        *segments = Segments::new(self.limits, position);
+        *self.chain() = next;
     }
 
     pub(super) fn numbers(&self) -> MutexGuard<'_, LogNumbers> {
@@ -259,6 +291,10 @@ impl Table for Database {
         self.applied
     }
 
+    fn chain(&self) -> Chain {
+        self.inner.chain().clone()
+    }
+
     fn key(&self, key: &[u8]) -> Option<Record> {
         let (revision, value): (u64, Bytes) =
             self.inner.get(self.inner.generation().keys(), key)?;
@@ -309,8 +345,14 @@ impl Table for Database {
             self.version = version;
         }
         put(&mut batch, meta, keys::APPLIED, &changes.applied);
+        if let Some(next) = &changes.chain {
+            self.inner.put_chain(&mut batch, next);
+        }
         self.inner.write(batch);
         self.applied = changes.applied;
+        if let Some(next) = changes.chain {
+            self.inner.enter(next);
+        }
     }
 }
 
@@ -330,8 +372,12 @@ impl Store for Database {
         self.inner.get(keys::META, &keys::nonce(incarnation))
     }
 
-    fn configuration(&self) -> &Configuration {
-        &self.configuration
+    fn drop_old_logs(&mut self) {
+        let mut batch = WriteBatch::default();
+        for (family, first, end) in keys::logs_before(self.inner.chain().current.id) {
+            batch.delete_range_cf(self.inner.family(family), first, end);
+        }
+        self.inner.write(batch);
     }
 
     fn seen(&self, peer: ReplicaId) -> Option<Seen> {
@@ -344,16 +390,12 @@ impl Store for Database {
         self.inner.write(batch);
     }
 
-    fn decided(
-        &self,
-        configuration: ConfigurationId,
-        from: u64,
-        to: u64,
-        bytes_max: usize,
-    ) -> Decided {
+    fn decided(&self, from: u64, to: u64, bytes_max: usize) -> Decided {
         let mut decided = Decided::default();
         let mut bytes = 0;
-        let (first, end) = (keys::entry(configuration, from - 1), keys::entry(configuration, to));
+        let (configuration, last) = self.inner.log_of(from);
+        let end = keys::entry(configuration, to.min(last));
+        let first = keys::entry(configuration, from - 1);
         self.inner.each(keys::LOG, &first, Some(&end), |key, record| {
             bytes += record.len();
             let fits = bytes <= bytes_max || decided.entries.is_empty();
@@ -382,7 +424,7 @@ impl Store for Database {
 
     fn durable(&self) -> Durable {
         let writes = self.inner.db.latest_sequence_number();
-        Durable::of(self.configuration.id, &self.inner.numbers(), writes)
+        Durable::of(self.inner.chain().current.id, &self.inner.numbers(), writes)
     }
 
     fn limits(&self) -> LogLimits {
@@ -416,7 +458,7 @@ impl Store for Database {
     }
 
     fn snapshots(&self) -> RocksSnapshots<'_> {
-        RocksSnapshots::new(&self.inner, self.identity.nonce, self.configuration.id)
+        RocksSnapshots::new(&self.inner, self.identity.nonce)
     }
 
     fn sync(&self, durable: Durable) {

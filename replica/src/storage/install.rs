@@ -68,12 +68,17 @@ impl Database {
 
     fn switch(&mut self, mut batch: WriteBatch, aside: Generation) {
         let install = self.install_under_way();
-        let Header { applied, version, .. } = install.header;
+        let Header { applied, version, chain, .. } = &install.header;
+        let applied = *applied;
+        let is_next = chain.current.id > self.inner.chain().current.id;
         let meta = self.inner.family(keys::META);
         put(&mut batch, meta, keys::GENERATION, &aside.0);
         put(&mut batch, meta, keys::APPLIED, &applied);
         put(&mut batch, meta, keys::SINCE, &applied);
-        put(&mut batch, meta, keys::VERSION, &version);
+        put(&mut batch, meta, keys::VERSION, version);
+        if is_next {
+            self.inner.put_chain(&mut batch, chain);
+        }
         batch.delete_cf(meta, keys::INSTALL);
         batch.delete_cf(meta, keys::QUARANTINE);
         let (first, end) = (0u64.to_be_bytes(), (applied + 1).to_be_bytes());
@@ -82,7 +87,10 @@ impl Database {
         self.inner.write(batch);
         self.inner.set_generation(aside);
         self.inner.to_drop().generation = Some(aside.next());
-        self.set_copied(install.header);
+        self.set_copied(&install.header);
+        if is_next {
+            self.inner.enter(install.header.chain);
+        }
     }
 
     /// Removes everything of a generation. Its files may go after a sync of that, and before

@@ -44,7 +44,7 @@ pub const VERSION: &[u8] = b"version";
 pub const QUARANTINE: &[u8] = b"quarantine";
 /// `meta`: who this replica is.
 pub const IDENTITY: &[u8] = b"identity";
-/// `meta`: the configuration it is in.
+/// `meta`: the configuration it is in, and who was a member before.
 pub const CONFIGURATION: &[u8] = b"configuration";
 
 /// How often a copied state took the place of the one that was there.
@@ -105,6 +105,14 @@ pub fn entry(configuration: ConfigurationId, position: u64) -> [u8; 12] {
     key[..4].copy_from_slice(&configuration.0.to_be_bytes());
     key[4..].copy_from_slice(&position.to_be_bytes());
     key
+}
+
+/// `log` and `meta`: what is of the logs of all configurations before one, as the first key and the
+/// key after the last.
+#[must_use]
+pub fn logs_before(configuration: ConfigurationId) -> [(&'static str, Vec<u8>, Vec<u8>); 2] {
+    let id = configuration.0.to_be_bytes();
+    [(LOG, vec![0; 4], id.to_vec()), (META, b"log/".to_vec(), [b"log/", &id[..]].concat())]
 }
 
 /// `meta`: one number of a log.

@@ -22,6 +22,7 @@ use super::durable::Durable;
 use super::log::{Log, LogDisk, LogNumbers, LogWrite};
 use super::segments::LogLimits;
 use super::{Decided, Identity, ScanPage, Seen, Store, scan};
+use crate::chain::Chain;
 use crate::entry::Entry;
 use crate::snapshot::{Install, InstallWrite, Quarantine};
 use crate::state_machine::{Changes, Lane, Record, Table};
@@ -47,27 +48,28 @@ pub struct Memory {
     /// out of this module.
     disk: Arc<Mutex<Disk>>,
     identity: Identity,
-    configuration: Configuration,
+    /// The first configuration.
+    genesis: Configuration,
 }
 
 impl Memory {
     /// An empty disk for one process's life.
     #[must_use]
-    pub fn new(identity: Identity, configuration: Configuration) -> Self {
-        Self::with(Disk::default(), identity, configuration)
+    pub fn new(identity: Identity, genesis: Configuration) -> Self {
+        Self::with(Disk::default(), identity, genesis)
     }
 
     /// An empty disk that can crash, and whose log is cut as the limits say.
     #[must_use]
-    pub fn crashable(identity: Identity, configuration: Configuration, limits: LogLimits) -> Self {
+    pub fn crashable(identity: Identity, genesis: Configuration, limits: LogLimits) -> Self {
         let image = Image { limits, ..Image::default() };
         let disk = Disk { current: image.clone(), durable: Some(image), ..Disk::default() };
-        Self::with(disk, identity, configuration)
+        Self::with(disk, identity, genesis)
     }
 
-    fn with(disk: Disk, identity: Identity, configuration: Configuration) -> Self {
+    fn with(disk: Disk, identity: Identity, genesis: Configuration) -> Self {
         let (incarnation, nonce) = (identity.incarnation, identity.nonce);
-        let memory = Self { disk: Arc::new(Mutex::new(disk)), identity, configuration };
+        let memory = Self { disk: Arc::new(Mutex::new(disk)), identity, genesis };
         memory.disk().write(Write::Nonce(incarnation, nonce));
         memory
     }
@@ -86,7 +88,7 @@ impl Memory {
         let mut identity = self.identity.clone();
         identity.incarnation += 1;
         identity.nonce = nonce;
-        Self::with(fresh, identity, self.configuration.clone())
+        Self::with(fresh, identity, self.genesis.clone())
     }
 
     /// From now on the state and the applied index are two writes, which a crash may part: for a
@@ -124,12 +126,12 @@ impl Memory {
         self.disk().sync(count);
     }
 
-    /// The numbers of the log that a crash would leave for certain.
+    /// The numbers of a configuration's log that a crash would leave for certain.
     #[must_use]
-    pub fn durable_numbers(&self) -> LogNumbers {
+    pub fn durable_numbers(&self, configuration: ConfigurationId) -> LogNumbers {
         let disk = self.disk();
         let image = disk.durable.as_ref().expect("only a crashable disk is asked");
-        image.numbers(self.configuration.id)
+        image.numbers(configuration)
     }
 
     /// Whether a crash would leave for certain what this entry did: the entry itself, or, where it
@@ -139,10 +141,14 @@ impl Memory {
         let disk = self.disk();
         let image = disk.durable.as_ref().expect("only a crashable disk is asked");
         let position = usize::try_from(index - 1).expect("indexes fit the address space");
-        let entry = image.entries(self.configuration.id, position, position + 1).pop();
-        let compacted = image.numbers(self.configuration.id).compacted as u64;
-        let is_in_state = index <= image.applied && index <= compacted.max(image.since);
+        let (configuration, _) = image.log_of(index);
+        let entry = image.entries(configuration, position, position + 1).pop();
+        let is_in_state = index <= image.applied && (entry.is_none() || index <= image.since);
         is_in_state || entry.is_some_and(|entry| is_it(&entry))
+    }
+
+    fn chain_of(&self, image: &Image) -> Chain {
+        image.chain.clone().unwrap_or_else(|| Chain::new(self.genesis.clone()))
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
@@ -196,6 +202,10 @@ impl Table for Memory {
         self.disk().current.applied
     }
 
+    fn chain(&self) -> Chain {
+        self.chain_of(&self.disk().current)
+    }
+
     fn key(&self, key: &[u8]) -> Option<Record> {
         self.disk().current.state.keys.get(key).cloned()
     }
@@ -235,8 +245,8 @@ impl Store for Memory {
         self.disk().current.nonces.get(&incarnation).copied()
     }
 
-    fn configuration(&self) -> &Configuration {
-        &self.configuration
+    fn drop_old_logs(&mut self) {
+        self.disk().write(Write::DropOldLogs);
     }
 
     fn seen(&self, peer: ReplicaId) -> Option<Seen> {
@@ -247,14 +257,10 @@ impl Store for Memory {
         self.disk().write(Write::Seen(peer, seen));
     }
 
-    fn decided(
-        &self,
-        configuration: ConfigurationId,
-        from: u64,
-        to: u64,
-        bytes_max: usize,
-    ) -> Decided {
+    fn decided(&self, from: u64, to: u64, bytes_max: usize) -> Decided {
         let disk = self.disk();
+        let (configuration, last) = disk.current.log_of(from);
+        let to = to.min(last);
         let mut decided = Decided::default();
         let mut bytes = 0;
         for position in from - 1..to {
@@ -287,7 +293,7 @@ impl Store for Memory {
     }
 
     fn durable(&self) -> Durable {
-        let id = self.configuration.id;
+        let id = self.chain().current.id;
         Durable::of(id, &self.disk().current.numbers(id), 0)
     }
 
@@ -296,8 +302,9 @@ impl Store for Memory {
     }
 
     fn excess(&self, pinned: Option<u64>) -> Option<u64> {
+        let id = self.chain().current.id;
         let disk = self.disk();
-        let log = disk.current.logs.get(&self.configuration.id)?;
+        let log = disk.current.logs.get(&id)?;
         let pinned = pinned.and_then(|index| usize::try_from(index).ok());
         log.segments.excess(pinned).map(|position| position as u64)
     }

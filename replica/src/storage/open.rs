@@ -17,6 +17,7 @@ use super::durable::{Durable, SideFile};
 use super::record::{self, RecordError};
 use super::rocks_log::read_numbers;
 use super::{Identity, keys};
+use crate::chain::Chain;
 use crate::version::Version;
 
 /// Memory for blocks read from disk, in bytes.
@@ -174,7 +175,7 @@ impl Opened<'_> {
         owner: &Owner,
         nonce: u64,
         version: Version,
-    ) -> Result<(Identity, Configuration), OpenError> {
+    ) -> Result<(Identity, Chain), OpenError> {
         let found: Option<Identity> = self.get(keys::IDENTITY)?;
         let identity = match found {
             None => owner.newborn(nonce),
@@ -189,11 +190,12 @@ impl Opened<'_> {
                 });
             }
         };
-        let configuration = self.get(keys::CONFIGURATION)?.unwrap_or_else(|| owner.configuration());
+        let genesis = || Chain::new(owner.configuration());
+        let chain = self.get(keys::CONFIGURATION)?.unwrap_or_else(genesis);
         let mut batch = WriteBatch::default();
         let family = self.db.cf_handle(keys::META).expect("opened with the database");
         put(&mut batch, family, keys::IDENTITY, &identity);
-        put(&mut batch, family, keys::CONFIGURATION, &configuration);
+        put(&mut batch, family, keys::CONFIGURATION, &chain);
         put(&mut batch, family, keys::VERSION, &version);
         put(&mut batch, family, &keys::nonce(identity.incarnation), &nonce);
         let written = self.db.write_opt(batch, &WriteOptions::default());
@@ -202,7 +204,7 @@ impl Opened<'_> {
             folder: self.folder.to_owned(),
             reason: error.to_string(),
         })?;
-        Ok((identity, configuration))
+        Ok((identity, chain))
     }
 
     pub(super) fn open_side_file(

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::database::Inner;
 use super::keys::{self, Generation};
 use super::scan;
+use crate::chain::Chain;
 use crate::entry::Entry;
 use crate::snapshot::{Chunk, Cursor, Found, Header, Item, SnapshotId, Snapshots, Wanted};
 use crate::state_machine::Record;
@@ -33,13 +34,12 @@ struct Open<'a> {
 pub struct RocksSnapshots<'a> {
     inner: &'a Inner,
     nonce: u64,
-    configuration: ConfigurationId,
     open: BTreeMap<SnapshotId, Open<'a>>,
 }
 
 impl<'a> RocksSnapshots<'a> {
-    pub(super) fn new(inner: &'a Inner, nonce: u64, configuration: ConfigurationId) -> Self {
-        Self { inner, nonce, configuration, open: BTreeMap::new() }
+    pub(super) fn new(inner: &'a Inner, nonce: u64) -> Self {
+        Self { inner, nonce, open: BTreeMap::new() }
     }
 
     fn open(&mut self, number: u64) -> Found {
@@ -53,12 +53,13 @@ impl<'a> RocksSnapshots<'a> {
         let applied = open.meta(inner, keys::APPLIED);
         let version: Version = open.meta(inner, keys::VERSION);
         let generation = open.generation;
+        let chain = open.chain(inner);
         let family = inner.family(generation.keys());
         let items = inner.db.property_int_value_cf(family, rocksdb::properties::ESTIMATE_NUM_KEYS);
         let items = items.ok().flatten().unwrap_or(0);
         let name = SnapshotId { nonce: self.nonce, number };
         self.open.insert(name, open);
-        Found::Snapshot { snapshot: name, header: Header { applied, items, version } }
+        Found::Snapshot { snapshot: name, header: Header { applied, items, version, chain } }
     }
 
     fn chunk(&self, snapshot: SnapshotId, after: &Cursor) -> Found {
@@ -93,20 +94,18 @@ impl<'a> RocksSnapshots<'a> {
         }
     }
 
-    fn entries(&self, from: u64) -> Found {
+    fn entries(&self, wanted: ConfigurationId, from: u64) -> Found {
         let inner = self.inner;
         let numbers = *inner.numbers();
         let decided = numbers.decided as u64;
-        if from <= numbers.compacted as u64 {
-            return Found::Gone;
-        }
+        let (configuration, last) = inner.log_of(from);
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
-        let first = keys::entry(self.configuration, from - 1);
-        let end = keys::entry(self.configuration, decided.max(from - 1));
+        let first = keys::entry(configuration, from - 1);
+        let end = keys::entry(configuration, decided.min(last).max(from - 1));
         inner.each(keys::LOG, &first, Some(&end), |key, record| {
             let next = from - 1 + entries.len() as u64;
-            let is_next = key == keys::entry(self.configuration, next);
+            let is_next = key == keys::entry(configuration, next);
             if is_next {
                 let entry: Entry = inner.decode(keys::LOG, key, record);
                 bytes += entry.weight();
@@ -114,11 +113,8 @@ impl<'a> RocksSnapshots<'a> {
             }
             is_next && bytes < inner.limits.chunk
         });
-        // The log may have been cut meanwhile.
-        match entries.is_empty() && from <= decided {
-            true => Found::Gone,
-            false => Found::Entries { from, entries, decided },
-        }
+        // The log may have been cut.
+        Found::entries_of(configuration, wanted, from, entries, decided)
     }
 }
 
@@ -127,6 +123,15 @@ impl<'a> Open<'a> {
         let open = Self { snapshot: inner.db.snapshot(), generation: Generation::default() };
         let generation = open.meta(inner, keys::GENERATION);
         Self { generation, ..open }
+    }
+
+    fn chain(&self, inner: &Inner) -> Chain {
+        let (family, key) = (inner.family(keys::META), keys::CONFIGURATION);
+        match self.snapshot.get_pinned_cf(family, key) {
+            Ok(Some(bytes)) => inner.decode(keys::META, key, &bytes),
+            Ok(None) => inner.damaged("in meta: configuration is not there"),
+            Err(error) => inner.read_failed(&error),
+        }
     }
 
     fn meta<V: DeserializeOwned + Default>(&self, inner: &Inner, key: &[u8]) -> V {
@@ -185,7 +190,7 @@ impl Snapshots for RocksSnapshots<'_> {
         Some(match wanted {
             Wanted::Snapshot => self.open(number),
             Wanted::Chunk { snapshot, after } => self.chunk(*snapshot, after),
-            Wanted::Entries { from } => self.entries(*from),
+            Wanted::Entries { configuration, from } => self.entries(*configuration, *from),
             Wanted::Close { snapshot } => {
                 self.open.remove(snapshot);
                 return None;

@@ -12,6 +12,7 @@ use super::log::{LogDisk, LogWrite};
 use super::open::{OpenError, Owner};
 use super::segments::LogLimits;
 use super::{Database, Store};
+use crate::chain::Chain;
 use crate::entry::Entry;
 use crate::snapshot::{Chunk, Header, Install, InstallWrite, Item, SnapshotId};
 use crate::state_machine::{self, LaneMemory, Source, Table};
@@ -32,7 +33,8 @@ impl Seed {
         on_fatal: OnFatal,
     ) -> Result<Self, OpenError> {
         let mut database = Database::open(folder, owner, nonce, LogLimits::default(), on_fatal)?;
-        let header = Header { applied: index, items: 0, version: Version::OLDEST };
+        let chain = Chain::new(owner.configuration());
+        let header = Header { applied: index, items: 0, version: Version::OLDEST, chain };
         let install = Install::of(SnapshotId { nonce, number: 0 }, header);
         database.write_install(InstallWrite::Begin(install));
         Ok(Self { database })
@@ -53,7 +55,7 @@ impl Seed {
             state_machine::apply(database, lanes, Source::Peer, first, tail);
         }
         let position = usize::try_from(database.applied()).expect("indexes fit the address space");
-        let mut log = self.database.log(self.database.configuration().id);
+        let mut log = self.database.log(self.database.chain().current.id);
         log.0.write(vec![LogWrite::Compact(position), LogWrite::Decided(position)]);
         self.database.sync(self.database.durable());
         self.database.close();

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kvorum_protocol::data::{Operation, Outcome, RequestId};
-use kvorum_protocol::status::ReplicaId;
+use kvorum_protocol::status::{Configuration, ReplicaId};
 use kvorum_replica::engine::PeerMessage;
 use kvorum_replica::entry::Entry;
 use kvorum_replica::snapshot::Found;
@@ -25,7 +25,6 @@ use omnipaxos::messages::sequence_paxos::PaxosMsg;
 
 use super::node::Node;
 
-#[derive(Default)]
 pub struct Checker {
     /// What is decided; index 1 is the first.
     decided: Vec<Entry>,
@@ -34,9 +33,33 @@ pub struct Checker {
     outcomes: BTreeMap<RequestId, Outcome>,
     /// Which entries changed no key, as the first replica to apply them had it.
     void: BTreeSet<u64>,
+    /// The members of each configuration, and after which index it began.
+    configurations: Vec<(u64, Vec<ReplicaId>)>,
 }
 
 impl Checker {
+    pub fn new(replicas: u64) -> Self {
+        Self {
+            decided: Vec::new(),
+            compared: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            void: BTreeSet::new(),
+            configurations: vec![(0, (1..=replicas).map(ReplicaId).collect())],
+        }
+    }
+
+    /// The members of the last configuration.
+    pub fn members(&self) -> &[ReplicaId] {
+        &self.configurations.last().expect("there is a first").1
+    }
+
+    /// The members when an index was decided.
+    fn members_at(&self, index: u64) -> &[ReplicaId] {
+        let mut latest_first = self.configurations.iter().rev();
+        let found = latest_first.find(|(began, _)| *began < index);
+        &found.expect("the first began before any index").1
+    }
+
     pub fn decided(&self) -> u64 {
         self.decided.len() as u64
     }
@@ -62,8 +85,7 @@ impl Checker {
         if from > applied {
             return Ok(());
         }
-        let Decided { entries, void } =
-            store.decided(store.configuration().id, from, applied, usize::MAX);
+        let Decided { entries, void } = store.decided(from, applied, usize::MAX);
         if from + entries.len() as u64 != applied + 1 {
             let count = entries.len();
             return Err(format!("{:?} has {count} of the entries {from}..={applied}", node.id));
@@ -76,7 +98,12 @@ impl Checker {
                 None if position > self.decided.len() => {
                     return Err(format!("entries before {index} were applied by nobody"));
                 }
-                None => self.decided.push(entry),
+                None => {
+                    if let Entry::StopSign(next) = &entry {
+                        self.seal(index, next);
+                    }
+                    self.decided.push(entry);
+                }
                 Some(known) if *known == entry => {}
                 Some(known) => {
                     return Err(format!(
@@ -89,12 +116,26 @@ impl Checker {
         Ok(())
     }
 
+    /// The first stop sign of a configuration was decided.
+    fn seal(&mut self, index: u64, next: &Configuration) {
+        if next.id.0 as usize == self.configurations.len() + 1 {
+            let members = next.members.iter().map(|member| member.replica).collect();
+            self.configurations.push((index, members));
+        }
+    }
+
     /// Looks whether what a message tells is durable at its sender.
     pub fn message(disk: &Memory, message: &PeerMessage) -> Result<(), String> {
-        let PeerMessage::Paxos { message: Message::SequencePaxos(message), .. } = message else {
+        let PeerMessage::Paxos { configuration, message: Message::SequencePaxos(message) } =
+            message
+        else {
             return Ok(());
         };
-        let durable = disk.durable_numbers();
+        // What is said in a configuration that was left behind is of no use to anybody.
+        if *configuration < disk.chain().current.id {
+            return Ok(());
+        }
+        let durable = disk.durable_numbers(*configuration);
         let (promise, round) = (durable.promise, durable.accepted_round);
         let is_durable = match &message.msg {
             PaxosMsg::Prepare(prepare) => promise >= Some(prepare.n),
@@ -158,10 +199,12 @@ impl Checker {
         if !self.decided.get(position).is_some_and(is_it) {
             return Err(format!("{id:?} was answered with revision {revision}, which is another"));
         }
-        let holders = nodes.iter().filter(|node| node.disk.durably_has(revision, is_it));
+        let members = self.members_at(revision);
+        let voters = || nodes.iter().filter(|node| members.contains(&node.id));
+        let holders = voters().filter(|node| node.disk.durably_has(revision, is_it));
         // A disk that was lost since may have been one of the majority.
-        let holders = holders.count() + nodes.iter().filter(|node| node.lost_disk).count();
-        if holders <= nodes.len() / 2 {
+        let holders = holders.count() + voters().filter(|node| node.lost_disk).count();
+        if holders <= members.len() / 2 {
             return Err(format!("{id:?} was answered with {holders} durable copies"));
         }
         Ok(())

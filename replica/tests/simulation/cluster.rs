@@ -46,6 +46,8 @@ pub struct Cluster {
     /// Which faults this seed has, and how often one comes.
     pub(super) faults: Faults,
     pub(super) is_calm: bool,
+    /// The members change in this seed; then no disk is lost, and nothing altered.
+    pub(super) is_scaling: bool,
     /// A replica's state was altered behind its back.
     pub(super) is_altered: bool,
     checker: Checker,
@@ -59,6 +61,7 @@ impl Cluster {
     pub fn new(seed: u64, rules: Rules) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let replicas = if random.random_bool(0.7) { 3 } else { 5 };
+        let is_scaling = random.random_bool(0.3);
         // Some clusters begin with an older program, and get the newer one as replicas restart.
         let newest = if random.random_bool(0.2) { Version::FIRST } else { Version::NEWEST };
         let node = |id| Node::new(id, replicas, random.random(), newest);
@@ -76,7 +79,8 @@ impl Cluster {
             faults: Faults::random(&mut random),
             is_calm: false,
             is_altered: false,
-            checker: Checker::default(),
+            is_scaling,
+            checker: Checker::new(replicas),
             workload: Workload::new(replicas),
             tally: Tally::default(),
             trace: None,
@@ -121,7 +125,8 @@ impl Cluster {
             }
             self.step()?;
         }
-        self.nodes.retain(|node| !node.lost_disk);
+        let members = self.checker.members().to_vec();
+        self.nodes.retain(|node| !node.lost_disk && members.contains(&node.id));
         self.checker.finish(&self.nodes)?;
         let checked = self.workload.history().check().map_err(|violation| violation.to_string())?;
         self.tally.answered = checked.answered as u64;
@@ -323,6 +328,7 @@ impl Cluster {
             Output::Notice(notice) => {
                 match notice {
                     Notice::Compacted { .. } => self.tally.compactions += 1,
+                    Notice::Configured { .. } => self.tally.changes += 1,
                     Notice::Behind { .. } => self.tally.catching_up += 1,
                     Notice::Copied { .. } => self.tally.copies += 1,
                     Notice::Quarantined { .. } | Notice::Differ { .. } if !self.is_altered => {
@@ -428,7 +434,9 @@ impl Cluster {
     }
 
     fn has_converged(&self) -> bool {
-        self.nodes.iter().filter(|node| !node.lost_disk).all(|node| {
+        let members = self.checker.members();
+        let counts = |node: &&Node| !node.lost_disk && members.contains(&node.id);
+        self.nodes.iter().filter(counts).all(|node| {
             let process = node.process.as_ref();
             process.is_some_and(|process| process.engine.applied() == self.checker.decided())
         }) && (!self.is_altered || self.has_healed())

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kvorum_protocol::status::{ReplicaId, Role};
 use kvorum_replica::engine::{Input, PeerMessage};
 use kvorum_replica::entry::Entry;
-use kvorum_replica::storage::Store;
+use kvorum_replica::state_machine::Table;
 use kvorum_replica::version::Version;
 use omnipaxos::ClusterConfig;
 use omnipaxos::messages::Message;
@@ -37,10 +37,11 @@ enum Fault {
     ClockJump,
     Forged,
     Altered,
+    Scale,
 }
 
 /// How much of each fault there is among all.
-const WEIGHTS: [(Fault, u32); 14] = [
+const WEIGHTS: [(Fault, u32); 15] = [
     (Fault::Crash, 16),
     (Fault::PowerLoss, 4),
     (Fault::LostDisk, 1),
@@ -55,6 +56,7 @@ const WEIGHTS: [(Fault, u32); 14] = [
     (Fault::ClockJump, 4),
     (Fault::Forged, 4),
     (Fault::Altered, 1),
+    (Fault::Scale, 8),
 ];
 
 /// The faults of one seed: some kinds are left out, because one fault can keep another from
@@ -106,7 +108,8 @@ impl Cluster {
 
     /// One replica at most loses its disk, so that a majority remembers.
     fn lose_disk(&mut self, id: ReplicaId) {
-        let is_one_gone = self.is_altered || self.nodes.iter().any(|node| node.lost_disk);
+        let is_one_gone =
+            self.is_altered || self.is_scaling || self.nodes.iter().any(|node| node.lost_disk);
         if is_one_gone || self.node(id).process.is_none() {
             return;
         }
@@ -120,7 +123,7 @@ impl Cluster {
     /// replica at most, so that a majority has the right state.
     fn alter(&mut self, id: ReplicaId) {
         let compares = |node: &Node| node.newest >= Version::CHECKSUMS && !node.lost_disk;
-        if !self.is_altered && self.nodes.iter().all(compares) {
+        if !self.is_altered && !self.is_scaling && self.nodes.iter().all(compares) {
             self.is_altered = true;
             self.tally.alterations += 1;
             self.node(id).disk.alter(&Bytes::from("altered"));
@@ -159,6 +162,7 @@ impl Cluster {
             Fault::ClockJump => return self.jump(victim),
             Fault::Forged => return self.forge(link),
             Fault::Altered => self.alter(victim),
+            Fault::Scale => return self.scale(),
         }
         Ok(())
     }
@@ -280,6 +284,26 @@ impl Cluster {
         self.schedule(heals, Event::Heal);
     }
 
+    /// Some members are to leave, perhaps the leader, and perhaps several at once.
+    fn scale(&mut self) -> Result<(), String> {
+        let leads = |node: &&Node| {
+            let process = node.process.as_ref();
+            process.is_some_and(|process| process.engine.status().role == Role::Leader)
+        };
+        let Some(leader) = self.nodes.iter().find(leads).map(|node| node.id) else {
+            return Ok(());
+        };
+        let mut members = self.node(leader).disk.chain().current.members;
+        if !self.is_scaling || members.len() == 2 {
+            return Ok(());
+        }
+        let left = self.random.random_range(2..members.len());
+        while members.len() > left {
+            members.remove(self.random.random_range(0..members.len()));
+        }
+        self.turn(leader, Input::Configure { members })
+    }
+
     /// A clock jumps: many ticks come at once.
     fn jump(&mut self, id: ReplicaId) -> Result<(), String> {
         if self.node(id).process.is_none() {
@@ -295,7 +319,7 @@ impl Cluster {
     /// A message comes that no replica sends: of another version, or by a bug.
     fn forge(&mut self, (from, to): (ReplicaId, ReplicaId)) -> Result<(), String> {
         let Some(engine) = self.engine(to) else { return Ok(()) };
-        let (configuration, decided) = (engine.store().configuration().id, engine.status().decided);
+        let (configuration, decided) = (engine.store().chain().current.id, engine.status().decided);
         let Some(process) = &self.node(to).process else { return Ok(()) };
         let Some(session) = process.session(from) else { return Ok(()) };
         self.tally.forged += 1;

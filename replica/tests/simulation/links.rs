@@ -2,6 +2,7 @@
 
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{Engine, Input, Rejection, Session};
+use kvorum_replica::state_machine::Table;
 use kvorum_replica::storage::memory::Memory;
 use rand::RngExt;
 
@@ -53,6 +54,7 @@ impl Cluster {
             return Ok(false);
         };
         let told = ours.introduce(peer).last_saw;
+        let is_member = ours.store().chain().current.name_of(peer).is_some();
         let verdict = ours.judge(&theirs.introduce(id), told, theirs.proof(told));
         match verdict {
             Ok(()) => Ok(true),
@@ -63,6 +65,8 @@ impl Cluster {
                 self.turn(peer, Input::Disowned { peer: id })?;
                 Ok(false)
             }
+            // Whoever has left does not hold back the version.
+            Err(Rejection::Version { .. }) if !is_member => Ok(false),
             Err(other) => Err(format!("{id:?} rejects {peer:?}, which lost no disk: {other}")),
         }
     }

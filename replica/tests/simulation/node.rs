@@ -6,6 +6,7 @@ use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member,
 use kvorum_replica::engine::{ClientKey, Engine, Input, Options, Output, PeerMessage, Session};
 use kvorum_replica::gate::Gate;
 use kvorum_replica::snapshot::{Found, Snapshots, Wanted};
+use kvorum_replica::state_machine::Table;
 use kvorum_replica::storage::memory::{Memory, MemorySnapshots};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Identity, Store};
@@ -109,7 +110,7 @@ impl Node {
 
     /// Ends the process, and puts an empty disk where its disk was.
     pub fn lose_disk(&mut self, nonce: u64) {
-        let replicas = self.disk.configuration().members.len() as u64;
+        let replicas = self.disk.chain().current.members.len() as u64;
         let empty = Self::new(self.id.0, replicas, nonce, self.newest);
         *self = Self { life: self.life, lost_disk: true, ..empty };
     }

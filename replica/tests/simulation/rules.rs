@@ -85,6 +85,7 @@ tally! {
     copies: "of them that copied the state",
     alterations: "states altered behind a replica's back",
     quarantines: "states quarantined",
+    changes: "changes of the members, at each replica",
     upgrades: "programs replaced by newer ones",
     retries: "requests tried again",
     decided: "entries decided",

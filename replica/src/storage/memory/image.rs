@@ -11,6 +11,7 @@ use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::storage::Storage;
 use omnipaxos_storage::memory_storage::MemoryStorage;
 
+use crate::chain::Chain;
 use crate::entry::Entry;
 use crate::snapshot::{Chunk, Cursor, Install, InstallWrite, Item, Quarantine};
 use crate::state_machine::{Changes, Lane, Record};
@@ -47,6 +48,8 @@ pub struct Image {
     pub applied: u64,
     pub since: u64,
     pub version: Version,
+    /// The configuration, if it is not the first any more.
+    pub chain: Option<Chain>,
     pub quarantine: Option<Quarantine>,
     pub install: Option<Install>,
     /// The state that is being copied.
@@ -63,6 +66,7 @@ pub enum Write {
     Install(InstallWrite),
     Seen(ReplicaId, Seen),
     Nonce(u64, u64),
+    DropOldLogs,
 }
 
 impl Image {
@@ -85,6 +89,7 @@ impl Image {
             Write::Install(step) => self.install(step),
             Write::Seen(peer, seen) => drop(self.seen.insert(peer, seen)),
             Write::Nonce(incarnation, nonce) => drop(self.nonces.insert(incarnation, nonce)),
+            Write::DropOldLogs => self.logs = self.logs.split_off(&self.id()),
         }
     }
 
@@ -99,6 +104,9 @@ impl Image {
         }
         self.version = self.version.max(changes.version.unwrap_or_default());
         self.applied = changes.applied;
+        if let Some(next) = changes.chain {
+            self.enter(next);
+        }
     }
 
     fn install(&mut self, step: InstallWrite) {
@@ -118,6 +126,10 @@ impl Image {
                 self.applied = install.header.applied;
                 self.since = install.header.applied;
                 self.version = install.header.version;
+                let chain = install.header.chain;
+                if self.id() < chain.current.id {
+                    self.enter(chain);
+                }
                 self.quarantine = None;
                 self.void = self.void.split_off(&(self.since + 1));
             }
@@ -127,6 +139,29 @@ impl Image {
             }
             InstallWrite::Drop => self.drop_install(),
         }
+    }
+
+    /// The id of the configuration, where it is known here.
+    fn id(&self) -> ConfigurationId {
+        self.chain.as_ref().map_or(ConfigurationId(1), |chain| chain.current.id)
+    }
+
+    fn enter(&mut self, next: Chain) {
+        let position = usize::try_from(next.began).expect("indexes fit the address space");
+        let mut log = ImageLog {
+            storage: MemoryStorage::default(),
+            segments: Segments::new(self.limits, position),
+        };
+        log.apply(LogWrite::Compact(position));
+        log.apply(LogWrite::Decided(position));
+        self.logs.insert(next.current.id, log);
+        self.chain = Some(next);
+    }
+
+    /// The configuration whose log has the entry at an index, and the last index that it can have.
+    pub fn log_of(&self, index: u64) -> (ConfigurationId, u64) {
+        let first = (ConfigurationId(1), u64::MAX);
+        self.chain.as_ref().map_or(first, |chain| chain.log_of(index))
     }
 
     fn drop_install(&mut self) {

@@ -5,10 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use kvorum_protocol::status::ConfigurationId;
+
 use super::Memory;
 use super::image::State;
 use crate::entry::Entry;
 use crate::snapshot::{Found, Header, SnapshotId, Snapshots, Wanted};
+use crate::state_machine::Table;
 use crate::storage::Store;
 
 /// Snapshots that are open.
@@ -22,19 +25,17 @@ impl MemorySnapshots {
         Self { memory, open: BTreeMap::new() }
     }
 
-    fn entries(&self, from: u64) -> Found {
-        let configuration = self.memory.configuration().id;
+    fn entries(&self, wanted: ConfigurationId, from: u64) -> Found {
         let bytes_max = self.memory.limits().chunk;
-        let numbers = self.memory.disk().current.numbers(configuration);
+        let current = self.memory.chain().current.id;
+        let numbers = self.memory.disk().current.numbers(current);
         let decided = numbers.decided as u64;
-        if from <= numbers.compacted as u64 {
-            return Found::Gone;
-        }
+        let (configuration, _) = self.memory.disk().current.log_of(from);
         let entries: Vec<Entry> = match from <= decided {
-            true => self.memory.decided(configuration, from, decided, bytes_max).entries,
+            true => self.memory.decided(from, decided, bytes_max).entries,
             false => Vec::new(),
         };
-        Found::Entries { from, entries, decided }
+        Found::entries_of(configuration, wanted, from, entries, decided)
     }
 }
 
@@ -49,14 +50,15 @@ impl Snapshots for MemorySnapshots {
                 let snapshot = SnapshotId { nonce, number };
                 self.open.insert(snapshot, image.state.clone());
                 let (applied, version) = (image.applied, image.version);
-                let header = Header { applied, items, version };
+                let chain = self.memory.chain_of(image);
+                let header = Header { applied, items, version, chain };
                 Found::Snapshot { snapshot, header }
             }
             Wanted::Chunk { snapshot, after } => match self.open.get(snapshot) {
                 Some(state) => Found::Chunk(state.chunk(after, self.memory.limits().chunk)),
                 None => Found::Gone,
             },
-            Wanted::Entries { from } => self.entries(*from),
+            Wanted::Entries { configuration, from } => self.entries(*configuration, *from),
             Wanted::Close { snapshot } => {
                 self.open.remove(snapshot);
                 return None;
