@@ -44,7 +44,7 @@ use checking::Checking;
 use consensus::{Consensus, Gate, Handled};
 use fetching::Fetching;
 use hand_over::HandOver;
-pub use message::{Asker, ClientKey, Input, Notice, Output, PeerMessage, Session};
+pub use message::{Asker, ClientKey, Input, Notice, Origin, Output, PeerMessage, Session};
 use outbox::Outbox;
 use peers::Peers;
 pub use peers::{Introduction, Rejection};
@@ -62,26 +62,6 @@ const UNDECIDED_TICKS: u64 = 50;
 const HURRY: u64 = 3;
 /// Ticks for which they do; then the peer was no leader, or no majority is there.
 const HURRY_TICKS: u64 = 60;
-/// Who asked for something.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Origin {
-    /// A client of this replica.
-    Client {
-        /// The connection.
-        client: ClientKey,
-        /// Its number for the call.
-        call: u64,
-    },
-    /// A follower, for a client of its own.
-    Peer {
-        /// The follower.
-        peer: ReplicaId,
-        /// The session that the question came by.
-        session: Session,
-        /// Its number for the call.
-        call: u64,
-    },
-}
 
 /// One replica's decisions.
 pub struct Engine<S: Store> {

@@ -106,7 +106,7 @@ pub struct Settings {
         value_name = "BYTES"
     )]
     pub disk_reserve: u64,
-    /// How much of the log to keep for replicas that were away; one that lacks more copies the state
+    /// How much log to keep for replicas that were away; one that lacks more copies the state
     #[arg(
         long,
         env = "KVORUM_LOG_KEEP",
@@ -115,7 +115,7 @@ pub struct Settings {
         value_name = "BYTES"
     )]
     pub log_keep: u64,
-    /// Seconds between two comparisons of the replicas' states, which read all data once; 0 for none
+    /// Seconds between two comparisons of the replicas' states, which read all data; 0 for none
     #[arg(long, env = "KVORUM_CHECKSUM_SECONDS", default_value = "600", value_name = "N")]
     pub checksum_seconds: u32,
     /// Keep the cluster from rising above a version, so that an older program can be brought back

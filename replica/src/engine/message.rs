@@ -9,7 +9,6 @@ use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use serde::{Deserialize, Serialize};
 
-use super::Origin;
 use crate::entry::Entry;
 use crate::snapshot::{Digest, Found, Wanted};
 
@@ -20,6 +19,27 @@ pub struct ClientKey(pub u64);
 /// One session of the link to a peer. A higher one replaces every lower one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Session(pub u64);
+
+/// Who asked for something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// A client of this replica.
+    Client {
+        /// The connection.
+        client: ClientKey,
+        /// Its number for the call.
+        call: u64,
+    },
+    /// A follower, for a client of its own.
+    Peer {
+        /// The follower.
+        peer: ReplicaId,
+        /// The session that the question came by.
+        session: Session,
+        /// Its number for the call.
+        call: u64,
+    },
+}
 
 /// Who wants something read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

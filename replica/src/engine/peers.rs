@@ -43,8 +43,8 @@ pub struct Introduction {
 pub enum Rejection {
     /// The cluster has a version that its program does not know.
     #[error(
-        "the cluster has version {cluster}, and {name} knows {} to {}: install a program there that \
-         knows it",
+        "the cluster has version {cluster}, and {name} knows {} to {}: install a program there \
+         that knows it",
         knows.0,
         knows.1
     )]
