@@ -2,9 +2,9 @@
 //!
 //! Now and then the leader proposes a checksum entry. Each replica that applies it opens a snapshot
 //! at that index, reads it slowly, adds up its checksum and tells the leader; then it reads its
-//! log, so that damage to what nobody asks for is found too. The leader compares. A replica that differs
-//! from a strict majority of the members is quarantined: it serves no read, gives its state to
-//! nobody, does not lead, and copies the state of one that is sound. Meanwhile it votes: what it
+//! log, so that damage to what nobody asks for is found too. The leader compares. A replica that
+//! differs from a strict majority of the members is quarantined: it serves no read, gives its state
+//! to nobody, does not lead, and copies the state of one that is sound. Meanwhile it votes: what it
 //! promised and accepted is in its log, of which each record has a checksum of its own.
 //!
 //! Guarantees that a checksum is of the state as of its entry, and that without a strict majority
