@@ -35,7 +35,9 @@ const KEYS: u64 = 4;
 const TURN: Duration = Duration::from_secs(5);
 /// How long a client tries one request.
 const DEADLINE: Duration = Duration::from_secs(3);
-/// How long the leader is stopped: until the others' logs do not hold any more what it lacks.
+/// Writes that outrun a replica: several times the log that is kept.
+const OUTRUN_WRITES: u32 = 800;
+/// How long the leader is stopped.
 const AWAY: Duration = Duration::from_secs(5);
 /// How long the test takes unless told.
 const SECONDS: u64 = 20;
@@ -193,6 +195,19 @@ async fn stop(cluster: &Cluster, name: &str, time: Duration) {
     let _ = kill_process(process, Signal::CONT);
 }
 
+/// Stops the leader until the others' logs do not hold any more what it lacks. (The clients above
+/// soon all wait for it, and write little meanwhile.)
+async fn outrun(cluster: &Cluster, client: &Client) {
+    let process = cluster.process(&leader(client).await).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    let value = Value::from("away".repeat(100));
+    for number in 0..OUTRUN_WRITES {
+        // Keys of its own, which no history has.
+        let _ = client.put(Key::from(format!("away-{number}")), value.clone(), &Route::Any).await;
+    }
+    kill_process(process, Signal::CONT).unwrap();
+}
+
 /// The time from a moment to the first acknowledgement of a write that was called after it.
 fn resumed(world: &World, from: Instant) -> Option<Duration> {
     let acknowledged = world.acknowledged.lock().unwrap();
@@ -222,7 +237,7 @@ async fn what_clients_see_is_linearizable_under_every_fault() {
         faults.entry(name).or_default().push(from);
         kept.extend(has_majority.then_some((name, from)));
     }
-    stop(&cluster, &leader(&nemesis).await, AWAY).await;
+    outrun(&cluster, &nemesis).await;
     for name in &names {
         status_when(&nemesis, &Route::Through(name.clone()), |status| status.is_ready).await;
     }

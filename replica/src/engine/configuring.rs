@@ -65,6 +65,10 @@ impl<S: Store> Engine<S> {
         for peer in self.outbox.peers.linked().collect::<Vec<_>>() {
             self.tell_over(peer);
         }
+        if !self.is_member() {
+            // What comes after is not for this replica: its program may not even know it.
+            self.fetching = None;
+        }
         self.gather();
     }
 

@@ -262,7 +262,7 @@ impl<S: Store> Engine<S> {
     /// A peer is in a configuration that this replica has not come to: it lacks what led there.
     pub(super) fn fetch_newer(&mut self, peer: ReplicaId, newer: ConfigurationId, index: u64) {
         let is_under_way = self.fetching.as_ref().is_some_and(|f| f.newer >= Some(newer));
-        if !is_under_way && self.quarantine.is_none() {
+        if !is_under_way && self.quarantine.is_none() && self.is_member() {
             self.begin_fetch(peer, index.max(self.store.applied() + 1));
             if let Some(fetching) = &mut self.fetching {
                 fetching.newer = Some(newer);
