@@ -3,7 +3,7 @@
 //! A message that tells a durable fact leaves only after a sync that began after the message was
 //! taken from the engine (so it covers every write that the message tells of) has returned.
 //!
-//! Guarantees, after section 2.4 of the notes on the library (I1 to I4 on the driver): a held
+//! Guarantees, as the driver's invariants I1 to I4 ask for: a held
 //! message leaves after such a sync and not before; the messages to one peer leave in the order in
 //! which they came; messages of a session that ended never leave.
 

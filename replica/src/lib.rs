@@ -21,6 +21,8 @@
 //! | [`state_machine`] | applies decided entries | yes |
 //! | [`entry`] | what the log holds | yes |
 //! | [`snapshot`] | the state as it travels | yes |
+//! | [`chain`] | which configuration a state is in | yes |
+//! | [`version`] | what programs must have in common | yes |
 //! | [`storage`] | the disk, and one in memory | |
 //! | [`transport`] | links to peers | |
 //! | [`clients`] | clients' connections | |

@@ -8,8 +8,8 @@
 //!
 //! Guarantees that nothing decided in a configuration beyond its stop sign takes effect, that a
 //! message never starts an instance, and that a log is removed only when the next configuration has
-//! decided an entry. (Sections 4.2 and 4.3 of the notes on the library: its own stop signs
-//! miscount.) Does not know why the members change.
+//! decided an entry. The library's own stop signs are not used: it counts one twice when a replica
+//! that has it is brought into step. Does not know why the members change.
 
 use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId};
 

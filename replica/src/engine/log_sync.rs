@@ -4,8 +4,8 @@
 //! still holds. Where they are compacted, or too many, the storage gives it a stand-in
 //! ([`Entry::Elsewhere`]), and here the message becomes one that stands on state instead: a prefix
 //! that is decided, and only the entries after it. Its receiver hands it to the library when its
-//! own state has that prefix. (Section 3.5 of the notes on the library; that a receiver without the
-//! state would lose entries is shown by a negative control.)
+//! own state has that prefix. (That a receiver without the state would lose entries is shown by a
+//! negative control.)
 //!
 //! Guarantees that no stand-in leaves, and that a message whose ballot is over does not.
 
