@@ -54,6 +54,20 @@ fn alter(cluster: &Path, name: &str, key: &Key, value: &'static str) {
     database.close();
 }
 
+/// A cluster with so many keys, of which one replica has another value for one, and that compares
+/// states often.
+async fn altered(folder: &Path, replicas: u32, keys: u32) -> Cluster {
+    let cluster = Cluster::start_in(folder, &[&format!("--replicas={replicas}")]);
+    let client = cluster.client(DEADLINE);
+    for number in 0..keys {
+        client.put(key(number), value(number), &Route::Any).await.unwrap();
+    }
+    drop(client);
+    cluster.stop(Signal::TERM);
+    alter(folder, "kvorum-1", &key(7), "altered");
+    Cluster::start_in(folder, &OFTEN)
+}
+
 /// Writes a key and reads it back, again and again: how often.
 async fn serve(client: Arc<Client>, stop: Arc<AtomicBool>) -> u64 {
     let key = Key::from("served");
@@ -73,18 +87,9 @@ async fn serve(client: Arc<Client>, stop: Arc<AtomicBool>) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_altered_state_is_found_and_rebuilt_while_the_cluster_serves() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path().join("cluster");
-    let cluster = Cluster::start_in(&folder, &["--replicas=3"]);
-    let client = cluster.client(DEADLINE);
-    for number in 0..KEYS {
-        client.put(key(number), value(number), &Route::Any).await.unwrap();
-    }
-    drop(client);
-    cluster.stop(Signal::TERM);
-    alter(&folder, "kvorum-1", &key(7), "altered");
-
-    let cluster = Cluster::start_in(&folder, &OFTEN);
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("cluster");
+    let cluster = altered(&folder, 3, KEYS).await;
     let client = cluster.client(DEADLINE);
     let stop = Arc::new(AtomicBool::new(false));
     let serving = tokio::spawn(serve(Arc::clone(&client), Arc::clone(&stop)));
@@ -106,15 +111,8 @@ async fn an_altered_state_is_found_and_rebuilt_while_the_cluster_serves() {
 /// Two replicas cannot know which of them is right: it is an alarm, and both go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_a_difference_is_an_alarm() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path().join("cluster");
-    let cluster = Cluster::start_in(&folder, &["--replicas=2"]);
-    let client = cluster.client(DEADLINE);
-    client.put(key(1), value(1), &Route::Any).await.unwrap();
-    drop(client);
-    cluster.stop(Signal::TERM);
-    alter(&folder, "kvorum-0", &key(1), "altered");
-    let cluster = Cluster::start_in(&folder, &OFTEN);
+    let temporary = tempfile::tempdir().unwrap();
+    let cluster = altered(&temporary.path().join("cluster"), 2, 10).await;
     let client = cluster.client(DEADLINE);
     let is_alarmed = |status: &Status| {
         status.trouble.as_ref().is_some_and(|trouble| trouble.contains("no majority had the same"))

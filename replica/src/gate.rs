@@ -3,9 +3,9 @@
 //! A message that tells a durable fact leaves only after a sync that began after the message was
 //! taken from the engine (so it covers every write that the message tells of) has returned.
 //!
-//! Guarantees, as the driver's invariants I1 to I4 ask for: a held
-//! message leaves after such a sync and not before; the messages to one peer leave in the order in
-//! which they came; messages of a session that ended never leave.
+//! Guarantees, as the driver's invariants I1 to I4 ask for: a held message leaves after such a sync
+//! and not before; the messages to one peer leave in the order in which they came; messages of a
+//! session that ended never leave.
 
 use std::collections::{BTreeSet, VecDeque};
 

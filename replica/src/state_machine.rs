@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kvorum_protocol::data::{Condition, Key, LaneId, Operation, Outcome, RequestId};
 use kvorum_protocol::limits::SESSION_ENTRIES;
+use kvorum_protocol::status::ConfigurationId;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::Chain;
@@ -70,6 +71,10 @@ pub trait Table {
     fn applied(&self) -> u64;
     /// The configuration that the table is in.
     fn chain(&self) -> Chain;
+    /// Its id, without a copy of the rest.
+    fn configuration_id(&self) -> ConfigurationId {
+        self.chain().current.id
+    }
     /// A key's record.
     fn key(&self, key: &[u8]) -> Option<Record>;
     /// What is remembered of a lane.

@@ -50,10 +50,10 @@ impl<S: Store> Engine<S> {
 
     /// Goes on in the configuration that the state is in by now.
     pub(super) fn enter(&mut self) {
-        let chain = self.store.chain();
-        if chain.current.id == self.configuration.id {
+        if self.store.configuration_id() == self.configuration.id {
             return;
         }
+        let chain = self.store.chain();
         // What the library has to say still, to those who do not know it yet.
         self.take_messages();
         self.deposed();

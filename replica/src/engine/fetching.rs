@@ -65,7 +65,7 @@ impl<S: Store> Engine<S> {
             let by = index - self.store.applied();
             let of = self.outbox.peers.name(leader).to_owned();
             self.outbox.notice(Notice::Behind { of, by });
-            self.begin_fetch(leader, index);
+            self.begin_fetch(leader, index, None);
         }
     }
 
@@ -87,7 +87,7 @@ impl<S: Store> Engine<S> {
         })
     }
 
-    fn begin_fetch(&mut self, source: ReplicaId, target: u64) {
+    fn begin_fetch(&mut self, source: ReplicaId, target: u64, newer: Option<ConfigurationId>) {
         self.fetches += 1;
         let (call, due) = (self.fetches, self.now);
         let step = match &self.quarantine {
@@ -103,7 +103,7 @@ impl<S: Store> Engine<S> {
             due,
             asked: due,
             is_waiting: false,
-            newer: None,
+            newer,
             copied: None,
         });
     }
@@ -114,7 +114,7 @@ impl<S: Store> Engine<S> {
         if self.fetching.is_none()
             && let Some(source) = self.next_source(self.me)
         {
-            self.begin_fetch(source, index);
+            self.begin_fetch(source, index, None);
         }
     }
 
@@ -138,10 +138,7 @@ impl<S: Store> Engine<S> {
         if fetching.is_waiting || !is_linked {
             let Some(other) = self.next_source(fetching.source) else { return };
             let (target, newer) = (fetching.target, fetching.newer);
-            self.begin_fetch(other, target);
-            if let Some(fetching) = &mut self.fetching {
-                fetching.newer = newer;
-            }
+            self.begin_fetch(other, target, newer);
         }
         self.ask();
     }
@@ -263,10 +260,8 @@ impl<S: Store> Engine<S> {
     pub(super) fn fetch_newer(&mut self, peer: ReplicaId, newer: ConfigurationId, index: u64) {
         let is_under_way = self.fetching.as_ref().is_some_and(|f| f.newer >= Some(newer));
         if !is_under_way && self.quarantine.is_none() && self.is_member() {
-            self.begin_fetch(peer, index.max(self.store.applied() + 1));
-            if let Some(fetching) = &mut self.fetching {
-                fetching.newer = Some(newer);
-            }
+            let target = index.max(self.store.applied() + 1);
+            self.begin_fetch(peer, target, Some(newer));
         }
     }
 

@@ -295,6 +295,10 @@ impl Table for Database {
         self.inner.chain().clone()
     }
 
+    fn configuration_id(&self) -> ConfigurationId {
+        self.inner.chain().current.id
+    }
+
     fn key(&self, key: &[u8]) -> Option<Record> {
         let (revision, value): (u64, Bytes) =
             self.inner.get(self.inner.generation().keys(), key)?;

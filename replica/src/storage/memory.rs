@@ -206,6 +206,11 @@ impl Table for Memory {
         self.chain_of(&self.disk().current)
     }
 
+    fn configuration_id(&self) -> ConfigurationId {
+        let disk = self.disk();
+        disk.current.chain.as_ref().map_or(self.genesis.id, |chain| chain.current.id)
+    }
+
     fn key(&self, key: &[u8]) -> Option<Record> {
         self.disk().current.state.keys.get(key).cloned()
     }
@@ -293,7 +298,7 @@ impl Store for Memory {
     }
 
     fn durable(&self) -> Durable {
-        let id = self.chain().current.id;
+        let id = self.configuration_id();
         Durable::of(id, &self.disk().current.numbers(id), 0)
     }
 
@@ -302,7 +307,7 @@ impl Store for Memory {
     }
 
     fn excess(&self, pinned: Option<u64>) -> Option<u64> {
-        let id = self.chain().current.id;
+        let id = self.configuration_id();
         let disk = self.disk();
         let log = disk.current.logs.get(&id)?;
         let pinned = pinned.and_then(|index| usize::try_from(index).ok());

@@ -27,7 +27,7 @@ impl MemorySnapshots {
 
     fn entries(&self, wanted: ConfigurationId, from: u64) -> Found {
         let bytes_max = self.memory.limits().chunk;
-        let current = self.memory.chain().current.id;
+        let current = self.memory.configuration_id();
         let numbers = self.memory.disk().current.numbers(current);
         let decided = numbers.decided as u64;
         let (configuration, _) = self.memory.disk().current.log_of(from);
