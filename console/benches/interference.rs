@@ -39,6 +39,8 @@ const WRITERS: u64 = 64;
 const DELETES: usize = 16;
 /// More than the log keeps, so that a replica without it needs the state.
 const AWAY_WRITES: u64 = 200_000;
+/// How long RocksDB is left alone after a fill: what it still compacts would count as calm.
+const SETTLE: Duration = Duration::from_secs(30);
 /// Highest latency that is told apart, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
@@ -162,7 +164,7 @@ async fn delete_all(client: &Client, prefix: &str) {
     }
 }
 
-async fn run(state_mib: u64, bulk: u64, calm: Duration) {
+async fn run(state_mib: u64, bulk: u64, calm: Duration, settle: Duration) {
     let cluster = Cluster::start(&["--replicas=3"]);
     let client = cluster.client(Duration::from_secs(30));
     let state_key = |number| Key::from(format!("state/{number:08}"));
@@ -173,6 +175,7 @@ async fn run(state_mib: u64, bulk: u64, calm: Duration) {
         "beside the load", "s", "writes", "p50 ms", "p99 ms", "max ms", "ratio", "elections"
     );
     let mut report = Report { per_second: peak / 4.0, calm_ms: None };
+    tokio::time::sleep(settle).await;
     report.row(&client, "nothing", tokio::time::sleep(calm)).await;
 
     let leader = leader(&client).await;
@@ -181,6 +184,7 @@ async fn run(state_mib: u64, bulk: u64, calm: Duration) {
     kill_process(process, Signal::STOP).unwrap();
     let writes = AWAY_WRITES.min(state_mib * 1024);
     fill(&client, writes, |n| Key::from(format!("away/{}", n % 1000)), random_value).await;
+    tokio::time::sleep(settle).await;
     // Without it, each write waits for the slower of two instead of the second of three.
     report.row(&client, "a replica is away", tokio::time::sleep(calm)).await;
     let route = Route::Through(away);
@@ -195,6 +199,7 @@ async fn run(state_mib: u64, bulk: u64, calm: Duration) {
 
     let small = || Value::from("small");
     fill(&client, bulk, |number| Key::from(format!("bulk/{number:08}")), small).await;
+    tokio::time::sleep(settle).await;
     let reading = async { assert_eq!(read_all(&client, "bulk/").await, bulk) };
     report.row(&client, &format!("{bulk} keys are read by pages"), reading).await;
     report.row(&client, &format!("{bulk} keys are deleted"), delete_all(&client, "bulk/")).await;
@@ -213,5 +218,6 @@ fn main() {
     let (state, bulk, calm) = if is_test { (96, 2_000, 0.2) } else { (1024, 1_000_000, 15.0) };
     let (state, bulk) = (number("KVORUM_STATE_MIB", state), number("KVORUM_BULK_KEYS", bulk));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(run(state, bulk, Duration::from_secs_f64(calm)));
+    let settle = if is_test { Duration::ZERO } else { SETTLE };
+    runtime.block_on(run(state, bulk, Duration::from_secs_f64(calm), settle));
 }
