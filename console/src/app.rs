@@ -18,6 +18,7 @@ pub mod dialog;
 pub mod failover;
 pub mod keys;
 pub mod log;
+mod members;
 pub mod output;
 pub mod quorum;
 #[cfg(test)]
@@ -218,7 +219,7 @@ pub struct App {
     /// The demo under way, or the last one.
     pub demo: Option<Demo>,
     /// The demo is to be asked about once there is a leader to kill.
-    pub wants_demo: bool,
+    pub wants_demo: Option<crate::arguments::DemoName>,
     /// The write that can be taken back.
     pub undo: Option<Undo>,
     /// Calls in flight.
@@ -256,7 +257,7 @@ impl App {
             dialog: None,
             prompt: Prompt::default(),
             demo: None,
-            wants_demo: false,
+            wants_demo: None,
             undo: None,
             calls: BTreeMap::new(),
             lines: Vec::new(),

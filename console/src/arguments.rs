@@ -190,7 +190,7 @@ pub struct Demo {
     /// Without a screen: print the result, and fail if a write was lost or doubled
     #[arg(long)]
     pub headless: bool,
-    /// Do not ask before the leader of a cluster that runs already is killed
+    /// Do not ask before something is done to a cluster that runs already
     #[arg(short, long)]
     pub yes: bool,
 }
@@ -200,6 +200,19 @@ pub struct Demo {
 pub enum DemoName {
     /// The leader is killed under load.
     Failover,
+    /// The cluster is scaled to five replicas, to one, and back, under load.
+    Scale,
+}
+
+impl DemoName {
+    /// What it does, before the name of a cluster.
+    #[must_use]
+    pub fn deed(self) -> &'static str {
+        match self {
+            Self::Failover => "kills the leader of",
+            Self::Scale => "scales",
+        }
+    }
 }
 
 /// What a local cluster takes.

@@ -7,6 +7,7 @@ mod admin;
 mod backup;
 mod follow;
 mod keys;
+mod scale;
 mod status;
 
 pub(crate) use admin::{NO_SCALING, crash};
@@ -138,7 +139,7 @@ async fn run_verb(verb: Verb, global: Global, named: Named) -> Result<(), Stop> 
         Verb::Log { from, follow, node } => follow::log(&context, from, follow, node).await,
         Verb::Watch { prefix, from, node } => follow::watch(&context, prefix, from, node).await,
         Verb::Kill { node, graceful, yes } => admin::kill(&context, &node, graceful, yes).await,
-        Verb::Scale { replicas, yes: _ } => admin::scale(&context, replicas).await,
+        Verb::Scale { replicas, yes } => scale::scale(&context, replicas, yes).await,
         Verb::HandOver { node, yes: _ } => admin::hand_over(&context, node).await,
         Verb::Cut { node, peer } => admin::set_cut(&context, &node, &peer, true).await,
         Verb::Heal { node, peer } => admin::set_cut(&context, &node, &peer, false).await,

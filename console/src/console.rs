@@ -148,8 +148,8 @@ pub async fn demo(demo: crate::arguments::Demo, global: &Global, named: Named) -
     let is_headless = demo.headless || !has_terminal();
     if let (Some(target), false, true) = (&given, demo.yes, is_headless) {
         let message = format!(
-            "the demo kills the leader of {}; repeat with --yes, or name no cluster to run it on \
-             one of its own",
+            "the demo {} {}; repeat with --yes, or name no cluster to run it on one of its own",
+            demo.name.deed(),
             target.describe()
         );
         return Err(Stop::new(Exit::NeedsYes, message));
@@ -162,9 +162,9 @@ pub async fn demo(demo: crate::arguments::Demo, global: &Global, named: Named) -
     });
     let mut app = App::new(settings(global, &shown));
     if is_headless || yes {
-        app.demo = Some(crate::app::demo::Demo::new(crate::message::Now::default()));
+        app.demo = Some(crate::app::demo::Demo::new(demo.name, crate::message::Now::default()));
     } else {
-        app.wants_demo = true;
+        app.wants_demo = Some(demo.name);
     }
     if is_headless {
         let console = Runtime::prepare(app, Clock::start(), Front::Demo, None, attach);

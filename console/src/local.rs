@@ -7,9 +7,11 @@
 
 mod child;
 pub mod folder;
+mod pods;
 pub mod recover;
 pub mod restore;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,8 +30,9 @@ use crate::command::ask_all;
 use crate::exit::{Exit, Stop};
 use crate::output;
 use crate::signals::EndSignals;
-use child::{Child, Ends};
-use folder::{Folder, StatefulSet};
+use child::Place;
+use folder::{Folder, REPLICAS_MAX, StatefulSet};
+use pods::Pods;
 
 /// How long a new cluster may take until it serves.
 const SERVING_PATIENCE: Duration = Duration::from_secs(30);
@@ -48,22 +51,46 @@ const TABLE_INTERVAL: Duration = Duration::from_secs(1);
 pub fn client(folder: &Path, options: Options) -> Result<Arc<Client>, Stop> {
     let set = StatefulSet::read(folder)?;
     let options = Options { cluster: Some(set.cluster), ..options };
-    Ok(Arc::new(Client::new(resolve(folder, set.members()), options)))
+    Ok(Arc::new(Client::new(resolve(folder), options)))
 }
 
 /// Says where the replicas of a local cluster listen.
-pub fn resolve(folder: &Path, names: Vec<String>) -> Resolve {
+pub fn resolve(folder: &Path) -> Resolve {
     let folder = folder.to_owned();
-    // Read anew each time: a replica that was started again listens elsewhere.
+    // Read anew each time: a replica that was started again listens elsewhere, and there may be
+    // more or fewer than before.
     let resolve = move || {
-        let endpoint = |name: &String| {
-            let file = folder.join(name).join(FILE_NAME);
+        let endpoint = |name: String| {
+            let file = folder.join(&name).join(FILE_NAME);
             let addresses = Addresses::read(&file).ok()?;
-            Some(Endpoint { name: Some(name.clone()), address: addresses.clients })
+            Some(Endpoint { name: Some(name), address: addresses.clients })
         };
-        names.iter().filter_map(endpoint).collect()
+        (0..REPLICAS_MAX).map(folder::name).filter_map(endpoint).collect()
     };
     Arc::new(resolve)
+}
+
+/// Says by name which replicas of a local cluster are wanted, or still run.
+pub fn names(folder: &Path) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+    let folder = folder.to_owned();
+    Arc::new(move || {
+        let wanted = StatefulSet::read(&folder).map_or(0, |set| set.replicas);
+        let runs = |name: &String| folder.join(name).join(FILE_NAME).exists();
+        let all = (0..REPLICAS_MAX).map(|ordinal| (ordinal, folder::name(ordinal)));
+        let there = all.filter(|(ordinal, name)| *ordinal < wanted || runs(name));
+        there.map(|(_, name)| name).collect()
+    })
+}
+
+/// Says how many replicas a local cluster should have; the running cluster follows.
+pub fn scale(folder: &Path, replicas: u32) -> Result<(), Stop> {
+    if replicas > REPLICAS_MAX {
+        return Err(Stop::usage(format!(
+            "{replicas} replicas are not possible; a local cluster has 0 to {REPLICAS_MAX}"
+        )));
+    }
+    let set = StatefulSet { replicas, ..StatefulSet::read(folder)? };
+    set.write(folder).map_err(|error| Stop::failed(format!("{}: {error}", folder.display())))
 }
 
 /// Kills one replica of a local cluster; how it was done.
@@ -128,7 +155,9 @@ pub type Report = Arc<dyn Fn(&str, &str) + Send + Sync>;
 pub struct Running {
     /// Its folder.
     pub folder: Folder,
-    children: Vec<(CancellationToken, JoinHandle<()>)>,
+    /// Starts and ends replicas as the folder says, until it is told to stop.
+    orchestration: JoinHandle<()>,
+    quit: CancellationToken,
     /// Its replicas are killed and not stopped from here on.
     hurry: CancellationToken,
 }
@@ -141,31 +170,28 @@ impl Running {
             Some(path) => path.clone(),
             None => folder::default_path()?,
         };
-        let folder = Folder::open(&path, plan.replicas)?;
-        let hurry = CancellationToken::new();
-        let mut children = Vec::new();
-        for name in folder.set.members() {
-            let stop = CancellationToken::new();
-            let ends = Ends { stop: stop.clone(), hurry: hurry.clone() };
-            let child = Child::supervise(&folder, name, plan, ends, Arc::clone(report))?;
-            children.push((stop, child));
+        let mut folder = Folder::open(&path, plan.replicas)?;
+        if plan.storage == StorageKind::Memory {
+            folder.renew()?;
         }
-        Ok(Self { folder, children, hurry })
+        let (quit, hurry) = (CancellationToken::new(), CancellationToken::new());
+        let place = Place { path: folder.path.clone(), cluster: folder.set.cluster };
+        let (plan, report) = (plan.clone(), Arc::clone(report));
+        let (all, at_once) = (quit.clone(), hurry.clone());
+        let running = BTreeMap::new();
+        let pods = Pods { place, plan, report, quit: all, hurry: at_once, running };
+        let orchestration = tokio::spawn(pods.keep(folder.set.replicas));
+        Ok(Self { folder, orchestration, quit, hurry })
     }
 
-    /// Stops the replicas in order, the last one first, as a `StatefulSet` does; kills those that
-    /// still run when the patience ends. What was acknowledged is synced in either case.
+    /// Ends the replicas, all at once; kills those that still run when the patience ends. What was
+    /// acknowledged is synced in either case.
     pub async fn stop(self, patience: Duration) {
-        let in_order = async {
-            for (stop, child) in self.children.into_iter().rev() {
-                stop.cancel();
-                let _ = child.await;
-            }
-        };
-        tokio::pin!(in_order);
-        if tokio::time::timeout(patience, &mut in_order).await.is_err() {
+        self.quit.cancel();
+        let mut orchestration = self.orchestration;
+        if tokio::time::timeout(patience, &mut orchestration).await.is_err() {
             self.hurry.cancel();
-            in_order.await;
+            let _ = orchestration.await;
         }
     }
 }
@@ -227,7 +253,8 @@ fn say(text: &str) {
 }
 
 fn welcome(folder: &Folder, ready: usize, took: Duration) -> String {
-    let names = folder.set.members();
+    let names = StatefulSet::read(&folder.path).map_or(0, |set| set.replicas);
+    let names: Vec<_> = (0..names).map(folder::name).collect();
     let path = folder.path.display();
     let count = match ready == names.len() {
         true => format!("{ready} replicas"),

@@ -80,6 +80,11 @@ pub enum Seen {
         /// Its name.
         node: String,
     },
+    /// Nobody runs a replica any more.
+    Gone {
+        /// Its name.
+        node: String,
+    },
     /// A connection to a replica stands.
     Up {
         /// The replica.

@@ -5,7 +5,7 @@
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use kvorum_protocol::message::{EntryEvent, EntryKind, KeyEvent, Pair};
-use kvorum_protocol::status::{ClusterId, Role, Status};
+use kvorum_protocol::status::{ClusterId, Membership, Role, Status};
 use serde_json::{Value as Json, json};
 
 /// Bytes of a value that a list shows.
@@ -137,6 +137,7 @@ pub fn kind(kind: EntryKind) -> &'static str {
         EntryKind::StopSign => "stop",
         EntryKind::Version => "version",
         EntryKind::Checksum => "check",
+        EntryKind::Join => "join",
     }
 }
 
@@ -188,6 +189,8 @@ pub fn role(role: Role) -> &'static str {
         Role::Recovering => "recovering",
         Role::Gathering => "gathering",
         Role::Outside => "outside",
+        Role::Joining => "joining",
+        Role::Retired => "retired",
     }
 }
 
@@ -225,6 +228,7 @@ pub fn status_table(said: &[Said]) -> String {
         }
     }
     let mut text = table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+    text.push_str(&membership_lines(said));
     for (name, status) in said {
         let trouble = match status {
             Ok(status) => status.trouble.as_deref(),
@@ -242,6 +246,25 @@ pub fn status_table(said: &[Said]) -> String {
         }
     }
     text
+}
+
+/// How the members follow what is wanted, where they are not those wanted.
+fn membership_lines(said: &[Said]) -> String {
+    let statuses = said.iter().filter_map(|(_, status)| status.as_ref().ok());
+    let Some(status) = statuses.max_by_key(|s| (s.configuration.id, s.role == Role::Leader)) else {
+        return String::new();
+    };
+    let Membership { wanted, joiners, leaving, waits, .. } = &status.membership;
+    let (id, count) = (status.configuration.id.0, status.configuration.members.len());
+    let wanted = wanted.map_or(String::new(), |wanted| format!(", {wanted} wanted"));
+    let plural = if count == 1 { "" } else { "s" };
+    let mut lines = vec![format!("configuration {id}: {count} member{plural}{wanted}")];
+    for joiner in joiners.iter().filter(|joiner| joiner.is_linked) {
+        lines.push(format!("{} joins: it has the state up to {}", joiner.name, joiner.index));
+    }
+    lines.extend(leaving.iter().map(|name| format!("{name} leaves")));
+    lines.extend(waits.iter().map(|why| format!("the members stay as they are: {why}")));
+    lines.iter().map(|line| format!("\n{line}")).collect()
 }
 
 #[cfg(test)]

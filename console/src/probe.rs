@@ -197,8 +197,15 @@ impl Probe {
         let end = self.write_marker("end").await?;
         let prefix = self.prefix.clone().into_bytes();
         let pairs = Arc::clone(&self.store).pairs(prefix.clone()).await?;
-        let history = Arc::clone(&self.store).history(prefix, begin, end).await?;
-        let proof = judge(&self.acknowledged, &self.unknown, &history, &pairs, |n| self.key(n));
+        let (acknowledged, unknown) = (&self.acknowledged, &self.unknown);
+        let key = |number| self.key(number);
+        let proof = match Arc::clone(&self.store).history(prefix, begin, end).await {
+            Ok(history) => judge(acknowledged, unknown, &history, &pairs, key),
+            // Whoever became a member meanwhile copied what was before: the keys have to do.
+            Err(_) => {
+                judge(acknowledged, unknown, &last_writes(acknowledged, &pairs, key), &pairs, key)
+            }
+        };
         self.remove(pairs).await?;
         Ok(proof)
     }
@@ -215,6 +222,29 @@ async fn write(store: Arc<dyn Store>, key: Key, number: u64) -> Ended {
     let began = Instant::now();
     let result = store.put(key, Value::from(number.to_string())).await;
     Ended { number, result, took: began.elapsed() }
+}
+
+/// What the log must have had, as far as the keys tell: each key's last write, and the acknowledged
+/// ones that later ones have overwritten.
+fn last_writes(
+    acknowledged: &HashMap<u64, u64>,
+    pairs: &[Pair],
+    key: impl Fn(u64) -> Key,
+) -> Vec<Written> {
+    let held: HashMap<&Key, &Pair> = pairs.iter().map(|pair| (&pair.key, pair)).collect();
+    let mut history: Vec<_> = pairs
+        .iter()
+        .map(|pair| Written { index: pair.revision, value: pair.value.clone() })
+        .collect();
+    for (number, index) in acknowledged {
+        let value = Value::from(number.to_string());
+        let later = held.get(&key(*number)).filter(|pair| pair.revision > *index);
+        // One that is there at another index was done twice, and stands here twice.
+        if later.is_some() {
+            history.push(Written { index: *index, value });
+        }
+    }
+    history
 }
 
 /// What writes came to, by the log and by the keys.
@@ -280,6 +310,12 @@ mod tests {
         let without_two: Vec<_> = history.iter().filter(|w| w.index != 12).cloned().collect();
         assert_eq!(counts(&without_two, &pairs), (1, 0, 1), "not in the log");
         assert_eq!(counts(&history, &pairs[..1]), (1, 0, 1), "not among the keys");
+        let by_keys = |pairs: &[Pair]| {
+            counts(&last_writes(&HashMap::from([(1, 11), (2, 12), (11, 15)]), pairs, key), pairs)
+        };
+        assert_eq!(by_keys(&pairs), (0, 0, 1));
+        assert_eq!(by_keys(&pairs[..1]), (1, 0, 0), "not among the keys");
+        assert_eq!(by_keys(&[pair(11, 15), pair(2, 14)]), (0, 1, 0), "done again later");
         assert_eq!(counts(&history, &[pair(1, 11), pair(2, 12)]), (1, 0, 1), "an older one there");
         let twice = [&history[..], &[written(16, 2)]].concat();
         assert_eq!(counts(&twice, &pairs), (0, 1, 1), "twice in the log");

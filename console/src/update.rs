@@ -67,9 +67,12 @@ fn after(app: &mut App) -> Vec<Effect> {
         app.output.say(app.now, Verdict::Note, note);
     }
     let mut effects = direct(app);
-    if app.wants_demo && app.dialog.is_none() && app.cluster.leader().is_some() {
-        app.wants_demo = false;
-        effects.extend(acts::ask(app, crate::app::dialog::Act::Demo, false));
+    if let Some(name) = app.wants_demo
+        && app.dialog.is_none()
+        && app.cluster.leader().is_some()
+    {
+        app.wants_demo = None;
+        effects.extend(acts::ask(app, crate::app::dialog::Act::Demo(name), false));
     }
     effects.extend(commands::go_on(app));
     effects.extend(page_wanted(app));
@@ -154,6 +157,9 @@ fn direct(app: &mut App) -> Vec<Effect> {
             Order::Kill(node) => {
                 let call = Call::Kill { node, how: HowToKill::Now };
                 effects.extend(acts::call_and_say(app, call));
+            }
+            Order::Scale(replicas) => {
+                effects.extend(acts::call_and_say(app, Call::Scale { replicas }));
             }
             Order::Say(text) => {
                 let (wall_us, kind) = (app.now.wall_us, Kind::Demo);

@@ -188,8 +188,8 @@ fn one_folder_has_one_cluster() {
     let (code, _, err) = said(&kvorum().args(words).output().unwrap());
     assert_eq!(code, 1, "{err}");
     assert!(err.contains("cannot use the folder"), "{err}");
-    let (code, _, err) = again(&["--replicas=1"]);
-    assert_eq!((code, err.contains("a local cluster has 2 to 7")), (2, true), "{err}");
+    let (code, _, err) = again(&["--replicas=8"]);
+    assert_eq!((code, err.contains("a local cluster has 1 to 7")), (2, true), "{err}");
 }
 
 /// Whether a process lives. One that has ended and was not asked about by its parent does not.

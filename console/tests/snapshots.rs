@@ -104,6 +104,8 @@ fn bring(console: &mut Console, state: State, status: &Status) {
         State::Recovering => told(Role::Recovering, false),
         State::Gathering => told(Role::Gathering, false),
         State::Outside => told(Role::Outside, false),
+        State::Joining => told(Role::Joining, false),
+        State::Retired => told(Role::Retired, false),
         State::Silent => Seen::Silent { node, for_time: Duration::from_secs(3) },
         State::Down => Seen::Down { node, why: "the connection was lost".to_owned() },
         State::Starting => Seen::Up { node: new() },

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cluster::{Cluster, kvorum, status_when};
+use cluster::{kvorum, status_when};
 use kvorum::local::folder::StatefulSet;
 use kvorum_protocol::client::{Options, Route};
-use kvorum_protocol::status::Status;
+use kvorum_protocol::status::{ClusterId, Status};
 use kvorum_protocol::{Client, Key, Value};
+use kvorum_replica::version::Version;
 use rustix::process::{Pid, Signal, kill_process};
 
 const HOLD: &str = "--hold-version=1";
@@ -100,9 +101,10 @@ async fn write(client: Arc<Client>, stop: Arc<AtomicBool>) -> u64 {
 async fn replicas_are_replaced_one_by_one_by_a_newer_program() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path().join("cluster");
-    let old = format!("--replica-arg={HOLD}");
-    Cluster::start_in(&folder, &["--replicas=3", &old]).stop(Signal::TERM);
-    let set = StatefulSet::read(&folder).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    // Members that change are newer than the oldest version: these are given.
+    let set = StatefulSet { cluster: ClusterId(rand::random()), replicas: 3 };
+    set.write(&folder).unwrap();
     let names = set.members();
     let mut replicas = Replicas { folder: folder.clone(), set, running: Vec::new() };
     for name in &names {
@@ -124,11 +126,11 @@ async fn replicas_are_replaced_one_by_one_by_a_newer_program() {
     for (replaced, name) in names.iter().enumerate() {
         replicas.end(name);
         replicas.spawn(name, &[]);
-        let version = if replaced + 1 < names.len() { 1 } else { 2 };
+        let version = if replaced + 1 < names.len() { 1 } else { Version::NEWEST.0 };
         status_when(&client, &through(name), is_ready(version)).await;
     }
     for name in &names {
-        status_when(&client, &through(name), is_ready(2)).await;
+        status_when(&client, &through(name), is_ready(Version::NEWEST.0)).await;
     }
     // What the new version brought is used: the states are compared.
     status_when(&client, &Route::Any, |status| status.same_at > 0).await;
@@ -140,5 +142,5 @@ async fn replicas_are_replaced_one_by_one_by_a_newer_program() {
     replicas.spawn(&names[0], &[HOLD]);
     let failure = replicas.failure();
     assert!(failure.contains("was written by a newer version"), "{failure}");
-    assert!(failure.contains("its cluster has version 2, and this is 1"), "{failure}");
+    assert!(failure.contains("its cluster has version 3, and this is 1"), "{failure}");
 }

@@ -1,10 +1,38 @@
-//! Pure: which configuration a state is in, and who was a member before.
+//! Pure: which configuration a state is in, who was a member before, and who is to become one.
 //!
-//! Guarantees that a configuration follows only the one before it. Does not know why members
-//! change; `engine::configuring` says when.
+//! Guarantees that a configuration follows only the one before it, and that the id of a replica is
+//! given once. Does not know why members change; `engine::configuring` says when.
 
-use kvorum_protocol::status::{Configuration, ConfigurationId, Member};
+use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId};
 use serde::{Deserialize, Serialize};
+
+/// Replicas that left and are still known; of more, the oldest are forgotten. They are known to be
+/// told that they left, and whoever misses that finds out from nobody talking to it.
+const FORMER_MAX: usize = 16;
+
+/// Replicas that have an id and are no members yet; of more, the oldest are forgotten, and ask for
+/// another id.
+const JOINERS_MAX: usize = 16;
+
+/// A replica that has an id and is to become a member when it has the state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Joiner {
+    /// Who it is.
+    pub member: Member,
+    /// Drawn by it when it asked for an id, so that it gets the same one when it asks again.
+    pub nonce: u64,
+}
+
+/// What a replica is to a configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// A member: it votes.
+    Member,
+    /// It copies the state, and becomes a member then.
+    Joiner,
+    /// It was a member. Its id never votes again.
+    Retired,
+}
 
 /// The configuration that a state is in; part of the replicated state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -13,15 +41,33 @@ pub struct Chain {
     pub current: Configuration,
     /// The index after which it began: that of the stop sign of the one before.
     pub began: u64,
-    /// Everybody who was a member before and is none now. They may have to be told so.
+    /// Those who were members before and are none now. They may have to be told so.
     pub former: Vec<Member>,
+    /// Those who are to become members.
+    pub joiners: Vec<Joiner>,
+    /// The id that the next joiner gets.
+    pub next_replica: ReplicaId,
 }
 
 impl Chain {
     /// That of a new cluster.
     #[must_use]
     pub fn new(genesis: Configuration) -> Self {
-        Self { current: genesis, began: 0, former: Vec::new() }
+        let last = genesis.members.iter().map(|member| member.replica.0).max().unwrap_or(0);
+        let (former, joiners) = (Vec::new(), Vec::new());
+        let next_replica = ReplicaId(last + 1);
+        Self { current: genesis, began: 0, former, joiners, next_replica }
+    }
+
+    /// What a replica knows that was told its id and the members, and has no state yet.
+    #[must_use]
+    pub fn told(members: Configuration, replica: ReplicaId) -> Self {
+        let chain = Self::new(members);
+        match chain.current.name_of(replica) {
+            Some(_) => chain,
+            // Whoever got a later id may be a member before it.
+            None => Self { next_replica: replica, ..chain },
+        }
     }
 
     /// The configuration whose log has the entry at an index, and the last index that it can have.
@@ -34,23 +80,71 @@ impl Chain {
         }
     }
 
+    /// What a replica is. An id that was given later than this is that of a joiner, which does not
+    /// have the state yet.
+    #[must_use]
+    pub fn standing(&self, replica: ReplicaId) -> Standing {
+        let joins = replica >= self.next_replica
+            || self.joiners.iter().any(|joiner| joiner.member.replica == replica);
+        match self.current.name_of(replica) {
+            Some(_) => Standing::Member,
+            None if joins => Standing::Joiner,
+            None => Standing::Retired,
+        }
+    }
+
+    /// Everybody who may have to be talked to.
+    pub fn known(&self) -> impl Iterator<Item = &Member> {
+        let joiners = self.joiners.iter().map(|joiner| &joiner.member);
+        self.current.members.iter().chain(joiners).chain(&self.former)
+    }
+
+    /// The id that was given to whoever drew a nonce.
+    #[must_use]
+    pub fn id_of(&self, nonce: u64) -> Option<ReplicaId> {
+        let joiner = self.joiners.iter().find(|joiner| joiner.nonce == nonce);
+        joiner.map(|joiner| joiner.member.replica)
+    }
+
+    /// Somebody without an id wants to join. Of one name the last counts: who asked before under
+    /// it has lost what it had.
+    #[must_use]
+    pub fn join(mut self, name: &str, nonce: u64) -> Self {
+        if self.id_of(nonce).is_none() {
+            self.joiners.retain(|joiner| joiner.member.name != name);
+            let member = Member { replica: self.next_replica, name: name.to_owned() };
+            self.next_replica.0 += 1;
+            self.joiners.push(Joiner { member, nonce });
+            forget_oldest(&mut self.joiners, JOINERS_MAX);
+        }
+        self
+    }
+
     /// After a stop sign at an index; `None` when it does not follow this configuration: another
     /// one came first.
     #[must_use]
-    pub fn next(&self, next: &Configuration, at: u64) -> Option<Self> {
+    pub fn next(self, next: &Configuration, at: u64) -> Option<Self> {
         if next.id.0 != self.current.id.0 + 1 {
             return None;
         }
-        let known = self.former.iter().chain(&self.current.members);
-        let former = known.filter(|member| next.name_of(member.replica).is_none());
-        Some(Self { current: next.clone(), began: at, former: former.cloned().collect() })
+        let known = self.former.into_iter().chain(self.current.members);
+        // Whoever comes under a name replaces who had it before.
+        let is_gone = |member: &Member| next.members.iter().all(|other| other.name != member.name);
+        let mut former: Vec<_> = known.filter(is_gone).collect();
+        forget_oldest(&mut former, FORMER_MAX);
+        let mut joiners = self.joiners;
+        joiners.retain(|joiner| next.name_of(joiner.member.replica).is_none());
+        Some(Self { current: next.clone(), began: at, former, joiners, ..self })
     }
+}
+
+fn forget_oldest<T>(all: &mut Vec<T>, most: usize) {
+    all.drain(..all.len().saturating_sub(most));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvorum_protocol::status::ReplicaId;
 
     fn configuration(id: u32, members: &[u64]) -> Configuration {
         let member = |id: &u64| Member { replica: ReplicaId(*id), name: format!("kvorum-{id}") };
@@ -62,9 +156,48 @@ mod tests {
         let genesis = Chain::new(configuration(1, &[1, 2, 3]));
         let second = genesis.next(&configuration(2, &[2, 3]), 7).unwrap();
         assert_eq!((second.began, second.former.len()), (7, 1));
-        assert_eq!(second.next(&configuration(2, &[1, 2]), 8), None);
+        assert_eq!(second.clone().next(&configuration(2, &[1, 2]), 8), None);
         let third = second.next(&configuration(3, &[3, 4]), 9).unwrap();
         let former: Vec<_> = third.former.iter().map(|member| member.replica.0).collect();
         assert_eq!(former, [1, 2]);
+        assert_eq!(third.standing(ReplicaId(4)), Standing::Member);
+        assert_eq!(third.standing(ReplicaId(1)), Standing::Retired);
+        assert_eq!(third.standing(ReplicaId(9)), Standing::Joiner);
+        let told = Chain::told(configuration(7, &[1, 9]), ReplicaId(5));
+        assert_eq!(told.standing(ReplicaId(5)), Standing::Joiner, "though a later id is a member");
+        let told = Chain::told(configuration(1, &[1, 2]), ReplicaId(1));
+        assert_eq!((told.standing(ReplicaId(1)), told.next_replica.0), (Standing::Member, 3));
+    }
+
+    #[test]
+    fn an_id_is_given_once() {
+        let genesis = Chain::new(configuration(1, &[1, 2]));
+        let chain = genesis.join("kvorum-3", 70).join("kvorum-4", 71).join("kvorum-3", 70);
+        assert_eq!((chain.id_of(70), chain.id_of(71)), (Some(ReplicaId(3)), Some(ReplicaId(4))));
+        // It lost its disk before it became a member.
+        let chain = chain.join("kvorum-3", 72);
+        assert_eq!((chain.id_of(70), chain.id_of(72)), (None, Some(ReplicaId(5))));
+        assert_eq!(chain.standing(ReplicaId(5)), Standing::Joiner);
+        let mut next = configuration(2, &[1, 2, 5]);
+        next.members[2].name = "kvorum-3".to_owned();
+        let chain = chain.next(&next, 9).unwrap();
+        assert_eq!(chain.standing(ReplicaId(5)), Standing::Member);
+        assert_eq!(chain.standing(ReplicaId(4)), Standing::Joiner);
+        assert_eq!(chain.next_replica, ReplicaId(6));
+    }
+
+    #[test]
+    fn what_is_remembered_of_others_is_bounded() {
+        let mut chain = Chain::new(configuration(1, &[1, 2]));
+        for nonce in 0..100 {
+            chain = chain.join(&format!("other-{nonce}"), nonce);
+        }
+        assert_eq!(chain.joiners.len(), JOINERS_MAX);
+        assert_eq!(chain.id_of(99), Some(ReplicaId(102)));
+        for id in 2..102 {
+            let next = configuration(id, &[u64::from(id), u64::from(id) + 1]);
+            chain = chain.next(&next, u64::from(id)).unwrap();
+        }
+        assert_eq!(chain.former.len(), FORMER_MAX);
     }
 }

@@ -26,7 +26,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use kvorum_protocol::message::ServerFrame;
-use kvorum_protocol::status::{ReplicaId, Status};
+use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId, Status};
 use omnipaxos::messages::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -37,9 +37,10 @@ use crate::engine::{
     ClientKey, Engine, Input, Notice, Options, Output, PeerMessage, Rejection, Session,
 };
 use crate::gate::Gate;
+use crate::marker;
 use crate::metrics::Metrics;
-use crate::storage::Store;
 use crate::storage::durable::Durable;
+use crate::storage::{Identity, Store};
 use crate::transport::link::LinkHandle;
 pub use events::{ClientEvent, PeerEvent};
 use reader::{Job, Readers};
@@ -75,6 +76,10 @@ pub struct Shown {
     pub metrics: Arc<Metrics>,
     /// When the process began, for monotonic times.
     pub began: Instant,
+    /// The others that may have to be talked to.
+    pub known: watch::Sender<Vec<Member>>,
+    /// What the cluster's marker is to say.
+    pub marks: mpsc::Sender<marker::Solo>,
 }
 
 /// The loop and what it owns.
@@ -307,6 +312,9 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 self.readers.read(Job { asker, wanted, number });
             }
             Output::Scan { origin, scan } => self.readers.scan(origin, scan),
+            Output::Sync(written) => self.gate.wait_for(written),
+            Output::Mark { configuration } => self.mark(configuration),
+            Output::Known(known) => drop(self.shown.known.send_replace(known)),
             Output::Frame { client, mut frame } => {
                 self.stamp_frame(&mut frame);
                 if let Some(sink) = self.clients.get(&client) {
@@ -329,6 +337,13 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             }
             Output::Notice(notice) => self.notice(&notice),
         }
+    }
+
+    fn mark(&self, configuration: ConfigurationId) {
+        let Identity { replica, incarnation, nonce, .. } = *self.engine.store().identity();
+        // When one is under way already, the engine asks again.
+        let _ =
+            self.shown.marks.try_send(marker::Solo { configuration, replica, incarnation, nonce });
     }
 
     fn stamp_frame(&self, frame: &mut ServerFrame) {
@@ -370,6 +385,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 );
             }
             Notice::HandingOver { to } => info!(to, "hands leadership over"),
+            Notice::Configuring { id, members } => info!(id, members, "proposes other members"),
             Notice::Configured { configuration } => {
                 let members = configuration.members.iter().map(|member| member.name.as_str());
                 let members = members.collect::<Vec<_>>().join(",");
@@ -414,6 +430,9 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     /// The sync under way returned: what it covers may leave.
     fn synced(&mut self) {
         self.sync_began = None;
+        if let Some(written) = self.gate.take_synced() {
+            self.engine.step(Input::Synced(written));
+        }
         for (to, message) in self.gate.complete() {
             self.send(to, message);
         }

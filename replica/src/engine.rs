@@ -20,17 +20,22 @@ mod configuring;
 pub mod consensus;
 mod fetching;
 mod hand_over;
+mod joining;
+mod links;
 mod log_sync;
 pub mod message;
 mod outbox;
 pub mod peers;
+mod planning;
 mod proposals;
 mod reads;
 mod relays;
 mod requests;
 mod rules;
 mod sending;
+mod solo;
 mod status;
+mod stopping;
 mod subscriptions;
 
 use kvorum_protocol::message::Refusal;
@@ -41,18 +46,20 @@ use crate::entry::Entry;
 use crate::snapshot::Quarantine;
 use crate::storage::Store;
 use checking::Checking;
-use consensus::{Consensus, Gate, Handled};
+use consensus::{Consensus, Gate};
 use fetching::Fetching;
 use hand_over::HandOver;
-pub use message::{Asker, ClientKey, Input, Notice, Origin, Output, PeerMessage, Session};
+pub use message::{Asker, ClientKey, Input, Notice, Origin, Output, PeerMessage, Session, Written};
 use outbox::Outbox;
 use peers::Peers;
 pub use peers::{Introduction, Rejection};
+use planning::Planning;
 use proposals::Proposals;
-use reads::{Question, Read, Reads};
+use reads::Reads;
 use relays::Relays;
 pub use rules::{Options, Rules};
 use sending::Sending;
+use stopping::Stopping;
 use subscriptions::Subscriptions;
 
 /// Ticks after which a leader proposes a no-op because what it accepted stays undecided.
@@ -89,6 +96,17 @@ pub struct Engine<S: Store> {
     stops: bool,
     /// After which index the log of the configuration before begins, while it is still there.
     old_log: Option<u64>,
+    planning: Planning,
+    stopping: Stopping,
+    /// Who waits for the id that goes with a nonce.
+    joins: Vec<(Origin, u64)>,
+    /// The cluster does without this replica: it is retired, and something was decided since; or it
+    /// joins, and is not wanted.
+    may_go: bool,
+    /// When the marker was asked for last, if it was.
+    mark_asked: Option<u64>,
+    /// Why this replica may not decide alone.
+    mark_refused: Option<String>,
     /// Why the state must not be used, if it must not; as in the store.
     quarantine: Option<Quarantine>,
     /// The index of a state that took the place of one in quarantine, until the log is cut there.
@@ -135,6 +153,12 @@ impl<S: Store> Engine<S> {
             scans: 0,
             stops: false,
             old_log: (chain.began > 0).then_some(chain.began),
+            planning: Planning::default(),
+            stopping: Stopping::default(),
+            joins: Vec::new(),
+            may_go: false,
+            mark_asked: None,
+            mark_refused: None,
             quarantine: store.quarantine(),
             rebuilt_at: None,
             fetches: 0,
@@ -148,6 +172,7 @@ impl<S: Store> Engine<S> {
             configuration: chain.current,
             store,
         };
+        engine.outbox.tell_known();
         engine.gather();
         engine
     }
@@ -202,6 +227,11 @@ impl<S: Store> Engine<S> {
             Input::ClientGone { client } => self.subscriptions.client_gone(client),
             Input::Scanned { origin, page } => self.scanned(origin, page),
             Input::Configure { members } => self.configure(members),
+            Input::Scale(wanted) => self.want(wanted),
+            Input::WantsStop => self.wants_stop(),
+            Input::Learned { members } => self.learned(&members),
+            Input::Synced(written) => self.wrote(written),
+            Input::Marked { configuration, verdict } => self.marked(configuration, verdict),
             Input::Disowned { peer } => self.disowned(peer),
             Input::Read { asker, found } => self.found(asker, found),
             Input::Disk { free, reserve } => self.disk_changed(free, reserve),
@@ -221,6 +251,7 @@ impl<S: Store> Engine<S> {
         self.serve_reads();
         self.tell_subscribers(has_room);
         self.take_messages();
+        self.take_solo();
         self.tell_leader();
         std::mem::take(&mut self.outbox.outputs)
     }
@@ -232,11 +263,9 @@ impl<S: Store> Engine<S> {
 
     /// Starts to vote once every member was met.
     fn gather(&mut self) {
-        if self.consensus.is_some()
-            || self.disowned_by.is_some()
-            || !self.outbox.peers.have_all_met()
-            || !self.is_member()
-        {
+        // Later members have ids that no other disk ever had.
+        let has_met = self.began > 0 || self.outbox.peers.have_all_met();
+        if self.consensus.is_some() || self.disowned_by.is_some() || !has_met || !self.is_member() {
             return;
         }
         let log = self.store.log(self.configuration.id);
@@ -265,6 +294,9 @@ impl<S: Store> Engine<S> {
         self.advance_checking();
         self.advance_fetch();
         self.nudge();
+        self.hint();
+        self.advance_planning();
+        self.advance_stopping();
     }
 
     /// A leader whose tail stays undecided proposes a no-op: the last acknowledgement may have
@@ -280,107 +312,6 @@ impl<S: Store> Engine<S> {
                 consensus.propose(vec![Entry::Noop]);
             }
         }
-    }
-
-    fn peer_up(&mut self, peer: ReplicaId, session: Session) {
-        if let Some(old) = self.outbox.peers.session(peer) {
-            self.break_calls(peer, old);
-        }
-        self.outbox.peers.up(peer, session);
-        self.sending.forget(peer);
-        self.outbox.notice(Notice::Linked { peer: self.outbox.peers.name(peer).to_owned() });
-        if let Some(consensus) = &mut self.consensus {
-            consensus.reconnected(peer);
-        }
-    }
-
-    fn peer_down(&mut self, peer: ReplicaId, session: Session) {
-        if !self.outbox.peers.down(peer, session) {
-            return;
-        }
-        self.outbox.notice(Notice::LinkLost { peer: self.outbox.peers.name(peer).to_owned() });
-        self.break_calls(peer, session);
-        if self.leader().is_some_and(|(leader, _)| leader == peer) {
-            self.hurry_until = self.now + HURRY_TICKS;
-            // Whoever was promised may never come back. In recovery this replica asks every peer
-            // to be prepared; left alone, it would go on promising the one that is gone.
-            if let Some(consensus) = &mut self.consensus {
-                consensus.reconnected(peer);
-            }
-        }
-    }
-
-    fn peer_message(&mut self, peer: ReplicaId, session: Session, message: PeerMessage) {
-        // A frame of a replaced session could make the library forget what it accepted.
-        if self.rules.tells_sessions && self.outbox.peers.session(peer) != Some(session) {
-            self.outbox.notice(Notice::Dropped { what: "a frame of an old session" });
-            return;
-        }
-        match message {
-            PeerMessage::Paxos { configuration, message } => {
-                if configuration != self.configuration.id {
-                    return self.other_configuration(peer, configuration);
-                }
-                let Some(consensus) = &mut self.consensus else { return };
-                match consensus.handle(peer, message, self.store.applied()) {
-                    Handled::Taken => {}
-                    Handled::Behind { index } => self.is_behind(peer, index),
-                    Handled::Outrun { ballot } => {
-                        let message = PeerMessage::Yield { configuration, ballot };
-                        self.outbox.push(Output::Gated { to: peer, message, durable: false });
-                    }
-                    Handled::Forged => {
-                        let what = "a consensus message that must not be";
-                        self.outbox.notice(Notice::Dropped { what });
-                    }
-                }
-            }
-            PeerMessage::Probe { configuration, ballot, round } => {
-                self.probe(peer, configuration, ballot, round);
-            }
-            PeerMessage::ProbeAnswer { configuration, ballot, round } => {
-                let Some(consensus) = &self.consensus else { return };
-                if configuration == self.configuration.id {
-                    let (promise, quorum) = (consensus.promise(), self.configuration.quorum());
-                    let round = if self.rules.tells_rounds { round } else { self.reads.round() };
-                    self.reads.confirm(peer, Question { round, ballot }, promise, quorum);
-                }
-            }
-            PeerMessage::Relay { call, request } => self.relayed(peer, session, call, request),
-            PeerMessage::RelayAnswer { call, answer } => self.relay_answered(peer, call, answer),
-            PeerMessage::ReadIndex { call } => {
-                let read = Read::new(Origin::Peer { peer, session, call }, None, self.now);
-                self.read_at_leader(read);
-            }
-            PeerMessage::ReadIndexAnswer { call, index } => self.index_told(peer, call, index),
-            PeerMessage::Lead { configuration, ballot } => {
-                self.asked_to_lead(configuration, ballot, true);
-            }
-            PeerMessage::Yield { configuration, ballot } => {
-                self.asked_to_lead(configuration, ballot, false);
-            }
-            PeerMessage::Fetch { call, wanted } => {
-                self.fetch(Origin::Peer { peer, session, call }, wanted);
-            }
-            PeerMessage::Found { call, found } => self.fetched(peer, call, found),
-            PeerMessage::HasState { index } => self.sending.has_state(peer, index),
-            PeerMessage::Over { configuration, index } => self.over(peer, configuration, index),
-            PeerMessage::Checksum { index, digest } => self.checksum_told(peer, index, digest),
-            PeerMessage::Differs { index, sound } => self.differs(index, sound),
-        }
-    }
-
-    fn disowned(&mut self, peer: ReplicaId) {
-        if !self.outbox.peers.knows(peer) {
-            return;
-        }
-        let by = self.outbox.peers.name(peer).to_owned();
-        if self.disowned_by.is_none() {
-            self.outbox.notice(Notice::Disowned { by: by.clone() });
-        }
-        self.disowned_by = Some(by);
-        self.consensus = None;
-        self.deposed();
     }
 
     fn disk_changed(&mut self, free: u64, reserve: u64) {
@@ -411,7 +342,10 @@ impl<S: Store> Engine<S> {
             let (ballot, accepted) = (ballot.n, consensus.accepted());
             self.outbox.notice(Notice::Leading { ballot, accepted });
             self.hurry_until = 0;
+            self.stopping.leads(self.now);
             // Gets what was found in the log decided.
+            // An earlier leader's change may still be decided.
+            self.stops = consensus.has_undecided_seal();
             let higher = self.outbox.peers.higher_than(self.store.version());
             consensus.propose(vec![higher.map_or(Entry::Noop, Entry::Version)]);
         }
@@ -423,6 +357,7 @@ impl<S: Store> Engine<S> {
         self.proposals.abandon(&mut |origin, answer| self.outbox.answer(origin, answer));
         let refusal = Refusal::NotLeader { leader: None };
         self.outbox.refuse_reads(&self.reads.abandon(), &refusal);
+        self.abandon_joins();
     }
 
     fn propose(&mut self) {

@@ -25,6 +25,13 @@ pub enum Entry {
     Version(Version),
     /// Each replica computes a checksum of its state as of this entry.
     Checksum,
+    /// Somebody without an id is to become a member: it gets an id, and copies the state.
+    Join {
+        /// Its name.
+        name: String,
+        /// Drawn by it, so that it gets the same id when it asks again.
+        nonce: u64,
+    },
     /// Never in a log and never sent: stands, in a message that the library has just made, for
     /// entries that are too many for it, or compacted, up to where the log then ended. The engine
     /// replaces it. (The last variant, for it has no number.)
@@ -57,6 +64,7 @@ impl Entry {
             Self::StopSign(_) => EntryKind::StopSign,
             Self::Version(_) => EntryKind::Version,
             Self::Checksum => EntryKind::Checksum,
+            Self::Join { .. } => EntryKind::Join,
         }
     }
 
@@ -68,6 +76,7 @@ impl Entry {
                 Version::FIRST
             }
             Self::Version(_) | Self::Checksum => Version::CHECKSUMS,
+            Self::Join { .. } => Version::JOINERS,
         }
     }
 
@@ -80,6 +89,7 @@ impl Entry {
                 Self::Noop | Self::Elsewhere { .. } | Self::Version(_) | Self::Checksum => 0,
                 Self::Command(command) => command.operation.bytes(),
                 Self::StopSign(next) => next.members.len() * OVERHEAD,
+                Self::Join { name, .. } => name.len(),
             }
     }
 }
@@ -135,6 +145,7 @@ mod tests {
         assert_eq!(bytes(&Entry::StopSign(next)), "02020105016e");
         assert_eq!(bytes(&Entry::Version(Version(2))), "0302");
         assert_eq!(bytes(&Entry::Checksum), "04");
+        assert_eq!(bytes(&Entry::Join { name: "n".to_owned(), nonce: 6 }), "05016e06");
         let message = hex(postcard::to_stdvec(&message).expect("messages serialize"));
         assert_eq!(message, "04010200030102090100");
     }

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use kvorum_protocol::status::ReplicaId;
 
-use crate::engine::PeerMessage;
+use crate::engine::{PeerMessage, Written};
 
 /// Bytes of held messages beyond which the driver takes no further input until a sync returns.
 const BYTES_MAX: usize = 128 << 20;
@@ -29,6 +29,10 @@ pub struct Gate {
     bytes: usize,
     /// How many of the held messages the sync under way covers.
     covered: Option<usize>,
+    /// What a configuration of one has written since the last sync began.
+    written: Option<Written>,
+    /// What it had written when the sync under way began.
+    syncing: Option<Written>,
 }
 
 impl Gate {
@@ -48,13 +52,26 @@ impl Gate {
         None
     }
 
+    /// A configuration of one wants to know when this is synced.
+    pub fn wait_for(&mut self, written: Written) {
+        self.written = self.written.max(Some(written));
+    }
+
     /// Begins a sync if one is due and none is under way.
     pub fn begin(&mut self) -> bool {
-        let is_due = self.covered.is_none() && self.held.iter().any(|held| held.durable);
+        let waits = self.written.is_some() || self.held.iter().any(|held| held.durable);
+        let is_due = self.covered.is_none() && waits;
         if is_due {
             self.covered = Some(self.held.len());
+            self.syncing = self.written.take();
         }
         is_due
+    }
+
+    /// What was waited for and is synced, if there was anything. To be called before
+    /// [`complete`](Self::complete).
+    pub fn take_synced(&mut self) -> Option<Written> {
+        self.syncing.take()
     }
 
     /// The sync under way returned: takes what may leave.
@@ -93,6 +110,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvorum_protocol::status::ConfigurationId;
 
     const A: ReplicaId = ReplicaId(1);
     const B: ReplicaId = ReplicaId(2);
@@ -132,6 +150,22 @@ mod tests {
         assert!(gate.begin());
         assert!(gate.push(A, message(5), false).is_none());
         assert_eq!(calls(gate.complete()), [2, 3, 5]);
+        assert!(!gate.begin());
+    }
+
+    #[test]
+    fn a_configuration_of_one_waits_for_a_sync_that_began_after_it_wrote() {
+        let written = |index| Written { configuration: ConfigurationId(1), index };
+        let mut gate = Gate::default();
+        gate.wait_for(written(1));
+        assert!(gate.begin());
+        gate.wait_for(written(2));
+        gate.wait_for(written(3));
+        assert_eq!(gate.take_synced(), Some(written(1)));
+        assert!(gate.complete().is_empty());
+        assert!(gate.begin());
+        assert_eq!(gate.take_synced(), Some(written(3)));
+        gate.complete();
         assert!(!gate.begin());
     }
 

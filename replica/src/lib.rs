@@ -22,6 +22,11 @@
 //! | [`entry`] | what the log holds | yes |
 //! | [`snapshot`] | the state as it travels | yes |
 //! | [`chain`] | which configuration a state is in | yes |
+//! | [`planner`] | which replicas should be members | yes |
+//! | [`marker`] | who began the cluster, and who may decide alone | yes |
+//! | `opening`, `room` | what a replica starts from, and whether its disk has room | |
+//! | [`birth`] | how a replica comes by its identity | |
+//! | [`orchestrator`] | who says how many replicas are wanted | |
 //! | [`version`] | what programs must have in common | yes |
 //! | [`storage`] | the disk, and one in memory | |
 //! | [`transport`] | links to peers | |
@@ -34,6 +39,7 @@
 //! through its inboxes.
 
 pub mod addresses;
+pub mod birth;
 pub mod chain;
 pub mod clients;
 pub mod driver;
@@ -41,9 +47,14 @@ pub mod engine;
 pub mod entry;
 pub mod gate;
 pub mod http;
+pub mod marker;
 pub mod metrics;
+mod opening;
+pub mod orchestrator;
+pub mod planner;
 pub mod process;
 pub mod replica;
+mod room;
 pub mod settings;
 pub mod snapshot;
 pub mod state_machine;

@@ -42,20 +42,37 @@ async fn run_until_told(settings: &Settings) -> ExitCode {
         std::process::abort();
     });
     tokio::pin!(stopped);
-    let replica = tokio::select! {
-        code = &mut stopped => return code,
-        started = Replica::start(settings, on_fatal) => match started {
-            Ok(replica) => replica,
-            Err(error) => {
-                eprintln!("kvorum-replica: {error}");
-                return ExitCode::FAILURE;
+    let mut another = None;
+    let (replica, code) = loop {
+        let on_fatal = on_fatal.clone();
+        let replica = tokio::select! {
+            code = &mut stopped => return code,
+            started = Replica::start(settings, another.take(), on_fatal) => match started {
+                Ok(replica) => replica,
+                Err(error) => {
+                    eprintln!("kvorum-replica: {error}");
+                    return ExitCode::FAILURE;
+                }
+            },
+        };
+        tokio::select! {
+            code = &mut stopped => break (replica, code),
+            newborn = replica.retired(settings) => {
+                another = Some(newborn);
+                replica.stop(false).await;
             }
-        },
+        }
     };
-    let code = stopped.await;
     info!("stopping");
     // Whoever started this replica is gone, and takes the others with it.
     let is_orphan = code == ExitCode::SUCCESS;
+    if !is_orphan {
+        let again = stop_signal(false);
+        tokio::select! {
+            () = replica.leave() => {}
+            _ = again => info!("told again: ends now"),
+        }
+    }
     replica.stop(!is_orphan).await;
     code
 }

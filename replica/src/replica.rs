@@ -11,27 +11,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::message::{Admin, Request};
-use kvorum_protocol::status::{Configuration, ReplicaId, Status};
+use kvorum_protocol::status::{ReplicaId, Role, Status};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::addresses::{Addresses, FILE_NAME};
+use crate::birth::{self, Birth};
 use crate::clients::{CONNECTIONS_MAX, Clients};
 use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, PEERS_INBOX, Shown};
 use crate::engine::{ClientKey, Input, Options};
 use crate::http::{self, Health};
 use crate::metrics::Metrics;
-use crate::settings::{Settings, SettingsError, StorageKind};
+use crate::opening::{self, Disk};
+use crate::orchestrator::{self, Folder, Keeper};
+use crate::room::watch_disk;
+use crate::settings::{Settings, SettingsError};
 use crate::storage::database::OnFatal;
-use crate::storage::memory::Memory;
-use crate::storage::segments::LogLimits;
+use crate::storage::open::Newborn;
 use crate::storage::{Database, OpenError, Store, lock};
 use crate::transport::Transport;
 
-/// Time between two looks at how much room the disk has.
-const DISK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two looks whether a retired replica is wanted again.
+const WANTED_INTERVAL: Duration = Duration::from_millis(100);
+/// Time between two looks whether a replica that leaves may go.
+const LEAVE_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a stopping leader tries to hand leadership over.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 /// Descriptors kept for everything but clients: table files, peers, probes, logs.
@@ -72,12 +78,19 @@ pub struct Replica {
     status: watch::Receiver<Option<Arc<Status>>>,
     driver: Option<std::thread::JoinHandle<()>>,
     database: Option<Database>,
+    /// Everything that runs beside the driver; ends with this.
+    tasks: JoinSet<()>,
+    /// Who says how many replicas are wanted, if somebody does.
+    folder: Option<Folder>,
+    /// How long it may wait until the cluster goes on without it.
+    leave_patience: Duration,
     /// Where it listens.
     pub addresses: Addresses,
     /// Where that is written.
     file: PathBuf,
     /// Held until everything else is closed.
-    _lock: File,
+    #[expect(dead_code, reason = "it is only held")]
+    lock: File,
 }
 
 /// The three listening sockets.
@@ -88,11 +101,15 @@ struct Ports {
 }
 
 impl Replica {
-    /// Starts a replica. Waits first, while it answers probes, for a disk that has room.
-    pub async fn start(settings: &Settings, on_fatal: OnFatal) -> Result<Self, StartError> {
+    /// Starts a replica. Waits first, while it answers probes, for a disk that has room, and for an
+    /// identity if it has none. With `another`, a retired volume goes on under that id.
+    pub async fn start(
+        settings: &Settings,
+        another: Option<Newborn>,
+        on_fatal: OnFatal,
+    ) -> Result<Self, StartError> {
         let began = Instant::now();
-        let peers = settings.validate()?;
-        let is_memory = settings.storage == StorageKind::Memory;
+        let book = settings.validate()?;
         let connections_max = raise_descriptor_limit();
         fs::create_dir_all(&settings.data).map_err(|error| unusable(&settings.data, &error))?;
         let lock = lock::take(&settings.data)?;
@@ -103,61 +120,115 @@ impl Replica {
         let metrics = Arc::new(Metrics::default());
         let health =
             Health { status: status.clone(), metrics: Arc::clone(&metrics), began, waiting_for };
-        tokio::spawn(http::serve(ports.http, health));
-        if !is_memory {
-            wait_for_room(settings, &waiting_shown).await?;
-        }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(http::serve(ports.http, health));
+        let folder = settings.follow.as_deref().map(Folder::new);
+        let opened =
+            opening::open(settings, folder.as_ref(), another, &waiting_shown, on_fatal).await?;
 
-        let (to_driver, from_peers) = mpsc::channel(PEERS_INBOX);
+        let (to_driver, peers) = mpsc::channel(PEERS_INBOX);
         let (clients, from_clients) = mpsc::channel(CLIENTS_INBOX);
-        let inboxes = Inboxes { peers: from_peers, clients: from_clients };
-        let shown = Shown { status: status_shown, metrics: Arc::clone(&metrics), began };
-        let options = settings.options();
-        let (owner, nonce) = (settings.owner(), rand::random());
-        let (me, configuration, driver, database) = if is_memory {
-            let memory = Memory::new(owner.newborn(nonce), owner.configuration());
-            let (me, configuration) = introduce(&memory);
-            (me, configuration, spawn_driver(memory, options, inboxes, shown), None)
-        } else {
-            let limits = LogLimits::keeping(settings.log_keep);
-            let database = Database::open(&settings.data, &owner, nonce, limits, on_fatal)?;
-            let (me, configuration) = introduce(&database);
-            let driver = spawn_driver(database.clone(), options, inboxes, shown);
-            (me, configuration, driver, Some(database))
+        let (known_shown, known) = watch::channel(Vec::new());
+        let (marks, marks_wanted) = mpsc::channel(1);
+        let shown = Shown {
+            status: status_shown,
+            metrics: Arc::clone(&metrics),
+            began,
+            known: known_shown,
+            marks,
         };
+        let inboxes = Inboxes { peers, clients: from_clients };
+        let (me, driver, database) = spawn(opened.disk, settings.options(), inboxes, shown);
+        let contacts = Input::Learned { members: opened.contacts };
+        let _ = clients.send(ClientEvent::Input { input: contacts, permit: None }).await;
 
-        let file = settings.data.join(FILE_NAME);
-        addresses
-            .write(&file)
-            .map_err(|error| StartError::Addresses { file: file.display().to_string(), error })?;
-        let transport = Transport::new(me, to_driver);
-        for member in &configuration.members {
-            if let Some(address) = peers.get(&member.name) {
-                let dial =
-                    transport.clone().dial(member.replica, member.name.clone(), address.clone());
-                tokio::spawn(dial);
+        let file = tell_addresses(settings, &addresses)?;
+        let transport = Transport::new(me, to_driver.clone());
+        tasks.spawn(transport.clone().dial_known(known, book));
+        tasks.spawn(transport.listen(ports.peers));
+        if let Some(folder) = folder.clone() {
+            tasks.spawn(orchestrator::watch(folder.clone(), clients.clone()));
+            let (cluster, clients) = (settings.cluster, clients.clone());
+            let keeper = Keeper { folder, cluster, driver: to_driver, clients };
+            tasks.spawn(keeper.keep(marks_wanted));
+        }
+        let (name, cluster) = (settings.name.clone(), settings.cluster);
+        let serving = Clients::new(name, cluster, clients.clone(), status.clone(), metrics);
+        tasks.spawn(serving.listen(ports.clients, connections_max));
+        if database.is_some() {
+            tasks.spawn(watch_disk(settings.clone(), clients.clone()));
+        }
+        Ok(Self {
+            clients,
+            status,
+            driver: Some(driver),
+            database,
+            tasks,
+            folder,
+            leave_patience: Duration::from_secs(settings.leave_seconds),
+            addresses,
+            file,
+            lock,
+        })
+    }
+
+    /// Waits until this replica is retired and wanted again, and has got another id: it then has to
+    /// start anew. Until then it runs: some may learn only from it that their configuration is
+    /// over.
+    pub async fn retired(&self, settings: &Settings) -> Newborn {
+        let Some(folder) = &self.folder else { return std::future::pending().await };
+        let (waiting, _) = watch::channel(String::new());
+        let Settings { data, name, cluster, .. } = settings;
+        let birth = Birth { folder, data, name, cluster: *cluster, waiting: &waiting };
+        let mut status = self.status.clone();
+        loop {
+            let is_retired = |status: &Option<Arc<Status>>| {
+                status.as_ref().is_some_and(|status| status.role == Role::Retired)
+            };
+            if status.wait_for(is_retired).await.is_err() {
+                return std::future::pending().await;
             }
+            match birth.another_id().await {
+                Ok(Some(another)) => return another,
+                Ok(None) => {}
+                Err(error) => error!(%error, "cannot ask for another id"),
+            }
+            sleep(WANTED_INTERVAL).await;
         }
-        tokio::spawn(transport.listen(ports.peers));
-        let serving = Clients::new(
-            settings.name.clone(),
-            settings.cluster,
-            clients.clone(),
-            status.clone(),
-            metrics,
-        );
-        tokio::spawn(serving.listen(ports.clients, connections_max));
-        if !is_memory {
-            tokio::spawn(watch_disk(settings.clone(), clients.clone()));
+    }
+
+    /// This process was told to end: waits until the cluster does without it, for a while. One that
+    /// is not wanted any more serves until the others go on without it; another one, which will be
+    /// started again, hands leadership over and waits for leave.
+    pub async fn leave(&self) {
+        let Some(folder) = &self.folder else { return };
+        let began = Instant::now();
+        let mut told = None;
+        loop {
+            let is_wanted = birth::is_wanted(folder, &self.addresses.name).await != Some(false);
+            let status = self.status.borrow().clone();
+            let may_go = status.is_none_or(|status| {
+                status.role == Role::Outside
+                    || (status.membership.may_go && (told == Some(true) || !is_wanted))
+            });
+            if may_go {
+                return;
+            }
+            if began.elapsed() > self.leave_patience {
+                return warn!(
+                    "the cluster does not do without this replica, which ends all the same"
+                );
+            }
+            if told != Some(is_wanted) {
+                info!(is_wanted, "ends when the cluster does without it");
+                told = Some(is_wanted);
+            }
+            if is_wanted {
+                let input = Input::WantsStop;
+                let _ = self.clients.send(ClientEvent::Input { input, permit: None }).await;
+            }
+            sleep(LEAVE_INTERVAL).await;
         }
-        info!(
-            name = addresses.name,
-            peers = addresses.peers,
-            clients = addresses.clients,
-            http = addresses.http,
-            "listening"
-        );
-        Ok(Self { clients, status, driver: Some(driver), database, addresses, _lock: lock, file })
     }
 
     /// Ends with everything on disk; before that, hands leadership over if this replica leads and
@@ -180,6 +251,7 @@ impl Replica {
             }
         };
         let _ = tokio::task::spawn_blocking(end).await;
+        self.tasks.shutdown().await;
         // Nobody should dial where nobody listens.
         let _ = fs::remove_file(&self.file);
         info!("stopped");
@@ -207,11 +279,11 @@ impl Replica {
     }
 }
 
-fn unusable(folder: &Path, error: &dyn std::fmt::Display) -> OpenError {
+pub(crate) fn unusable(folder: &Path, error: &dyn std::fmt::Display) -> OpenError {
     OpenError::Unusable { folder: folder.to_owned(), reason: error.to_string() }
 }
 
-fn introduce<S: Store>(store: &S) -> (ReplicaId, Configuration) {
+fn introduce<S: Store>(store: &S) -> ReplicaId {
     let me = store.identity();
     info!(
         cluster = %me.cluster,
@@ -220,7 +292,40 @@ fn introduce<S: Store>(store: &S) -> (ReplicaId, Configuration) {
         applied = store.applied(),
         "recovered"
     );
-    (me.replica, store.chain().current)
+    me.replica
+}
+
+/// Writes where the replica listens; the file.
+fn tell_addresses(settings: &Settings, addresses: &Addresses) -> Result<PathBuf, StartError> {
+    let file = settings.data.join(FILE_NAME);
+    let failed = |error| StartError::Addresses { file: file.display().to_string(), error };
+    addresses.write(&file).map_err(failed)?;
+    info!(
+        name = addresses.name,
+        peers = addresses.peers,
+        clients = addresses.clients,
+        http = addresses.http,
+        "listening"
+    );
+    Ok(file)
+}
+
+/// Starts the driver on a disk: who the replica is, the driver's thread, and what is to be closed.
+fn spawn(
+    disk: Disk,
+    options: Options,
+    inboxes: Inboxes,
+    shown: Shown,
+) -> (ReplicaId, std::thread::JoinHandle<()>, Option<Database>) {
+    match disk {
+        Disk::Memory(memory) => {
+            (introduce(&memory), spawn_driver(memory, options, inboxes, shown), None)
+        }
+        Disk::Database(database) => {
+            let driver = spawn_driver(database.clone(), options, inboxes, shown);
+            (introduce(&database), driver, Some(database))
+        }
+    }
 }
 
 fn spawn_driver<S: Store + Clone + Send + 'static>(
@@ -268,52 +373,4 @@ fn raise_descriptor_limit() -> usize {
     let Some(most) = getrlimit(Resource::Nofile).current else { return CONNECTIONS_MAX };
     let left = most.saturating_sub(DESCRIPTORS_KEPT).max(most / 4);
     usize::try_from(left).unwrap_or(usize::MAX).min(CONNECTIONS_MAX)
-}
-
-/// Bytes free for this process on the disk of a folder.
-fn free_bytes(folder: &Path) -> io::Result<u64> {
-    let disk = rustix::fs::statvfs(folder)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-/// A replica that opened a full disk could not even say that it is full.
-async fn wait_for_room(
-    settings: &Settings,
-    waiting: &watch::Sender<String>,
-) -> Result<(), OpenError> {
-    let mut told = false;
-    loop {
-        let free = free_bytes(&settings.data).map_err(|error| unusable(&settings.data, &error))?;
-        if free >= settings.disk_reserve {
-            waiting.send_replace("starting".to_owned());
-            return Ok(());
-        }
-        let why = format!(
-            "the disk of {} is full: {free} bytes are free, and {} are kept in reserve; make room, \
-             and this replica starts by itself",
-            settings.data.display(),
-            settings.disk_reserve
-        );
-        if !told {
-            error!("{why}");
-            told = true;
-        }
-        waiting.send_replace(why);
-        sleep(DISK_INTERVAL).await;
-    }
-}
-
-async fn watch_disk(settings: Settings, driver: mpsc::Sender<ClientEvent>) {
-    let reserve = settings.disk_reserve;
-    loop {
-        let folder = settings.data.clone();
-        let looked = tokio::task::spawn_blocking(move || free_bytes(&folder)).await;
-        if let Ok(Ok(free)) = looked {
-            let input = Input::Disk { free, reserve };
-            if driver.send(ClientEvent::Input { input, permit: None }).await.is_err() {
-                return;
-            }
-        }
-        sleep(DISK_INTERVAL).await;
-    }
 }

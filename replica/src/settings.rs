@@ -13,8 +13,9 @@ use kvorum_protocol::status::ClusterId;
 
 use crate::driver::TICK;
 use crate::engine::Options;
-use crate::storage::open::Owner;
-use crate::transport::PeerAddress;
+use crate::planner::ordinal;
+use crate::storage::open::{Newborn, Owner};
+use crate::transport::AddressBook;
 use crate::version::Version;
 
 /// Longest name of a replica, in bytes: what a host name may have.
@@ -46,15 +47,30 @@ pub enum LogFormat {
 /// What a replica is started with. Each has a flag and an environment variable.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// This replica's name, one of --members
+    /// This replica's name, such as kvorum-0
     #[arg(long, env = "KVORUM_NAME")]
     pub name: String,
     /// The cluster's id: 32 hexadecimal digits, the same for all members
     #[arg(long, env = "KVORUM_CLUSTER", value_name = "ID")]
     pub cluster: ClusterId,
-    /// The members of a new cluster, in the same order for each; a started cluster ignores it
-    #[arg(long, env = "KVORUM_MEMBERS", value_delimiter = ',', value_name = "NAME,…")]
+    /// The members of a new cluster, in the same order for each; they stay the same
+    #[arg(
+        long,
+        env = "KVORUM_MEMBERS",
+        value_delimiter = ',',
+        value_name = "NAME,…",
+        required_unless_present = "follow"
+    )]
     pub members: Vec<String>,
+    /// Let the members follow the number of replicas in DIR/statefulset.json, instead of --members;
+    /// the others are found by DIR/NAME/addresses.json
+    #[arg(
+        long,
+        env = "KVORUM_FOLLOW",
+        value_name = "DIR",
+        conflicts_with_all = ["members", "peers", "peers_from"]
+    )]
+    pub follow: Option<PathBuf>,
     /// Where the other members listen for peers
     #[arg(
         long,
@@ -127,6 +143,10 @@ pub struct Settings {
     /// How the log looks
     #[arg(long, env = "KVORUM_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
+    /// How long a replica that is told to stop, and is not wanted any more, may wait until the
+    /// cluster goes on without it
+    #[arg(long, env = "KVORUM_LEAVE_SECONDS", default_value = "280", value_name = "N")]
+    pub leave_seconds: u64,
     /// End when standard input does, so that no replica outlives what started it
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
@@ -141,6 +161,9 @@ pub enum SettingsError {
          hyphens"
     )]
     Name(String),
+    /// A name without an ordinal.
+    #[error("--name is '{0}'; with --follow it has to end in an ordinal, as in kvorum-0")]
+    NoOrdinal(String),
     /// The wrong number of members.
     #[error("--members has {0} names; a cluster has 2 to {MEMBERS_MAX} members")]
     MemberCount(usize),
@@ -167,12 +190,18 @@ pub enum SettingsError {
 
 impl Settings {
     /// Checks what can be checked without looking at the machine, and finds the peers' addresses.
-    pub fn validate(&self) -> Result<BTreeMap<String, PeerAddress>, SettingsError> {
+    pub fn validate(&self) -> Result<AddressBook, SettingsError> {
         for name in self.members.iter().chain([&self.name]) {
             let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
             if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_allowed) {
                 return Err(SettingsError::Name(name.clone()));
             }
+        }
+        if let Some(folder) = &self.follow {
+            return match ordinal(&self.name) {
+                Some(_) => Ok(AddressBook::Folder(folder.clone())),
+                None => Err(SettingsError::NoOrdinal(self.name.clone())),
+            };
         }
         if !(2..=MEMBERS_MAX).contains(&self.members.len()) {
             return Err(SettingsError::MemberCount(self.members.len()));
@@ -189,11 +218,10 @@ impl Settings {
         self.addresses()
     }
 
-    fn addresses(&self) -> Result<BTreeMap<String, PeerAddress>, SettingsError> {
-        let others = || self.members.iter().filter(|name| **name != self.name);
+    fn addresses(&self) -> Result<AddressBook, SettingsError> {
+        let mut others = self.members.iter().filter(|name| **name != self.name);
         if let Some(folder) = &self.peers_from {
-            let file = |name: &String| folder.join(name).join(crate::addresses::FILE_NAME);
-            return Ok(others().map(|n| (n.clone(), PeerAddress::File(file(n)))).collect());
+            return Ok(AddressBook::Folder(folder.clone()));
         }
         let mut addresses = BTreeMap::new();
         for peer in &self.peers {
@@ -206,12 +234,12 @@ impl Settings {
                 return Err(SettingsError::Address(peer.clone()));
             };
             if name != self.name {
-                addresses.insert(name.to_owned(), PeerAddress::Host(address.to_owned()));
+                addresses.insert(name.to_owned(), address.to_owned());
             }
         }
-        match others().find(|name| !addresses.contains_key(*name)) {
+        match others.find(|name| !addresses.contains_key(*name)) {
             Some(name) => Err(SettingsError::NoAddress(name.clone())),
-            None => Ok(addresses),
+            None => Ok(AddressBook::Hosts(addresses)),
         }
     }
 
@@ -233,8 +261,8 @@ impl Settings {
         Owner {
             cluster: self.cluster,
             name: self.name.clone(),
-            genesis: self.members.clone(),
             newest: self.hold_version,
+            newborn: (!self.members.is_empty()).then(|| Newborn::given(&self.name, &self.members)),
         }
     }
 }
@@ -282,9 +310,11 @@ mod tests {
     #[test]
     fn what_cannot_be_started_with_is_said_in_a_sentence() {
         let cases = [
-            ("--name a --members a,b --peers b=h:1", Ok(1)),
-            ("--name a --members a,b --peers-from dir", Ok(1)),
-            ("--name a --members a,b --peers a=h:1,b=h:2", Ok(1)),
+            ("--name a --members a,b --peers b=h:1", Ok(())),
+            ("--name a --members a,b --peers-from dir", Ok(())),
+            ("--name a --members a,b --peers a=h:1,b=h:2", Ok(())),
+            ("--name a-0 --follow dir", Ok(())),
+            ("--name a --follow dir", Err("has to end in an ordinal")),
             ("--name A --members a,b --peers b=h:1", Err("'A' is no name")),
             ("--name a --members a --peers-from dir", Err("has 1 names")),
             ("--name a --members a,b,b --peers-from dir", Err("names 'b' twice")),
@@ -295,7 +325,7 @@ mod tests {
         ];
         for (arguments, expected) in cases {
             match (settings(arguments).validate(), expected) {
-                (Ok(peers), Ok(count)) => assert_eq!(peers.len(), count, "{arguments}"),
+                (Ok(_), Ok(())) => {}
                 (Err(error), Err(part)) => {
                     assert!(error.to_string().contains(part), "{arguments}: {error}");
                 }

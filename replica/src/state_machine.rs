@@ -98,7 +98,7 @@ pub struct Changes {
     pub void: Vec<u64>,
     /// The cluster's version from now on, if it changes.
     pub version: Option<Version>,
-    /// The configuration from the next index on, if it changes.
+    /// The chain from the next index on, if it changes.
     pub chain: Option<Chain>,
     /// The last index applied.
     pub applied: u64,
@@ -151,8 +151,13 @@ pub fn apply<T: Table>(
         let outcome = match entry {
             Entry::Noop | Entry::Checksum => None,
             Entry::StopSign(next) => {
-                let sealed = run.table.chain().next(next, index);
-                run.changes.chain = run.changes.chain.or(sealed);
+                if let Some(chain) = run.chain().next(next, index) {
+                    run.changes.chain = Some(chain);
+                }
+                None
+            }
+            Entry::Join { name, nonce } => {
+                run.changes.chain = Some(run.chain().join(name, *nonce));
                 None
             }
             Entry::Version(version) => {
@@ -179,6 +184,11 @@ struct Run<'a, T> {
 }
 
 impl<T: Table> Run<'_, T> {
+    /// The chain as it is now.
+    fn chain(&self) -> Chain {
+        self.changes.chain.clone().unwrap_or_else(|| self.table.chain())
+    }
+
     /// Forgets the lane that was last used so long ago that whatever it repeats has expired.
     fn evict(&mut self, index: u64) {
         let Some(last_use) = index.checked_sub(self.memory.forgets_after) else { return };

@@ -34,6 +34,8 @@ use crate::version::Version;
 
 pub use database::Database;
 use durable::Durable;
+/// A ballot as a log has it.
+pub use omnipaxos::ballot_leader_election::Ballot;
 pub use open::OpenError;
 use segments::LogLimits;
 

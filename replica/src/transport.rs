@@ -9,7 +9,7 @@
 pub mod link;
 mod meeting;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,9 +17,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use kvorum_protocol::status::ReplicaId;
+use kvorum_protocol::status::{Member, ReplicaId};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -42,23 +43,29 @@ const DIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Pause after a failed accept: descriptors may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Where a peer listens.
+/// Where the peers listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerAddress {
-    /// `host:port`; looked up at each dial.
-    Host(String),
-    /// A file that the peer writes its address to; read at each dial.
-    File(PathBuf),
+pub enum AddressBook {
+    /// `host:port` by name; looked up at each dial.
+    Hosts(BTreeMap<String, String>),
+    /// A folder for each name, with the file that the peer writes its address to; read at each
+    /// dial.
+    Folder(PathBuf),
 }
 
-impl PeerAddress {
+impl AddressBook {
     /// The address to dial now.
-    fn resolve(&self) -> Result<String, String> {
+    fn resolve(&self, name: &str) -> Result<String, String> {
         match self {
-            Self::Host(host) => Ok(host.clone()),
-            Self::File(path) => crate::addresses::Addresses::read(path)
-                .map(|addresses| addresses.peers)
-                .map_err(|error| format!("{}: {error}", path.display())),
+            Self::Hosts(hosts) => {
+                hosts.get(name).cloned().ok_or_else(|| format!("no address of {name} is given"))
+            }
+            Self::Folder(folder) => {
+                let file = folder.join(name).join(crate::addresses::FILE_NAME);
+                crate::addresses::Addresses::read(&file)
+                    .map(|addresses| addresses.peers)
+                    .map_err(|error| format!("{}: {error}", file.display()))
+            }
         }
     }
 }
@@ -113,15 +120,28 @@ impl Transport {
         }
     }
 
-    /// Dials a peer for ever, if it is this replica that dials.
-    pub async fn dial(self, peer: ReplicaId, name: String, address: PeerAddress) {
-        if self.me < peer {
-            return;
+    /// Dials those who are known, for ever: of two replicas the one with the higher id dials.
+    pub async fn dial_known(self, mut known: watch::Receiver<Vec<Member>>, book: AddressBook) {
+        let (book, mut dialed) = (Arc::new(book), BTreeSet::new());
+        // Ends what it dials when it ends.
+        let mut dials = JoinSet::new();
+        loop {
+            for Member { replica, name } in known.borrow_and_update().clone() {
+                if replica < self.me && dialed.insert(replica) {
+                    dials.spawn(self.clone().dial(replica, name, Arc::clone(&book)));
+                }
+            }
+            if known.changed().await.is_err() {
+                return;
+            }
         }
+    }
+
+    async fn dial(self, peer: ReplicaId, name: String, book: Arc<AddressBook>) {
         let mut pauses = pauses();
         let mut last = String::new();
         loop {
-            match self.try_dial(peer, &address).await {
+            match self.try_dial(peer, &name, &book).await {
                 Ok(met) => {
                     last.clear();
                     self.session(met).await;
@@ -139,8 +159,13 @@ impl Transport {
         }
     }
 
-    async fn try_dial(&self, peer: ReplicaId, address: &PeerAddress) -> Result<Met, Failure> {
-        let address = address.resolve().map_err(Failure::Unreachable)?;
+    async fn try_dial(
+        &self,
+        peer: ReplicaId,
+        name: &str,
+        book: &AddressBook,
+    ) -> Result<Met, Failure> {
+        let address = book.resolve(name).map_err(Failure::Unreachable)?;
         let unreachable =
             |why: &dyn std::fmt::Display| Failure::Unreachable(format!("{address}: {why}"));
         match timeout(MEETING_PATIENCE, TcpStream::connect(&address)).await {

@@ -22,10 +22,12 @@ impl Version {
     pub const FIRST: Self = Self(1);
     /// Brought entries that raise the version, and those that have the replicas' states compared.
     pub const CHECKSUMS: Self = Self(2);
+    /// Brought entries that give joiners their ids.
+    pub const JOINERS: Self = Self(3);
     /// The oldest that this program knows.
     pub const OLDEST: Self = Self::FIRST;
     /// The newest that this program knows.
-    pub const NEWEST: Self = Self::CHECKSUMS;
+    pub const NEWEST: Self = Self::JOINERS;
 }
 
 /// A new cluster has the oldest version; its first leader raises it.

@@ -18,7 +18,7 @@ use kvorum_protocol::message::{Consistency, Page, Scan};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use kvorum_replica::entry::{Command, Entry};
 use kvorum_replica::state_machine::{self, LaneMemory, Source, Table};
-use kvorum_replica::storage::open::Owner;
+use kvorum_replica::storage::open::{Newborn, Owner};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, OpenError, Seen, Store};
 use kvorum_replica::version::Version;
@@ -54,7 +54,8 @@ struct State {
 fn owner() -> Owner {
     let genesis = ["kvorum-0", "kvorum-1"].map(str::to_owned).to_vec();
     let newest = Version::NEWEST;
-    Owner { cluster: ClusterId(1), name: "kvorum-0".to_owned(), genesis, newest }
+    let newborn = Some(Newborn::given("kvorum-0", &genesis));
+    Owner { cluster: ClusterId(1), name: "kvorum-0".to_owned(), newest, newborn }
 }
 
 fn open(folder: &Path) -> Result<Database, OpenError> {

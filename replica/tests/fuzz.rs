@@ -134,7 +134,7 @@ fn peer_messages() -> Vec<PeerMessage> {
         PeerMessage::Fetch { call: 3, wanted: Wanted::Chunk { snapshot, after: after.clone() } },
         PeerMessage::Found { call: 3, found: Found::Chunk(chunk) },
         PeerMessage::HasState { index: u64::MAX },
-        PeerMessage::Over { configuration, index: 7 },
+        PeerMessage::Over { configuration, index: 7, is_dismissed: true },
         PeerMessage::Checksum { index: 7, digest: Digest::default().with(&[]) },
         PeerMessage::Differs { index: 7, sound: vec![ReplicaId(1), ReplicaId(2)] },
     ]);

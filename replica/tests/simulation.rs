@@ -9,6 +9,8 @@
 mod checker;
 #[path = "simulation/cluster.rs"]
 mod cluster;
+#[path = "simulation/ending.rs"]
+mod ending;
 #[path = "simulation/event.rs"]
 mod event;
 #[path = "simulation/faults.rs"]
@@ -19,6 +21,10 @@ mod links;
 mod node;
 #[path = "simulation/rules.rs"]
 mod rules;
+#[path = "simulation/scaling.rs"]
+mod scaling;
+#[path = "simulation/scenarios.rs"]
+mod scenarios;
 #[path = "simulation/workload.rs"]
 mod workload;
 
@@ -37,8 +43,8 @@ const STEPS: u32 = 6000;
 /// A rule that was taken out must show within so many seeds.
 const CONTROL_SEEDS: u64 = 3000;
 
-fn seeds() -> Range<u64> {
-    let Ok(text) = std::env::var("KVORUM_SEEDS") else { return SEEDS };
+fn seeds(otherwise: Range<u64>) -> Range<u64> {
+    let Ok(text) = std::env::var("KVORUM_SEEDS") else { return otherwise };
     let bounds = text.split_once("..").map(|(from, to)| (from.parse(), to.parse()));
     match bounds {
         Some((Ok(from), Ok(to))) => from..to,
@@ -46,9 +52,39 @@ fn seeds() -> Range<u64> {
     }
 }
 
+/// Seeds of clusters that are scaled again and again, and events of one: twice as many, for most
+/// have more replicas.
+const SCALING_SEEDS: Range<u64> = 0..300;
+const SCALING_STEPS: u32 = 12_000;
+
+/// What is simulated.
+#[derive(Clone, Copy)]
+enum World {
+    /// Whatever may happen.
+    Any,
+    /// A cluster that is scaled again and again.
+    Scaled,
+}
+
+impl World {
+    fn make(self, seed: u64, rules: Rules) -> Cluster {
+        match self {
+            Self::Any => Cluster::new(seed, rules),
+            Self::Scaled => Cluster::scaled_at_random(seed, rules),
+        }
+    }
+
+    fn steps(self) -> u32 {
+        match self {
+            Self::Any => STEPS,
+            Self::Scaled => SCALING_STEPS,
+        }
+    }
+}
+
 /// Runs a seed; a panic of the product is a violation too.
-fn run(seed: u64, rules: Rules) -> Result<Tally, String> {
-    quietly(|| Cluster::new(seed, rules).run(STEPS))
+fn run(world: World, seed: u64, rules: Rules) -> Result<Tally, String> {
+    quietly(|| world.make(seed, rules).run(world.steps()))
 }
 
 fn quietly<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
@@ -60,14 +96,14 @@ fn quietly<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 }
 
 /// Runs a seed once more, to tell what happened last.
-fn last_events(seed: u64, rules: Rules) -> String {
-    let mut cluster = Cluster::new(seed, rules).traced();
-    let _ = quietly(|| cluster.run(STEPS));
+fn last_events(world: World, seed: u64, rules: Rules) -> String {
+    let mut cluster = world.make(seed, rules).traced();
+    let _ = quietly(|| cluster.run(world.steps()));
     cluster.history()
 }
 
 /// Runs seeds on all cores; the sum of what happened.
-fn run_all(seeds: Range<u64>, rules: Rules) -> Tally {
+fn run_all(world: World, seeds: Range<u64>, rules: Rules) -> Tally {
     let next = AtomicU64::new(seeds.start);
     let worker = || {
         let mut tally = Tally::default();
@@ -80,10 +116,11 @@ fn run_all(seeds: Range<u64>, rules: Rules) -> Tally {
             if seed.is_multiple_of(1000) && seeds.end - seeds.start > 1000 {
                 println!("seed {seed}");
             }
-            match run(seed, rules) {
+            match run(world, seed, rules) {
                 Ok(one) => tally.add(&one),
                 Err(why) => {
-                    panic!("seed {seed}: {why}\nlast events:\n{}", last_events(seed, rules))
+                    let events = last_events(world, seed, rules);
+                    panic!("seed {seed}: {why}\nlast events:\n{events}");
                 }
             }
         }
@@ -104,8 +141,8 @@ fn run_all(seeds: Range<u64>, rules: Rules) -> Tally {
 
 #[test]
 fn a_cluster_keeps_its_promises() {
-    let seeds = seeds();
-    let total = run_all(seeds.clone(), Rules::default());
+    let seeds = seeds(SEEDS);
+    let total = run_all(World::Any, seeds.clone(), Rules::default());
     println!("{} seeds", seeds.end - seeds.start);
     for (what, count) in total.list() {
         println!("{count:>12} {what}");
@@ -114,13 +151,32 @@ fn a_cluster_keeps_its_promises() {
     }
 }
 
+/// From one replica to seven and back, by any jump, under load and with all other faults: nothing
+/// acknowledged is lost, no lost disk votes again, and the members become those wanted.
+#[test]
+fn a_cluster_scales() {
+    let seeds = seeds(SCALING_SEEDS);
+    let total = run_all(World::Scaled, seeds.clone(), Rules::default());
+    println!("{} seeds", seeds.end - seeds.start);
+    for (what, count) in total.list() {
+        println!("{count:>12} {what}");
+    }
+    let is_rare = seeds.end - seeds.start < 200;
+    for count in [total.left, total.killed_leavers, total.lost_disks, total.joined] {
+        assert!(count > 0 || is_rare, "{total:?}");
+    }
+}
+
 #[test]
 fn a_seed_replays_bit_for_bit() {
     for seed in 0..5 {
-        let (first, second) = (run(seed, Rules::default()), run(seed, Rules::default()));
-        assert_eq!(first.unwrap(), second.unwrap(), "seed {seed}");
-        let trace = last_events(seed, Rules::default());
-        assert_eq!(trace, last_events(seed, Rules::default()), "seed {seed}");
+        for world in [World::Any, World::Scaled] {
+            let (rules, again) = (Rules::default(), Rules::default());
+            let (first, second) = (run(world, seed, rules), run(world, seed, again));
+            assert_eq!(first.unwrap(), second.unwrap(), "seed {seed}");
+            let trace = last_events(world, seed, rules);
+            assert_eq!(trace, last_events(world, seed, rules), "seed {seed}");
+        }
     }
 }
 
@@ -159,9 +215,14 @@ fn a_slow_leader_stays_and_a_stalled_one_is_replaced() {
 
 /// Runs seeds with a rule taken out until one shows it.
 fn without(with: impl FnOnce(&mut Rules)) {
+    without_in(World::Any, with);
+}
+
+fn without_in(world: World, with: impl FnOnce(&mut Rules)) {
     let mut rules = Rules::default();
     with(&mut rules);
-    let found = (0..CONTROL_SEEDS).find_map(|seed| run(seed, rules).err().map(|why| (seed, why)));
+    let mut seeds = 0..CONTROL_SEEDS;
+    let found = seeds.find_map(|seed| run(world, seed, rules).err().map(|why| (seed, why)));
     let (seed, why) = found.expect("the harness finds what the missing rule does");
     let why: String = why.chars().take(300).collect();
     println!("{rules:?}: seed {seed}: {why}");
@@ -250,6 +311,18 @@ fn with_checksums_at_some_other_index_the_sound_are_quarantined() {
 #[test]
 fn with_entries_after_a_stop_sign_replicas_differ() {
     without(|rules| rules.engine.seals = false);
+}
+
+/// One replica alone answers what a power loss takes back.
+#[test]
+fn with_a_configuration_of_one_that_does_not_wait_for_its_sync_a_write_is_lost() {
+    without_in(World::Scaled, |rules| rules.engine.solo_waits_for_sync = false);
+}
+
+/// A leader whose configuration is over is told by those who left it that it still leads.
+#[test]
+fn with_reads_that_ignore_the_configuration_one_is_stale() {
+    without_in(World::Scaled, |rules| rules.engine.reads_know_configuration = false);
 }
 
 #[test]

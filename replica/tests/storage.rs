@@ -14,7 +14,7 @@ use kvorum_replica::entry::{Command, Entry};
 use kvorum_replica::snapshot::{Found, Install, InstallWrite, Snapshots, Wanted};
 use kvorum_replica::state_machine::{Changes, Lane, Record, Table};
 use kvorum_replica::storage::memory::Memory;
-use kvorum_replica::storage::open::Owner;
+use kvorum_replica::storage::open::{Newborn, Owner};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, OpenError, Seen, Store};
 use kvorum_replica::version::Version;
@@ -24,10 +24,15 @@ use proptest::prelude::*;
 
 const CONFIGURATION: ConfigurationId = ConfigurationId(1);
 
+fn newborn() -> Newborn {
+    owner().newborn.expect("the owner is a member")
+}
+
 fn owner() -> Owner {
     let genesis = ["kvorum-0", "kvorum-1"].map(str::to_owned).to_vec();
     let newest = Version::NEWEST;
-    Owner { cluster: ClusterId(1), name: "kvorum-0".to_owned(), genesis, newest }
+    let newborn = Some(Newborn::given("kvorum-0", &genesis));
+    Owner { cluster: ClusterId(1), name: "kvorum-0".to_owned(), newest, newborn }
 }
 
 fn open(folder: &Path, nonce: u64) -> Database {
@@ -36,7 +41,8 @@ fn open(folder: &Path, nonce: u64) -> Database {
 }
 
 fn memory() -> Memory {
-    Memory::new(owner().newborn(1), owner().configuration())
+    let (owner, newborn) = (owner(), newborn());
+    Memory::new(owner.identity(&newborn, 1), newborn.members)
 }
 
 /// One call of the library, in numbers that are fitted to the log when it is made.
@@ -236,7 +242,7 @@ fn a_folder_remembers_its_replica_and_each_of_its_starts() {
         assert_eq!(database.identity().nonce, nonce);
         assert_eq!(database.nonce_at(1), Some(11));
         assert_eq!(database.nonce_at(incarnation), Some(nonce));
-        assert_eq!(database.chain().current, owner().configuration());
+        assert_eq!(database.chain().current, newborn().members);
     }
     let other = Owner { name: "kvorum-1".to_owned(), ..owner() };
     let on_fatal = Arc::new(|what: &str| panic!("{what}"));

@@ -1,13 +1,14 @@
 //! Pure: the replicas as the console knows them, and what happened to them.
 //!
-//! Guarantees that a replica once seen stays, dead or alive, in its place; and that every change
+//! Guarantees that a replica once seen stays, dead or alive, in its place, until it is no member
+//! and nobody runs it; and that every change
 //! people care about becomes one [`Happening`]. Does not know what is drawn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kvorum_protocol::Status;
-use kvorum_protocol::status::{Ballot, Role};
+use kvorum_protocol::status::{Configuration, Membership, Reign, Role};
 
 use crate::message::{Now, Seen};
 
@@ -17,11 +18,17 @@ pub const SILENT_AFTER: Duration = Duration::from_secs(2);
 /// All replicas, by name.
 #[derive(Clone, Default, Debug)]
 pub struct Cluster {
-    nodes: BTreeMap<(usize, String), Node>,
+    pub(super) nodes: BTreeMap<(usize, String), Node>,
     /// The leader that was last known.
     leader: Option<String>,
-    /// The highest ballot that was seen.
-    ballot: Option<Ballot>,
+    /// The latest ballot that was seen, of the latest configuration.
+    reign: Option<Reign>,
+    /// The latest configuration that was seen.
+    pub(super) configuration: Option<Configuration>,
+    /// Replicas that nobody runs any more; they stay as long as they are members.
+    pub(super) gone: BTreeSet<String>,
+    /// What the leader said last about the members.
+    pub(super) membership: Membership,
 }
 
 /// One replica.
@@ -70,6 +77,10 @@ pub enum State {
     Gathering,
     /// It may not vote.
     Outside,
+    /// It copies the state, and becomes a member then.
+    Joining,
+    /// It is no member any more.
+    Retired,
     /// It is connected and has not said anything yet.
     Starting,
     /// It is connected and silent.
@@ -82,7 +93,7 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Leader,
         Self::Follower,
         Self::Alone,
@@ -90,6 +101,8 @@ impl State {
         Self::Recovering,
         Self::Gathering,
         Self::Outside,
+        Self::Joining,
+        Self::Retired,
         Self::Starting,
         Self::Silent,
         Self::Down,
@@ -126,6 +139,8 @@ impl Node {
             Role::Recovering => State::Recovering,
             Role::Gathering => State::Gathering,
             Role::Outside => State::Outside,
+            Role::Joining => State::Joining,
+            Role::Retired => State::Retired,
         }
     }
 
@@ -171,6 +186,8 @@ pub enum Kind {
     Ready,
     /// A replica says what keeps it from serving.
     Trouble,
+    /// The members changed, or cannot.
+    Members,
     /// A link was cut on purpose.
     Cut,
     /// A cut link was healed.
@@ -222,18 +239,18 @@ impl Cluster {
         self.nodes().filter(is_ready).count()
     }
 
-    /// The leader now: who says so itself by the highest ballot.
+    /// The leader now: who says so itself by the latest ballot.
     #[must_use]
     pub fn leader(&self) -> Option<&str> {
         let leads = |node: &&Node| matches!(node.state(), State::Leader | State::Alone);
-        let ballot = |node: &&Node| node.status.as_ref().map(|status| status.ballot);
-        self.nodes().filter(leads).max_by_key(ballot).map(|node| node.name.as_str())
+        let reign = |node: &&Node| node.status.as_ref().map(Status::reign);
+        self.nodes().filter(leads).max_by_key(reign).map(|node| node.name.as_str())
     }
 
-    /// The number of the highest ballot that was seen.
+    /// The number of the latest ballot that was seen.
     #[must_use]
     pub fn ballot(&self) -> u32 {
-        self.ballot.map_or(0, |ballot| ballot.number)
+        self.reign.map_or(0, |(_, ballot)| ballot.number)
     }
 
     /// The highest decided index that a live replica told.
@@ -250,10 +267,10 @@ impl Cluster {
         Some(self.decided().saturating_sub(status.applied))
     }
 
-    /// The cluster's id, when a replica told it.
+    /// The latest configuration that a replica told: its number, and how many members it has.
     #[must_use]
-    pub fn configuration(&self) -> Option<u32> {
-        self.nodes().find_map(|node| Some(node.status.as_ref()?.configuration.id.0))
+    pub fn configuration(&self) -> Option<(u32, usize)> {
+        self.configuration.as_ref().map(|now| (now.id.0, now.members.len()))
     }
 
     /// The names of all replicas.
@@ -267,6 +284,11 @@ impl Cluster {
         match seen {
             Seen::Member { node } => {
                 self.entry(node);
+                Vec::new()
+            }
+            Seen::Gone { node } => {
+                self.gone.insert(node.clone());
+                self.remove_gone();
                 Vec::new()
             }
             Seen::Up { node } => self.up(now, node),
@@ -287,6 +309,7 @@ impl Cluster {
     }
 
     fn entry(&mut self, name: &str) -> &mut Node {
+        self.gone.remove(name);
         let key = (ordinal(name), name.to_owned());
         self.nodes.entry(key).or_insert_with(|| Node::new(name))
     }
@@ -317,18 +340,24 @@ impl Cluster {
     }
 
     fn status(&mut self, status: &Status) -> Vec<Happening> {
-        for member in &status.configuration.members {
-            self.entry(&member.name);
-        }
         let (name, wall_us) = (status.name.clone(), status.wall_us);
+        let mut happened = Vec::new();
+        let known = self.configuration.as_ref().map(|configuration| configuration.id);
+        if known <= Some(status.configuration.id) {
+            happened = self.reconfigured(status);
+            for member in &status.configuration.members {
+                let key = (ordinal(&member.name), member.name.clone());
+                self.nodes.entry(key).or_insert_with(|| Node::new(&member.name));
+            }
+        }
         let node = self.entry(&name);
         node.link = Link::Up;
         node.silent = None;
         let before = node.status.replace(status.clone());
-        let mut happened = changes(before.as_ref(), status);
-        self.ballot = self.ballot.max(Some(status.ballot));
+        happened.extend(changes(before.as_ref(), status));
+        self.reign = self.reign.max(Some(status.reign()));
         // Two leaders may have the same number; the higher replica's ballot is the higher one.
-        let leads = status.role == Role::Leader && Some(status.ballot) == self.ballot;
+        let leads = status.role == Role::Leader && Some(status.reign()) == self.reign;
         if leads && self.leader.as_ref() != Some(&name) {
             let from = match self.leader.replace(name.clone()) {
                 Some(old) => format!("{} → ", short(&old)),
@@ -341,7 +370,7 @@ impl Cluster {
     }
 }
 
-fn happening(wall_us: u64, kind: Kind, node: &str, text: String) -> Happening {
+pub(super) fn happening(wall_us: u64, kind: Kind, node: &str, text: String) -> Happening {
     Happening { wall_us, kind, node: Some(node.to_owned()), text }
 }
 
@@ -426,6 +455,12 @@ mod tests {
         let stale = cluster.observe(Now::default(), &Seen::Status(Box::new(status_of(3, 0))));
         assert!(texts(&stale).is_empty(), "the lower ballot is no new leader");
         assert_eq!(cluster.leader(), Some("kvorum-2"));
+        // Each configuration counts its ballots anew.
+        let mut next = status_of(3, 1);
+        next.configuration.id.0 += 1;
+        (next.role, next.ballot.number) = (Role::Leader, 1);
+        let elected = cluster.observe(Now::default(), &Seen::Status(Box::new(next)));
+        assert!(texts(&elected).contains(&"leader n3 → n2, ballot 1"), "{elected:?}");
     }
 
     #[test]

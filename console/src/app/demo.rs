@@ -1,4 +1,4 @@
-//! Pure: the director of the failover demo.
+//! Pure: the director of the demos: a failover, and a cluster that is scaled.
 //!
 //! Steps with a caption each; every step has a condition to go on and a time by which it must hold.
 //! Guarantees that the demo ends, that it turns off what it turned on, and that its result is what
@@ -8,10 +8,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+mod scaling;
+
 use super::cluster::{Cluster, short};
 use super::failover::{Failover, Stamps};
 use super::writes::{ProbeState, Writes};
+use crate::arguments::DemoName;
 use crate::message::{Now, Proof};
+pub use scaling::Scaled;
+use scaling::Walk;
 
 /// How long the writes run before the leader is killed, and after all is well again.
 const CALM: Duration = Duration::from_secs(3);
@@ -23,6 +28,10 @@ const WRITES_MIN: u64 = 100;
 /// The demo under way.
 #[derive(Clone, Debug)]
 pub struct Demo {
+    /// Which one.
+    name: DemoName,
+    /// The sizes to go through, in that one.
+    walk: Walk,
     /// Where it stands.
     pub step: Step,
     /// When the step began.
@@ -32,7 +41,7 @@ pub struct Demo {
     /// The stamps of its failover; what happens later is no part of it.
     stamps: Option<Stamps>,
     /// What came of it, at the end.
-    pub result: Option<Result<Figures, String>>,
+    pub result: Option<Result<Outcome, String>>,
     /// Somebody has asked to go on.
     hurried: bool,
 }
@@ -48,6 +57,8 @@ pub enum Step {
     Failover,
     /// Until the killed replica is back and in step.
     Return,
+    /// The cluster is scaled, to one number after the other.
+    Scale,
     /// Writes run on.
     After,
     /// What was written is read again.
@@ -63,8 +74,41 @@ pub enum Order {
     Probe(bool),
     /// A replica killed by SIGKILL.
     Kill(String),
+    /// Another number of replicas.
+    Scale(u32),
     /// Something said.
     Say(String),
+}
+
+/// What came of a demo.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Outcome {
+    /// Of the failover.
+    Failover(Figures),
+    /// Of scaling.
+    Scale(Scaled),
+}
+
+impl Outcome {
+    /// Whether the promises were kept.
+    #[must_use]
+    pub fn is_proof(&self) -> bool {
+        let proof = match self {
+            Self::Failover(figures) => &figures.proof,
+            Self::Scale(scaled) => &scaled.proof,
+        };
+        proof.acknowledged > 0 && proof.is_kept()
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failover(figures) => figures.fmt(f),
+            Self::Scale(scaled) => scaled.fmt(f),
+        }
+    }
 }
 
 /// What was measured. Times are in milliseconds; stamps count from the kill.
@@ -91,14 +135,6 @@ pub struct Figures {
     pub replicas: usize,
 }
 
-impl Figures {
-    /// Whether the promises were kept.
-    #[must_use]
-    pub fn is_proof(&self) -> bool {
-        self.proof.acknowledged > 0 && self.proof.is_kept()
-    }
-}
-
 /// What the director looks at.
 pub struct Facts<'a> {
     /// The replicas.
@@ -112,8 +148,10 @@ pub struct Facts<'a> {
 impl Demo {
     /// A demo that begins now.
     #[must_use]
-    pub fn new(now: Now) -> Self {
+    pub fn new(name: DemoName, now: Now) -> Self {
         Self {
+            name,
+            walk: Walk::default(),
             step: Step::Gather,
             since: now.monotonic,
             victim: None,
@@ -143,6 +181,10 @@ impl Demo {
                 format!("{victim}, the leader, was killed by SIGKILL: the others elect a new one")
             }
             Step::Return => format!("writes go on; {victim} comes back and catches up"),
+            Step::Scale => self.walk.caption(),
+            Step::After if self.name == DemoName::Scale => {
+                "as many replicas as at the beginning, and writes went on".to_owned()
+            }
             Step::After => format!("{victim} is back and in step: all replicas serve again"),
             Step::Prove => "reading again every write that was acknowledged".to_owned(),
             Step::Done => match &self.result {
@@ -173,7 +215,14 @@ impl Demo {
             Step::Gather if is_whole(facts.cluster) => {
                 self.go(Step::Calm, now, vec![Order::Probe(true)])
             }
-            Step::Calm if is_calm && writes.acknowledged >= WRITES_MIN => self.kill(facts, now),
+            Step::Calm if is_calm && writes.acknowledged >= WRITES_MIN => match self.name {
+                DemoName::Failover => self.kill(facts, now),
+                DemoName::Scale => {
+                    self.walk = Walk::from(facts.cluster.wanted());
+                    self.scale(now)
+                }
+            },
+            Step::Scale if self.walk.is_there(facts, now) => self.scale(now),
             Step::Failover => {
                 self.stamps = facts.failover.last.clone().filter(|last| last.writes.is_some());
                 match self.stamps {
@@ -194,6 +243,14 @@ impl Demo {
         self.hurried = false;
         orders.push(Order::Say(self.caption()));
         orders
+    }
+
+    /// Goes on to the next size, or on when there is none.
+    fn scale(&mut self, now: Now) -> Vec<Order> {
+        match self.walk.next(now) {
+            Some(replicas) => self.go(Step::Scale, now, vec![Order::Scale(replicas)]),
+            None => self.go(Step::After, now, Vec::new()),
+        }
     }
 
     fn kill(&mut self, facts: &Facts<'_>, now: Now) -> Vec<Order> {
@@ -223,6 +280,10 @@ impl Demo {
             Some(Err(why)) => return self.fail(facts, why.clone(), now),
             None => return self.fail(facts, "the probe did not report".to_owned(), now),
         };
+        if self.name == DemoName::Scale {
+            self.result = Some(Ok(Outcome::Scale(self.walk.figures(proof))));
+            return self.go(Step::Done, now, Vec::new());
+        }
         // A leader that took over from the first one in the same ballot is part of it still.
         let first = self.stamps.as_ref();
         let is_same = |last: &&Stamps| {
@@ -232,7 +293,7 @@ impl Demo {
             let killed = last.killed?;
             let after = |stamp: u64| milliseconds(stamp.saturating_sub(killed));
             let (leader_after, _, elected) = last.elected.clone()?;
-            Some(Figures {
+            Some(Outcome::Failover(Figures {
                 proof,
                 gap_ms: milliseconds(last.gap_us()?),
                 killed_us: killed,
@@ -242,7 +303,7 @@ impl Demo {
                 leader_before: last.from.clone(),
                 leader_after,
                 replicas: facts.cluster.count(),
-            })
+            }))
         });
         self.result = Some(figures.ok_or_else(|| "a stamp of the failover is missing".to_owned()));
         self.go(Step::Done, now, Vec::new())
@@ -308,7 +369,7 @@ mod tests {
                 cluster: cluster_of(3),
                 writes: Writes::default(),
                 failover,
-                demo: Demo::new(at(0)),
+                demo: Demo::new(DemoName::Failover, at(0)),
             }
         }
 
@@ -368,8 +429,9 @@ mod tests {
         let proof = Proof { acknowledged: 3009, ..Proof::default() };
         stage.writes.report(ProbeReport::Proven(Ok(proof)));
         assert_eq!(stage.advance(3303), []);
-        let figures = stage.demo.result.expect("it is done").expect("it went well");
-        assert!(figures.is_proof());
+        let outcome = stage.demo.result.expect("it is done").expect("it went well");
+        let Outcome::Failover(figures) = outcome else { panic!("another demo: {outcome}") };
+        assert!(figures.proof.is_kept());
         let times = (figures.gap_ms, figures.elected_ms, figures.first_write_ms);
         assert_eq!(times, (201.0, 149.0, 199.0));
     }

@@ -11,6 +11,7 @@ use kvorum_protocol::Condition;
 
 use super::cluster::{Cluster, short};
 use super::quorum::Consequence;
+use crate::arguments::DemoName;
 use crate::message::{Call, HowToKill, Now, Source};
 use crate::output;
 
@@ -69,7 +70,7 @@ pub enum Act {
         cuts: Vec<(String, String)>,
     },
     /// The demo, which kills the leader.
-    Demo,
+    Demo(DemoName),
 }
 
 /// What an act takes.
@@ -147,7 +148,8 @@ impl Dialog {
         let (title, lines, tier, facts) = match &self.act {
             Some(Act::Call(call)) => describe_call(call, cluster, last_gap_us),
             Some(Act::Cuts { name, cuts }) => describe_cuts(name, cuts, cluster),
-            Some(Act::Demo) => describe_demo(cluster),
+            Some(Act::Demo(DemoName::Failover)) => describe_demo(cluster),
+            Some(Act::Demo(DemoName::Scale)) => describe_walk(cluster),
             None => return,
         };
         (self.title, self.lines, self.tier, self.facts) = (title, lines, tier, facts);
@@ -325,7 +327,7 @@ fn describe_kill(node: &str, how: HowToKill, cluster: &Cluster, last_gap_us: Opt
 fn describe_scale(replicas: u32, cluster: &Cluster) -> Words {
     let count = usize::try_from(replicas).unwrap_or(usize::MAX).min(1000);
     let after = Consequence::of_scale(cluster, count);
-    let now = cluster.count();
+    let now = cluster.wanted();
     let mut lines = vec![format!("Now {now}, then {replicas}; {} must agree.", after.quorum)];
     if count < now {
         let names: Vec<String> = cluster
@@ -360,6 +362,17 @@ fn describe_demo(cluster: &Cluster) -> Words {
         verdict(&after),
     ];
     ("Run the failover demo on this cluster?".to_owned(), lines, tier(&after), facts(&after))
+}
+
+fn describe_walk(cluster: &Cluster) -> Words {
+    let after = Consequence::of_scale(cluster, 1);
+    let lines = vec![
+        "Writes 200 times a second under keys of its own, scales to 5".to_owned(),
+        format!("replicas, to 1, and back to {}, reads all again, and", cluster.wanted()),
+        "removes its keys.".to_owned(),
+        verdict(&after),
+    ];
+    ("Run the scaling demo on this cluster?".to_owned(), lines, tier(&after), facts(&after))
 }
 
 /// The facts of a consequence.

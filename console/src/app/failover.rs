@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use kvorum_protocol::Status;
-use kvorum_protocol::status::{Ballot, Role};
+use kvorum_protocol::status::{Reign, Role};
 
 use crate::message::Ack;
 
@@ -19,7 +19,7 @@ const ACKS_MAX: usize = 2048;
 #[derive(Clone, Debug, Default)]
 pub struct Failover {
     /// The leader that was last known, and its ballot.
-    leader: Option<(String, Ballot)>,
+    leader: Option<(String, Reign)>,
     /// Replicas that were seen linked with it.
     linked: BTreeSet<String>,
     acks: VecDeque<u64>,
@@ -79,11 +79,14 @@ impl Failover {
     /// A replica told its status.
     pub fn status(&mut self, status: &Status) {
         // Two leaders may have the same number; the higher replica's ballot is the higher one.
-        let is_later = self.leader.as_ref().is_none_or(|(_, known)| status.ballot > *known);
+        let is_later = self.leader.as_ref().is_none_or(|(_, known)| status.reign() > *known);
         if status.role == Role::Leader && is_later {
-            let before = self.leader.replace((status.name.clone(), status.ballot));
-            // A leader that is elected once more, above its own ballot, took over from nobody.
-            if let Some((from, _)) = before.filter(|(from, _)| *from != status.name) {
+            let before = self.leader.replace((status.name.clone(), status.reign()));
+            // A leader that is elected once more, above its own ballot, took over from nobody; nor
+            // did the first one of another configuration.
+            let is_same = |reign: &Reign| reign.0 == status.reign().0;
+            let before = before.filter(|(from, reign)| *from != status.name && is_same(reign));
+            if let Some((from, _)) = before {
                 self.linked.clear();
                 self.elected(from, status);
             }

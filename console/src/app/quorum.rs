@@ -51,7 +51,7 @@ impl Electorate {
     /// The voters of a cluster.
     #[must_use]
     pub fn of(cluster: &Cluster) -> Self {
-        let nodes: Vec<_> = cluster.nodes().collect();
+        let nodes: Vec<_> = cluster.nodes().filter(|node| cluster.is_member(&node.name)).collect();
         let voter = |node: &&super::cluster::Node| Voter {
             name: node.name.clone(),
             is_up: node.is_live()

@@ -32,6 +32,7 @@ pub fn status_of(total: usize, place: usize) -> Status {
         applied: 100,
         compacted: 0,
         catching_up: None,
+        membership: kvorum_protocol::status::Membership::default(),
         is_ready: true,
         version: 2,
         same_at: 0,

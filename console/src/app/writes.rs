@@ -12,6 +12,8 @@ use crate::message::{Ack, ProbeReport, Proof};
 pub const COLUMN: Duration = Duration::from_millis(100);
 /// Columns kept: a minute.
 const COLUMNS_MAX: usize = 600;
+/// Gaps kept; each is longer than all that follow, so few are enough.
+const GAPS_MAX: usize = 1000;
 /// Latencies kept for the percentiles: ten seconds of the probe.
 const LATENCIES_MAX: usize = 2000;
 
@@ -24,6 +26,11 @@ pub struct Writes {
     /// The number of the first column kept.
     first: u64,
     latencies: VecDeque<Duration>,
+    /// When the last write was acknowledged.
+    last: Option<Duration>,
+    /// The longest times without an acknowledged write: when each ended, and how long it was. Each
+    /// is longer than all that follow.
+    gaps: VecDeque<(Duration, Duration)>,
     /// Acknowledged since the probe was turned on.
     pub acknowledged: u64,
     /// Ended unknown since then.
@@ -80,6 +87,15 @@ impl Writes {
             self.latencies.pop_front();
         }
         self.latencies.push_back(ack.took);
+        let gap = ack.at.saturating_sub(self.last.unwrap_or(ack.at));
+        self.last = self.last.max(Some(ack.at));
+        while self.gaps.back().is_some_and(|(_, shorter)| *shorter <= gap) {
+            self.gaps.pop_back();
+        }
+        self.gaps.push_back((ack.at, gap));
+        if self.gaps.len() > GAPS_MAX {
+            self.gaps.pop_front();
+        }
         let column = column_of(ack.at);
         if self.columns.is_empty() {
             self.first = column;
@@ -95,6 +111,13 @@ impl Writes {
         {
             self.columns[place] += 1;
         }
+    }
+
+    /// The longest time without an acknowledged write that ended after a moment.
+    #[must_use]
+    pub fn gap_since(&self, moment: Duration) -> Duration {
+        let later = self.gaps.iter().find(|(ended, _)| *ended >= moment);
+        later.map_or(Duration::ZERO, |(_, gap)| *gap)
     }
 
     /// Acknowledged writes in a column.

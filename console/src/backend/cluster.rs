@@ -78,7 +78,7 @@ impl RealCluster {
             is_own: false,
         };
         Ok(Self {
-            watch: Watch { resolve, cluster: None, client: Arc::clone(&client) },
+            watch: Watch { resolve, cluster: None, client: Arc::clone(&client), names: None },
             watched: addresses.iter().cloned().map(Watched::At).collect(),
             client,
             place,
@@ -92,18 +92,18 @@ impl RealCluster {
     pub fn local(folder: PathBuf, deadline: Duration) -> Result<Self, Stop> {
         use crate::local::{client, folder::StatefulSet, resolve};
         let set = StatefulSet::read(&folder)?;
-        let names = set.members();
         let client = client(&folder, Options { cluster: None, deadline })?;
         let place = Place {
             name: format!("local {}", folder.display()),
             no_kill: None,
-            no_scale: Some(crate::command::NO_SCALING.to_owned()),
+            no_scale: None,
             is_own: false,
         };
-        let (resolve, cluster) = (resolve(&folder, names.clone()), Some(set.cluster));
+        let (resolve, cluster) = (resolve(&folder), Some(set.cluster));
+        let names = Some(crate::local::names(&folder));
         Ok(Self {
-            watch: Watch { resolve, cluster, client: Arc::clone(&client) },
-            watched: names.into_iter().map(Watched::Named).collect(),
+            watch: Watch { resolve, cluster, client: Arc::clone(&client), names },
+            watched: Vec::new(),
             client,
             place,
             folder: Some(folder),
@@ -163,7 +163,7 @@ impl RealCluster {
             Call::Batch { count } => self.batch(count).await,
             Call::Logs { node } => self.logs(node).await,
             Call::Kill { node, how } => self.kill(node, how).await,
-            Call::Scale { .. } => Err(Stop::failed(crate::command::NO_SCALING)),
+            Call::Scale { replicas } => self.scale(replicas).await,
             Call::HandOver { from, to } => {
                 let admin = Admin::HandOver { to: to.unwrap_or_default() };
                 self.client.administer(admin, &Route::Through(from)).await?;
@@ -271,6 +271,12 @@ impl RealCluster {
         Ok(Reply::Done(crate::command::crash(&self.client, node).await?.to_owned()))
     }
 
+    async fn scale(&self, replicas: u32) -> Result<Reply, Stop> {
+        let folder = self.folder.clone();
+        blocking(move || change(folder, replicas)).await?;
+        Ok(Reply::Done(format!("{replicas} wanted;")))
+    }
+
     /// Heals a link at both ends: either may have cut it.
     async fn heal(&self, node: String, peer: String) -> Result<Reply, Stop> {
         let here = Admin::Heal { peer: peer.clone() };
@@ -283,6 +289,16 @@ impl RealCluster {
 
 fn route(node: Option<String>) -> Route {
     node.map_or(Route::Any, Route::Through)
+}
+
+/// Changes the number of replicas of a local cluster.
+fn change(folder: Option<PathBuf>, replicas: u32) -> Result<(), Stop> {
+    #[cfg(feature = "local")]
+    if let Some(folder) = folder {
+        return crate::local::scale(&folder, replicas);
+    }
+    let _ = (folder, replicas);
+    Err(Stop::failed(crate::command::NO_SCALING))
 }
 
 /// Reads a value where blocking harms nobody.

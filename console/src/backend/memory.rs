@@ -12,7 +12,8 @@ use bytes::Bytes;
 use kvorum_protocol::data::{Condition, Outcome};
 use kvorum_protocol::message::{EntryEvent, EntryKind, Page, Pair};
 use kvorum_protocol::status::{
-    Ballot, ClusterId, Configuration, ConfigurationId, LinkStatus, Member, ReplicaId, Role,
+    Ballot, ClusterId, Configuration, ConfigurationId, LinkStatus, Member, Membership, ReplicaId,
+    Role,
 };
 use kvorum_protocol::{Fate, Key, Status, Value};
 use tokio::sync::broadcast;
@@ -366,6 +367,7 @@ impl State {
             applied: self.decided,
             compacted: 0,
             catching_up: None,
+            membership: Membership::default(),
             is_ready: self.leader.is_some(),
             version: 2,
             same_at: 0,

@@ -4,6 +4,7 @@
 //! reason, and tried again for ever, with pauses that grow to a bound. Keys and writes go another
 //! way; a dead replica delays nobody.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,12 @@ const TAIL: u64 = 1000;
 /// Entries told at once.
 const ENTRIES_MAX: usize = 1024;
 
+/// Time between two looks who there is.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Says by name who is to be watched now.
+pub type Names = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// A replica to watch.
 #[derive(Clone, Debug)]
 pub enum Watched {
@@ -49,6 +56,8 @@ pub struct Watch {
     pub cluster: Option<ClusterId>,
     /// A client for the log.
     pub client: Arc<Client>,
+    /// Who is to be watched, where that changes.
+    pub names: Option<Names>,
 }
 
 impl Watch {
@@ -57,14 +66,42 @@ impl Watch {
         let (leader_known, leader) = watch::channel((None, 0));
         let leader_known = Arc::new(leader_known);
         let mut tasks = JoinSet::new();
+        let replica =
+            || Replica { of: self.clone(), leader: Arc::clone(&leader_known), sink: sink.clone() };
         for one in watched {
-            let replica =
-                Replica { of: self.clone(), leader: Arc::clone(&leader_known), sink: sink.clone() };
-            tasks.spawn(replica.watch(one));
+            tasks.spawn(replica().watch(one));
         }
         tasks.spawn(follow_log(Arc::clone(&self.client), leader, sink.clone()));
+        if let Some(names) = &self.names {
+            tokio::select! {
+                () = watch_named(names, &replica, &sink) => {}
+                () = sink.closed() => {}
+            }
+        }
         // Dropping the set ends the watchers.
         sink.closed().await;
+    }
+}
+
+/// Watches those there are, whoever that is.
+async fn watch_named(names: &Names, replica: &(dyn Fn() -> Replica + Sync), sink: &Sink) {
+    let mut watched: BTreeMap<String, JoinSet<()>> = BTreeMap::new();
+    loop {
+        let names = names();
+        for name in &names {
+            if !watched.contains_key(name) {
+                let mut task = JoinSet::new();
+                task.spawn(replica().watch(Watched::Named(name.clone())));
+                watched.insert(name.clone(), task);
+            }
+        }
+        let gone: Vec<_> = watched.keys().filter(|name| !names.contains(name)).cloned().collect();
+        for node in gone {
+            // Dropping its set ends the watcher.
+            watched.remove(&node);
+            sink.tell(Seen::Gone { node }).await;
+        }
+        sleep(LOOK_INTERVAL).await;
     }
 }
 

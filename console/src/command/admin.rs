@@ -60,7 +60,7 @@ fn consequence(name: &str, said: &[Said]) -> String {
     format!("killing {name}{role} leaves {left} of {total} replicas, {effect}")
 }
 
-fn ask(question: &str) -> Result<bool, Stop> {
+pub(super) fn ask(question: &str) -> Result<bool, Stop> {
     if !std::io::stdin().is_terminal() {
         return Ok(false);
     }
@@ -72,17 +72,8 @@ fn ask(question: &str) -> Result<bool, Stop> {
 }
 
 /// What is said where the number of replicas cannot be changed.
-pub(crate) const NO_SCALING: &str = "this version runs a cluster with the number of replicas that \
-     it was made with; start another one with 'kvorum local --replicas N --data DIR'";
-
-pub async fn scale(context: &Context, replicas: u32) -> Result<(), Stop> {
-    let now = context.client.status(&Route::Any).await?.configuration.members.len();
-    if u32::try_from(now) == Ok(replicas) {
-        let text = format!("there are {now} replicas already");
-        return print(context.global.output, &text, &json!({ "replicas": now }));
-    }
-    Err(Stop::failed(NO_SCALING))
-}
+pub(crate) const NO_SCALING: &str = "replicas at addresses follow whoever runs them: change the \
+     number of replicas there";
 
 pub async fn hand_over(context: &Context, node: Option<Node>) -> Result<(), Stop> {
     let leader = context.name(&Node::Leader).await?;

@@ -27,7 +27,9 @@ pub async fn log(
     // One replica's log: another one may not be as far.
     let route = Route::Through(status.name);
     let applied = status.applied;
-    let from = from.unwrap_or_else(|| (applied + 1).saturating_sub(LOG_ENTRIES)).max(1);
+    // What is cut off, or was copied with the state, cannot be shown.
+    let tail = (applied + 1).saturating_sub(LOG_ENTRIES).max(status.compacted + 1);
+    let from = from.unwrap_or(tail).max(1);
     if !follow && from > applied {
         crate::note(format!("the log ends at index {applied}; use --follow to wait for more"));
         return Ok(());

@@ -1,10 +1,12 @@
 //! `status`: what each replica says about itself.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kvorum_protocol::Client;
 use kvorum_protocol::client::Route;
+use kvorum_protocol::status::Status;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -37,23 +39,38 @@ pub async fn status(context: &Context) -> Result<(), Stop> {
     }
 }
 
-/// Asks every member at once.
+/// Asks every member, and everybody who is to become one, at once.
 pub(crate) async fn ask_all(client: &Arc<Client>) -> Result<Vec<Said>, Stop> {
     let first = client.status(&Route::Any).await?;
+    let said = ask_those(client, &first).await;
+    // Whoever was asked first may have left, and know only who was a member then.
+    let statuses = said.iter().filter_map(|(_, status)| status.as_ref().ok());
+    let newest = statuses.max_by_key(|status| status.configuration.id).cloned();
+    match newest.filter(|newest| newest.configuration.id > first.configuration.id) {
+        Some(newest) => Ok(ask_those(client, &newest).await),
+        None => Ok(said),
+    }
+}
+
+/// Asks those whom a status names.
+async fn ask_those(client: &Arc<Client>, status: &Status) -> Vec<Said> {
     let mut asked = JoinSet::new();
-    for member in first.configuration.members {
+    let members = status.configuration.members.iter().map(|member| &member.name);
+    let joiners = status.membership.joiners.iter().filter(|joiner| joiner.is_linked);
+    let names: BTreeSet<_> = members.chain(joiners.map(|joiner| &joiner.name)).collect();
+    for name in names.into_iter().cloned() {
         let client = Arc::clone(client);
         asked.spawn(async move {
-            let route = Route::Through(member.name.clone());
+            let route = Route::Through(name.clone());
             let said = match timeout(STATUS_PATIENCE, client.status(&route)).await {
                 Ok(Ok(status)) => Ok(status),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err(format!("no answer within {STATUS_PATIENCE:?}")),
             };
-            (member.name, said)
+            (name, said)
         });
     }
     let mut said = asked.join_all().await;
     said.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(said)
+    said
 }

@@ -8,13 +8,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use kvorum_protocol::status::ClusterId;
 use kvorum_replica::addresses::FILE_NAME;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::folder::Folder;
 use super::{Plan, Report};
 use crate::exit::Stop;
 use crate::tail::tail;
@@ -25,14 +25,28 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A replica that lived so long is started again after the first pause.
 const STEADY: Duration = Duration::from_secs(1);
+/// How long a replica that was told to stop may take: one that is not wanted any more waits until
+/// the others go on without it.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(300);
 /// A log that is longer when its replica starts is moved aside, over the one moved aside before.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
+/// Where the replicas of a cluster are.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The cluster's folder.
+    pub path: PathBuf,
+    /// The cluster.
+    pub cluster: ClusterId,
+}
+
 /// How a replica is told to end.
 pub struct Ends {
-    /// In order.
+    /// By SIGTERM: the others go on, with another one in its place or without it.
     pub stop: CancellationToken,
-    /// At once, when it was told to stop already.
+    /// In order, with all others.
+    pub quit: CancellationToken,
+    /// At once, when it was told to end already.
     pub hurry: CancellationToken,
 }
 
@@ -48,7 +62,7 @@ pub struct Child {
 impl Child {
     /// Starts a replica and keeps it running until `stop`; then the task ends when the replica has.
     pub fn supervise(
-        folder: &Folder,
+        folder: &Place,
         name: String,
         plan: &Plan,
         ends: Ends,
@@ -63,13 +77,13 @@ impl Child {
     }
 
     async fn keep_running(self, ends: Ends) {
-        let stop = &ends.stop;
+        let is_over = || ends.stop.is_cancelled() || ends.quit.is_cancelled();
         let mut pause = PAUSE_MIN;
         let mut said = String::new();
-        while !stop.is_cancelled() {
+        while !is_over() {
             let began = Instant::now();
             match self.run_once(&ends).await {
-                Ok(_) if stop.is_cancelled() => {}
+                Ok(_) if is_over() => {}
                 Ok(status) => {
                     let why = last_words(&self.log());
                     let line = format!("ended ({status}): {why}");
@@ -86,7 +100,8 @@ impl Child {
             pause = if began.elapsed() > STEADY { PAUSE_MIN } else { pause };
             tokio::select! {
                 () = sleep(pause) => {}
-                () = stop.cancelled() => {}
+                () = ends.stop.cancelled() => {}
+                () = ends.quit.cancelled() => {}
             }
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -111,24 +126,23 @@ impl Child {
             // A Ctrl-C at the terminal is for `kvorum`, which stops its replicas in order.
             .process_group(0);
         let mut child = tokio::process::Command::from(command).spawn()?;
-        // Held until the replica has ended: it ends when this pipe does.
-        let pipe = child.stdin.take();
-        let status = tokio::select! {
-            status = child.wait() => status,
+        // Held while the replica is to run: it ends when this pipe does.
+        let mut pipe = child.stdin.take();
+        tokio::select! {
+            status = child.wait() => return status,
+            () = ends.quit.cancelled() => drop(pipe.take()),
             () = ends.stop.cancelled() => {
                 let process = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
                 let _ = process.map(|process| kill_process(process, Signal::TERM));
-                tokio::select! {
-                    status = child.wait() => status,
-                    () = ends.hurry.cancelled() => {
-                        child.start_kill()?;
-                        child.wait().await
-                    }
-                }
             }
-        };
-        drop(pipe);
-        status
+        }
+        tokio::select! {
+            status = child.wait() => return status,
+            () = ends.hurry.cancelled() => {}
+            () = sleep(LEAVE_PATIENCE) => {}
+        }
+        child.start_kill()?;
+        child.wait().await
     }
 
     fn log(&self) -> PathBuf {
@@ -163,15 +177,14 @@ fn open_log(path: &Path) -> io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
-fn arguments(folder: &Folder, name: &str, own: &Path, plan: &Plan) -> Vec<String> {
+fn arguments(folder: &Place, name: &str, own: &Path, plan: &Plan) -> Vec<String> {
     let storage = plan.storage.to_possible_value();
     let storage = storage.map_or(String::new(), |value| value.get_name().to_owned());
     let mut arguments = vec![
         "replica".to_owned(),
         format!("--name={name}"),
-        format!("--cluster={}", folder.set.cluster),
-        format!("--members={}", folder.set.members().join(",")),
-        format!("--peers-from={}", folder.path.display()),
+        format!("--cluster={}", folder.cluster),
+        format!("--follow={}", folder.path.display()),
         format!("--data={}", own.display()),
         format!("--storage={storage}"),
         format!("--disk-reserve={}", plan.disk_reserve),

@@ -13,7 +13,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use kvorum_protocol::status::ClusterId;
-use kvorum_replica::storage::open::Owner;
+use kvorum_replica::marker::Marker;
+use kvorum_replica::orchestrator;
+use kvorum_replica::storage::open::{Newborn, Owner};
 use kvorum_replica::version::Version;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::exit::{Exit, Stop};
 
 /// Most replicas of a local cluster.
-const REPLICAS_MAX: u32 = 7;
+pub const REPLICAS_MAX: u32 = orchestrator::folder::REPLICAS_MAX;
 /// Replicas of a new cluster that is not told how many.
 const REPLICAS_DEFAULT: u32 = 3;
 /// Tries to take a lock.
@@ -36,7 +38,7 @@ const DEFAULT: &str = "kvorum/local";
 pub struct StatefulSet {
     /// The cluster's id.
     pub cluster: ClusterId,
-    /// How many replicas.
+    /// How many replicas; 0 for none, which stops a cluster and keeps its members.
     pub replicas: u32,
 }
 
@@ -62,14 +64,22 @@ impl StatefulSet {
         let document: Document =
             serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
         let cluster = document.cluster.parse().map_err(wrong)?;
-        check_count(document.replicas)
-            .map_err(|stop| Stop::failed(format!("{}: {}", file.display(), stop.message)))?;
+        if document.replicas > REPLICAS_MAX {
+            return Err(Stop::failed(format!(
+                "{}: {} replicas are not possible; write 0 to {REPLICAS_MAX}",
+                file.display(),
+                document.replicas
+            )));
+        }
         Ok(Self { cluster, replicas: document.replicas })
     }
 
-    fn write(&self, folder: &Path) -> std::io::Result<()> {
+    /// Writes the file, whole or not at all.
+    pub fn write(&self, folder: &Path) -> std::io::Result<()> {
         let document = Document { cluster: self.cluster.to_string(), replicas: self.replicas };
-        let (file, aside) = (folder.join("statefulset.json"), folder.join("statefulset.json.new"));
+        // Several may write at the same time.
+        let aside = folder.join(format!("statefulset.json.{}", std::process::id()));
+        let file = folder.join("statefulset.json");
         let mut new = File::create(&aside)?;
         serde_json::to_writer_pretty(&mut new, &document)?;
         new.write_all(b"\n")?;
@@ -83,8 +93,10 @@ impl StatefulSet {
         Owner {
             cluster: self.cluster,
             name: name.to_owned(),
-            genesis: self.members(),
             newest: Version::NEWEST,
+            newborn: Some(self.members())
+                .filter(|members| members.iter().any(|member| member == name))
+                .map(|members| Newborn::given(name, &members)),
         }
     }
 
@@ -104,21 +116,30 @@ impl StatefulSet {
             crate::note(format!("making {name}"));
             seed(&folder.join(&name), &self.owner(&name))?;
         }
+        // The cluster has begun: nobody begins another one.
+        let marker = Marker { cluster: self.cluster, nonce: rand::random(), solo: None };
+        orchestrator::Folder::new(folder).make_marker_now(marker).map_err(cannot)?;
         self.write(folder).map_err(cannot)
     }
 
     /// The names of the replicas.
     #[must_use]
     pub fn members(&self) -> Vec<String> {
-        (0..self.replicas).map(|ordinal| format!("kvorum-{ordinal}")).collect()
+        (0..self.replicas).map(name).collect()
     }
+}
+
+/// The name of a replica.
+#[must_use]
+pub fn name(ordinal: u32) -> String {
+    format!("kvorum-{ordinal}")
 }
 
 pub(super) fn check_count(replicas: u32) -> Result<(), Stop> {
     match replicas {
-        2..=REPLICAS_MAX => Ok(()),
+        1..=REPLICAS_MAX => Ok(()),
         other => Err(Stop::usage(format!(
-            "{other} replicas are not possible; a local cluster has 2 to {REPLICAS_MAX}"
+            "{other} replicas are not possible; a local cluster has 1 to {REPLICAS_MAX}"
         ))),
     }
 }
@@ -133,7 +154,8 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Takes a folder, and makes a new cluster in it if there is none.
+    /// Takes a folder, and makes a new cluster in it if there is none; one that is there gets as
+    /// many replicas as are asked for.
     pub fn open(path: &Path, replicas: Option<u32>) -> Result<Self, Stop> {
         replicas.map_or(Ok(()), check_count)?;
         let cannot = |error: std::io::Error| {
@@ -143,14 +165,10 @@ impl Folder {
         let path = path.canonicalize().map_err(cannot)?;
         let lock = take_lock(&path)?;
         let set = if path.join("statefulset.json").exists() {
-            let set = StatefulSet::read(&path)?;
+            let mut set = StatefulSet::read(&path)?;
             if let Some(asked) = replicas.filter(|asked| *asked != set.replicas) {
-                return Err(Stop::usage(format!(
-                    "the cluster in {} has {} replicas, and this version cannot change that to \
-                     {asked}; leave out --replicas, or use another folder with --data",
-                    path.display(),
-                    set.replicas
-                )));
+                set.replicas = asked;
+                set.write(&path).map_err(cannot)?;
             }
             set
         } else {
@@ -160,6 +178,16 @@ impl Folder {
             set
         };
         Ok(Self { path, set, lock })
+    }
+}
+
+impl Folder {
+    /// Makes another cluster: what was in memory is gone with its processes.
+    pub fn renew(&mut self) -> Result<(), Stop> {
+        let cannot = |error: std::io::Error| cannot_make(&self.path, &error);
+        self.set.cluster = ClusterId(rand::random());
+        orchestrator::Folder::new(&self.path).forget_marker().map_err(cannot)?;
+        self.set.write(&self.path).map_err(cannot)
     }
 }
 

@@ -13,7 +13,8 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kvorum_protocol::status::ClusterId;
+use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
+use kvorum_replica::chain::{Chain, Standing};
 use kvorum_replica::entry::Entry;
 use kvorum_replica::snapshot::{Cursor, Found, Snapshots, Wanted};
 use kvorum_replica::state_machine::Table;
@@ -21,9 +22,9 @@ use kvorum_replica::storage::log::{LogDisk, LogNumbers};
 use kvorum_replica::storage::open::Owner;
 use kvorum_replica::storage::seed::Seed;
 use kvorum_replica::storage::segments::LogLimits;
-use kvorum_replica::storage::{Database, OpenError, Store};
+use kvorum_replica::storage::{Ballot, Database, OpenError, Store};
 
-use super::folder::{self, Folder, StatefulSet};
+use super::folder::{self, Folder, REPLICAS_MAX, StatefulSet};
 use crate::arguments::Recover;
 use crate::exit::{Exit, Stop};
 
@@ -33,8 +34,17 @@ const DIGITS: usize = 8;
 /// A replica that is left.
 struct Survivor {
     name: String,
+    replica: ReplicaId,
+    chain: Chain,
     database: Database,
     numbers: LogNumbers,
+}
+
+impl Survivor {
+    /// How far it got: the later configuration counts, then the later ballot, then the longer log.
+    fn reach(&self) -> (ConfigurationId, Option<Ballot>, usize) {
+        (self.chain.current.id, self.numbers.accepted_round, self.numbers.accepted)
+    }
 }
 
 /// Goes on with what is left.
@@ -43,7 +53,7 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     StatefulSet::read(&path)?;
     let Folder { path, set, lock } = Folder::open(&path, None)?;
     let (best, left) = survivors(&path, &set)?;
-    let total = set.members().len();
+    let total = best.chain.current.members.len();
     if left > total / 2 {
         let folder = path.display();
         return Err(Stop::usage(format!(
@@ -64,7 +74,8 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
          up to index {accepted}. Writes after that, if any were acknowledged, are lost.{undecided}"
     );
     confirm(recover, set.cluster)?;
-    let new = StatefulSet { cluster: ClusterId(rand::random()), replicas: set.replicas };
+    let replicas = set.replicas.max(1);
+    let new = StatefulSet { cluster: ClusterId(rand::random()), replicas };
     let aside = beside(&path, "recovering");
     new.make(&aside, |folder, owner| seed(&best, folder, owner))?;
     let cannot = |error: std::io::Error| folder::cannot_make(&path, &error);
@@ -90,38 +101,46 @@ fn beside(path: &Path, what: &str) -> PathBuf {
     PathBuf::from(format!("{}.{what}", path.display()))
 }
 
-/// The replica that got furthest, and how many are left.
+/// The member that got furthest, and how many members are left, of the configuration that it is in.
 fn survivors(folder: &Path, set: &StatefulSet) -> Result<(Survivor, usize), Stop> {
-    let (mut best, mut left): (Option<Survivor>, usize) = (None, 0);
-    for name in set.members() {
+    let mut all = Vec::new();
+    for name in (0..REPLICAS_MAX).map(folder::name) {
         let data = folder.join(&name);
         // What is opened without being there is made.
         if !data.join("db").join("CURRENT").exists() {
-            println!("{name}: lost, {} holds no database", data.display());
+            if data.exists() {
+                println!("{name}: lost, {} holds no database", data.display());
+            }
             continue;
         }
-        let opened = match open(&data, &set.owner(&name)) {
+        let owner = Owner { newborn: None, ..set.owner(&name) };
+        let database = match open(&data, &owner) {
             Ok(opened) => opened,
             Err(error) => {
                 println!("{name}: lost: {error}");
                 continue;
             }
         };
-        if opened.quarantine().is_some() {
+        if database.quarantine().is_some() {
             println!("{name}: lost: its state differed from that of the majority");
             continue;
         }
-        left += 1;
-        let numbers = opened.log(opened.chain().current.id).0.numbers();
-        println!("{name}: there, {} entries accepted", numbers.accepted);
-        let reach = |numbers: &LogNumbers| (numbers.accepted_round, numbers.accepted);
-        if best.as_ref().is_none_or(|best| reach(&best.numbers) < reach(&numbers)) {
-            best = Some(Survivor { name, database: opened, numbers });
+        let (chain, replica) = (database.chain(), database.identity().replica);
+        if chain.standing(replica) != Standing::Member {
+            println!("{name}: not a member of the cluster");
+            continue;
         }
+        let numbers = database.log(chain.current.id).0.numbers();
+        println!("{name}: there, {} entries accepted", numbers.accepted);
+        all.push(Survivor { name, replica, chain, database, numbers });
     }
     let none =
         || Stop::failed("no replica is left; make a new cluster of a backup: kvorum restore");
-    Ok((best.ok_or_else(none)?, left))
+    let best = (0..all.len()).rev().max_by_key(|place| all[*place].reach()).ok_or_else(none)?;
+    let best = all.swap_remove(best);
+    let is_member = |one: &&Survivor| best.chain.current.name_of(one.replica).is_some();
+    let left = all.iter().filter(is_member).count() + 1;
+    Ok((best, left))
 }
 
 fn open(folder: &Path, owner: &Owner) -> Result<Database, OpenError> {

@@ -7,6 +7,7 @@ use crate::app::dialog::{Act, Dialog, Tier};
 use crate::app::output::Verdict;
 use crate::app::writes::ProbeState;
 use crate::app::{App, Purpose, Undo};
+use crate::arguments::DemoName;
 use crate::message::{Call, CallId, Effect, Source};
 use crate::output;
 use crate::prompt::grammar::Scenario;
@@ -102,7 +103,8 @@ fn title(act: &Act) -> String {
     match act {
         Act::Call(call) => describe(call),
         Act::Cuts { name, .. } => format!("scenario {name}"),
-        Act::Demo => "demo failover".to_owned(),
+        Act::Demo(DemoName::Failover) => "demo failover".to_owned(),
+        Act::Demo(DemoName::Scale) => "demo scale".to_owned(),
     }
 }
 
@@ -121,7 +123,8 @@ fn impossible(app: &App, act: &Act) -> Option<String> {
         Act::Call(Call::Scale { .. }) => place.no_scale.clone(),
         Act::Call(Call::Cut { node, .. }) => (!allows_faults(node)).then(no_faults),
         Act::Cuts { cuts, .. } => cuts.iter().any(|(node, _)| !allows_faults(node)).then(no_faults),
-        Act::Demo => place.no_kill.clone(),
+        Act::Demo(DemoName::Failover) => place.no_kill.clone(),
+        Act::Demo(DemoName::Scale) => place.no_scale.clone(),
         Act::Call(_) => None,
     }
 }
@@ -134,8 +137,8 @@ pub fn carry_out(app: &mut App, act: Act) -> Vec<Effect> {
             .into_iter()
             .flat_map(|(node, peer)| call_and_say(app, Call::Cut { node, peer }))
             .collect(),
-        Act::Demo => {
-            app.demo = Some(crate::app::demo::Demo::new(app.now));
+        Act::Demo(name) => {
+            app.demo = Some(crate::app::demo::Demo::new(name, app.now));
             Vec::new()
         }
     }

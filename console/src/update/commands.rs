@@ -259,8 +259,8 @@ fn run_put(app: &mut App, put: &Put) -> Result<Vec<Effect>, ()> {
 }
 
 pub(super) fn scale(app: &mut App, replicas: u32, yes: bool) -> Vec<Effect> {
-    if usize::try_from(replicas) == Ok(app.cluster.count()) {
-        app.output.say(app.now, Verdict::Note, format!("there are {replicas} replicas already"));
+    if usize::try_from(replicas) == Ok(app.cluster.wanted()) {
+        app.output.say(app.now, Verdict::Note, format!("{replicas} replicas are wanted already"));
         return Vec::new();
     }
     acts::ask(app, Act::Call(Call::Scale { replicas }), yes)
@@ -316,7 +316,7 @@ fn run_view(app: &mut App, view: View) -> Vec<Effect> {
             }
             Err(why) => say(app, Verdict::Refused, &why),
         },
-        View::Demo { name: _ } => acts::ask(app, Act::Demo, false),
+        View::Demo { name } => acts::ask(app, Act::Demo(name), false),
         View::Filter { text } => filter(app, &text),
         View::Read { mode } => {
             app.settings.read = mode;

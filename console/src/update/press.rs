@@ -10,7 +10,7 @@ use crate::app::dialog::{Act, Answer, Tier};
 use crate::app::output::Verdict;
 use crate::app::writes::ProbeState;
 use crate::app::{App, Frozen, Page, Stage};
-use crate::arguments::ThemeName;
+use crate::arguments::{DemoName, ThemeName};
 use crate::keymap::{self, Intent, Mode};
 use crate::message::{Call, Destination, Effect, HowToKill};
 use crate::output;
@@ -226,7 +226,7 @@ fn open_with_node(app: &mut App, verb: &str) -> Vec<Effect> {
 
 /// Acts on the cluster, each with its question, and on what is selected.
 fn act(app: &mut App, intent: Intent) -> Vec<Effect> {
-    let count = u32::try_from(app.cluster.count()).unwrap_or(u32::MAX);
+    let count = u32::try_from(app.cluster.wanted()).unwrap_or(u32::MAX);
     match intent {
         Intent::Kill => match app.node().map(|node| node.name.clone()) {
             Some(node) => {
@@ -249,7 +249,7 @@ fn act(app: &mut App, intent: Intent) -> Vec<Effect> {
             let on = app.writes.state != ProbeState::On;
             acts::probe(app, on)
         }
-        Intent::Demo => acts::ask(app, Act::Demo, false),
+        Intent::Demo => acts::ask(app, Act::Demo(DemoName::Failover), false),
         Intent::Undo => acts::undo(app),
         Intent::Logs => match app.node().map(|node| node.name.clone()) {
             Some(node) => commands::logs(app, node),

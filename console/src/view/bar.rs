@@ -42,8 +42,12 @@ pub fn title(app: &App, width: u16) -> Vec<Piece> {
         short.push(piece(format!(" {up}/{count} "), tone));
     }
     let mut configuration = Vec::new();
-    if let Some(number) = cluster.configuration().filter(|_| width >= 100) {
+    if let Some((number, members)) = cluster.configuration().filter(|_| width >= 100) {
         configuration.push(piece(format!(" configuration {number} "), Tone::Dim));
+        if members != cluster.wanted() {
+            let text = format!(" {members} members, {} wanted ", cluster.wanted());
+            configuration.push(piece(text, Tone::Warn));
+        }
     }
     let right = state(app);
     let room = usize::from(width).saturating_sub(cells(&right));

@@ -225,7 +225,7 @@ pub fn events(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
             Kind::Lost | Kind::Trouble | Kind::Cut => Tone::Bad,
             Kind::Returned | Kind::Ready | Kind::Healed => Tone::Good,
             Kind::Demo => Tone::Accent,
-            Kind::Process => Tone::Plain,
+            Kind::Process | Kind::Members => Tone::Plain,
         };
         let at = time_of_day(event.wall_us, &app.settings.zone);
         let text = output::line(event.text.as_bytes());

@@ -22,6 +22,8 @@ pub fn state_word(state: State) -> &'static str {
         State::Recovering => "catch-up",
         State::Gathering => "gathering",
         State::Outside => "outside",
+        State::Joining => "joining",
+        State::Retired => "retired",
         State::Starting => "starting",
         State::Silent => "silent",
         State::Down => "down",

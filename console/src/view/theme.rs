@@ -111,6 +111,8 @@ impl Theme {
             State::Follower => (self.glyph("✓", "+"), Tone::Good),
             State::Alone | State::Candidate | State::Starting => (self.glyph("▲", "!"), Tone::Warn),
             State::Recovering => (self.glyph("↺", "~"), Tone::Warn),
+            State::Joining => (self.glyph("⇡", "^"), Tone::Warn),
+            State::Retired => (self.glyph("⇣", "v"), Tone::Warn),
             State::Gathering => (self.glyph("…", "."), Tone::Warn),
             State::Outside | State::Down => (self.glyph("✗", "x"), Tone::Bad),
             State::Silent | State::Unknown => ("?", Tone::Warn),

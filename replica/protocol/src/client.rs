@@ -21,7 +21,7 @@ use crate::message::{
     Admin, Answer, Consistency, Event, Page, Pair, Refusal, Request, Scan, SnapshotRequest,
     Subscription,
 };
-use crate::status::{ClusterId, Status};
+use crate::status::{ClusterId, Configuration, ReplicaId, Status};
 use attempts::{Attempts, Tried};
 use lanes::Lanes;
 
@@ -272,6 +272,23 @@ impl Client {
     pub async fn status(&self, route: &Route) -> Result<Status, ClientError> {
         match self.read(Request::Status, route).await? {
             Answer::Status(status) => Ok(*status),
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    /// Asks for the id of a replica that has none and wants to become a member, and for the
+    /// members. Whoever asks again with the same nonce gets the same id.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn join(
+        &self,
+        name: &str,
+        nonce: u64,
+    ) -> Result<(ReplicaId, Configuration), ClientError> {
+        let join = Request::Admin(Admin::Join { name: name.to_owned(), nonce });
+        match self.read(join, &Route::Any).await? {
+            Answer::Joined { replica, configuration } => Ok((replica, configuration)),
             _ => Err(self.nonsense()),
         }
     }

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Key, LimitError, Operation, Outcome, RequestId, Value};
-use crate::status::Status;
+use crate::status::{Configuration, ReplicaId, Status};
 
 /// What a client sends after the handshake.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -236,6 +236,13 @@ pub enum Admin {
     },
     /// Ends the process at once, as SIGKILL would. Needs `--allow-faults`.
     Crash,
+    /// Gives an id to a replica that has none and wants to become a member. Done by the leader.
+    Join {
+        /// Its name.
+        name: String,
+        /// Drawn by it: whoever asks again with the same one gets the same id.
+        nonce: u64,
+    },
 }
 
 /// What a replica answers.
@@ -277,6 +284,13 @@ pub enum Answer {
         keys: u64,
         /// Where the next part begins; `None` after the last.
         next: Option<Value>,
+    },
+    /// A joiner's id, and the members that it copies the state from.
+    Joined {
+        /// The id.
+        replica: ReplicaId,
+        /// The members.
+        configuration: Configuration,
     },
 }
 
@@ -420,6 +434,8 @@ pub enum EntryKind {
     Version,
     /// The replicas' states are compared as of here.
     Checksum,
+    /// A replica gets an id, to become a member.
+    Join,
 }
 
 /// A changed key.

@@ -95,8 +95,13 @@ pub enum Role {
     Recovering,
     /// It has not met every member yet and does not vote.
     Gathering,
-    /// It must not vote: its disk is lost or full, and `Status::trouble` says so.
+    /// It must not vote: its disk is not the one that its peers remember, and `Status::trouble`
+    /// says so.
     Outside,
+    /// It copies the state, and becomes a member then.
+    Joining,
+    /// It was a member, and its id never votes again.
+    Retired,
 }
 
 /// One link to a peer.
@@ -127,6 +132,34 @@ pub struct CatchingUp {
     pub bytes: u64,
 }
 
+/// A replica that is to become a member, as the leader sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct JoinerStatus {
+    /// Its name.
+    pub name: String,
+    /// Up to which index it has the state, as it said last; 0 before it said anything.
+    pub index: u64,
+    /// Whether there is a link to it.
+    pub is_linked: bool,
+}
+
+/// How the members follow the number of replicas that is wanted.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Membership {
+    /// How many replicas are wanted, as this replica was told; `None` when nobody says.
+    pub wanted: Option<u32>,
+    /// Those who are to become members.
+    pub joiners: Vec<JoinerStatus>,
+    /// Members whose ordinals are not wanted any more, by name.
+    pub leaving: Vec<String>,
+    /// Why the leader does not change the members, although they are not those that are wanted.
+    pub waits: Option<String>,
+    /// The cluster does without this replica, which may end: it is retired, and something was
+    /// decided since; it joins, and is not wanted; or it is to be started again, and the others are
+    /// a majority.
+    pub may_go: bool,
+}
+
 /// What a replica says about itself.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -152,10 +185,13 @@ pub struct Status {
     pub decided: u64,
     /// Entries applied to the keys.
     pub applied: u64,
-    /// Entries no longer in its log.
+    /// Entries that it cannot tell any more: they are no longer in its log, or came with a state
+    /// that it copied.
     pub compacted: u64,
     /// How far it is, when it copies what it lacks.
     pub catching_up: Option<CatchingUp>,
+    /// How the members follow what is wanted.
+    pub membership: Membership,
     /// Whether it is a voter, knows a leader and lags by no more than the bound.
     pub is_ready: bool,
     /// The cluster's version.
@@ -174,3 +210,14 @@ pub struct Status {
     /// Microseconds since 1970 by the machine's clock, which may jump.
     pub wall_us: u64,
 }
+
+impl Status {
+    /// Orders leaders: each configuration counts its ballots anew.
+    #[must_use]
+    pub fn reign(&self) -> Reign {
+        (self.configuration.id, self.ballot)
+    }
+}
+
+/// A configuration and a ballot in it: higher ones are later.
+pub type Reign = (ConfigurationId, Ballot);

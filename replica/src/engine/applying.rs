@@ -40,6 +40,9 @@ impl<S: Store> Engine<S> {
                     self.proposals.applied(id, outcome, &mut answer);
                 }
             }
+            if entries.iter().any(|entry| matches!(entry, Entry::Join { .. })) {
+                self.know_joiners();
+            }
             if ends_in_checksum {
                 self.begin_pass(applied + length as u64);
             }

@@ -11,16 +11,18 @@
 //! decided an entry. The library's own stop signs are not used: it counts one twice when a replica
 //! that has it is brought into step. Does not know why the members change.
 
+use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId};
 
 use super::Engine;
 use super::consensus::Consensus;
-use super::message::{Notice, Output, PeerMessage};
+use super::message::{Notice, Output, PeerMessage, Written};
+use crate::chain::Standing;
 use crate::entry::Entry;
 use crate::storage::Store;
 
-/// The library has no configuration of one.
-const MEMBERS_MIN: usize = 2;
+/// Ticks after which the marker is asked for again: whoever keeps it may be out of reach.
+const MARK_TICKS: u64 = 100;
 
 impl<S: Store> Engine<S> {
     /// Whether this replica is a member of the configuration it knows last.
@@ -29,23 +31,25 @@ impl<S: Store> Engine<S> {
     }
 
     /// Proposes the next configuration, if this replica leads, no change is under way, and a
-    /// majority of the new members is linked and has what is decided: a quorum must never wait for
-    /// one that has to catch up first.
+    /// majority of the new members is linked and has the state: a quorum must never wait for one
+    /// that has to catch up first.
     pub(super) fn configure(&mut self, members: Vec<Member>) {
         let next = Configuration { id: ConfigurationId(self.configuration.id.0 + 1), members };
-        let Some(consensus) = &mut self.consensus else { return };
-        let is_free = consensus.ballot_if_leading().is_some() && !self.stops;
-        let decided = consensus.decided();
-        let has_all = |replica: ReplicaId| {
-            let accepted = consensus.accepted_by(replica).unwrap_or(0);
-            replica == self.me
-                || (self.outbox.peers.session(replica).is_some() && accepted >= decided)
-        };
-        let ready = next.members.iter().filter(|member| has_all(member.replica)).count();
-        if is_free && next.members.len() >= MEMBERS_MIN && ready >= next.quorum() {
-            self.stops = true;
-            consensus.propose(vec![Entry::StopSign(next)]);
-        }
+        let fit = next.members.iter().filter(|member| self.is_fit(member)).count();
+        let is_ready = self.is_leading() && !self.stops && fit >= next.quorum();
+        let Some(consensus) = self.consensus.as_mut().filter(|_| is_ready) else { return };
+        self.stops = true;
+        let names = next.members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>();
+        let notice = Notice::Configuring { id: next.id.0, members: names.join(",") };
+        self.outbox.notice(notice);
+        consensus.propose(vec![Entry::StopSign(next)]);
+    }
+
+    /// Whether a replica is linked and has the state.
+    pub(super) fn is_fit(&self, member: &Member) -> bool {
+        let replica = member.replica;
+        let is_linked = replica == self.me || self.outbox.peers.session(replica).is_some();
+        is_linked && self.has_state(replica)
     }
 
     /// Goes on in the configuration that the state is in by now.
@@ -54,22 +58,103 @@ impl<S: Store> Engine<S> {
             return;
         }
         let chain = self.store.chain();
+        let led = self.is_leading();
         // What the library has to say still, to those who do not know it yet.
         self.take_messages();
         self.deposed();
-        self.old_log = Some(self.log_begins_after());
+        // A replica that joins has no log of the configuration before.
+        let begins_after = self.consensus.as_ref().map(Consensus::compacted);
+        self.old_log = Some(begins_after.unwrap_or(chain.began));
         self.consensus = None;
         self.outbox.peers.reconfigure(&chain, self.me, &self.store);
+        self.outbox.tell_known();
         (self.configuration, self.began) = (chain.current, chain.began);
+        if self.rules.reads_know_configuration {
+            self.start_reads_over();
+        }
+        (self.mark_asked, self.mark_refused) = (None, None);
         self.outbox.notice(Notice::Configured { configuration: self.configuration.clone() });
         for peer in self.outbox.peers.linked().collect::<Vec<_>>() {
             self.tell_over(peer);
         }
-        if !self.is_member() {
+        if self.standing() == Standing::Retired {
             // What comes after is not for this replica: its program may not even know it.
             self.fetching = None;
         }
         self.gather();
+        if let Some(consensus) = self.consensus.as_mut().filter(|_| led) {
+            // Whoever led knows best how far the log is: nobody has to wait for an election.
+            consensus.lead();
+        }
+    }
+
+    /// Reads that were confirmed in the configuration before, or for which its leader was asked,
+    /// are confirmed again in this one.
+    fn start_reads_over(&mut self) {
+        let mut reads = self.reads.take_confirmed();
+        reads.extend(self.relays.take_reads());
+        for read in reads {
+            if read.request.is_some() && self.is_member() {
+                self.reads.add(read);
+            } else {
+                self.outbox.refuse_read(&read, Refusal::NotLeader { leader: None });
+            }
+        }
+    }
+
+    /// The chain changed, and the configuration did not: somebody is to join.
+    pub(super) fn know_joiners(&mut self) {
+        let chain = self.store.chain();
+        if self.outbox.peers.reconfigure(&chain, self.me, &self.store) {
+            self.outbox.tell_known();
+        }
+        self.answer_joins();
+    }
+
+    /// This replica was told of others that its state does not know yet.
+    pub(super) fn learned(&mut self, members: &[Member]) {
+        self.outbox.peers.learn(members, self.me, &self.store);
+        self.outbox.tell_known();
+    }
+
+    /// What a configuration of one has to ask for.
+    pub(super) fn take_solo(&mut self) {
+        let (now, asked) = (self.now, self.mark_asked);
+        let configuration = self.configuration.id;
+        let Some(solo) = self.consensus.as_mut().and_then(Consensus::solo) else { return };
+        if let Some(index) = solo.take_unsynced() {
+            self.outbox.push(Output::Sync(Written { configuration, index }));
+        }
+        if !self.rules.asks_marker {
+            solo.marked(ConfigurationId(configuration.0 + 1));
+        }
+        if let Some(wanted) = solo.wants_mark()
+            && asked.is_none_or(|asked| now >= asked + MARK_TICKS)
+        {
+            self.mark_asked = Some(now);
+            self.outbox.push(Output::Mark { configuration: wanted });
+        }
+    }
+
+    /// A sync returned.
+    pub(super) fn wrote(&mut self, written: Written) {
+        let is_current = written.configuration == self.configuration.id;
+        let solo = self.consensus.as_mut().and_then(Consensus::solo);
+        if let Some(solo) = solo.filter(|_| is_current) {
+            solo.synced(written.index);
+        }
+    }
+
+    /// The marker names this replica in a configuration, or must not.
+    pub(super) fn marked(&mut self, configuration: ConfigurationId, verdict: Result<(), String>) {
+        let Some(solo) = self.consensus.as_mut().and_then(Consensus::solo) else { return };
+        match verdict {
+            Ok(()) => {
+                solo.marked(configuration);
+                (self.mark_asked, self.mark_refused) = (None, None);
+            }
+            Err(why) => self.mark_refused = Some(why),
+        }
     }
 
     /// A peer speaks of a configuration that is not this replica's.
@@ -83,9 +168,10 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    fn tell_over(&mut self, peer: ReplicaId) {
-        let message =
-            PeerMessage::Over { configuration: self.configuration.id, index: self.store.applied() };
+    pub(super) fn tell_over(&mut self, peer: ReplicaId) {
+        let (configuration, index) = (self.configuration.id, self.store.applied());
+        let is_dismissed = self.is_dismissed(peer);
+        let message = PeerMessage::Over { configuration, index, is_dismissed };
         self.outbox.push(Output::Gated { to: peer, message, durable: false });
     }
 
@@ -98,7 +184,8 @@ impl<S: Store> Engine<S> {
 
     /// Removes the logs of earlier configurations, once this one has decided something.
     pub(super) fn forget_old_logs(&mut self) {
-        if self.old_log.is_some() && self.store.applied() > self.began {
+        let is_over = self.store.applied() > self.began || !self.rules.keeps_sealed_log;
+        if self.old_log.is_some() && is_over {
             self.store.drop_old_logs();
             self.old_log = None;
         }

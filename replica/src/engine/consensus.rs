@@ -1,4 +1,5 @@
-//! Pure: one configuration's instance of the consensus library, with the traps fenced off.
+//! Pure: what decides in one configuration: the consensus library, with the traps fenced off, or
+//! one replica alone.
 //!
 //! Guarantees that only messages of the whitelist pass, in either direction; that a message's
 //! sender and receiver are who the link says they are; and that proposals are made only while this
@@ -12,6 +13,7 @@ use omnipaxos::storage::Storage;
 use omnipaxos::util::LogEntry;
 use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
 
+use super::solo::Solo;
 use super::{Rules, log_sync};
 use crate::entry::Entry;
 
@@ -61,9 +63,18 @@ pub enum Handled {
     },
 }
 
-/// One instance of the library.
+/// What decides.
+#[expect(clippy::large_enum_variant, reason = "a replica has one")]
+enum Instance<L: Storage<Entry>> {
+    /// The library, in a configuration of two or more.
+    Paxos(OmniPaxos<Entry, L>),
+    /// One replica alone.
+    Solo(Solo<L>),
+}
+
+/// One configuration's instance.
 pub struct Consensus<L: Storage<Entry>> {
-    paxos: OmniPaxos<Entry, L>,
+    instance: Instance<L>,
     configuration: Configuration,
     slot: u64,
     /// The ballot in which this replica leads, and the read barrier: its accepted index when it
@@ -78,10 +89,20 @@ impl<L: Storage<Entry>> Consensus<L> {
     /// Starts the instance of a configuration from what its log holds.
     ///
     /// # Panics
-    /// When `me` is no member, or the configuration has one member only.
+    /// When `me` is no member.
     pub fn start(configuration: &Configuration, me: ReplicaId, log: L, rules: Rules) -> Self {
         let slot = configuration.members.iter().position(|member| member.replica == me);
         let slot = slot.expect("a replica starts only configurations that it is a member of");
+        let slot = slot as u64 + 1;
+        let instance = match configuration.members.len() {
+            1 => Instance::Solo(Solo::start(configuration.id, log, rules.solo_waits_for_sync)),
+            _ => Instance::Paxos(Self::paxos(configuration, slot, log)),
+        };
+        let (configuration, buffer) = (configuration.clone(), Vec::new());
+        Self { instance, configuration, slot, leading: None, buffer, dropped: 0, rules }
+    }
+
+    fn paxos(configuration: &Configuration, slot: u64, log: L) -> OmniPaxos<Entry, L> {
         let slots = 1..=configuration.members.len() as u64;
         let cluster = ClusterConfig {
             configuration_id: configuration.id.0,
@@ -89,29 +110,38 @@ impl<L: Storage<Entry>> Consensus<L> {
             flexible_quorum: None,
         };
         let server = ServerConfig {
-            pid: slot as u64 + 1,
+            pid: slot,
             election_tick_timeout: ELECTION_TICKS,
             resend_message_tick_timeout: RESEND_TICKS,
             buffer_size: BUFFER_MESSAGES,
             ..ServerConfig::default()
         };
-        let slot = server.pid;
-        let paxos = cluster
+        cluster
             .build_for_server(server, log)
-            .expect("a configuration of two or more with slots from 1 is valid");
-        let configuration = configuration.clone();
-        Self { paxos, configuration, slot, leading: None, buffer: Vec::new(), dropped: 0, rules }
+            .expect("a configuration of two or more with slots from 1 is valid")
+    }
+
+    /// The instance of a configuration of one.
+    pub fn solo(&mut self) -> Option<&mut Solo<L>> {
+        match &mut self.instance {
+            Instance::Solo(solo) => Some(solo),
+            Instance::Paxos(_) => None,
+        }
     }
 
     /// Lets logical time pass.
     pub fn tick(&mut self) {
-        self.paxos.tick();
+        if let Instance::Paxos(paxos) = &mut self.instance {
+            paxos.tick();
+        }
     }
 
     /// A session of the link to a peer began: whatever was under way with it starts over.
     pub fn reconnected(&mut self, peer: ReplicaId) {
-        if let Some(slot) = self.slot_of(peer) {
-            self.paxos.reconnected(slot);
+        if let (Instance::Paxos(paxos), Some(index)) =
+            (&mut self.instance, position_of(&self.configuration, peer))
+        {
+            paxos.reconnected(index as u64 + 1);
         }
     }
 
@@ -128,9 +158,16 @@ impl<L: Storage<Entry>> Consensus<L> {
             Some(handled) if self.rules.waits_for_state => handled,
             _ => {
                 self.outbid(&message);
-                self.paxos.handle_incoming(message);
+                self.give(message);
                 Handled::Taken
             }
+        }
+    }
+
+    /// Gives a message to the library. With one replica there is none, and nobody to send any.
+    fn give(&mut self, message: Message<Entry>) {
+        if let Instance::Paxos(paxos) = &mut self.instance {
+            paxos.handle_incoming(message);
         }
     }
 
@@ -162,7 +199,7 @@ impl<L: Storage<Entry>> Consensus<L> {
                 if self.promise() > request.n {
                     return;
                 }
-                self.paxos.try_become_leader();
+                self.lead();
             }
         }
     }
@@ -173,24 +210,35 @@ impl<L: Storage<Entry>> Consensus<L> {
     /// When this replica does not lead: the library would forward them, and lose some.
     pub fn propose(&mut self, entries: Vec<Entry>) {
         assert!(self.ballot_if_leading().is_some(), "proposals are made at the leader only");
-        // Addressed to itself, the library's own forwarding message is a batched append: one write
-        // and one message to each follower.
-        self.paxos.handle_incoming(Message::SequencePaxos(PaxosMessage {
-            from: self.slot,
-            to: self.slot,
-            msg: PaxosMsg::ProposalForward(entries),
-        }));
+        match &mut self.instance {
+            Instance::Solo(solo) => solo.propose(entries),
+            // Addressed to itself, the library's own forwarding message is a batched append: one
+            // write and one message to each follower.
+            Instance::Paxos(paxos) => {
+                paxos.handle_incoming(Message::SequencePaxos(PaxosMessage {
+                    from: self.slot,
+                    to: self.slot,
+                    msg: PaxosMsg::ProposalForward(entries),
+                }));
+            }
+        }
     }
 
     /// Tries to lead, whoever does now.
     pub fn lead(&mut self) {
-        self.paxos.try_become_leader();
+        if let Instance::Paxos(paxos) = &mut self.instance {
+            paxos.try_become_leader();
+        }
     }
 
     /// The ballot in which this replica leads in the accept phase.
     #[must_use]
     pub fn ballot_if_leading(&self) -> Option<Ballot> {
-        (self.paxos.get_current_leader() == Some((self.slot, true))).then(|| self.promise())
+        let leads = match &self.instance {
+            Instance::Paxos(paxos) => paxos.get_current_leader() == Some((self.slot, true)),
+            Instance::Solo(solo) => solo.may_decide(),
+        };
+        leads.then(|| self.promise())
     }
 
     /// Looks whether this replica began or stopped leading since the last look: the ballot before
@@ -217,33 +265,48 @@ impl<L: Storage<Entry>> Consensus<L> {
     /// The highest ballot promised.
     #[must_use]
     pub fn promise(&self) -> Ballot {
-        self.paxos.get_promise()
+        match &self.instance {
+            Instance::Paxos(paxos) => paxos.get_promise(),
+            Instance::Solo(solo) => solo.ballot(),
+        }
     }
 
     /// The replica that leads in the promised ballot, and whether this replica is in step with it
     /// (or leads itself, in the accept phase).
     #[must_use]
     pub fn leader(&self) -> Option<(ReplicaId, bool)> {
-        let (slot, is_accepting) = self.paxos.get_current_leader()?;
+        let (slot, is_accepting) = match &self.instance {
+            Instance::Paxos(paxos) => paxos.get_current_leader()?,
+            Instance::Solo(solo) => (self.slot, solo.may_decide()),
+        };
         Some((self.replica_at(slot)?, is_accepting))
     }
 
     /// Entries known to be chosen.
     #[must_use]
     pub fn decided(&self) -> u64 {
-        self.paxos.get_decided_idx() as u64
+        match &self.instance {
+            Instance::Paxos(paxos) => paxos.get_decided_idx() as u64,
+            Instance::Solo(solo) => solo.decided(),
+        }
     }
 
     /// Entries written.
     #[must_use]
     pub fn accepted(&self) -> u64 {
-        self.paxos.get_accepted_idx() as u64
+        match &self.instance {
+            Instance::Paxos(paxos) => paxos.get_accepted_idx() as u64,
+            Instance::Solo(solo) => solo.accepted(),
+        }
     }
 
     /// Entries no longer in the log.
     #[must_use]
     pub fn compacted(&self) -> u64 {
-        self.paxos.get_compacted_idx() as u64
+        match &self.instance {
+            Instance::Paxos(paxos) => paxos.get_compacted_idx() as u64,
+            Instance::Solo(solo) => solo.compacted(),
+        }
     }
 
     /// Messages dropped because they must not be.
@@ -257,7 +320,8 @@ impl<L: Storage<Entry>> Consensus<L> {
     pub fn accepted_by(&self, peer: ReplicaId) -> Option<u64> {
         let slot = usize::try_from(self.slot_of(peer)?).expect("slots are small");
         // The library puts an unused element before slot 1.
-        let accepted = self.paxos.get_ui_states().cluster_state.accepted_indexes;
+        let Instance::Paxos(paxos) = &self.instance else { return None };
+        let accepted = paxos.get_ui_states().cluster_state.accepted_indexes;
         accepted.get(slot).map(|index| *index as u64)
     }
 
@@ -268,7 +332,11 @@ impl<L: Storage<Entry>> Consensus<L> {
     #[must_use]
     pub fn entries(&self, from: u64, to: u64) -> Vec<Entry> {
         let position = |index: u64| usize::try_from(index).expect("indexes fit the address space");
-        let entries = self.paxos.read_entries(position(from - 1)..position(to));
+        let paxos = match &self.instance {
+            Instance::Paxos(paxos) => paxos,
+            Instance::Solo(solo) => return solo.entries(from - 1, to),
+        };
+        let entries = paxos.read_entries(position(from - 1)..position(to));
         let entries = entries.expect("entries up to the decided index exist").into_iter();
         entries
             .map(|entry| match entry {
@@ -278,12 +346,32 @@ impl<L: Storage<Entry>> Consensus<L> {
             .collect()
     }
 
+    /// Whether a stop sign is in the log that is not known to be decided.
+    #[must_use]
+    pub fn has_undecided_seal(&self) -> bool {
+        let is_seal = |entry: &LogEntry<Entry>| {
+            matches!(entry, LogEntry::Undecided(Entry::StopSign(next))
+                if next.id > self.configuration.id)
+        };
+        match &self.instance {
+            Instance::Solo(solo) => solo.has_seal(),
+            Instance::Paxos(paxos) => {
+                let tail = paxos.read_entries(paxos.get_decided_idx()..paxos.get_accepted_idx());
+                tail.is_some_and(|tail| tail.iter().any(is_seal))
+            }
+        }
+    }
+
     /// Removes entries up to an index from the log. All of them must be applied.
     pub fn compact(&mut self, index: u64) {
+        let paxos = match &mut self.instance {
+            Instance::Paxos(paxos) => paxos,
+            Instance::Solo(solo) => return solo.compact(index),
+        };
         let index = usize::try_from(index).expect("indexes fit the address space");
         // The library's own trimming waits for every replica; addressed to itself, the message it
         // sends about it only cuts the log.
-        self.paxos.handle_incoming(Message::SequencePaxos(PaxosMessage {
+        paxos.handle_incoming(Message::SequencePaxos(PaxosMessage {
             from: self.slot,
             to: self.slot,
             msg: PaxosMsg::Compaction(Compaction::Trim(index)),
@@ -297,11 +385,12 @@ impl<L: Storage<Entry>> Consensus<L> {
         state_of: impl Fn(ReplicaId) -> Option<u64>,
         mut send: impl FnMut(ReplicaId, Message<Entry>, Gate),
     ) {
-        self.paxos.take_outgoing_messages(&mut self.buffer);
+        let Instance::Paxos(paxos) = &mut self.instance else { return };
+        paxos.take_outgoing_messages(&mut self.buffer);
         for mut message in std::mem::take(&mut self.buffer) {
-            match (gate(&message), self.replica_at(message.get_receiver())) {
+            match (gate(&message), replica_at(&self.configuration, message.get_receiver())) {
                 (Some(gate), Some(to)) => {
-                    if log_sync::complete(&self.paxos, &mut message, state_of(to)) {
+                    if log_sync::complete(paxos, &mut message, state_of(to)) {
                         send(to, message, gate);
                     }
                 }
@@ -311,14 +400,21 @@ impl<L: Storage<Entry>> Consensus<L> {
     }
 
     fn slot_of(&self, replica: ReplicaId) -> Option<u64> {
-        let index = self.configuration.members.iter().position(|m| m.replica == replica)?;
-        Some(index as u64 + 1)
+        position_of(&self.configuration, replica).map(|index| index as u64 + 1)
     }
 
     fn replica_at(&self, slot: u64) -> Option<ReplicaId> {
-        let index = usize::try_from(slot.checked_sub(1)?).ok()?;
-        self.configuration.members.get(index).map(|member| member.replica)
+        replica_at(&self.configuration, slot)
     }
+}
+
+fn position_of(configuration: &Configuration, replica: ReplicaId) -> Option<usize> {
+    configuration.members.iter().position(|member| member.replica == replica)
+}
+
+fn replica_at(configuration: &Configuration, slot: u64) -> Option<ReplicaId> {
+    let index = usize::try_from(slot.checked_sub(1)?).ok()?;
+    configuration.members.get(index).map(|member| member.replica)
 }
 
 /// What it takes for a message to leave; `None` for one that must not be: forwarded proposals get

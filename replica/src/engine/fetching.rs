@@ -14,6 +14,7 @@ use kvorum_protocol::status::{CatchingUp, ConfigurationId, ReplicaId};
 
 use super::message::{Notice, Output, PeerMessage};
 use super::{Engine, Outbox};
+use crate::chain::Standing;
 use crate::entry::Entry;
 use crate::snapshot::{Found, Install, InstallWrite, Quarantine, SnapshotId, Wanted};
 use crate::state_machine::{self, Source};
@@ -91,6 +92,8 @@ impl<S: Store> Engine<S> {
         self.fetches += 1;
         let (call, due) = (self.fetches, self.now);
         let step = match &self.quarantine {
+            // A new joiner knows nothing of what the entries changed.
+            None if self.store.applied() == 0 && !self.is_member() => Step::Snapshot,
             None => Step::Entries,
             Some(_) if self.store.install().is_some() => Step::Chunks,
             Some(_) => Step::Snapshot,
@@ -143,11 +146,21 @@ impl<S: Store> Engine<S> {
         self.ask();
     }
 
+    /// A session ended: whatever was asked for by it comes from another one.
+    pub(super) fn source_lost(&mut self, peer: ReplicaId) {
+        if let Some(fetching) = self.fetching.as_mut().filter(|f| f.source == peer) {
+            (fetching.is_waiting, fetching.due) = (true, self.now);
+        }
+    }
+
     /// The connected peer after one, in a circle; in quarantine, of those that are sound.
     fn next_source(&self, after: ReplicaId) -> Option<ReplicaId> {
         let quarantine = self.quarantine.as_ref();
         let is_sound = |peer: &ReplicaId| quarantine.is_none_or(|q| q.sound.contains(peer));
-        let mut sources = self.outbox.peers.connected().filter(is_sound).peekable();
+        let is_member = self.is_member();
+        let peers = &self.outbox.peers;
+        let is_known = |peer: &ReplicaId| !is_member || peers.is_member(*peer);
+        let mut sources = peers.linked().filter(is_known).filter(is_sound).peekable();
         let first = sources.peek().copied();
         sources.find(|peer| *peer > after).or(first)
     }
@@ -253,13 +266,21 @@ impl<S: Store> Engine<S> {
         }
         let (index, bytes) = (self.store.applied(), install.bytes);
         self.outbox.notice(Notice::Copied { index, bytes });
+        self.know_joiners();
         self.enter();
     }
 
     /// A peer is in a configuration that this replica has not come to: it lacks what led there.
     pub(super) fn fetch_newer(&mut self, peer: ReplicaId, newer: ConfigurationId, index: u64) {
         let is_under_way = self.fetching.as_ref().is_some_and(|f| f.newer >= Some(newer));
-        if !is_under_way && self.quarantine.is_none() && self.is_member() {
+        // A member that does not vote yet may have forgotten what it promised; one that copied a
+        // later configuration would vote in it.
+        let may_fetch = match self.standing() {
+            Standing::Member => self.consensus.is_some(),
+            Standing::Joiner => true,
+            Standing::Retired => false,
+        };
+        if !is_under_way && self.quarantine.is_none() && may_fetch {
             let target = index.max(self.store.applied() + 1);
             self.begin_fetch(peer, target, Some(newer));
         }
@@ -275,10 +296,14 @@ impl<S: Store> Engine<S> {
             (next, rest) = (next + run.len() as u64, later);
         }
         self.close_copied();
+        self.know_joiners();
         self.enter();
         if self.store.applied() >= decided {
             self.fetching = None;
-            self.ask_to_be_in_step();
+            match self.standing() {
+                Standing::Joiner => self.tell_state(),
+                _ => self.ask_to_be_in_step(),
+            }
         }
     }
 

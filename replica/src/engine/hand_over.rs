@@ -32,7 +32,9 @@ impl<S: Store> Engine<S> {
             return Err(Refusal::NotLeader { leader });
         }
         let in_step = |peer: &ReplicaId| consensus.accepted_by(*peer).unwrap_or(0);
-        let best = self.outbox.peers.connected().max_by_key(in_step);
+        let stays = |peer: &ReplicaId| !self.is_stopping(*peer);
+        let peers = || self.outbox.peers.connected();
+        let best = peers().filter(stays).max_by_key(in_step).or(peers().max_by_key(in_step));
         let target = target.filter(|target| self.outbox.peers.session(*target).is_some()).or(best);
         let Some(target) = target else { return Err(Refusal::NoQuorum) };
         let to = self.outbox.peers.name(target).to_owned();

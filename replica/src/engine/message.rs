@@ -10,6 +10,7 @@ use omnipaxos::messages::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
+use crate::planner::Scale;
 use crate::snapshot::{Digest, Found, Wanted};
 
 /// One client connection of this process.
@@ -147,13 +148,23 @@ pub enum PeerMessage {
         /// The checksum.
         digest: Digest,
     },
-    /// The sender has left every earlier configuration behind.
+    /// The sender has left every earlier configuration behind; told to those who are in one, and
+    /// from time to time to those who are no members.
     Over {
         /// The one that it is in.
         configuration: ConfigurationId,
         /// Up to where it has the state.
         index: u64,
+        /// The receiver is no member, and no change is under way or planned that makes it one.
+        is_dismissed: bool,
     },
+    /// A replica that was told to end, and will be started again, asks the leader for leave.
+    AskToStop {
+        /// An earlier leader gave it already.
+        has_leave: bool,
+    },
+    /// The leader gives it.
+    MayStop,
     /// The leader tells a replica that its state differs from that of a strict majority.
     Differs {
         /// As of this index.
@@ -269,6 +280,24 @@ pub enum Input {
         /// The peer.
         peer: ReplicaId,
     },
+    /// So many replicas are wanted; `None` when nobody can say.
+    Scale(Option<Scale>),
+    /// The process was told to end, and will be started again.
+    WantsStop,
+    /// A joiner was told of others.
+    Learned {
+        /// Those.
+        members: Vec<Member>,
+    },
+    /// A sync returned that began after this was written.
+    Synced(Written),
+    /// The cluster's marker was asked to name this replica.
+    Marked {
+        /// In this configuration.
+        configuration: ConfigurationId,
+        /// Whether it does, or why it must not.
+        verdict: Result<(), String>,
+    },
     /// The members are to be these.
     Configure {
         /// The members of the next configuration.
@@ -283,9 +312,27 @@ pub enum Input {
     },
 }
 
+/// What a configuration of one has written.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Written {
+    /// Which one.
+    pub configuration: ConfigurationId,
+    /// Up to this index.
+    pub index: u64,
+}
+
 /// What a replica does about it.
 #[derive(Debug)]
 pub enum Output {
+    /// Sync, and tell when it is done by [`Input::Synced`].
+    Sync(Written),
+    /// Let the cluster's marker name this replica, and tell by [`Input::Marked`].
+    Mark {
+        /// In this configuration.
+        configuration: ConfigurationId,
+    },
+    /// These are the others that may have to be talked to.
+    Known(Vec<Member>),
     /// Send now: it carries no durable fact.
     Send {
         /// To whom.
@@ -386,6 +433,13 @@ pub enum Notice {
     HandingOver {
         /// To whom.
         to: String,
+    },
+    /// The leader proposes another configuration.
+    Configuring {
+        /// Its number.
+        id: u32,
+        /// Its members, by name.
+        members: String,
     },
     /// The replica goes on in another configuration.
     Configured {

@@ -25,6 +25,12 @@ impl Outbox {
         self.outputs.push(Output::Notice(notice));
     }
 
+    /// Tells who may have to be talked to.
+    pub(super) fn tell_known(&mut self) {
+        let known = self.peers.known();
+        self.push(Output::Known(known));
+    }
+
     /// Says an answer to whoever asked.
     pub(super) fn answer(&mut self, origin: Origin, answer: Answer) {
         match origin {

@@ -100,6 +100,8 @@ struct Peer {
     has_met: bool,
     /// The newest version that its program knows, as it said last.
     newest: Option<Version>,
+    /// The tick at which its last session ended; of no meaning while there is one.
+    silent_since: u64,
 }
 
 /// The other members.
@@ -122,12 +124,19 @@ impl Peers {
         peers
     }
 
-    /// The members are others now. Those that were stay known: they may have to be told so.
-    pub fn reconfigure<S: Store>(&mut self, chain: &Chain, me: ReplicaId, store: &S) {
-        let is_other = |member: &&Member| member.replica != me;
-        let members = chain.current.members.iter().filter(is_other);
-        self.members = members.clone().map(|member| member.replica).collect();
-        for Member { replica, name } in members.chain(chain.former.iter().filter(is_other)) {
+    /// The chain is another now; whether somebody new is known. Those that were known stay so: they
+    /// may have to be told that they are members no more.
+    pub fn reconfigure<S: Store>(&mut self, chain: &Chain, me: ReplicaId, store: &S) -> bool {
+        let others = chain.current.members.iter().map(|member| member.replica);
+        self.members = others.filter(|replica| *replica != me).collect();
+        let known: Vec<_> = chain.known().cloned().collect();
+        self.learn(&known, me, store)
+    }
+
+    /// These are known too; whether one of them is new.
+    pub fn learn<S: Store>(&mut self, members: &[Member], me: ReplicaId, store: &S) -> bool {
+        let before = self.peers.len();
+        for Member { replica, name } in members.iter().filter(|member| member.replica != me) {
             self.peers.entry(*replica).or_insert_with(|| Peer {
                 name: name.clone(),
                 session: None,
@@ -135,8 +144,18 @@ impl Peers {
                 is_cut: false,
                 has_met: store.seen(*replica).is_some(),
                 newest: None,
+                silent_since: 0,
             });
         }
+        self.peers.len() > before
+    }
+
+    /// Everybody who is known.
+    #[must_use]
+    pub fn known(&self) -> Vec<Member> {
+        let member =
+            |(id, peer): (&ReplicaId, &Peer)| Member { replica: *id, name: peer.name.clone() };
+        self.peers.iter().map(member).collect()
     }
 
     /// Those that are members.
@@ -252,10 +271,10 @@ impl Peers {
     }
 
     /// A session ended; false when a newer one has replaced it already.
-    pub fn down(&mut self, peer: ReplicaId, session: Session) -> bool {
+    pub fn down(&mut self, peer: ReplicaId, session: Session, now: u64) -> bool {
         match self.peers.get_mut(&peer) {
             Some(peer) if peer.session == Some(session) => {
-                peer.session = None;
+                (peer.session, peer.silent_since) = (None, now);
                 self.link_changes += 1;
                 true
             }
@@ -272,6 +291,24 @@ impl Peers {
     /// Every other member with a session.
     pub fn connected(&self) -> impl Iterator<Item = ReplicaId> {
         self.others().filter(|(_, peer)| peer.session.is_some()).map(|(id, _)| id)
+    }
+
+    /// Whether a peer is a member.
+    #[must_use]
+    pub fn is_member(&self, peer: ReplicaId) -> bool {
+        self.members.contains(&peer)
+    }
+
+    /// Those with a session that are no members.
+    pub fn guests(&self) -> impl Iterator<Item = ReplicaId> {
+        self.linked().filter(|peer| !self.members.contains(peer))
+    }
+
+    /// For how many ticks there has been no session with a peer.
+    #[must_use]
+    pub fn silent_ticks(&self, peer: ReplicaId, now: u64) -> u64 {
+        let peer = self.peers.get(&peer).filter(|peer| peer.session.is_none());
+        peer.map_or(0, |peer| now - peer.silent_since)
     }
 
     /// Everybody with a session, whether a member or not.
@@ -302,10 +339,11 @@ impl Peers {
     /// # Errors
     /// The refusal that lists those there are.
     pub fn named(&self, name: &str) -> Result<ReplicaId, Refusal> {
-        let found = self.peers.iter().find(|(_, peer)| peer.name == name);
+        // Of several that had the name, the last.
+        let found = self.peers.iter().rev().find(|(_, peer)| peer.name == name);
         found.map(|(id, _)| *id).ok_or_else(|| Refusal::UnknownReplica {
             name: name.to_owned(),
-            members: self.peers.values().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", "),
+            members: self.others().map(|(_, p)| p.name.as_str()).collect::<Vec<_>>().join(", "),
         })
     }
 
@@ -326,7 +364,10 @@ impl Peers {
             is_cut: peer.is_cut,
             sessions: peer.sessions,
         };
-        self.peers.values().map(link).collect()
+        let is_shown = |(id, peer): &(&ReplicaId, &Peer)| {
+            self.members.contains(id) || peer.session.is_some() || peer.is_cut
+        };
+        self.peers.iter().filter(is_shown).map(|(_, peer)| link(peer)).collect()
     }
 }
 
@@ -388,8 +429,8 @@ mod tests {
         let peer = ReplicaId(2);
         peers.up(peer, Session(1));
         peers.up(peer, Session(2));
-        assert!(!peers.down(peer, Session(1)), "the end of a replaced session changes nothing");
+        assert!(!peers.down(peer, Session(1), 0), "the end of a replaced session changes nothing");
         assert_eq!(peers.session(peer), Some(Session(2)));
-        assert!(peers.down(peer, Session(2)));
+        assert!(peers.down(peer, Session(2), 0));
     }
 }

@@ -5,8 +5,9 @@
 //! round confirms every read that came before it began; an answer counts for its own round only.
 //! After Ongaro's thesis, section 6.4, with OmniPaxos's ballots for terms.
 //!
-//! Guarantees that no read is served before its round was confirmed and its index applied. Writes
-//! nothing and uses no clock for safety.
+//! Guarantees that no read is served before its round was confirmed and its index applied, both in
+//! one configuration: a read that meets a change of it starts over. Writes nothing and uses no
+//! clock for safety.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -137,6 +138,15 @@ impl Reads {
         }
     }
 
+    /// A leader that is a majority by itself needs nobody to confirm a round.
+    pub fn confirm_alone(&mut self, quorum: usize) {
+        if quorum == 1
+            && let Some(round) = self.round.take()
+        {
+            self.confirmed.entry(round.index).or_default().extend(round.reads);
+        }
+    }
+
     /// The leader told this follower an index for reads.
     pub fn confirm_at(&mut self, index: u64, reads: Vec<Read>) {
         self.confirmed.entry(index).or_default().extend(reads);
@@ -175,6 +185,14 @@ impl Reads {
         let mut reads = std::mem::take(&mut self.queued);
         reads.extend(self.round.take().into_iter().flat_map(|round| round.reads));
         reads
+    }
+
+    /// The configuration is another now: takes the reads that were confirmed in the one before and
+    /// not served. Its leader may have been confirmed by some who did not know yet that it is over,
+    /// while the next one decided more. Reads of any state, at index 0, go on.
+    pub fn take_confirmed(&mut self) -> Vec<Read> {
+        let confirmed = self.confirmed.split_off(&1);
+        confirmed.into_values().flatten().collect()
     }
 
     /// Takes the reads that have waited too long.

@@ -89,6 +89,17 @@ impl Relays {
         self.give_up(Doubt::LinkLost, |call| call.leader == peer && call.session == session)
     }
 
+    /// Gives up all calls for an index: it would be that of a configuration that is over.
+    pub fn take_reads(&mut self) -> Vec<Read> {
+        let given_up =
+            self.give_up(Doubt::LinkLost, |call| matches!(call.purpose, Purpose::Reads(_)));
+        let reads = given_up.into_iter().filter_map(|broken| match broken {
+            Broken::Reads(reads) => Some(reads),
+            Broken::Write(..) => None,
+        });
+        reads.flatten().collect()
+    }
+
     /// Gives up the calls that took too long.
     pub fn expire(&mut self, now: u64) -> Vec<Broken> {
         self.give_up(Doubt::NoQuorum, |call| call.deadline <= now)

@@ -61,6 +61,7 @@ impl<S: Store> Engine<S> {
                 self.answer(origin, Answer::Done);
             }
             Request::Subscribe(subscription) => self.subscribe(client, call, subscription),
+            Request::Admin(Admin::Join { name, nonce }) => self.join(origin, name, nonce),
             Request::Admin(admin) => {
                 let answer = match self.administer(admin) {
                     Ok(()) => Answer::Done,
@@ -88,6 +89,7 @@ impl<S: Store> Engine<S> {
 
     fn administer(&mut self, admin: Admin) -> Result<(), Refusal> {
         match admin {
+            Admin::Join { .. } => unreachable!("a joiner is told an id, not that all is done"),
             Admin::HandOver { to } if to.is_empty() => self.begin_hand_over(None),
             Admin::HandOver { to } if to == self.store.identity().name => match self.is_leading() {
                 true => Ok(()),
@@ -162,6 +164,7 @@ impl<S: Store> Engine<S> {
             Ok(()) if self.hand_over.is_some() || self.quarantine.is_some() || self.stops => {
                 Some(Refusal::HandingOver)
             }
+            Ok(()) if self.is_genesis() => self.trouble().map(Refusal::Unavailable),
             Ok(()) if self.is_disk_full() && matches!(operation, Operation::Put { .. }) => {
                 let (free, reserve) = self.disk;
                 Some(Refusal::DiskFull { free, reserve })
@@ -221,7 +224,8 @@ impl<S: Store> Engine<S> {
 
     /// Why this replica's state is not to be read, if it is not.
     fn refuses_reads(&self) -> Option<Refusal> {
-        self.quarantine.as_ref().and_then(|_| self.trouble()).map(Refusal::Unavailable)
+        let is_closed = self.quarantine.is_some() || self.is_genesis();
+        self.trouble().filter(|_| is_closed).map(Refusal::Unavailable)
     }
 
     /// A follower wants an index for reads.
@@ -265,6 +269,7 @@ impl<S: Store> Engine<S> {
                 let message = PeerMessage::Probe { configuration, ballot, round };
                 Output::Send { to: peer, message }
             }));
+            self.reads.confirm_alone(self.configuration.quorum());
         } else if self.reads.has_queued() && !self.relays.has_reads() {
             self.ask_leader_for_index();
         }
@@ -279,7 +284,8 @@ impl<S: Store> Engine<S> {
         round: u64,
     ) {
         let promises = self.consensus.as_ref().is_some_and(|c| c.promise() == ballot);
-        if promises && configuration == self.configuration.id {
+        let is_over = configuration < self.configuration.id && !self.rules.reads_know_configuration;
+        if (promises && configuration == self.configuration.id) || is_over {
             let message = PeerMessage::ProbeAnswer { configuration, ballot, round };
             self.outbox.push(Output::Send { to: peer, message });
         }

@@ -40,6 +40,14 @@ pub struct Rules {
     pub checks_at_the_index: bool,
     /// Nothing takes effect in a configuration after its stop sign.
     pub seals: bool,
+    /// One replica alone decides what a sync made durable.
+    pub solo_waits_for_sync: bool,
+    /// One replica alone decides only when the marker names it.
+    pub asks_marker: bool,
+    /// The log of a sealed configuration stays until the next one has decided an entry.
+    pub keeps_sealed_log: bool,
+    /// A confirmed read counts for the configuration in which it was confirmed.
+    pub reads_know_configuration: bool,
     /// A state that differs from a majority's is not used any more.
     pub quarantines: bool,
     /// What is remembered of lanes, and for how long.
@@ -58,6 +66,10 @@ impl Default for Rules {
             checks_at_the_index: true,
             quarantines: true,
             seals: true,
+            solo_waits_for_sync: true,
+            asks_marker: true,
+            keeps_sealed_log: true,
+            reads_know_configuration: true,
             lanes: LaneMemory::default(),
         }
     }

@@ -2,13 +2,18 @@
 //!
 //! Guarantees that whatever keeps the replica from serving is said in words, with the cure.
 
-use kvorum_protocol::status::{Ballot, ReplicaId, Role, Status};
+use kvorum_protocol::status::{Ballot, Member, ReplicaId, Role, Status};
 use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
 
 use super::Engine;
 use super::consensus::Consensus;
 use super::subscriptions::Turning;
+use crate::chain::Standing;
+use crate::planner;
 use crate::storage::Store;
+
+/// Ticks after which a member without a link is gone, for people.
+const GONE_TICKS: u64 = 200;
 
 /// A replica that lags the decided index it knows by more than this is not ready.
 const READY_LAG_MAX: u64 = 1024;
@@ -70,15 +75,17 @@ impl<S: Store> Engine<S> {
             accepted,
             decided,
             applied,
-            compacted: self.log_begins_after(),
+            compacted: self.compacted(),
             catching_up: self.catching_up(),
             is_ready: matches!(role, Role::Leader | Role::Follower)
                 && decided - applied <= READY_LAG_MAX
                 && !self.leads_alone()
+                && !self.is_genesis()
                 && self.quarantine.is_none(),
             allows_faults: self.options.allows_faults,
             version: self.store.version().0,
             same_at: self.checking.same_at(),
+            membership: self.membership(),
             links: self.outbox.peers.links(),
             trouble: self.trouble(),
             monotonic_us: 0,
@@ -104,7 +111,11 @@ impl<S: Store> Engine<S> {
 
     fn role(&self) -> Role {
         match self.leader() {
-            _ if self.disowned_by.is_some() || !self.is_member() => Role::Outside,
+            _ if self.disowned_by.is_some() => Role::Outside,
+            _ if !self.is_member() => match self.standing() {
+                Standing::Joiner | Standing::Member => Role::Joining,
+                Standing::Retired => Role::Retired,
+            },
             _ if self.consensus.is_none() => Role::Gathering,
             Some((leader, true)) if leader == self.me => Role::Leader,
             Some((leader, false)) if leader == self.me => Role::Candidate,
@@ -120,17 +131,47 @@ impl<S: Store> Engine<S> {
                  promised and must not vote; bring back its own disk, or let it be replaced"
             ));
         }
-        if !self.is_member() {
-            let id = self.configuration.id.0;
-            return Some(format!(
-                "this replica is no member of configuration {id} any more: it may be removed"
-            ));
+        match self.standing() {
+            Standing::Member => {}
+            Standing::Joiner if self.outbox.peers.linked().next().is_none() => {
+                return Some(
+                    "none of the replicas that have the state can be reached: start them again, or \
+                     scale back up to as many as there were (kvorum scale, or kubectl scale)"
+                        .to_owned(),
+                );
+            }
+            Standing::Joiner => {
+                return Some(
+                    "this replica copies the state and becomes a member by itself when it has it"
+                        .to_owned(),
+                );
+            }
+            Standing::Retired => {
+                let id = self.configuration.id.0;
+                return Some(format!(
+                    "this replica is no member of configuration {id} any more: it may be removed; \
+                     when its ordinal is wanted again it joins by itself, under a new id"
+                ));
+            }
         }
         if self.consensus.is_none() {
             let missing = self.outbox.peers.not_met().join(", ");
             return Some(format!(
                 "a new cluster starts when every member was met once; not met yet: {missing}"
             ));
+        }
+        if let Some(why) = &self.mark_refused {
+            return Some(why.clone());
+        }
+        if self.is_genesis() {
+            return Some(
+                "the cluster is being made: it serves when a majority of the replicas wanted are \
+                 members"
+                    .to_owned(),
+            );
+        }
+        if let Some(why) = self.majority_trouble() {
+            return Some(why);
         }
         if let Some(quarantine) = &self.quarantine {
             let index = quarantine.index;
@@ -169,5 +210,41 @@ impl<S: Store> Engine<S> {
             ));
         }
         None
+    }
+
+    /// What to do about a majority that has not been there for a while.
+    fn majority_trouble(&self) -> Option<String> {
+        let peers = &self.outbox.peers;
+        let members = &self.configuration.members;
+        let is_gone = |member: &&Member| {
+            let is_other = member.replica != self.me;
+            is_other && peers.silent_ticks(member.replica, self.now) >= GONE_TICKS
+        };
+        let (gone, quorum) = (members.iter().filter(is_gone), self.configuration.quorum());
+        let left = members.len() - gone.clone().count();
+        if left >= quorum {
+            return None;
+        }
+        let names = gone.clone().map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ");
+        let of = format!("{left} of {} members are there, {quorum} are needed", members.len());
+        let scale = self.scale_wanted();
+        let ordinals = gone.filter_map(|member| planner::ordinal(&member.name));
+        let mut unwanted: Vec<_> = ordinals.filter(|o| scale.is_some_and(|s| !s.has(*o))).collect();
+        unwanted.sort_unstable();
+        let last = unwanted.get(quorum - left - 1).or(unwanted.last());
+        Some(match last.zip(scale) {
+            Some((last, scale)) => {
+                let replicas = last + 1 - scale.start.min(*last);
+                format!(
+                    "{of}: {names} ended before the others could go on without them. Nothing is \
+                     lost; scale back up to {replicas} replicas (kvorum scale {replicas}, or \
+                     kubectl scale), and down again when they are there"
+                )
+            }
+            None => format!(
+                "{of}: {names} cannot be reached. Start them again; if what they had is lost for \
+                 good, go on with what is left by `kvorum recover`"
+            ),
+        })
     }
 }

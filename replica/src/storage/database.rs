@@ -133,6 +133,18 @@ impl Database {
         Ok(Self { inner: Arc::new(inner), identity, applied, since, version })
     }
 
+    /// The replica, which is retired, goes on under a new id, with the state that it has: nothing
+    /// was promised or accepted under that id. Durable when it returns.
+    pub fn rejoin(&mut self, replica: ReplicaId, nonce: u64) {
+        self.identity = Identity { replica, incarnation: 1, nonce, ..self.identity.clone() };
+        let mut batch = WriteBatch::default();
+        let meta = self.inner.family(keys::META);
+        put(&mut batch, meta, keys::IDENTITY, &self.identity);
+        put(&mut batch, meta, &keys::nonce(1), &nonce);
+        self.inner.write(batch);
+        self.sync(self.durable());
+    }
+
     /// The state was copied.
     pub(super) fn set_copied(&mut self, header: &Header) {
         (self.applied, self.since) = (header.applied, header.applied);
@@ -166,10 +178,14 @@ impl Inner {
         self.chain().log_of(index)
     }
 
-    /// Puts the beginning of a configuration into a batch: its log has nothing before it.
+    /// Puts the chain into a batch, and the beginning of a configuration if it is another one now:
+    /// its log has nothing before it.
     pub(super) fn put_chain(&self, batch: &mut WriteBatch, next: &Chain) {
         let meta = self.family(keys::META);
         put(batch, meta, keys::CONFIGURATION, next);
+        if next.current.id == self.chain().current.id {
+            return;
+        }
         for field in [LogField::Decided, LogField::Compacted, LogField::Accepted] {
             let key = keys::log_field(next.current.id, field);
             put(batch, meta, &key, &Number::Index(next.began));
@@ -178,6 +194,10 @@ impl Inner {
 
     /// The same, after that batch was written.
     pub(super) fn enter(&self, next: Chain) {
+        if next.current.id == self.chain().current.id {
+            *self.chain() = next;
+            return;
+        }
         let position = usize::try_from(next.began).expect("indexes fit the address space");
         let (decided, compacted, accepted) = (position, position, position);
         *self.numbers() = LogNumbers { decided, compacted, accepted, ..LogNumbers::default() };

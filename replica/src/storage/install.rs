@@ -70,7 +70,8 @@ impl Database {
         let install = self.install_under_way();
         let Header { applied, version, chain, .. } = &install.header;
         let applied = *applied;
-        let is_next = chain.current.id > self.inner.chain().current.id;
+        // What was told to a joiner of the same configuration is replaced too.
+        let is_next = chain.current.id >= self.inner.chain().current.id;
         let meta = self.inner.family(keys::META);
         put(&mut batch, meta, keys::GENERATION, &aside.0);
         put(&mut batch, meta, keys::APPLIED, &applied);

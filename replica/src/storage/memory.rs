@@ -48,7 +48,7 @@ pub struct Memory {
     /// out of this module.
     disk: Arc<Mutex<Disk>>,
     identity: Identity,
-    /// The first configuration.
+    /// What is known of the members when nothing is on it.
     genesis: Configuration,
 }
 
@@ -91,6 +91,15 @@ impl Memory {
         Self::with(fresh, identity, self.genesis.clone())
     }
 
+    /// The same disk, whose replica, which is retired, goes on under a new id.
+    #[must_use]
+    pub fn rejoin(&self, replica: ReplicaId, nonce: u64) -> Self {
+        let mut memory = self.clone();
+        memory.identity = Identity { replica, incarnation: 1, nonce, ..self.identity.clone() };
+        memory.disk().write(Write::Nonce(1, nonce));
+        memory
+    }
+
     /// From now on the state and the applied index are two writes, which a crash may part: for a
     /// negative control.
     pub fn tear_commits(&self) {
@@ -113,6 +122,15 @@ impl Memory {
             let record = Record { revision: 1, value: Bytes::new() };
             image.state.keys.insert(key.clone(), record);
         }
+    }
+
+    /// The entries of the log that are not applied.
+    #[must_use]
+    pub fn unapplied(&self) -> Vec<Entry> {
+        let id = self.configuration_id();
+        let disk = self.disk();
+        let applied = usize::try_from(disk.current.applied).expect("indexes fit");
+        disk.current.entries(id, applied, disk.current.numbers(id).accepted)
     }
 
     /// How many writes no sync has covered.
@@ -148,7 +166,8 @@ impl Memory {
     }
 
     fn chain_of(&self, image: &Image) -> Chain {
-        image.chain.clone().unwrap_or_else(|| Chain::new(self.genesis.clone()))
+        let told = || Chain::told(self.genesis.clone(), self.identity.replica);
+        image.chain.clone().unwrap_or_else(told)
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {

@@ -66,6 +66,12 @@ pub enum OpenError {
         /// Who wants it.
         wanted: String,
     },
+    /// It belongs to nobody yet.
+    #[error("the data folder {folder} belongs to no replica yet")]
+    Unborn {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Something in it is damaged, or recovered less than was synced.
     #[error(
         "the data folder {folder} is damaged: {what}. This replica must not vote with it and does \
@@ -98,36 +104,43 @@ pub struct Owner {
     pub cluster: ClusterId,
     /// The replica's name.
     pub name: String,
-    /// The first configuration; its slots give the replicas their ids.
-    pub genesis: Vec<String>,
     /// The newest version that the replica may have.
     pub newest: Version,
+    /// Who the replica is if the folder belongs to nobody; `None` when it must belong to somebody.
+    pub newborn: Option<Newborn>,
+}
+
+/// Who a replica is when it starts on an empty folder.
+#[derive(Clone, Debug)]
+pub struct Newborn {
+    /// Its id.
+    pub replica: ReplicaId,
+    /// What it knows of the members.
+    pub members: Configuration,
+}
+
+impl Newborn {
+    /// A member of a cluster that begins with the given names: the slots give the ids.
+    ///
+    /// # Panics
+    /// When the name is not among them.
+    #[must_use]
+    pub fn given(name: &str, genesis: &[String]) -> Self {
+        let member =
+            |(slot, name): (u64, &String)| Member { replica: ReplicaId(slot), name: name.clone() };
+        let members: Vec<_> = (1..).zip(genesis).map(member).collect();
+        let own = members.iter().find(|member| member.name == name);
+        let replica = own.expect("a replica is among the members that it is given").replica;
+        Self { replica, members: Configuration { id: ConfigurationId(1), members } }
+    }
 }
 
 impl Owner {
-    /// The first configuration.
+    /// Who the replica is, at its first start.
     #[must_use]
-    pub fn configuration(&self) -> Configuration {
-        let member =
-            |(slot, name): (u64, &String)| Member { replica: ReplicaId(slot), name: name.clone() };
-        Configuration {
-            id: ConfigurationId(1),
-            members: (1..).zip(&self.genesis).map(member).collect(),
-        }
-    }
-
-    /// Who this replica is when it starts on an empty folder.
-    #[must_use]
-    pub fn newborn(&self, nonce: u64) -> Identity {
-        let slot = self.genesis.iter().position(|name| *name == self.name);
-        let slot = slot.expect("settings are validated: the replica is a member of the genesis");
-        Identity {
-            cluster: self.cluster,
-            replica: ReplicaId(slot as u64 + 1),
-            name: self.name.clone(),
-            incarnation: 1,
-            nonce,
-        }
+    pub fn identity(&self, newborn: &Newborn, nonce: u64) -> Identity {
+        let (cluster, name) = (self.cluster, self.name.clone());
+        Identity { cluster, replica: newborn.replica, name, incarnation: 1, nonce }
     }
 }
 
@@ -177,8 +190,9 @@ impl Opened<'_> {
         version: Version,
     ) -> Result<(Identity, Chain), OpenError> {
         let found: Option<Identity> = self.get(keys::IDENTITY)?;
+        let unborn = || OpenError::Unborn { folder: self.folder.to_owned() };
         let identity = match found {
-            None => owner.newborn(nonce),
+            None => owner.identity(owner.newborn.as_ref().ok_or_else(unborn)?, nonce),
             Some(identity) if identity.cluster == owner.cluster && identity.name == owner.name => {
                 Identity { incarnation: identity.incarnation + 1, nonce, ..identity }
             }
@@ -190,8 +204,11 @@ impl Opened<'_> {
                 });
             }
         };
-        let genesis = || Chain::new(owner.configuration());
-        let chain = self.get(keys::CONFIGURATION)?.unwrap_or_else(genesis);
+        let chain = match (self.get(keys::CONFIGURATION)?, &owner.newborn) {
+            (Some(chain), _) => chain,
+            (None, Some(newborn)) => Chain::told(newborn.members.clone(), newborn.replica),
+            (None, None) => return Err(unborn()),
+        };
         let mut batch = WriteBatch::default();
         let family = self.db.cf_handle(keys::META).expect("opened with the database");
         put(&mut batch, family, keys::IDENTITY, &identity);

@@ -12,7 +12,6 @@ use super::log::{LogDisk, LogWrite};
 use super::open::{OpenError, Owner};
 use super::segments::LogLimits;
 use super::{Database, Store};
-use crate::chain::Chain;
 use crate::entry::Entry;
 use crate::snapshot::{Chunk, Header, Install, InstallWrite, Item, SnapshotId};
 use crate::state_machine::{self, LaneMemory, Source, Table};
@@ -33,7 +32,7 @@ impl Seed {
         on_fatal: OnFatal,
     ) -> Result<Self, OpenError> {
         let mut database = Database::open(folder, owner, nonce, LogLimits::default(), on_fatal)?;
-        let chain = Chain::new(owner.configuration());
+        let chain = database.chain();
         let header = Header { applied: index, items: 0, version: Version::OLDEST, chain };
         let install = Install::of(SnapshotId { nonce, number: 0 }, header);
         database.write_install(InstallWrite::Begin(install));

@@ -53,6 +53,16 @@ impl Checker {
         &self.configurations.last().expect("there is a first").1
     }
 
+    /// How many configurations there were.
+    pub fn configurations(&self) -> usize {
+        self.configurations.len()
+    }
+
+    /// Whether the last configuration has decided an entry: from then on its majority holds all.
+    pub fn lives(&self) -> bool {
+        self.configurations.last().is_some_and(|(began, _)| self.decided() > *began)
+    }
+
     /// The members when an index was decided.
     fn members_at(&self, index: u64) -> &[ReplicaId] {
         let mut latest_first = self.configurations.iter().rev();
@@ -88,7 +98,12 @@ impl Checker {
         let Decided { entries, void } = store.decided(from, applied, usize::MAX);
         if from + entries.len() as u64 != applied + 1 {
             let count = entries.len();
-            return Err(format!("{:?} has {count} of the entries {from}..={applied}", node.id));
+            let (role, since) = (process.role(), store.since());
+            return Err(format!(
+                "{:?} ({role:?}) has {count} of the entries {from}..={applied}, a state copied at \
+                 {since}, and a log after {compacted}",
+                node.id
+            ));
         }
         let first = self.decided.len() as u64 + 1;
         self.void.extend(void.into_iter().filter(|index| *index >= first));

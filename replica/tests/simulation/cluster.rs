@@ -12,10 +12,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::checker::Checker;
-use super::event::{Event, Link};
+use super::event::{Event, Link, pair};
 use super::faults::Faults;
 use super::node::Node;
 use super::rules::{Rules, Tally};
+use super::scaling::{JOINERS, Scaling};
 use super::workload::Workload;
 
 /// Microseconds of one tick.
@@ -46,11 +47,11 @@ pub struct Cluster {
     /// Which faults this seed has, and how often one comes.
     pub(super) faults: Faults,
     pub(super) is_calm: bool,
-    /// The members change in this seed; then no disk is lost, and nothing altered.
-    pub(super) is_scaling: bool,
+    /// The members follow what is wanted, in some seeds.
+    pub(super) scaling: Option<Scaling>,
     /// A replica's state was altered behind its back.
     pub(super) is_altered: bool,
-    checker: Checker,
+    pub(super) checker: Checker,
     pub(super) workload: Workload,
     pub(super) tally: Tally,
     /// The last events, if they are to be told.
@@ -60,10 +61,35 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(seed: u64, rules: Rules) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let replicas = if random.random_bool(0.7) { 3 } else { 5 };
-        let is_scaling = random.random_bool(0.3);
+        let scaling = random.random_bool(0.3).then(|| Scaling::random(&mut random));
+        Self::make(random, rules, scaling)
+    }
+
+    /// A cluster that is scaled again and again.
+    pub fn scaled_at_random(seed: u64, rules: Rules) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let scaling = Scaling::random(&mut random);
+        let faults = Faults::of_scaling(&mut random);
+        Self { faults, ..Self::make(random, rules, Some(scaling)) }
+    }
+
+    /// A calm cluster that begins with so many replicas, and whose members follow what is wanted.
+    pub fn of_wanted(seed: u64, wanted: u32) -> Self {
+        let random = StdRng::seed_from_u64(seed);
+        let mut cluster = Self::make(random, Rules::default(), Some(Scaling::new(wanted)));
+        cluster.calm();
+        cluster
+    }
+
+    fn make(mut random: StdRng, rules: Rules, scaling: Option<Scaling>) -> Self {
+        let replicas = match &scaling {
+            Some(_) => 1,
+            None if random.random_bool(0.7) => 3,
+            None => 5,
+        };
         // Some clusters begin with an older program, and get the newer one as replicas restart.
-        let newest = if random.random_bool(0.2) { Version::FIRST } else { Version::NEWEST };
+        let is_old = scaling.is_none() && random.random_bool(0.2);
+        let newest = if is_old { Version::FIRST } else { Version::NEWEST };
         let node = |id| Node::new(id, replicas, random.random(), newest);
         let nodes = (1..=replicas).map(node).collect();
         let mut cluster = Self {
@@ -79,9 +105,9 @@ impl Cluster {
             faults: Faults::random(&mut random),
             is_calm: false,
             is_altered: false,
-            is_scaling,
+            scaling,
             checker: Checker::new(replicas),
-            workload: Workload::new(replicas),
+            workload: Workload::default(),
             tally: Tally::default(),
             trace: None,
             random,
@@ -94,6 +120,7 @@ impl Cluster {
                 cluster.schedule(1_000, Event::Connect { low, high });
             }
         }
+        cluster.begin_scaling();
         for client in 0..cluster.workload.slots() {
             cluster.schedule(500_000, Event::Client { client });
         }
@@ -212,9 +239,13 @@ impl Cluster {
             Event::Synced { node, life } if self.lives(node, life) => self.synced(node),
             Event::Read { node, life, input } if self.lives(node, life) => self.turn(node, *input),
             Event::Restart { node } => {
-                self.start(node);
+                let may = self.node(node).down_until_us <= self.now_us;
+                if may && !self.node(node).is_gone && self.is_to_run(node) {
+                    self.start(node);
+                }
                 Ok(())
             }
+            Event::Pod { ordinal } => self.pod(ordinal),
             Event::Client { client } => {
                 self.client(client);
                 Ok(())
@@ -251,9 +282,15 @@ impl Cluster {
         self.events.insert((self.now_us + after_us, self.scheduled), event);
     }
 
+    /// Where a replica is among the nodes.
+    pub(super) fn place(&self, id: ReplicaId) -> usize {
+        let found = self.nodes.iter().position(|node| node.id == id);
+        found.expect("whoever has an id is a node")
+    }
+
     pub(super) fn node(&mut self, id: ReplicaId) -> &mut Node {
-        let index = usize::try_from(id.0 - 1).expect("replica ids are small");
-        &mut self.nodes[index]
+        let place = self.place(id);
+        &mut self.nodes[place]
     }
 
     pub(super) fn lives(&mut self, id: ReplicaId, life: u64) -> bool {
@@ -263,6 +300,9 @@ impl Cluster {
 
     pub(super) fn start(&mut self, id: ReplicaId) {
         let rules = self.rules;
+        if self.node(id).process.is_some() {
+            return;
+        }
         self.node(id).start(rules);
         let life = self.node(id).life;
         let phase = self.random.random_range(0..TICK_US);
@@ -279,8 +319,8 @@ impl Cluster {
             return Ok(());
         }
         let outputs = process.turn();
-        let index = usize::try_from(id.0 - 1).expect("replica ids are small");
-        self.checker.observe(&self.nodes[index])?;
+        let place = self.place(id);
+        self.checker.observe(&self.nodes[place])?;
         for output in outputs {
             self.output(id, output)?;
         }
@@ -299,6 +339,12 @@ impl Cluster {
                     Some(message) => self.send(id, to, message),
                     None => Ok(()),
                 }
+            }
+            Output::Frame { client, frame: ServerFrame::Answer { answer, .. } }
+                if client.0 >= JOINERS =>
+            {
+                self.joined(client, answer);
+                Ok(())
             }
             Output::Frame { client, frame: ServerFrame::Answer { call, answer } } => {
                 let is_read = matches!(answer, Answer::Value(_));
@@ -339,7 +385,16 @@ impl Cluster {
                 }
                 Ok(())
             }
-            Output::Frame { .. } | Output::LeaderChanged(_) => Ok(()),
+            Output::Sync(written) => {
+                let process = self.node(id).process.as_mut().expect("it just had its turn");
+                process.gate.wait_for(written);
+                Ok(())
+            }
+            Output::Mark { configuration } => {
+                self.mark(id, configuration);
+                Ok(())
+            }
+            Output::Frame { .. } | Output::LeaderChanged(_) | Output::Known(_) => Ok(()),
             Output::Scan { .. } | Output::Cut { .. } | Output::Crash => {
                 Err(format!("nobody asked for {output:?}"))
             }
@@ -415,8 +470,12 @@ impl Cluster {
         let disk = node.disk.clone();
         let process = node.process.as_mut().expect("only a living process syncs");
         disk.sync_writes(process.syncing.take().expect("a sync was under way"));
+        let written = process.gate.take_synced();
         for (to, message) in process.gate.complete() {
             self.send(id, to, message)?;
+        }
+        if let Some(written) = written {
+            self.turn(id, Input::Synced(written))?;
         }
         self.begin_sync(id);
         Ok(())
@@ -426,60 +485,13 @@ impl Cluster {
         let pause = self.random.random_range(1_000..60_000);
         self.schedule(pause, Event::Client { client });
         let (checker, tally) = (&self.checker, &mut self.tally);
-        let asked = self.workload.next(client, self.now_us, &mut self.random, checker, tally);
+        let there = self.nodes.iter().filter(|node| !node.is_gone).map(|node| node.id);
+        let there: Vec<_> = there.collect();
+        let (now_us, random) = (self.now_us, &mut self.random);
+        let asked = self.workload.next(client, now_us, random, checker, tally, &there);
         if let Some((node, input)) = asked {
             let delay = self.random.random_range(50..1_500);
             self.schedule(delay, Event::Ask { node, client, input: Box::new(input) });
         }
     }
-
-    fn has_converged(&self) -> bool {
-        let members = self.checker.members();
-        let counts = |node: &&Node| !node.lost_disk && members.contains(&node.id);
-        self.nodes.iter().filter(counts).all(|node| {
-            let process = node.process.as_ref();
-            process.is_some_and(|process| process.engine.applied() == self.checker.decided())
-        }) && (!self.is_altered || self.has_healed())
-    }
-
-    /// Whether what was altered is the same everywhere again.
-    fn has_healed(&self) -> bool {
-        let first = &self.nodes[0].disk;
-        self.nodes
-            .iter()
-            .all(|node| node.disk.quarantine().is_none() && node.disk.has_state_of(first))
-    }
-
-    fn describe(&self) -> String {
-        let nodes: Vec<String> = self
-            .nodes
-            .iter()
-            .map(|node| match &node.process {
-                None => "down".to_owned(),
-                Some(process) => {
-                    let status = process.engine.status();
-                    let links: String =
-                        status.links.iter().map(|l| if l.is_up { '+' } else { '-' }).collect();
-                    format!(
-                        "{} {:?} b{} d{}/a{} {links}",
-                        status.name,
-                        status.role,
-                        status.ballot.number,
-                        status.decided,
-                        status.accepted
-                    )
-                }
-            })
-            .collect();
-        format!(
-            "{} of {} decided; {}",
-            nodes.join("; "),
-            self.checker.decided(),
-            self.workload.describe()
-        )
-    }
-}
-
-pub(super) fn pair(a: ReplicaId, b: ReplicaId) -> (ReplicaId, ReplicaId) {
-    (a.min(b), a.max(b))
 }

@@ -71,6 +71,10 @@ pub enum Event {
     },
     /// All cut links are healed.
     Heal,
+    /// Whoever runs the replica of an ordinal looks after it.
+    Pod {
+        ordinal: u32,
+    },
     /// A fault, at random.
     Trouble,
 }
@@ -96,4 +100,9 @@ impl Event {
 pub struct Link {
     pub session: Option<Session>,
     pub is_cut: bool,
+}
+
+/// The two ends of a link, the lower one first.
+pub fn pair(a: ReplicaId, b: ReplicaId) -> (ReplicaId, ReplicaId) {
+    (a.min(b), a.max(b))
 }

@@ -79,13 +79,21 @@ impl Faults {
         Self { kinds, pace_us: paces[random.random_range(0..paces.len())] }
     }
 
+    /// Those of a cluster that is scaled again and again.
+    pub fn of_scaling(random: &mut StdRng) -> Self {
+        let mut faults = Self::random(random);
+        faults.kinds.extend([Fault::Scale; 25]);
+        faults.kinds.extend([Fault::LostDisk; 3]);
+        faults
+    }
+
     fn next(&self, random: &mut StdRng) -> Fault {
         self.kinds[random.random_range(0..self.kinds.len())]
     }
 }
 
 impl Cluster {
-    fn crash(&mut self, id: ReplicaId) {
+    pub(super) fn crash(&mut self, id: ReplicaId) {
         let unsynced = self.node(id).disk.unsynced();
         let kept = self.random.random_range(0..=unsynced);
         self.tally.crashes += 1;
@@ -108,8 +116,10 @@ impl Cluster {
 
     /// One replica at most loses its disk, so that a majority remembers.
     fn lose_disk(&mut self, id: ReplicaId) {
-        let is_one_gone =
-            self.is_altered || self.is_scaling || self.nodes.iter().any(|node| node.lost_disk);
+        if self.scaling.is_some() {
+            return self.lose_volume(id);
+        }
+        let is_one_gone = self.is_altered || self.nodes.iter().any(|node| node.lost_disk);
         if is_one_gone || self.node(id).process.is_none() {
             return;
         }
@@ -123,7 +133,7 @@ impl Cluster {
     /// replica at most, so that a majority has the right state.
     fn alter(&mut self, id: ReplicaId) {
         let compares = |node: &Node| node.newest >= Version::CHECKSUMS && !node.lost_disk;
-        if !self.is_altered && !self.is_scaling && self.nodes.iter().all(compares) {
+        if !self.is_altered && self.scaling.is_none() && self.nodes.iter().all(compares) {
             self.is_altered = true;
             self.tally.alterations += 1;
             self.node(id).disk.alter(&Bytes::from("altered"));
@@ -136,9 +146,15 @@ impl Cluster {
         }
         let after = self.random.random_range(1_000..2 * self.faults.pace_us);
         self.schedule(after, Event::Trouble);
-        let victim = ReplicaId(self.random.random_range(1..=self.nodes.len() as u64));
+        let there = self.nodes.iter().filter(|node| !node.is_gone).map(|node| node.id);
+        let there: Vec<_> = there.collect();
+        let victim = there[self.random.random_range(0..there.len())];
         let links: Vec<_> = self.links.keys().copied().collect();
-        let link = links[self.random.random_range(0..links.len())];
+        // One replica alone has no links.
+        let link = match links.len() {
+            0 => (victim, victim),
+            count => links[self.random.random_range(0..count)],
+        };
         match self.faults.next(&mut self.random) {
             Fault::Crash if self.node(victim).process.is_some() => self.crash(victim),
             Fault::Crash => {}
@@ -162,7 +178,7 @@ impl Cluster {
             Fault::ClockJump => return self.jump(victim),
             Fault::Forged => return self.forge(link),
             Fault::Altered => self.alter(victim),
-            Fault::Scale => return self.scale(),
+            Fault::Scale => self.scale_at_random(),
         }
         Ok(())
     }
@@ -173,6 +189,7 @@ impl Cluster {
         self.heal();
         self.mute_until.clear();
         self.nodes.iter_mut().for_each(|node| node.slow_until_us = 0);
+        self.calm_scaling();
     }
 
     /// All cut links may carry again.
@@ -192,13 +209,15 @@ impl Cluster {
 
     fn cut(&mut self, link: (ReplicaId, ReplicaId)) {
         self.tally.cuts += 1;
-        self.links.get_mut(&link).expect("links are between all").is_cut = true;
+        if let Some(link) = self.links.get_mut(&link) {
+            link.is_cut = true;
+        }
     }
 
     /// Power is lost everywhere at once.
     fn lose_power(&mut self) {
         self.tally.power_losses += 1;
-        for id in (1..=self.nodes.len() as u64).map(ReplicaId) {
+        for id in self.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
             if self.node(id).process.is_some() {
                 self.crash(id);
             }
@@ -260,7 +279,11 @@ impl Cluster {
     /// another one are not linked.
     fn scenario(&mut self) {
         self.tally.scenarios += 1;
-        let ids: Vec<_> = self.nodes.iter().map(|node| node.id).collect();
+        let there = self.nodes.iter().filter(|node| !node.is_gone);
+        let ids: Vec<_> = there.map(|node| node.id).collect();
+        if ids.len() < 3 {
+            return;
+        }
         let is_leader = |id: &ReplicaId| {
             self.engine(*id).is_some_and(|engine| engine.status().role == Role::Leader)
         };
@@ -282,26 +305,6 @@ impl Cluster {
         }
         let heals = self.random.random_range(200_000..3_000_000);
         self.schedule(heals, Event::Heal);
-    }
-
-    /// Some members are to leave, perhaps the leader, and perhaps several at once.
-    fn scale(&mut self) -> Result<(), String> {
-        let leads = |node: &&Node| {
-            let process = node.process.as_ref();
-            process.is_some_and(|process| process.engine.status().role == Role::Leader)
-        };
-        let Some(leader) = self.nodes.iter().find(leads).map(|node| node.id) else {
-            return Ok(());
-        };
-        let mut members = self.node(leader).disk.chain().current.members;
-        if !self.is_scaling || members.len() == 2 {
-            return Ok(());
-        }
-        let left = self.random.random_range(2..members.len());
-        while members.len() > left {
-            members.remove(self.random.random_range(0..members.len()));
-        }
-        self.turn(leader, Input::Configure { members })
     }
 
     /// A clock jumps: many ticks come at once.

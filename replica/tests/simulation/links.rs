@@ -16,6 +16,9 @@ const COMES_LATE: f64 = 0.5;
 
 impl Cluster {
     pub(super) fn connect(&mut self, low: ReplicaId, high: ReplicaId) -> Result<(), String> {
+        if !self.links.contains_key(&(low, high)) {
+            return Ok(());
+        }
         let retry = self.random.random_range(5_000..60_000);
         self.schedule(retry, Event::Connect { low, high });
         let now_us = self.now_us;
@@ -65,6 +68,8 @@ impl Cluster {
                 self.turn(peer, Input::Disowned { peer: id })?;
                 Ok(false)
             }
+            // Not everybody knows yet who joins, or who left.
+            Err(Rejection::NoMember { .. }) if self.scaling.is_some() => Ok(false),
             // Whoever has left does not hold back the version.
             Err(Rejection::Version { .. }) if !is_member => Ok(false),
             Err(other) => Err(format!("{id:?} rejects {peer:?}, which lost no disk: {other}")),
@@ -87,8 +92,7 @@ impl Cluster {
     }
 
     pub(super) fn engine(&self, id: ReplicaId) -> Option<&Engine<Memory>> {
-        let index = usize::try_from(id.0 - 1).expect("replica ids are small");
-        self.nodes[index].process.as_ref().map(|process| &process.engine)
+        self.nodes[self.place(id)].process.as_ref().map(|process| &process.engine)
     }
 
     /// A link breaks: some of what was under way still arrives, and each end learns it later.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
+use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId, Role};
 use kvorum_replica::engine::{ClientKey, Engine, Input, Options, Output, PeerMessage, Session};
 use kvorum_replica::gate::Gate;
 use kvorum_replica::snapshot::{Found, Snapshots, Wanted};
@@ -49,6 +49,10 @@ pub struct Node {
     pub slow_until_us: u64,
     /// Its disk was replaced by an empty one: it must never vote again.
     pub lost_disk: bool,
+    /// Nobody starts it before then.
+    pub down_until_us: u64,
+    /// It is over: its volume has another id by now, or is lost.
+    pub is_gone: bool,
     /// The newest version that its program knows.
     pub newest: Version,
 }
@@ -68,9 +72,19 @@ impl Node {
             nonce,
         };
         let disk = Memory::crashable(identity, configuration(replicas), LIMITS);
+        Self::on(disk, newest)
+    }
+
+    /// A replica that joins with an empty disk.
+    pub fn joiner(identity: Identity, members: Configuration) -> Self {
+        Self::on(Memory::crashable(identity, members, LIMITS), Version::NEWEST)
+    }
+
+    /// A replica as a disk has it.
+    pub fn on(disk: Memory, newest: Version) -> Self {
         disk.sync_writes(disk.unsynced());
         Self {
-            id: ReplicaId(id),
+            id: disk.identity().replica,
             disk,
             process: None,
             life: 0,
@@ -78,6 +92,8 @@ impl Node {
             stalled_until_us: 0,
             slow_until_us: 0,
             lost_disk: false,
+            down_until_us: 0,
+            is_gone: false,
             newest,
         }
     }
@@ -131,6 +147,11 @@ impl Process {
             _ => {}
         }
         self.engine.step(input);
+    }
+
+    /// What the replica is.
+    pub fn role(&self) -> Role {
+        self.engine.status().role
     }
 
     /// Reads what is wanted beside the engine.

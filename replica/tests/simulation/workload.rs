@@ -49,7 +49,6 @@ struct Slot {
 
 pub struct Workload {
     slots: Vec<Slot>,
-    replicas: u64,
     is_stopped: bool,
     history: History,
     /// Rises with each call and each answer.
@@ -59,8 +58,8 @@ pub struct Workload {
     values: u64,
 }
 
-impl Workload {
-    pub fn new(replicas: u64) -> Self {
+impl Default for Workload {
+    fn default() -> Self {
         let slot = |number: usize| Slot {
             client: ClientId((number / LANES) as u128),
             lane: u32::try_from(number % LANES).expect("lanes are few"),
@@ -72,7 +71,6 @@ impl Workload {
         };
         Self {
             slots: (0..CLIENTS * LANES).map(slot).collect(),
-            replicas,
             is_stopped: false,
             history: History::default(),
             clock: 0,
@@ -80,7 +78,9 @@ impl Workload {
             values: 0,
         }
     }
+}
 
+impl Workload {
     pub fn slots(&self) -> usize {
         self.slots.len()
     }
@@ -103,7 +103,7 @@ impl Workload {
         format!("{waiting} requests wait")
     }
 
-    /// What is asked now, and where.
+    /// What is asked now, and of whom of those there are.
     pub fn next(
         &mut self,
         index: usize,
@@ -111,6 +111,7 @@ impl Workload {
         random: &mut StdRng,
         checker: &Checker,
         tally: &mut Tally,
+        there: &[ReplicaId],
     ) -> Option<(ReplicaId, Input)> {
         let slot = &self.slots[index];
         if slot.asked.is_some_and(|(_, since)| now_us < since + PATIENCE_US) {
@@ -129,7 +130,7 @@ impl Workload {
         } else {
             self.wish(index, random, checker);
         }
-        let replica = ReplicaId(random.random_range(1..=self.replicas));
+        let replica = there[random.random_range(0..there.len())];
         let slot = &mut self.slots[index];
         slot.asked = Some((replica, now_us));
         slot.call += 1;

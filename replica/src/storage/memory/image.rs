@@ -127,7 +127,7 @@ impl Image {
                 self.since = install.header.applied;
                 self.version = install.header.version;
                 let chain = install.header.chain;
-                if self.id() < chain.current.id {
+                if self.id() <= chain.current.id {
                     self.enter(chain);
                 }
                 self.quarantine = None;
@@ -147,6 +147,10 @@ impl Image {
     }
 
     fn enter(&mut self, next: Chain) {
+        if self.id() == next.current.id {
+            self.chain = Some(next);
+            return;
+        }
         let position = usize::try_from(next.began).expect("indexes fit the address space");
         let mut log = ImageLog {
             storage: MemoryStorage::default(),

@@ -1,0 +1,138 @@
+//! `scale`: another number of replicas, and what becomes of it.
+//!
+//! Guarantees that the number is changed only after what that does was said; then it tells each
+//! step until the members are those wanted. To end it then changes nothing: the cluster goes on.
+
+use std::time::{Duration, Instant};
+
+use kvorum_protocol::client::Route;
+use kvorum_protocol::status::{Role, Status};
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::{Context, print};
+use crate::exit::{Exit, Stop};
+
+/// Time between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the members may take to become those wanted.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), Stop> {
+    let before = context.client.status(&Route::Any).await?;
+    let now = before.configuration.members.len();
+    let wanted = before.membership.wanted;
+    if usize::try_from(replicas) == Ok(now) && wanted.is_none_or(|wanted| wanted == replicas) {
+        let text = format!("there are {now} replicas already");
+        return print(context.global.output, &text, &json!({ "replicas": now }));
+    }
+    let consequence = consequence(now, replicas);
+    crate::note(&consequence);
+    let shrinks = usize::try_from(replicas).is_ok_and(|replicas| replicas < now);
+    if shrinks && !yes && !super::admin::ask(&format!("Scale to {replicas}? [y/N] "))? {
+        return Err(Stop::new(Exit::NeedsYes, "nothing was changed; repeat with --yes"));
+    }
+    change(context, replicas)?;
+    let began = Instant::now();
+    if replicas > 0 {
+        follow(context, replicas, &before).await?;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    let text = match replicas {
+        0 => "no replica is wanted: all stop, and keep what they have".to_owned(),
+        1 => format!("one replica after {seconds:.1} s"),
+        _ => format!("{replicas} replicas after {seconds:.1} s"),
+    };
+    print(context.global.output, &text, &json!({ "replicas": replicas, "seconds": seconds }))
+}
+
+/// Changes the number, where whoever runs the replicas is at hand.
+fn change(context: &Context, replicas: u32) -> Result<(), Stop> {
+    #[cfg(feature = "local")]
+    if let Some(folder) = context.target.folder() {
+        return crate::local::scale(folder, replicas);
+    }
+    let _ = (context, replicas);
+    Err(Stop::failed(super::NO_SCALING))
+}
+
+/// What another number of replicas does.
+fn consequence(now: usize, replicas: u32) -> String {
+    let then = usize::try_from(replicas).unwrap_or(usize::MAX);
+    let tolerance = then.saturating_sub(1) / 2;
+    match then {
+        0 => format!("from {now} to 0 replicas: the cluster stops, and keeps its members and data"),
+        1 => format!("from {now} to 1 replica: it is the only one that has what is written"),
+        2 => format!("from {now} to 2 replicas: if one of them is gone, nothing is decided"),
+        _ => format!(
+            "from {now} to {replicas} replicas: {tolerance} of them may be gone, and the others go \
+             on"
+        ),
+    }
+}
+
+/// Tells each step until the members are those wanted.
+async fn follow(context: &Context, replicas: u32, before: &Status) -> Result<(), Stop> {
+    let began = Instant::now();
+    let mut told = Told { configuration: before.configuration.id.0, ..Told::default() };
+    loop {
+        if let Ok(status) = context.client.status(&Route::Any).await
+            && status.role == Role::Leader
+        {
+            for line in told.steps(&status) {
+                crate::note(format!("{:>6.1} s  {line}", began.elapsed().as_secs_f64()));
+            }
+            let count = u32::try_from(status.configuration.members.len());
+            let is_done = count == Ok(replicas) && status.membership.leaving.is_empty();
+            if is_done && status.membership.wanted == Some(replicas) && status.is_ready {
+                return Ok(());
+            }
+        }
+        if began.elapsed() > PATIENCE {
+            let why = told.waits.unwrap_or_else(|| "no leader says how far it is".to_owned());
+            let message = format!(
+                "the members are not those wanted after {PATIENCE:?}: {why}. The cluster goes on \
+                 with it; look with 'kvorum status'"
+            );
+            return Err(Stop::new(Exit::Unavailable, message));
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// What was told already.
+#[derive(Default)]
+struct Told {
+    configuration: u32,
+    joining: Vec<String>,
+    waits: Option<String>,
+}
+
+impl Told {
+    /// The steps that are new.
+    fn steps(&mut self, status: &Status) -> Vec<String> {
+        let mut steps = Vec::new();
+        for joiner in status.membership.joiners.iter().filter(|joiner| joiner.is_linked) {
+            let step = match joiner.index {
+                0 => format!("{} copies the state", joiner.name),
+                _ => format!("{} has the state", joiner.name),
+            };
+            if !self.joining.contains(&step) {
+                self.joining.push(step.clone());
+                steps.push(step);
+            }
+        }
+        let id = status.configuration.id.0;
+        if id > self.configuration {
+            self.configuration = id;
+            let members = status.configuration.members.iter().map(|m| m.name.as_str());
+            let members = members.collect::<Vec<_>>().join(", ");
+            steps.push(format!("configuration {id}: {members}"));
+        }
+        if status.membership.waits != self.waits {
+            self.waits.clone_from(&status.membership.waits);
+            steps.extend(self.waits.clone());
+        }
+        steps
+    }
+}

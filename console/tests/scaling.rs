@@ -1,0 +1,322 @@
+//! Real replicas whose number is changed, up and down, under load, with replicas killed and disks
+//! lost meanwhile.
+//!
+//! `KVORUM_SCALINGS` sets how many random steps are taken, and how long the pauses between them are
+//! at most is five seconds then.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "harness/cluster.rs"]
+mod cluster;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, PATIENCE, leader, said, scan_all, status_when};
+use kvorum_protocol::client::Route;
+use kvorum_protocol::data::Outcome;
+use kvorum_protocol::message::{Consistency, Scan};
+use kvorum_protocol::status::Status;
+use kvorum_protocol::{Client, Key, Value};
+use rand::RngExt;
+use tokio::task::JoinHandle;
+use tokio::time::{interval, sleep};
+
+/// Longer than any change of the members.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// How long one step may take.
+const STEP_MAX: Duration = Duration::from_secs(15);
+/// Time between two writes of the client that measures.
+const PACE: Duration = Duration::from_millis(5);
+/// How long a file system may take to show what was moved.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// One write every few milliseconds, each tried until it is done.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Vec<(Key, u64, Instant)>>,
+}
+
+impl Writer {
+    fn begin(client: &Arc<Client>, name: &'static str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (client, stopped) = (Arc::clone(client), Arc::clone(&stop));
+        let task = tokio::spawn(async move {
+            let (mut written, mut pace) = (Vec::new(), interval(PACE));
+            while !stopped.load(Ordering::Relaxed) {
+                pace.tick().await;
+                let key = Key::from(format!("key/{name}/{:06}", written.len()));
+                match client.put(key.clone(), Value::from("v"), &Route::Any).await {
+                    Ok(Outcome::Put { revision }) => written.push((key, revision, Instant::now())),
+                    other => panic!("a client sees latency and no error: {other:?}"),
+                }
+            }
+            written
+        });
+        Self { stop, task }
+    }
+
+    /// What was acknowledged, and when.
+    async fn end(self) -> Vec<(Key, u64, Instant)> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.unwrap()
+    }
+}
+
+/// The longest time without an acknowledged write that ended after some moment and began before
+/// another one, in milliseconds.
+fn gap_ms(written: &[(Key, u64, Instant)], from: Instant, to: Instant) -> u128 {
+    let pairs = written.windows(2).filter(|pair| pair[1].2 > from && pair[0].2 < to);
+    pairs.map(|pair| (pair[1].2 - pair[0].2).as_millis()).max().unwrap_or(0)
+}
+
+fn median(mut values: Vec<u128>) -> u128 {
+    values.sort_unstable();
+    values[values.len() / 2]
+}
+
+/// Waits until the members are as many as wanted, and serve.
+async fn settled(client: &Client, replicas: usize) -> Status {
+    let is_settled = |status: &Status| {
+        status.configuration.members.len() == replicas
+            && status.leader.as_ref() == Some(&status.name)
+            && status.is_ready
+    };
+    status_when(client, &Route::Any, is_settled).await
+}
+
+/// Every acknowledged write is there.
+async fn assert_all_there(client: &Client, written: &[(Key, u64, Instant)]) {
+    let scan = Scan { keys_only: true, ..Scan::of("key/", Consistency::Linearizable) };
+    let pairs = scan_all(client, scan, &Route::Any).await.into_iter();
+    let found: BTreeMap<Key, u64> = pairs.map(|pair| (pair.key, pair.revision)).collect();
+    for (key, revision, _) in written {
+        assert_eq!(found.get(key), Some(revision), "{key:?}");
+    }
+}
+
+fn scale(cluster: &Cluster, replicas: u32) {
+    kvorum::local::scale(&cluster.folder, replicas).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_follow_the_number_wanted_and_clients_see_no_error() {
+    let cluster = Cluster::start(&["--replicas=1"]);
+    let client = cluster.client(DEADLINE);
+    let writers = ["a", "b", "c"].map(|name| Writer::begin(&client, name));
+    sleep(PATIENCE / 120).await;
+    let mut steps = Vec::new();
+    for replicas in [3, 5, 3, 1, 2, 1, 5, 1] {
+        let before = client.status(&Route::Any).await.unwrap().configuration.id.0;
+        let from = Instant::now();
+        scale(&cluster, replicas);
+        let status = settled(&client, replicas as usize).await;
+        let took = from.elapsed();
+        let changes = status.configuration.id.0 - before;
+        assert!(took < STEP_MAX, "to {replicas}: {took:?}");
+        assert!(changes == 1 || replicas > 1, "to one replica in one change, not {changes}");
+        sleep(PATIENCE / 120).await;
+        steps.push((replicas, took, from, Instant::now()));
+    }
+    let mut written = Vec::new();
+    let mut gaps = Vec::new();
+    for (place, writer) in writers.into_iter().enumerate() {
+        let acknowledged = writer.end().await;
+        if place == 0 {
+            for (replicas, took, from, to) in &steps {
+                let gap = gap_ms(&acknowledged, *from, *to);
+                println!("to {replicas}: {} ms, write gap {gap} ms", took.as_millis());
+                gaps.push(gap);
+            }
+        }
+        written.extend(acknowledged);
+    }
+    println!("{} writes, write gap of a change: median {} ms", written.len(), median(gaps));
+    assert_all_there(&client, &written).await;
+}
+
+/// Up and down faster than anything can follow, while some that leave are killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn random_steps_converge_and_lose_nothing() {
+    let asked = std::env::var("KVORUM_SCALINGS").ok().map(|text| text.parse().unwrap());
+    let (count, pause) = asked.map_or((8, 700), |count: u32| (count, 5000));
+    let cluster = Cluster::start(&["--replicas=5"]);
+    let client = cluster.client(Duration::from_secs(60));
+    let writer = Writer::begin(&client, "w");
+    scale(&cluster, 1);
+    sleep(Duration::from_millis(500)).await;
+    scale(&cluster, 5);
+    settled(&client, 5).await;
+    let (mut replicas, mut killed) = (5, 0);
+    for _ in 0..count {
+        let next = rand::rng().random_range(1..=7);
+        scale(&cluster, next);
+        // One at most of those that leave: a majority lives.
+        if next + 1 < replicas && rand::rng().random_bool(0.5) {
+            sleep(Duration::from_millis(rand::rng().random_range(0..100))).await;
+            cluster.kill(&format!("kvorum-{}", replicas - 1));
+            killed += 1;
+        }
+        replicas = next;
+        sleep(Duration::from_millis(rand::rng().random_range(0..pause))).await;
+    }
+    let began = Instant::now();
+    settled(&client, replicas as usize).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    let written = writer.end().await;
+    println!(
+        "{count} steps, {killed} killed while they left, {} writes; settled {} ms after the last",
+        written.len(),
+        took.as_millis()
+    );
+    assert_all_there(&client, &written).await;
+}
+
+/// A replica whose folder is gone, the leader's included, is replaced without help.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_folder_is_replaced() {
+    for replicas in [3, 5] {
+        let cluster = Cluster::start(&[&format!("--replicas={replicas}")]);
+        let client = cluster.client(DEADLINE);
+        let writer = Writer::begin(&client, "w");
+        let first = leader(&client).await;
+        let follower = cluster.names().into_iter().find(|name| *name != first).unwrap();
+        for name in [follower, first] {
+            let before = client.status(&Route::Any).await.unwrap().configuration;
+            let began = Instant::now();
+            take_folder_away(&cluster, &name);
+            let is_replaced = |status: &Status| {
+                let member = status.configuration.members.iter().find(|m| m.name == name);
+                let old = before.members.iter().find(|m| m.name == name).unwrap();
+                member.is_some_and(|member| member.replica != old.replica)
+            };
+            status_when(&client, &Route::Any, is_replaced).await;
+            status_when(&client, &Route::Through(name.clone()), |s| s.is_ready).await;
+            println!("{name} of {replicas}: replaced after {} ms", began.elapsed().as_millis());
+            assert!(began.elapsed() < STEP_MAX);
+            fs::remove_dir_all(cluster.folder.join(format!("lost-{name}"))).unwrap();
+        }
+        let written = writer.end().await;
+        assert_all_there(&client, &written).await;
+    }
+}
+
+/// Three of five are to leave, and die before they have: nothing is decided, what helps is said,
+/// and it helps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_majority_killed_while_it_leaves_comes_back_when_scaled_up() {
+    let cluster = Cluster::start(&["--replicas=5"]);
+    let client = cluster.client(DEADLINE);
+    let writer = Writer::begin(&client, "w");
+    sleep(PATIENCE / 120).await;
+    let written = writer.end().await;
+    // Stopped first, so that none of them can leave in order.
+    let leaving = ["kvorum-2", "kvorum-3", "kvorum-4"];
+    for name in leaving {
+        let process = cluster.process(name).unwrap();
+        rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    }
+    scale(&cluster, 2);
+    sleep(PAUSE * 6).await;
+    for name in leaving {
+        cluster.kill(name);
+    }
+    let began = Instant::now();
+    let text = loop {
+        let (status, out, _) = said(&cluster.run(&["status"]));
+        if status == 4 && out.contains("scale") {
+            break out;
+        }
+        assert!(began.elapsed() < PATIENCE, "it says what helps: {out}");
+        sleep(PAUSE).await;
+    };
+    println!("{text}");
+    scale(&cluster, 5);
+    settled(&client, 5).await;
+    assert_all_there(&client, &written).await;
+    scale(&cluster, 2);
+    settled(&client, 2).await;
+    assert_all_there(&client, &written).await;
+}
+
+/// Of two replicas one is lost for good: the other stops, names the way back, and it works.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_one_lost_is_recovered() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("cluster");
+    let cluster = Cluster::start_in(&folder, &["--replicas=2"]);
+    let client = cluster.client(DEADLINE);
+    let writer = Writer::begin(&client, "w");
+    sleep(PATIENCE / 120).await;
+    let written = writer.end().await;
+    take_folder_away(&cluster, "kvorum-1");
+    let began = Instant::now();
+    loop {
+        let (_, out, _) = said(&cluster.run(&["status"]));
+        if out.contains("kvorum recover") {
+            println!("{out}");
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "it names the way back: {out}");
+        sleep(PAUSE).await;
+    }
+    let digits =
+        &kvorum::local::folder::StatefulSet::read(&folder).unwrap().cluster.to_string()[..8];
+    cluster.stop(rustix::process::Signal::TERM);
+    let recover = |words: &[&str]| {
+        said(
+            &cluster::kvorum()
+                .arg("recover")
+                .arg("--data")
+                .arg(&folder)
+                .args(words)
+                .output()
+                .unwrap(),
+        )
+    };
+    let (code, out, err) = recover(&["--confirm", digits]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains("1 of 2 replicas are left"), "{out}");
+    let cluster = Cluster::start_in(&folder, &[]);
+    let client = cluster.client(DEADLINE);
+    settled(&client, 2).await;
+    assert_all_there(&client, &written).await;
+}
+
+/// Takes a replica's folder away while it runs, and kills it.
+fn take_folder_away(cluster: &Cluster, name: &str) {
+    let (folder, lost) = (cluster.folder.join(name), cluster.folder.join(format!("lost-{name}")));
+    fs::rename(&folder, &lost).unwrap();
+    fs::create_dir(&folder).unwrap();
+    // What holds the lock is what is killed.
+    fs::rename(lost.join("lock"), folder.join("lock")).unwrap();
+    cluster.kill(name);
+}
+
+/// The leader's own ordinal is not wanted any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_leaves_hands_over() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let client = cluster.client(DEADLINE);
+    let mut gaps = Vec::new();
+    for _ in 0..3 {
+        settled(&client, 3).await;
+        let (status, _, text) = said(&cluster.run(&["hand-over", "kvorum-2", "--yes"]));
+        assert_eq!(status, 0, "{text}");
+        status_when(&client, &Route::Any, |s| s.leader.as_deref() == Some("kvorum-2")).await;
+        let writer = Writer::begin(&client, "w");
+        sleep(PATIENCE / 200).await;
+        let from = Instant::now();
+        scale(&cluster, 2);
+        settled(&client, 2).await;
+        sleep(PATIENCE / 200).await;
+        let to = Instant::now();
+        gaps.push(gap_ms(&writer.end().await, from, to));
+        scale(&cluster, 3);
+    }
+    println!("the leader leaves: write gaps {gaps:?} ms");
+}

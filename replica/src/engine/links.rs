@@ -1,0 +1,126 @@
+//! Pure: sessions with peers, and what comes by them.
+//!
+//! Guarantees that a message of a replaced session does nothing, and that each message reaches who
+//! understands it. Does not know how a session is made.
+
+use kvorum_protocol::status::ReplicaId;
+
+use super::consensus::Handled;
+use super::message::{Notice, Origin, Output, PeerMessage, Session};
+use super::reads::{Question, Read};
+use super::{Engine, HURRY_TICKS};
+use crate::storage::Store;
+
+impl<S: Store> Engine<S> {
+    /// A session with a peer began.
+    pub(super) fn peer_up(&mut self, peer: ReplicaId, session: Session) {
+        if let Some(old) = self.outbox.peers.session(peer) {
+            self.break_calls(peer, old);
+        }
+        self.outbox.peers.up(peer, session);
+        self.sending.forget(peer);
+        self.stopping.is_back(peer);
+        self.outbox.notice(Notice::Linked { peer: self.outbox.peers.name(peer).to_owned() });
+        if let Some(consensus) = &mut self.consensus {
+            consensus.reconnected(peer);
+        }
+    }
+
+    /// A session with a peer ended.
+    pub(super) fn peer_down(&mut self, peer: ReplicaId, session: Session) {
+        if !self.outbox.peers.down(peer, session, self.now) {
+            return;
+        }
+        self.outbox.notice(Notice::LinkLost { peer: self.outbox.peers.name(peer).to_owned() });
+        self.break_calls(peer, session);
+        self.source_lost(peer);
+        if self.leader().is_some_and(|(leader, _)| leader == peer) {
+            self.hurry_until = self.now + HURRY_TICKS;
+            // Whoever was promised may never come back. In recovery this replica asks every peer
+            // to be prepared; left alone, it would go on promising the one that is gone.
+            if let Some(consensus) = &mut self.consensus {
+                consensus.reconnected(peer);
+            }
+        }
+    }
+
+    /// A peer sent a message.
+    pub(super) fn peer_message(&mut self, peer: ReplicaId, session: Session, message: PeerMessage) {
+        // A frame of a replaced session could make the library forget what it accepted.
+        if self.rules.tells_sessions && self.outbox.peers.session(peer) != Some(session) {
+            self.outbox.notice(Notice::Dropped { what: "a frame of an old session" });
+            return;
+        }
+        match message {
+            PeerMessage::Paxos { configuration, message } => {
+                if configuration != self.configuration.id {
+                    return self.other_configuration(peer, configuration);
+                }
+                let Some(consensus) = &mut self.consensus else { return };
+                match consensus.handle(peer, message, self.store.applied()) {
+                    Handled::Taken => {}
+                    Handled::Behind { index } => self.is_behind(peer, index),
+                    Handled::Outrun { ballot } => {
+                        let message = PeerMessage::Yield { configuration, ballot };
+                        self.outbox.push(Output::Gated { to: peer, message, durable: false });
+                    }
+                    Handled::Forged => {
+                        let what = "a consensus message that must not be";
+                        self.outbox.notice(Notice::Dropped { what });
+                    }
+                }
+            }
+            PeerMessage::Probe { configuration, ballot, round } => {
+                self.probe(peer, configuration, ballot, round);
+            }
+            PeerMessage::ProbeAnswer { configuration, ballot, round } => {
+                let Some(consensus) = &self.consensus else { return };
+                if configuration == self.configuration.id {
+                    let (promise, quorum) = (consensus.promise(), self.configuration.quorum());
+                    let round = if self.rules.tells_rounds { round } else { self.reads.round() };
+                    self.reads.confirm(peer, Question { round, ballot }, promise, quorum);
+                }
+            }
+            PeerMessage::Relay { call, request } => self.relayed(peer, session, call, request),
+            PeerMessage::RelayAnswer { call, answer } => self.relay_answered(peer, call, answer),
+            PeerMessage::ReadIndex { call } => {
+                let read = Read::new(Origin::Peer { peer, session, call }, None, self.now);
+                self.read_at_leader(read);
+            }
+            PeerMessage::ReadIndexAnswer { call, index } => self.index_told(peer, call, index),
+            PeerMessage::Lead { configuration, ballot } => {
+                self.asked_to_lead(configuration, ballot, true);
+            }
+            PeerMessage::Yield { configuration, ballot } => {
+                self.asked_to_lead(configuration, ballot, false);
+            }
+            PeerMessage::Fetch { call, wanted } => {
+                self.fetch(Origin::Peer { peer, session, call }, wanted);
+            }
+            PeerMessage::Found { call, found } => self.fetched(peer, call, found),
+            PeerMessage::HasState { index } => self.sending.has_state(peer, index),
+            PeerMessage::Over { configuration, index, is_dismissed } => {
+                self.hinted(peer, configuration, index, is_dismissed);
+                self.over(peer, configuration, index);
+            }
+            PeerMessage::AskToStop { has_leave } => self.asked_to_stop(peer, has_leave),
+            PeerMessage::MayStop => self.may_stop(),
+            PeerMessage::Checksum { index, digest } => self.checksum_told(peer, index, digest),
+            PeerMessage::Differs { index, sound } => self.differs(index, sound),
+        }
+    }
+
+    /// A peer remembers this replica with another disk.
+    pub(super) fn disowned(&mut self, peer: ReplicaId) {
+        if !self.outbox.peers.knows(peer) {
+            return;
+        }
+        let by = self.outbox.peers.name(peer).to_owned();
+        if self.disowned_by.is_none() {
+            self.outbox.notice(Notice::Disowned { by: by.clone() });
+        }
+        self.disowned_by = Some(by);
+        self.consensus = None;
+        self.deposed();
+    }
+}

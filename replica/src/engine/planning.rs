@@ -1,0 +1,132 @@
+//! Pure: the leader lets the members follow the number of replicas that is wanted.
+//!
+//! Now and then it looks at who is wanted, linked and in step, and does what the
+//! [planner](crate::planner) says. Guarantees that one change is under way at a time. Does not know
+//! who says what is wanted.
+
+use kvorum_protocol::status::{JoinerStatus, Member, Membership, ReplicaId};
+
+use super::Engine;
+use super::consensus::Consensus;
+use crate::chain::Standing;
+use crate::planner::{self, Candidate, Plan, Scale, View};
+use crate::storage::Store;
+
+/// Ticks between two plans.
+const PLAN_TICKS: u64 = 3;
+/// A replica whose state lacks no more than so many entries has it, for a change of the members:
+/// what is under way arrives meanwhile.
+pub(super) const LAG_MAX: u64 = 1024;
+
+/// What becomes of the plans.
+#[derive(Default)]
+pub(super) struct Planning {
+    wanted: Option<Scale>,
+    /// Why the members are not those wanted.
+    waits: Option<String>,
+    /// Since when somebody could have become a member.
+    addable_since: Option<u64>,
+}
+
+impl<S: Store> Engine<S> {
+    /// So many replicas are wanted.
+    pub(super) fn want(&mut self, wanted: Option<Scale>) {
+        self.planning.wanted = wanted;
+    }
+
+    /// How many replicas are wanted, as this one was told.
+    pub(super) fn scale_wanted(&self) -> Option<Scale> {
+        self.planning.wanted
+    }
+
+    /// The cluster has never served: it was begun with one member, whatever is wanted.
+    pub(super) fn is_genesis(&self) -> bool {
+        self.began == 0 && self.configuration.id.0 == 1 && self.configuration.members.len() == 1
+    }
+
+    /// Whether a replica has the state, but for what is under way.
+    pub(super) fn has_state(&self, replica: ReplicaId) -> bool {
+        let Some(consensus) = &self.consensus else { return false };
+        let accepted = consensus.accepted_by(replica).unwrap_or(0);
+        let reach = accepted.max(self.sending.state_of(replica).unwrap_or(0));
+        replica == self.me || reach + LAG_MAX >= consensus.decided()
+    }
+
+    fn candidate(&self, member: &Member) -> Candidate {
+        let replica = member.replica;
+        Candidate {
+            member: member.clone(),
+            is_linked: replica == self.me || self.outbox.peers.session(replica).is_some(),
+            has_state: self.has_state(replica),
+            silent_ticks: self.outbox.peers.silent_ticks(replica, self.now),
+        }
+    }
+
+    /// Plans, if it is time to.
+    pub(super) fn advance_planning(&mut self) {
+        let is_mine = self.is_leading() && !self.stops && self.hand_over.is_none();
+        if !self.now.is_multiple_of(PLAN_TICKS) || !is_mine || self.is_adrift() {
+            return;
+        }
+        let chain = self.store.chain();
+        let joiners: Vec<_> = chain.joiners.iter().map(|j| self.candidate(&j.member)).collect();
+        let wanted = self.planning.wanted;
+        let is_wanted = |one: &Candidate| {
+            wanted.zip(planner::ordinal(&one.member.name)).is_some_and(|(scale, o)| scale.has(o))
+        };
+        let is_fit = |one: &Candidate| one.is_linked && one.has_state && is_wanted(one);
+        let is_addable = joiners.iter().any(is_fit);
+        let since = self.planning.addable_since.filter(|_| is_addable);
+        self.planning.addable_since = is_addable.then(|| since.unwrap_or(self.now));
+        let view = View {
+            wanted,
+            leader: self.me,
+            members: chain.current.members.iter().map(|member| self.candidate(member)).collect(),
+            joiners,
+            is_genesis: self.is_genesis(),
+            waited_ticks: self.planning.addable_since.map_or(0, |since| self.now - since),
+        };
+        let plan = planner::plan(&view);
+        self.planning.waits = match &plan {
+            Plan::Wait(why) => Some(why.to_string()),
+            _ => None,
+        };
+        match plan {
+            Plan::Stay | Plan::Wait(_) => {}
+            Plan::HandOver(to) => drop(self.begin_hand_over(Some(to))),
+            Plan::Change(members) => self.configure(members),
+        }
+    }
+
+    /// What this leader knows of the members is not what is decided: it has a log to catch up with.
+    fn is_adrift(&self) -> bool {
+        let decided = self.consensus.as_ref().map_or(0, Consensus::decided);
+        self.store.applied() < decided || self.quarantine.is_some()
+    }
+
+    /// For people.
+    pub(super) fn membership(&self) -> Membership {
+        let chain = self.store.chain();
+        let wanted = self.planning.wanted;
+        let joiner = |member: &Member| JoinerStatus {
+            name: member.name.clone(),
+            index: self.sending.state_of(member.replica).unwrap_or(0),
+            is_linked: self.outbox.peers.session(member.replica).is_some(),
+        };
+        let leaves = |member: &&Member| {
+            let ordinal = planner::ordinal(&member.name);
+            wanted.zip(ordinal).is_some_and(|(wanted, o)| wanted.replicas > 0 && !wanted.has(o))
+        };
+        let leaving = chain.current.members.iter().filter(leaves);
+        Membership {
+            wanted: wanted.map(|wanted| wanted.replicas),
+            joiners: chain.joiners.iter().map(|j| joiner(&j.member)).collect(),
+            leaving: leaving.map(|member| member.name.clone()).collect(),
+            waits: self.planning.waits.clone().filter(|_| self.is_leading()),
+            may_go: match self.standing() {
+                Standing::Member => self.stopping.may(),
+                Standing::Joiner | Standing::Retired => self.may_go,
+            },
+        }
+    }
+}

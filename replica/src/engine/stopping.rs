@@ -1,0 +1,142 @@
+//! Pure: leave to stop for a while, so that restarts never take a majority away.
+//!
+//! A replica that was told to end, and will be started again, hands leadership over and asks the
+//! leader for leave. The leader gives it while a majority is there without that replica and those
+//! that have leave already; a leave ends when the replica is linked again, or after a while. When
+//! all ask at the same time, that is the end of the cluster and no restart: all may go. Two members
+//! or one cannot do without any of them, so they never wait.
+//!
+//! Guarantees nothing about safety: a process may be killed at any time.
+
+use std::collections::BTreeMap;
+
+use kvorum_protocol::status::{Member, ReplicaId};
+
+use super::Engine;
+use super::message::{Output, PeerMessage};
+use crate::chain::Standing;
+use crate::storage::Store;
+
+/// Ticks between two questions.
+const ASK_TICKS: u64 = 5;
+/// Ticks for which an answer holds, if the replica does not come back before.
+const LEAVE_TICKS: u64 = 6000;
+/// Ticks for which somebody who asked counts as asking.
+const ASKING_TICKS: u64 = 100;
+/// Ticks for which a new leader only listens: those who have leave say so.
+const LISTEN_TICKS: u64 = 4 * ASK_TICKS;
+/// Members of which none can be done without.
+const FEW: usize = 2;
+
+/// Who wants to stop, and who may.
+#[derive(Default)]
+pub(super) struct Stopping {
+    /// This replica was told to end.
+    is_wanted: bool,
+    /// It may.
+    may: bool,
+    /// When each replica asked last.
+    asked: BTreeMap<ReplicaId, u64>,
+    /// When each one got leave.
+    given: BTreeMap<ReplicaId, u64>,
+    /// When this replica began to lead.
+    leads_since: u64,
+}
+
+impl Stopping {
+    /// Whether this replica may stop.
+    pub(super) fn may(&self) -> bool {
+        self.may
+    }
+
+    /// This replica leads from now on.
+    pub(super) fn leads(&mut self, now: u64) {
+        self.leads_since = now;
+    }
+
+    /// A replica is linked: if it had stopped, it is back.
+    pub(super) fn is_back(&mut self, peer: ReplicaId) {
+        self.given.remove(&peer);
+        self.asked.remove(&peer);
+    }
+}
+
+impl<S: Store> Engine<S> {
+    /// This replica was told to end, and will be started again.
+    pub(super) fn wants_stop(&mut self) {
+        self.stopping.is_wanted = true;
+        self.ask_to_stop();
+    }
+
+    /// Asks again, if it is time to.
+    pub(super) fn advance_stopping(&mut self) {
+        if self.stopping.is_wanted && self.now.is_multiple_of(ASK_TICKS) {
+            self.ask_to_stop();
+        }
+    }
+
+    fn ask_to_stop(&mut self) {
+        let votes = self.standing() == Standing::Member && self.consensus.is_some();
+        if !votes || self.configuration.members.len() == 1 {
+            self.stopping.may = true;
+        } else if self.is_leading() {
+            // Whoever leads next is asked then. If nobody can, only the end of all is a reason.
+            if self.hand_over.is_none() {
+                let _ = self.begin_hand_over(None);
+            }
+            self.stopping.asked.insert(self.me, self.now);
+            self.stopping.may |= self.all_stop();
+        } else if let Some((leader, true)) = self.leader() {
+            let message = PeerMessage::AskToStop { has_leave: self.stopping.may };
+            self.outbox.push(Output::Gated { to: leader, message, durable: false });
+        }
+    }
+
+    /// A peer asks for leave to stop, or says that an earlier leader gave it.
+    pub(super) fn asked_to_stop(&mut self, peer: ReplicaId, has_leave: bool) {
+        if !self.is_leading() {
+            return;
+        }
+        self.stopping.asked.insert(peer, self.now);
+        if has_leave {
+            self.stopping.given.insert(peer, self.now);
+        } else if self.lets_stop(peer) {
+            self.stopping.given.insert(peer, self.now);
+            let message = PeerMessage::MayStop;
+            self.outbox.push(Output::Gated { to: peer, message, durable: false });
+        }
+    }
+
+    /// The leader gives leave.
+    pub(super) fn may_stop(&mut self) {
+        self.stopping.may |= self.stopping.is_wanted;
+    }
+
+    /// Whether a peer is about to stop, as far as this replica was told.
+    pub(super) fn is_stopping(&self, peer: ReplicaId) -> bool {
+        let asked = self.stopping.asked.get(&peer);
+        asked.is_some_and(|at| self.now <= at + ASKING_TICKS)
+    }
+
+    /// Whether everybody who is there asks at the same time.
+    fn all_stop(&self) -> bool {
+        let asks = |replica| self.is_stopping(replica);
+        asks(self.me) && self.outbox.peers.connected().all(asks)
+    }
+
+    fn lets_stop(&self, peer: ReplicaId) -> bool {
+        let members = &self.configuration.members;
+        if self.now < self.stopping.leads_since + LISTEN_TICKS {
+            return false;
+        }
+        if members.len() <= FEW || !self.outbox.peers.is_member(peer) || self.all_stop() {
+            return true;
+        }
+        let has_leave = |replica: ReplicaId| {
+            let given = self.stopping.given.get(&replica);
+            replica == peer || given.is_some_and(|at| self.now <= at + LEAVE_TICKS)
+        };
+        let stays = |member: &&Member| !has_leave(member.replica) && self.is_fit(member);
+        members.iter().filter(stays).count() >= self.configuration.quorum()
+    }
+}

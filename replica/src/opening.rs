@@ -1,0 +1,85 @@
+//! What a replica starts from: its disk, and whom it was told of.
+//!
+//! Guarantees that a disk is opened only when it has room, and belongs to somebody.
+
+use std::io;
+use std::sync::Arc;
+
+use kvorum_protocol::status::Member;
+use tokio::sync::watch;
+
+use crate::birth::Birth;
+use crate::orchestrator::Folder;
+use crate::replica::{StartError, unusable};
+use crate::room::wait_for_room;
+use crate::settings::{Settings, StorageKind};
+use crate::storage::database::OnFatal;
+use crate::storage::memory::Memory;
+use crate::storage::open::{Newborn, Owner};
+use crate::storage::segments::LogLimits;
+use crate::storage::{Database, OpenError};
+
+/// An open disk.
+pub enum Disk {
+    /// In memory.
+    Memory(Memory),
+    /// On a disk.
+    Database(Database),
+}
+
+/// What a replica starts from.
+pub struct Opened {
+    /// Its disk.
+    pub disk: Disk,
+    /// Members that it was told of.
+    pub contacts: Vec<Member>,
+}
+
+/// Opens a replica's disk. With `another`, a retired volume goes on under that id.
+pub async fn open(
+    settings: &Settings,
+    folder: Option<&Folder>,
+    another: Option<Newborn>,
+    waiting: &watch::Sender<String>,
+    on_fatal: OnFatal,
+) -> Result<Opened, StartError> {
+    let (mut owner, nonce) = (settings.owner(), rand::random());
+    let Settings { data, name, cluster, .. } = settings;
+    let birth = folder.map(|folder| Birth { folder, data, name, cluster: *cluster, waiting });
+    let failed = |error: io::Error| unusable(data, &error);
+    if settings.storage == StorageKind::Memory {
+        if let Some(birth) = &birth {
+            owner.newborn = match another {
+                Some(another) => Some(another),
+                None => Some(birth.newborn().await.map_err(failed)?),
+            };
+            birth.done();
+        }
+        let newborn = owner.newborn.as_ref().expect("settings name the members, or a folder does");
+        let memory = Memory::new(owner.identity(newborn, nonce), newborn.members.clone());
+        return Ok(Opened { disk: Disk::Memory(memory), contacts: Vec::new() });
+    }
+    wait_for_room(settings, waiting).await?;
+    let limits = LogLimits::keeping(settings.log_keep);
+    let open = |owner: &Owner| Database::open(data, owner, nonce, limits, Arc::clone(&on_fatal));
+    let mut database = match (open(&owner), &birth) {
+        (Err(OpenError::Unborn { .. }), Some(birth)) => {
+            owner.newborn = Some(birth.newborn().await.map_err(failed)?);
+            open(&owner)?
+        }
+        (opened, _) => opened?,
+    };
+    let mut contacts = Vec::new();
+    if let Some(birth) = birth {
+        birth.keep_marker().await;
+        contacts = match another {
+            Some(Newborn { replica, members }) => {
+                database.rejoin(replica, nonce);
+                members.members
+            }
+            None => birth.contacts(&database).await,
+        };
+        birth.done();
+    }
+    Ok(Opened { disk: Disk::Database(database), contacts })
+}

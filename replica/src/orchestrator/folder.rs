@@ -1,0 +1,232 @@
+//! A folder that orchestrates the replicas of one machine, or of one file system.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `statefulset.json` | how many replicas are wanted; may be edited by hand |
+//! | `marker.json` | the cluster's [marker](crate::marker) |
+//! | `marker.lock` | held while the marker is looked at and replaced |
+//! | `NAME/addresses.json` | where a replica listens |
+//!
+//! Guarantees that the marker is made once, and replaced only if it still is what was expected.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kvorum_protocol::client::{Endpoint, Resolve};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::OrchestratorError;
+use crate::addresses::{Addresses, FILE_NAME};
+use crate::marker::Marker;
+use crate::planner::Scale;
+
+/// The file that says how many replicas are wanted.
+pub const SET_FILE: &str = "statefulset.json";
+/// The file that the marker is in.
+const MARKER_FILE: &str = "marker.json";
+/// Most replicas of a cluster.
+pub const REPLICAS_MAX: u32 = 7;
+/// Ordinals that a replica looks for others at.
+const ORDINALS: std::ops::Range<u32> = 0..64;
+
+/// The file that says how many replicas are wanted, as far as replicas read it.
+#[derive(Serialize, Deserialize)]
+struct Set {
+    replicas: u32,
+    #[serde(default)]
+    start: u32,
+}
+
+/// Such a folder.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// The folder at a path.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Where a replica writes where it listens.
+    #[must_use]
+    pub fn addresses_of(&self, name: &str) -> PathBuf {
+        self.path.join(name).join(FILE_NAME)
+    }
+
+    /// Where the others listen for clients; `name` is one of the replicas.
+    #[must_use]
+    pub fn clients(&self, name: &str) -> Resolve {
+        let (folder, name) = (self.clone(), name.to_owned());
+        Arc::new(move || {
+            let base = name.rsplit_once('-').map_or(name.as_str(), |(base, _)| base);
+            let others = ORDINALS.map(|ordinal| format!("{base}-{ordinal}"));
+            let endpoint = |other: String| {
+                let addresses = Addresses::read(&folder.addresses_of(&other)).ok()?;
+                Some(Endpoint { name: Some(other), address: addresses.clients })
+            };
+            others.filter(|other| *other != name).filter_map(endpoint).collect()
+        })
+    }
+
+    /// How many replicas are wanted, now.
+    pub async fn wanted(&self) -> Result<Scale, OrchestratorError> {
+        let file = self.path.join(SET_FILE);
+        self.blocking(move |_| {
+            let wrong = |why: String| io::Error::other(format!("{}: {why}", file.display()));
+            let bytes = fs::read(&file).map_err(|error| wrong(error.to_string()))?;
+            let set: Set =
+                serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+            match set.replicas {
+                0..=REPLICAS_MAX => Ok(Scale { start: set.start, replicas: set.replicas }),
+                other => Err(wrong(format!(
+                    "{other} replicas are not possible; write 0 to {REPLICAS_MAX}"
+                ))),
+            }
+        })
+        .await
+    }
+
+    /// The marker, if there is one.
+    pub async fn marker(&self) -> Result<Option<Marker>, OrchestratorError> {
+        self.blocking(Self::read_marker).await
+    }
+
+    /// Makes the marker, unless there is one; the one there is then.
+    pub async fn make_marker(&self, marker: Marker) -> Result<Marker, OrchestratorError> {
+        self.blocking(move |folder| folder.make_marker_now(marker)).await
+    }
+
+    /// The same, for whoever may wait for the disk.
+    ///
+    /// # Errors
+    /// Those of the file system, with the file's name.
+    pub fn make_marker_now(&self, marker: Marker) -> io::Result<Marker> {
+        let _lock = self.lock_marker()?;
+        if let Some(marker) = self.read_marker()? {
+            return Ok(marker);
+        }
+        self.write_marker(&marker)?;
+        Ok(marker)
+    }
+
+    /// Removes the marker, for a cluster that left nothing behind.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn forget_marker(&self) -> io::Result<()> {
+        match fs::remove_file(self.path.join(MARKER_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Replaces the marker, if it still is what is expected; whether it was.
+    pub async fn replace_marker(
+        &self,
+        expected: &Marker,
+        next: &Marker,
+    ) -> Result<bool, OrchestratorError> {
+        let (expected, next) = (expected.clone(), next.clone());
+        let replace = move |folder: &Self| {
+            let _lock = folder.lock_marker()?;
+            let is_same = folder.read_marker()?.as_ref() == Some(&expected);
+            if is_same && expected != next {
+                folder.write_marker(&next)?;
+            }
+            Ok(is_same)
+        };
+        self.blocking(replace).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, OrchestratorError> {
+        let folder = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&folder)).await;
+        let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
+        done.map_err(|error| OrchestratorError::Unreachable(error.to_string()))
+    }
+
+    fn lock_marker(&self) -> io::Result<File> {
+        let mut options = File::options();
+        let file =
+            options.create(true).truncate(false).write(true).open(self.path.join("marker.lock"))?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(file)
+    }
+
+    fn read_marker(&self) -> io::Result<Option<Marker>> {
+        let file = self.path.join(MARKER_FILE);
+        match fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+                io::Error::other(format!("{} is damaged: {error}", file.display()))
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", file.display()))),
+        }
+    }
+
+    fn write_marker(&self, marker: &Marker) -> io::Result<()> {
+        let (file, aside) = (self.path.join(MARKER_FILE), self.path.join("marker.json.new"));
+        let mut new = File::create(&aside)?;
+        serde_json::to_writer_pretty(&mut new, marker)?;
+        new.write_all(b"\n")?;
+        new.sync_all()?;
+        fs::rename(aside, file)?;
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvorum_protocol::status::ClusterId;
+
+    fn folder(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("kvorum-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Folder { path }
+    }
+
+    #[tokio::test]
+    async fn a_marker_is_made_once_and_replaced_only_if_it_is_what_it_was() {
+        let folder = folder("marker");
+        let marker = |nonce| Marker { cluster: ClusterId(7), nonce, solo: None };
+        assert_eq!(folder.marker().await.unwrap(), None);
+        assert_eq!(folder.make_marker(marker(1)).await.unwrap(), marker(1));
+        assert_eq!(folder.make_marker(marker(2)).await.unwrap(), marker(1));
+        assert!(!folder.replace_marker(&marker(2), &marker(3)).await.unwrap());
+        assert!(folder.replace_marker(&marker(1), &marker(3)).await.unwrap());
+        assert_eq!(folder.marker().await.unwrap(), Some(marker(3)));
+        fs::remove_dir_all(folder.path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_wanted_is_read_and_nonsense_is_told() {
+        let folder = folder("wanted");
+        let file = folder.path.join(SET_FILE);
+        let cases = [
+            (r#"{"cluster": "00", "replicas": 3}"#, Ok((0, 3))),
+            (r#"{"replicas": 2, "start": 1}"#, Ok((1, 2))),
+            (r#"{"replicas": 8}"#, Err("write 0 to 7")),
+            (r#"{"replicas": "#, Err("statefulset.json")),
+        ];
+        for (text, expected) in cases {
+            fs::write(&file, text).unwrap();
+            match (folder.wanted().await, expected) {
+                (Ok(wanted), Ok(pair)) => assert_eq!((wanted.start, wanted.replicas), pair),
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+                (told, _) => panic!("{text}: {told:?}"),
+            }
+        }
+        fs::remove_dir_all(folder.path).unwrap();
+    }
+}

@@ -1,0 +1,424 @@
+//! Clusters whose members follow what is wanted: a model of what starts and ends their replicas.
+//!
+//! Each ordinal has a volume and, while it is wanted, a process (all at once, as a `StatefulSet`
+//! with parallel management has it). A process that is not wanted is told to end, and ends when it
+//! has left; some are killed before. A volume without an identity, or with a retired one, asks for
+//! a new one.
+
+use kvorum_protocol::message::{Admin, Answer, Request};
+use kvorum_protocol::status::{ClusterId, ConfigurationId, Member, ReplicaId, Role};
+use kvorum_replica::chain::Standing;
+use kvorum_replica::engine::{ClientKey, Input};
+use kvorum_replica::entry::Entry;
+use kvorum_replica::marker::{Marker, Solo};
+use kvorum_replica::planner::{Scale, ordinal};
+use kvorum_replica::state_machine::Table;
+use kvorum_replica::storage::{Identity, Store};
+use kvorum_replica::version::Version;
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use super::cluster::Cluster;
+use super::event::{Event, Link, pair};
+use super::node::Node;
+
+/// Most replicas.
+const REPLICAS_MAX: u32 = 7;
+/// By then everybody knows that a replica is gone.
+const STEADY_US: u64 = 200_000;
+/// The first key of those who ask for an id; lower ones are clients.
+pub const JOINERS: u64 = 1000;
+/// How often a process that leaves is killed instead, at each look.
+const KILLS_LEAVERS: f64 = 0.02;
+
+/// What is wanted, and what there is of each ordinal.
+pub struct Scaling {
+    pub wanted: u32,
+    pods: Vec<Pod>,
+    /// The cluster's marker.
+    marker: Option<Marker>,
+    /// Until then another number is not wanted: a volume was lost, and nobody knows it yet. Of two
+    /// members one of which is lost no cluster comes back by itself.
+    steady_until_us: u64,
+    /// A majority that was killed while it left is brought back, once all faults are over.
+    is_rescued: bool,
+    /// Nobody tells how many are wanted.
+    is_silent: bool,
+}
+
+/// What there is of an ordinal.
+#[derive(Clone, Copy, Default)]
+struct Pod {
+    /// Who lives on its volume.
+    replica: Option<ReplicaId>,
+    /// Drawn to ask for an id.
+    nonce: u64,
+}
+
+impl Scaling {
+    pub fn new(wanted: u32) -> Self {
+        let pods = vec![Pod::default(); REPLICAS_MAX as usize];
+        Self { wanted, pods, marker: None, steady_until_us: 0, is_rescued: false, is_silent: false }
+    }
+
+    pub fn random(random: &mut StdRng) -> Self {
+        Self { is_rescued: true, ..Self::new(random.random_range(1..=5)) }
+    }
+}
+
+impl Cluster {
+    /// The first replica begins the cluster.
+    pub(super) fn begin_scaling(&mut self) {
+        let Some(scaling) = &mut self.scaling else { return };
+        let identity = self.nodes[0].disk.identity();
+        let (cluster, nonce) = (identity.cluster, identity.nonce);
+        scaling.marker = Some(Marker { cluster, nonce, solo: None });
+        scaling.pods[0].replica = Some(identity.replica);
+        for ordinal in 0..REPLICAS_MAX {
+            self.schedule(u64::from(ordinal) * 1_000, Event::Pod { ordinal });
+        }
+    }
+
+    /// So many are wanted from now on.
+    pub fn scale_to(&mut self, replicas: u32) {
+        if let Some(scaling) = &mut self.scaling {
+            scaling.wanted = replicas;
+            self.tally.scalings += 1;
+        }
+    }
+
+    pub(super) fn scale_at_random(&mut self) {
+        let wanted = self.random.random_range(1..=REPLICAS_MAX);
+        if self.scaling.as_ref().is_some_and(|scaling| self.now_us >= scaling.steady_until_us) {
+            self.scale_to(wanted);
+        }
+    }
+
+    /// A cluster whose majority was killed while it left is there again when it is scaled up: of
+    /// whatever configuration somebody is in who runs.
+    pub(super) fn calm_scaling(&mut self) {
+        let runs = |id: ReplicaId| !self.nodes[self.place(id)].is_gone && self.is_to_run(id);
+        let mut needed = 1;
+        let is_member = |node: &Node| node.disk.chain().standing(node.id) == Standing::Member;
+        let votes = |node: &Node| node.process.is_some() && is_member(node);
+        if !self.nodes.iter().any(votes) {
+            // Somebody has what the members of the last configuration still have to fetch.
+            needed = REPLICAS_MAX;
+        }
+        for node in self.nodes.iter().filter(|node| votes(node)) {
+            let chain = node.disk.chain();
+            let members = chain.current.members.iter();
+            let there = members.clone().filter(|member| runs(member.replica)).count();
+            if there < chain.current.quorum() {
+                let ordinals = members.filter_map(|member| ordinal(&member.name));
+                needed = ordinals.max().map_or(1, |ordinal| ordinal + 1).max(needed);
+            }
+        }
+        if let Some(scaling) = self.scaling.as_mut().filter(|scaling| scaling.is_rescued) {
+            scaling.wanted = scaling.wanted.max(needed);
+        }
+    }
+
+    /// Whether the process of a replica is to run.
+    pub(super) fn is_to_run(&self, id: ReplicaId) -> bool {
+        let Some(scaling) = &self.scaling else { return true };
+        let name = &self.nodes[self.place(id)].disk.identity().name;
+        ordinal(name).is_some_and(|ordinal| ordinal < scaling.wanted)
+    }
+
+    /// Looks after an ordinal.
+    pub(super) fn pod(&mut self, ordinal: u32) -> Result<(), String> {
+        let again = self.random.random_range(5_000..80_000);
+        self.schedule(again, Event::Pod { ordinal });
+        if self.is_calm {
+            self.calm_scaling();
+        }
+        let Some(scaling) = &self.scaling else { return Ok(()) };
+        let (wanted, pod) = (scaling.wanted, scaling.pods[ordinal as usize]);
+        let is_wanted = ordinal < wanted;
+        let Some(id) = pod.replica else {
+            if is_wanted {
+                self.ask_for_id(ordinal);
+            }
+            return Ok(());
+        };
+        let node = self.node(id);
+        if node.paused_until_us > self.now_us {
+            return Ok(());
+        }
+        let node = self.node(id);
+        let standing = node.disk.chain().standing(id);
+        let Some(process) = &node.process else {
+            // One that crashed is started again by itself.
+            let is_due = self.nodes[self.place(id)].life == 0 || self.random.random_bool(0.1);
+            if is_wanted && is_due && self.node(id).down_until_us <= self.now_us {
+                self.start(id);
+            }
+            return Ok(());
+        };
+        let (role, may_go) = (process.role(), process.engine.status().membership.may_go);
+        let is_over = match role {
+            Role::Retired | Role::Joining => !is_wanted && may_go,
+            _ => false,
+        };
+        let is_killed = !is_wanted && !self.is_calm && self.random.random_bool(KILLS_LEAVERS);
+        if is_over || is_killed {
+            self.tally.left += u64::from(is_over);
+            self.tally.killed_leavers += u64::from(is_killed && !is_over);
+            // A process that ends in order syncs first.
+            let disk = self.node(id).disk.clone();
+            if is_over {
+                disk.sync_writes(disk.unsynced());
+            }
+            self.crash(id);
+            return Ok(());
+        }
+        if standing == Standing::Retired && is_wanted {
+            // It runs meanwhile: some may learn only from it that their configuration is over.
+            self.ask_for_id(ordinal);
+        }
+        if standing != Standing::Member {
+            let members = self.some_members();
+            self.turn(id, Input::Learned { members })?;
+        }
+        if self.scaling.as_ref().is_some_and(|scaling| scaling.is_silent) {
+            return Ok(());
+        }
+        self.turn(id, Input::Scale(Some(Scale { start: 0, replicas: wanted })))
+    }
+
+    /// Whoever says how many are wanted falls silent, or speaks again.
+    pub fn set_silent(&mut self, is_silent: bool) {
+        if let Some(scaling) = &mut self.scaling {
+            scaling.is_silent = is_silent;
+        }
+    }
+
+    /// Who has an ordinal.
+    pub fn replica_of(&self, ordinal: u32) -> Option<ReplicaId> {
+        self.scaling.as_ref()?.pods[ordinal as usize].replica
+    }
+
+    /// Kills the process of an ordinal, and starts it again only if it is wanted.
+    pub fn kill(&mut self, ordinal: u32) {
+        if let Some(id) = self.replica_of(ordinal)
+            && self.node(id).process.is_some()
+        {
+            self.crash(id);
+        }
+    }
+
+    /// Kills the process of an ordinal for a while.
+    pub fn keep_down(&mut self, ordinal: u32, time_us: u64) {
+        self.kill(ordinal);
+        if let Some(id) = self.replica_of(ordinal) {
+            self.node(id).down_until_us = self.now_us + time_us;
+        }
+    }
+
+    /// The volume of an ordinal is gone, and its process with it.
+    pub fn destroy(&mut self, ordinal: u32) {
+        if let Some(id) = self.replica_of(ordinal) {
+            self.drop_volume(id);
+        }
+    }
+
+    /// The ordinals of the members, as the last configuration that was decided has them.
+    pub fn members(&self) -> Vec<u32> {
+        let mut ordinals = self.member_ordinals(self.checker.members());
+        ordinals.sort_unstable();
+        ordinals
+    }
+
+    /// Whether a replica is a member, of the last configuration that was decided.
+    pub fn has_member(&self, id: ReplicaId) -> bool {
+        self.checker.members().contains(&id)
+    }
+
+    /// How many configurations there were.
+    pub fn configurations(&self) -> usize {
+        self.checker.configurations()
+    }
+
+    /// A process is told to end, and will be started again.
+    pub fn ask_to_stop(&mut self, ordinal: u32) -> Result<(), String> {
+        match self.replica_of(ordinal) {
+            Some(id) => self.turn(id, Input::WantsStop),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a replica that runs may end.
+    pub fn may_go(&self, ordinal: u32) -> bool {
+        let engine = self.replica_of(ordinal).and_then(|id| self.engine(id));
+        engine.is_some_and(|engine| engine.status().membership.may_go)
+    }
+
+    /// What a replica that runs says keeps it from serving.
+    pub fn trouble_of(&self, ordinal: u32) -> Option<String> {
+        let node = &self.nodes[self.place(self.replica_of(ordinal)?)];
+        node.process.as_ref()?.engine.status().trouble
+    }
+
+    /// Lets time pass until something holds.
+    pub fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) -> Result<(), String> {
+        let deadline = self.now_us + 20_000_000;
+        while !holds(self) {
+            if self.now_us > deadline {
+                return Err(format!("not {what}: {}", self.describe()));
+            }
+            self.pass(5_000)?;
+        }
+        Ok(())
+    }
+
+    /// The members as somebody who runs knows them.
+    fn some_members(&mut self) -> Vec<Member> {
+        let running = self.nodes.iter().filter(|node| node.process.is_some());
+        let running: Vec<_> = running.collect();
+        let any = running[self.random.random_range(0..running.len())];
+        any.disk.chain().current.members
+    }
+
+    /// A volume without an identity, or with a retired one, asks somebody for one.
+    fn ask_for_id(&mut self, ordinal: u32) {
+        let running = self.nodes.iter().filter(|node| node.process.is_some());
+        let running: Vec<_> = running.map(|node| node.id).collect();
+        if running.is_empty() {
+            return;
+        }
+        let node = running[self.random.random_range(0..running.len())];
+        let fresh: u64 = self.random.random();
+        let Some(scaling) = &mut self.scaling else { return };
+        let pod = &mut scaling.pods[ordinal as usize];
+        if pod.nonce == 0 {
+            pod.nonce = fresh.max(1);
+        }
+        let (client, nonce) = (ClientKey(JOINERS + u64::from(ordinal)), pod.nonce);
+        let request = Request::Admin(Admin::Join { name: format!("kvorum-{ordinal}"), nonce });
+        let input = Input::Client { client, call: nonce, request };
+        let life = self.node(node).life;
+        let delay = self.random.random_range(50..5_000);
+        self.schedule(delay, Event::Read { node, life, input: Box::new(input) });
+    }
+
+    /// A volume gets an id.
+    pub(super) fn joined(&mut self, client: ClientKey, answer: Answer) {
+        let Answer::Joined { replica, configuration } = answer else { return };
+        let place = usize::try_from(client.0 - JOINERS).expect("ordinals are few");
+        let nonce: u64 = self.random.random();
+        let keeps_state = self.random.random_bool(0.5);
+        let is_known = self.nodes.iter().any(|node| node.id == replica);
+        let Some(scaling) = &mut self.scaling else { return };
+        let pod = &mut scaling.pods[place];
+        let old = pod.replica;
+        // One that crashed meanwhile may have lost that it is retired.
+        let is_retired = |id| {
+            let node = self.nodes.iter().find(|node| node.id == id);
+            node.is_some_and(|node| node.disk.chain().standing(id) == Standing::Retired)
+        };
+        if is_known || !old.is_none_or(is_retired) {
+            return;
+        }
+        (pod.replica, pod.nonce) = (Some(replica), 0);
+        self.tally.joined += 1;
+        let retired = old.map(|old| self.node(old)).filter(|node| !node.lost_disk);
+        // A process that ends in order syncs first.
+        if let Some(node) = &retired {
+            node.disk.sync_writes(node.disk.unsynced());
+        }
+        let node = match retired.filter(|_| keeps_state) {
+            Some(node) => Node::on(node.disk.rejoin(replica, nonce), Version::NEWEST),
+            None => Node::joiner(
+                Identity {
+                    cluster: ClusterId(1),
+                    replica,
+                    name: format!("kvorum-{place}"),
+                    incarnation: 1,
+                    nonce,
+                },
+                configuration,
+            ),
+        };
+        if let Some(old) = old {
+            if self.node(old).process.is_some() {
+                self.crash(old);
+            }
+            self.end_of(old);
+        }
+        for other in self.nodes.iter().filter(|node| !node.is_gone).map(|node| node.id) {
+            self.links.insert(pair(replica, other), Link::default());
+        }
+        self.nodes.push(node);
+        for (low, high) in self.links.keys().copied().collect::<Vec<_>>() {
+            if high == replica || low == replica {
+                self.schedule(1_000, Event::Connect { low, high });
+            }
+        }
+    }
+
+    /// The id of a volume is over.
+    fn end_of(&mut self, id: ReplicaId) {
+        self.node(id).is_gone = true;
+        for (low, high) in self.links.keys().copied().collect::<Vec<_>>() {
+            if low == id || high == id {
+                self.break_link(low, high);
+                self.links.remove(&(low, high));
+            }
+        }
+    }
+
+    /// A volume is lost, if the others can do without it: the configuration lives and is the one
+    /// that is wanted, it has three members or more, and none of them is lost already.
+    pub(super) fn lose_volume(&mut self, id: ReplicaId) {
+        let members = self.checker.members().to_vec();
+        let is_intact = |node: &Node| !node.lost_disk;
+        let all_there = members.iter().all(|member| is_intact(&self.nodes[self.place(*member)]));
+        let wanted = self.scaling.as_ref().map_or(0, |scaling| scaling.wanted as usize);
+        let is_wanted = members.len() == wanted && members.iter().all(|one| self.is_to_run(*one));
+        let is_seal = |entry: &Entry| matches!(entry, Entry::StopSign(_));
+        let changes = self.nodes.iter().any(|node| node.disk.unapplied().iter().any(is_seal));
+        let is_stable = is_wanted && !changes && self.checker.lives();
+        let may = members.len() >= 3 && is_stable && all_there;
+        if !may || self.node(id).process.is_none() {
+            return;
+        }
+        self.drop_volume(id);
+    }
+
+    fn drop_volume(&mut self, id: ReplicaId) {
+        if self.node(id).process.is_some() {
+            self.crash(id);
+        }
+        self.tally.lost_disks += 1;
+        self.node(id).lost_disk = true;
+        let name = self.node(id).disk.identity().name.clone();
+        self.end_of(id);
+        let place = ordinal(&name).expect("names have ordinals") as usize;
+        let steady_until_us = self.now_us + STEADY_US;
+        if let Some(scaling) = &mut self.scaling {
+            scaling.pods[place] = Pod::default();
+            scaling.steady_until_us = steady_until_us;
+        }
+    }
+
+    /// The marker is asked to name a replica.
+    pub(super) fn mark(&mut self, id: ReplicaId, configuration: ConfigurationId) {
+        if !self.is_calm && self.random.random_bool(0.1) {
+            // Whoever keeps it is out of reach.
+            return;
+        }
+        let delay = self.random.random_range(100..20_000);
+        let node = self.node(id);
+        let (life, disk) = (node.life, node.disk.clone());
+        let Identity { replica, incarnation, nonce, cluster, .. } = disk.identity().clone();
+        let claim = Solo { configuration, replica, incarnation, nonce };
+        let Some(scaling) = &mut self.scaling else { return };
+        let marker = scaling.marker.as_ref().expect("the cluster began with it");
+        let proof = marker.solo.and_then(|named| disk.nonce_at(named.incarnation));
+        let verdict = marker.claim(cluster, claim, proof).map(|next| scaling.marker = Some(next));
+        let verdict = verdict.map_err(|refused| refused.to_string());
+        let input = Box::new(Input::Marked { configuration, verdict });
+        self.schedule(delay, Event::Read { node: id, life, input });
+    }
+}

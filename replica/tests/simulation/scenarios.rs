@@ -1,0 +1,255 @@
+//! What may happen to a cluster that is scaled, one thing at a time: each on many seeds, with
+//! clients that read and write all the while.
+
+use kvorum_protocol::status::Role;
+
+use super::cluster::Cluster;
+use super::quietly;
+
+/// Seeds of each scenario.
+const SEEDS: u64 = 20;
+
+type Scenario = fn(&mut Cluster) -> Result<(), String>;
+
+/// The members are those wanted, and one of them leads.
+fn settle(cluster: &mut Cluster, replicas: u32) -> Result<(), String> {
+    let wanted: Vec<_> = (0..replicas).collect();
+    cluster.until(&format!("{replicas} members"), |cluster| {
+        cluster.members() == wanted && leader(cluster).is_some()
+    })
+}
+
+fn expect(holds: bool, what: &str, cluster: &Cluster) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(format!("{what}: {}", cluster.describe())) }
+}
+
+/// The ordinal that leads.
+fn leader(cluster: &Cluster) -> Option<u32> {
+    let leads = |ordinal: &u32| {
+        let engine = cluster.replica_of(*ordinal).and_then(|id| cluster.engine(id));
+        engine.is_some_and(|engine| engine.status().role == Role::Leader)
+    };
+    (0..7).find(leads)
+}
+
+/// Runs a scenario that begins with so many replicas; then everything must be as it is in any run.
+fn play(replicas: u32, scenario: Scenario) {
+    for seed in 0..SEEDS {
+        let mut cluster = Cluster::of_wanted(seed, replicas);
+        let played = quietly(|| {
+            settle(&mut cluster, replicas)?;
+            scenario(&mut cluster)?;
+            cluster.run(3000).map(|_| ())
+        });
+        if let Err(why) = played {
+            panic!("seed {seed}: {why}");
+        }
+    }
+}
+
+#[test]
+fn three_become_five_at_once() {
+    play(3, |cluster| {
+        let before = cluster.configurations();
+        cluster.scale_to(5);
+        settle(cluster, 5)?;
+        expect(cluster.configurations() <= before + 2, "one or two changes", cluster)
+    });
+}
+
+#[test]
+fn a_leader_that_leaves_hands_over_first() {
+    play(5, |cluster| {
+        let before = cluster.configurations();
+        for _ in 0..400 {
+            if leader(cluster) == Some(4) {
+                break;
+            }
+            if let Some(ordinal) = leader(cluster) {
+                cluster.kill(ordinal);
+            }
+            cluster.pass(300_000)?;
+        }
+        settle(cluster, 5)?;
+        cluster.scale_to(3);
+        settle(cluster, 3)?;
+        expect(cluster.configurations() == before + 1, "one change", cluster)
+    });
+}
+
+#[test]
+fn five_become_one_in_one_change() {
+    play(5, |cluster| {
+        let before = cluster.configurations();
+        cluster.scale_to(1);
+        settle(cluster, 1)?;
+        expect(cluster.configurations() == before + 1, "one change", cluster)
+    });
+}
+
+/// The only one that would be left is not there: the others serve on.
+#[test]
+fn nobody_leaves_before_those_who_stay_are_there() {
+    play(5, |cluster| {
+        cluster.keep_down(0, 3_000_000);
+        cluster.scale_to(1);
+        cluster.pass(2_500_000)?;
+        expect(cluster.members().len() == 5, "all are members still", cluster)?;
+        expect(leader(cluster).is_some(), "one of them leads", cluster)?;
+        settle(cluster, 1)
+    });
+}
+
+/// All that were to leave are killed at once: nothing goes on, what helps is said, and helps.
+#[test]
+fn a_majority_killed_while_it_leaves_comes_back_when_scaled_up() {
+    play(5, |cluster| {
+        // Stopped in the same moment, so that nobody has left.
+        for ordinal in 1..5 {
+            cluster.keep_down(ordinal, 0);
+        }
+        cluster.scale_to(1);
+        cluster.pass(4_000_000)?;
+        let trouble = cluster.trouble_of(0).unwrap_or_default();
+        expect(trouble.contains("scale back up to 3 replicas"), &trouble, cluster)?;
+        cluster.scale_to(3);
+        settle(cluster, 3)?;
+        cluster.scale_to(1);
+        settle(cluster, 1)
+    });
+}
+
+#[test]
+fn down_and_up_within_a_moment() {
+    play(5, |cluster| {
+        cluster.scale_to(1);
+        cluster.pass(40_000)?;
+        cluster.scale_to(5);
+        settle(cluster, 5)
+    });
+}
+
+/// The first one is dead, and stays a member: the others are enough.
+#[test]
+fn down_past_a_dead_one() {
+    play(5, |cluster| {
+        cluster.keep_down(0, 2_500_000);
+        cluster.scale_to(3);
+        cluster.until("three members", |cluster| cluster.members() == [0, 1, 2])?;
+        settle(cluster, 3)
+    });
+}
+
+#[test]
+fn a_killed_one_comes_back_as_who_it_was() {
+    play(3, |cluster| {
+        let before = cluster.replica_of(1);
+        cluster.kill(1);
+        settle(cluster, 3)?;
+        expect(cluster.replica_of(1) == before, "the same id", cluster)
+    });
+}
+
+#[test]
+fn a_lost_volume_is_replaced_in_one_change() {
+    play(3, |cluster| {
+        let (before, was) = (cluster.configurations(), cluster.replica_of(1));
+        cluster.destroy(1);
+        cluster.until("another id", |cluster| {
+            let now = cluster.replica_of(1).filter(|now| Some(*now) != was);
+            now.is_some_and(|now| cluster.has_member(now))
+        })?;
+        settle(cluster, 3)?;
+        expect(cluster.configurations() == before + 1, "one change", cluster)
+    });
+}
+
+/// Two of three are to be started again: the second waits until the first is back. When all are
+/// told to end, all may.
+#[test]
+fn restarts_take_turns() {
+    play(3, |cluster| {
+        let may_go = |cluster: &Cluster, ordinal| cluster.may_go(ordinal);
+        cluster.ask_to_stop(1)?;
+        cluster.until("leave for the first", |cluster| may_go(cluster, 1))?;
+        cluster.ask_to_stop(2)?;
+        cluster.pass(1_000_000)?;
+        expect(!may_go(cluster, 2), "the second waits", cluster)?;
+        cluster.kill(1);
+        cluster.pass(10_000)?;
+        expect(!may_go(cluster, 2), "the second waits for the first", cluster)?;
+        cluster.until("leave for the second", |cluster| may_go(cluster, 2))?;
+        expect(leader(cluster).is_some(), "the cluster serves", cluster)?;
+        cluster.kill(2);
+        settle(cluster, 3)?;
+        cluster.pass(1_000_000)?;
+        for ordinal in 0..3 {
+            cluster.ask_to_stop(ordinal)?;
+        }
+        cluster.until("leave for all", |cluster| (0..3).all(|ordinal| may_go(cluster, ordinal)))
+    });
+}
+
+/// A dead replica whose volume is there is a member, however long it is dead.
+#[test]
+fn being_dead_is_no_reason_to_leave() {
+    play(3, |cluster| {
+        let before = cluster.configurations();
+        cluster.keep_down(2, 8_000_000);
+        cluster.pass(7_000_000)?;
+        expect(cluster.configurations() == before, "no change", cluster)?;
+        settle(cluster, 3)
+    });
+}
+
+/// Whoever says how many are wanted is out of reach, then says another number.
+#[test]
+fn a_silent_orchestrator_changes_nothing() {
+    play(3, |cluster| {
+        let before = cluster.configurations();
+        cluster.set_silent(true);
+        cluster.pass(3_000_000)?;
+        expect(leader(cluster).is_some(), "it serves", cluster)?;
+        expect(cluster.configurations() == before, "no change", cluster)?;
+        cluster.scale_to(5);
+        cluster.pass(1_000_000)?;
+        expect(cluster.members().len() == 3, "nobody was told", cluster)?;
+        cluster.set_silent(false);
+        settle(cluster, 5)
+    });
+}
+
+/// None is wanted: all stop, and come back as who they were.
+#[test]
+fn to_nothing_and_back() {
+    play(3, |cluster| {
+        let before = cluster.configurations();
+        cluster.scale_to(0);
+        for ordinal in 0..3 {
+            cluster.kill(ordinal);
+        }
+        cluster.pass(2_000_000)?;
+        expect(leader(cluster).is_none(), "nobody runs", cluster)?;
+        cluster.scale_to(3);
+        settle(cluster, 3)?;
+        expect(cluster.configurations() == before, "no change", cluster)
+    });
+}
+
+/// One of five is started again: it says what is missing, and all is well when that comes.
+#[test]
+fn to_nothing_and_back_to_too_few() {
+    play(5, |cluster| {
+        cluster.scale_to(0);
+        for ordinal in 0..5 {
+            cluster.kill(ordinal);
+        }
+        cluster.pass(1_000_000)?;
+        cluster.scale_to(1);
+        cluster.pass(6_000_000)?;
+        let trouble = cluster.trouble_of(0).unwrap_or_default();
+        expect(trouble.contains("1 of 5 members are there, 3 are needed"), &trouble, cluster)?;
+        cluster.scale_to(5);
+        settle(cluster, 5)
+    });
+}
