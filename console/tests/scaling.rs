@@ -205,6 +205,41 @@ async fn a_lost_folder_is_replaced() {
     }
 }
 
+/// A replica whose disk is damaged says which command brings it back, and that does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_folder_comes_back_by_the_command_that_it_names() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let client = cluster.client(DEADLINE);
+    let writer = Writer::begin(&client, "w");
+    let route = Route::Through("kvorum-1".to_owned());
+    let before = status_when(&client, &route, |status| status.is_ready).await.replica;
+    let folder = cluster.folder.join("kvorum-1");
+    cluster.kill("kvorum-1");
+    for table in fs::read_dir(folder.join("db")).unwrap() {
+        let path = table.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("MANIFEST") {
+            let mut bytes = fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    let words = format!("(mv {0} {0}.damaged)", folder.display());
+    let began = Instant::now();
+    while !fs::read_to_string(folder.join("log")).unwrap_or_default().contains(&words) {
+        assert!(began.elapsed() < PATIENCE, "it names the command");
+        sleep(PAUSE).await;
+        // It may have started again before the bit was flipped.
+        cluster.kill("kvorum-1");
+    }
+    let moved = format!("{}.damaged", folder.display());
+    assert!(std::process::Command::new("mv").arg(&folder).arg(moved).status().unwrap().success());
+    status_when(&client, &route, |status| status.is_ready && status.replica != before).await;
+    let written = writer.end().await;
+    assert_all_there(&client, &written).await;
+    println!("back after {} ms", began.elapsed().as_millis());
+}
+
 /// Three of five are to leave, and die before they have: nothing is decided, what helps is said,
 /// and it helps.
 #[tokio::test(flavor = "multi_thread")]

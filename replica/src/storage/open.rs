@@ -75,9 +75,9 @@ pub enum OpenError {
     /// Something in it is damaged, or recovered less than was synced.
     #[error(
         "the data folder {folder} is damaged: {what}. This replica must not vote with it and does \
-         not start; a majority of the others goes on without it. To get the replica back, move \
-         the folder away (mv {folder} {folder}.damaged) and start it again: it comes up empty, \
-         says so, and waits without a vote to be replaced"
+         not start; a majority of the others goes on without it. To get the replica back from its \
+         peers, move the folder away (mv {folder} {folder}.damaged) and start it again: it joins \
+         under a new id and copies the state (where --members are given, it waits without a vote)"
     )]
     Damaged {
         /// The folder.
