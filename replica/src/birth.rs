@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use crate::chain::Standing;
 use crate::marker::Marker;
 use crate::orchestrator::{self, Folder, Origin};
+use crate::planner::{Scale, ordinal};
 use crate::state_machine::Table;
 use crate::storage::open::Newborn;
 use crate::storage::{Database, Store};
@@ -76,7 +77,9 @@ impl Birth<'_> {
 
     /// The identity is on the volume: the intent has served.
     pub fn done(&self) {
+        // One that comes back would only ask once more for the id that it got.
         let _ = fs::remove_file(self.data.join(INTENT));
+        let _ = File::open(self.data).and_then(|folder| folder.sync_all());
     }
 
     /// Makes the marker anew if it is missing: while there is a volume with an identity, no other
@@ -105,7 +108,7 @@ impl Birth<'_> {
     /// Gets a retired volume another id, for as long as it is wanted; `None` when it is not.
     pub async fn another_id(&self) -> io::Result<Option<Newborn>> {
         let intent = self.intent()?;
-        while is_wanted(self.folder, self.name).await == Some(true) {
+        while self.is_wanted().await {
             match self.ask(intent).await {
                 Ok((replica, members)) => {
                     info!(replica = replica.0, "comes back under this id");
@@ -117,6 +120,11 @@ impl Birth<'_> {
             }
         }
         Ok(None)
+    }
+
+    async fn is_wanted(&self) -> bool {
+        let wanted = self.folder.wanted().await.ok().zip(ordinal(self.name));
+        wanted.is_some_and(|(wanted, ordinal)| wanted.has(ordinal))
     }
 
     fn client(&self) -> Client {
@@ -157,9 +165,24 @@ impl Birth<'_> {
     }
 }
 
-/// Whether the orchestrator wants a replica, if it can be told.
-pub async fn is_wanted(folder: &Folder, name: &str) -> Option<bool> {
-    let wanted = folder.wanted().await.ok()?;
-    let ordinal = crate::planner::ordinal(name)?;
-    Some(wanted.replicas == 0 || wanted.has(ordinal))
+/// What a replica is told to end for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// All are to end: none is wanted.
+    Stop,
+    /// It is wanted, so it will be started again. So it is taken to be when nobody can tell.
+    Restart,
+    /// It is not wanted any more.
+    Leave,
+}
+
+impl End {
+    /// What a replica that is told to end now is told to end for.
+    pub async fn now(folder: &Folder, name: &str) -> Self {
+        match (folder.wanted().await, ordinal(name)) {
+            (Ok(Scale { replicas: 0, .. }), _) => Self::Stop,
+            (Ok(wanted), Some(ordinal)) if !wanted.has(ordinal) => Self::Leave,
+            _ => Self::Restart,
+        }
+    }
 }

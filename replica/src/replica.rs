@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::addresses::{Addresses, FILE_NAME};
-use crate::birth::{self, Birth};
+use crate::birth::{Birth, End};
 use crate::clients::{CONNECTIONS_MAX, Clients};
 use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, PEERS_INBOX, Shown};
 use crate::engine::{ClientKey, Input, Options};
@@ -205,13 +205,13 @@ impl Replica {
         let began = Instant::now();
         let mut told = None;
         loop {
-            let is_wanted = birth::is_wanted(folder, &self.addresses.name).await != Some(false);
+            let end = End::now(folder, &self.addresses.name).await;
             let status = self.status.borrow().clone();
-            let may_go = status.is_none_or(|status| {
-                status.role == Role::Outside
-                    || (status.membership.may_go && (told == Some(true) || !is_wanted))
-            });
-            if may_go {
+            // What it may, it was told for the reason that it had then.
+            let is_asked = end == End::Leave || told == Some(end);
+            let may_go = |status: &Status| status.membership.may_go && is_asked;
+            let is_out = |status: &Status| status.role == Role::Outside;
+            if end == End::Stop || status.is_none_or(|status| is_out(&status) || may_go(&status)) {
                 return;
             }
             if began.elapsed() > self.leave_patience {
@@ -219,11 +219,11 @@ impl Replica {
                     "the cluster does not do without this replica, which ends all the same"
                 );
             }
-            if told != Some(is_wanted) {
-                info!(is_wanted, "ends when the cluster does without it");
-                told = Some(is_wanted);
+            if told != Some(end) {
+                info!(?end, "ends when the cluster does without it");
+                told = Some(end);
             }
-            if is_wanted {
+            if end == End::Restart {
                 let input = Input::WantsStop;
                 let _ = self.clients.send(ClientEvent::Input { input, permit: None }).await;
             }

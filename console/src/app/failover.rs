@@ -121,15 +121,17 @@ impl Failover {
 
     fn elected(&mut self, from: String, status: &Status) {
         let (name, number) = (status.name.clone(), status.ballot.number);
+        // Of two candidates with one number the lower may lead for an instant: that is one
+        // election, and others led from its first moment on.
+        let is_same = |last: &Stamps| last.elected.as_ref().is_none_or(|(_, n, _)| *n == number);
+        // A leader that is replaced before it got a write acknowledged has ended no failover.
+        let is_under_way = |last: &Stamps| last.killed.is_some() && last.writes.is_none();
         let mut stamps = match self.last.take() {
-            // Of two candidates with one number the lower may lead for an instant: that is one
-            // election, and others led from its first moment on.
-            Some(last) if last.elected.as_ref().is_none_or(|(_, known, _)| *known == number) => {
-                last
-            }
+            Some(last) if is_same(&last) || is_under_way(&last) => last,
             _ => Stamps { from, ..Stamps::default() },
         };
-        let at = stamps.elected.as_ref().map_or(status.wall_us, |(_, _, at)| *at);
+        let known = stamps.elected.as_ref().filter(|_| is_same(&stamps));
+        let at = known.map_or(status.wall_us, |(_, _, at)| *at);
         stamps.elected = Some((name, number, at));
         self.last = Some(stamps);
         self.find_first_write();
@@ -235,6 +237,26 @@ mod tests {
             Some(None),
             "another number, another one"
         );
+    }
+
+    #[test]
+    fn a_leader_without_a_write_ends_no_failover() {
+        let mut failover = Failover::default();
+        let status = |place: usize, number, wall_us| {
+            let mut status = status_of(3, place);
+            (status.role, status.ballot.number, status.wall_us) = (Role::Leader, number, wall_us);
+            status.ballot.replica = status.replica;
+            status
+        };
+        failover.status(&status(0, 1, 1));
+        failover.acknowledged(&ack(5));
+        failover.killed("kvorum-0", 10);
+        failover.status(&status(1, 2, 20));
+        failover.status(&status(2, 3, 30));
+        failover.acknowledged(&ack(35));
+        let last = failover.last.unwrap();
+        assert_eq!((last.killed, last.writes), (Some(10), Some((5, 35))));
+        assert_eq!(last.elected, Some(("kvorum-2".to_owned(), 3, 30)));
     }
 
     #[test]
