@@ -332,6 +332,28 @@ fn take_folder_away(cluster: &Cluster, name: &str) {
     cluster.kill(name);
 }
 
+/// Leadership is handed over by the command, again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn planned_hand_overs_take_little() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let client = cluster.client(DEADLINE);
+    let mut gaps = Vec::new();
+    for _ in 0..11 {
+        let before = leader(&client).await;
+        let writer = Writer::begin(&client, "w");
+        sleep(PAUSE * 2).await;
+        let from = Instant::now();
+        let (status, _, text) = said(&cluster.run(&["hand-over", "--yes"]));
+        assert_eq!(status, 0, "{text}");
+        let is_other = |status: &Status| status.leader.as_ref().is_some_and(|now| *now != before);
+        status_when(&client, &Route::Any, is_other).await;
+        sleep(PAUSE * 2).await;
+        let to = Instant::now();
+        gaps.push(gap_ms(&writer.end().await, from, to));
+    }
+    println!("11 hand-overs: write gap {} ms in the median, {gaps:?}", median(gaps.clone()));
+}
+
 /// The leader's own ordinal is not wanted any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_leaves_hands_over() {

@@ -325,6 +325,12 @@ fn with_reads_that_ignore_the_configuration_one_is_stale() {
     without_in(World::Scaled, |rules| rules.engine.reads_know_configuration = false);
 }
 
+/// A configuration that begins at whatever index a replica happens to be.
+#[test]
+fn with_messages_that_start_a_configuration_replicas_differ() {
+    without_in(World::Scaled, |rules| rules.engine.frames_start_nothing = false);
+}
+
 #[test]
 fn without_the_whitelist_a_message_does_harm() {
     without(|rules| rules.engine.has_whitelist = false);

@@ -305,7 +305,9 @@ impl Demo {
                 replicas: facts.cluster.count(),
             }))
         });
-        self.result = Some(figures.ok_or_else(|| "a stamp of the failover is missing".to_owned()));
+        // What there is says which one.
+        let missing = || format!("a stamp of the failover is missing: {first:?}");
+        self.result = Some(figures.ok_or_else(missing));
         self.go(Step::Done, now, Vec::new())
     }
 }
@@ -403,7 +405,7 @@ mod tests {
         stage.write(1..3000);
         assert_eq!(stage.advance(2999), []);
         assert_eq!(stage.advance(3001), [Order::Kill("kvorum-0".into())]);
-        stage.failover.killed("kvorum-0", 3_001_000);
+        stage.failover.killed("kvorum-0", true, 3_001_000);
         down(&mut stage.cluster, 0);
         let mut heir = status_of(3, 1);
         (heir.role, heir.wall_us) = (Role::Leader, 3_150_000);

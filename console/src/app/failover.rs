@@ -68,9 +68,9 @@ impl Stamps {
 }
 
 impl Failover {
-    /// This console killed a replica.
-    pub fn killed(&mut self, node: &str, wall_us: u64) {
-        if self.leader.as_ref().is_some_and(|(leader, _)| leader == node) {
+    /// This console killed a replica; `led` says whether that one leads, as far as it says itself.
+    pub fn killed(&mut self, node: &str, led: bool, wall_us: u64) {
+        if led || self.leader.as_ref().is_some_and(|(leader, _)| leader == node) {
             let from = node.to_owned();
             self.last = Some(Stamps { from, killed: Some(wall_us), ..Stamps::default() });
         }
@@ -111,6 +111,11 @@ impl Failover {
         let from = self.leader.as_ref().map(|(leader, _)| leader.clone()).unwrap_or_default();
         let is_under_way =
             self.last.as_ref().is_some_and(|last| last.elected.is_none() && last.from == from);
+        // The next leader may lose a link, too, before it got a write acknowledged.
+        let is_killed = |last: &Stamps| last.killed.is_some() && last.writes.is_none();
+        if !is_under_way && self.last.as_ref().is_some_and(is_killed) {
+            return;
+        }
         if !is_under_way {
             self.last = Some(Stamps { from, ..Stamps::default() });
         }
@@ -197,7 +202,7 @@ mod tests {
         for order in [[0, 1, 2, 3], [1, 0, 2, 3], [3, 0, 1, 2], [1, 3, 0, 2]] {
             let mut failover = Failover::default();
             (0..3).for_each(|place| failover.status(&status_of(3, place)));
-            failover.killed("kvorum-0", 1_000);
+            failover.killed("kvorum-0", true, 1_000);
             let pieces = pieces();
             for piece in order {
                 let piece: usize = piece;
@@ -214,7 +219,7 @@ mod tests {
     fn two_leaders_of_one_number_are_one_failover() {
         let mut failover = Failover::default();
         (0..3).for_each(|place| failover.status(&status_of(3, place)));
-        failover.killed("kvorum-0", 1_000);
+        failover.killed("kvorum-0", true, 1_000);
         failover.acknowledged(&ack(990));
         for (place, at) in [(1, 1_500), (2, 1_600)] {
             let mut elected = status_of(3, place);
@@ -250,8 +255,14 @@ mod tests {
         };
         failover.status(&status(0, 1, 1));
         failover.acknowledged(&ack(5));
-        failover.killed("kvorum-0", 10);
+        failover.killed("kvorum-0", true, 10);
         failover.status(&status(1, 2, 20));
+        // Somebody loses the link to that one at once.
+        let mut third = status_of(3, 2);
+        third.links.iter_mut().for_each(|link| link.is_up = true);
+        failover.status(&third);
+        third.links.iter_mut().for_each(|link| link.is_up = false);
+        failover.status(&third);
         failover.status(&status(2, 3, 30));
         failover.acknowledged(&ack(35));
         let last = failover.last.unwrap();
@@ -277,7 +288,7 @@ mod tests {
     fn a_killed_follower_is_no_failover_and_the_first_leader_neither() {
         let mut failover = Failover::default();
         failover.status(&status_of(3, 0));
-        failover.killed("kvorum-1", 1_000);
+        failover.killed("kvorum-1", false, 1_000);
         assert_eq!(failover.last, None);
     }
 }

@@ -45,7 +45,8 @@ pub fn call_as(app: &mut App, call: Call, purpose: Purpose) -> (Vec<Effect>, Opt
         return (Vec::new(), None);
     }
     if let Call::Kill { node, .. } = &call {
-        app.failover.killed(node, app.now.wall_us);
+        let led = app.cluster.leader() == Some(node.as_str());
+        app.failover.killed(node, led, app.now.wall_us);
     }
     let id = app.begin(text, purpose);
     (vec![Effect::Call { id, call }], Some(id))

@@ -19,6 +19,7 @@ use super::consensus::Consensus;
 use super::message::{Notice, Output, PeerMessage, Written};
 use crate::chain::Standing;
 use crate::entry::Entry;
+use crate::state_machine::Changes;
 use crate::storage::Store;
 
 /// Ticks after which the marker is asked for again: whoever keeps it may be out of reach.
@@ -165,6 +166,20 @@ impl<S: Store> Engine<S> {
             // What made the next one is at the peer.
             let index = self.store.applied() + 1;
             self.fetch_newer(peer, theirs, index);
+            if !self.rules.frames_start_nothing {
+                self.start_without_state(theirs);
+            }
+        }
+    }
+
+    /// What must not be, for a negative control: the next configuration begins here because a
+    /// message speaks of it, at whatever index this replica is.
+    fn start_without_state(&mut self, next: ConfigurationId) {
+        let (mut chain, applied) = (self.store.chain(), self.store.applied());
+        if self.is_member() && next.0 == chain.current.id.0 + 1 {
+            (chain.current.id, chain.began) = (next, applied);
+            self.store.commit(Changes { chain: Some(chain), applied, ..Changes::default() });
+            self.enter();
         }
     }
 

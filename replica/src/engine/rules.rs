@@ -46,6 +46,8 @@ pub struct Rules {
     pub asks_marker: bool,
     /// The log of a sealed configuration stays until the next one has decided an entry.
     pub keeps_sealed_log: bool,
+    /// A message of a later configuration makes a replica fetch what led there, and starts nothing.
+    pub frames_start_nothing: bool,
     /// A confirmed read counts for the configuration in which it was confirmed.
     pub reads_know_configuration: bool,
     /// A state that differs from a majority's is not used any more.
@@ -69,6 +71,7 @@ impl Default for Rules {
             solo_waits_for_sync: true,
             asks_marker: true,
             keeps_sealed_log: true,
+            frames_start_nothing: true,
             reads_know_configuration: true,
             lanes: LaneMemory::default(),
         }

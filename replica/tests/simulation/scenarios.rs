@@ -190,6 +190,42 @@ fn restarts_take_turns() {
     });
 }
 
+/// One of three is down, and another one is to be started again: it has to wait.
+#[test]
+fn a_restart_waits_for_a_dead_one() {
+    play(3, |cluster| {
+        cluster.keep_down(0, 3_000_000);
+        cluster.pass(500_000)?;
+        cluster.ask_to_stop(2)?;
+        cluster.pass(2_000_000)?;
+        expect(!cluster.may_go(2), "it waits", cluster)?;
+        cluster.until("leave", |cluster| cluster.may_go(2))?;
+        cluster.kill(2);
+        settle(cluster, 3)
+    });
+}
+
+/// Two volumes of three are lost: nothing goes on, and the way back is named.
+#[test]
+fn a_lost_majority_stops_and_says_so() {
+    for seed in 0..SEEDS {
+        let mut cluster = Cluster::of_wanted(seed, 3);
+        let played = quietly(|| {
+            settle(&mut cluster, 3)?;
+            cluster.pass(500_000)?;
+            cluster.destroy(1);
+            cluster.destroy(2);
+            cluster.pass(4_000_000)?;
+            let trouble = cluster.trouble_of(0).unwrap_or_default();
+            expect(trouble.contains("kvorum recover"), &trouble, &cluster)?;
+            expect(cluster.members().len() == 3, "no change", &cluster)
+        });
+        if let Err(why) = played {
+            panic!("seed {seed}: {why}");
+        }
+    }
+}
+
 /// A dead replica whose volume is there is a member, however long it is dead.
 #[test]
 fn being_dead_is_no_reason_to_leave() {
