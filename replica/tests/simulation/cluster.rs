@@ -163,9 +163,9 @@ impl Cluster {
         Ok(self.tally)
     }
 
-    /// A cluster without faults but those that a test makes.
+    /// A cluster with given members, without faults but those that a test makes.
     pub fn without_faults(seed: u64) -> Self {
-        let mut cluster = Self::new(seed, Rules::default());
+        let mut cluster = Self::make(StdRng::seed_from_u64(seed), Rules::default(), None);
         cluster.calm();
         cluster
     }
