@@ -77,14 +77,17 @@ async fn run_until_told(settings: &Settings) -> ExitCode {
     code
 }
 
-/// Ends when the process is told to stop; what it then returns.
-async fn stop_signal(with_stdin: bool) -> ExitCode {
+/// Ends when the process is told to stop; what it then returns. Signals count from the call on, not
+/// from when somebody waits: one that came in between would kill the process.
+fn stop_signal(with_stdin: bool) -> impl Future<Output = ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
-    tokio::select! {
-        _ = terminate.recv() => ExitCode::from(143),
-        _ = interrupt.recv() => ExitCode::from(130),
-        () = stdin_ended(), if with_stdin => ExitCode::SUCCESS,
+    async move {
+        tokio::select! {
+            _ = terminate.recv() => ExitCode::from(143),
+            _ = interrupt.recv() => ExitCode::from(130),
+            () = stdin_ended(), if with_stdin => ExitCode::SUCCESS,
+        }
     }
 }
 
