@@ -10,7 +10,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvorum_protocol::Client;
 use kvorum_protocol::client::{Options, Route};
@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::chain::Standing;
 use crate::marker::Marker;
-use crate::orchestrator::{self, Folder, Origin};
+use crate::orchestrator::{self, Orchestrator, OrchestratorError, Origin};
 use crate::planner::{Scale, ordinal};
 use crate::state_machine::Table;
 use crate::storage::open::Newborn;
@@ -37,13 +37,13 @@ const INTENT: &str = "intent";
 /// What a replica needs to come by an identity.
 pub struct Birth<'a> {
     /// Who says what is wanted, and keeps the marker.
-    pub folder: &'a Folder,
+    pub orchestrator: &'a Orchestrator,
     /// The replica's volume.
     pub data: &'a Path,
     /// Its name.
     pub name: &'a str,
-    /// The cluster.
-    pub cluster: ClusterId,
+    /// The cluster, if it is known.
+    pub cluster: Option<ClusterId>,
     /// What it waits for, for probes.
     pub waiting: &'a watch::Sender<String>,
 }
@@ -53,19 +53,19 @@ impl Birth<'_> {
     pub async fn newborn(&self) -> io::Result<Newborn> {
         let intent = self.intent()?;
         loop {
-            let why = match orchestrator::origin(self.folder, self.name, self.cluster, intent).await
-            {
-                Ok(Origin::Begins(_)) => {
+            let Self { orchestrator, name, cluster, .. } = self;
+            let why = match orchestrator::origin(orchestrator, name, *cluster, intent).await {
+                Ok(Origin::Begins(cluster)) => {
                     info!("begins the cluster");
                     let replica = ReplicaId(1);
                     let members = vec![Member { replica, name: self.name.to_owned() }];
                     let members = Configuration { id: ConfigurationId(1), members };
-                    return Ok(Newborn { replica, members });
+                    return Ok(Newborn { cluster, replica, members });
                 }
-                Ok(Origin::Joins(_)) => match self.ask(intent).await {
+                Ok(Origin::Joins(cluster)) => match self.ask(cluster, intent).await {
                     Ok((replica, members)) => {
                         info!(replica = replica.0, "joins under this id");
-                        return Ok(Newborn { replica, members });
+                        return Ok(Newborn { cluster, replica, members });
                     }
                     Err(why) => why,
                 },
@@ -83,11 +83,15 @@ impl Birth<'_> {
     }
 
     /// Makes the marker anew if it is missing: while there is a volume with an identity, no other
-    /// cluster must begin.
-    pub async fn keep_marker(&self) {
-        let marker = Marker { cluster: self.cluster, nonce: rand::random(), solo: None };
-        if let Err(error) = self.folder.make_marker(marker).await {
-            warn!(%error, "cannot tell whether the cluster has its marker");
+    /// cluster must begin. When there is one that is another cluster's, that cluster.
+    pub async fn keep_marker(&self, cluster: ClusterId) -> Option<ClusterId> {
+        let marker = Marker { cluster, nonce: rand::random(), solo: None };
+        match self.orchestrator.make_marker(marker).await {
+            Ok(marker) => Some(marker.cluster).filter(|marked| *marked != cluster),
+            Err(error) => {
+                warn!(%error, "cannot tell whether the cluster has its marker");
+                None
+            }
         }
     }
 
@@ -98,7 +102,7 @@ impl Birth<'_> {
             return Vec::new();
         }
         loop {
-            match self.client().status(&Route::Any).await {
+            match self.client(database.identity().cluster).status(&Route::Any).await {
                 Ok(status) => return status.configuration.members,
                 Err(error) => self.wait(format!("looking for the members: {error}")).await,
             }
@@ -106,13 +110,13 @@ impl Birth<'_> {
     }
 
     /// Gets a retired volume another id, for as long as it is wanted; `None` when it is not.
-    pub async fn another_id(&self) -> io::Result<Option<Newborn>> {
+    pub async fn another_id(&self, cluster: ClusterId) -> io::Result<Option<Newborn>> {
         let intent = self.intent()?;
         while self.is_wanted().await {
-            match self.ask(intent).await {
+            match self.ask(cluster, intent).await {
                 Ok((replica, members)) => {
                     info!(replica = replica.0, "comes back under this id");
-                    return Ok(Some(Newborn { replica, members }));
+                    return Ok(Some(Newborn { cluster, replica, members }));
                 }
                 Err(why) => {
                     self.wait(format!("this replica left, and wants to come back: {why}")).await;
@@ -123,17 +127,22 @@ impl Birth<'_> {
     }
 
     async fn is_wanted(&self) -> bool {
-        let wanted = self.folder.wanted().await.ok().zip(ordinal(self.name));
+        let wanted = self.orchestrator.wanted().await.ok().zip(ordinal(self.name));
         wanted.is_some_and(|(wanted, ordinal)| wanted.has(ordinal))
     }
 
-    fn client(&self) -> Client {
-        let options = Options { cluster: Some(self.cluster), deadline: TRY_PATIENCE };
-        Client::new(self.folder.clients(self.name), options)
+    fn client(&self, cluster: ClusterId) -> Client {
+        let options =
+            Options { cluster: Some(cluster), deadline: TRY_PATIENCE, ..Options::default() };
+        Client::new(self.orchestrator.clients(self.name), options)
     }
 
-    async fn ask(&self, nonce: u64) -> Result<(ReplicaId, Configuration), String> {
-        self.client().join(self.name, nonce).await.map_err(|error| error.to_string())
+    async fn ask(
+        &self,
+        cluster: ClusterId,
+        nonce: u64,
+    ) -> Result<(ReplicaId, Configuration), String> {
+        self.client(cluster).join(self.name, nonce).await.map_err(|error| error.to_string())
     }
 
     async fn wait(&self, why: String) {
@@ -168,7 +177,7 @@ impl Birth<'_> {
 /// What a replica is told to end for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// All are to end: none is wanted.
+    /// All are to end: none is wanted, or nothing says any more how many are.
     Stop,
     /// It is wanted, so it will be started again. So it is taken to be when nobody can tell.
     Restart,
@@ -177,12 +186,29 @@ pub enum End {
 }
 
 impl End {
-    /// What a replica that is told to end now is told to end for.
-    pub async fn now(folder: &Folder, name: &str) -> Self {
-        match (folder.wanted().await, ordinal(name)) {
-            (Ok(Scale { replicas: 0, .. }), _) => Self::Stop,
-            (Ok(wanted), Some(ordinal)) if !wanted.has(ordinal) => Self::Leave,
-            _ => Self::Restart,
+    /// What a replica that is told to end now is told to end for; `None` when whoever says how many
+    /// are wanted does not answer.
+    async fn now(orchestrator: &Orchestrator, name: &str) -> Option<Self> {
+        match (orchestrator.wanted().await, ordinal(name)) {
+            (Ok(Scale { replicas: 0, .. }) | Err(OrchestratorError::Gone(_)), _) => {
+                Some(Self::Stop)
+            }
+            (Ok(wanted), Some(ordinal)) if !wanted.has(ordinal) => Some(Self::Leave),
+            (Ok(_), _) => Some(Self::Restart),
+            (Err(_), _) => None,
+        }
+    }
+
+    /// Tells what a replica is told to end for, again and again: it may change.
+    pub async fn tell(orchestrator: &Orchestrator, name: &str, told: watch::Sender<Option<Self>>) {
+        let began = Instant::now();
+        loop {
+            let end = Self::now(orchestrator, name).await;
+            let is_patient = began.elapsed() < orchestrator.answer_patience();
+            if let Some(end) = end.or((!is_patient).then_some(Self::Restart)) {
+                told.send_replace(Some(end));
+            }
+            sleep(orchestrator.end_interval()).await;
         }
     }
 }

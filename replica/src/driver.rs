@@ -34,7 +34,7 @@ use tracing::{info, warn};
 
 use crate::clients::ClientSink;
 use crate::engine::{
-    ClientKey, Engine, Input, Notice, Options, Output, PeerMessage, Rejection, Session,
+    ClientKey, Engine, Input, Look, Notice, Options, Output, PeerMessage, Rejection, Session,
 };
 use crate::gate::Gate;
 use crate::marker;
@@ -60,6 +60,9 @@ const PUBLISH_TICKS: u64 = 10;
 /// Ticks between two lines of the log about progress.
 const PROGRESS_TICKS: u64 = 1000;
 
+/// Looks that wait for whoever says how many replicas are wanted.
+pub const LOOKS_MAX: usize = 8;
+
 /// The inboxes of a driver.
 pub struct Inboxes {
     /// From links.
@@ -80,6 +83,8 @@ pub struct Shown {
     pub known: watch::Sender<Vec<Member>>,
     /// What the cluster's marker is to say.
     pub marks: mpsc::Sender<marker::Solo>,
+    /// Looks again how many replicas are wanted.
+    pub looks: mpsc::Sender<Look>,
 }
 
 /// The loop and what it owns.
@@ -314,6 +319,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             Output::Scan { origin, scan } => self.readers.scan(origin, scan),
             Output::Sync(written) => self.gate.wait_for(written),
             Output::Mark { configuration } => self.mark(configuration),
+            // One that has no room is asked for again.
+            Output::Look(look) => drop(self.shown.looks.try_send(look)),
             Output::Known(known) => drop(self.shown.known.send_replace(known)),
             Output::Frame { client, mut frame } => {
                 self.stamp_frame(&mut frame);

@@ -49,7 +49,9 @@ use checking::Checking;
 use consensus::{Consensus, Gate};
 use fetching::Fetching;
 use hand_over::HandOver;
-pub use message::{Asker, ClientKey, Input, Notice, Origin, Output, PeerMessage, Session, Written};
+pub use message::{
+    Asker, ClientKey, Input, Look, Notice, Origin, Output, PeerMessage, Session, Written,
+};
 use outbox::Outbox;
 use peers::Peers;
 pub use peers::{Introduction, Rejection};
@@ -227,7 +229,7 @@ impl<S: Store> Engine<S> {
             Input::ClientGone { client } => self.subscriptions.client_gone(client),
             Input::Scanned { origin, page } => self.scanned(origin, page),
             Input::Configure { members } => self.configure(members),
-            Input::Scale(wanted) => self.want(wanted),
+            Input::Scale { wanted, look } => self.want(wanted, look),
             Input::WantsStop => self.wants_stop(),
             Input::Learned { members } => self.learned(&members),
             Input::Synced(written) => self.wrote(written),
@@ -296,6 +298,7 @@ impl<S: Store> Engine<S> {
         self.nudge();
         self.hint();
         self.advance_planning();
+        self.advance_telling();
         self.advance_stopping();
     }
 

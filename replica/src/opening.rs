@@ -9,7 +9,7 @@ use kvorum_protocol::status::Member;
 use tokio::sync::watch;
 
 use crate::birth::Birth;
-use crate::orchestrator::Folder;
+use crate::orchestrator::Orchestrator;
 use crate::replica::{StartError, unusable};
 use crate::room::wait_for_room;
 use crate::settings::{Settings, StorageKind};
@@ -17,7 +17,7 @@ use crate::storage::database::OnFatal;
 use crate::storage::memory::Memory;
 use crate::storage::open::{Newborn, Owner};
 use crate::storage::segments::LogLimits;
-use crate::storage::{Database, OpenError};
+use crate::storage::{Database, OpenError, Store};
 
 /// An open disk.
 pub enum Disk {
@@ -38,14 +38,20 @@ pub struct Opened {
 /// Opens a replica's disk. With `another`, a retired volume goes on under that id.
 pub async fn open(
     settings: &Settings,
-    folder: Option<&Folder>,
+    orchestrator: Option<&Orchestrator>,
     another: Option<Newborn>,
     waiting: &watch::Sender<String>,
     on_fatal: OnFatal,
 ) -> Result<Opened, StartError> {
     let (mut owner, nonce) = (settings.owner(), rand::random());
     let Settings { data, name, cluster, .. } = settings;
-    let birth = folder.map(|folder| Birth { folder, data, name, cluster: *cluster, waiting });
+    let birth = orchestrator.map(|orchestrator| Birth {
+        orchestrator,
+        data,
+        name,
+        cluster: *cluster,
+        waiting,
+    });
     let failed = |error: io::Error| unusable(data, &error);
     if settings.storage == StorageKind::Memory {
         if let Some(birth) = &birth {
@@ -55,7 +61,7 @@ pub async fn open(
             };
             birth.done();
         }
-        let newborn = owner.newborn.as_ref().expect("settings name the members, or a folder does");
+        let newborn = owner.newborn.as_ref().expect("settings name the members, or others do");
         let memory = Memory::new(owner.identity(newborn, nonce), newborn.members.clone());
         return Ok(Opened { disk: Disk::Memory(memory), contacts: Vec::new() });
     }
@@ -71,9 +77,14 @@ pub async fn open(
     };
     let mut contacts = Vec::new();
     if let Some(birth) = birth {
-        birth.keep_marker().await;
+        let cluster = database.identity().cluster;
+        if let Some(marked) = birth.keep_marker(cluster).await {
+            let found = format!("{name} of cluster {cluster}");
+            let wanted = format!("cluster {marked}, which the marker here names");
+            return Err(OpenError::Foreign { folder: data.clone(), found, wanted }.into());
+        }
         contacts = match another {
-            Some(Newborn { replica, members }) => {
+            Some(Newborn { replica, members, .. }) => {
                 database.rejoin(replica, nonce);
                 members.members
             }

@@ -1,27 +1,42 @@
 //! Who says how many replicas are wanted, and keeps the cluster's marker.
 //!
-//! A [`Folder`] does on one machine. Guarantees that an orchestrator which is out
-//! of reach changes nothing: what was told last stays. Does not know who is a member.
+//! | orchestrator | where |
+//! |---|---|
+//! | [`Folder`] | on one machine, or one file system |
+//! | [`Kubernetes`] | the replica's own `StatefulSet`, and a `ConfigMap` |
+//!
+//! Guarantees that an orchestrator which is out of reach changes nothing: what was told last stays.
+//! Does not know who is a member.
 
+mod events;
 pub mod folder;
 mod keeper;
+pub mod kubernetes;
 
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use kvorum_protocol::client::Resolve;
 use kvorum_protocol::status::ClusterId;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::driver::ClientEvent;
-use crate::engine::Input;
+use crate::engine::{Input, Look};
 use crate::marker::{Marker, Refused, Solo};
-use crate::planner::ordinal;
+use crate::planner::{Scale, ordinal};
 
+pub use events::{Happening, Herald};
 pub use folder::Folder;
 pub use keeper::Keeper;
+pub use kubernetes::Kubernetes;
 
-/// Time between two looks at what is wanted.
+/// Time between two looks at a folder.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Time between two looks at a folder, of a replica that is told to end.
+const END_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why an orchestrator did not do something.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +44,107 @@ pub enum OrchestratorError {
     /// It is out of reach, or does not make sense.
     #[error("{0}")]
     Unreachable(String),
+    /// What says how many replicas are wanted is gone or about to be, or this replica may not ask
+    /// any more.
+    #[error("{0}")]
+    Gone(String),
     /// The marker must not name this replica.
     #[error(transparent)]
     Refused(#[from] Refused),
+}
+
+/// Who says how many replicas are wanted, and keeps the marker.
+#[derive(Clone)]
+pub enum Orchestrator {
+    /// A folder.
+    Folder(Folder),
+    /// Kubernetes.
+    Kubernetes(Kubernetes),
+}
+
+impl Orchestrator {
+    /// How many replicas are wanted, by a look that began after the call.
+    pub async fn wanted(&self) -> Result<Scale, OrchestratorError> {
+        match self {
+            Self::Folder(folder) => folder.wanted().await,
+            Self::Kubernetes(kubernetes) => kubernetes.wanted().await,
+        }
+    }
+
+    /// The marker, if there is one.
+    pub async fn marker(&self) -> Result<Option<Marker>, OrchestratorError> {
+        match self {
+            Self::Folder(folder) => folder.marker().await,
+            Self::Kubernetes(kubernetes) => kubernetes.marker().await,
+        }
+    }
+
+    /// Makes the marker, unless there is one; the one there is then.
+    pub async fn make_marker(&self, marker: Marker) -> Result<Marker, OrchestratorError> {
+        match self {
+            Self::Folder(folder) => folder.make_marker(marker).await,
+            Self::Kubernetes(kubernetes) => kubernetes.make_marker(marker).await,
+        }
+    }
+
+    /// Replaces the marker, if it still is what is expected; whether it was.
+    pub async fn replace_marker(
+        &self,
+        expected: &Marker,
+        next: &Marker,
+    ) -> Result<bool, OrchestratorError> {
+        match self {
+            Self::Folder(folder) => folder.replace_marker(expected, next).await,
+            Self::Kubernetes(kubernetes) => kubernetes.replace_marker(expected, next).await,
+        }
+    }
+
+    /// Where the others listen for clients; `name` is one of the replicas.
+    #[must_use]
+    pub fn clients(&self, name: &str) -> Resolve {
+        match self {
+            Self::Folder(folder) => folder.clients(name),
+            Self::Kubernetes(kubernetes) => kubernetes.clients(name),
+        }
+    }
+
+    /// How long one that does not answer is asked again what a replica is told to end for.
+    #[must_use]
+    pub fn answer_patience(&self) -> Duration {
+        match self {
+            Self::Folder(_) => Duration::ZERO,
+            Self::Kubernetes(_) => kubernetes::ANSWER_PATIENCE,
+        }
+    }
+
+    /// Time between two looks what a replica is told to end for.
+    #[must_use]
+    pub fn end_interval(&self) -> Duration {
+        match self {
+            Self::Folder(_) => END_INTERVAL,
+            Self::Kubernetes(_) => kubernetes::END_INTERVAL,
+        }
+    }
+
+    /// Something each time that another number may be wanted. Never ends.
+    fn hints(&self) -> BoxStream<'static, ()> {
+        match self {
+            Self::Folder(_) => {
+                futures::stream::unfold((), |()| async { Some((sleep(LOOK_INTERVAL).await, ())) })
+                    .boxed()
+            }
+            Self::Kubernetes(kubernetes) => kubernetes.hints(),
+        }
+    }
+
+    /// Who tells people what a replica does and refuses.
+    #[must_use]
+    pub fn herald(&self, name: &str) -> Option<Herald> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Kubernetes(kubernetes) => Some(kubernetes.herald(name)),
+        }
+    }
 }
 
 /// Where a replica without an identity belongs.
@@ -45,18 +158,21 @@ pub enum Origin {
 
 /// Finds out whether a replica without an identity begins the cluster. `intent` is on its volume,
 /// so that it finds its own marker again after a crash. The first ordinal begins it, and only while
-/// there is no marker.
+/// there is no marker; a cluster that has no id yet gets one.
 pub async fn origin(
-    folder: &Folder,
+    orchestrator: &Orchestrator,
     name: &str,
-    cluster: ClusterId,
+    cluster: Option<ClusterId>,
     intent: u64,
 ) -> Result<Origin, OrchestratorError> {
-    let wanted = folder.wanted().await?;
+    let wanted = orchestrator.wanted().await?;
     let begins = ordinal(name) == Some(wanted.start);
-    let marker = match folder.marker().await? {
+    let marker = match orchestrator.marker().await? {
         Some(marker) => marker,
-        None if begins => folder.make_marker(Marker { cluster, nonce: intent, solo: None }).await?,
+        None if begins => {
+            let cluster = cluster.unwrap_or_else(|| ClusterId(rand::random()));
+            orchestrator.make_marker(Marker { cluster, nonce: intent, solo: None }).await?
+        }
         None => {
             let first = wanted.start;
             let why =
@@ -70,19 +186,28 @@ pub async fn origin(
     })
 }
 
-/// Tells the driver what is wanted, at first and whenever it changes. While the orchestrator is out
-/// of reach, what was told last stays.
-pub async fn watch(folder: Folder, driver: mpsc::Sender<ClientEvent>) {
-    let (mut last, mut trouble) = (None, String::new());
+/// Tells the driver what is wanted: at first, whenever it changes, and when the driver asks to look
+/// again. While the orchestrator is out of reach, what was told last stays.
+pub async fn watch(
+    orchestrator: Orchestrator,
+    driver: mpsc::Sender<ClientEvent>,
+    mut looks: mpsc::Receiver<Look>,
+) {
+    let (mut last, mut trouble, mut hints) = (None, String::new(), orchestrator.hints());
+    let mut look: Option<Look> = None;
     loop {
-        match folder.wanted().await {
-            Ok(wanted) if last == Some(wanted) => trouble.clear(),
+        match orchestrator.wanted().await {
             Ok(wanted) => {
-                info!(start = wanted.start, replicas = wanted.replicas, "wanted");
-                last = Some(wanted);
-                let input = Input::Scale(Some(wanted));
-                if driver.send(ClientEvent::Input { input, permit: None }).await.is_err() {
-                    return;
+                trouble.clear();
+                if last != Some(wanted) {
+                    info!(start = wanted.start, replicas = wanted.replicas, "wanted");
+                }
+                if last != Some(wanted) || look.is_some() {
+                    last = Some(wanted);
+                    let input = Input::Scale { wanted: Some(wanted), look };
+                    if driver.send(ClientEvent::Input { input, permit: None }).await.is_err() {
+                        return;
+                    }
                 }
             }
             Err(error) => {
@@ -93,14 +218,20 @@ pub async fn watch(folder: Folder, driver: mpsc::Sender<ClientEvent>) {
                 }
             }
         }
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        look = tokio::select! {
+            asked = looks.recv() => match asked {
+                Some(asked) => Some(asked),
+                None => return,
+            },
+            _ = hints.next() => None,
+        };
     }
 }
 
 /// Lets the marker name a replica that is to decide alone; `proof` tells the nonce that its volume
 /// has for an incarnation.
 pub async fn claim<F>(
-    folder: &Folder,
+    orchestrator: &Orchestrator,
     cluster: ClusterId,
     claim: Solo,
     proof: impl Fn(u64) -> F,
@@ -113,16 +244,16 @@ where
     for _ in 0..TRIES {
         let made = Marker { cluster, nonce: claim.nonce, solo: None };
         // A cluster that is older than its marker, or whose marker was removed, gets another.
-        let marker = match folder.marker().await? {
+        let marker = match orchestrator.marker().await? {
             Some(marker) => marker,
-            None => folder.make_marker(made).await?,
+            None => orchestrator.make_marker(made).await?,
         };
         let proof = match marker.solo {
             Some(named) => proof(named.incarnation).await,
             None => None,
         };
         let next = marker.claim(cluster, claim, proof)?;
-        if folder.replace_marker(&marker, &next).await? {
+        if orchestrator.replace_marker(&marker, &next).await? {
             return Ok(());
         }
     }
@@ -141,7 +272,8 @@ mod tests {
         std::fs::create_dir_all(&path).unwrap();
         std::fs::write(path.join(folder::SET_FILE), r#"{"replicas": 3}"#).unwrap();
         let (folder, cluster) = (Folder::new(&path), ClusterId(7));
-        let asks = |name: &'static str, intent| origin(&folder, name, cluster, intent);
+        let orchestrator = Orchestrator::Folder(folder.clone());
+        let asks = |name: &'static str, intent| origin(&orchestrator, name, Some(cluster), intent);
         assert!(asks("kvorum-1", 1).await.is_err(), "only the first ordinal begins");
         assert_eq!(asks("kvorum-0", 2).await.unwrap(), Origin::Begins(cluster));
         assert_eq!(asks("kvorum-0", 2).await.unwrap(), Origin::Begins(cluster), "after a crash");

@@ -12,6 +12,7 @@
 use std::fmt;
 
 use kvorum_protocol::status::{Member, ReplicaId};
+use serde::{Deserialize, Serialize};
 
 /// Ticks for which a member must have been silent before somebody takes its place.
 pub const REPLACE_TICKS: u64 = 200;
@@ -19,7 +20,7 @@ pub const REPLACE_TICKS: u64 = 200;
 pub const TOGETHER_TICKS: u64 = 200;
 
 /// How many replicas are wanted, as an orchestrator says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Scale {
     /// The first ordinal.
     pub start: u32,

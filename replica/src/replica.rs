@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::message::{Admin, Request};
-use kvorum_protocol::status::{ReplicaId, Role, Status};
+use kvorum_protocol::status::{ClusterId, Role, Status};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -21,17 +21,19 @@ use tracing::{error, info, warn};
 use crate::addresses::{Addresses, FILE_NAME};
 use crate::birth::{Birth, End};
 use crate::clients::{CONNECTIONS_MAX, Clients};
-use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, PEERS_INBOX, Shown};
+use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, LOOKS_MAX, PEERS_INBOX, Shown};
 use crate::engine::{ClientKey, Input, Options};
 use crate::http::{self, Health};
 use crate::metrics::Metrics;
 use crate::opening::{self, Disk};
-use crate::orchestrator::{self, Folder, Keeper};
+use crate::orchestrator::{
+    self, Folder, Happening, Keeper, Kubernetes, Orchestrator, OrchestratorError,
+};
 use crate::room::watch_disk;
 use crate::settings::{Settings, SettingsError};
 use crate::storage::database::OnFatal;
 use crate::storage::open::Newborn;
-use crate::storage::{Database, OpenError, Store, lock};
+use crate::storage::{Database, Identity, OpenError, Store, lock};
 use crate::transport::Transport;
 
 /// Time between two looks whether a retired replica is wanted again.
@@ -40,6 +42,11 @@ const WANTED_INTERVAL: Duration = Duration::from_millis(100);
 const LEAVE_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a stopping leader tries to hand leadership over.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a folder that is in use is waited for, where a pod can be replaced while its last
+/// process still ends.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+/// Time between two tries to have it.
+const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// Descriptors kept for everything but clients: table files, peers, probes, logs.
 const DESCRIPTORS_KEPT: u64 = 512;
 
@@ -52,6 +59,9 @@ pub enum StartError {
     /// The data folder cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Nobody says how many replicas are wanted.
+    #[error(transparent)]
+    Orchestrator(#[from] OrchestratorError),
     /// A port cannot be had.
     #[error("cannot listen for {what} on {address}: {error}")]
     Bind {
@@ -81,7 +91,8 @@ pub struct Replica {
     /// Everything that runs beside the driver; ends with this.
     tasks: JoinSet<()>,
     /// Who says how many replicas are wanted, if somebody does.
-    folder: Option<Folder>,
+    orchestrator: Option<Orchestrator>,
+    cluster: ClusterId,
     /// How long it may wait until the cluster goes on without it.
     leave_patience: Duration,
     /// Where it listens.
@@ -112,7 +123,6 @@ impl Replica {
         let book = settings.validate()?;
         let connections_max = raise_descriptor_limit();
         fs::create_dir_all(&settings.data).map_err(|error| unusable(&settings.data, &error))?;
-        let lock = lock::take(&settings.data)?;
         let ports = bind(settings).await?;
         let addresses = addresses(settings, &ports);
         let (status_shown, status) = watch::channel(None);
@@ -122,37 +132,45 @@ impl Replica {
             Health { status: status.clone(), metrics: Arc::clone(&metrics), began, waiting_for };
         let mut tasks = JoinSet::new();
         tasks.spawn(http::serve(ports.http, health));
-        let folder = settings.follow.as_deref().map(Folder::new);
+        let orchestrator = orchestrator(settings).await?;
+        let lock = take_lock(settings, &waiting_shown).await?;
         let opened =
-            opening::open(settings, folder.as_ref(), another, &waiting_shown, on_fatal).await?;
+            opening::open(settings, orchestrator.as_ref(), another, &waiting_shown, on_fatal)
+                .await?;
 
         let (to_driver, peers) = mpsc::channel(PEERS_INBOX);
         let (clients, from_clients) = mpsc::channel(CLIENTS_INBOX);
         let (known_shown, known) = watch::channel(Vec::new());
         let (marks, marks_wanted) = mpsc::channel(1);
+        let (looks, looks_wanted) = mpsc::channel(LOOKS_MAX);
         let shown = Shown {
             status: status_shown,
             metrics: Arc::clone(&metrics),
             began,
             known: known_shown,
             marks,
+            looks,
         };
         let inboxes = Inboxes { peers, clients: from_clients };
-        let (me, driver, database) = spawn(opened.disk, settings.options(), inboxes, shown);
+        let (identity, driver, database) = spawn(opened.disk, settings.options(), inboxes, shown);
         let contacts = Input::Learned { members: opened.contacts };
         let _ = clients.send(ClientEvent::Input { input: contacts, permit: None }).await;
 
         let file = tell_addresses(settings, &addresses)?;
-        let transport = Transport::new(me, to_driver.clone());
+        let cluster = identity.cluster;
+        let transport = Transport::new(identity.replica, to_driver.clone());
         tasks.spawn(transport.clone().dial_known(known, book));
         tasks.spawn(transport.listen(ports.peers));
-        if let Some(folder) = folder.clone() {
-            tasks.spawn(orchestrator::watch(folder.clone(), clients.clone()));
-            let (cluster, clients) = (settings.cluster, clients.clone());
-            let keeper = Keeper { folder, cluster, driver: to_driver, clients };
+        let name = settings.name.clone();
+        if let Some(orchestrator) = orchestrator.clone() {
+            if let Some(herald) = orchestrator.herald(&name) {
+                tasks.spawn(herald.follow(status.clone()));
+            }
+            tasks.spawn(orchestrator::watch(orchestrator.clone(), clients.clone(), looks_wanted));
+            let keeper =
+                Keeper { orchestrator, cluster, driver: to_driver, clients: clients.clone() };
             tasks.spawn(keeper.keep(marks_wanted));
         }
-        let (name, cluster) = (settings.name.clone(), settings.cluster);
         let serving = Clients::new(name, cluster, clients.clone(), status.clone(), metrics);
         tasks.spawn(serving.listen(ports.clients, connections_max));
         if database.is_some() {
@@ -164,7 +182,8 @@ impl Replica {
             driver: Some(driver),
             database,
             tasks,
-            folder,
+            orchestrator,
+            cluster,
             leave_patience: Duration::from_secs(settings.leave_seconds),
             addresses,
             file,
@@ -176,10 +195,10 @@ impl Replica {
     /// start anew. Until then it runs: some may learn only from it that their configuration is
     /// over.
     pub async fn retired(&self, settings: &Settings) -> Newborn {
-        let Some(folder) = &self.folder else { return std::future::pending().await };
+        let Some(orchestrator) = &self.orchestrator else { return std::future::pending().await };
         let (waiting, _) = watch::channel(String::new());
-        let Settings { data, name, cluster, .. } = settings;
-        let birth = Birth { folder, data, name, cluster: *cluster, waiting: &waiting };
+        let (Settings { data, name, .. }, cluster) = (settings, Some(self.cluster));
+        let birth = Birth { orchestrator, data, name, cluster, waiting: &waiting };
         let mut status = self.status.clone();
         loop {
             let is_retired = |status: &Option<Arc<Status>>| {
@@ -188,7 +207,7 @@ impl Replica {
             if status.wait_for(is_retired).await.is_err() {
                 return std::future::pending().await;
             }
-            match birth.another_id().await {
+            match birth.another_id(self.cluster).await {
                 Ok(Some(another)) => return another,
                 Ok(None) => {}
                 Err(error) => error!(%error, "cannot ask for another id"),
@@ -201,23 +220,46 @@ impl Replica {
     /// is not wanted any more serves until the others go on without it; another one, which will be
     /// started again, hands leadership over and waits for leave.
     pub async fn leave(&self) {
-        let Some(folder) = &self.folder else { return };
+        let Some(orchestrator) = &self.orchestrator else { return };
+        let (tell, end) = watch::channel(None);
+        tokio::select! {
+            () = End::tell(orchestrator, &self.addresses.name, tell) => {}
+            is_patient = self.leave_as_told(end) => if !is_patient {
+                self.force(orchestrator).await;
+            }
+        }
+    }
+
+    /// Says that this replica ends although the cluster does not do without it yet.
+    async fn force(&self, orchestrator: &Orchestrator) {
+        let name = &self.addresses.name;
+        warn!("the cluster does not do without this replica, which ends all the same");
+        if let Some(herald) = orchestrator.herald(name) {
+            let waits = self.status.borrow().as_ref().and_then(|s| s.membership.waits.clone());
+            let why = waits.unwrap_or_else(|| "too many others are gone".to_owned());
+            let patience = self.leave_patience.as_secs();
+            let note = format!("{name} ends after {patience} s, and the others need it: {why}");
+            herald.tell(Happening { is_warning: true, reason: "ForcedStop", note }).await;
+        }
+    }
+
+    /// Waits until the cluster does without this replica; false when that takes too long.
+    async fn leave_as_told(&self, ends: watch::Receiver<Option<End>>) -> bool {
         let began = Instant::now();
         let mut told = None;
         loop {
-            let end = End::now(folder, &self.addresses.name).await;
+            sleep(LEAVE_INTERVAL).await;
+            if began.elapsed() > self.leave_patience {
+                return false;
+            }
+            let Some(end) = *ends.borrow() else { continue };
             let status = self.status.borrow().clone();
             // What it may, it was told for the reason that it had then.
             let is_asked = end == End::Leave || told == Some(end);
             let may_go = |status: &Status| status.membership.may_go && is_asked;
             let is_out = |status: &Status| status.role == Role::Outside;
             if end == End::Stop || status.is_none_or(|status| is_out(&status) || may_go(&status)) {
-                return;
-            }
-            if began.elapsed() > self.leave_patience {
-                return warn!(
-                    "the cluster does not do without this replica, which ends all the same"
-                );
+                return true;
             }
             if told != Some(end) {
                 info!(?end, "ends when the cluster does without it");
@@ -227,7 +269,6 @@ impl Replica {
                 let input = Input::WantsStop;
                 let _ = self.clients.send(ClientEvent::Input { input, permit: None }).await;
             }
-            sleep(LEAVE_INTERVAL).await;
         }
     }
 
@@ -283,7 +324,38 @@ pub(crate) fn unusable(folder: &Path, error: &dyn std::fmt::Display) -> OpenErro
     OpenError::Unusable { folder: folder.to_owned(), reason: error.to_string() }
 }
 
-fn introduce<S: Store>(store: &S) -> ReplicaId {
+/// Who says how many replicas are wanted, if somebody does.
+async fn orchestrator(settings: &Settings) -> Result<Option<Orchestrator>, StartError> {
+    if let Some(folder) = &settings.follow {
+        return Ok(Some(Orchestrator::Folder(Folder::new(folder))));
+    }
+    let Some(set) = &settings.statefulset else { return Ok(None) };
+    let (service, port) = (&settings.peer_service, settings.listen_clients.port());
+    let kubernetes = Kubernetes::here(set, service, port).await?;
+    Ok(Some(Orchestrator::Kubernetes(kubernetes)))
+}
+
+/// Takes the lock of the folder. A pod that was deleted by force may be there again before its last
+/// process has ended.
+async fn take_lock(
+    settings: &Settings,
+    waiting: &watch::Sender<String>,
+) -> Result<File, OpenError> {
+    let began = Instant::now();
+    loop {
+        match lock::take(&settings.data) {
+            Err(error @ OpenError::Locked { .. })
+                if settings.statefulset.is_some() && began.elapsed() < LOCK_PATIENCE =>
+            {
+                waiting.send_replace(error.to_string());
+                sleep(LOCK_INTERVAL).await;
+            }
+            taken => return taken,
+        }
+    }
+}
+
+fn introduce<S: Store>(store: &S) -> Identity {
     let me = store.identity();
     info!(
         cluster = %me.cluster,
@@ -292,7 +364,7 @@ fn introduce<S: Store>(store: &S) -> ReplicaId {
         applied = store.applied(),
         "recovered"
     );
-    me.replica
+    me.clone()
 }
 
 /// Writes where the replica listens; the file.
@@ -316,7 +388,7 @@ fn spawn(
     options: Options,
     inboxes: Inboxes,
     shown: Shown,
-) -> (ReplicaId, std::thread::JoinHandle<()>, Option<Database>) {
+) -> (Identity, std::thread::JoinHandle<()>, Option<Database>) {
     match disk {
         Disk::Memory(memory) => {
             (introduce(&memory), spawn_driver(memory, options, inboxes, shown), None)
@@ -354,7 +426,12 @@ async fn bind(settings: &Settings) -> Result<Ports, StartError> {
 
 fn addresses(settings: &Settings, ports: &Ports) -> Addresses {
     let address = |listener: &TcpListener| {
-        listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
+        let bound = listener.local_addr();
+        let told = bound.map(|bound| match &settings.advertise {
+            Some(host) => format!("{host}:{}", bound.port()),
+            None => bound.to_string(),
+        });
+        told.unwrap_or_default()
     };
     Addresses {
         name: settings.name.clone(),

@@ -50,16 +50,17 @@ pub struct Settings {
     /// This replica's name, such as kvorum-0
     #[arg(long, env = "KVORUM_NAME")]
     pub name: String,
-    /// The cluster's id: 32 hexadecimal digits, the same for all members
-    #[arg(long, env = "KVORUM_CLUSTER", value_name = "ID")]
-    pub cluster: ClusterId,
+    /// The cluster's id: 32 hexadecimal digits, the same for all members. Without it, that of the
+    /// cluster's marker
+    #[arg(long, env = "KVORUM_CLUSTER", value_name = "ID", required_unless_present_any = ["follow", "statefulset"])]
+    pub cluster: Option<ClusterId>,
     /// The members of a new cluster, in the same order for each; they stay the same
     #[arg(
         long,
         env = "KVORUM_MEMBERS",
         value_delimiter = ',',
         value_name = "NAME,…",
-        required_unless_present = "follow"
+        required_unless_present_any = ["follow", "statefulset"]
     )]
     pub members: Vec<String>,
     /// Let the members follow the number of replicas in DIR/statefulset.json, instead of --members;
@@ -71,6 +72,26 @@ pub struct Settings {
         conflicts_with_all = ["members", "peers", "peers_from"]
     )]
     pub follow: Option<PathBuf>,
+    /// Let the members follow the replicas of this StatefulSet of Kubernetes, in the pod's namespace
+    #[arg(
+        long,
+        env = "KVORUM_STATEFULSET",
+        value_name = "NAME",
+        conflicts_with_all = ["follow", "members", "peers", "peers_from"]
+    )]
+    pub statefulset: Option<String>,
+    /// The headless Service of the StatefulSet: the others are at NAME.SERVICE
+    #[arg(
+        long,
+        env = "KVORUM_PEER_SERVICE",
+        value_name = "SERVICE",
+        default_value = "kvorum-peers"
+    )]
+    pub peer_service: String,
+    /// The host that others reach this replica at, where DIR/NAME/addresses.json says so; by
+    /// default the address listened on
+    #[arg(long, env = "KVORUM_ADVERTISE", value_name = "HOST")]
+    pub advertise: Option<String>,
     /// Where the other members listen for peers
     #[arg(
         long,
@@ -162,7 +183,10 @@ pub enum SettingsError {
     )]
     Name(String),
     /// A name without an ordinal.
-    #[error("--name is '{0}'; with --follow it has to end in an ordinal, as in kvorum-0")]
+    #[error(
+        "--name is '{0}'; where the members follow somebody, it has to end in an ordinal, as in \
+         kvorum-0"
+    )]
     NoOrdinal(String),
     /// The wrong number of members.
     #[error("--members has {0} names; a cluster has 2 to {MEMBERS_MAX} members")]
@@ -197,11 +221,19 @@ impl Settings {
                 return Err(SettingsError::Name(name.clone()));
             }
         }
-        if let Some(folder) = &self.follow {
-            return match ordinal(&self.name) {
-                Some(_) => Ok(AddressBook::Folder(folder.clone())),
-                None => Err(SettingsError::NoOrdinal(self.name.clone())),
-            };
+        let follows = match (&self.follow, &self.statefulset) {
+            (Some(folder), _) => Some(AddressBook::Folder(folder.clone())),
+            (None, Some(_)) => {
+                let (service, port) = (self.peer_service.clone(), self.listen_peers.port());
+                Some(AddressBook::Service { service, port })
+            }
+            (None, None) => None,
+        };
+        if let Some(book) = follows {
+            let has_ordinal = ordinal(&self.name).is_some();
+            return has_ordinal
+                .then_some(book)
+                .ok_or_else(|| SettingsError::NoOrdinal(self.name.clone()));
         }
         if !(2..=MEMBERS_MAX).contains(&self.members.len()) {
             return Err(SettingsError::MemberCount(self.members.len()));
@@ -262,7 +294,10 @@ impl Settings {
             cluster: self.cluster,
             name: self.name.clone(),
             newest: self.hold_version,
-            newborn: (!self.members.is_empty()).then(|| Newborn::given(&self.name, &self.members)),
+            newborn: self
+                .cluster
+                .filter(|_| !self.members.is_empty())
+                .map(|cluster| Newborn::given(cluster, &self.name, &self.members)),
         }
     }
 }
@@ -314,6 +349,7 @@ mod tests {
             ("--name a --members a,b --peers-from dir", Ok(())),
             ("--name a --members a,b --peers a=h:1,b=h:2", Ok(())),
             ("--name a-0 --follow dir", Ok(())),
+            ("--name a-0 --statefulset a", Ok(())),
             ("--name a --follow dir", Err("has to end in an ordinal")),
             ("--name A --members a,b --peers b=h:1", Err("'A' is no name")),
             ("--name a --members a --peers-from dir", Err("has 1 names")),

@@ -1,7 +1,8 @@
 //! Links to the other replicas: who dials, how two replicas meet, and what a session is.
 //!
-//! Of two replicas the one with the higher id dials. A session is one TCP connection on which both
-//! have met; it has a number that rises, and a new one replaces the old. Guarantees that messages
+//! Of two replicas the one with the higher id dials; the other one does only when there is no link
+//! for a while, for it may have come to an address that the first cannot know. A session is one TCP
+//! connection on which both have met; it has a number that rises, and a new one replaces the old. Guarantees that messages
 //! of a session arrive in order, whole, at most once, and never after a newer session began.
 //!
 //! Does not know what the messages mean, nor who may vote: the engine judges introductions.
@@ -40,6 +41,8 @@ const STRANGERS_INTERVAL: Duration = Duration::from_secs(1);
 const DIAL_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between two dials. A restarted peer waits for it at most.
 const DIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long the replica with the lower id waits to be dialed.
+const CALL_BACK_PATIENCE: Duration = Duration::from_secs(1);
 /// Pause after a failed accept: descriptors may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -51,6 +54,13 @@ pub enum AddressBook {
     /// A folder for each name, with the file that the peer writes its address to; read at each
     /// dial.
     Folder(PathBuf),
+    /// `NAME.service:port`, by the domain name system; looked up at each dial.
+    Service {
+        /// The headless Service.
+        service: String,
+        /// The peers' port.
+        port: u16,
+    },
 }
 
 impl AddressBook {
@@ -66,6 +76,7 @@ impl AddressBook {
                     .map(|addresses| addresses.peers)
                     .map_err(|error| format!("{}: {error}", file.display()))
             }
+            Self::Service { service, port } => Ok(format!("{name}.{service}:{port}")),
         }
     }
 }
@@ -76,13 +87,30 @@ pub struct Transport {
     me: ReplicaId,
     driver: mpsc::Sender<PeerEvent>,
     sessions: Arc<AtomicU64>,
+    /// The sessions that are open, and where those dialed were reached last. Held for a moment.
+    linked: Arc<Mutex<Linked>>,
+}
+
+/// What is known of the links.
+#[derive(Default)]
+struct Linked {
+    open: BTreeMap<ReplicaId, u32>,
+    reached: BTreeMap<ReplicaId, SocketAddr>,
 }
 
 impl Transport {
     /// Links of a replica, to be started.
     #[must_use]
     pub fn new(me: ReplicaId, driver: mpsc::Sender<PeerEvent>) -> Self {
-        Self { me, driver, sessions: Arc::new(AtomicU64::new(0)) }
+        Self { me, driver, sessions: Arc::default(), linked: Arc::default() }
+    }
+
+    fn linked<T>(&self, with: impl FnOnce(&mut Linked) -> T) -> T {
+        with(&mut self.linked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_linked(&self, peer: ReplicaId) -> bool {
+        self.linked(|linked| linked.open.get(&peer).is_some_and(|open| *open > 0))
     }
 
     /// Takes peers' connections, for ever.
@@ -120,15 +148,16 @@ impl Transport {
         }
     }
 
-    /// Dials those who are known, for ever: of two replicas the one with the higher id dials.
+    /// Dials those who are known, for ever.
     pub async fn dial_known(self, mut known: watch::Receiver<Vec<Member>>, book: AddressBook) {
         let (book, mut dialed) = (Arc::new(book), BTreeSet::new());
         // Ends what it dials when it ends.
         let mut dials = JoinSet::new();
+        let told = known.clone();
         loop {
-            for Member { replica, name } in known.borrow_and_update().clone() {
-                if replica < self.me && dialed.insert(replica) {
-                    dials.spawn(self.clone().dial(replica, name, Arc::clone(&book)));
+            for member in known.borrow_and_update().clone() {
+                if member.replica != self.me && dialed.insert(member.replica) {
+                    dials.spawn(self.clone().dial(member, told.clone(), Arc::clone(&book)));
                 }
             }
             if known.changed().await.is_err() {
@@ -137,10 +166,25 @@ impl Transport {
         }
     }
 
-    async fn dial(self, peer: ReplicaId, name: String, book: Arc<AddressBook>) {
+    /// Dials a peer for ever, whenever it is known and there is no link to it.
+    async fn dial(
+        self,
+        member: Member,
+        known: watch::Receiver<Vec<Member>>,
+        book: Arc<AddressBook>,
+    ) {
+        let Member { replica: peer, name } = member;
         let mut pauses = pauses();
         let mut last = String::new();
         loop {
+            let is_known = known.borrow().iter().any(|member| member.replica == peer);
+            if !is_known || self.is_linked(peer) {
+                sleep(DIAL_PAUSE_MAX).await;
+                continue;
+            }
+            if self.me < peer && !self.is_missing(peer).await {
+                continue;
+            }
             match self.try_dial(peer, &name, &book).await {
                 Ok(met) => {
                     last.clear();
@@ -159,20 +203,34 @@ impl Transport {
         }
     }
 
+    /// Whether a peer that is to dial does not for a while.
+    async fn is_missing(&self, peer: ReplicaId) -> bool {
+        sleep(CALL_BACK_PATIENCE).await;
+        !self.is_linked(peer)
+    }
+
     async fn try_dial(
         &self,
         peer: ReplicaId,
         name: &str,
         book: &AddressBook,
     ) -> Result<Met, Failure> {
-        let address = book.resolve(name).map_err(Failure::Unreachable)?;
-        let unreachable =
-            |why: &dyn std::fmt::Display| Failure::Unreachable(format!("{address}: {why}"));
-        match timeout(MEETING_PATIENCE, TcpStream::connect(&address)).await {
-            Err(_) => Err(unreachable(&"no answer")),
-            Ok(Err(error)) => Err(unreachable(&error)),
-            Ok(Ok(stream)) => self.meet(stream, Some(peer)).await,
+        let stream = match book.resolve(name) {
+            Ok(address) => connect(&address).await,
+            Err(why) => Err(why),
+        };
+        let stream = match (stream, self.linked(|linked| linked.reached.get(&peer).copied())) {
+            // Names may be gone for a while when the replica is not.
+            (Err(why), Some(reached)) => connect(&reached.to_string()).await.map_err(|_| why),
+            (stream, _) => stream,
+        };
+        let stream = stream.map_err(Failure::Unreachable)?;
+        let reached = stream.peer_addr();
+        let met = self.meet(stream, Some(peer)).await?;
+        if let Ok(reached) = reached {
+            self.linked(|linked| linked.reached.insert(peer, reached));
         }
+        Ok(met)
     }
 
     /// Meets whoever is at the other end; `dialed` is whom this replica called.
@@ -192,7 +250,18 @@ impl Transport {
     /// Runs a session until it ends.
     async fn session(&self, met: Met) {
         let session = Session(self.sessions.fetch_add(1, Ordering::Relaxed) + 1);
+        let peer = met.peer;
+        self.linked(|linked| *linked.open.entry(peer).or_default() += 1);
         link::run(met, session, &self.driver).await;
+        self.linked(|linked| *linked.open.entry(peer).or_default() -= 1);
+    }
+}
+
+async fn connect(address: &str) -> Result<TcpStream, String> {
+    match timeout(MEETING_PATIENCE, TcpStream::connect(address)).await {
+        Err(_) => Err(format!("{address}: no answer")),
+        Ok(Err(error)) => Err(format!("{address}: {error}")),
+        Ok(Ok(stream)) => Ok(stream),
     }
 }
 

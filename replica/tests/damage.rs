@@ -54,8 +54,8 @@ struct State {
 fn owner() -> Owner {
     let genesis = ["kvorum-0", "kvorum-1"].map(str::to_owned).to_vec();
     let newest = Version::NEWEST;
-    let newborn = Some(Newborn::given("kvorum-0", &genesis));
-    Owner { cluster: ClusterId(1), name: "kvorum-0".to_owned(), newest, newborn }
+    let newborn = Some(Newborn::given(ClusterId(1), "kvorum-0", &genesis));
+    Owner { cluster: Some(ClusterId(1)), name: "kvorum-0".to_owned(), newest, newborn }
 }
 
 fn open(folder: &Path) -> Result<Database, OpenError> {

@@ -25,7 +25,8 @@ use crate::status::{ClusterId, Configuration, ReplicaId, Status};
 use attempts::{Attempts, Tried};
 use lanes::Lanes;
 
-pub use attempts::{CONNECT_PATIENCE, Endpoint, Resolve};
+pub use crate::dial::Dial;
+pub use attempts::{Endpoint, Resolve};
 
 /// Which replica a request goes to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -107,11 +108,13 @@ pub struct Options {
     pub cluster: Option<ClusterId>,
     /// How long one request may take with all its attempts.
     pub deadline: Duration,
+    /// How replicas are connected to.
+    pub dial: Dial,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cluster: None, deadline: Duration::from_secs(5) }
+        Self { cluster: None, deadline: Duration::from_secs(5), dial: Dial::Tcp }
     }
 }
 
@@ -126,7 +129,8 @@ impl Client {
     /// A client that finds replicas by `resolve`. Connects when first asked something.
     #[must_use]
     pub fn new(resolve: Resolve, options: Options) -> Self {
-        Self { attempts: Attempts::new(resolve, options.cluster), lanes: Lanes::new(), options }
+        let attempts = Attempts::new(resolve, options.cluster, options.dial.clone());
+        Self { attempts, lanes: Lanes::new(), options }
     }
 
     /// A client of fixed addresses (`host:port`).

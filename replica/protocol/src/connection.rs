@@ -13,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
@@ -106,27 +105,6 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects by TCP and shakes hands, within `patience`.
-    ///
-    /// # Errors
-    /// When the address does not answer, is no replica, or refuses.
-    pub async fn open(
-        address: &str,
-        cluster: Option<ClusterId>,
-        patience: Duration,
-    ) -> Result<Self, ConnectError> {
-        let unreachable =
-            |reason: String| ConnectError::Unreachable { address: address.to_owned(), reason };
-        match timeout(patience, TcpStream::connect(address)).await {
-            Err(_) => Err(unreachable(format!("no answer within {patience:?}"))),
-            Ok(Err(error)) => Err(unreachable(error.to_string())),
-            Ok(Ok(stream)) => {
-                let _ = stream.set_nodelay(true);
-                Self::start(stream, address, cluster).await
-            }
-        }
-    }
-
     /// Shakes hands over an open stream; `address` is only for messages.
     ///
     /// # Errors

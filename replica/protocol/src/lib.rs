@@ -11,6 +11,7 @@
 //! | [`message`] | requests, answers, events |
 //! | [`handshake`] | the first exchange on a connection |
 //! | [`frame`] | length-prefixed postcard |
+//! | [`dial`] | how a stream to a replica is opened |
 //! | [`connection`] | one connection: many calls and subscriptions at once |
 //! | [`backup`] | the file of a backup |
 //! | [`client`] | retries, lanes and the fate of a write |
@@ -19,6 +20,7 @@ pub mod backup;
 pub mod client;
 pub mod connection;
 pub mod data;
+pub mod dial;
 pub mod frame;
 pub mod handshake;
 pub mod limits;

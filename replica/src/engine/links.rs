@@ -6,7 +6,7 @@
 use kvorum_protocol::status::ReplicaId;
 
 use super::consensus::Handled;
-use super::message::{Notice, Origin, Output, PeerMessage, Session};
+use super::message::{Look, Notice, Origin, Output, PeerMessage, Session};
 use super::reads::{Question, Read};
 use super::{Engine, HURRY_TICKS};
 use crate::storage::Store;
@@ -105,6 +105,10 @@ impl<S: Store> Engine<S> {
             }
             PeerMessage::AskToStop { has_leave } => self.asked_to_stop(peer, has_leave),
             PeerMessage::MayStop => self.may_stop(),
+            PeerMessage::Look { number } => {
+                self.outbox.push(Output::Look(Look { asker: peer, number }));
+            }
+            PeerMessage::Wanted { wanted, number } => self.told_wanted(wanted, number),
             PeerMessage::Checksum { index, digest } => self.checksum_told(peer, index, digest),
             PeerMessage::Differs { index, sound } => self.differs(index, sound),
         }

@@ -165,6 +165,18 @@ pub enum PeerMessage {
     },
     /// The leader gives it.
     MayStop,
+    /// The leader cannot see how many replicas are wanted: the peer should look.
+    Look {
+        /// The leader's number for the look.
+        number: u64,
+    },
+    /// So many replicas are wanted, as the peer sees.
+    Wanted {
+        /// So many.
+        wanted: Scale,
+        /// The look that this answers; `None` when nobody asked, and it may be old.
+        number: Option<u64>,
+    },
     /// The leader tells a replica that its state differs from that of a strict majority.
     Differs {
         /// As of this index.
@@ -280,8 +292,13 @@ pub enum Input {
         /// The peer.
         peer: ReplicaId,
     },
-    /// So many replicas are wanted; `None` when nobody can say.
-    Scale(Option<Scale>),
+    /// So many replicas are wanted.
+    Scale {
+        /// So many; `None` when nobody can say.
+        wanted: Option<Scale>,
+        /// The look that this is the answer to: it was asked for again after that.
+        look: Option<Look>,
+    },
     /// The process was told to end, and will be started again.
     WantsStop,
     /// A joiner was told of others.
@@ -312,6 +329,15 @@ pub enum Input {
     },
 }
 
+/// A look at how many replicas are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Look {
+    /// Who wants to know.
+    pub asker: ReplicaId,
+    /// Its number for the look.
+    pub number: u64,
+}
+
 /// What a configuration of one has written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Written {
@@ -326,6 +352,8 @@ pub struct Written {
 pub enum Output {
     /// Sync, and tell when it is done by [`Input::Synced`].
     Sync(Written),
+    /// Look how many replicas are wanted, and tell by [`Input::Scale`].
+    Look(Look),
     /// Let the cluster's marker name this replica, and tell by [`Input::Marked`].
     Mark {
         /// In this configuration.

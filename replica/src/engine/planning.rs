@@ -1,13 +1,16 @@
 //! Pure: the leader lets the members follow the number of replicas that is wanted.
 //!
 //! Now and then it looks at who is wanted, linked and in step, and does what the
-//! [planner](crate::planner) says. Guarantees that one change is under way at a time. Does not know
-//! who says what is wanted.
+//! [planner](crate::planner) says. Guarantees that one change is under way at a time, and that
+//! nobody is removed because of what was wanted long ago: before a removal it is looked again how
+//! many replicas are wanted, by the leader, or by a peer when nobody answers the leader. Does not
+//! know who says what is wanted.
 
 use kvorum_protocol::status::{JoinerStatus, Member, Membership, ReplicaId};
 
 use super::Engine;
 use super::consensus::Consensus;
+use super::message::{Look, Output, PeerMessage};
 use crate::chain::Standing;
 use crate::planner::{self, Candidate, Plan, Scale, View};
 use crate::storage::Store;
@@ -18,6 +21,24 @@ const PLAN_TICKS: u64 = 3;
 /// what is under way arrives meanwhile.
 pub(super) const LAG_MAX: u64 = 1024;
 
+/// Ticks for which the answer to a look holds.
+const LOOK_HOLDS_TICKS: u64 = 50;
+/// Ticks after which a look that got no answer is repeated, and the peers are asked too.
+const LOOK_AGAIN_TICKS: u64 = 300;
+
+/// A look at what is wanted.
+struct Looking {
+    number: u64,
+    asked_at: u64,
+    is_answered: bool,
+}
+
+impl Default for Looking {
+    fn default() -> Self {
+        Self { number: 0, asked_at: 0, is_answered: true }
+    }
+}
+
 /// What becomes of the plans.
 #[derive(Default)]
 pub(super) struct Planning {
@@ -26,12 +47,85 @@ pub(super) struct Planning {
     waits: Option<String>,
     /// Since when somebody could have become a member.
     addable_since: Option<u64>,
+    /// The last look at what is wanted.
+    look: Looking,
+    /// Until when its answer holds.
+    sure_until: u64,
+    /// What this follower told the leader last.
+    told: Option<(ReplicaId, Scale)>,
 }
 
 impl<S: Store> Engine<S> {
-    /// So many replicas are wanted.
-    pub(super) fn want(&mut self, wanted: Option<Scale>) {
+    /// So many replicas are wanted, as whoever says so told this replica.
+    pub(super) fn want(&mut self, wanted: Option<Scale>, look: Option<Look>) {
         self.planning.wanted = wanted;
+        let (Some(look), Some(wanted)) = (look, wanted) else { return };
+        if look.asker == self.me {
+            self.looked(wanted, look.number);
+        } else {
+            let message = PeerMessage::Wanted { wanted, number: Some(look.number) };
+            self.outbox.push(Output::Gated { to: look.asker, message, durable: false });
+        }
+    }
+
+    /// A peer says how many are wanted.
+    pub(super) fn told_wanted(&mut self, wanted: Scale, number: Option<u64>) {
+        match number {
+            Some(number) => self.looked(wanted, number),
+            // It may be older than what is known: only a reason to look.
+            None if self.is_leading() && self.planning.wanted != Some(wanted) => self.look(),
+            None => {}
+        }
+    }
+
+    fn looked(&mut self, wanted: Scale, number: u64) {
+        if number == self.planning.look.number {
+            self.planning.look.is_answered = true;
+            self.planning.wanted = Some(wanted);
+            self.planning.sure_until = self.now + LOOK_HOLDS_TICKS;
+        }
+    }
+
+    /// Looks again how many are wanted, unless that is under way.
+    fn look(&mut self) {
+        let last = &self.planning.look;
+        if !last.is_answered && self.now < last.asked_at + LOOK_AGAIN_TICKS {
+            return;
+        }
+        let (number, is_unanswered) = (last.number + 1, !last.is_answered);
+        self.planning.look = Looking { number, asked_at: self.now, is_answered: false };
+        self.outbox.push(Output::Look(Look { asker: self.me, number }));
+        if is_unanswered {
+            let peers: Vec<_> = self.outbox.peers.connected().collect();
+            for to in peers {
+                let message = PeerMessage::Look { number };
+                self.outbox.push(Output::Gated { to, message, durable: false });
+            }
+        }
+    }
+
+    /// Tells the leader what is wanted, if it may not know: it may be cut off from whoever says so.
+    pub(super) fn advance_telling(&mut self) {
+        let Some((leader, _)) = self.leader() else { return };
+        let told = self.planning.wanted.map(|wanted| (leader, wanted));
+        if leader == self.me || told == self.planning.told {
+            return;
+        }
+        self.planning.told = told;
+        if let Some((to, wanted)) = told {
+            let message = PeerMessage::Wanted { wanted, number: None };
+            self.outbox.push(Output::Gated { to, message, durable: false });
+        }
+    }
+
+    /// Whether the next members lack one whose ordinal is not wanted any more.
+    fn removes(&self, next: &[Member]) -> bool {
+        let is_left = |member: &&Member| {
+            let ordinal = planner::ordinal(&member.name);
+            let wanted = self.planning.wanted.zip(ordinal);
+            !next.contains(member) && wanted.is_some_and(|(wanted, o)| !wanted.has(o))
+        };
+        self.configuration.members.iter().any(|member| is_left(&member))
     }
 
     /// How many replicas are wanted, as this one was told.
@@ -94,6 +188,13 @@ impl<S: Store> Engine<S> {
         match plan {
             Plan::Stay | Plan::Wait(_) => {}
             Plan::HandOver(to) => drop(self.begin_hand_over(Some(to))),
+            Plan::Change(members)
+                if self.rules.looks_again
+                    && self.removes(&members)
+                    && self.planning.sure_until < self.now =>
+            {
+                self.look();
+            }
             Plan::Change(members) => self.configure(members),
         }
     }

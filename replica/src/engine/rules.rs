@@ -50,6 +50,8 @@ pub struct Rules {
     pub frames_start_nothing: bool,
     /// A confirmed read counts for the configuration in which it was confirmed.
     pub reads_know_configuration: bool,
+    /// Nobody is removed before it was looked again how many replicas are wanted.
+    pub looks_again: bool,
     /// A state that differs from a majority's is not used any more.
     pub quarantines: bool,
     /// What is remembered of lanes, and for how long.
@@ -73,6 +75,7 @@ impl Default for Rules {
             keeps_sealed_log: true,
             frames_start_nothing: true,
             reads_know_configuration: true,
+            looks_again: true,
             lanes: LaneMemory::default(),
         }
     }

@@ -7,7 +7,7 @@ use kvorum_protocol::status::ClusterId;
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
-use super::{Folder, OrchestratorError, claim};
+use super::{Orchestrator, OrchestratorError, claim};
 use crate::driver::{ClientEvent, PeerEvent};
 use crate::engine::Input;
 use crate::marker::Solo;
@@ -15,7 +15,7 @@ use crate::marker::Solo;
 /// Keeps the cluster's marker up to date, as the driver wants it.
 pub struct Keeper {
     /// Who keeps it.
-    pub folder: Folder,
+    pub orchestrator: Orchestrator,
     /// The cluster.
     pub cluster: ClusterId,
     /// Where the volume's proofs are.
@@ -34,12 +34,12 @@ impl Keeper {
                 driver.send(PeerEvent::Proof { incarnation, reply }).await.ok()?;
                 answer.await.ok().flatten()
             };
-            let verdict = match claim(&self.folder, self.cluster, wish, proof).await {
+            let verdict = match claim(&self.orchestrator, self.cluster, wish, proof).await {
                 Ok(()) => Ok(()),
                 Err(OrchestratorError::Refused(why)) => Err(why.to_string()),
-                Err(OrchestratorError::Unreachable(why)) => Err(format!(
-                    "the cluster's marker cannot be had, and is asked for again: {why}"
-                )),
+                Err(OrchestratorError::Unreachable(why) | OrchestratorError::Gone(why)) => Err(
+                    format!("the cluster's marker cannot be had, and is asked for again: {why}"),
+                ),
             };
             if let Err(why) = &verdict {
                 error!("{why}");

@@ -100,8 +100,8 @@ pub enum OpenError {
 /// Whose folder it is to be.
 #[derive(Clone, Debug)]
 pub struct Owner {
-    /// The cluster.
-    pub cluster: ClusterId,
+    /// The cluster that it has to be of; `None` when that of the folder is right.
+    pub cluster: Option<ClusterId>,
     /// The replica's name.
     pub name: String,
     /// The newest version that the replica may have.
@@ -113,6 +113,8 @@ pub struct Owner {
 /// Who a replica is when it starts on an empty folder.
 #[derive(Clone, Debug)]
 pub struct Newborn {
+    /// The cluster.
+    pub cluster: ClusterId,
     /// Its id.
     pub replica: ReplicaId,
     /// What it knows of the members.
@@ -125,22 +127,34 @@ impl Newborn {
     /// # Panics
     /// When the name is not among them.
     #[must_use]
-    pub fn given(name: &str, genesis: &[String]) -> Self {
+    pub fn given(cluster: ClusterId, name: &str, genesis: &[String]) -> Self {
         let member =
             |(slot, name): (u64, &String)| Member { replica: ReplicaId(slot), name: name.clone() };
         let members: Vec<_> = (1..).zip(genesis).map(member).collect();
         let own = members.iter().find(|member| member.name == name);
         let replica = own.expect("a replica is among the members that it is given").replica;
-        Self { replica, members: Configuration { id: ConfigurationId(1), members } }
+        Self { cluster, replica, members: Configuration { id: ConfigurationId(1), members } }
     }
 }
 
 impl Owner {
+    /// Whether a folder with that identity is the owner's.
+    fn is_of(&self, found: &Identity) -> bool {
+        self.cluster.is_none_or(|cluster| cluster == found.cluster) && self.name == found.name
+    }
+
+    fn describe(&self) -> String {
+        match self.cluster {
+            Some(cluster) => format!("{} of cluster {cluster}", self.name),
+            None => self.name.clone(),
+        }
+    }
+
     /// Who the replica is, at its first start.
     #[must_use]
     pub fn identity(&self, newborn: &Newborn, nonce: u64) -> Identity {
-        let (cluster, name) = (self.cluster, self.name.clone());
-        Identity { cluster, replica: newborn.replica, name, incarnation: 1, nonce }
+        let Newborn { cluster, replica, .. } = *newborn;
+        Identity { cluster, replica, name: self.name.clone(), incarnation: 1, nonce }
     }
 }
 
@@ -193,14 +207,14 @@ impl Opened<'_> {
         let unborn = || OpenError::Unborn { folder: self.folder.to_owned() };
         let identity = match found {
             None => owner.identity(owner.newborn.as_ref().ok_or_else(unborn)?, nonce),
-            Some(identity) if identity.cluster == owner.cluster && identity.name == owner.name => {
+            Some(identity) if owner.is_of(&identity) => {
                 Identity { incarnation: identity.incarnation + 1, nonce, ..identity }
             }
             Some(other) => {
                 return Err(OpenError::Foreign {
                     folder: self.folder.to_owned(),
                     found: format!("{} of cluster {}", other.name, other.cluster),
-                    wanted: format!("{} of cluster {}", owner.name, owner.cluster),
+                    wanted: owner.describe(),
                 });
             }
         };

@@ -74,9 +74,9 @@ impl Cluster {
     }
 
     /// A calm cluster that begins with so many replicas, and whose members follow what is wanted.
-    pub fn of_wanted(seed: u64, wanted: u32) -> Self {
+    pub fn of_wanted(seed: u64, wanted: u32, rules: Rules) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        let mut cluster = Self::make(random, Rules::default(), Some(Scaling::new(wanted)));
+        let mut cluster = Self::make(random, rules, Some(Scaling::new(wanted)));
         cluster.calm();
         cluster
     }
@@ -394,6 +394,7 @@ impl Cluster {
                 self.mark(id, configuration);
                 Ok(())
             }
+            Output::Look(look) => self.look(id, look),
             Output::Frame { .. } | Output::LeaderChanged(_) | Output::Known(_) => Ok(()),
             Output::Scan { .. } | Output::Cut { .. } | Output::Crash => {
                 Err(format!("nobody asked for {output:?}"))

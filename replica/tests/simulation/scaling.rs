@@ -8,7 +8,7 @@
 use kvorum_protocol::message::{Admin, Answer, Request};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, Member, ReplicaId, Role};
 use kvorum_replica::chain::Standing;
-use kvorum_replica::engine::{ClientKey, Input};
+use kvorum_replica::engine::{ClientKey, Input, Look};
 use kvorum_replica::entry::Entry;
 use kvorum_replica::marker::{Marker, Solo};
 use kvorum_replica::planner::{Scale, ordinal};
@@ -44,6 +44,8 @@ pub struct Scaling {
     is_rescued: bool,
     /// Nobody tells how many are wanted.
     is_silent: bool,
+    /// An ordinal that is not told, and whose looks get no answer.
+    deaf: Option<u32>,
 }
 
 /// What there is of an ordinal.
@@ -58,7 +60,15 @@ struct Pod {
 impl Scaling {
     pub fn new(wanted: u32) -> Self {
         let pods = vec![Pod::default(); REPLICAS_MAX as usize];
-        Self { wanted, pods, marker: None, steady_until_us: 0, is_rescued: false, is_silent: false }
+        Self {
+            wanted,
+            pods,
+            marker: None,
+            steady_until_us: 0,
+            is_rescued: false,
+            is_silent: false,
+            deaf: None,
+        }
     }
 
     pub fn random(random: &mut StdRng) -> Self {
@@ -181,10 +191,48 @@ impl Cluster {
             let members = self.some_members();
             self.turn(id, Input::Learned { members })?;
         }
-        if self.scaling.as_ref().is_some_and(|scaling| scaling.is_silent) {
+        if !self.hears(ordinal) {
             return Ok(());
         }
-        self.turn(id, Input::Scale(Some(Scale { start: 0, replicas: wanted })))
+        self.say(ordinal, wanted)
+    }
+
+    /// Whether an ordinal is told how many are wanted.
+    fn hears(&self, ordinal: u32) -> bool {
+        let scaling = self.scaling.as_ref();
+        scaling.is_some_and(|scaling| !scaling.is_silent && scaling.deaf != Some(ordinal))
+    }
+
+    /// Tells a replica that so many are wanted, true or not.
+    pub fn say(&mut self, ordinal: u32, wanted: u32) -> Result<(), String> {
+        let Some(id) = self.replica_of(ordinal) else { return Ok(()) };
+        if self.node(id).process.is_none() {
+            return Ok(());
+        }
+        let wanted = Some(Scale { start: 0, replicas: wanted });
+        self.turn(id, Input::Scale { wanted, look: None })
+    }
+
+    /// A replica looks how many are wanted; now and then it gets no answer.
+    pub(super) fn look(&mut self, node: ReplicaId, look: Look) -> Result<(), String> {
+        let name = &self.nodes[self.place(node)].disk.identity().name;
+        let is_heard = ordinal(name).is_some_and(|ordinal| self.hears(ordinal));
+        let is_lost = !self.is_calm && self.random.random_bool(0.1);
+        let Some(scaling) = &self.scaling else { return Ok(()) };
+        let wanted = Some(Scale { start: 0, replicas: scaling.wanted });
+        if is_heard && !is_lost {
+            let (life, delay) = (self.node(node).life, self.random.random_range(500..20_000));
+            let input = Box::new(Input::Scale { wanted, look: Some(look) });
+            self.schedule(delay, Event::Read { node, life, input });
+        }
+        Ok(())
+    }
+
+    /// An ordinal is cut off from whoever says how many are wanted, or none is.
+    pub fn set_deaf(&mut self, ordinal: Option<u32>) {
+        if let Some(scaling) = &mut self.scaling {
+            scaling.deaf = ordinal;
+        }
     }
 
     /// Whoever says how many are wanted falls silent, or speaks again.

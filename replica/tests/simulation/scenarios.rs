@@ -4,7 +4,7 @@
 use kvorum_protocol::status::Role;
 
 use super::cluster::Cluster;
-use super::quietly;
+use super::{Rules, quietly};
 
 /// Seeds of each scenario.
 const SEEDS: u64 = 20;
@@ -40,7 +40,7 @@ fn play(replicas: u32, scenario: Scenario) {
 /// Runs a scenario that ends in its own way.
 fn play_to_end(replicas: u32, scenario: Scenario, end: Scenario) {
     for seed in 0..SEEDS {
-        let mut cluster = Cluster::of_wanted(seed, replicas);
+        let mut cluster = Cluster::of_wanted(seed, replicas, Rules::default());
         let played = quietly(|| {
             settle(&mut cluster, replicas)?;
             scenario(&mut cluster)?;
@@ -287,5 +287,50 @@ fn to_nothing_and_back_to_too_few() {
         expect(trouble.contains("1 of 5 members are there, 3 are needed"), &trouble, cluster)?;
         cluster.scale_to(5);
         settle(cluster, 5)
+    });
+}
+
+/// What the leader heard is old, and nobody answers it: nobody is removed.
+fn hears_an_old_number(cluster: &mut Cluster) -> Result<(), String> {
+    cluster.set_silent(true);
+    for _ in 0..20 {
+        for ordinal in 0..5 {
+            cluster.say(ordinal, 3)?;
+        }
+        cluster.pass(200_000)?;
+    }
+    expect(cluster.members().len() == 5, "all are members still", cluster)?;
+    cluster.set_silent(false);
+    settle(cluster, 5)
+}
+
+#[test]
+fn an_old_number_removes_nobody() {
+    play(5, hears_an_old_number);
+}
+
+#[test]
+fn without_a_second_look_an_old_number_removes_members() {
+    let mut rules = Rules::default();
+    rules.engine.looks_again = false;
+    let mut cluster = Cluster::of_wanted(0, 5, rules);
+    let played = quietly(|| {
+        settle(&mut cluster, 5)?;
+        hears_an_old_number(&mut cluster)
+    });
+    assert!(played.unwrap_err().contains("all are members still"));
+}
+
+/// The leader alone cannot tell how many are wanted: the others tell it.
+#[test]
+fn a_leader_that_is_not_told_hears_it_from_the_others() {
+    play(3, |cluster| {
+        cluster.set_deaf(leader(cluster));
+        cluster.scale_to(5);
+        cluster.until("5 members", |cluster| cluster.members().len() == 5)?;
+        cluster.scale_to(3);
+        cluster.until("3 members", |cluster| cluster.members().len() == 3)?;
+        cluster.set_deaf(None);
+        settle(cluster, 3)
     });
 }

@@ -12,12 +12,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{ClientError, Route};
 use crate::connection::{ConnectError, Connection};
+use crate::dial::Dial;
 use crate::handshake::HandshakeRefusal;
 use crate::message::{Answer, Refusal, Request};
 use crate::status::ClusterId;
-
-/// How long one attempt to connect may take, with the handshake.
-pub const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the first attempt of a call may take; each further one twice as long. A paused
 /// replica must not use up the whole deadline.
@@ -28,7 +26,7 @@ const ATTEMPT_PATIENCE: Duration = Duration::from_millis(500);
 pub struct Endpoint {
     /// The replica's name, when it is known beforehand.
     pub name: Option<String>,
-    /// `host:port`.
+    /// `host:port`, or whatever a [`Dial`] understands.
     pub address: String,
 }
 
@@ -46,6 +44,7 @@ pub(super) enum Tried {
 pub(super) struct Attempts {
     resolve: Resolve,
     cluster: Option<ClusterId>,
+    dial: Dial,
     /// Held for one map operation, never across an await.
     pool: Mutex<Pool>,
 }
@@ -95,8 +94,8 @@ pub(super) struct Tries<'a> {
 }
 
 impl Attempts {
-    pub(super) fn new(resolve: Resolve, cluster: Option<ClusterId>) -> Self {
-        Self { resolve, cluster, pool: Mutex::new(Pool::default()) }
+    pub(super) fn new(resolve: Resolve, cluster: Option<ClusterId>, dial: Dial) -> Self {
+        Self { resolve, cluster, dial, pool: Mutex::new(Pool::default()) }
     }
 
     pub(super) fn begin(&self, route: Route, deadline: Instant) -> Tries<'_> {
@@ -181,7 +180,7 @@ impl Attempts {
         address: &str,
         until: Instant,
     ) -> Result<Arc<Connection>, ConnectError> {
-        let until = until.min(Instant::now() + CONNECT_PATIENCE);
+        let until = until.min(Instant::now() + self.dial.patience());
         let connected = timeout_at(until, self.connect_in_turn(address)).await;
         connected.unwrap_or_else(|_| {
             let (address, reason) = (address.to_owned(), "no answer in time".to_owned());
@@ -199,7 +198,7 @@ impl Attempts {
         if let Some(connection) = self.open(address) {
             return Ok(connection);
         }
-        let connection = Connection::open(address, self.cluster, CONNECT_PATIENCE).await?;
+        let connection = self.dial.connect(address, self.cluster).await?;
         let connection = Arc::new(connection);
         self.pool(|pool| {
             pool.names.insert(address.to_owned(), connection.welcome().name.clone());
@@ -295,7 +294,7 @@ impl Tries<'_> {
 
     /// A connection of its own to where the attempt under way goes.
     pub(super) async fn connect_anew(&self) -> Result<Connection, ConnectError> {
-        Connection::open(&self.current, self.attempts.cluster, CONNECT_PATIENCE).await
+        self.attempts.dial.connect(&self.current, self.attempts.cluster).await
     }
 
     /// Makes one attempt, with a patience that grows from attempt to attempt.

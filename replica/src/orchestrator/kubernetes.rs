@@ -1,0 +1,285 @@
+//! Kubernetes as the orchestrator: the replica's own `StatefulSet`, and a `ConfigMap` as the marker.
+//!
+//! | object | what for |
+//! |---|---|
+//! | `StatefulSet` NAME | how many replicas are wanted, from which ordinal on |
+//! | `ConfigMap` NAME-cluster | the cluster's [marker](crate::marker), by compare-and-swap |
+//! | `Event` | what a replica does and refuses, in `kubectl describe` |
+//!
+//! Guarantees that what is wanted was read by a consistent read that began after it was asked for:
+//! a watch only says when to ask. Each call is bounded in time, so that an API server which hangs
+//! is the same as one which refuses. Nothing that serves clients waits for it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{ObjectMeta, PostParams};
+use kube::runtime::watcher;
+use kube::{Api, Client, Config};
+use kvorum_protocol::client::{Endpoint, Resolve};
+use tokio::time::{sleep, timeout};
+
+use super::events::Herald;
+use super::folder::REPLICAS_MAX;
+use super::{OrchestratorError, Scale};
+use crate::marker::Marker;
+
+/// How long one call may take.
+pub(super) const CALL_PATIENCE: Duration = Duration::from_secs(2);
+/// How long an API server that does not answer is asked again what a replica is told to end for.
+pub const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+/// Time between two such questions.
+pub const END_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after a watch that failed.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// How long a watch lasts, in seconds. An API server that is gone without a word is noticed then.
+const WATCH_SECONDS: u32 = 20;
+/// Without a hint it is looked again after so long.
+const LOOK_INTERVAL: Duration = Duration::from_secs(30);
+/// The marker's key in its `ConfigMap`.
+const MARKER_KEY: &str = "marker.json";
+/// The field of an object that says who wrote it.
+const MANAGER: &str = "kvorum-replica";
+
+/// Kubernetes, as one replica uses it.
+#[derive(Clone)]
+pub struct Kubernetes {
+    sets: Api<StatefulSet>,
+    maps: Api<ConfigMap>,
+    pub(super) events: Api<Event>,
+    pub(super) namespace: String,
+    pub(super) set: String,
+    service: String,
+    port: u16,
+    /// What the last answer told. Held for a moment.
+    pub(super) known: Arc<Mutex<Known>>,
+}
+
+/// What is known of the `StatefulSet`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    pub(super) uid: Option<String>,
+    start: u32,
+}
+
+impl Kubernetes {
+    /// The cluster that the process runs in, or that its kubeconfig names. The others' clients
+    /// connect to `NAME.service:port`.
+    ///
+    /// # Errors
+    /// When there is neither. Nothing is asked of the API server yet.
+    pub async fn here(set: &str, service: &str, port: u16) -> Result<Self, OrchestratorError> {
+        let unusable = |error: &dyn std::fmt::Display| {
+            OrchestratorError::Unreachable(format!("no Kubernetes to ask: {error}"))
+        };
+        let mut config = Config::infer().await.map_err(|error| unusable(&error))?;
+        config.connect_timeout = Some(CALL_PATIENCE);
+        let namespace = config.default_namespace.clone();
+        let client = Client::try_from(config).map_err(|error| unusable(&error))?;
+        Ok(Self {
+            sets: Api::namespaced(client.clone(), &namespace),
+            maps: Api::namespaced(client.clone(), &namespace),
+            events: Api::namespaced(client, &namespace),
+            namespace,
+            set: set.to_owned(),
+            service: service.to_owned(),
+            port,
+            known: Arc::default(),
+        })
+    }
+
+    pub(super) async fn wanted(&self) -> Result<Scale, OrchestratorError> {
+        let set = self.call("get", self.sets.get(&self.set)).await?;
+        let (name, namespace) = (&self.set, &self.namespace);
+        if set.metadata.deletion_timestamp.is_some() {
+            let why = format!("the StatefulSet {name} in {namespace} is being deleted");
+            return Err(OrchestratorError::Gone(why));
+        }
+        let spec = set.spec;
+        let start = spec.ordinals.and_then(|ordinals| ordinals.start).unwrap_or(0);
+        let start = u32::try_from(start).unwrap_or(0);
+        let replicas = u32::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
+        let known = Known { uid: set.metadata.uid, start };
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        if replicas > REPLICAS_MAX {
+            return Err(OrchestratorError::Unreachable(format!(
+                "{replicas} replicas are not possible, the members stay as they are: kubectl -n \
+                 {namespace} scale statefulset {name} --replicas={REPLICAS_MAX} or less"
+            )));
+        }
+        Ok(Scale { start, replicas })
+    }
+
+    fn marker_name(&self) -> String {
+        format!("{}-cluster", self.set)
+    }
+
+    pub(super) async fn marker(&self) -> Result<Option<Marker>, OrchestratorError> {
+        Ok(self.read_marker().await?.map(|(marker, _)| marker))
+    }
+
+    /// The marker, and the version of the object that it is in.
+    async fn read_marker(&self) -> Result<Option<(Marker, ConfigMap)>, OrchestratorError> {
+        let name = self.marker_name();
+        let Some(map) = self.call("get", self.maps.get_opt(&name)).await? else { return Ok(None) };
+        let text = map.data.as_ref().and_then(|data| data.get(MARKER_KEY));
+        let damaged = |why: String| {
+            OrchestratorError::Unreachable(format!(
+                "the ConfigMap {name} in {} is damaged: {MARKER_KEY}: {why}",
+                self.namespace
+            ))
+        };
+        let text = text.ok_or_else(|| damaged("is missing".to_owned()))?;
+        let marker = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
+        Ok(Some((marker, map)))
+    }
+
+    pub(super) async fn make_marker(&self, marker: Marker) -> Result<Marker, OrchestratorError> {
+        if let Some(marker) = self.marker().await? {
+            return Ok(marker);
+        }
+        // It outlives the StatefulSet on purpose, as the volumes do: it belongs to the data.
+        let map = ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(self.marker_name()),
+                labels: Some(BTreeMap::from([(
+                    "app.kubernetes.io/name".to_owned(),
+                    "kvorum".to_owned(),
+                )])),
+                ..ObjectMeta::default()
+            },
+            data: Some(data(&marker)),
+            ..ConfigMap::default()
+        };
+        match self.call("create", self.maps.create(&parameters(), &map)).await {
+            Ok(_) => Ok(marker),
+            // Somebody was first, or this very call was, whose answer was lost.
+            Err(error) => self.marker().await?.ok_or(error),
+        }
+    }
+
+    pub(super) async fn replace_marker(
+        &self,
+        expected: &Marker,
+        next: &Marker,
+    ) -> Result<bool, OrchestratorError> {
+        let Some((marker, mut map)) = self.read_marker().await? else { return Ok(false) };
+        if marker != *expected {
+            return Ok(false);
+        }
+        if expected == next {
+            return Ok(true);
+        }
+        // It carries the version that was read: the API server refuses it after any other change.
+        map.data = Some(data(next));
+        let (name, parameters) = (self.marker_name(), parameters());
+        let replaced = self.maps.replace(&name, &parameters, &map);
+        match timeout(CALL_PATIENCE, replaced).await {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(false),
+            Ok(Err(error)) => Err(self.trouble("update", &error)),
+            Err(_) => Err(no_answer()),
+        }
+    }
+
+    pub(super) fn clients(&self, name: &str) -> Resolve {
+        let (name, service, port) = (name.to_owned(), self.service.clone(), self.port);
+        let (set, known) = (self.set.clone(), Arc::clone(&self.known));
+        Arc::new(move || {
+            let start = known.lock().unwrap_or_else(PoisonError::into_inner).start;
+            let ordinals = start..start.saturating_add(REPLICAS_MAX);
+            let others = ordinals.map(|ordinal| format!("{set}-{ordinal}"));
+            let endpoint = |other: String| {
+                let address = format!("{other}.{service}:{port}");
+                Endpoint { name: Some(other), address }
+            };
+            others.filter(|other| *other != name).map(endpoint).collect()
+        })
+    }
+
+    pub(super) fn hints(&self) -> BoxStream<'static, ()> {
+        let config = watcher::Config::default()
+            .fields(&format!("metadata.name={}", self.set))
+            .timeout(WATCH_SECONDS);
+        let watch = watcher(self.sets.clone(), config).boxed();
+        stream::unfold(watch, |mut watch| async {
+            // An end that never comes and an error are hints too: looking again tells more.
+            if let Ok(Some(Err(_))) = timeout(LOOK_INTERVAL, watch.next()).await {
+                sleep(WATCH_PAUSE).await;
+            }
+            Some(((), watch))
+        })
+        .boxed()
+    }
+
+    pub(super) fn herald(&self, name: &str) -> Herald {
+        Herald::new(self.clone(), name.to_owned())
+    }
+
+    /// Waits for a call, but not for ever.
+    pub(super) async fn call<T>(
+        &self,
+        verb: &str,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, OrchestratorError> {
+        match timeout(CALL_PATIENCE, call).await {
+            Ok(done) => done.map_err(|error| self.trouble(verb, &error)),
+            Err(_) => Err(no_answer()),
+        }
+    }
+
+    fn trouble(&self, verb: &str, error: &kube::Error) -> OrchestratorError {
+        let namespace = &self.namespace;
+        match error {
+            kube::Error::Api(status) if status.code == 404 => OrchestratorError::Gone(format!(
+                "there is no StatefulSet {} in {namespace}",
+                self.set
+            )),
+            kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
+                OrchestratorError::Gone(format!(
+                    "the API server forbids to {verb} in {namespace}: {}; the Role and \
+                     RoleBinding of the replicas' ServiceAccount allow it",
+                    status.message
+                ))
+            }
+            kube::Error::Api(status) => OrchestratorError::Unreachable(format!(
+                "the API server refuses to {verb} in {namespace}: {}",
+                status.message
+            )),
+            other => OrchestratorError::Unreachable(format!(
+                "the API server cannot be reached: {}",
+                root_cause(other)
+            )),
+        }
+    }
+}
+
+fn data(marker: &Marker) -> BTreeMap<String, String> {
+    let text = serde_json::to_string(marker).expect("a marker is plain data");
+    BTreeMap::from([(MARKER_KEY.to_owned(), text)])
+}
+
+pub(super) fn parameters() -> PostParams {
+    PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }
+}
+
+fn no_answer() -> OrchestratorError {
+    OrchestratorError::Unreachable(format!(
+        "the API server did not answer within {CALL_PATIENCE:?}"
+    ))
+}
+
+/// The innermost reason, which is the one that people can act on.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
