@@ -52,6 +52,9 @@ use writes::Writes;
 /// Keys offered for completion.
 const KNOWN_KEYS_MAX: usize = 1000;
 
+/// What is shown in place of a value.
+const MASK: &str = "•••";
+
 /// How the console behaves.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
@@ -72,6 +75,14 @@ pub struct Settings {
     pub zone: TimeZone,
     /// What is attached to, for the title, until it is.
     pub target: String,
+    /// The contexts of the kubeconfig, the current one first.
+    pub contexts: Vec<String>,
+    /// A target that cannot be had is tried again by itself.
+    pub retries: bool,
+    /// It is a pod's first process, on a terminal that viewers come to and go from.
+    pub is_shared: bool,
+    /// Values are not shown.
+    pub mask: bool,
 }
 
 impl Default for Settings {
@@ -84,7 +95,11 @@ impl Default for Settings {
             ascii: false,
             read: ReadMode::Linearizable,
             zone: TimeZone::UTC,
+            is_shared: false,
+            mask: false,
             target: String::new(),
+            contexts: Vec::new(),
+            retries: false,
         }
     }
 }
@@ -182,6 +197,12 @@ pub struct Frozen {
 pub struct App {
     /// The time of the last event.
     pub now: Now,
+    /// When somebody pressed a key last, or came to look.
+    pub attended: Now,
+    /// When a target was tried to attach to last.
+    pub tried: Now,
+    /// A viewer was told that what is copied goes to all, and to the pod's log.
+    pub may_copy: bool,
     /// Columns and rows of the terminal.
     pub size: (u16, u16),
     /// How it behaves.
@@ -262,6 +283,9 @@ impl App {
             calls: BTreeMap::new(),
             lines: Vec::new(),
             frozen: None,
+            attended: Now::default(),
+            may_copy: false,
+            tried: Now::default(),
             is_quitting: false,
             next_call: 0,
         }
@@ -338,6 +362,12 @@ impl App {
             Some(frozen) => (&frozen.cluster, &frozen.writes, &frozen.failover, frozen.at),
             None => (&self.cluster, &self.writes, &self.failover, self.now),
         }
+    }
+
+    /// A value as it is shown.
+    #[must_use]
+    pub fn shown_value(&self, text: String) -> String {
+        if self.settings.mask && !text.is_empty() { MASK.to_owned() } else { text }
     }
 
     /// Whether what is shown changes with time alone.

@@ -52,6 +52,15 @@ pub struct Global {
         value_parser = OsStringValueParser::new().map(PathBuf::from)
     )]
     pub local: Option<PathBuf>,
+    /// Talk to the cluster that this context of the kubeconfig leads to
+    #[arg(long, global = true, env = "KVORUM_CONTEXT", value_name = "NAME")]
+    pub context: Option<String>,
+    /// The namespace of the cluster
+    #[arg(long, short = 'n', global = true, env = "KVORUM_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// The cluster's StatefulSet; kvorum if not given
+    #[arg(long, global = true, env = "KVORUM_STATEFULSET", value_name = "NAME")]
+    pub statefulset: Option<String>,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     pub output: Format,
@@ -77,9 +86,30 @@ pub struct Global {
     /// Draw with ASCII only
     #[arg(long, global = true, env = "KVORUM_ASCII", value_parser = FalseyValueParser::new())]
     pub ascii: bool,
+    /// The console in a pod, to be attached to: it never ends by a key, and leaves the modes of the
+    /// viewers' terminals alone
+    #[arg(long, global = true, env = "KVORUM_ATTACH", value_parser = FalseyValueParser::new())]
+    pub attach: bool,
+    /// Hide values on the screen, which all viewers and the pod's log see
+    #[arg(long, global = true, env = "KVORUM_MASK", value_parser = FalseyValueParser::new())]
+    pub mask: bool,
     /// The console without a screen: lines in, lines out
     #[arg(long, global = true)]
     pub plain: bool,
+}
+
+impl Global {
+    /// What is said of a cluster that Kubernetes runs.
+    #[must_use]
+    pub fn kubernetes(&self) -> crate::kubernetes::Named {
+        // A variable that is set to nothing is not set.
+        let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        crate::kubernetes::Named {
+            context: said(&self.context),
+            namespace: said(&self.namespace),
+            statefulset: said(&self.statefulset),
+        }
+    }
 }
 
 /// The console's colors.
@@ -125,6 +155,10 @@ pub enum Command {
     Verb(Verb),
     /// Print what happens in the cluster, one JSON object a line, until it is ended
     Events,
+    /// Write and read for a while, check that nothing is lost or doubled, and print how fast it was
+    Bench(Bench),
+    /// Look whether everything that is needed is there, and say what helps
+    Doctor,
     /// Show a failover: kill the leader under load, and prove that nothing is lost
     #[cfg(feature = "local")]
     Demo(Demo),
@@ -151,6 +185,38 @@ pub enum Command {
     #[cfg(feature = "local")]
     #[command(hide = true)]
     Replica(Box<kvorum_replica::settings::Settings>),
+}
+
+/// What a load takes.
+#[derive(Args, Clone, Debug)]
+pub struct Bench {
+    /// For how long
+    #[arg(long, default_value = "10s", value_parser = parse_timeout, value_name = "TIME")]
+    pub time: Duration,
+    /// Clients at once, each with one write in flight
+    #[arg(
+        long,
+        default_value_t = 16,
+        value_name = "COUNT",
+        value_parser = clap::value_parser!(u32).range(1..=1024)
+    )]
+    pub clients: u32,
+    /// Pause of each client between two writes
+    #[arg(
+        long,
+        default_value = "0s",
+        value_parser = humantime::parse_duration,
+        value_name = "TIME"
+    )]
+    pub pause: Duration,
+    /// Bytes of a value
+    #[arg(
+        long,
+        default_value_t = 100,
+        value_name = "COUNT",
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(20..=1_000_000)
+    )]
+    pub value_bytes: usize,
 }
 
 /// What a restore takes.

@@ -2,7 +2,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`cluster`] | real replicas, by their client ports; a local cluster or addresses |
+//! | [`cluster`] | real replicas, by their client ports; in Kubernetes, local, or at addresses |
 //! | [`watch`] | one connection for each replica, that never fails but reports |
 //! | [`memory`] | a cluster in memory, for tests and benchmarks |
 //!

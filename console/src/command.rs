@@ -5,12 +5,13 @@
 
 mod admin;
 mod backup;
+mod bench;
+mod doctor;
 mod follow;
 mod keys;
 mod scale;
 mod status;
 
-pub(crate) use admin::{NO_SCALING, crash};
 #[cfg(feature = "local")]
 pub(crate) use status::ask_all;
 
@@ -24,17 +25,30 @@ use kvorum_protocol::message::Consistency;
 
 use crate::arguments::{Arguments, Command, Format, Global, Verb};
 use crate::exit::{Exit, Stop};
+use crate::message::HowToKill;
 use crate::node::Node;
-use crate::target::{self, Named, Target};
+use crate::runner::Runner;
+use crate::target::{self, Found, Named};
 
 /// What a command works with.
 pub(crate) struct Context {
     client: Arc<Client>,
     global: Global,
-    target: Target,
+    runner: Runner,
 }
 
 impl Context {
+    /// Chooses the cluster, names it, and opens it.
+    async fn open(global: Global, named: Named, is_write: bool) -> Result<Self, Stop> {
+        if is_write && global.readonly {
+            return Err(Stop::new(Exit::NotAuthorized, READ_ONLY));
+        }
+        let target = target::choose(&global, named, Found::look(), is_write)?;
+        crate::note(format!("using {}", target.describe()));
+        let (client, runner) = target.open(&global).await?;
+        Ok(Self { client, global, runner })
+    }
+
     /// The route to a node.
     async fn route(&self, node: Option<&Node>) -> Result<Route, Stop> {
         let node = match node {
@@ -91,9 +105,14 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
         Some(Command::Recover(recover)) => {
             on_disk(move || crate::local::recover::run(&recover)).await
         }
+        Some(Command::Bench(bench)) => {
+            let context = Context::open(global, named, true).await?;
+            bench::bench(&context, &bench).await
+        }
+        Some(Command::Doctor) => doctor::doctor(&global, named).await,
         Some(Command::Events) => crate::console::events(&global, named).await,
         Some(Command::Verb(verb)) => run_verb(verb, global, named).await,
-        None if global.plain || crate::console::has_terminal() => {
+        None if global.plain || global.attach || crate::console::has_terminal() => {
             crate::console::attach(&global, named).await
         }
         None => run_verb(Verb::Status, global, named).await,
@@ -118,14 +137,7 @@ const READ_ONLY: &str =
     "this is a read-only session (--readonly or KVORUM_READONLY); nothing was done";
 
 async fn run_verb(verb: Verb, global: Global, named: Named) -> Result<(), Stop> {
-    let is_write = verb.is_write();
-    if is_write && global.readonly {
-        return Err(Stop::new(Exit::NotAuthorized, READ_ONLY));
-    }
-    let target = target::choose(&global, named, living(), is_write)?;
-    crate::note(format!("using {}", target.describe()));
-    let client = target.client(&global)?;
-    let context = Context { client, global, target };
+    let context = Context::open(global, named, verb.is_write()).await?;
     match verb {
         Verb::Put(put) => keys::put(&context, put).await,
         Verb::Get { key, node } => keys::get(&context, key, node).await,
@@ -138,7 +150,9 @@ async fn run_verb(verb: Verb, global: Global, named: Named) -> Result<(), Stop> 
         Verb::Status => status::status(&context).await,
         Verb::Log { from, follow, node } => follow::log(&context, from, follow, node).await,
         Verb::Watch { prefix, from, node } => follow::watch(&context, prefix, from, node).await,
-        Verb::Kill { node, graceful, yes } => admin::kill(&context, &node, graceful, yes).await,
+        Verb::Kill { node, graceful, force, yes } => {
+            admin::kill(&context, &node, HowToKill::of(graceful, force), yes).await
+        }
         Verb::Scale { replicas, yes } => scale::scale(&context, replicas, yes).await,
         Verb::HandOver { node, yes: _ } => admin::hand_over(&context, node).await,
         Verb::Cut { node, peer } => admin::set_cut(&context, &node, &peer, true).await,

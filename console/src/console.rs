@@ -23,11 +23,12 @@ use crate::backend::cluster::RealCluster;
 use crate::clock::Clock;
 use crate::exit::{Exit, Stop};
 use crate::input;
+use crate::kubernetes::{self, Kube};
 use crate::message::Destination;
 use crate::prompt::grammar::ReadMode;
 use crate::runtime::{Attach, Front, Loop, Runtime};
-use crate::screen::{self, Screen};
-use crate::target::{self, Named, Target};
+use crate::screen::{self, Modes, Screen};
+use crate::target::{self, Found, Named, Target};
 
 /// Whether a screen can be drawn and keys can be read.
 #[must_use]
@@ -37,8 +38,7 @@ pub fn has_terminal() -> bool {
 
 /// The console on a cluster that runs.
 pub async fn attach(global: &Global, named: Named) -> Result<(), Stop> {
-    let living = crate::command::living();
-    let chosen = target::choose(global, named, living, false);
+    let chosen = target::choose(global, named, Found::look(), false);
     // Only a contradiction is the end; that there is none, the screen can help with.
     if let Err(stop) = &chosen
         && stop.exit == Exit::Usage
@@ -46,17 +46,19 @@ pub async fn attach(global: &Global, named: Named) -> Result<(), Stop> {
         return Err(Stop::usage(stop.message.clone()));
     }
     let shown = chosen.as_ref().map_or("a cluster".to_owned(), Target::describe);
+    let mut settings = settings(global, &shown);
+    settings.retries = matches!(chosen, Ok(Target::Kubernetes(_)));
+    settings.contexts = kubernetes::config::contexts();
     let timeout = global.timeout;
     let given = move || chosen.as_ref().map(Clone::clone).map_err(Stop::again);
     let attach: Attach = Box::new(move |destination| {
         let given = given();
         Box::pin(async move { open(destination, given, timeout).await })
     });
-    run(global, &shown, attach).await
+    run(global, settings, attach).await
 }
 
 /// Opens what a destination says.
-#[cfg_attr(not(feature = "local"), expect(clippy::unused_async, reason = "only a start waits"))]
 async fn open(
     destination: Destination,
     given: Result<Target, Stop>,
@@ -64,15 +66,20 @@ async fn open(
 ) -> Result<Arc<dyn Backend>, Stop> {
     match destination {
         Destination::Given => match given {
-            Ok(Target::Endpoints(addresses)) => Ok(Arc::new(RealCluster::at(&addresses, timeout)?)),
-            Ok(Target::Local(folder)) => open_local(folder, timeout),
+            Ok(Target::Endpoints(addresses)) => open_at(addresses, timeout).await,
+            Ok(Target::Local(folder)) => open_local(folder, timeout).await,
+            Ok(Target::Kubernetes(named)) => open_pods(named, timeout).await,
             // A local cluster may have been started meanwhile.
             Err(stop) => match crate::command::living() {
-                Some(folder) => open_local(folder, timeout),
+                Some(folder) => open_local(folder, timeout).await,
                 None => Err(stop),
             },
         },
-        Destination::Endpoints(addresses) => Ok(Arc::new(RealCluster::at(&addresses, timeout)?)),
+        Destination::Endpoints(addresses) => open_at(addresses, timeout).await,
+        Destination::Context(context) => {
+            let named = kubernetes::Named { context: Some(context), ..Default::default() };
+            open_pods(named, timeout).await
+        }
         #[cfg(feature = "local")]
         Destination::StartLocal => start(crate::local::Plan::default(), timeout, None).await,
         #[cfg(not(feature = "local"))]
@@ -80,14 +87,24 @@ async fn open(
     }
 }
 
+async fn open_at(addresses: Vec<String>, timeout: Duration) -> Result<Arc<dyn Backend>, Stop> {
+    Ok(Arc::new(RealCluster::at(&addresses, timeout).await?))
+}
+
+async fn open_pods(named: kubernetes::Named, timeout: Duration) -> Result<Arc<dyn Backend>, Stop> {
+    let kube = Kube::find(&named).await?;
+    Ok(Arc::new(RealCluster::of_pods(kube, timeout).await))
+}
+
 #[cfg(feature = "local")]
-fn open_local(folder: PathBuf, timeout: Duration) -> Result<Arc<dyn Backend>, Stop> {
+async fn open_local(folder: PathBuf, timeout: Duration) -> Result<Arc<dyn Backend>, Stop> {
     crate::local::folder::check_running(&folder)?;
-    Ok(Arc::new(RealCluster::local(folder, timeout)?))
+    Ok(Arc::new(RealCluster::local(folder, timeout).await?))
 }
 
 #[cfg(not(feature = "local"))]
-fn open_local(_: PathBuf, _: Duration) -> Result<Arc<dyn Backend>, Stop> {
+#[expect(clippy::unused_async, reason = "as where there are local clusters")]
+async fn open_local(_: PathBuf, _: Duration) -> Result<Arc<dyn Backend>, Stop> {
     Err(no_local())
 }
 
@@ -96,21 +113,14 @@ fn no_local() -> Stop {
     Stop::usage("this program was built without local clusters; use --endpoints HOST:PORT")
 }
 
-/// Starts a local cluster. The folder is made and locked where blocking harms nobody.
+/// Starts a local cluster.
 #[cfg(feature = "local")]
 async fn start(
     plan: crate::local::Plan,
     timeout: Duration,
     temporary: Option<tempfile::TempDir>,
 ) -> Result<Arc<dyn Backend>, Stop> {
-    let runtime = tokio::runtime::Handle::current();
-    let start = move || {
-        let _in_runtime = runtime.enter();
-        RealCluster::start(&plan, timeout, temporary)
-    };
-    let started = tokio::task::spawn_blocking(start).await;
-    let cluster = started.map_err(|error| Stop::failed(error.to_string()))??;
-    Ok(Arc::new(cluster))
+    Ok(Arc::new(RealCluster::start(&plan, timeout, temporary).await?))
 }
 
 /// The console on a local cluster of its own; without a terminal, the cluster alone.
@@ -128,21 +138,23 @@ pub async fn local(local: crate::arguments::Local, global: &Global) -> Result<()
         let plan = plan.clone();
         match destination {
             Destination::Given | Destination::StartLocal => Box::pin(start(plan, timeout, None)),
-            other @ Destination::Endpoints(_) => {
+            other @ (Destination::Endpoints(_) | Destination::Context(_)) => {
                 Box::pin(open(other, Err(Stop::failed("no cluster is named")), timeout))
             }
         }
     });
-    run(global, &shown, attach).await
+    run(global, settings(global, &shown), attach).await
 }
 
 /// Runs a demo: on the cluster that runs, or on one of its own that is removed afterwards.
 #[cfg(feature = "local")]
 pub async fn demo(demo: crate::arguments::Demo, global: &Global, named: Named) -> Result<(), Stop> {
-    let living = crate::command::living();
-    let is_named = named.endpoints.is_some() || named.local.is_some() || living.is_some();
+    // One of Kubernetes has to be named: nobody's cluster is tried out by chance.
+    let found = Found { has_kubernetes: false, ..Found::look() };
+    let all = [named.endpoints, named.local, named.kubernetes];
+    let is_named = all.iter().any(Option::is_some) || found.living.is_some();
     let given = match is_named {
-        true => Some(target::choose(global, named, living, true)?),
+        true => Some(target::choose(global, named, found, true)?),
         false => None,
     };
     let is_headless = demo.headless || !has_terminal();
@@ -223,7 +235,7 @@ fn say(text: &str) -> Result<(), Stop> {
 
 /// Prints what happens in a cluster, until it is ended.
 pub async fn events(global: &Global, named: Named) -> Result<(), Stop> {
-    let target = target::choose(global, named, crate::command::living(), false)?;
+    let target = target::choose(global, named, Found::look(), false)?;
     crate::note(format!("using {}", target.describe()));
     let (shown, timeout) = (target.describe(), global.timeout);
     let attach: Attach =
@@ -239,8 +251,14 @@ pub async fn events(global: &Global, named: Named) -> Result<(), Stop> {
 }
 
 /// Runs a console on a terminal, or in lines.
-async fn run(global: &Global, shown: &str, attach: Attach) -> Result<(), Stop> {
-    let app = App::new(settings(global, shown));
+async fn run(global: &Global, settings: Settings, attach: Attach) -> Result<(), Stop> {
+    let app = App::new(settings);
+    if global.attach && !has_terminal() {
+        return Err(Stop::usage(
+            "--attach needs a terminal to be attached to; give the container stdin: true and tty: \
+             true",
+        ));
+    }
     let console = match global.plain {
         true => {
             let lines = Some(input::lines()?);
@@ -259,7 +277,8 @@ async fn run(global: &Global, shown: &str, attach: Attach) -> Result<(), Stop> {
 /// When the terminal cannot be taken or read.
 pub fn on_screen(app: App, attach: Attach) -> Result<Loop, Stop> {
     give_back_on_panic();
-    let screen = Screen::enter()
+    let modes = if app.settings.is_shared { Modes::Shared } else { Modes::Own };
+    let screen = Screen::enter(modes)
         .map_err(|error| Stop::failed(format!("the terminal cannot be used: {error}")))?;
     let keys = match input::keys() {
         Ok(keys) => keys,
@@ -283,6 +302,10 @@ fn settings(global: &Global, shown: &str) -> Settings {
         read: if global.local_read { ReadMode::Local } else { ReadMode::Linearizable },
         zone: TimeZone::system(),
         target: shown.to_owned(),
+        contexts: Vec::new(),
+        retries: false,
+        is_shared: global.attach,
+        mask: global.mask,
     }
 }
 

@@ -30,6 +30,7 @@ pub enum Mode {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[expect(missing_docs, reason = "the table says what each is for")]
 pub enum Intent {
+    Context,
     OpenPrompt,
     OpenFilter,
     Help,
@@ -185,6 +186,19 @@ use Mode::{Connect, Dialog, Prompt, Screen, Text};
 use PaneName::{Events, Keys, Log, Nodes, Output, Writes};
 use Press::{Char, Code, Ctrl, CtrlCode};
 
+/// The keys that choose a context.
+const CONTEXTS: &[Press] = &[
+    Char('1'),
+    Char('2'),
+    Char('3'),
+    Char('4'),
+    Char('5'),
+    Char('6'),
+    Char('7'),
+    Char('8'),
+    Char('9'),
+];
+
 /// The table. A line for a pane is looked for before one for everywhere.
 pub const TABLE: &[Binding] = &[
     on(Screen, Some(Nodes), &[Char('x'), Ctrl('k')], I::Kill, "kill the selected node", "kill"),
@@ -277,6 +291,7 @@ pub const TABLE: &[Binding] = &[
     on(Text, None, &[Code(Esc), Char('q'), Char('?'), Ctrl('c')], I::Back, "close", "close"),
     on(Connect, None, &[Char('L')], I::StartLocal, "start a local cluster", "local cluster"),
     on(Connect, None, &[Char('A')], I::AttachTo, "attach to addresses", "addresses"),
+    on(Connect, None, CONTEXTS, I::Context, "attach by this context of the kubeconfig", ""),
     on(Connect, None, &[Char('r')], I::Retry, "try again", "retry"),
     on(Connect, None, &[Char(':')], I::OpenPrompt, "type a command", ""),
     on(Connect, None, &[Char('!')], I::Errors, "the errors", ""),

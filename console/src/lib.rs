@@ -11,7 +11,9 @@
 //! | [`console`] | what is started for each way of using the console | |
 //! | [`runtime`] | the one loop: event, update, effects, draw | |
 //! | [`screen`], [`input`], [`clock`] | the terminal, its keys, the time | |
-//! | [`backend`] | where replicas run: local, at addresses, in memory | |
+//! | [`backend`] | where replicas run: in Kubernetes, local, at addresses, in memory | |
+//! | [`runner`] | what can be done with their processes and their number | |
+//! | [`kubernetes`] | a cluster that Kubernetes runs | |
 //! | [`probe`] | numbered writes, and the proof of what they came to | |
 //! | [`arguments`] | the grammar of the command line | yes |
 //! | [`value`] | keys and values as they are typed | |
@@ -38,6 +40,7 @@ pub mod console;
 pub mod exit;
 pub mod input;
 pub mod keymap;
+pub mod kubernetes;
 #[cfg(feature = "local")]
 pub mod local;
 pub mod message;
@@ -45,6 +48,7 @@ pub mod node;
 pub mod output;
 pub mod probe;
 pub mod prompt;
+pub mod runner;
 pub mod runtime;
 pub mod screen;
 pub mod signals;

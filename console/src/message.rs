@@ -68,6 +68,8 @@ pub struct Place {
     pub no_kill: Option<String>,
     /// Why the number of replicas cannot be changed; `None` when it can.
     pub no_scale: Option<String>,
+    /// Why replicas' own logs are not at hand; `None` when they are.
+    pub no_logs: Option<String>,
     /// It was made for this console alone, and goes with it.
     pub is_own: bool,
 }
@@ -113,6 +115,15 @@ pub enum Seen {
         /// What became of it.
         what: String,
     },
+    /// How the pod of a replica is.
+    Pod {
+        /// The replica.
+        node: String,
+        /// In a few words.
+        state: String,
+        /// How often its container was started again.
+        restarts: i32,
+    },
     /// Decided entries, in order, each once.
     Log {
         /// Which replica tells them.
@@ -135,6 +146,20 @@ pub enum HowToKill {
     Now,
     /// SIGTERM: it hands leadership over and stops in order.
     Graceful,
+    /// Where pods run it: the pod's object goes at once, whatever its processes do.
+    Force,
+}
+
+impl HowToKill {
+    /// As the switches say.
+    #[must_use]
+    pub fn of(is_graceful: bool, is_forced: bool) -> Self {
+        match (is_graceful, is_forced) {
+            (true, _) => Self::Graceful,
+            (false, true) => Self::Force,
+            (false, false) => Self::Now,
+        }
+    }
 }
 
 /// Something to do with the cluster. A node is a replica's name; `None` is whichever is best.
@@ -365,6 +390,8 @@ pub enum Destination {
     StartLocal,
     /// Replicas at these addresses.
     Endpoints(Vec<String>),
+    /// The cluster that this context of the kubeconfig leads to.
+    Context(String),
 }
 
 /// Something that the console asks for.

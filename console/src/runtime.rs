@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ratatui::buffer::Buffer;
-use ratatui::layout::Rect;
+use ratatui::layout::{Position, Rect};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -36,6 +36,12 @@ use crate::view::text::time_of_day;
 pub const DATA_INTERVAL: Duration = Duration::from_millis(100);
 /// Time between two ticks while only ages change.
 const AGE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two signs of life on a shared terminal.
+const HEARTBEAT: Duration = Duration::from_secs(view::HEARTBEAT_SECONDS);
+/// A shared console that nobody did anything with for so long is left alone.
+const LEFT_AFTER: Duration = Duration::from_secs(600);
+/// How long the sizes of a viewer who attaches take to settle.
+const SIZE_SETTLES: Duration = Duration::from_millis(50);
 /// Events taken before the next drawing.
 const BURST_MAX: usize = 64;
 /// How long the probe may take to remove its keys when the console ends.
@@ -165,6 +171,7 @@ impl Runtime {
             }
             Effect::Redraw => {
                 if let Front::Screen(screen) = &self.front {
+                    self.app.size = crate::screen::size();
                     screen.redraw();
                 }
             }
@@ -214,9 +221,16 @@ impl Runtime {
 
     fn draw(&mut self) {
         let (width, height) = self.app.size;
+        // A terminal that nobody has attached to yet has no size.
+        if width == 0 || height == 0 {
+            return;
+        }
         let area = Rect::new(0, 0, width, height);
         let mut buffer = Buffer::empty(area);
         let cursor = view::draw(&self.app, area, &mut buffer);
+        // On a shared terminal the cursor stays visible, where commands are typed.
+        let parked = Position { x: 0, y: height.saturating_sub(2) };
+        let cursor = cursor.or(self.app.settings.is_shared.then_some(parked));
         self.drawn.clone_from(&buffer);
         if let Front::Screen(screen) = &self.front {
             screen.show(Frame { buffer, cursor });
@@ -287,6 +301,17 @@ impl Runtime {
         }
     }
 
+    /// Whether nobody has done anything with a shared console for long: then only its heart beats.
+    fn is_left(&self) -> bool {
+        let since = self.app.now.monotonic.saturating_sub(self.app.attended.monotonic);
+        self.app.settings.is_shared && since > LEFT_AFTER
+    }
+
+    /// Least time between two drawings of data.
+    fn data_interval(&self) -> Duration {
+        if self.is_left() { HEARTBEAT } else { DATA_INTERVAL }
+    }
+
     /// Whether there is nothing more to do.
     fn is_over(&self) -> bool {
         let is_played = self.app.demo.as_ref().is_some_and(Demo::is_over);
@@ -296,6 +321,11 @@ impl Runtime {
 
     /// When time alone changes something, if it does.
     fn next_tick(&self, last: Instant) -> Option<Instant> {
+        let is_attached = matches!(self.app.stage, Stage::Attached(_));
+        if self.app.settings.is_shared && is_attached && (self.is_left() || !self.app.needs_ticks())
+        {
+            return Some(last + HEARTBEAT);
+        }
         match (self.app.needs_ticks(), self.app.shows_ages()) {
             (true, _) => Some(last + DATA_INTERVAL),
             (false, true) => Some(last + AGE_INTERVAL),
@@ -359,17 +389,21 @@ impl Loop {
         }
         // The first frame is there before anything is asked of anybody.
         self.runtime.show();
+        if self.runtime.app.settings.is_shared && self.runtime.app.size == (0, 0) {
+            crate::note("the console is ready: kubectl attach -it deploy/kvorum-console");
+        }
         self.runtime.begin_attach(Destination::Given);
         let start = Instant::now();
         let (mut drawn, mut ticked, mut due) = (start, start, Due::Not);
         while !self.runtime.is_over() {
-            let draw_at = (due == Due::Later).then_some(drawn + DATA_INTERVAL);
+            let interval = self.runtime.data_interval();
+            let draw_at = (due == Due::Later).then_some(drawn + interval);
             let tick_at = self.runtime.next_tick(ticked);
             let wake_at = draw_at.into_iter().chain(tick_at).min();
             let woken = self.next(&mut signals, wake_at).await;
             due = due.max(self.taken(woken, &mut ticked, tick_at));
             due = due.max(self.take_burst());
-            let is_time = due == Due::Later && Instant::now() >= drawn + DATA_INTERVAL;
+            let is_time = due == Due::Later && Instant::now() >= drawn + interval;
             if due == Due::Now || is_time {
                 self.runtime.show();
                 drawn = Instant::now();
@@ -427,7 +461,11 @@ impl Loop {
                 runtime.app.is_quitting = true;
                 Due::Not
             }
+            // A viewer who attaches tells two sizes; the first one is not drawn.
             Woken::Signal { ends: false } => {
+                if runtime.app.settings.is_shared {
+                    std::thread::sleep(SIZE_SETTLES);
+                }
                 let (width, height) = crate::screen::size();
                 runtime.take(Event::Resize { width, height });
                 runtime.carry_out(Effect::Redraw);

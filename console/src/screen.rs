@@ -3,7 +3,9 @@
 //! The thread owns the terminal and may block in a write; whoever draws hands it whole frames and
 //! never waits: the latest frame wins. Each frame is one synchronized batch (DEC mode 2026).
 //! Guarantees that the terminal is given back as it was, on every way out: [`Screen::leave`], a
-//! panic on any thread, a signal; and that giving it back waits no longer than `PATIENCE`.
+//! panic on any thread, a signal; and that giving it back waits no longer than `PATIENCE`. A
+//! terminal that viewers share gets no modes at all but raw lines, since they leave without a word.
+//! A frame that shows nothing new writes nothing.
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::mem::ManuallyDrop;
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossterm::cursor::{Hide, Show};
 use crossterm::event::{DisableBracketedPaste, EnableBracketedPaste};
-use crossterm::style::ResetColor;
+use crossterm::style::{Print, ResetColor};
 use crossterm::terminal::{
     BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
     disable_raw_mode, enable_raw_mode,
@@ -29,12 +31,27 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// Bytes of a frame that are written at once.
 const BUFFER_BYTES: usize = 64 << 10;
 
+/// A write that took so long may not have reached whoever looks now.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// The modes that the terminal is put into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Modes {
+    /// The alternate screen, no cursor, pastes in brackets.
+    Own,
+    /// None, for a terminal that viewers come to and go from: they would be left with them.
+    Shared,
+}
+
 /// The terminal is in the console's modes.
 static IS_ENTERED: AtomicBool = AtomicBool::new(false);
+/// And they are those of a shared one.
+static IS_SHARED: AtomicBool = AtomicBool::new(false);
 /// Held while a frame is written, so that a way out does not write into the middle of one.
 static WRITING: Mutex<()> = Mutex::new(());
 
 /// What is to be shown.
+#[derive(PartialEq)]
 pub struct Frame {
     /// The cells.
     pub buffer: Buffer,
@@ -83,12 +100,16 @@ impl Screen {
     ///
     /// # Errors
     /// When it cannot be put into raw mode or written to.
-    pub fn enter() -> io::Result<Self> {
+    pub fn enter(modes: Modes) -> io::Result<Self> {
         // Colors are this program's business, NO_COLOR included.
         crossterm::style::force_color_output(true);
         enable_raw_mode()?;
+        IS_SHARED.store(modes == Modes::Shared, Ordering::SeqCst);
         IS_ENTERED.store(true, Ordering::SeqCst);
-        let entered = execute!(io::stdout(), EnterAlternateScreen, EnableBracketedPaste, Hide);
+        let entered = match modes {
+            Modes::Own => execute!(io::stdout(), EnterAlternateScreen, EnableBracketedPaste, Hide),
+            Modes::Shared => Ok(()),
+        };
         if let Err(error) = entered {
             give_back();
             return Err(error);
@@ -139,6 +160,8 @@ fn write_frames(slot: &(Mutex<Slot>, Condvar)) -> io::Result<()> {
     // Never dropped: that would show the cursor once more, and panic where nobody sees it.
     let mut terminal: Option<ManuallyDrop<Terminal<CrosstermBackend<BufWriter<Stdout>>>>> = None;
     let mut out = Some(out);
+    let mut last: Option<Frame> = None;
+    let mut was_stuck = false;
     loop {
         let (frame, anew, copy) = {
             let mut waiting = lock(&slot.0);
@@ -148,7 +171,7 @@ fn write_frames(slot: &(Mutex<Slot>, Condvar)) -> io::Result<()> {
             if waiting.is_over {
                 return Ok(());
             }
-            let anew = std::mem::take(&mut waiting.anew);
+            let anew = std::mem::take(&mut waiting.anew) || was_stuck;
             (waiting.frame.take(), anew, waiting.copy.take())
         };
         let _writing = lock(&WRITING);
@@ -161,6 +184,9 @@ fn write_frames(slot: &(Mutex<Slot>, Condvar)) -> io::Result<()> {
             execute!(io::stdout(), clipboard)?;
         }
         let Some(frame) = frame else { continue };
+        if !anew && last.as_ref() == Some(&frame) {
+            continue;
+        }
         if terminal.is_none() {
             let viewport = Viewport::Fixed(frame.buffer.area);
             let backend = CrosstermBackend::new(out.take().expect("it is taken once"));
@@ -168,7 +194,10 @@ fn write_frames(slot: &(Mutex<Slot>, Condvar)) -> io::Result<()> {
             terminal = Some(ManuallyDrop::new(made));
         }
         let terminal = terminal.as_mut().expect("it was just made");
+        let began = Instant::now();
         write_frame(terminal, &frame, anew)?;
+        was_stuck = began.elapsed() > STUCK;
+        last = Some(frame);
     }
 }
 
@@ -207,7 +236,11 @@ pub fn give_back() {
     }
     // The mode of the line first: it needs nobody to read.
     let _ = disable_raw_mode();
-    let restore = || {
+    let is_shared = IS_SHARED.load(Ordering::SeqCst);
+    let restore = move || {
+        if is_shared {
+            return execute!(io::stdout(), EndSynchronizedUpdate, ResetColor, Print("\r\n"));
+        }
         execute!(
             io::stdout(),
             EndSynchronizedUpdate,

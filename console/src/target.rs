@@ -1,10 +1,10 @@
 //! Which cluster a command talks to.
 //!
-//! By flag, else by environment, else a living local cluster in the default folder. Guarantees that
-//! the choice is named on standard error, and that a write is refused when the environment names
-//! two clusters and no flag decides.
+//! By flag, else by environment, else a living local cluster in the default folder, else the
+//! kubeconfig's context. Guarantees that the choice is named on standard error, and that a write is
+//! refused when two would do and no flag decides.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::ArgMatches;
@@ -14,6 +14,8 @@ use kvorum_protocol::client::Options;
 
 use crate::arguments::Global;
 use crate::exit::{Exit, Stop};
+use crate::kubernetes::{self, Kube, config};
+use crate::runner::Runner;
 
 /// A cluster to talk to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,6 +24,8 @@ pub enum Target {
     Endpoints(Vec<String>),
     /// The local cluster in this folder.
     Local(PathBuf),
+    /// A cluster that Kubernetes runs.
+    Kubernetes(kubernetes::Named),
 }
 
 /// How the target was named.
@@ -31,10 +35,12 @@ pub struct Named {
     pub endpoints: Option<By>,
     /// `--local` is given, and by a flag.
     pub local: Option<By>,
+    /// `--context`, `--namespace` or `--statefulset` is given, and by a flag.
+    pub kubernetes: Option<By>,
 }
 
 /// Who named it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum By {
     /// The command line.
     Flag,
@@ -55,44 +61,80 @@ impl Named {
             }
             _ => None,
         };
-        Self { endpoints: by("endpoints", "KVORUM_ENDPOINTS"), local: by("local", "KVORUM_LOCAL") }
+        let of_kubernetes = [
+            by("context", "KVORUM_CONTEXT"),
+            by("namespace", "KVORUM_NAMESPACE"),
+            by("statefulset", "KVORUM_STATEFULSET"),
+        ];
+        Self {
+            endpoints: by("endpoints", "KVORUM_ENDPOINTS"),
+            local: by("local", "KVORUM_LOCAL"),
+            kubernetes: of_kubernetes.into_iter().flatten().min(),
+        }
     }
 }
 
-/// Chooses the cluster. `living` is the default folder, if a cluster lives there.
-pub fn choose(
-    global: &Global,
-    named: Named,
-    living: Option<PathBuf>,
-    is_write: bool,
-) -> Result<Target, Stop> {
-    let endpoints = || Target::Endpoints(global.endpoints.clone());
-    let local = || global.local.clone().map(Target::Local);
-    let target = match (named.endpoints, named.local) {
-        (Some(By::Flag), Some(By::Flag)) => {
-            return Err(Stop::usage("--endpoints and --local name two clusters; give one of them"));
-        }
-        (Some(By::Flag), _) => Some(endpoints()),
-        (_, Some(By::Flag)) => local(),
-        (Some(By::Environment), Some(By::Environment)) if is_write => {
-            return Err(Stop::usage(
-                "KVORUM_ENDPOINTS and KVORUM_LOCAL name two clusters; say which one to write to \
-                 with --endpoints or --local",
-            ));
-        }
-        (Some(By::Environment), _) => Some(endpoints()),
-        (None, Some(By::Environment)) => local(),
-        (None, None) => living.map(Target::Local),
+/// What there is where nothing is named.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// The default folder, if a local cluster lives there.
+    pub living: Option<PathBuf>,
+    /// There is a kubeconfig, or this is a pod.
+    pub has_kubernetes: bool,
+}
+
+impl Found {
+    /// Looks.
+    #[must_use]
+    pub fn look() -> Self {
+        Self { living: crate::command::living(), has_kubernetes: config::is_there() }
+    }
+}
+
+/// Chooses the cluster.
+pub fn choose(global: &Global, named: Named, found: Found, is_write: bool) -> Result<Target, Stop> {
+    let kubernetes = || Target::Kubernetes(global.kubernetes());
+    let all = [
+        (named.endpoints, "--endpoints", "KVORUM_ENDPOINTS"),
+        (named.local, "--local", "KVORUM_LOCAL"),
+        (named.kubernetes, "--context, --namespace or --statefulset", "KVORUM_CONTEXT"),
+    ];
+    let names = |by: By| all.iter().filter(move |(named, ..)| *named == Some(by));
+    let (flags, variables) = (names(By::Flag).count(), names(By::Environment).count());
+    let is_named = |named: Option<By>| match flags {
+        0 => named.is_some(),
+        _ => named == Some(By::Flag),
     };
-    match target {
-        Some(Target::Endpoints(addresses)) if addresses.iter().all(String::is_empty) => {
-            Err(Stop::usage("--endpoints is empty; give at least one HOST:PORT"))
-        }
-        Some(target) => Ok(target),
-        None => Err(Stop::new(
+    if flags > 1 {
+        let flags: Vec<_> = names(By::Flag).map(|(_, flag, _)| *flag).collect();
+        let flags = flags.join(" and ");
+        return Err(Stop::usage(format!("{flags} name two clusters; give one of them")));
+    }
+    if flags == 0 && variables > 1 && is_write {
+        let variables: Vec<_> = names(By::Environment).map(|(.., variable)| *variable).collect();
+        return Err(Stop::usage(format!(
+            "{} name two clusters; say which one to write to with --endpoints, --local or --context",
+            variables.join(" and ")
+        )));
+    }
+    if is_named(named.endpoints) {
+        return match global.endpoints.iter().all(String::is_empty) {
+            true => Err(Stop::usage("--endpoints is empty; give at least one HOST:PORT")),
+            false => Ok(Target::Endpoints(global.endpoints.clone())),
+        };
+    }
+    match (is_named(named.local), global.local.clone()) {
+        (true, Some(folder)) => return Ok(Target::Local(folder)),
+        _ if is_named(named.kubernetes) => return Ok(kubernetes()),
+        _ => {}
+    }
+    match (found.living, found.has_kubernetes) {
+        (Some(living), _) => Ok(Target::Local(living)),
+        (None, true) => Ok(kubernetes()),
+        (None, false) => Err(Stop::new(
             Exit::Unavailable,
-            "no cluster is named and no local one runs; start one with 'kvorum local', or name one \
-             with --endpoints HOST:PORT or --local DIR",
+            "no cluster is named, no local one runs and there is no kubeconfig; start one with \
+             'kvorum local', or name one with --endpoints HOST:PORT, --local DIR or --context NAME",
         )),
     }
 }
@@ -118,30 +160,36 @@ impl Target {
         match self {
             Self::Endpoints(addresses) => format!("endpoints {}", addresses.join(", ")),
             Self::Local(folder) => format!("the local cluster in {}", folder.display()),
+            Self::Kubernetes(named) => {
+                let mut text = format!("StatefulSet {}", named.statefulset());
+                for (what, name) in [("namespace", &named.namespace), ("context", &named.context)] {
+                    if let Some(name) = name {
+                        text = format!("{text}, {what} {name}");
+                    }
+                }
+                text
+            }
         }
     }
 
-    /// The folder, when it is a local cluster.
-    #[must_use]
-    pub fn folder(&self) -> Option<&Path> {
-        match self {
-            Self::Endpoints(_) => None,
-            Self::Local(folder) => Some(folder),
-        }
-    }
-
-    /// A client of the target.
-    pub fn client(&self, global: &Global) -> Result<Arc<Client>, Stop> {
-        let options = Options { cluster: None, deadline: global.timeout };
+    /// A client of the target, and whoever runs it.
+    pub async fn open(&self, global: &Global) -> Result<(Arc<Client>, Runner), Stop> {
+        let options = Options { deadline: global.timeout, ..Options::default() };
         match self {
             Self::Endpoints(addresses) => {
                 check_addresses(addresses)?;
-                Ok(Arc::new(Client::of_addresses(addresses, options)))
+                let client = Arc::new(Client::of_addresses(addresses, options));
+                Ok((client, Runner::Nobody(addresses.clone())))
+            }
+            Self::Kubernetes(named) => {
+                let kube = Kube::find(named).await?;
+                let options = Options { dial: kube.dial(), ..options };
+                Ok((Arc::new(Client::new(kube.resolve(), options)), Runner::Kubernetes(kube)))
             }
             #[cfg(feature = "local")]
             Self::Local(folder) => {
                 crate::local::folder::check_running(folder)?;
-                crate::local::client(folder, options)
+                Ok((crate::local::client(folder, options)?, Runner::Local(folder.clone())))
             }
             #[cfg(not(feature = "local"))]
             Self::Local(_) => Err(Stop::usage(
@@ -167,32 +215,44 @@ mod tests {
             theme: None,
             ascii: false,
             plain: false,
+            attach: false,
+            mask: false,
+            context: None,
+            namespace: None,
+            statefulset: None,
         }
     }
 
     #[test]
-    fn a_flag_decides_then_the_environment_then_what_lives() {
+    fn a_flag_decides_then_the_environment_then_what_there_is() {
         use By::{Environment, Flag};
         let endpoints = || Ok(Target::Endpoints(vec!["h:1".into()]));
         let local = || Ok(Target::Local("dir".into()));
+        let pods = || Ok(Target::Kubernetes(kubernetes::Named::default()));
         let cases = [
-            (Some(Flag), None, endpoints()),
-            (None, Some(Flag), local()),
-            (Some(Environment), Some(Flag), local()),
-            (Some(Flag), Some(Environment), endpoints()),
-            (Some(Environment), None, endpoints()),
-            (None, Some(Environment), local()),
-            (None, None, Ok(Target::Local("living".into()))),
-            (Some(Environment), Some(Environment), Err(Exit::Usage)),
-            (Some(Flag), Some(Flag), Err(Exit::Usage)),
+            (Some(Flag), None, None, endpoints()),
+            (None, Some(Flag), None, local()),
+            (None, None, Some(Flag), pods()),
+            (Some(Environment), Some(Flag), None, local()),
+            (Some(Flag), Some(Environment), Some(Environment), endpoints()),
+            (Some(Environment), None, None, endpoints()),
+            (None, Some(Environment), None, local()),
+            (None, None, Some(Environment), pods()),
+            (None, None, None, Ok(Target::Local("living".into()))),
+            (Some(Environment), Some(Environment), None, Err(Exit::Usage)),
+            (Some(Flag), Some(Flag), None, Err(Exit::Usage)),
+            (None, Some(Flag), Some(Flag), Err(Exit::Usage)),
         ];
-        for (endpoints, local, expected) in cases {
-            let named = Named { endpoints, local };
-            let chosen = choose(&global(), named, Some("living".into()), true);
+        for (endpoints, local, kubernetes, expected) in cases {
+            let named = Named { endpoints, local, kubernetes };
+            let found = Found { living: Some("living".into()), has_kubernetes: true };
+            let chosen = choose(&global(), named, found, true);
             assert_eq!(chosen.map_err(|stop| stop.exit), expected, "{named:?}");
         }
-        let named = Named { endpoints: None, local: None };
-        let nothing = choose(&global(), named, None, false).map_err(|stop| stop.exit);
+        let named = Named { endpoints: None, local: None, kubernetes: None };
+        let found = Found { living: None, has_kubernetes: true };
+        assert_eq!(choose(&global(), named, found, true).map_err(|stop| stop.exit), pods());
+        let nothing = choose(&global(), named, Found::default(), false).map_err(|stop| stop.exit);
         assert_eq!(nothing, Err(Exit::Unavailable));
     }
 }

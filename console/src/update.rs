@@ -21,7 +21,8 @@ use crate::app::cluster::{Happening, Kind};
 use crate::app::demo::{Facts, Order};
 use crate::app::output::Verdict;
 use crate::app::{App, Purpose, Stage};
-use crate::message::{Call, Effect, Event, HowToKill, Now, Place, ProbeReport, Seen};
+use crate::exit::Exit;
+use crate::message::{Call, Destination, Effect, Event, HowToKill, Now, Place, ProbeReport, Seen};
 use crate::prompt::PaneName;
 
 pub use answers::milliseconds;
@@ -29,6 +30,8 @@ pub use commands::{Line, why_detached};
 
 /// The width from which on the screen has two columns, and so shows the keys.
 pub const TWO_COLUMNS: u16 = 120;
+/// Time between two tries to attach to a target that waiting may bring back.
+const ATTACH_RETRY: Duration = Duration::from_secs(5);
 /// Time between two tries to get a page of keys.
 const PAGE_RETRY: Duration = Duration::from_secs(1);
 
@@ -36,17 +39,28 @@ const PAGE_RETRY: Duration = Duration::from_secs(1);
 pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
     app.now = now;
     let mut effects = match event {
-        Event::Key(key) => press::key(app, &key),
+        Event::Key(key) => {
+            app.attended = now;
+            press::key(app, &key)
+        }
         Event::Paste(text) => press::paste(app, &text),
         Event::Resize { width, height } => {
             app.size = (width, height);
+            app.attended = now;
+            if app.settings.is_shared {
+                viewer_came(app);
+            }
             Vec::new()
         }
         Event::Line(line) => commands::entered(app, &line),
         Event::Tick => Vec::new(),
         Event::Attached(place) => attached(app, place),
         Event::NotAttached(why) => {
-            app.output.say(now, Verdict::Refused, why.message.clone());
+            // One that is tried again and again says a new reason only.
+            if !matches!(&app.stage, Stage::Detached { why: last } if *last == why) {
+                app.output.say(now, Verdict::Refused, why.message.clone());
+            }
+            app.tried = now;
             app.stage = Stage::Detached { why };
             Vec::new()
         }
@@ -58,6 +72,18 @@ pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
     effects
 }
 
+/// Somebody came to look, or has another window now: what another one left half done is not theirs
+/// to confirm.
+fn viewer_came(app: &mut App) {
+    let was_asked = app.dialog.take().is_some();
+    if app.prompt.is_open {
+        app.prompt.close();
+    }
+    if was_asked {
+        app.output.say(app.now, Verdict::Note, "nothing was done: a viewer attached");
+    }
+}
+
 /// What follows from the state, whatever the event was.
 fn after(app: &mut App) -> Vec<Effect> {
     let gap = app.last_gap_us();
@@ -67,6 +93,10 @@ fn after(app: &mut App) -> Vec<Effect> {
         app.output.say(app.now, Verdict::Note, note);
     }
     let mut effects = direct(app);
+    if may_retry(app) {
+        app.tried = app.now;
+        effects.push(Effect::Attach(Destination::Given));
+    }
     if let Some(name) = app.wants_demo
         && app.dialog.is_none()
         && app.cluster.leader().is_some()
@@ -77,6 +107,14 @@ fn after(app: &mut App) -> Vec<Effect> {
     effects.extend(commands::go_on(app));
     effects.extend(page_wanted(app));
     effects
+}
+
+/// Whether a target that could not be had is to be tried again: waiting may help.
+fn may_retry(app: &App) -> bool {
+    let Stage::Detached { why } = &app.stage else { return false };
+    app.settings.retries
+        && why.exit == Exit::Unavailable
+        && app.now.monotonic >= app.tried.monotonic + ATTACH_RETRY
 }
 
 fn attached(app: &mut App, place: Place) -> Vec<Effect> {

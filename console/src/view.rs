@@ -31,6 +31,7 @@ use crate::update::TWO_COLUMNS;
 use canvas::Canvas;
 use theme::{Theme, Tone};
 
+pub use bar::HEARTBEAT_SECONDS;
 pub use overlay::page_text;
 
 /// Below this there is one line.

@@ -64,10 +64,10 @@ fn be(role: &str) {
             disk_reserve: "1MiB".to_owned(),
             ..Plan::default()
         };
-        let started = RealCluster::start(&plan, Duration::from_secs(5), None);
         let place = place.clone();
         Box::pin(async move {
-            let backend: Arc<dyn Backend> = Arc::new(Panics { inner: Arc::new(started?), place });
+            let started = RealCluster::start(&plan, Duration::from_secs(5), None).await?;
+            let backend: Arc<dyn Backend> = Arc::new(Panics { inner: Arc::new(started), place });
             Ok(backend)
         })
     });

@@ -42,6 +42,8 @@ pub struct Node {
     pub status: Option<Status>,
     /// For how long the connection has been silent, when that is long.
     pub silent: Option<Duration>,
+    /// How its pod is, and how often its container was started again, where pods run it.
+    pub pod: Option<(String, i32)>,
 }
 
 /// The console's connection to a replica.
@@ -112,7 +114,7 @@ impl State {
 
 impl Node {
     fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), link: Link::Unknown, status: None, silent: None }
+        Self { name: name.to_owned(), link: Link::Unknown, status: None, silent: None, pod: None }
     }
 
     /// Whether it is connected and heard of.
@@ -303,6 +305,10 @@ impl Cluster {
                 let (kind, node, text) =
                     (Kind::Process, Some(node.clone()), format!("{} {what}", short(node)));
                 vec![Happening { wall_us: now.wall_us, kind, node, text }]
+            }
+            Seen::Pod { node, state, restarts } => {
+                self.entry(node).pod = Some((state.clone(), *restarts));
+                Vec::new()
             }
             Seen::Log { .. } | Seen::LogReset => Vec::new(),
         }

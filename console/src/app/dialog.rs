@@ -218,7 +218,7 @@ impl Dialog {
         if let Some(Act::Call(Call::Kill { how, .. })) = &mut self.act {
             *how = match how {
                 HowToKill::Now => HowToKill::Graceful,
-                HowToKill::Graceful => HowToKill::Now,
+                HowToKill::Graceful | HowToKill::Force => HowToKill::Now,
             };
             self.describe(cluster, last_gap_us);
         }
@@ -297,7 +297,7 @@ fn describe_kill(node: &str, how: HowToKill, cluster: &Cluster, last_gap_us: Opt
     let after = Consequence::of_kill(cluster, node);
     let mut lines = Vec::new();
     match (after.is_leader, how) {
-        (true, HowToKill::Now) => {
+        (true, HowToKill::Now | HowToKill::Force) => {
             lines.push("It is the LEADER: writes stop until a new one is elected".to_owned());
             lines.push(match last_gap_us {
                 Some(gap) => format!("(last failover: {} ms without writes).", gap / 1000),
@@ -317,7 +317,7 @@ fn describe_kill(node: &str, how: HowToKill, cluster: &Cluster, last_gap_us: Opt
     }
     lines.push(String::new());
     let (now, graceful) = match how {
-        HowToKill::Now => ("(•)", "( )"),
+        HowToKill::Now | HowToKill::Force => ("(•)", "( )"),
         HowToKill::Graceful => ("( )", "(•)"),
     };
     lines.push(format!("how  {now} now, SIGKILL    {graceful} graceful, SIGTERM"));

@@ -81,9 +81,12 @@ pub enum Verb {
     Kill {
         /// Which
         node: Node,
-        /// Let it stop in order (local cluster only)
+        /// Let it stop in order, by SIGTERM
         #[arg(long)]
         graceful: bool,
+        /// Delete its pod without waiting for its processes; asks for the name
+        #[arg(long, conflicts_with = "graceful")]
+        force: bool,
         /// Do not ask, unless a majority would be lost
         #[arg(short, long)]
         yes: bool,

@@ -1,15 +1,16 @@
-//! Real replicas, by their client ports: a local cluster, or replicas at addresses.
+//! Real replicas, by their client ports: in Kubernetes, on this machine, or at addresses.
 //!
 //! Guarantees that a call ends at the client's deadline with one of the four fates. Does not know
 //! what the console shows of it.
 
+#[cfg(feature = "local")]
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future, stream};
-use kvorum_protocol::client::{Options, Resolve, Route};
+use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::data::{Condition, Operation, Outcome};
 use kvorum_protocol::message::{Admin, Consistency, Event, Pair, Scan, Subscription};
 use kvorum_protocol::{Client, Fate, Key, Value};
@@ -17,12 +18,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::watch::{Watch, Watched, pass_on};
+use super::watch::{Names, Watch, Watched, pass_on};
 use super::{Backend, Sink, Task};
 use crate::exit::Stop;
-use crate::message::{Call, HowToKill, Place, Previous, Reply, Source};
+use crate::kubernetes::{Kube, happenings};
+use crate::message::{Call, Place, Previous, Reply, Source};
 use crate::probe::{Store, Written};
-use crate::tail::tail;
+use crate::runner::{Runner, blocking};
 
 /// Keys in a page.
 const PAGE_PAIRS: u32 = 500;
@@ -32,8 +34,6 @@ const BATCH_WIDTH: usize = 64;
 const EXACT_TRIES: u32 = 3;
 /// How long a replica is waited for when all are asked.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes of a log file that are shown.
-const LOG_BYTES: u64 = 64 << 10;
 /// How long a local cluster of this console's may take to stop. Less than what its user waits for.
 #[cfg(feature = "local")]
 const STOP_PATIENCE: Duration = Duration::from_millis(1500);
@@ -44,8 +44,7 @@ pub struct RealCluster {
     watch: Watch,
     watched: Vec<Watched>,
     place: Place,
-    /// The folder, of a local cluster.
-    folder: Option<PathBuf>,
+    runner: Runner,
     /// What its supervisor says, and the replicas themselves, when this process runs them.
     own: Mutex<Own>,
 }
@@ -62,58 +61,51 @@ struct Own {
 
 impl RealCluster {
     /// Replicas at addresses.
-    pub fn at(addresses: &[String], deadline: Duration) -> Result<Self, Stop> {
+    pub async fn at(addresses: &[String], deadline: Duration) -> Result<Self, Stop> {
         crate::target::check_addresses(addresses)?;
-        let options = Options { cluster: None, deadline };
+        let options = Options { deadline, ..Options::default() };
         let client = Arc::new(Client::of_addresses(addresses, options));
-        let resolve: Resolve = Arc::new(Vec::new);
-        let place = Place {
-            name: format!("endpoints {}", addresses.join(", ")),
-            no_kill: Some(
-                "a replica at an address can be crashed only where faults are allowed \
-                 (--allow-faults)"
-                    .to_owned(),
-            ),
-            no_scale: Some(crate::command::NO_SCALING.to_owned()),
-            is_own: false,
-        };
-        Ok(Self {
-            watch: Watch { resolve, cluster: None, client: Arc::clone(&client), names: None },
-            watched: addresses.iter().cloned().map(Watched::At).collect(),
-            client,
-            place,
-            folder: None,
-            own: Mutex::default(),
-        })
+        let watch = Watch::new(Arc::new(Vec::new), Arc::clone(&client));
+        let watched = addresses.iter().cloned().map(Watched::At).collect();
+        Ok(Self::make(client, watch, watched, Runner::Nobody(addresses.to_vec())).await)
+    }
+
+    /// A cluster that Kubernetes runs.
+    pub async fn of_pods(kube: Arc<Kube>, deadline: Duration) -> Self {
+        let (resolve, dial) = (kube.resolve(), kube.dial());
+        let options = Options { deadline, dial: dial.clone(), ..Options::default() };
+        let client = Arc::new(Client::new(Arc::clone(&resolve), options));
+        let pods = Arc::clone(kube.pods());
+        let names: Option<Names> = Some(Arc::new(move || pods.names()));
+        let watch = Watch { names, dial, ..Watch::new(resolve, Arc::clone(&client)) };
+        Self::make(client, watch, Vec::new(), Runner::Kubernetes(kube)).await
     }
 
     /// The local cluster in a folder, run by another process.
     #[cfg(feature = "local")]
-    pub fn local(folder: PathBuf, deadline: Duration) -> Result<Self, Stop> {
+    pub async fn local(folder: PathBuf, deadline: Duration) -> Result<Self, Stop> {
         use crate::local::{client, folder::StatefulSet, resolve};
         let set = StatefulSet::read(&folder)?;
-        let client = client(&folder, Options { cluster: None, deadline })?;
-        let place = Place {
-            name: format!("local {}", folder.display()),
-            no_kill: None,
-            no_scale: None,
-            is_own: false,
-        };
+        let client = client(&folder, Options { deadline, ..Options::default() })?;
         let (resolve, cluster) = (resolve(&folder), Some(set.cluster));
         let names = Some(crate::local::names(&folder));
-        Ok(Self {
-            watch: Watch { resolve, cluster, client: Arc::clone(&client), names },
-            watched: Vec::new(),
-            client,
-            place,
-            folder: Some(folder),
-            own: Mutex::default(),
-        })
+        let watch = Watch { cluster, names, ..Watch::new(resolve, Arc::clone(&client)) };
+        Ok(Self::make(client, watch, Vec::new(), Runner::Local(folder)).await)
+    }
+
+    async fn make(
+        client: Arc<Client>,
+        watch: Watch,
+        watched: Vec<Watched>,
+        runner: Runner,
+    ) -> Self {
+        let place = runner.place().await;
+        Self { client, watch, watched, place, runner, own: Mutex::default() }
     }
 
     /// A local cluster that this process runs.
     #[cfg(feature = "local")]
-    pub fn start(
+    pub async fn start(
         plan: &crate::local::Plan,
         deadline: Duration,
         temporary: Option<tempfile::TempDir>,
@@ -124,8 +116,14 @@ impl RealCluster {
         let report: crate::local::Report = Arc::new(move |name, what| {
             let _ = told.try_send((name.to_owned(), what.to_owned()));
         });
-        let running = crate::local::Running::start(plan, &report)?;
-        let mut cluster = Self::local(running.folder.path.clone(), deadline)?;
+        // The folder is made and locked where blocking harms nobody.
+        let (runtime, plan) = (tokio::runtime::Handle::current(), plan.clone());
+        let start = move || {
+            let _in_runtime = runtime.enter();
+            crate::local::Running::start(&plan, &report)
+        };
+        let running = blocking(start).await?;
+        let mut cluster = Self::local(running.folder.path.clone(), deadline).await?;
         cluster.place.is_own = true;
         let own = Own { reports: Some(reports), running: Some(running), temporary };
         cluster.own = Mutex::new(own);
@@ -161,9 +159,14 @@ impl RealCluster {
             }
             Call::Inspect { key, nodes } => self.inspect(key, nodes).await,
             Call::Batch { count } => self.batch(count).await,
-            Call::Logs { node } => self.logs(node).await,
-            Call::Kill { node, how } => self.kill(node, how).await,
-            Call::Scale { replicas } => self.scale(replicas).await,
+            Call::Logs { node } => Ok(Reply::Lines(self.runner.logs(&node).await?)),
+            Call::Kill { node, how } => {
+                Ok(Reply::Done(self.runner.kill(&self.client, &node, how).await?))
+            }
+            Call::Scale { replicas } => {
+                self.runner.scale(replicas).await?;
+                Ok(Reply::Done(format!("{replicas} wanted;")))
+            }
             Call::HandOver { from, to } => {
                 let admin = Admin::HandOver { to: to.unwrap_or_default() };
                 self.client.administer(admin, &Route::Through(from)).await?;
@@ -244,39 +247,6 @@ impl RealCluster {
         Ok(Reply::Done(format!("{rate:.0} puts a second;")))
     }
 
-    async fn logs(&self, node: String) -> Result<Reply, Stop> {
-        let Some(folder) = &self.folder else {
-            return Err(Stop::failed(
-                "the log files of replicas at addresses are not at hand here",
-            ));
-        };
-        let path = folder.join(&node).join("log");
-        let lines = blocking(move || {
-            let (text, is_cut) = tail(&path, LOG_BYTES)?;
-            Ok(text.lines().skip(usize::from(is_cut)).map(str::to_owned).collect())
-        });
-        Ok(Reply::Lines(lines.await?))
-    }
-
-    async fn kill(&self, node: String, how: HowToKill) -> Result<Reply, Stop> {
-        #[cfg(feature = "local")]
-        if let Some(folder) = self.folder.clone() {
-            let is_graceful = how == HowToKill::Graceful;
-            let how = blocking(move || crate::local::kill(&folder, &node, is_graceful)).await?;
-            return Ok(Reply::Done(how.to_owned()));
-        }
-        if how == HowToKill::Graceful {
-            return Err(Stop::usage("a replica at an address can be crashed, but not stopped"));
-        }
-        Ok(Reply::Done(crate::command::crash(&self.client, node).await?.to_owned()))
-    }
-
-    async fn scale(&self, replicas: u32) -> Result<Reply, Stop> {
-        let folder = self.folder.clone();
-        blocking(move || change(folder, replicas)).await?;
-        Ok(Reply::Done(format!("{replicas} wanted;")))
-    }
-
     /// Heals a link at both ends: either may have cut it.
     async fn heal(&self, node: String, peer: String) -> Result<Reply, Stop> {
         let here = Admin::Heal { peer: peer.clone() };
@@ -291,30 +261,12 @@ fn route(node: Option<String>) -> Route {
     node.map_or(Route::Any, Route::Through)
 }
 
-/// Changes the number of replicas of a local cluster.
-fn change(folder: Option<PathBuf>, replicas: u32) -> Result<(), Stop> {
-    #[cfg(feature = "local")]
-    if let Some(folder) = folder {
-        return crate::local::scale(&folder, replicas);
-    }
-    let _ = (folder, replicas);
-    Err(Stop::failed(crate::command::NO_SCALING))
-}
-
 /// Reads a value where blocking harms nobody.
 async fn read_source(source: Source) -> Result<Bytes, Stop> {
     match source {
         Source::Bytes(bytes) => Ok(bytes),
         source => blocking(move || source.read()).await,
     }
-}
-
-/// Does what blocks on a thread for that.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Stop> + Send + 'static,
-) -> Result<T, Stop> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Stop::failed(error.to_string()))?
 }
 
 impl Backend for RealCluster {
@@ -326,6 +278,9 @@ impl Backend for RealCluster {
         Box::pin(async move {
             if let Some(reports) = self.own(|own| own.reports.take()) {
                 tokio::spawn(pass_on(reports, sink.clone()));
+            }
+            if let Runner::Kubernetes(kube) = &self.runner {
+                tokio::spawn(happenings::tell(Arc::clone(kube), sink.clone()));
             }
             self.watch.clone().run(self.watched.clone(), sink).await;
         })

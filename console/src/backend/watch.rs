@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvorum_protocol::Client;
-use kvorum_protocol::client::{CONNECT_PATIENCE, Events, Resolve, Route};
+use kvorum_protocol::client::{Dial, Events, Resolve, Route};
 use kvorum_protocol::connection::Connection;
 use kvorum_protocol::message::{EntryEvent, Event, Subscription};
 use kvorum_protocol::status::{ClusterId, Role, Status};
@@ -58,9 +58,16 @@ pub struct Watch {
     pub client: Arc<Client>,
     /// Who is to be watched, where that changes.
     pub names: Option<Names>,
+    /// How replicas are connected to.
+    pub dial: Dial,
 }
 
 impl Watch {
+    /// A watch by TCP, of nobody yet.
+    pub fn new(resolve: Resolve, client: Arc<Client>) -> Self {
+        Self { resolve, cluster: None, client, names: None, dial: Dial::Tcp }
+    }
+
     /// Watches until the sink is closed.
     pub async fn run(self, watched: Vec<Watched>, sink: Sink) {
         let (leader_known, leader) = watch::channel((None, 0));
@@ -164,7 +171,7 @@ impl Replica {
             }
         };
         let address = address.ok_or("it does not listen anywhere yet")?;
-        let opened = Connection::open(&address, self.of.cluster, CONNECT_PATIENCE).await;
+        let opened = self.of.dial.connect(&address, self.of.cluster).await;
         opened.map_err(|error| error.to_string())
     }
 

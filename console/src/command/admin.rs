@@ -4,43 +4,46 @@ use std::io::{IsTerminal, Write};
 
 use kvorum_protocol::client::Route;
 use kvorum_protocol::message::Admin;
-use kvorum_protocol::{Client, ClientError};
 use serde_json::json;
 
 use super::status::ask_all;
 use super::{Context, print};
 use crate::exit::{Exit, Stop};
+use crate::message::HowToKill;
 use crate::node::Node;
 use crate::output::Said;
 
-pub async fn kill(context: &Context, node: &Node, graceful: bool, yes: bool) -> Result<(), Stop> {
+pub async fn kill(context: &Context, node: &Node, how: HowToKill, yes: bool) -> Result<(), Stop> {
     let name = context.name(node).await?;
     let said = ask_all(&context.client).await?;
     let consequence = consequence(&name, &said);
     crate::note(&consequence);
-    if !yes && !ask(&format!("Kill {name}? [y/N] "))? {
+    let is_sure = match how {
+        _ if yes => true,
+        HowToKill::Force => ask_name(&name)?,
+        HowToKill::Now | HowToKill::Graceful => ask(&format!("Kill {name}? [y/N] "))?,
+    };
+    if !is_sure {
         return Err(Stop::new(Exit::NeedsYes, "nothing was killed; repeat with --yes"));
     }
-    let how = match context.target.folder() {
-        #[cfg(feature = "local")]
-        Some(folder) => crate::local::kill(folder, &name, graceful)?,
-        _ if graceful => {
-            return Err(Stop::usage(
-                "--graceful is for local clusters; elsewhere stop the process",
-            ));
-        }
-        _ => crash(&context.client, name.clone()).await?,
-    };
+    let how = context.runner.kill(&context.client, &name, how).await?;
     print(context.global.output, &format!("killed {name} {how}"), &json!({ "killed": name }))
 }
 
-/// Crashes a replica that allows faults; how it was done.
-pub(crate) async fn crash(client: &Client, node: String) -> Result<&'static str, Stop> {
-    match client.administer(Admin::Crash, &Route::Through(node)).await {
-        // A process that ends at once may not get its answer out.
-        Ok(()) | Err(ClientError::Unknown { .. }) => Ok("by a crash"),
-        Err(error) => Err(error.into()),
+/// Asks for the name of a replica that is to be deleted by force.
+fn ask_name(name: &str) -> Result<bool, Stop> {
+    crate::note(
+        "by force the pod's object goes at once, and the same replica may run twice for a while; \
+         the store fences that, but waits for the first one's disk",
+    );
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
     }
+    eprint!("Type {name} to delete it by force: ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(answer.trim() == name)
 }
 
 /// What a kill does, as far as the replicas' statuses tell.
@@ -70,10 +73,6 @@ pub(super) fn ask(question: &str) -> Result<bool, Stop> {
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
-
-/// What is said where the number of replicas cannot be changed.
-pub(crate) const NO_SCALING: &str = "replicas at addresses follow whoever runs them: change the \
-     number of replicas there";
 
 pub async fn hand_over(context: &Context, node: Option<Node>) -> Result<(), Stop> {
     let leader = context.name(&Node::Leader).await?;

@@ -14,10 +14,10 @@ use kvorum_protocol::message::{Answer, SnapshotName, SnapshotRequest};
 use kvorum_protocol::{Client, Value};
 use serde_json::json;
 
-use super::{living, print};
+use super::print;
 use crate::arguments::Global;
 use crate::exit::Stop;
-use crate::target::{self, Named};
+use crate::target::{self, Found, Named};
 
 /// Time between two looks at how far it is, for people.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -27,9 +27,9 @@ pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), St
     if file.exists() {
         return Err(Stop::usage(format!("{} exists; name another file", file.display())));
     }
-    let target = target::choose(global, named, living(), false)?;
+    let target = target::choose(global, named, Found::look(), false)?;
     crate::note(format!("using {}", target.describe()));
-    let client = target.client(global)?;
+    let (client, _runner) = target.open(global).await?;
     let aside = PathBuf::from(format!("{}.part", file.display()));
     let written = write(&client, &aside).await;
     let (header, keys) = match written {

@@ -32,7 +32,7 @@ pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), St
     if shrinks && !yes && !super::admin::ask(&format!("Scale to {replicas}? [y/N] "))? {
         return Err(Stop::new(Exit::NeedsYes, "nothing was changed; repeat with --yes"));
     }
-    change(context, replicas)?;
+    context.runner.scale(replicas).await?;
     let began = Instant::now();
     if replicas > 0 {
         follow(context, replicas, &before).await?;
@@ -44,16 +44,6 @@ pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), St
         _ => format!("{replicas} replicas after {seconds:.1} s"),
     };
     print(context.global.output, &text, &json!({ "replicas": replicas, "seconds": seconds }))
-}
-
-/// Changes the number, where whoever runs the replicas is at hand.
-fn change(context: &Context, replicas: u32) -> Result<(), Stop> {
-    #[cfg(feature = "local")]
-    if let Some(folder) = context.target.folder() {
-        return crate::local::scale(folder, replicas);
-    }
-    let _ = (context, replicas);
-    Err(Stop::failed(super::NO_SCALING))
 }
 
 /// What another number of replicas does.

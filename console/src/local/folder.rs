@@ -91,12 +91,12 @@ impl StatefulSet {
     #[must_use]
     pub fn owner(&self, name: &str) -> Owner {
         Owner {
-            cluster: self.cluster,
+            cluster: Some(self.cluster),
             name: name.to_owned(),
             newest: Version::NEWEST,
             newborn: Some(self.members())
                 .filter(|members| members.iter().any(|member| member == name))
-                .map(|members| Newborn::given(name, &members)),
+                .map(|members| Newborn::given(self.cluster, name, &members)),
         }
     }
 

@@ -147,6 +147,9 @@ pub enum View {
     /// End the console
     #[command(alias = "exit", alias = "q")]
     Quit,
+    /// End the console, also where others may be looking at it
+    #[command(name = "quit!")]
+    QuitForAll,
 }
 
 /// On or off.

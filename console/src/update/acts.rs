@@ -124,6 +124,7 @@ fn impossible(app: &App, act: &Act) -> Option<String> {
         Act::Call(Call::Scale { .. }) => place.no_scale.clone(),
         Act::Call(Call::Cut { node, .. }) => (!allows_faults(node)).then(no_faults),
         Act::Cuts { cuts, .. } => cuts.iter().any(|(node, _)| !allows_faults(node)).then(no_faults),
+        Act::Call(Call::Logs { .. }) => place.no_logs.clone(),
         Act::Demo(DemoName::Failover) => place.no_kill.clone(),
         Act::Demo(DemoName::Scale) => place.no_scale.clone(),
         Act::Call(_) => None,

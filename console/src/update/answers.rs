@@ -93,7 +93,7 @@ fn said(app: &mut App, pending: &Pending, key: Option<Key>, reply: Reply, took: 
             (verdict, format!("{text}{hint}"))
         }
         Reply::Value(Some(pair)) => {
-            let value = output::preview(&pair.value.0);
+            let value = app.shown_value(output::preview(&pair.value.0));
             (Verdict::Done, format!("{what} = {value}  revision {} {took}", pair.revision))
         }
         Reply::Value(None) => (Verdict::Note, format!("{what}: there is no such key  {took}")),

@@ -208,9 +208,9 @@ fn try_verb(app: &mut App, verb: Verb, local_read: bool) -> Result<Vec<Effect>, 
             go_to(app, PaneName::Log);
             Vec::new()
         }
-        Verb::Kill { node, graceful, yes } => {
+        Verb::Kill { node, graceful, force, yes } => {
             let node = some_node(app, &node)?;
-            let how = if graceful { HowToKill::Graceful } else { HowToKill::Now };
+            let how = HowToKill::of(graceful, force);
             acts::ask(app, Act::Call(Call::Kill { node, how }), yes)
         }
         Verb::Scale { replicas, yes } => scale(app, replicas, yes),
@@ -356,6 +356,10 @@ fn run_view(app: &mut App, view: View) -> Vec<Effect> {
         }
         View::Redraw => vec![Effect::Redraw],
         View::Quit => quit(app),
+        View::QuitForAll => {
+            app.is_quitting = true;
+            vec![Effect::Quit]
+        }
     }
 }
 
@@ -373,7 +377,15 @@ pub fn read_mode(mode: ReadMode) -> &'static str {
     }
 }
 
+/// What leads out of a console that is shared, where no key ends it.
+const HOW_TO_DETACH: &str = "this console goes on for everybody: detach with Ctrl-P Ctrl-Q (kubectl \
+     1.36 or newer), or close the window; ':quit!' ends it, and its pod starts it again";
+
 pub(super) fn quit(app: &mut App) -> Vec<Effect> {
+    if app.settings.is_shared {
+        app.output.say(app.now, Verdict::Note, HOW_TO_DETACH);
+        return Vec::new();
+    }
     app.is_quitting = true;
     vec![Effect::Quit]
 }

@@ -1,7 +1,7 @@
 //! Pure: what each key does.
 
 use clap::ValueEnum;
-use crossterm::event::{KeyEvent, KeyEventKind};
+use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use kvorum_protocol::Condition;
 use tui_input::InputRequest;
 
@@ -25,21 +25,37 @@ pub fn key(app: &mut App, event: &KeyEvent) -> Vec<Effect> {
     if event.kind == KeyEventKind::Release {
         return Vec::new();
     }
+    if event.modifiers.contains(KeyModifiers::ALT) {
+        // On a slow way an Esc and the key after it arrive together.
+        let mut effects = key(app, &KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE));
+        let rest = KeyEvent { modifiers: event.modifiers - KeyModifiers::ALT, ..*event };
+        effects.extend(key(app, &rest));
+        return effects;
+    }
     let mode = app.mode();
     let intent = keymap::meaning(mode, app.focus, event);
     let character = match event.code {
-        crossterm::event::KeyCode::Char(character)
-            if !event.modifiers.contains(crossterm::event::KeyModifiers::CONTROL) =>
-        {
+        KeyCode::Char(character) if !event.modifiers.contains(KeyModifiers::CONTROL) => {
             Some(character)
         }
         _ => None,
     };
     match mode {
+        Mode::Connect if intent == Some(Intent::Context) => by_context(app, character),
         Mode::Dialog => in_dialog(app, intent, character),
         Mode::Prompt => in_prompt(app, intent, character),
         Mode::Text => intent.map_or(Vec::new(), |intent| in_text(app, intent)),
         Mode::Screen | Mode::Connect => intent.map_or(Vec::new(), |intent| on_screen(app, intent)),
+    }
+}
+
+/// Attaches by the context that a digit stands for.
+fn by_context(app: &mut App, digit: Option<char>) -> Vec<Effect> {
+    let number = digit.and_then(|digit| digit.to_digit(10)).and_then(|n| usize::try_from(n).ok());
+    let context = number.and_then(|number| app.settings.contexts.get(number.checked_sub(1)?));
+    match context.cloned() {
+        Some(context) => commands::attach_to(app, Destination::Context(context)),
+        None => note(app, "the kubeconfig has no context of that number"),
     }
 }
 
@@ -456,6 +472,12 @@ fn copy(app: &mut App, as_json: bool) -> Vec<Effect> {
         PaneName::Output => app.output.lines.back().map(|line| line.text.clone()),
     };
     let Some(text) = text else { return note(app, "there is nothing to copy") };
+    if app.settings.is_shared && !std::mem::replace(&mut app.may_copy, true) {
+        return note(
+            app,
+            "what is copied goes to all viewers and the pod's log; once more copies it",
+        );
+    }
     app.output.say(app.now, Verdict::Note, format!("copied {}", output::preview(text.as_bytes())));
     vec![Effect::Copy(text)]
 }

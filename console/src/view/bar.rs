@@ -11,6 +11,9 @@ use crate::keymap::{self, Mode};
 use crate::output;
 use crate::prompt::grammar::usage;
 
+/// Seconds between two beats of a shared console.
+pub const HEARTBEAT_SECONDS: u64 = 15;
+
 /// Everything in one line, where there is no room for more.
 pub fn one_line(app: &App) -> Vec<Piece> {
     let (cluster, ..) = app.shown();
@@ -87,6 +90,12 @@ fn state(app: &App) -> Vec<Piece> {
         Stage::Attached(_) if live == 0 => say("NO REPLICA", Tone::Bad),
         Stage::Attached(_) if app.cluster.leader().is_none() => say("NO LEADER", Tone::Bad),
         Stage::Attached(_) => say("LIVE", Tone::Good),
+    }
+    if app.settings.is_shared {
+        // Who sees the wrong size reads why; the mark moves as long as the console lives.
+        let (width, height) = app.size;
+        let beat = app.now.monotonic.as_secs() / HEARTBEAT_SECONDS % 2 == 0;
+        say(&format!("{width}x{height}{}", if beat { "." } else { ":" }), Tone::Dim);
     }
     say("", Tone::Plain);
     parts

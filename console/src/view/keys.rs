@@ -59,7 +59,7 @@ fn list(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
     for (at, row) in Canvas::rows(area).enumerate() {
         let at = first + at;
         let Some(key) = keys.rows.get(at) else { return };
-        canvas.line(row, &row_line(key, at == keys.selected && is_focused, key_width));
+        canvas.line(row, &row_line(app, key, at == keys.selected && is_focused, key_width));
     }
 }
 
@@ -77,14 +77,14 @@ fn note(app: &App) -> Option<String> {
     }
 }
 
-fn row_line(row: &Row, is_selected: bool, key_width: usize) -> Vec<Piece> {
+fn row_line(app: &App, row: &Row, is_selected: bool, key_width: usize) -> Vec<Piece> {
     let mark = if is_selected { " > " } else { "   " };
     let tone = if is_selected { Tone::Title } else { Tone::Plain };
     vec![
         piece(mark, Tone::Accent),
         piece(fit(&output::line(&row.key.0), key_width), tone),
         piece(format!(" {:>9} {:>6}  ", row.revision, bytes(row.value_bytes)), Tone::Dim),
-        piece(output::line(&row.preview), tone),
+        piece(app.shown_value(output::line(&row.preview)), tone),
     ]
 }
 
@@ -134,7 +134,8 @@ fn found_lines(app: &App, found: &Found, width: usize, canvas: &Canvas<'_>) -> V
     if let Some(pair) = &found.pair {
         // A value of a megabyte on one line: what can be scrolled through is enough.
         let shown = &pair.value.0[..pair.value.0.len().min(64 << 10)];
-        for line in wrap(&output::text(shown).replace('\t', "    "), width) {
+        let text = app.shown_value(output::text(shown));
+        for line in wrap(&text.replace('\t', "    "), width) {
             lines.push(vec![piece(" ", Tone::Plain), piece(line, Tone::Plain)]);
         }
         if shown.len() < pair.value.0.len() {

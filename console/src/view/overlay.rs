@@ -13,6 +13,8 @@ use crate::keymap;
 use crate::output;
 use crate::prompt::grammar::usage;
 
+/// Contexts that can be chosen by a digit.
+pub const CONTEXTS_MAX: usize = 9;
 /// The widest dialog, with its frame.
 const DIALOG_WIDTH: u16 = 64;
 
@@ -171,8 +173,12 @@ pub fn connect(app: &App, why: &Stop, area: Rect, canvas: &mut Canvas<'_>) {
     };
     #[cfg(feature = "local")]
     choice("L", "start a cluster of three replicas on this machine, and attach to it");
+    for (number, context) in (1..=CONTEXTS_MAX).zip(&app.settings.contexts) {
+        choice(&number.to_string(), &format!("the cluster of the context {context}"));
+    }
     choice("A", "attach to replicas at addresses: HOST:PORT,HOST:PORT");
-    choice("r", &format!("try again: {}", app.settings.target));
+    let again = if app.settings.retries { " (by itself every 5 s)" } else { "" };
+    choice("r", &format!("try again: {}{again}", app.settings.target));
     choice("!", "all errors");
     choice("q", "quit");
     let inside = Rect { y: area.y + 1, height: area.height - 1, ..area };

@@ -99,7 +99,13 @@ fn node_line(
             let (glyph, tone) = theme.link(link.is_up, link.is_cut);
             pieces.push(piece(format!("{}{glyph} ", short(&link.peer)), tone));
         }
-        if app.size.0 >= 110 {
+        if let Some((state, restarts)) = &node.pod {
+            let pod = match restarts {
+                0 => format!(" pod {state}"),
+                restarts => format!(" pod {state}, restarted {restarts}x"),
+            };
+            pieces.push(piece(theme.text(&pod), Tone::Dim));
+        } else if app.size.0 >= 110 {
             pieces.push(piece(bar(status.decided, cluster.decided(), theme), Tone::Dim));
         }
     }
@@ -114,12 +120,17 @@ fn short_of_ballot(status: &kvorum_protocol::Status) -> String {
 /// Why a node tells nothing.
 fn absence(app: &App, node: &Node) -> String {
     let now = app.shown().3;
-    match &node.link {
-        Link::Down { since, why } => {
+    match (&node.link, &node.pod) {
+        // How the pod is says more than that nobody answers, unless it is well.
+        (Link::Down { since, .. }, Some((state, _))) if state != "Ready" => {
+            format!("for {}: pod {state}", age(now.monotonic.saturating_sub(*since)))
+        }
+        (Link::Unknown, Some((state, _))) => format!("pod {state}"),
+        (Link::Down { since, why }, _) => {
             format!("for {}: {why}", age(now.monotonic.saturating_sub(*since)))
         }
-        Link::Unknown => "not seen yet".to_owned(),
-        Link::Up => match node.silent {
+        (Link::Unknown, None) => "not seen yet".to_owned(),
+        (Link::Up, _) => match node.silent {
             Some(silent) => format!("no sign of life for {}", age(silent)),
             None => "connected; it has not told its status yet".to_owned(),
         },
@@ -167,11 +178,11 @@ pub fn log(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
         canvas.line(area, &[piece(why, Tone::Dim)]);
     }
     for (row, entry) in Canvas::rows(area).zip(entries) {
-        canvas.line(row, &entry_line(entry, usize::from(area.width)));
+        canvas.line(row, &entry_line(app, entry, usize::from(area.width)));
     }
 }
 
-fn entry_line(entry: &EntryEvent, width: usize) -> Vec<Piece> {
+fn entry_line(app: &App, entry: &EntryEvent, width: usize) -> Vec<Piece> {
     let key = entry.key.as_ref().map_or(String::new(), |key| output::line(&key.0));
     let tone = match (entry.kind, entry.took_effect) {
         (EntryKind::Noop, _) | (_, false) => Tone::Dim,
@@ -186,7 +197,7 @@ fn entry_line(entry: &EntryEvent, width: usize) -> Vec<Piece> {
         piece(" ", Tone::Plain),
     ];
     if let Some(value) = &entry.preview {
-        pieces.push(piece(output::preview(&value.0), tone));
+        pieces.push(piece(app.shown_value(output::preview(&value.0)), tone));
         if (value.0.len() as u64) < entry.value_bytes {
             pieces.push(piece(format!("… ({} bytes)", entry.value_bytes), Tone::Dim));
         }

@@ -1,0 +1,294 @@
+//! `bench`: a load of writes and reads that checks itself.
+//!
+//! Each client counts up a key of its own: it puts `n` on the condition that the key still is as
+//! its last write left it, and reads it now and then. So a write that is done twice or gets lost
+//! makes a condition fail, and a read that goes back in time is seen. Guarantees that what it
+//! reports was checked against what the cluster had acknowledged. Does not measure what one machine
+//! can take: the clients share this process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use kvorum_protocol::client::{Fate, Route};
+use kvorum_protocol::data::{Condition, Operation, Outcome};
+use kvorum_protocol::message::Consistency;
+use kvorum_protocol::{Client, Key, Value};
+use serde::Serialize;
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, print};
+use crate::arguments::Bench;
+use crate::exit::{Exit, Stop};
+use crate::signals::EndSignals;
+
+/// One read for so many writes.
+const READ_EVERY: u64 = 8;
+/// How long the cluster may take to tell what is there at the end.
+const LAST_LOOK_PATIENCE: Duration = Duration::from_secs(30);
+/// Longest time that a histogram holds, in microseconds.
+const HOUR_US: u64 = 3_600_000_000;
+
+/// What came of a load.
+#[derive(Serialize)]
+struct Figures {
+    seconds: f64,
+    clients: u32,
+    writes: u64,
+    reads: u64,
+    writes_per_second: f64,
+    /// Milliseconds in which half of the writes were acknowledged, 99 of 100, all.
+    median_ms: f64,
+    p99_ms: f64,
+    most_ms: f64,
+    /// The longest time in which no write of any client was acknowledged.
+    longest_gap_ms: f64,
+    /// Requests that did not happen.
+    refused: u64,
+    /// Writes whose outcome was unknown to the client when its patience ended.
+    unknown: u64,
+    /// Acknowledged writes of which the cluster knows nothing.
+    lost: u64,
+    /// Writes that others than the client itself must have done, or that were done twice.
+    doubled: u64,
+    /// Reads that went back in time.
+    stale: u64,
+    /// What the last request that failed met.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
+}
+
+/// What one client has seen.
+struct Seen {
+    latencies: Histogram<u64>,
+    reads: u64,
+    refused: u64,
+    unknown: u64,
+    lost: u64,
+    doubled: u64,
+    stale: u64,
+    last_error: Option<String>,
+}
+
+/// When any client's write was acknowledged last, and the longest time between two.
+struct Gap {
+    began: Instant,
+    last_us: AtomicU64,
+    longest_us: AtomicU64,
+}
+
+impl Gap {
+    fn acknowledged(&self) {
+        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let last = self.last_us.fetch_max(now, Ordering::Relaxed);
+        self.longest_us.fetch_max(now.saturating_sub(last), Ordering::Relaxed);
+    }
+}
+
+/// Runs a load.
+pub async fn bench(context: &Context, bench: &Bench) -> Result<(), Stop> {
+    let began = Instant::now();
+    let run: u32 = rand::random();
+    let gap = Arc::new(Gap { began, last_us: AtomicU64::new(0), longest_us: AtomicU64::new(0) });
+    let (mut told, end) = (EndSignals::new()?, CancellationToken::new());
+    let mut clients = JoinSet::new();
+    for number in 0..bench.clients {
+        let one = One {
+            client: Arc::clone(&context.client),
+            key: Key::from(format!("bench/{run:08x}/{number}")),
+            value_bytes: bench.value_bytes,
+            gap: Arc::clone(&gap),
+        };
+        clients.spawn(one.run(began + bench.time, bench.pause, end.clone()));
+    }
+    let all = clients.join_all();
+    tokio::pin!(all);
+    // Told to end, it ends in order, with what it has seen so far.
+    let seen = tokio::select! {
+        seen = &mut all => seen,
+        () = told.next() => {
+            end.cancel();
+            all.await
+        }
+    };
+    let figures = add_up(began.elapsed(), bench.clients, &gap, &seen);
+    let json = json!(figures);
+    print(context.global.output, &text(&figures), &json)?;
+    let is_kept = figures.lost + figures.doubled + figures.stale == 0;
+    match (is_kept, figures.writes) {
+        (false, _) => Err(Stop::failed("the cluster broke its promises")),
+        (true, 0) => Err(Stop::new(Exit::Unavailable, "no write was acknowledged")),
+        (true, _) => Ok(()),
+    }
+}
+
+fn add_up(time: Duration, clients: u32, gap: &Gap, seen: &[Seen]) -> Figures {
+    let mut all = Histogram::<u64>::new_with_max(HOUR_US, 3).expect("an hour fits");
+    for one in seen {
+        let _ = all.add(&one.latencies);
+    }
+    let sum = |of: fn(&Seen) -> u64| seen.iter().map(of).sum::<u64>();
+    let milliseconds = |us: u64| Duration::from_micros(us).as_secs_f64() * 1000.0;
+    let seconds = time.as_secs_f64();
+    let writes = all.len();
+    Figures {
+        seconds,
+        clients,
+        writes,
+        reads: sum(|one| one.reads),
+        writes_per_second: f64::from(u32::try_from(writes).unwrap_or(u32::MAX)) / seconds,
+        median_ms: milliseconds(all.value_at_quantile(0.5)),
+        p99_ms: milliseconds(all.value_at_quantile(0.99)),
+        most_ms: milliseconds(all.max()),
+        longest_gap_ms: milliseconds(gap.longest_us.load(Ordering::Relaxed)),
+        refused: sum(|one| one.refused),
+        unknown: sum(|one| one.unknown),
+        lost: sum(|one| one.lost),
+        doubled: sum(|one| one.doubled),
+        stale: sum(|one| one.stale),
+        last_error: seen.iter().find_map(|one| one.last_error.clone()),
+    }
+}
+
+fn text(figures: &Figures) -> String {
+    let Figures { seconds, clients, writes, reads, writes_per_second, .. } = figures;
+    let mut text = format!(
+        "{writes} writes and {reads} reads by {clients} clients in {seconds:.1} s: \
+         {writes_per_second:.0} writes a second\n\
+         acknowledged after {:.1} ms in the median, {:.1} ms for 99 of 100, {:.1} ms at most\n\
+         longest time without an acknowledged write {:.0} ms\n\
+         refused {}, unknown {}, lost {}, doubled {}, stale reads {}",
+        figures.median_ms,
+        figures.p99_ms,
+        figures.most_ms,
+        figures.longest_gap_ms,
+        figures.refused,
+        figures.unknown,
+        figures.lost,
+        figures.doubled,
+        figures.stale,
+    );
+    if let Some(error) = &figures.last_error {
+        text = format!("{text}\nlast error: {error}");
+    }
+    text
+}
+
+/// One client.
+struct One {
+    client: Arc<Client>,
+    key: Key,
+    value_bytes: usize,
+    gap: Arc<Gap>,
+}
+
+impl One {
+    async fn run(self, until: Instant, pause: Duration, end: CancellationToken) -> Seen {
+        let mut seen = Seen {
+            latencies: Histogram::new_with_max(HOUR_US, 3).expect("an hour fits"),
+            reads: 0,
+            refused: 0,
+            unknown: 0,
+            lost: 0,
+            doubled: 0,
+            stale: 0,
+            last_error: None,
+        };
+        // The last number that is known to be there, and the revision of its write.
+        let (mut number, mut revision) = (0, None);
+        // A write whose outcome is unknown may still happen, and then makes a condition fail.
+        let mut is_doubtful = false;
+        while Instant::now() < until && !end.is_cancelled() {
+            let began = Instant::now();
+            match self.put(number + 1, revision).await {
+                Ok(Outcome::Put { revision: at }) => {
+                    let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(HOUR_US);
+                    seen.latencies.saturating_record(us.min(HOUR_US));
+                    self.gap.acknowledged();
+                    (number, revision) = (number + 1, Some(at));
+                    is_doubtful = false;
+                }
+                Ok(_) => {
+                    let (found, at) = self.look(number, &mut seen, until).await;
+                    seen.doubled += u64::from(!(is_doubtful && found == number + 1));
+                    (number, revision, is_doubtful) = (found, at, false);
+                }
+                Err((Fate::Refused, why)) => {
+                    seen.refused += 1;
+                    seen.last_error = Some(why);
+                }
+                Err((Fate::Unknown, why)) => {
+                    seen.unknown += 1;
+                    seen.last_error = Some(why);
+                    is_doubtful = true;
+                    (number, revision) = self.look(number, &mut seen, until).await;
+                }
+            }
+            if number % READ_EVERY == 0 && number > 0 {
+                self.read(number, &mut seen).await;
+            }
+            sleep(pause).await;
+        }
+        let patience = Instant::now() + LAST_LOOK_PATIENCE;
+        let (found, _) = self.look(number, &mut seen, patience).await;
+        seen.lost += number.saturating_sub(found);
+        let _ = self.client.delete(self.key.clone(), &Route::Any).await;
+        seen
+    }
+
+    async fn put(&self, number: u64, revision: Option<u64>) -> Result<Outcome, (Fate, String)> {
+        let text = format!("{number:0width$}", width = self.value_bytes);
+        let condition = revision.map_or(Condition::Absent, Condition::AtRevision);
+        let operation =
+            Operation::Put { key: self.key.clone(), value: Value::from(text), condition };
+        let written = self.client.write(operation, &Route::Any).await;
+        written.map_err(|error| (error.fate(), error.to_string()))
+    }
+
+    async fn get(&self) -> Result<Option<(u64, u64)>, String> {
+        let got = self.client.get(self.key.clone(), Consistency::Linearizable, &Route::Any).await;
+        let number = |value: &Value| String::from_utf8_lossy(&value.0).parse().unwrap_or(0);
+        got.map(|pair| pair.map(|pair| (number(&pair.value), pair.revision)))
+            .map_err(|error| error.to_string())
+    }
+
+    /// A read among the writes.
+    async fn read(&self, number: u64, seen: &mut Seen) {
+        match self.get().await {
+            Ok(found) => {
+                seen.reads += 1;
+                let found = found.map_or(0, |(number, _)| number);
+                seen.stale += u64::from(found < number);
+            }
+            Err(why) => {
+                seen.refused += 1;
+                seen.last_error = Some(why);
+            }
+        }
+    }
+
+    /// What is there after all; what is known to be there, when nobody says.
+    async fn look(&self, number: u64, seen: &mut Seen, until: Instant) -> (u64, Option<u64>) {
+        loop {
+            match self.get().await {
+                Ok(Some((found, revision))) => {
+                    seen.lost += number.saturating_sub(found);
+                    return (found, Some(revision));
+                }
+                Ok(None) => {
+                    seen.lost += number;
+                    return (0, None);
+                }
+                Err(why) if Instant::now() > until => {
+                    seen.last_error = Some(why);
+                    return (number, None);
+                }
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+}

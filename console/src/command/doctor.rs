@@ -1,0 +1,272 @@
+//! `doctor`: whether everything that the console and the replicas need is there, and what helps.
+//!
+//! Guarantees that each thing that is wrong comes with its cure, and that nothing is changed.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use kvorum_protocol::client::{Options, Route};
+use kvorum_protocol::status::Status;
+use kvorum_protocol::{Client, WIRE_VERSION};
+use serde::Serialize;
+use serde_json::json;
+use tokio::net::lookup_host;
+use tokio::time::{Instant, timeout};
+
+use super::print;
+use super::status::ask_all;
+use crate::arguments::Global;
+use crate::exit::Stop;
+use crate::kubernetes::rights::{self, Action};
+use crate::kubernetes::{CALL_PATIENCE, Kube};
+use crate::output::Said;
+use crate::runner::Runner;
+use crate::target::{self, Found, Named, Target};
+
+/// Clocks that differ by more confuse people; nothing else depends on them.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
+/// Entries that a replica may lack without being behind.
+const LAG_MAX: u64 = 10_000;
+
+/// How something is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Serialize)]
+struct Finding {
+    what: String,
+    verdict: Verdict,
+    /// How it is.
+    text: String,
+    /// What helps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cure: Option<String>,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, what: &str, text: impl Into<String>) {
+        self.add(Verdict::Ok, what, text, None);
+    }
+
+    fn warn(&mut self, what: &str, text: impl Into<String>, cure: &str) {
+        self.add(Verdict::Warn, what, text, Some(cure.to_owned()));
+    }
+
+    fn fail(&mut self, what: &str, text: impl Into<String>, cure: &str) {
+        self.add(Verdict::Fail, what, text, Some(cure.to_owned()));
+    }
+
+    fn add(&mut self, verdict: Verdict, what: &str, text: impl Into<String>, cure: Option<String>) {
+        self.0.push(Finding { what: what.to_owned(), verdict, text: text.into(), cure });
+    }
+}
+
+/// Looks at everything.
+pub async fn doctor(global: &Global, named: Named) -> Result<(), Stop> {
+    let mut findings = Findings::default();
+    findings.ok("program", format!("{}, wire {WIRE_VERSION}", env!("CARGO_PKG_VERSION")));
+    match target::choose(global, named, Found::look(), false) {
+        Ok(target) => examine(&target, global, &mut findings).await,
+        Err(stop) => findings.fail("target", stop.message, "name a cluster"),
+    }
+    let lines: Vec<_> = findings.0.iter().map(line).collect();
+    print(global.output, &lines.join("\n"), &json!(findings.0))?;
+    let failed = findings.0.iter().filter(|one| one.verdict == Verdict::Fail).count();
+    match failed {
+        0 => Ok(()),
+        _ => Err(Stop::failed(format!("{failed} of {} things are wrong", findings.0.len()))),
+    }
+}
+
+fn line(finding: &Finding) -> String {
+    let word = match finding.verdict {
+        Verdict::Ok => "ok  ",
+        Verdict::Warn => "WARN",
+        Verdict::Fail => "FAIL",
+    };
+    let text = format!("{word}  {:<14} {}", finding.what, finding.text);
+    match &finding.cure {
+        Some(cure) => format!("{text}\n{:<21}{cure}", ""),
+        None => text,
+    }
+}
+
+async fn examine(target: &Target, global: &Global, findings: &mut Findings) {
+    findings.ok("target", target.describe());
+    let (client, runner) = match target.open(global).await {
+        Ok(opened) => opened,
+        Err(stop) => return findings.fail("access", stop.message, "see the README's table"),
+    };
+    if let Runner::Kubernetes(kube) = &runner {
+        examine_kubernetes(kube, findings).await;
+        examine_pods(kube, global, findings).await;
+    }
+    match ask_all(&client).await {
+        Ok(said) => examine_replicas(&said, findings),
+        Err(stop) => findings.fail(
+            "replicas",
+            stop.message,
+            "no replica answers: look at the pods or processes, and their logs",
+        ),
+    }
+}
+
+async fn examine_kubernetes(kube: &Kube, findings: &mut Findings) {
+    let access = &kube.access;
+    match timeout(CALL_PATIENCE, kube.client().apiserver_version()).await {
+        Ok(Ok(version)) => {
+            findings.ok("API server", format!("{} {}", access.server(), version.git_version));
+        }
+        Ok(Err(error)) => findings.warn(
+            "API server",
+            format!("{} does not tell its version: {error}", access.server()),
+            "nothing depends on it",
+        ),
+        Err(_) => findings.fail("API server", "does not answer", "a VPN? is it running?"),
+    }
+    findings.ok("user", format!("{} in namespace {}", access.user, access.namespace));
+    match rights::missing(kube.client(), access).await {
+        Err(why) => findings.warn("rights", why, "what is asked for is asked for in any case"),
+        Ok(missing) => {
+            let actions = [
+                (Action::Watch, "see the pods"),
+                (Action::Reach, "port-forward"),
+                (Action::Kill, "kill"),
+                (Action::Scale, "scale"),
+                (Action::Logs, "logs"),
+                (Action::Events, "Events"),
+            ];
+            for (action, name) in actions {
+                match rights::why_not(&missing, action, access) {
+                    None => findings.ok("right", name),
+                    // Inside the cluster the replicas are dialed.
+                    Some(_) if action == Action::Reach && access.is_inside => {
+                        findings.ok("right", "port-forward is not needed inside the cluster");
+                    }
+                    Some(why) if matches!(action, Action::Watch | Action::Reach) => {
+                        findings.fail("right", why, "bind the Role kvorum-console-view");
+                    }
+                    Some(why) => {
+                        findings.warn("right", why, "bind the Role kvorum-console-act or -view");
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn examine_pods(kube: &Arc<Kube>, global: &Global, findings: &mut Findings) {
+    let (pods, wanted) = (kube.pods().all(), kube.pods().wanted());
+    let count = wanted.replicas;
+    match count {
+        0 => findings.warn("replicas", "none is wanted", "kvorum scale 3"),
+        2 => findings.warn("replicas", "two are wanted: none may be gone", "kvorum scale 3"),
+        count if count > crate::kubernetes::REPLICAS_MAX => findings.fail(
+            "replicas",
+            format!("{count} are wanted, more than a cluster can have"),
+            "kubectl scale to 7 or fewer",
+        ),
+        count => findings.ok("replicas", format!("{count} are wanted")),
+    }
+    for name in kube.pods().names() {
+        let Some(pod) = pods.get(&name) else {
+            findings.fail(&name, "there is no pod", "kubectl describe statefulset tells why");
+            continue;
+        };
+        match pod.is_running {
+            true => findings.ok(&name, format!("pod {}, restarted {}x", pod.state, pod.restarts)),
+            false => {
+                let cure = format!("kubectl describe pod {name} tells why");
+                findings.fail(&name, format!("pod {}", pod.state), &cure);
+                continue;
+            }
+        }
+        if kube.access.is_inside {
+            let address = format!("{name}.kvorum-peers:7300");
+            match timeout(CALL_PATIENCE, lookup_host(&address)).await {
+                Ok(Ok(_)) => findings.ok(&name, "has a name in the DNS"),
+                _ => findings.warn(
+                    &name,
+                    format!("{address} is not known to the DNS"),
+                    "the headless Service kvorum-peers has to publish pods that are not ready",
+                ),
+            }
+        }
+        let options = Options { deadline: global.timeout, dial: kube.dial(), ..Options::default() };
+        let client = Client::new(kube.resolve(), options);
+        let began = Instant::now();
+        match client.status(&Route::Through(name.clone())).await {
+            Ok(_) => findings.ok(&name, format!("answers after {:.0?}", began.elapsed())),
+            Err(error) => findings.fail(
+                &name,
+                error.to_string(),
+                "the API server has to pass WebSockets, or use --endpoints HOST:PORT",
+            ),
+        }
+    }
+}
+
+fn examine_replicas(said: &[Said], findings: &mut Findings) {
+    let told: Vec<&Status> = said.iter().filter_map(|(_, status)| status.as_ref().ok()).collect();
+    for (name, status) in said {
+        match status {
+            Err(why) => findings.fail(name, why.clone(), "look at its log"),
+            Ok(status) => examine_replica(status, &told, findings),
+        }
+    }
+    let clusters: std::collections::BTreeSet<_> =
+        told.iter().map(|status| status.cluster).collect();
+    if clusters.len() > 1 {
+        findings.fail("cluster", "the replicas belong to several", "they share a name by mistake");
+    }
+    let versions: std::collections::BTreeSet<_> =
+        told.iter().map(|status| status.version).collect();
+    match versions.len() {
+        0 | 1 => {}
+        _ => findings.warn(
+            "version",
+            "the replicas are not at the same version of the cluster",
+            "it rises when all run the newer program, and all have caught up",
+        ),
+    }
+    let leaders = told.iter().filter(|status| status.leader.as_deref() == Some(&status.name));
+    match leaders.count() {
+        1 => findings.ok("leader", "one"),
+        0 => findings.fail("leader", "none", "a majority of the replicas has to be there"),
+        _ => findings.warn("leader", "more than one claims to be", "an election is under way"),
+    }
+}
+
+fn examine_replica(status: &Status, told: &[&Status], findings: &mut Findings) {
+    let name = &status.name;
+    if let Some(trouble) = &status.trouble {
+        findings.fail(name, trouble.clone(), "as it says");
+    } else if let Some(waits) = &status.membership.waits {
+        findings.warn(name, waits.clone(), "as it says");
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let theirs = Duration::from_micros(status.wall_us);
+    let differs = now.abs_diff(theirs);
+    if differs > CLOCKS_DIFFER {
+        findings.warn(
+            name,
+            format!("its clock differs from this one by {differs:.0?}"),
+            "set the clocks by NTP; only times that people see depend on them",
+        );
+    }
+    let most = told.iter().map(|status| status.decided).max().unwrap_or(0);
+    let lag = most.saturating_sub(status.applied);
+    match lag > LAG_MAX {
+        true => findings.warn(name, format!("lacks {lag} entries"), "it catches up by itself"),
+        false => findings.ok(name, format!("{:?}, lacks {lag} entries", status.role)),
+    }
+}

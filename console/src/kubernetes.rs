@@ -1,0 +1,215 @@
+//! A cluster that Kubernetes runs: its pods, the streams to them, and what may be done there.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`config`] | which API server, as whom: the kubeconfig, or the pod that this runs in |
+//! | [`pods`] | the pods and the `StatefulSet`, watched |
+//! | [`forward`] | a byte stream to a pod, through the API server |
+//! | [`happenings`] | what Kubernetes says of the pods |
+//! | [`rights`] | what the API server lets this user do |
+//! | [`trouble`] | why something failed, and what helps |
+//!
+//! Guarantees that every call ends in time, that watching goes on for ever whatever the API server
+//! does, and that a pod is deleted only if it still is the one that was seen. Does not know the
+//! console.
+
+pub mod config;
+pub mod forward;
+pub mod happenings;
+pub mod pods;
+pub mod rights;
+pub mod trouble;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, LogParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Client};
+use kvorum_protocol::client::{Dial, Endpoint, Resolve};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::exit::{Exit, Stop};
+use config::Access;
+pub use config::Named;
+use pods::{PodView, Pods};
+
+/// How long a call of the API server may take.
+pub const CALL_PATIENCE: Duration = Duration::from_secs(5);
+/// The port for clients, where the pod does not name one.
+const CLIENTS_PORT: u16 = 7301;
+/// Lines of a pod's log that are shown.
+const LOG_LINES: i64 = 1000;
+/// Most replicas of a cluster.
+pub const REPLICAS_MAX: u32 = 7;
+
+/// How a pod is deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Grace {
+    /// At once: after a second its processes are killed.
+    Now,
+    /// With the time that the pod asks for.
+    Own,
+    /// The object goes without waiting for the processes.
+    Force,
+}
+
+/// A cluster that Kubernetes runs. Dropping it ends its watches.
+pub struct Kube {
+    client: Client,
+    /// Which API server, and as whom.
+    pub access: Access,
+    /// The `StatefulSet`.
+    pub set: String,
+    pods: Arc<Pods>,
+    #[expect(dead_code, reason = "its end is the watches' end")]
+    watches: JoinSet<()>,
+}
+
+impl Kube {
+    /// Finds the cluster and begins to watch it.
+    ///
+    /// # Errors
+    /// Why it cannot be found, and what helps.
+    pub async fn find(named: &Named) -> Result<Arc<Self>, Stop> {
+        let access = config::load(named).await?;
+        let client = access.client()?;
+        let set = named.statefulset().to_owned();
+        let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &access.namespace);
+        let found = call(&access, sets.get(&set)).await;
+        let found = match found {
+            Err(stop) if stop.exit == Exit::NotFound => {
+                return Err(trouble::no_set(&client, &access, &set).await);
+            }
+            found => found?,
+        };
+        let (pods, watches) = Pods::watch(&client, &access, &found).await?;
+        Ok(Arc::new(Self { client, access, set, pods, watches }))
+    }
+
+    /// The cluster in a few words.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{} in {}", self.access.namespace, self.set, self.access.context)
+    }
+
+    /// The pods as they were seen last.
+    #[must_use]
+    pub fn pods(&self) -> &Arc<Pods> {
+        &self.pods
+    }
+
+    /// An API of the namespace.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn pod_api(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.access.namespace)
+    }
+
+    /// Where the replicas are: inside the cluster their own addresses, else names for [`Kube::dial`].
+    #[must_use]
+    pub fn resolve(&self) -> Resolve {
+        let (pods, is_inside) = (Arc::clone(&self.pods), self.access.is_inside);
+        Arc::new(move || {
+            let endpoint = |pod: &PodView| {
+                let address = match (is_inside, &pod.ip) {
+                    (true, Some(ip)) => forward::host_port(ip, pod.clients_port),
+                    (true, None) => return None,
+                    (false, _) => forward::address(pod),
+                };
+                Some(Endpoint { name: Some(pod.name.clone()), address })
+            };
+            let pods = pods.all();
+            pods.values().filter(|pod| pod.is_running).filter_map(endpoint).collect()
+        })
+    }
+
+    /// How the replicas are connected to.
+    #[must_use]
+    pub fn dial(&self) -> Dial {
+        match self.access.is_inside {
+            true => Dial::Tcp,
+            false => forward::dial(self.pod_api()),
+        }
+    }
+
+    /// Deletes a pod, if it still is the one that was seen last; how it was done.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn delete(&self, name: &str, grace: Grace) -> Result<&'static str, Stop> {
+        let seen = self.pods.all();
+        let Some(pod) = seen.get(name) else {
+            return Err(Stop::failed(format!("there is no pod {name} now")));
+        };
+        let preconditions =
+            Preconditions { uid: Some(pod.uid.clone()), ..Preconditions::default() };
+        let parameters = DeleteParams::default().preconditions(preconditions);
+        let (parameters, how) = match grace {
+            Grace::Now => (parameters.grace_period(1), "by deleting the pod, grace 1 s"),
+            Grace::Own => (parameters, "by deleting the pod, with its own grace period"),
+            Grace::Force => (parameters.grace_period(0), "by deleting the pod by force"),
+        };
+        let deleted = call(&self.access, self.pod_api().delete(name, &parameters)).await;
+        match deleted {
+            Ok(_) => Ok(how),
+            Err(stop) if stop.message.contains("409") => Err(Stop::failed(format!(
+                "the pod {name} that you meant is gone already; look again"
+            ))),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    /// Changes the number of replicas wanted.
+    ///
+    /// # Errors
+    /// What the API server says, or that a cluster cannot have so many.
+    pub async fn scale(&self, replicas: u32) -> Result<(), Stop> {
+        if replicas > REPLICAS_MAX {
+            return Err(Stop::usage(format!(
+                "{replicas} replicas are not possible; a cluster has 0 to {REPLICAS_MAX}"
+            )));
+        }
+        let sets: Api<StatefulSet> = Api::namespaced(self.client.clone(), &self.access.namespace);
+        let patch = Patch::Merge(serde_json::json!({ "spec": { "replicas": replicas } }));
+        let parameters = PatchParams::default();
+        let scaled = sets.patch_scale(&self.set, &parameters, &patch);
+        call(&self.access, scaled).await.map(|_| ())
+    }
+
+    /// The end of a pod's log; of the container before, if this one has just begun.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn logs(&self, name: &str) -> Result<Vec<String>, Stop> {
+        let parameters = LogParams { tail_lines: Some(LOG_LINES), ..LogParams::default() };
+        let now = call(&self.access, self.pod_api().logs(name, &parameters)).await?;
+        let restarts = self.pods.all().get(name).map_or(0, |pod| pod.restarts);
+        let mut lines = Vec::new();
+        if restarts > 0 {
+            let before = LogParams { previous: true, ..parameters };
+            if let Ok(text) = call(&self.access, self.pod_api().logs(name, &before)).await {
+                lines.extend(text.lines().map(str::to_owned));
+                lines.push("— started again —".to_owned());
+            }
+        }
+        lines.extend(now.lines().map(str::to_owned));
+        Ok(lines)
+    }
+}
+
+/// Waits for a call of the API server, but not for ever.
+pub(crate) async fn call<T>(
+    access: &Access,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Stop> {
+    match timeout(CALL_PATIENCE, call).await {
+        Ok(done) => done.map_err(|error| trouble::explain(access, &error)),
+        Err(_) => Err(trouble::silent(access)),
+    }
+}

@@ -1,0 +1,185 @@
+//! Which API server to talk to, and as whom.
+//!
+//! By kubeconfig, as `kubectl` does; without one, as the pod that this program runs in. Guarantees
+//! that a login plugin never writes on the screen nor reads from it, and that what is wrong is said
+//! with the file that it is in.
+
+use std::env;
+use std::path::PathBuf;
+
+use kube::config::{ExecInteractiveMode, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+
+use super::CALL_PATIENCE;
+use crate::exit::{Exit, Stop};
+
+/// The `StatefulSet` when nothing else is said.
+pub const STATEFULSET: &str = "kvorum";
+/// What the context is called inside a cluster, where there is none.
+const INSIDE: &str = "this cluster";
+
+/// What the command line says of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Named {
+    /// The context of the kubeconfig; the current one if not given.
+    pub context: Option<String>,
+    /// The namespace; the context's if not given.
+    pub namespace: Option<String>,
+    /// The `StatefulSet`.
+    pub statefulset: Option<String>,
+}
+
+impl Named {
+    /// Whether anything is said.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// The `StatefulSet` that is meant.
+    #[must_use]
+    pub fn statefulset(&self) -> &str {
+        self.statefulset.as_deref().unwrap_or(STATEFULSET)
+    }
+}
+
+/// An API server, and as whom it is asked.
+#[derive(Clone)]
+pub struct Access {
+    config: Config,
+    /// The context.
+    pub context: String,
+    /// The user of the context, or the pod's `ServiceAccount`.
+    pub user: String,
+    /// The namespace.
+    pub namespace: String,
+    /// This program runs in a pod of the cluster.
+    pub is_inside: bool,
+}
+
+impl Access {
+    /// The API server's address.
+    #[must_use]
+    pub fn server(&self) -> String {
+        self.config.cluster_url.to_string().trim_end_matches('/').to_owned()
+    }
+
+    /// A client of the API server. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// When the certificates or keys of the configuration cannot be used.
+    pub fn client(&self) -> Result<Client, Stop> {
+        Client::try_from(self.config.clone()).map_err(|error| super::trouble::explain(self, &error))
+    }
+}
+
+/// Whether there is anything that says where an API server is.
+#[must_use]
+pub fn is_there() -> bool {
+    is_inside() || files().iter().any(|file| file.exists())
+}
+
+/// Whether this program runs in a pod.
+fn is_inside() -> bool {
+    env::var_os("KUBERNETES_SERVICE_HOST").is_some_and(|host| !host.is_empty())
+}
+
+/// The files that a kubeconfig is read from.
+fn files() -> Vec<PathBuf> {
+    match env::var_os("KUBECONFIG").filter(|list| !list.is_empty()) {
+        Some(list) => env::split_paths(&list).collect(),
+        None => env::var_os("HOME")
+            .map(|home| PathBuf::from(home).join(".kube").join("config"))
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// The names of the contexts, the current one first.
+#[must_use]
+pub fn contexts() -> Vec<String> {
+    let Ok(kubeconfig) = Kubeconfig::read() else { return Vec::new() };
+    let current = kubeconfig.current_context;
+    let mut names: Vec<_> = kubeconfig.contexts.into_iter().map(|context| context.name).collect();
+    names.sort_by_key(|name| (Some(name) != current.as_ref(), name.clone()));
+    names
+}
+
+/// Reads what there is.
+///
+/// # Errors
+/// What is missing or wrong, in which file.
+pub async fn load(named: &Named) -> Result<Access, Stop> {
+    let has_file = files().iter().any(|file| file.exists());
+    if !has_file && named.context.is_none() && is_inside() {
+        return inside(named);
+    }
+    if !has_file {
+        let files: Vec<_> = files().iter().map(|file| file.display().to_string()).collect();
+        return Err(Stop::new(
+            Exit::Unavailable,
+            format!(
+                "there is no kubeconfig (looked at {}), and this is no pod of a cluster; set \
+                 KUBECONFIG, or name replicas with --endpoints HOST:PORT",
+                files.join(", ")
+            ),
+        ));
+    }
+    let mut kubeconfig = Kubeconfig::read().map_err(|error| unreadable(&error))?;
+    for user in &mut kubeconfig.auth_infos {
+        // It would take the terminal that the console draws on.
+        if let Some(exec) = user.auth_info.as_mut().and_then(|user| user.exec.as_mut()) {
+            exec.interactive_mode = Some(ExecInteractiveMode::Never);
+        }
+    }
+    let known = contexts();
+    let Some(context) = named.context.clone().or_else(|| kubeconfig.current_context.clone()) else {
+        return Err(no_context("the kubeconfig has no current context", &known));
+    };
+    let found = kubeconfig.contexts.iter().find(|one| one.name == context);
+    let Some(found) = found.and_then(|one| one.context.clone()) else {
+        let what = format!("the kubeconfig has no context '{context}'");
+        return Err(no_context(&what, &known));
+    };
+    let options = KubeConfigOptions { context: Some(context.clone()), ..Default::default() };
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+    let mut config = config.map_err(|error| unreadable(&error))?;
+    config.connect_timeout = Some(CALL_PATIENCE);
+    let namespace = named.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let user = found.user.unwrap_or_default();
+    Ok(Access { config, context, user, namespace, is_inside: false })
+}
+
+fn inside(named: &Named) -> Result<Access, Stop> {
+    let config = Config::incluster();
+    let mut config = config.map_err(|error| {
+        Stop::failed(format!(
+            "this is a pod, but it has no ServiceAccount to ask the API server as: {error}"
+        ))
+    })?;
+    config.connect_timeout = Some(CALL_PATIENCE);
+    let namespace = named.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let (context, user) = (INSIDE.to_owned(), "the pod's ServiceAccount".to_owned());
+    Ok(Access { config, context, user, namespace, is_inside: true })
+}
+
+fn no_context(what: &str, known: &[String]) -> Stop {
+    let known = match known {
+        [] => "it names none".to_owned(),
+        known => format!("it has: {}", known.join(", ")),
+    };
+    Stop::usage(format!("{what}; {known}; choose one with --context NAME"))
+}
+
+fn unreadable(error: &KubeconfigError) -> Stop {
+    let files: Vec<_> = files().iter().map(|file| file.display().to_string()).collect();
+    let mut why = error.to_string();
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+        if !why.contains(&cause.to_string()) {
+            why = format!("{why}: {cause}");
+        }
+    }
+    Stop::usage(format!("the kubeconfig ({}) cannot be used: {why}", files.join(", ")))
+}

@@ -1,0 +1,273 @@
+//! The pods of a `StatefulSet` and how many are wanted, watched.
+//!
+//! Guarantees that what was seen last stays while the API server is out of reach, and that watching
+//! begins again for ever, with pauses that grow to a bound.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::api::ListParams;
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::config::Access;
+use super::{CLIENTS_PORT, call};
+use crate::exit::Stop;
+
+/// How long a watch lasts, in seconds: an API server that is gone without a word is noticed then.
+const WATCH_SECONDS: u32 = 20;
+/// First pause after a watch that failed.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// Longest reason that is kept, in characters.
+const REASON_MAX: usize = 200;
+
+/// A pod.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PodView {
+    /// Its name.
+    pub name: String,
+    /// Which pod of that name.
+    pub uid: String,
+    /// Its address.
+    pub ip: Option<String>,
+    /// Its port for clients.
+    pub clients_port: u16,
+    /// Its container runs.
+    pub is_running: bool,
+    /// It is ready.
+    pub is_ready: bool,
+    /// It is being deleted.
+    pub is_terminating: bool,
+    /// How often its container was started again.
+    pub restarts: i32,
+    /// How it is, in a few words.
+    pub state: String,
+}
+
+/// Pods, by name.
+pub type All = BTreeMap<String, PodView>;
+
+/// What is wanted, by the `StatefulSet`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    /// The first ordinal.
+    pub start: u32,
+    /// How many from there.
+    pub replicas: u32,
+}
+
+/// The pods of a `StatefulSet`.
+pub struct Pods {
+    set: String,
+    pods: watch::Sender<All>,
+    wanted: watch::Sender<Wanted>,
+    trouble: watch::Sender<Option<String>>,
+}
+
+impl Pods {
+    /// Lists the pods, and watches them from then on for as long as the set is kept.
+    ///
+    /// # Errors
+    /// What the API server says to the list.
+    pub async fn watch(
+        client: &Client,
+        access: &Access,
+        set: &StatefulSet,
+    ) -> Result<(Arc<Self>, JoinSet<()>), Stop> {
+        let labels = set.spec.selector.match_labels.clone().unwrap_or_default();
+        let selector: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let selector = selector.join(",");
+        let api: Api<Pod> = Api::namespaced(client.clone(), &access.namespace);
+        let listed = call(access, api.list(&ListParams::default().labels(&selector))).await?;
+        let all = listed.items.iter().filter_map(view).map(|pod| (pod.name.clone(), pod));
+        let name = set.metadata.name.clone().unwrap_or_default();
+        let pods = Arc::new(Self {
+            set: name.clone(),
+            pods: watch::Sender::new(all.collect()),
+            wanted: watch::Sender::new(wanted(set)),
+            trouble: watch::Sender::new(None),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&pods).follow_pods(api, selector));
+        let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &access.namespace);
+        tasks.spawn(Arc::clone(&pods).follow_set(sets, name));
+        Ok((pods, tasks))
+    }
+
+    /// The pods as they were seen last.
+    #[must_use]
+    pub fn all(&self) -> All {
+        self.pods.borrow().clone()
+    }
+
+    /// Says when they change.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<All> {
+        self.pods.subscribe()
+    }
+
+    /// Why they cannot be watched now.
+    #[must_use]
+    pub fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.trouble.subscribe()
+    }
+
+    /// How many are wanted.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        *self.wanted.borrow()
+    }
+
+    /// The names of those that are there, and of those that should be.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let Wanted { start, replicas } = self.wanted();
+        let mut names: Vec<_> =
+            (start..start + replicas).map(|ordinal| format!("{}-{ordinal}", self.set)).collect();
+        let others = self.pods.borrow();
+        names.extend(others.keys().cloned());
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    async fn follow_pods(self: Arc<Self>, api: Api<Pod>, selector: String) {
+        let config = watcher::Config::default().labels(&selector).timeout(WATCH_SECONDS);
+        let mut events = watcher(api, config).boxed();
+        let (mut pause, mut fresh) = (PAUSE_MIN, All::new());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(watcher::Event::Init) => fresh.clear(),
+                Ok(watcher::Event::InitApply(pod)) => {
+                    fresh.extend(view(&pod).map(|pod| (pod.name.clone(), pod)));
+                }
+                Ok(watcher::Event::InitDone) => self.set_all(std::mem::take(&mut fresh)),
+                Ok(watcher::Event::Apply(pod)) => {
+                    if let Some(pod) = view(&pod) {
+                        self.change(|all| drop(all.insert(pod.name.clone(), pod.clone())));
+                    }
+                }
+                Ok(watcher::Event::Delete(pod)) => {
+                    if let Some(pod) = view(&pod) {
+                        self.change(|all| drop(all.remove(&pod.name)));
+                    }
+                }
+                Err(error) => {
+                    self.trouble.send_replace(Some(error.to_string()));
+                    sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                    continue;
+                }
+            }
+            pause = PAUSE_MIN;
+            self.trouble.send_if_modified(|trouble| trouble.take().is_some());
+        }
+    }
+
+    fn set_all(&self, fresh: All) {
+        self.change(|all| *all = fresh.clone());
+    }
+
+    fn change(&self, change: impl Fn(&mut All)) {
+        self.pods.send_if_modified(|all| {
+            let before = all.clone();
+            change(all);
+            *all != before
+        });
+    }
+
+    async fn follow_set(self: Arc<Self>, api: Api<StatefulSet>, name: String) {
+        let fields = format!("metadata.name={name}");
+        let config = watcher::Config::default().fields(&fields).timeout(WATCH_SECONDS);
+        let mut events = watcher(api, config).boxed();
+        let mut pause = PAUSE_MIN;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(watcher::Event::InitApply(set) | watcher::Event::Apply(set)) => {
+                    self.wanted.send_replace(wanted(&set));
+                    pause = PAUSE_MIN;
+                }
+                Ok(_) => {}
+                Err(_) => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+}
+
+fn wanted(set: &StatefulSet) -> Wanted {
+    let number = |number: Option<i32>| number.and_then(|number| u32::try_from(number).ok());
+    let start = set.spec.ordinals.as_ref().and_then(|ordinals| ordinals.start);
+    let replicas = number(set.spec.replicas).unwrap_or(1);
+    Wanted { start: number(start).unwrap_or(0), replicas }
+}
+
+/// What matters of a pod.
+fn view(pod: &Pod) -> Option<PodView> {
+    let (spec, status) = (pod.spec.as_ref()?, pod.status.clone().unwrap_or_default());
+    let name = pod.metadata.name.clone()?;
+    let container = status.container_statuses.iter().flatten().next();
+    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let clients = ports.into_iter().find(|port| port.name.as_deref() == Some("clients"));
+    let is_terminating = pod.metadata.deletion_timestamp.is_some();
+    let is_running = container
+        .and_then(|container| container.state.as_ref())
+        .is_some_and(|state| state.running.is_some());
+    let conditions = status.conditions.iter().flatten();
+    let is_ready = conditions.clone().any(|one| one.type_ == "Ready" && one.status == "True");
+    let unscheduled = conditions
+        .clone()
+        .find(|one| one.type_ == "PodScheduled" && one.status == "False")
+        .and_then(|one| one.message.clone());
+    let phase = status.phase.clone().unwrap_or_default();
+    let state = match (is_terminating, unscheduled, container.and_then(waiting)) {
+        (true, ..) => "Terminating".to_owned(),
+        (_, Some(why), _) => format!("Pending: {why}"),
+        (_, None, Some(waiting)) => waiting,
+        (_, None, None) if is_running && is_ready => "Ready".to_owned(),
+        (_, None, None) if is_running => "Running, not ready".to_owned(),
+        (_, None, None) => phase,
+    };
+    Some(PodView {
+        name,
+        uid: pod.metadata.uid.clone()?,
+        ip: status.pod_ip.clone(),
+        clients_port: clients
+            .and_then(|port| u16::try_from(port.container_port).ok())
+            .unwrap_or(CLIENTS_PORT),
+        is_running,
+        is_ready,
+        is_terminating,
+        restarts: container.map_or(0, |container| container.restart_count),
+        state: state.chars().take(REASON_MAX).collect(),
+    })
+}
+
+/// Why a container does not run.
+fn waiting(container: &ContainerStatus) -> Option<String> {
+    let state = container.state.as_ref()?;
+    let ended = |ended: &k8s_openapi::api::core::v1::ContainerStateTerminated| {
+        let reason = ended.reason.clone().unwrap_or_else(|| "ended".to_owned());
+        format!("{reason} (exit {})", ended.exit_code)
+    };
+    if let Some(now) = &state.terminated {
+        return Some(ended(now));
+    }
+    let reason = state.waiting.as_ref()?.reason.clone()?;
+    let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+    Some(match last {
+        Some(last) => format!("{reason}, last {}", ended(last)),
+        None => reason,
+    })
+}

@@ -1,0 +1,132 @@
+//! What the API server lets this user do.
+//!
+//! Guarantees that an answer is only a hint: what is asked for is asked for in any case, and the
+//! API server decides. Where it does not answer, everything counts as allowed.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::time::timeout;
+
+use super::config::Access;
+
+/// How long the answer may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Something that the console does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Right {
+    /// What for.
+    pub action: Action,
+    /// The verb.
+    pub verb: &'static str,
+    /// The API group.
+    pub group: &'static str,
+    /// The resource.
+    pub resource: &'static str,
+    /// Its part, or nothing.
+    pub part: &'static str,
+}
+
+/// What a right is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// See the pods.
+    Watch,
+    /// Reach the replicas from outside the cluster.
+    Reach,
+    /// Delete a pod.
+    Kill,
+    /// Change the number of replicas.
+    Scale,
+    /// Read a pod's log.
+    Logs,
+    /// See Events.
+    Events,
+}
+
+/// All of them.
+pub const RIGHTS: [Right; 11] = [
+    right(Action::Watch, "get", "apps", "statefulsets", ""),
+    right(Action::Watch, "watch", "apps", "statefulsets", ""),
+    right(Action::Watch, "list", "", "pods", ""),
+    right(Action::Watch, "watch", "", "pods", ""),
+    right(Action::Reach, "get", "", "pods", "portforward"),
+    right(Action::Reach, "create", "", "pods", "portforward"),
+    right(Action::Kill, "delete", "", "pods", ""),
+    right(Action::Scale, "patch", "apps", "statefulsets", "scale"),
+    right(Action::Logs, "get", "", "pods", "log"),
+    right(Action::Events, "list", "", "events", ""),
+    right(Action::Events, "watch", "", "events", ""),
+];
+
+const fn right(
+    action: Action,
+    verb: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    part: &'static str,
+) -> Right {
+    Right { action, verb, group, resource, part }
+}
+
+impl Right {
+    /// The resource as a Role names it.
+    #[must_use]
+    pub fn resource(&self) -> String {
+        match self.part {
+            "" => self.resource.to_owned(),
+            part => format!("{}/{part}", self.resource),
+        }
+    }
+}
+
+/// Those that are missing. An error says that nobody tells.
+pub async fn missing(client: &Client, access: &Access) -> Result<Vec<Right>, String> {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let ask = |right: Right| {
+        let reviews = reviews.clone();
+        let attributes = ResourceAttributes {
+            namespace: Some(access.namespace.clone()),
+            verb: Some(right.verb.to_owned()),
+            group: Some(right.group.to_owned()),
+            resource: Some(right.resource.to_owned()),
+            subresource: Some(right.part.to_owned()).filter(|part| !part.is_empty()),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(attributes),
+            ..SelfSubjectAccessReviewSpec::default()
+        };
+        let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+        async move {
+            let told = reviews.create(&PostParams::default(), &review).await;
+            let status = told.map_err(|error| error.to_string())?.status;
+            Ok::<_, String>((right, status.is_none_or(|status| status.allowed)))
+        }
+    };
+    let told = timeout(PATIENCE, join_all(RIGHTS.map(ask))).await;
+    let told = told.map_err(|_| format!("no answer within {PATIENCE:?}"))?;
+    let told: Result<Vec<_>, String> = told.into_iter().collect();
+    Ok(told?.into_iter().filter(|(_, allowed)| !allowed).map(|(right, _)| right).collect())
+}
+
+/// Why an action cannot be done, if a right for it is missing.
+#[must_use]
+pub fn why_not(missing: &[Right], action: Action, access: &Access) -> Option<String> {
+    let lacks = |right: &&Right| right.action == action;
+    let verbs: Vec<_> = missing
+        .iter()
+        .filter(lacks)
+        .map(|right| format!("{} {}", right.verb, right.resource()))
+        .collect();
+    let namespace = &access.namespace;
+    (!verbs.is_empty()).then(|| {
+        format!("you may not {} in namespace {namespace}; ask for a Role with it", verbs.join(", "))
+    })
+}

@@ -1,0 +1,128 @@
+//! Why a call of the API server failed, in a sentence with what helps.
+//!
+//! Guarantees that people read the innermost reason, and the exit status that stands for it.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::ListParams;
+use kube::{Api, Client, Error};
+use tokio::time::timeout;
+
+use super::CALL_PATIENCE;
+use super::config::Access;
+use crate::exit::{Exit, Stop};
+
+/// The label of everything that is Kvorum's.
+pub const LABEL: &str = "app.kubernetes.io/name=kvorum";
+/// Most lines of a login plugin that are shown.
+const PLUGIN_LINES: usize = 3;
+
+/// What an error means.
+#[must_use]
+pub fn explain(access: &Access, error: &Error) -> Stop {
+    let server = access.server();
+    match error {
+        Error::Api(status) => match status.code {
+            401 => Stop::new(
+                Exit::NotAuthorized,
+                format!(
+                    "the API server {server} does not accept the credentials of {}: rejected or \
+                     expired; log in again",
+                    access.user
+                ),
+            ),
+            403 => Stop::new(
+                Exit::NotAuthorized,
+                format!("not allowed: {}; ask for a Role with that verb", status.message),
+            ),
+            404 => Stop::new(Exit::NotFound, format!("not found: {}", status.message)),
+            429 | 503 | 504 => Stop::new(
+                Exit::Unavailable,
+                format!("the API server {server} is busy: {}; try again", status.message),
+            ),
+            code => Stop::failed(format!("the API server refuses ({code}): {}", status.message)),
+        },
+        Error::Auth(error) => Stop::new(Exit::NotAuthorized, login(access, &error.to_string())),
+        Error::UpgradeConnection(error) => Stop::new(
+            Exit::Unavailable,
+            format!(
+                "the way to the API server {server} does not pass WebSockets ({error}); name the \
+                 replicas with --endpoints HOST:PORT"
+            ),
+        ),
+        other => {
+            let why = root_cause(other);
+            let hint = match &why {
+                why if why.contains("refused") => ": is the cluster running?",
+                why if why.contains("certificate") => {
+                    ": the cluster's certificate and the kubeconfig do not fit (tls-server-name, \
+                     certificate-authority)"
+                }
+                why if why.contains("lookup") || why.contains("resolve") => {
+                    ": the name is not known here; a VPN?"
+                }
+                _ => "",
+            };
+            Stop::new(
+                Exit::Unavailable,
+                format!("the API server {server} cannot be reached: {why}{hint}"),
+            )
+        }
+    }
+}
+
+/// The API server does not answer.
+#[must_use]
+pub fn silent(access: &Access) -> Stop {
+    let server = access.server();
+    Stop::new(
+        Exit::Unavailable,
+        format!("no answer from the API server {server} within {CALL_PATIENCE:?}: a VPN?"),
+    )
+}
+
+/// There is no such `StatefulSet`; where there are others of Kvorum.
+pub async fn no_set(client: &Client, access: &Access, set: &str) -> Stop {
+    let all: Api<StatefulSet> = Api::all(client.clone());
+    let ours = ListParams::default().labels(LABEL);
+    let elsewhere = match timeout(CALL_PATIENCE, all.list(&ours)).await {
+        Ok(Ok(list)) => list.items,
+        // Whoever may not look everywhere is told less.
+        _ => Vec::new(),
+    };
+    let name = |set: StatefulSet| {
+        let (namespace, name) = (set.metadata.namespace?, set.metadata.name?);
+        Some(format!("--namespace {namespace} --statefulset {name}"))
+    };
+    let elsewhere: Vec<_> = elsewhere.into_iter().filter_map(name).collect();
+    let what_next = match elsewhere.as_slice() {
+        [] => "install one with 'kubectl apply -k deploy', or name it with --namespace and \
+               --statefulset"
+            .to_owned(),
+        found => format!("there is: {}", found.join("; ")),
+    };
+    let (namespace, context) = (&access.namespace, &access.context);
+    Stop::new(
+        Exit::Unavailable,
+        format!("there is no StatefulSet {set} in namespace {namespace} of {context}; {what_next}"),
+    )
+}
+
+fn login(access: &Access, why: &str) -> String {
+    let lines: Vec<_> = why.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let last = lines.len().saturating_sub(PLUGIN_LINES);
+    format!(
+        "cannot log in as {}: {}; run the login command of your cluster in a terminal, then try \
+         again",
+        access.user,
+        lines[last..].join(" ")
+    )
+}
+
+/// The innermost reason, which is the one that people can act on.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

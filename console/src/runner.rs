@@ -1,0 +1,155 @@
+//! Whoever runs the replicas: what can be done with their processes and their number.
+//!
+//! Guarantees that what cannot be done says why, and what helps. Does not know what the replicas
+//! hold; the [client](kvorum_protocol::Client) does.
+
+#[cfg(feature = "local")]
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kvorum_protocol::client::Route;
+use kvorum_protocol::message::Admin;
+use kvorum_protocol::{Client, ClientError};
+
+use crate::exit::Stop;
+use crate::kubernetes::rights::{self, Action};
+use crate::kubernetes::{Grace, Kube};
+use crate::message::{HowToKill, Place};
+#[cfg(feature = "local")]
+use crate::tail::tail;
+
+/// What is said where the number of replicas cannot be changed.
+const NO_SCALING: &str = "replicas at addresses follow whoever runs them: change the number of \
+     replicas there";
+/// What is said where a replica cannot be killed.
+const NO_KILLING: &str =
+    "a replica at an address can be crashed only where faults are allowed (--allow-faults)";
+/// What is said where there are no logs.
+const NO_LOGS: &str = "the log files of replicas at addresses are not at hand here";
+/// Bytes of a log file that are shown.
+#[cfg(feature = "local")]
+const LOG_BYTES: u64 = 64 << 10;
+
+/// Whoever runs the replicas.
+#[derive(Clone)]
+pub enum Runner {
+    /// Somebody else; replicas at these addresses.
+    Nobody(Vec<String>),
+    /// The local cluster in this folder.
+    #[cfg(feature = "local")]
+    Local(PathBuf),
+    /// Kubernetes.
+    Kubernetes(Arc<Kube>),
+}
+
+impl Runner {
+    /// What can be done here.
+    pub async fn place(&self) -> Place {
+        match self {
+            Self::Nobody(addresses) => Place {
+                name: format!("endpoints {}", addresses.join(", ")),
+                no_kill: Some(NO_KILLING.to_owned()),
+                no_scale: Some(NO_SCALING.to_owned()),
+                no_logs: Some(NO_LOGS.to_owned()),
+                is_own: false,
+            },
+            #[cfg(feature = "local")]
+            Self::Local(folder) => {
+                Place { name: format!("local {}", folder.display()), ..Place::default() }
+            }
+            Self::Kubernetes(kube) => {
+                let missing = rights::missing(kube.client(), &kube.access).await;
+                let missing = missing.unwrap_or_default();
+                let why_not = |action| rights::why_not(&missing, action, &kube.access);
+                Place {
+                    name: kube.name(),
+                    no_kill: why_not(Action::Kill),
+                    no_scale: why_not(Action::Scale),
+                    no_logs: why_not(Action::Logs),
+                    is_own: false,
+                }
+            }
+        }
+    }
+
+    /// Ends a replica's process; how it was done.
+    ///
+    /// # Errors
+    /// Why it was not.
+    pub async fn kill(&self, client: &Client, node: &str, how: HowToKill) -> Result<String, Stop> {
+        match self {
+            Self::Nobody(_) if how == HowToKill::Now => crash(client, node).await,
+            Self::Nobody(_) => Err(Stop::usage(
+                "a replica at an address can be crashed, but not stopped; stop its process there",
+            )),
+            #[cfg(feature = "local")]
+            Self::Local(folder) => {
+                let (folder, node) = (folder.clone(), node.to_owned());
+                let is_graceful = how == HowToKill::Graceful;
+                let kill = move || crate::local::kill(&folder, &node, is_graceful);
+                Ok(blocking(kill).await?.to_owned())
+            }
+            Self::Kubernetes(kube) => {
+                let grace = match how {
+                    HowToKill::Now => Grace::Now,
+                    HowToKill::Graceful => Grace::Own,
+                    HowToKill::Force => Grace::Force,
+                };
+                Ok(kube.delete(node, grace).await?.to_owned())
+            }
+        }
+    }
+
+    /// Says how many replicas there should be.
+    ///
+    /// # Errors
+    /// Why that cannot be said here.
+    pub async fn scale(&self, replicas: u32) -> Result<(), Stop> {
+        match self {
+            Self::Nobody(_) => Err(Stop::failed(NO_SCALING)),
+            #[cfg(feature = "local")]
+            Self::Local(folder) => {
+                let folder = folder.clone();
+                blocking(move || crate::local::scale(&folder, replicas)).await
+            }
+            Self::Kubernetes(kube) => kube.scale(replicas).await,
+        }
+    }
+
+    /// The end of a replica's own log.
+    ///
+    /// # Errors
+    /// Why it is not at hand.
+    pub async fn logs(&self, node: &str) -> Result<Vec<String>, Stop> {
+        match self {
+            Self::Nobody(_) => Err(Stop::failed(NO_LOGS)),
+            #[cfg(feature = "local")]
+            Self::Local(folder) => {
+                let path = folder.join(node).join("log");
+                let lines = move || {
+                    let (text, is_cut) = tail(&path, LOG_BYTES)?;
+                    Ok(text.lines().skip(usize::from(is_cut)).map(str::to_owned).collect())
+                };
+                blocking(lines).await
+            }
+            Self::Kubernetes(kube) => kube.logs(node).await,
+        }
+    }
+}
+
+/// Crashes a replica that allows faults; how it was done.
+async fn crash(client: &Client, node: &str) -> Result<String, Stop> {
+    match client.administer(Admin::Crash, &Route::Through(node.to_owned())).await {
+        // A process that ends at once may not get its answer out.
+        Ok(()) | Err(ClientError::Unknown { .. }) => Ok("by a crash".to_owned()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Does what blocks on a thread for that.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Stop> + Send + 'static,
+) -> Result<T, Stop> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Stop::failed(error.to_string()))?
+}

@@ -1,0 +1,162 @@
+//! What Kubernetes is to apply: that it says what current types can hold, and that the overlay for
+//! the oldest version differs from the base only where it must.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+/// The documents of a file.
+fn documents(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+    let parts = text.split("\n---\n");
+    let parse = |part: &str| -> Value {
+        serde_saphyr::from_str(part).unwrap_or_else(|error| panic!("{file:?}: {error}"))
+    };
+    parts.map(parse).collect()
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let all = fs::read_dir(deploy().join(folder)).unwrap();
+    let mut files: Vec<_> = all.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|end| end == "yaml"));
+    files.sort();
+    files
+}
+
+/// What a type keeps of a document.
+fn kept<T: DeserializeOwned + serde::Serialize>(document: &Value) -> Value {
+    let typed: T = serde_json::from_value(document.clone())
+        .unwrap_or_else(|error| panic!("{error}: {document}"));
+    serde_json::to_value(typed).unwrap()
+}
+
+/// Everything in `said` is in `kept`.
+fn assert_kept(said: &Value, kept: &Value, path: &str) {
+    match (said, kept) {
+        (Value::Object(said), Value::Object(kept)) => {
+            for (key, value) in said {
+                let path = format!("{path}.{key}");
+                let kept = kept.get(key).unwrap_or_else(|| panic!("{path} is no field"));
+                assert_kept(value, kept, &path);
+            }
+        }
+        (Value::Array(said), Value::Array(kept)) => {
+            assert_eq!(said.len(), kept.len(), "{path}");
+            for (place, (said, kept)) in said.iter().zip(kept).enumerate() {
+                assert_kept(said, kept, &format!("{path}[{place}]"));
+            }
+        }
+        (said, kept) => assert_eq!(said, kept, "{path}"),
+    }
+}
+
+#[test]
+fn everything_is_what_current_types_know() {
+    let mut count = 0;
+    for file in files("base") {
+        if file.ends_with("kustomization.yaml") {
+            continue;
+        }
+        for document in documents(&file) {
+            let kind = document["kind"].as_str().unwrap_or_default().to_owned();
+            let version = document["apiVersion"].as_str().unwrap_or_default().to_owned();
+            let kept = match (version.as_str(), kind.as_str()) {
+                ("apps/v1", "StatefulSet") => kept::<StatefulSet>(&document),
+                ("apps/v1", "Deployment") => kept::<Deployment>(&document),
+                ("v1", "Service") => kept::<Service>(&document),
+                ("v1", "ServiceAccount") => kept::<ServiceAccount>(&document),
+                ("networking.k8s.io/v1", "NetworkPolicy") => kept::<NetworkPolicy>(&document),
+                ("policy/v1", "PodDisruptionBudget") => kept::<PodDisruptionBudget>(&document),
+                ("rbac.authorization.k8s.io/v1", "Role") => kept::<Role>(&document),
+                ("rbac.authorization.k8s.io/v1", "RoleBinding") => kept::<RoleBinding>(&document),
+                other => panic!("{file:?}: {other:?} is not among the types that are looked at"),
+            };
+            assert_kept(&document, &kept, &kind);
+            count += 1;
+        }
+    }
+    assert!(count >= 13, "{count} objects");
+}
+
+/// Each file of the base is applied.
+#[test]
+fn the_base_is_whole() {
+    let [kustomization] = &documents(&deploy().join("base/kustomization.yaml"))[..] else {
+        panic!()
+    };
+    let mut listed: Vec<_> =
+        kustomization["resources"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    listed.sort_unstable();
+    let files = files("base");
+    let there: Vec<_> = files.iter().filter_map(|file| file.file_name()?.to_str()).collect();
+    let there: Vec<_> = there.into_iter().filter(|file| *file != "kustomization.yaml").collect();
+    assert_eq!(listed, there);
+}
+
+/// The oldest version lacks two fields and has the budget under another version.
+#[test]
+fn the_oldest_version_differs_only_where_it_must() {
+    let folder = deploy().join("overlays/k8s-1.20");
+    let [kustomization] = &documents(&folder.join("kustomization.yaml"))[..] else { panic!() };
+    let expected = serde_json::json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "default",
+        "bases": ["../../base"],
+        "resources": ["disruption.yaml"],
+        "patchesStrategicMerge": ["no-newer-disruption.yaml"],
+        "patchesJson6902": [{
+            "target": {"group": "apps", "version": "v1", "kind": "StatefulSet", "name": "kvorum"},
+            "path": "no-newer-fields.yaml",
+        }],
+    });
+    assert_eq!(*kustomization, expected);
+    let [fields] = &documents(&folder.join("no-newer-fields.yaml"))[..] else { panic!() };
+    let removed: Vec<_> = fields
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["op"].as_str().unwrap(), one["path"].as_str().unwrap()))
+        .collect();
+    let newer = ["/spec/minReadySeconds", "/spec/persistentVolumeClaimRetentionPolicy"];
+    assert_eq!(removed, newer.map(|path| ("remove", path)));
+    let [mut older] = documents(&folder.join("disruption.yaml")).try_into().unwrap();
+    let older: &mut Value = &mut older;
+    assert_eq!(older["apiVersion"], "policy/v1beta1");
+    older["apiVersion"] = "policy/v1".into();
+    let [newer] = &documents(&deploy().join("base/disruption.yaml"))[..] else { panic!() };
+    assert_eq!(older, newer);
+}
+
+/// What Pod Security calls "restricted", where the cluster under test does not enforce it.
+#[test]
+fn every_pod_is_restricted() {
+    for name in ["statefulset", "console"] {
+        let [document] = &documents(&deploy().join(format!("base/{name}.yaml")))[..] else {
+            panic!()
+        };
+        let pod = &document["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{name}");
+        for container in pod["containers"].as_array().unwrap() {
+            let context = &container["securityContext"];
+            assert_eq!(context["allowPrivilegeEscalation"], false, "{name}");
+            assert_eq!(context["readOnlyRootFilesystem"], true, "{name}");
+            assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]), "{name}");
+        }
+        for volume in pod["volumes"].as_array().into_iter().flatten() {
+            assert!(volume.get("hostPath").is_none(), "{name}: {volume}");
+        }
+    }
+}
