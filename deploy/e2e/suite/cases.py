@@ -1,0 +1,197 @@
+"""What the cluster must show, case by case. Each leaves three ready replicas behind.
+
+Scenario numbers are those of deploy/README.md.
+"""
+
+import json
+import time
+
+from .world import NAMESPACE, SET, Failed, expect
+
+REPLICAS = [f"{SET}-0", f"{SET}-1", f"{SET}-2"]
+
+
+def applies(world):
+    """`apply -k`, and three replicas are ready within a minute."""
+    world.kubectl("apply", "-k", world.overlay())
+    world.figure("apply to ready, s", f"{world.wait_ready(3, 60):.1f}")
+    expect(set(world.members()) == set(REPLICAS), f"members {world.members()}")
+    console = lambda: [p for p in world.pods("console").values() if p["status"].get("phase") == "Running"]
+    world.wait("the console's pod runs", console, 60)
+
+
+def demo_of_the_seed(world):
+    """Put, get at each replica, delete, as the seed's readme has it; a pod's log tells its recovery."""
+    world.kvorum("put", "a", "1")
+    for port in ("8001", "8002", "8003"):
+        got = world.kvorum("get", "a", port, "-o", "raw").stdout
+        expect(got.strip() == "1", f"get a {port}: {got!r}")
+    world.kvorum("put", "a", "2", "8002")
+    expect(world.kvorum("get", "a", "-o", "raw").stdout.strip() == "2", "the second value")
+    world.kvorum("delete", "a", "8003")
+    expect(world.kvorum("get", "a", check=False).returncode == 3, "get of a deleted key is not found")
+    world.kvorum("put", "kept", "through everything")
+    log = world.kubectl("logs", f"{SET}-1")
+    expect("recovered" in log and "applied" in log, f"the log of {SET}-1 tells no recovery: {log[-400:]}")
+
+
+def leader_is_deleted_by_force(world):
+    """The leader's pod is deleted by force: writes go on within a second (scenario 9)."""
+    world.start_load("load-force")
+    leader = world.leader()
+    before = {one["name"]: one["incarnation"] for one in world.status()}
+    world.kubectl("delete", "pod", leader, "--force", "--grace-period=0")
+    world.wait("another pod", lambda: leader not in world.ready(), 30)
+    world.figure("ready again, s", f"{world.wait_ready(3, 60):.1f}")
+    figures = world.end_load("load-force")
+    expect(figures["longest_gap_ms"] <= 1000, f"writes stood still for {figures['longest_gap_ms']} ms")
+    after = {one["name"]: one["incarnation"] for one in world.status()}
+    expect(after[leader] > before[leader], f"{leader} came back as the same replica: {before} {after}")
+
+
+def leader_is_killed_by_command(world):
+    """`kvorum kill leader` deletes its pod; it comes back, catches up and is ready."""
+    world.start_load("load-kill")
+    leader = world.leader()
+    world.kvorum("kill", "leader", "--yes")
+    world.wait("the pod goes", lambda: leader not in world.ready(), 30)
+    world.figure("ready again, s", f"{world.wait_ready(3, 60):.1f}")
+    figures = world.end_load("load-kill")
+    expect(figures["longest_gap_ms"] <= 1000, f"writes stood still for {figures['longest_gap_ms']} ms")
+    log = world.kubectl("logs", leader)
+    expect("recovered" in log, f"the log of {leader} tells no recovery: {log[-400:]}")
+
+
+def scales_in_every_direction(world):
+    """`kubectl scale` 3, 4, 5, 3, 1, 3 under load (scenarios 1, 2, 3, 7)."""
+    world.start_load("load-scale")
+    for count in (4, 5, 3, 1, 3):
+        began = time.monotonic()
+        world.scale(count)
+        names = {f"{SET}-{ordinal}" for ordinal in range(count)}
+        world.wait(f"{count} pods", lambda: set(world.pods()) == names, 90)
+        pods = time.monotonic() - began
+        members = world.wait_members(count, 30)
+        world.wait_ready(count, 60)
+        world.figure(f"to {count}", f"pods {pods:.1f} s, then members {members:.1f} s")
+    world.end_load("load-scale")
+
+
+def scales_by_command(world):
+    """`kvorum scale` changes the number and tells each step."""
+    told = world.kvorum("scale", "4", "--yes", timeout=120)
+    expect("configuration" in told.stderr, f"no steps: {told.stderr}")
+    world.kvorum("scale", "3", "--yes", timeout=120)
+    world.wait("3 pods", lambda: len(world.pods()) == 3, 60)
+    world.wait_ready(3, 60)
+
+
+def rolls_out(world):
+    """`kubectl rollout restart` under load: no client sees an error, and a majority stays."""
+    world.start_load("load-roll")
+    world.kubectl("rollout", "restart", f"statefulset/{SET}")
+    world.kubectl("rollout", "status", f"statefulset/{SET}", "--timeout=180s", timeout=200)
+    world.wait_ready(3, 60)
+    world.end_load("load-roll")
+
+
+def two_pods_are_deleted(world):
+    """Two of three pods are told to end at once: the second waits for the first (scenario 14)."""
+    world.start_load("load-two")
+    world.kubectl("delete", "pod", f"{SET}-1", f"{SET}-2", "--wait=false")
+    time.sleep(3)
+    world.wait_ready(3, 120)
+    world.end_load("load-two")
+
+
+def volume_is_lost(world):
+    """A volume and its pod are deleted: replaced under another id, unattended (scenario 10)."""
+    victim, before = f"{SET}-1", world.members()
+    world.start_load("load-volume")
+    world.kubectl("delete", "pvc", f"data-{victim}", "--wait=false")
+    world.kubectl("delete", "pod", victim, "--wait=false")
+    changed = lambda: world.members().get(victim, before[victim]) != before[victim]
+    # Older controllers make the claim only for the next pod of that name.
+    def nudge():
+        pod = world.pods().get(victim)
+        if pod and pod["status"].get("phase") == "Pending" and "deletionTimestamp" not in pod["metadata"]:
+            claim = world.kubectl("get", "pvc", f"data-{victim}", "-o", "name", check=False)
+            if not claim:
+                world.kubectl("delete", "pod", victim, "--wait=false", check=False)
+        return changed()
+    world.figure("replaced after, s", f"{world.wait('another id', nudge, 120):.1f}")
+    world.wait_ready(3, 60)
+    world.end_load("load-volume")
+    after = world.members()
+    expect(all(after[name] == before[name] for name in REPLICAS if name != victim), f"{before} {after}")
+
+
+def all_pods_are_deleted(world):
+    """All pods are deleted at once: they come back with everything (scenario 21's full stop)."""
+    world.kvorum("put", "before", "the stop")
+    world.kubectl("delete", "pods", "-l", "app.kubernetes.io/component=replica", "--grace-period=1", "--wait=true")
+    world.figure("ready again, s", f"{world.wait_ready(3, 90):.1f}")
+    expect(world.kvorum("get", "before", "-o", "raw").stdout.strip() == "the stop", "a key is gone")
+    expect(world.kvorum("get", "kept", "-o", "raw").stdout.strip() == "through everything", "a key is gone")
+
+
+def stops_and_starts_again(world):
+    """Scaled to none and back: nothing leaves, everything is there (scenario 21)."""
+    before = world.members()
+    world.scale(0)
+    world.wait("no pods", lambda: not world.pods(), 60)
+    world.scale(3)
+    world.wait_ready(3, 90)
+    expect(world.members() == before, f"the members changed: {before} {world.members()}")
+
+
+def set_is_made_anew(world):
+    """The StatefulSet is deleted without its pods and made again: nothing changes (scenario 19)."""
+    before = world.members()
+    world.kubectl("delete", "statefulset", SET, "--cascade=orphan")
+    time.sleep(2)
+    world.kubectl("apply", "-k", world.overlay())
+    world.wait_ready(3, 120)
+    expect(world.members() == before, f"the members changed: {before} {world.members()}")
+
+
+def role_is_deleted(world):
+    """Without its Role a replica serves on and the members stay; with it they follow (scenario 17)."""
+    world.start_load("load-role")
+    role = world.kubectl("get", "role", SET, "-o", "json")
+    world.kubectl("delete", "role", SET)
+    world.scale(4)
+    time.sleep(12)
+    expect(len(world.members()) == 3, f"the members changed without the Role: {world.members()}")
+    kept = json.loads(role)
+    kept["metadata"] = {key: kept["metadata"][key] for key in ("name", "labels")}
+    world.kubectl("create", "-f", "-", text=json.dumps(kept))
+    world.figure("4 members after the Role is back, s", f"{world.wait_members(4, 60):.1f}")
+    world.scale(3)
+    world.wait_members(3, 60)
+    world.wait("3 pods", lambda: len(world.pods()) == 3, 60)
+    world.end_load("load-role")
+    events = world.kubectl("get", "events", "-o", "json")
+    reasons = {event.get("reason") for event in json.loads(events)["items"]}
+    expect("Configured" in reasons, f"no Event tells the members: {reasons}")
+
+
+def ends_at_once(world):
+    """`delete -k`: no pod is Terminating for longer than ten seconds (scenario 15)."""
+    world.kubectl("delete", "-k", world.overlay(), "--wait=false")
+    world.figure("gone after, s", f"{world.wait('no pods', lambda: not world.pods() and not world.pods('console'), 20):.1f}")
+    claims = json.loads(world.kubectl("get", "pvc", "-o", "json"))["items"]
+    expect(len(claims) >= 3, "the volumes went too")
+
+
+def comes_back_from_its_volumes(world):
+    """Installed again, it has everything: the volumes and the marker stayed."""
+    world.kubectl("apply", "-k", world.overlay())
+    world.wait_ready(3, 90)
+    expect(world.kvorum("get", "kept", "-o", "raw").stdout.strip() == "through everything", "a key is gone")
+
+
+CASES = [applies, demo_of_the_seed, leader_is_deleted_by_force, leader_is_killed_by_command,
+         scales_in_every_direction, scales_by_command, rolls_out, two_pods_are_deleted, volume_is_lost,
+         all_pods_are_deleted, stops_and_starts_again, set_is_made_anew, role_is_deleted]
+LAST = [ends_at_once, comes_back_from_its_volumes]

@@ -1,0 +1,152 @@
+"""A program on a pseudo-terminal, and what is on its screen.
+
+The emulator knows what the console writes: cursor positions, erasing, colors (which it drops), and
+it fails on what an attached console must not send.
+"""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+import time
+
+FORBIDDEN = [b"\x1b[?1049h", b"\x1b[?1000h", b"\x1b[?1002h", b"\x1b[?1003h", b"\x1b[?1006h", b"\x1b[?2004h",
+             b"\x1b[?1004h", b"\x1b[>", b"\x1b]11;", b"\x1b[6n"]
+SEQUENCE = re.compile(rb"\x1b(?:\[([?>=]?)([0-9;]*)([@-~])|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9]|[=>78cDEHMNOZ])")
+
+
+class Terminal:
+    def __init__(self, command, width, height, env=None):
+        self.master, slave = pty.openpty()
+        self.before = termios.tcgetattr(slave)
+        self.slave = slave
+        self.resize(width, height)
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+                                        env=env, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        self.raw = b""
+        self.pending = b""
+        self.clear()
+
+    def resize(self, width, height):
+        self.width, self.height = width, height
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def clear(self):
+        self.cells = [[" "] * self.width for _ in range(self.height)]
+        self.x = self.y = 0
+
+    def read(self, seconds=0.1):
+        """Takes in what the program writes, for a while."""
+        until = time.monotonic() + seconds
+        taken = 0
+        while (left := until - time.monotonic()) > 0:
+            if not select.select([self.master], [], [], left)[0]:
+                break
+            try:
+                data = os.read(self.master, 65536)
+            except OSError:
+                break
+            if not data:
+                break
+            taken += len(data)
+            self.raw += data
+            self.feed(data)
+        return taken
+
+    def feed(self, data):
+        data = self.pending + data
+        self.pending = b""
+        at = 0
+        while at < len(data):
+            byte = data[at]
+            if byte == 0x1B:
+                found = SEQUENCE.match(data, at)
+                if not found:
+                    if len(data) - at < 64:
+                        self.pending = data[at:]
+                        return
+                    at += 1
+                    continue
+                self.sequence(found)
+                at = found.end()
+            elif byte == 0x0D:
+                self.x, at = 0, at + 1
+            elif byte == 0x0A:
+                self.y, at = min(self.y + 1, self.height - 1), at + 1
+            elif byte < 0x20:
+                at += 1
+            else:
+                size = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+                if at + size > len(data):
+                    self.pending = data[at:]
+                    return
+                self.put(data[at:at + size].decode(errors="replace"))
+                at += size
+
+    def put(self, character):
+        if self.x >= self.width:
+            self.x, self.y = 0, min(self.y + 1, self.height - 1)
+        if self.y < len(self.cells) and self.x < len(self.cells[self.y]):
+            self.cells[self.y][self.x] = character
+        self.x += 1
+
+    def sequence(self, found):
+        private, numbers, final = found.group(1), found.group(2), found.group(3)
+        if final is None or private:
+            return
+        numbers = [int(number) if number else 0 for number in numbers.split(b";")] if numbers else []
+        first = numbers[0] if numbers else 0
+        if final in b"Hf":
+            row, column = (numbers + [1, 1])[:2] if numbers else (1, 1)
+            self.y, self.x = max(row, 1) - 1, max(column, 1) - 1
+        elif final == b"J" and first == 2:
+            self.cells = [[" "] * self.width for _ in range(self.height)]
+        elif final == b"K":
+            self.cells[min(self.y, self.height - 1)][self.x:] = [" "] * (self.width - self.x)
+        elif final == b"C":
+            self.x += max(first, 1)
+        elif final == b"G":
+            self.x = max(first, 1) - 1
+
+    def text(self):
+        return "\n".join("".join(row) for row in self.cells)
+
+    def until(self, what, seconds):
+        """Waits for a text on the screen; how long that took."""
+        began = time.monotonic()
+        found = (lambda: re.search(what, self.text())) if isinstance(what, str) else what
+        while not found():
+            if time.monotonic() - began > seconds:
+                raise AssertionError(f"not on the screen within {seconds} s: {what}\n{self.text()}")
+            if self.process.poll() is not None:
+                self.read(0.2)
+                if found():
+                    break
+                raise AssertionError(f"the program ended ({self.process.returncode}):\n{self.text()}\n{self.raw[-500:]}")
+            self.read(0.05)
+        return time.monotonic() - began
+
+    def keys(self, text):
+        os.write(self.master, text.encode())
+        self.read(0.2)
+
+    def forbidden(self):
+        return [sequence for sequence in FORBIDDEN if sequence in self.raw]
+
+    def is_restored(self):
+        """The line's modes are as they were."""
+        return termios.tcgetattr(self.slave)[:4] == self.before[:4]
+
+    def close(self, how=None):
+        if self.process.poll() is None:
+            self.process.send_signal(how or 15)
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.read(0.2)

@@ -1,0 +1,180 @@
+"""The cluster under test: kubectl, the command `kvorum`, loads, waiting.
+
+Guarantees that everything it makes is in one namespace, which `close` removes.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+DEPLOY = HERE.parent.parent
+NAMESPACE = "kvorum-e2e"
+SET = "kvorum"
+
+
+class Failed(Exception):
+    """Something is not as it must be."""
+
+
+def expect(holds, what):
+    if not holds:
+        raise Failed(what)
+
+
+class World:
+    def __init__(self, kvorum):
+        self.kvorum_program = kvorum
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="kvorum-e2e-"))
+        self.figures = []
+        version = json.loads(self.kubectl("version", "-o", "json"))["serverVersion"]
+        self.minor = int(re.sub(r"\D", "", version["minor"]))
+        self.server = version["gitVersion"]
+        # A cluster of this machine tells where its API server's process and its audit log are.
+        self.run = pathlib.Path(os.environ.get("KUBECONFIG", "/nonexistent")).parent
+
+    # Programs.
+
+    def run_program(self, command, check=True, timeout=120, text=None, env=None):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, input=text, env=env)
+        if check and done.returncode != 0:
+            raise Failed(f"{' '.join(command)}: exit {done.returncode}: {done.stdout[-500:]}{done.stderr[-800:]}")
+        return done
+
+    def kubectl(self, *arguments, check=True, timeout=120, text=None):
+        command = ["kubectl", "-n", NAMESPACE, *arguments]
+        return self.run_program(command, check, timeout, text).stdout
+
+    def kvorum(self, *arguments, check=True, timeout=60, env=None):
+        command = [self.kvorum_program, "-n", NAMESPACE, *arguments]
+        return self.run_program(command, check, timeout, env=env)
+
+    def figure(self, what, value):
+        """Something measured, for whoever reads the run."""
+        self.figures.append((what, value))
+        print(f"      {what}: {value}", flush=True)
+
+    # The cluster.
+
+    def overlay(self):
+        """A kustomization of the suite's own: the base in the suite's namespace."""
+        base = DEPLOY / "overlays" / "k8s-1.20" if self.minor < 25 else DEPLOY
+        target = self.folder / "overlay"
+        target.mkdir(exist_ok=True)
+        # The layers below set a namespace; the last one wins.
+        (target / "kustomization.yaml").write_text(
+            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+            f"namespace: {NAMESPACE}\nresources: [{os.path.relpath(base, target.resolve())}]\n"
+        )
+        return str(target)
+
+    def open(self):
+        self.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true", timeout=120)
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        self.kubectl("create", "-f", "-", text=json.dumps({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}))
+
+    def close(self):
+        self.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true", check=False, timeout=120)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def pods(self, component="replica"):
+        selector = f"app.kubernetes.io/name=kvorum,app.kubernetes.io/component={component}"
+        items = json.loads(self.kubectl("get", "pods", "-l", selector, "-o", "json"))["items"]
+        return {item["metadata"]["name"]: item for item in items}
+
+    def ready(self):
+        """The names of the pods that are ready."""
+        def is_ready(pod):
+            conditions = pod["status"].get("conditions", [])
+            is_going = "deletionTimestamp" in pod["metadata"]
+            return not is_going and any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+        return sorted(name for name, pod in self.pods().items() if is_ready(pod))
+
+    def wait(self, what, holds, seconds):
+        """Waits until something holds; how long that took."""
+        began = time.monotonic()
+        last = None
+        while True:
+            try:
+                if holds():
+                    return time.monotonic() - began
+            except (Failed, subprocess.TimeoutExpired, KeyError, ValueError) as error:
+                last = error
+            if time.monotonic() - began > seconds:
+                raise Failed(f"not within {seconds} s: {what} ({last or self.describe()})")
+            time.sleep(0.25)
+
+    def describe(self):
+        pods = {name: pod["status"].get("phase") for name, pod in self.pods().items()}
+        status = self.kvorum("status", check=False, timeout=30)
+        return f"pods {pods}\n{status.stdout}{status.stderr}"
+
+    def wait_ready(self, count, seconds=60):
+        names = [f"{SET}-{ordinal}" for ordinal in range(count)]
+        return self.wait(f"{count} ready pods", lambda: self.ready() == names, seconds)
+
+    def status(self):
+        return json.loads(self.kvorum("status", "-o", "json", check=False).stdout)
+
+    def members(self):
+        """The members by the newest configuration that somebody tells: names and ids."""
+        told = [one for one in self.status() if "configuration" in one]
+        newest = max(told, key=lambda one: one["configuration"]["id"])
+        return {member["name"]: member["replica"] for member in newest["configuration"]["members"]}
+
+    def leader(self):
+        for one in self.status():
+            if one.get("leader") == one.get("name") and one.get("leader"):
+                return one["name"]
+        raise Failed("there is no leader")
+
+    def scale(self, count):
+        self.kubectl("scale", "statefulset", SET, f"--replicas={count}")
+
+    def wait_members(self, count, seconds=60):
+        names = {f"{SET}-{ordinal}" for ordinal in range(count)}
+        return self.wait(f"{count} members", lambda: set(self.members()) == names, seconds)
+
+    # A load in the cluster, which outlives an API server that does not answer.
+
+    def start_load(self, name, clients=4, pause="5ms"):
+        endpoints = ",".join(f"{SET}-{ordinal}.kvorum-peers:7301" for ordinal in range(7))
+        pod = {
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "labels": {"kvorum-client": "true"}},
+            "spec": {
+                "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+                "securityContext": {"runAsNonRoot": True, "runAsUser": 10001,
+                                    "seccompProfile": {"type": "RuntimeDefault"}},
+                "containers": [{
+                    "name": "load", "image": "kvorum-console:0.1.0", "imagePullPolicy": "IfNotPresent",
+                    "args": ["--endpoints", endpoints, "--timeout", "30s", "bench", "--time", "20m",
+                             "--clients", str(clients), "--pause", pause, "-o", "json"],
+                    "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+                                        "capabilities": {"drop": ["ALL"]}},
+                }]}}
+        self.kubectl("create", "-f", "-", text=json.dumps(pod))
+        self.wait("the load runs", lambda: self.kubectl("get", "pod", name, "-o", "jsonpath={.status.phase}") == "Running", 30)
+        time.sleep(1)
+
+    def end_load(self, name, errors_allowed=0):
+        """Ends a load and checks what it saw: nothing lost, doubled or stale, and no error."""
+        self.kubectl("exec", name, "--", "sh", "-c", "kill -TERM 1")
+        phase = lambda: self.kubectl("get", "pod", name, "-o", "jsonpath={.status.phase}")
+        self.wait("the load ends", lambda: phase() in ("Succeeded", "Failed"), 60)
+        log = self.kubectl("logs", name)
+        figures = json.loads(log[log.index("{"):])
+        self.kubectl("delete", "pod", name, "--wait=false")
+        kept = {key: figures[key] for key in ("lost", "doubled", "stale")}
+        expect(sum(kept.values()) == 0, f"the cluster broke its promises: {log}")
+        expect(figures["writes"] > 0, f"no write: {log}")
+        errors = figures["refused"] + figures["unknown"]
+        expect(errors <= errors_allowed, f"{errors} client errors: {log}")
+        self.figure("load", f"{figures['writes']} writes, longest gap {figures['longest_gap_ms']:.0f} ms, errors {errors}, lost 0, doubled 0")
+        return figures
