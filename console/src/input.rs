@@ -6,6 +6,7 @@
 //! keys mean.
 
 use std::io::{self, BufRead};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc::error::TryRecvError;
@@ -15,6 +16,8 @@ use crate::message::Event;
 
 /// Keys that wait for the console. When it is full, reading waits.
 const KEYS_MAX: usize = 1024;
+/// How long a look takes whether there are more keys; without any time crossterm does not look.
+const LOOK: Duration = Duration::from_millis(1);
 /// Longest line that is read where there is no screen.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
@@ -66,7 +69,7 @@ pub fn keys() -> io::Result<Input> {
 fn read_keys(keys: &mpsc::Sender<Event>) {
     while wait_for_keys() {
         // Everything that is there; what is incomplete stays with crossterm.
-        while crossterm::event::poll(std::time::Duration::ZERO).unwrap_or(false) {
+        while crossterm::event::poll(LOOK).unwrap_or(false) {
             let Ok(event) = crossterm::event::read() else { return };
             let event = match event {
                 crossterm::event::Event::Key(key) => Event::Key(key),

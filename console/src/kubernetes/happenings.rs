@@ -20,7 +20,7 @@ use crate::backend::Sink;
 use crate::message::Seen;
 
 /// Events about things that happened longer ago are not told.
-const OLD: SignedDuration = SignedDuration::from_secs(30);
+const OLD: SignedDuration = SignedDuration::from_secs(5);
 /// Reasons that are remembered, so that repetitions are not told.
 const REMEMBERED_MAX: usize = 64;
 /// How long a watch lasts, in seconds.

@@ -397,6 +397,9 @@ pub(super) fn show(app: &mut App, page: Page) -> Vec<Effect> {
 }
 
 pub(super) fn logs(app: &mut App, node: String) -> Vec<Effect> {
+    if let Some(why) = app.place().and_then(|place| place.no_logs.clone()) {
+        return say(app, Verdict::Note, &format!("logs {node}: {why}"));
+    }
     let effects = acts::call(app, Call::Logs { node: node.clone() }, Purpose::Logs);
     if !effects.is_empty() {
         show(app, Page::Logs { node, lines: None });

@@ -14,7 +14,8 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 DEPLOY = HERE.parent.parent
-NAMESPACE = "kvorum-e2e"
+# Its own for each run: an older one may take minutes to go.
+NAMESPACE = f"kvorum-e2e-{os.getpid()}"
 SET = "kvorum"
 
 
@@ -74,13 +75,14 @@ class World:
         return str(target)
 
     def open(self):
-        self.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true", timeout=120)
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         self.kubectl("create", "-f", "-", text=json.dumps({
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}))
 
     def close(self):
-        self.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true", check=False, timeout=120)
+        # Pods first: a namespace that goes before them waits for half of their grace period.
+        self.kubectl("delete", "-k", self.overlay(), "--wait=true", check=False)
+        self.kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def pods(self, component="replica"):
