@@ -4,7 +4,8 @@
 //! times a second, the answer to a key at once. When nothing changes, nothing is drawn and no timer
 //! runs. Guarantees that no call, however long it takes, delays a key.
 
-use std::io::Write;
+mod printing;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,13 +25,11 @@ use crate::clock::Clock;
 use crate::exit::Stop;
 use crate::input::Input;
 use crate::message::{CallId, Destination, Effect, Event, Reply};
-use crate::output;
 use crate::probe;
 use crate::screen::{Frame, Screen};
 use crate::signals::EndSignals;
 use crate::update::update;
 use crate::view;
-use crate::view::text::time_of_day;
 
 /// Least time between two drawings of data.
 pub const DATA_INTERVAL: Duration = Duration::from_millis(100);
@@ -235,59 +234,6 @@ impl Runtime {
         if let Front::Screen(screen) = &self.front {
             screen.show(Frame { buffer, cursor });
         }
-    }
-
-    fn print_lines(&mut self) {
-        let (said, happened) = self.app.output.said;
-        let zone = &self.app.settings.zone;
-        let new = usize::try_from(happened - self.printed.1).unwrap_or(usize::MAX);
-        let events = self.app.output.events.iter().rev().take(new).map(|event| {
-            let text = output::line(event.text.as_bytes());
-            (event.wall_us, format!("event   {text}"))
-        });
-        let new = usize::try_from(said - self.printed.0).unwrap_or(usize::MAX);
-        let lines = self.app.output.lines.iter().rev().take(new).map(|line| {
-            let text = output::line(line.text.as_bytes());
-            (line.at.wall_us, format!("{:<7} {text}", line.verdict.word()))
-        });
-        let mut all: Vec<(u64, String)> = events.chain(lines).collect();
-        all.reverse();
-        all.sort_by_key(|(at, _)| *at);
-        self.printed = (said, happened);
-        let mut out = std::io::stdout().lock();
-        for (at, text) in all {
-            let _ = writeln!(out, "{} {text}", time_of_day(at, zone));
-        }
-        let title = |dialog: &Dialog| (dialog.title.clone(), dialog.lines.clone());
-        let asked = self.asked.as_ref().map(title);
-        if let Some(dialog) = self.app.dialog.as_ref().filter(|d| asked != Some(title(d))) {
-            let answer = match dialog.tier {
-                crate::app::dialog::Tier::Yes => "y or n".to_owned(),
-                crate::app::dialog::Tier::Name => format!("type {}", dialog.name()),
-                crate::app::dialog::Tier::Never => "Enter".to_owned(),
-            };
-            let text = dialog.lines.join(" ");
-            let _ = writeln!(out, "ask     {} {text} [{answer}]", dialog.title);
-        }
-        self.asked.clone_from(&self.app.dialog);
-        // Nobody may be reading; that ends a line mode.
-        if out.flush().is_err() {
-            self.app.is_quitting = true;
-        }
-    }
-
-    fn print_events(&mut self) {
-        let happened = self.app.output.said.1;
-        let new = usize::try_from(happened - self.printed.1).unwrap_or(usize::MAX);
-        let kept = self.app.output.events.len();
-        let mut out = std::io::stdout().lock();
-        for event in self.app.output.events.iter().skip(kept.saturating_sub(new)) {
-            let json = serde_json::to_string(event).unwrap_or_default();
-            if writeln!(out, "{json}").and_then(|()| out.flush()).is_err() {
-                self.app.is_quitting = true;
-            }
-        }
-        self.printed.1 = happened;
     }
 
     /// Whether the next key or line may be taken. A line waits for the cluster and for the answers

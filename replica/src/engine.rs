@@ -49,18 +49,18 @@ use checking::Checking;
 use consensus::{Consensus, Gate};
 use fetching::Fetching;
 use hand_over::HandOver;
-pub use message::{
-    Asker, ClientKey, Input, Look, Notice, Origin, Output, PeerMessage, Session, Written,
-};
+pub use message::{Asker, ClientKey, Input, Notice, Origin, Output, PeerMessage, Session};
 use outbox::Outbox;
 use peers::Peers;
 pub use peers::{Introduction, Rejection};
+pub use planning::Look;
 use planning::Planning;
 use proposals::Proposals;
 use reads::Reads;
 use relays::Relays;
 pub use rules::{Options, Rules};
 use sending::Sending;
+pub use solo::Written;
 use stopping::Stopping;
 use subscriptions::Subscriptions;
 

@@ -16,6 +16,7 @@ def applies(world):
     world.kubectl("apply", "-k", world.overlay())
     world.figure("apply to ready, s", f"{world.wait_ready(3, 60):.1f}")
     expect(set(world.members()) == set(REPLICAS), f"members {world.members()}")
+    world.kvorum("put", "kept", "through everything")
     console = lambda: [p for p in world.pods("console").values() if p["status"].get("phase") == "Running"]
     world.wait("the console's pod runs", console, 60)
 
@@ -30,7 +31,6 @@ def demo_of_the_seed(world):
     expect(world.kvorum("get", "a", "-o", "raw").stdout.strip() == "2", "the second value")
     world.kvorum("delete", "a", "8003")
     expect(world.kvorum("get", "a", check=False).returncode == 3, "get of a deleted key is not found")
-    world.kvorum("put", "kept", "through everything")
     log = world.kubectl("logs", f"{SET}-1")
     expect("recovered" in log and "applied" in log, f"the log of {SET}-1 tells no recovery: {log[-400:]}")
 
@@ -81,6 +81,8 @@ def scales_by_command(world):
     """`kvorum scale` changes the number and tells each step."""
     told = world.kvorum("scale", "4", "--yes", timeout=120)
     expect("configuration" in told.stderr, f"no steps: {told.stderr}")
+    # A kubelet may take a minute to tell a pod to end that was deleted in its first second.
+    world.wait_ready(4, 60)
     world.kvorum("scale", "3", "--yes", timeout=120)
     world.wait("3 pods", lambda: len(world.pods()) == 3, 60)
     world.wait_ready(3, 60)
@@ -167,6 +169,7 @@ def role_is_deleted(world):
     kept["metadata"] = {key: kept["metadata"][key] for key in ("name", "labels")}
     world.kubectl("create", "-f", "-", text=json.dumps(kept))
     world.figure("4 members after the Role is back, s", f"{world.wait_members(4, 60):.1f}")
+    world.wait_ready(4, 60)
     world.scale(3)
     world.wait_members(3, 60)
     world.wait("3 pods", lambda: len(world.pods()) == 3, 60)

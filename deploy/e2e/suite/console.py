@@ -78,6 +78,7 @@ def is_seen_from_the_desk(world):
     screen.until("3/3 ready", 20)
     screen.keys(":scale 4 --yes\r")
     world.wait_members(4, 60)
+    world.wait_ready(4, 60)
     screen.keys(":scale 3 --yes\r")
     world.wait_members(3, 60)
     world.wait("3 pods", lambda: len(world.pods()) == 3, 60)

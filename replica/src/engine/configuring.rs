@@ -16,7 +16,8 @@ use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId}
 
 use super::Engine;
 use super::consensus::Consensus;
-use super::message::{Notice, Output, PeerMessage, Written};
+use super::message::{Notice, Output, PeerMessage};
+use super::solo::Written;
 use crate::chain::Standing;
 use crate::entry::Entry;
 use crate::state_machine::Changes;

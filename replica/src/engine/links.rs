@@ -6,7 +6,8 @@
 use kvorum_protocol::status::ReplicaId;
 
 use super::consensus::Handled;
-use super::message::{Look, Notice, Origin, Output, PeerMessage, Session};
+use super::message::{Notice, Origin, Output, PeerMessage, Session};
+use super::planning::Look;
 use super::reads::{Question, Read};
 use super::{Engine, HURRY_TICKS};
 use crate::storage::Store;

@@ -9,6 +9,8 @@ use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use serde::{Deserialize, Serialize};
 
+use super::planning::Look;
+use super::solo::Written;
 use crate::entry::Entry;
 use crate::planner::Scale;
 use crate::snapshot::{Digest, Found, Wanted};
@@ -327,24 +329,6 @@ pub enum Input {
         /// Bytes kept in reserve.
         reserve: u64,
     },
-}
-
-/// A look at how many replicas are wanted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Look {
-    /// Who wants to know.
-    pub asker: ReplicaId,
-    /// Its number for the look.
-    pub number: u64,
-}
-
-/// What a configuration of one has written.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Written {
-    /// Which one.
-    pub configuration: ConfigurationId,
-    /// Up to this index.
-    pub index: u64,
 }
 
 /// What a replica does about it.

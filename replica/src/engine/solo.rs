@@ -19,6 +19,15 @@ use crate::entry::Entry;
 /// A storage that fails stops the replica; it does not say so.
 const NEVER_FAILS: &str = "a failing disk does not return";
 
+/// What a configuration of one has written.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Written {
+    /// Which one.
+    pub configuration: ConfigurationId,
+    /// Up to this index.
+    pub index: u64,
+}
+
 /// An instance of a configuration of one.
 pub struct Solo<L> {
     log: L,

@@ -86,7 +86,8 @@ impl<S: Store> Engine<S> {
             }
             self.stopping.asked.insert(self.me, self.now);
             self.stopping.may |= self.all_stop();
-        } else if let Some((leader, true)) = self.leader() {
+        } else if let Some((leader, _)) = self.leader() {
+            // One that is not in step yet may have leave already, of an earlier leader.
             let message = PeerMessage::AskToStop { has_leave: self.stopping.may };
             self.outbox.push(Output::Gated { to: leader, message, durable: false });
         }
