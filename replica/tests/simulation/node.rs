@@ -14,9 +14,10 @@ use kvorum_replica::version::Version;
 
 use super::rules::Rules;
 
-/// A log that is cut often, and of which little travels at once, so that much is copied.
+/// A log that is cut often, and of which little travels at once, so that much is copied. Still a copy
+/// is a little faster than what the clients write, or somebody would never be in step.
 const LIMITS: LogLimits =
-    LogLimits { window: 2000, step: 1000, sync: 800, chunk: 250, segment: 200 };
+    LogLimits { window: 2000, step: 1000, sync: 800, chunk: 400, segment: 200 };
 
 /// Ticks between two comparisons of the replicas' states: few, so that each seed has some.
 const CHECKSUM_TICKS: u64 = 150;
