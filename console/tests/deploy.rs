@@ -18,17 +18,18 @@ fn deploy() -> PathBuf {
 
 /// The documents of a file.
 fn documents(file: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+    let text =
+        fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let parts = text.split("\n---\n");
     let parse = |part: &str| -> Value {
-        serde_saphyr::from_str(part).unwrap_or_else(|error| panic!("{file:?}: {error}"))
+        serde_saphyr::from_str(part).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
     };
     parts.map(parse).collect()
 }
 
 fn files(folder: &str) -> Vec<PathBuf> {
-    let all = fs::read_dir(deploy().join(folder)).unwrap();
-    let mut files: Vec<_> = all.map(|entry| entry.unwrap().path()).collect();
+    let all = fs::read_dir(deploy().join(folder)).expect("the folder is there");
+    let mut files: Vec<_> = all.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.retain(|file| file.extension().is_some_and(|end| end == "yaml"));
     files.sort();
     files
@@ -38,7 +39,7 @@ fn files(folder: &str) -> Vec<PathBuf> {
 fn kept<T: DeserializeOwned + serde::Serialize>(document: &Value) -> Value {
     let typed: T = serde_json::from_value(document.clone())
         .unwrap_or_else(|error| panic!("{error}: {document}"));
-    serde_json::to_value(typed).unwrap()
+    serde_json::to_value(typed).expect("it came from JSON")
 }
 
 /// Everything in `said` is in `kept`.

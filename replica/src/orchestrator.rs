@@ -59,7 +59,7 @@ pub enum Orchestrator {
     /// A folder.
     Folder(Folder),
     /// Kubernetes.
-    Kubernetes(Kubernetes),
+    Kubernetes(Box<Kubernetes>),
 }
 
 impl Orchestrator {

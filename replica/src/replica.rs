@@ -332,7 +332,7 @@ async fn orchestrator(settings: &Settings) -> Result<Option<Orchestrator>, Start
     let Some(set) = &settings.statefulset else { return Ok(None) };
     let (service, port) = (&settings.peer_service, settings.listen_clients.port());
     let kubernetes = Kubernetes::here(set, service, port).await?;
-    Ok(Some(Orchestrator::Kubernetes(kubernetes)))
+    Ok(Some(Orchestrator::Kubernetes(Box::new(kubernetes))))
 }
 
 /// Takes the lock of the folder. A pod that was deleted by force may be there again before its last

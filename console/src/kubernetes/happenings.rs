@@ -87,7 +87,7 @@ async fn tell_trouble(kube: &Kube, sink: &Sink) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn tell_events(kube: &Kube, sink: &Sink) {

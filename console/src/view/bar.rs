@@ -94,7 +94,7 @@ fn state(app: &App) -> Vec<Piece> {
     if app.settings.is_shared {
         // Who sees the wrong size reads why; the mark moves as long as the console lives.
         let (width, height) = app.size;
-        let beat = app.now.monotonic.as_secs() / HEARTBEAT_SECONDS % 2 == 0;
+        let beat = (app.now.monotonic.as_secs() / HEARTBEAT_SECONDS).is_multiple_of(2);
         say(&format!("{width}x{height}{}", if beat { "." } else { ":" }), Tone::Dim);
     }
     say("", Tone::Plain);

@@ -81,7 +81,7 @@ def is_seen_from_the_desk(world):
     world.wait_ready(4, 60)
     screen.keys(":scale 3 --yes\r")
     world.wait_members(3, 60)
-    world.wait("3 pods", lambda: len(world.pods()) == 3, 60)
+    world.wait("3 pods", lambda: len(world.pods()) == 3, 120)
     screen.keys("q")
     screen.close()
     expect(screen.is_restored(), "the terminal is not as it was")

@@ -60,6 +60,22 @@ class World:
         self.figures.append((what, value))
         print(f"      {what}: {value}", flush=True)
 
+    def is_here(self):
+        """Whether the cluster runs on this machine, by a script that leaves its processes' ids."""
+        return (self.run / "kubelet.pid").exists()
+
+    @staticmethod
+    def text(file):
+        try:
+            return file.read_text().strip()
+        except OSError:  # it ended meanwhile
+            return ""
+
+    def processes(self):
+        """The replicas' processes on this machine."""
+        names = [self.text(file) for file in pathlib.Path("/proc").glob("[0-9]*/comm")]
+        return [name for name in names if name == "kvorum-replica"]
+
     # The cluster.
 
     def overlay(self):

@@ -4,7 +4,7 @@
 //! harm, and that there is at most one in a while: an Event is for people.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
@@ -19,8 +19,10 @@ use super::kubernetes::{Kubernetes, parameters};
 
 /// Least time between two Events of a replica.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// Longest note that an Event may have, in bytes.
-const NOTE_BYTES_MAX: usize = 1024;
+/// A configuration that somebody else leads for so long was told by that one.
+const TOLD_BY_OTHERS: Duration = Duration::from_secs(10);
+/// Longest note, in characters; an Event may have a KiB.
+const NOTE_CHARACTERS_MAX: usize = 300;
 
 /// Something that people should hear of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,8 +69,7 @@ impl Herald {
             uid,
             ..ObjectReference::default()
         };
-        let mut note = happening.note;
-        note.truncate(note.floor_char_boundary(NOTE_BYTES_MAX));
+        let note: String = happening.note.chars().take(NOTE_CHARACTERS_MAX).collect();
         let event = Event {
             metadata: ObjectMeta {
                 generate_name: Some(format!("{}.", self.name)),
@@ -97,7 +98,11 @@ impl Herald {
 /// What was told last.
 #[derive(Default)]
 struct Last {
+    /// The configuration that needs no telling.
     configuration: u32,
+    /// Since when another one is there, of which this replica does not know who tells it: each new
+    /// configuration begins without a leader.
+    unclear_since: Option<Instant>,
     waits: Option<String>,
     trouble: Option<String>,
 }
@@ -107,7 +112,8 @@ impl Last {
     fn news(&mut self, status: &Status) -> Option<Happening> {
         let trouble = self.trouble(&status.name, status.trouble.as_ref());
         let (leads, membership) = (status.role == Role::Leader, &status.membership);
-        trouble.or_else(|| self.change(leads, &status.configuration, membership.waits.as_ref()))
+        let waits = membership.waits.as_ref();
+        trouble.or_else(|| self.change(leads, &status.configuration, waits, Instant::now()))
     }
 
     fn trouble(&mut self, name: &str, trouble: Option<&String>) -> Option<Happening> {
@@ -125,13 +131,23 @@ impl Last {
         leads: bool,
         configuration: &Configuration,
         waits: Option<&String>,
+        now: Instant,
     ) -> Option<Happening> {
         let Configuration { id, members } = configuration;
-        let last = std::mem::replace(&mut self.configuration, id.0);
+        if self.configuration == 0 {
+            self.configuration = id.0;
+        }
+        let is_new = id.0 > self.configuration;
         if !leads {
+            let since = *self.unclear_since.get_or_insert(now);
+            if !is_new || now - since > TOLD_BY_OTHERS {
+                (self.configuration, self.unclear_since) = (id.0, None);
+            }
             return None;
         }
-        if last != 0 && id.0 > last {
+        self.unclear_since = None;
+        if is_new {
+            self.configuration = id.0;
             let members: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
             let note = format!("configuration {}: {}", id.0, members.join(", "));
             return Some(Happening { is_warning: false, reason: "Configured", note });
@@ -153,15 +169,21 @@ mod tests {
     fn what_is_new_is_told_once() {
         let mut last = Last::default();
         let configuration = |id| Configuration { id: ConfigurationId(id), members: Vec::new() };
-        assert_eq!(last.change(true, &configuration(1), None), None, "what there was before");
-        let told = last.change(true, &configuration(2), None).map(|told| told.reason);
-        assert_eq!(told, Some("Configured"));
-        assert_eq!(last.change(true, &configuration(2), None), None);
+        let mut now = Instant::now();
+        let mut change = |leads, id, waits: Option<&String>, later| {
+            now += Duration::from_secs(later);
+            last.change(leads, &configuration(id), waits, now).map(|told| told.reason)
+        };
+        assert_eq!(change(true, 1, None, 0), None, "what there was before");
+        assert_eq!(change(false, 2, None, 1), None, "nobody leads yet");
+        assert_eq!(change(true, 2, None, 1), Some("Configured"));
+        assert_eq!(change(true, 2, None, 1), None);
         let waits = "kvorum-2 has not come".to_owned();
-        let told = last.change(true, &configuration(2), Some(&waits)).map(|told| told.reason);
-        assert_eq!(told, Some("ScalingWaits"));
-        assert_eq!(last.change(true, &configuration(2), Some(&waits)), None);
-        assert_eq!(last.change(false, &configuration(3), None), None, "the leader tells that");
+        assert_eq!(change(true, 2, Some(&waits), 1), Some("ScalingWaits"));
+        assert_eq!(change(true, 2, Some(&waits), 1), None);
+        assert_eq!(change(false, 3, None, 1), None);
+        assert_eq!(change(false, 3, None, 20), None, "another one leads, and told it");
+        assert_eq!(change(true, 3, Some(&waits), 1), None);
         let trouble = "the disk is full".to_owned();
         let told = last.trouble("kvorum-1", Some(&trouble)).map(|told| told.note);
         assert_eq!(told.as_deref(), Some("kvorum-1: the disk is full"));

@@ -216,7 +216,8 @@ impl Cluster {
     /// A replica looks how many are wanted; now and then it gets no answer.
     pub(super) fn look(&mut self, node: ReplicaId, look: Look) -> Result<(), String> {
         let name = &self.nodes[self.place(node)].disk.identity().name;
-        let is_heard = ordinal(name).is_some_and(|ordinal| self.hears(ordinal));
+        let ordinal = ordinal(name).ok_or_else(|| format!("{name} has no ordinal, and looks"))?;
+        let is_heard = self.hears(ordinal);
         let is_lost = !self.is_calm && self.random.random_bool(0.1);
         let Some(scaling) = &self.scaling else { return Ok(()) };
         let wanted = Some(Scale { start: 0, replicas: scaling.wanted });
