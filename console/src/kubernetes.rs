@@ -111,7 +111,8 @@ impl Kube {
         Api::namespaced(self.client.clone(), &self.access.namespace)
     }
 
-    /// Where the replicas are: inside the cluster their own addresses, else names for [`Kube::dial`].
+    /// Where the replicas are: inside the cluster their own addresses, else names for
+    /// [`Kube::dial`].
     #[must_use]
     pub fn resolve(&self) -> Resolve {
         let (pods, is_inside) = (Arc::clone(&self.pods), self.access.is_inside);

@@ -113,7 +113,7 @@ pub fn choose(global: &Global, named: Named, found: Found, is_write: bool) -> Re
     if flags == 0 && variables > 1 && is_write {
         let variables: Vec<_> = names(By::Environment).map(|(.., variable)| *variable).collect();
         return Err(Stop::usage(format!(
-            "{} name two clusters; say which one to write to with --endpoints, --local or --context",
+            "{} name two clusters; say which one to write to: --endpoints, --local or --context",
             variables.join(" and ")
         )));
     }

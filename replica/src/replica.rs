@@ -22,8 +22,9 @@ use crate::addresses::{Addresses, FILE_NAME};
 use crate::birth::{Birth, End};
 use crate::clients::{CONNECTIONS_MAX, Clients};
 use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, LOOKS_MAX, PEERS_INBOX, Shown};
-use crate::engine::{ClientKey, Input, Options};
+use crate::engine::{ClientKey, Input, Look, Options};
 use crate::http::{self, Health};
+use crate::marker::Solo;
 use crate::metrics::Metrics;
 use crate::opening::{self, Disk};
 use crate::orchestrator::{
@@ -122,7 +123,6 @@ impl Replica {
         let began = Instant::now();
         let book = settings.validate()?;
         let connections_max = raise_descriptor_limit();
-        fs::create_dir_all(&settings.data).map_err(|error| unusable(&settings.data, &error))?;
         let ports = bind(settings).await?;
         let addresses = addresses(settings, &ports);
         let (status_shown, status) = watch::channel(None);
@@ -134,9 +134,8 @@ impl Replica {
         tasks.spawn(http::serve(ports.http, health));
         let orchestrator = orchestrator(settings).await?;
         let lock = take_lock(settings, &waiting_shown).await?;
-        let opened =
-            opening::open(settings, orchestrator.as_ref(), another, &waiting_shown, on_fatal)
-                .await?;
+        let says = orchestrator.as_ref();
+        let opened = opening::open(settings, says, another, &waiting_shown, on_fatal).await?;
 
         let (to_driver, peers) = mpsc::channel(PEERS_INBOX);
         let (clients, from_clients) = mpsc::channel(CLIENTS_INBOX);
@@ -163,13 +162,9 @@ impl Replica {
         tasks.spawn(transport.listen(ports.peers));
         let name = settings.name.clone();
         if let Some(orchestrator) = orchestrator.clone() {
-            if let Some(herald) = orchestrator.herald(&name) {
-                tasks.spawn(herald.follow(status.clone()));
-            }
-            tasks.spawn(orchestrator::watch(orchestrator.clone(), clients.clone(), looks_wanted));
-            let keeper =
-                Keeper { orchestrator, cluster, driver: to_driver, clients: clients.clone() };
-            tasks.spawn(keeper.keep(marks_wanted));
+            let clients = clients.clone();
+            let keeper = Keeper { orchestrator, cluster, driver: to_driver, clients };
+            follow(&mut tasks, keeper, (looks_wanted, marks_wanted), &name, status.clone());
         }
         let serving = Clients::new(name, cluster, clients.clone(), status.clone(), metrics);
         tasks.spawn(serving.listen(ports.clients, connections_max));
@@ -324,6 +319,22 @@ pub(crate) fn unusable(folder: &Path, error: &dyn std::fmt::Display) -> OpenErro
     OpenError::Unusable { folder: folder.to_owned(), reason: error.to_string() }
 }
 
+/// Lets a replica follow whoever says how many are wanted.
+fn follow(
+    tasks: &mut JoinSet<()>,
+    keeper: Keeper,
+    (looks, marks): (mpsc::Receiver<Look>, mpsc::Receiver<Solo>),
+    name: &str,
+    status: watch::Receiver<Option<Arc<Status>>>,
+) {
+    let orchestrator = keeper.orchestrator.clone();
+    if let Some(herald) = orchestrator.herald(name) {
+        tasks.spawn(herald.follow(status));
+    }
+    tasks.spawn(orchestrator::watch(orchestrator, keeper.clients.clone(), looks));
+    tasks.spawn(keeper.keep(marks));
+}
+
 /// Who says how many replicas are wanted, if somebody does.
 async fn orchestrator(settings: &Settings) -> Result<Option<Orchestrator>, StartError> {
     if let Some(folder) = &settings.follow {
@@ -335,13 +346,14 @@ async fn orchestrator(settings: &Settings) -> Result<Option<Orchestrator>, Start
     Ok(Some(Orchestrator::Kubernetes(Box::new(kubernetes))))
 }
 
-/// Takes the lock of the folder. A pod that was deleted by force may be there again before its last
-/// process has ended.
+/// Makes the folder, and takes its lock. A pod that was deleted by force may be there again before
+/// its last process has ended.
 async fn take_lock(
     settings: &Settings,
     waiting: &watch::Sender<String>,
 ) -> Result<File, OpenError> {
     let began = Instant::now();
+    fs::create_dir_all(&settings.data).map_err(|error| unusable(&settings.data, &error))?;
     loop {
         match lock::take(&settings.data) {
             Err(error @ OpenError::Locked { .. })

@@ -52,7 +52,12 @@ pub struct Settings {
     pub name: String,
     /// The cluster's id: 32 hexadecimal digits, the same for all members. Without it, that of the
     /// cluster's marker
-    #[arg(long, env = "KVORUM_CLUSTER", value_name = "ID", required_unless_present_any = ["follow", "statefulset"])]
+    #[arg(
+        long,
+        env = "KVORUM_CLUSTER",
+        value_name = "ID",
+        required_unless_present_any = ["follow", "statefulset"]
+    )]
     pub cluster: Option<ClusterId>,
     /// The members of a new cluster, in the same order for each; they stay the same
     #[arg(
@@ -72,7 +77,8 @@ pub struct Settings {
         conflicts_with_all = ["members", "peers", "peers_from"]
     )]
     pub follow: Option<PathBuf>,
-    /// Let the members follow the replicas of this StatefulSet of Kubernetes, in the pod's namespace
+    /// Let the members follow the replicas of this StatefulSet of Kubernetes, in the pod's
+    /// namespace
     #[arg(
         long,
         env = "KVORUM_STATEFULSET",

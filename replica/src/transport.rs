@@ -2,8 +2,9 @@
 //!
 //! Of two replicas the one with the higher id dials; the other one does only when there is no link
 //! for a while, for it may have come to an address that the first cannot know. A session is one TCP
-//! connection on which both have met; it has a number that rises, and a new one replaces the old. Guarantees that messages
-//! of a session arrive in order, whole, at most once, and never after a newer session began.
+//! connection on which both have met; it has a number that rises, and a new one replaces the old.
+//! Guarantees that messages of a session arrive in order, whole, at most once, and never after a
+//! newer session began.
 //!
 //! Does not know what the messages mean, nor who may vote: the engine judges introductions.
 

@@ -1,7 +1,7 @@
 //! The console in lines: what is new since the last look, printed.
 //!
-//! Guarantees that each answer and each happening is printed once, in the order of their times. Does
-//! not wait for whoever reads; when nobody does any more, the console ends.
+//! Guarantees that each answer and each happening is printed once, in the order of their times.
+//! Does not wait for whoever reads; when nobody does any more, the console ends.
 
 use std::io::Write;
 

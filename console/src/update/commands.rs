@@ -378,8 +378,8 @@ pub fn read_mode(mode: ReadMode) -> &'static str {
 }
 
 /// What leads out of a console that is shared, where no key ends it.
-const HOW_TO_DETACH: &str = "this console goes on for everybody: detach with Ctrl-P Ctrl-Q (kubectl \
-     1.36 or newer), or close the window; ':quit!' ends it, and its pod starts it again";
+const HOW_TO_DETACH: &str = "this console goes on for everybody: detach with Ctrl-P Ctrl-Q \
+     (kubectl 1.36 or newer), or close the window; ':quit!' ends it, and its pod starts it again";
 
 pub(super) fn quit(app: &mut App) -> Vec<Effect> {
     if app.settings.is_shared {

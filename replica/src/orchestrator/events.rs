@@ -1,4 +1,4 @@
-//! Tells in Events of Kubernetes what a replica does and refuses, where `kubectl describe` shows it.
+//! Tells in Events of Kubernetes what a replica does and refuses; `kubectl describe` shows them.
 //!
 //! Guarantees that nothing waits for an Event, that one which cannot be written is lost without
 //! harm, and that there is at most one in a while: an Event is for people.

@@ -1,4 +1,4 @@
-//! Kubernetes as the orchestrator: the replica's own `StatefulSet`, and a `ConfigMap` as the marker.
+//! Kubernetes as the orchestrator: the replica's own `StatefulSet`, and a `ConfigMap`.
 //!
 //! | object | what for |
 //! |---|---|

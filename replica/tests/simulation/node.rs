@@ -14,8 +14,8 @@ use kvorum_replica::version::Version;
 
 use super::rules::Rules;
 
-/// A log that is cut often, and of which little travels at once, so that much is copied. Still a copy
-/// is a little faster than what the clients write, or somebody would never be in step.
+/// A log that is cut often, and of which little travels at once, so that much is copied. Still a
+/// copy is a little faster than what the clients write, or somebody would never be in step.
 const LIMITS: LogLimits =
     LogLimits { window: 2000, step: 1000, sync: 800, chunk: 400, segment: 200 };
 
