@@ -161,8 +161,9 @@ def role_fits(world):
     user = f"system:serviceaccount:{NAMESPACE}:{SET}"
     for line in log.read_text().splitlines():
         event = json.loads(line)
-        if event["user"]["username"] != user:
+        if event["user"].get("username") != user or "objectRef" not in event:
             continue
+        expect(event.get("responseStatus", {}).get("code") != 422, f"not valid: {line}")
         resource = event["objectRef"]["resource"]
         # While the Role was away on purpose, everything was denied.
         if event.get("responseStatus", {}).get("code") == 403:

@@ -72,7 +72,7 @@ impl Herald {
         let note: String = happening.note.chars().take(NOTE_CHARACTERS_MAX).collect();
         let event = Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", self.name)),
+                generate_name: Some(format!("{}-", self.name)),
                 namespace: Some(namespace.clone()),
                 ..ObjectMeta::default()
             },
