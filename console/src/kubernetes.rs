@@ -156,13 +156,18 @@ impl Kube {
             Grace::Own => (parameters, "by deleting the pod, with its own grace period"),
             Grace::Force => (parameters.grace_period(0), "by deleting the pod by force"),
         };
-        let deleted = call(&self.access, self.pod_api().delete(name, &parameters)).await;
-        match deleted {
-            Ok(_) => Ok(how),
-            Err(stop) if stop.message.contains("409") => Err(Stop::failed(format!(
+        let pods = self.pod_api();
+        let deleting = async {
+            match pods.delete(name, &parameters).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+                deleted => deleted.map(|_| true),
+            }
+        };
+        match call(&self.access, deleting).await? {
+            true => Ok(how),
+            false => Err(Stop::failed(format!(
                 "the pod {name} that you meant is gone already; look again"
             ))),
-            Err(stop) => Err(stop),
         }
     }
 

@@ -30,12 +30,6 @@ pub struct Named {
 }
 
 impl Named {
-    /// Whether anything is said.
-    #[must_use]
-    pub fn is_some(&self) -> bool {
-        *self != Self::default()
-    }
-
     /// The `StatefulSet` that is meant.
     #[must_use]
     pub fn statefulset(&self) -> &str {
@@ -98,10 +92,14 @@ fn files() -> Vec<PathBuf> {
 /// The names of the contexts, the current one first.
 #[must_use]
 pub fn contexts() -> Vec<String> {
-    let Ok(kubeconfig) = Kubeconfig::read() else { return Vec::new() };
-    let current = kubeconfig.current_context;
-    let mut names: Vec<_> = kubeconfig.contexts.into_iter().map(|context| context.name).collect();
-    names.sort_by_key(|name| (Some(name) != current.as_ref(), name.clone()));
+    Kubeconfig::read().map_or_else(|_| Vec::new(), |kubeconfig| contexts_of(&kubeconfig))
+}
+
+fn contexts_of(kubeconfig: &Kubeconfig) -> Vec<String> {
+    let current = kubeconfig.current_context.as_ref();
+    let names = kubeconfig.contexts.iter().map(|context| context.name.clone());
+    let mut names: Vec<_> = names.collect();
+    names.sort_by_key(|name| (Some(name) != current, name.clone()));
     names
 }
 
@@ -132,7 +130,7 @@ pub async fn load(named: &Named) -> Result<Access, Stop> {
             exec.interactive_mode = Some(ExecInteractiveMode::Never);
         }
     }
-    let known = contexts();
+    let known = contexts_of(&kubeconfig);
     let Some(context) = named.context.clone().or_else(|| kubeconfig.current_context.clone()) else {
         return Err(no_context("the kubeconfig has no current context", &known));
     };
