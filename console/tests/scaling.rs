@@ -205,6 +205,42 @@ async fn a_lost_folder_is_replaced() {
     }
 }
 
+/// Who was away while everybody else was replaced knows none of their ids, and comes back all the
+/// same.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_left_behind_finds_the_others() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let client = cluster.client(DEADLINE);
+    let writer = Writer::begin(&client, "w");
+    let route = Route::Through("kvorum-2".to_owned());
+    let before = status_when(&client, &route, |status| status.is_ready).await;
+    let away = cluster.process("kvorum-2").unwrap();
+    rustix::process::kill_process(away, rustix::process::Signal::STOP).unwrap();
+    scale(&cluster, 2);
+    settled(&client, 2).await;
+    scale(&cluster, 4);
+    let is_of_three = |status: &Status| status.configuration.members.len() == 3;
+    status_when(&client, &Route::Any, |status| is_of_three(status) && status.is_ready).await;
+    for name in ["kvorum-0", "kvorum-1"] {
+        take_folder_away(&cluster, name);
+        let is_replaced = |status: &Status| {
+            let members = &status.configuration.members;
+            let old = before.configuration.members.iter().find(|m| m.name == name).unwrap();
+            members.iter().any(|m| m.name == name && m.replica != old.replica)
+        };
+        status_when(&client, &Route::Any, is_replaced).await;
+        status_when(&client, &Route::Through(name.to_owned()), |status| status.is_ready).await;
+    }
+    let began = Instant::now();
+    rustix::process::kill_process(away, rustix::process::Signal::CONT).unwrap();
+    let is_back = |status: &Status| status.is_ready && status.replica != before.replica;
+    status_when(&client, &route, is_back).await;
+    println!("back under a new id after {} ms", began.elapsed().as_millis());
+    settled(&client, 4).await;
+    let written = writer.end().await;
+    assert_all_there(&client, &written).await;
+}
+
 /// A replica whose disk is damaged says which command brings it back, and that does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_folder_comes_back_by_the_command_that_it_names() {

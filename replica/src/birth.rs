@@ -109,7 +109,7 @@ impl Birth<'_> {
         }
     }
 
-    /// Gets a retired volume another id, for as long as it is wanted; `None` when it is not.
+    /// Gets a volume whose id is over another one, for as long as it is wanted; `None` when it is not.
     pub async fn another_id(&self, cluster: ClusterId) -> io::Result<Option<Newborn>> {
         let intent = self.intent()?;
         while self.is_wanted().await {
@@ -119,7 +119,8 @@ impl Birth<'_> {
                     return Ok(Some(Newborn { cluster, replica, members }));
                 }
                 Err(why) => {
-                    self.wait(format!("this replica left, and wants to come back: {why}")).await;
+                    self.wait(format!("this replica's id is over, and it asks for another: {why}"))
+                        .await;
                 }
             }
         }

@@ -26,6 +26,7 @@
 //! | [`marker`] | who began the cluster, and who may decide alone | yes |
 //! | `opening`, `room` | what a replica starts from, and whether its disk has room | |
 //! | [`birth`] | how a replica comes by its identity | |
+//! | `stranded` | how one finds a cluster that went on without it | |
 //! | [`orchestrator`] | who says how many replicas are wanted | |
 //! | [`version`] | what programs must have in common | yes |
 //! | [`storage`] | the disk, and one in memory | |
@@ -59,5 +60,6 @@ pub mod settings;
 pub mod snapshot;
 pub mod state_machine;
 pub mod storage;
+mod stranded;
 pub mod transport;
 pub mod version;

@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::message::{Admin, Request};
@@ -35,6 +36,7 @@ use crate::settings::{Settings, SettingsError};
 use crate::storage::database::OnFatal;
 use crate::storage::open::Newborn;
 use crate::storage::{Database, Identity, OpenError, Store, lock};
+use crate::stranded::superseded;
 use crate::transport::Transport;
 
 /// Time between two looks whether a retired replica is wanted again.
@@ -186,8 +188,8 @@ impl Replica {
         })
     }
 
-    /// Waits until this replica is retired and wanted again, and has got another id: it then has to
-    /// start anew. Until then it runs: some may learn only from it that their configuration is
+    /// Waits until this replica's id is over, it is wanted, and it has got another id: it then has
+    /// to start anew. Until then it runs: some may learn only from it that their configuration is
     /// over.
     pub async fn retired(&self, settings: &Settings) -> Newborn {
         let Some(orchestrator) = &self.orchestrator else { return std::future::pending().await };
@@ -199,8 +201,11 @@ impl Replica {
             let is_retired = |status: &Option<Arc<Status>>| {
                 status.as_ref().is_some_and(|status| status.role == Role::Retired)
             };
-            if status.wait_for(is_retired).await.is_err() {
-                return std::future::pending().await;
+            tokio::select! {
+                retired = status.wait_for(is_retired) => if retired.is_err() {
+                    return std::future::pending().await;
+                },
+                () = self.superseded(orchestrator) => {}
             }
             match birth.another_id(self.cluster).await {
                 Ok(Some(another)) => return another,
@@ -217,12 +222,25 @@ impl Replica {
     pub async fn leave(&self) {
         let Some(orchestrator) = &self.orchestrator else { return };
         let (tell, end) = watch::channel(None);
+        let is_superseded = AtomicBool::new(false);
+        let look = async {
+            self.superseded(orchestrator).await;
+            is_superseded.store(true, Ordering::Relaxed);
+            std::future::pending().await
+        };
         tokio::select! {
             () = End::tell(orchestrator, &self.addresses.name, tell) => {}
-            is_patient = self.leave_as_told(end) => if !is_patient {
+            () = look => {}
+            is_patient = self.leave_as_told(end, &is_superseded) => if !is_patient {
                 self.force(orchestrator).await;
             }
         }
+    }
+
+    /// Waits until the cluster went on without this replica, which cannot know it by itself.
+    async fn superseded(&self, orchestrator: &Orchestrator) {
+        let (name, status) = (&self.addresses.name, self.status.clone());
+        superseded(orchestrator, name, status, &self.clients).await;
     }
 
     /// Says that this replica ends although the cluster does not do without it yet.
@@ -239,7 +257,11 @@ impl Replica {
     }
 
     /// Waits until the cluster does without this replica; false when that takes too long.
-    async fn leave_as_told(&self, ends: watch::Receiver<Option<End>>) -> bool {
+    async fn leave_as_told(
+        &self,
+        ends: watch::Receiver<Option<End>>,
+        is_superseded: &AtomicBool,
+    ) -> bool {
         let began = Instant::now();
         let mut told = None;
         loop {
@@ -261,6 +283,10 @@ impl Replica {
                 told = Some(end);
             }
             if end == End::Restart {
+                if is_superseded.load(Ordering::Relaxed) {
+                    // Nobody is there who could give it leave, or counts on it.
+                    return true;
+                }
                 let input = Input::WantsStop;
                 let _ = self.clients.send(ClientEvent::Input { input, permit: None }).await;
             }

@@ -303,7 +303,7 @@ pub enum Input {
     },
     /// The process was told to end, and will be started again.
     WantsStop,
-    /// A joiner was told of others.
+    /// A joiner, or a replica that was left behind, was told of others.
     Learned {
         /// Those.
         members: Vec<Member>,

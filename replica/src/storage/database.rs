@@ -133,14 +133,15 @@ impl Database {
         Ok(Self { inner: Arc::new(inner), identity, applied, since, version })
     }
 
-    /// The replica, which is retired, goes on under a new id, with the state that it has: nothing
-    /// was promised or accepted under that id. Durable when it returns.
+    /// The replica, whose id is over, goes on under a new one, with the state that it has, and
+    /// without the log: nothing was promised under the new id. Durable when it returns.
     pub fn rejoin(&mut self, replica: ReplicaId, nonce: u64) {
         self.identity = Identity { replica, incarnation: 1, nonce, ..self.identity.clone() };
-        let mut batch = WriteBatch::default();
-        let meta = self.inner.family(keys::META);
+        let (mut batch, meta) = (WriteBatch::default(), self.inner.family(keys::META));
         put(&mut batch, meta, keys::IDENTITY, &self.identity);
         put(&mut batch, meta, &keys::nonce(1), &nonce);
+        self.since = self.applied;
+        put(&mut batch, meta, keys::SINCE, &self.since);
         self.inner.write(batch);
         self.sync(self.durable());
     }

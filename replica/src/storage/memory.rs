@@ -91,12 +91,12 @@ impl Memory {
         Self::with(fresh, identity, self.genesis.clone())
     }
 
-    /// The same disk, whose replica, which is retired, goes on under a new id.
+    /// The same disk, whose replica, whose id is over, goes on under a new one.
     #[must_use]
     pub fn rejoin(&self, replica: ReplicaId, nonce: u64) -> Self {
         let mut memory = self.clone();
         memory.identity = Identity { replica, incarnation: 1, nonce, ..self.identity.clone() };
-        memory.disk().write(Write::Nonce(1, nonce));
+        memory.disk().write(Write::Rejoin(nonce));
         memory
     }
 

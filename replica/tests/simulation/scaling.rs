@@ -183,7 +183,9 @@ impl Cluster {
             self.crash(id);
             return Ok(());
         }
-        if standing == Standing::Retired && is_wanted {
+        let is_stranded = standing == Standing::Member && !self.node(id).is_ready();
+        let is_superseded = is_stranded && self.look_around(id)?;
+        if (standing == Standing::Retired || is_superseded) && is_wanted {
             // It runs meanwhile: some may learn only from it that their configuration is over.
             self.ask_for_id(ordinal);
         }
@@ -321,6 +323,20 @@ impl Cluster {
         Ok(())
     }
 
+    /// A replica that is not ready asks somebody who runs for the members; whether it is none of
+    /// them any more.
+    fn look_around(&mut self, id: ReplicaId) -> Result<bool, String> {
+        let running: Vec<_> = self.nodes.iter().filter(|node| node.process.is_some()).collect();
+        let asked = running[self.random.random_range(0..running.len())];
+        let newer = asked.disk.chain().current;
+        if newer.id <= self.node(id).disk.chain().current.id {
+            return Ok(false);
+        }
+        let is_over = newer.name_of(id).is_none();
+        self.turn(id, Input::Learned { members: newer.members })?;
+        Ok(is_over)
+    }
+
     /// The members as somebody who runs knows them.
     fn some_members(&mut self) -> Vec<Member> {
         let running = self.nodes.iter().filter(|node| node.process.is_some());
@@ -361,12 +377,16 @@ impl Cluster {
         let Some(scaling) = &mut self.scaling else { return };
         let pod = &mut scaling.pods[place];
         let old = pod.replica;
-        // One that crashed meanwhile may have lost that it is retired.
-        let is_retired = |id| {
-            let node = self.nodes.iter().find(|node| node.id == id);
-            node.is_some_and(|node| node.disk.chain().standing(id) == Standing::Retired)
+        // One that crashed meanwhile may have lost that it is retired, and is superseded then.
+        let is_over = |id| {
+            let known = self.nodes.iter().find(|node| node.id == id).map(|node| node.disk.chain());
+            known.is_some_and(|known| {
+                let is_newer = configuration.id > known.current.id;
+                let is_superseded = is_newer && configuration.name_of(id).is_none();
+                is_superseded || known.standing(id) == Standing::Retired
+            })
         };
-        if is_known || !old.is_none_or(is_retired) {
+        if is_known || !old.is_none_or(is_over) {
             return;
         }
         (pod.replica, pod.nonce) = (Some(replica), 0);

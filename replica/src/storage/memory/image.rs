@@ -66,6 +66,8 @@ pub enum Write {
     Install(InstallWrite),
     Seen(ReplicaId, Seen),
     Nonce(u64, u64),
+    /// The replica goes on under a new id: its first nonce.
+    Rejoin(u64),
     DropOldLogs,
 }
 
@@ -89,6 +91,10 @@ impl Image {
             Write::Install(step) => self.install(step),
             Write::Seen(peer, seen) => drop(self.seen.insert(peer, seen)),
             Write::Nonce(incarnation, nonce) => drop(self.nonces.insert(incarnation, nonce)),
+            Write::Rejoin(nonce) => {
+                self.nonces.insert(1, nonce);
+                self.since = self.applied;
+            }
             Write::DropOldLogs => self.logs = self.logs.split_off(&self.id()),
         }
     }
