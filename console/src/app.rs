@@ -375,7 +375,8 @@ impl App {
     pub fn needs_ticks(&self) -> bool {
         let moves = self.writes.state == writes::ProbeState::On && self.frozen.is_none();
         let is_staged = self.demo.as_ref().is_some_and(|demo| !demo.is_over());
-        moves || is_staged || self.dialog.is_some()
+        let may_close = self.dialog.is_some() || (self.settings.is_shared && self.prompt.is_open);
+        moves || is_staged || may_close
     }
 
     /// Whether something on the screen tells how long ago it was.

@@ -100,6 +100,11 @@ impl Prompt {
         line
     }
 
+    /// Closes the prompt; the line stays in the history.
+    pub fn put_aside(&mut self) {
+        self.take();
+    }
+
     fn remember(&mut self, line: &str) {
         if line.trim().is_empty() || self.history.back().is_some_and(|last| last == line) {
             return;

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::app::cluster::{Happening, Kind};
 use crate::app::demo::{Facts, Order};
+use crate::app::dialog;
 use crate::app::output::Verdict;
 use crate::app::{App, Purpose, Stage};
 use crate::exit::Exit;
@@ -76,11 +77,21 @@ pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
 /// to confirm.
 fn viewer_came(app: &mut App) {
     let was_asked = app.dialog.take().is_some();
-    if app.prompt.is_open {
-        app.prompt.close();
-    }
-    if was_asked {
+    let was_typed = app.prompt.is_open && !app.prompt.line().trim().is_empty();
+    app.prompt.put_aside();
+    if was_asked || was_typed {
         app.output.say(app.now, Verdict::Note, "nothing was done: a viewer attached");
+    }
+}
+
+/// Nobody goes on with what somebody typed in a shared console: the next key may be another's.
+fn viewer_went(app: &mut App) {
+    let idle = app.now.monotonic.saturating_sub(app.attended.monotonic);
+    if app.settings.is_shared && app.prompt.is_open && idle >= dialog::PATIENCE {
+        app.prompt.put_aside();
+        let seconds = dialog::PATIENCE.as_secs();
+        let note = format!("{seconds} s without a key: the prompt closed; ↑ has its line");
+        app.output.say(app.now, Verdict::Note, note);
     }
 }
 
@@ -92,6 +103,7 @@ fn after(app: &mut App) -> Vec<Effect> {
         app.dialog = None;
         app.output.say(app.now, Verdict::Note, note);
     }
+    viewer_went(app);
     let mut effects = direct(app);
     if may_retry(app) {
         app.tried = app.now;
@@ -102,7 +114,7 @@ fn after(app: &mut App) -> Vec<Effect> {
         && app.cluster.leader().is_some()
     {
         app.wants_demo = None;
-        effects.extend(acts::ask(app, crate::app::dialog::Act::Demo(name), false));
+        effects.extend(acts::ask(app, dialog::Act::Demo(name), false));
     }
     effects.extend(commands::go_on(app));
     effects.extend(page_wanted(app));

@@ -34,6 +34,45 @@ async fn no_size_makes_a_screen_panic() {
     }
 }
 
+/// What was typed in a shared console is not the next viewer's to finish, and is not lost.
+#[tokio::test(start_paused = true)]
+async fn a_shared_prompt_closes_by_itself() {
+    let shared = Settings { is_shared: true, ..Settings::default() };
+    let mut console = Console::start(shared, 3).await;
+    console.press(":kill n2").await;
+    console.wait(29_000).await;
+    assert!(console.app.prompt.is_open);
+    console.wait(1_000).await;
+    assert!(!console.app.prompt.is_open, "after 30 s");
+    assert!(console.text(160, 45).contains("30 s without a key"));
+    console.press(":").await;
+    console.feed(Event::Key(KeyEvent::new(KeyCode::Up, KeyModifiers::NONE)));
+    assert_eq!(console.app.prompt.line(), "kill n2");
+    console.feed(Event::Resize { width: 100, height: 30 });
+    assert!(!console.app.prompt.is_open, "somebody else came");
+    let mut own = Console::start(Settings::default(), 3).await;
+    own.press(":kill n2").await;
+    own.wait(60_000).await;
+    assert!(own.app.prompt.is_open, "nobody else can type in it");
+}
+
+/// What leaves processes behind takes the typed name, whatever the quorum.
+#[tokio::test(start_paused = true)]
+async fn to_kill_by_force_takes_the_name() {
+    let mut console = Console::start(Settings::default(), 3).await;
+    console.press(":kill n2 --force\n").await;
+    assert!(console.text(160, 45).contains("type kvorum-1"));
+    let kills = |console: &Console| {
+        console.called.iter().filter(|call| matches!(call, Call::Kill { .. })).count()
+    };
+    console.press("y\n").await;
+    assert_eq!(kills(&console), 0);
+    console.press(":kill n2 --force\n").await;
+    console.wait(1_000).await;
+    console.press("kvorum-1\n").await;
+    assert_eq!(kills(&console), 1);
+}
+
 /// What each screen must say, at sizes where it has the room.
 #[tokio::test(start_paused = true)]
 async fn screens_say_what_they_are_for() {

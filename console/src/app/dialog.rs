@@ -218,7 +218,9 @@ impl Dialog {
         if let Some(Act::Call(Call::Kill { how, .. })) = &mut self.act {
             *how = match how {
                 HowToKill::Now => HowToKill::Graceful,
-                HowToKill::Graceful | HowToKill::Force => HowToKill::Now,
+                HowToKill::Graceful => HowToKill::Now,
+                // Whoever asked for it did so by its name.
+                HowToKill::Force => HowToKill::Force,
             };
             self.describe(cluster, last_gap_us);
         }
@@ -316,12 +318,24 @@ fn describe_kill(node: &str, how: HowToKill, cluster: &Cluster, last_gap_us: Opt
         lines.push(format!("({}).", behind.join(", ")));
     }
     lines.push(String::new());
-    let (now, graceful) = match how {
-        HowToKill::Now | HowToKill::Force => ("(•)", "( )"),
-        HowToKill::Graceful => ("( )", "(•)"),
+    let is_pod = cluster.node(node).is_some_and(|node| node.pod.is_some());
+    let (by_now, by_graceful) = match is_pod {
+        true => ("1 s of grace", "its own grace"),
+        false => ("SIGKILL", "SIGTERM"),
     };
-    lines.push(format!("how  {now} now, SIGKILL    {graceful} graceful, SIGTERM"));
-    (format!("Kill {} {node}?", short(node)), lines, tier(&after), facts(&after))
+    let ways =
+        |now, graceful| format!("how  {now} now, {by_now}    {graceful} graceful, {by_graceful}");
+    let (way, least) = match how {
+        HowToKill::Now => (ways("(•)", "( )"), Tier::Yes),
+        HowToKill::Graceful => (ways("( )", "(•)"), Tier::Yes),
+        HowToKill::Force => {
+            lines.push("Its pod is replaced even while its processes still run.".to_owned());
+            ("how  by force".to_owned(), Tier::Name)
+        }
+    };
+    lines.push(way);
+    let title = format!("Kill {} {node}?", short(node));
+    (title, lines, tier(&after).max(least), facts(&after))
 }
 
 fn describe_scale(replicas: u32, cluster: &Cluster) -> Words {
