@@ -1,8 +1,8 @@
 //! A replica that finds its cluster no more.
 //!
 //! While a replica was away, everybody whom it knows may have been replaced: the same names answer,
-//! under ids that it has never met, and they turn each other away. So a replica that is not ready for
-//! a while asks whoever serves clients, as one does that has no identity yet.
+//! under ids that it has never met, and they turn each other away. So a replica that is not ready
+//! for a while asks whoever serves clients, as one does that has no identity yet.
 //!
 //! Guarantees that only a later configuration counts. A replica that is none of its members is
 //! superseded: ids are given once, so no later one has it either. Until it has another id it goes
