@@ -35,8 +35,8 @@ const VALUE_BYTES: usize = 1024;
 const LOAD_KEYS: u64 = 1000;
 /// Writers of the load, and of what fills the cluster.
 const WRITERS: u64 = 64;
-/// Deletes under way at a time.
-const DELETES: usize = 16;
+/// Deletes under way at a time: what clears up in the background does not hurry.
+const DELETES: usize = 4;
 /// More than the log keeps, so that a replica without it needs the state.
 const AWAY_WRITES: u64 = 200_000;
 /// How long RocksDB is left alone after a fill: what it still compacts would count as calm.

@@ -109,7 +109,7 @@ impl Birth<'_> {
         }
     }
 
-    /// Gets a volume whose id is over another one, for as long as it is wanted; `None` when it is not.
+    /// Gets a volume whose id is over another one, while it is wanted; `None` when it is not.
     pub async fn another_id(&self, cluster: ClusterId) -> io::Result<Option<Newborn>> {
         let intent = self.intent()?;
         while self.is_wanted().await {

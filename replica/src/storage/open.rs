@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Env,
-    LogLevel, Options, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRecoveryMode, Env, LogLevel, Options, WriteBatch, WriteOptions,
 };
 use serde::de::DeserializeOwned;
 
@@ -326,6 +326,11 @@ fn family_options(name: &str, cache: &Cache) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
+    // Indexes and filters are read in parts, like data: those of a whole file have hundreds of KiB,
+    // and a few of them would push everything else out of the cache.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_pin_top_level_index_and_filter(true);
     if keys::is_looked_up(name) {
         table.set_bloom_filter(10.0, false);
     }
