@@ -87,6 +87,59 @@ def is_seen_from_the_desk(world):
     expect(screen.is_restored(), "the terminal is not as it was")
 
 
+def demo_by_keys(world):
+    """The seed's demo in the console: put, get at each replica, kill, scale, recover, delete."""
+    screen = Terminal([world.kvorum_program, "-n", NAMESPACE], 130, 40)
+    screen.until("3/3 ready", 10)
+    screen.keys("p")
+    screen.keys("by-keys one\r")
+    screen.until("put by-keys at revision", 5)
+    for port in ("8001", "8002", "8003"):
+        screen.keys(f":get by-keys {port}\r")
+    screen.until("(?s)(by-keys.*one.*){3}", 5)
+    # A follower is killed, and what was put meanwhile is there when it is back.
+    follower = next(one for one in range(3) if f"{SET}-{one}" != world.leader())
+    screen.keys("1g" + "j" * follower)
+    screen.keys("x")
+    screen.until(f"Kill n{follower + 1}", 5)
+    expect("1 s of grace" in screen.text(), "the dialog says what a kill is where pods run")
+    screen.read(0.8)
+    screen.keys("y")
+    screen.until("killed|deleting the pod", 10)
+    screen.keys("p")
+    screen.keys("by-keys two\r")
+    world.wait("the pod goes", lambda: f"{SET}-{follower}" not in world.ready(), 30)
+    world.wait_ready(3, 60)
+    screen.until("3/3 ready", 20)
+    screen.keys(f":get by-keys {8001 + follower}\r")
+    screen.until("two", 5)
+    for key, replicas in (("+", 4), ("-", 3)):
+        screen.keys(key)
+        screen.until(f"Scale to {replicas}", 5)
+        screen.read(0.8)
+        screen.keys("y")
+        world.wait_members(replicas, 60)
+        world.wait(f"{replicas} pods", lambda: len(world.pods()) == replicas, 120)
+        world.wait_ready(replicas, 60)
+    screen.until("3/3 ready", 20)
+    # The keys: filtered, looked at on every replica, deleted, taken back.
+    screen.keys("3")
+    screen.keys("/")
+    screen.keys("by-keys\r")
+    screen.read(1)
+    screen.keys("\r")
+    screen.until("on nodes", 5)
+    screen.keys("\x1b")
+    screen.read(0.5)
+    screen.keys("d")
+    screen.until("Delete by-keys", 5)
+    screen.read(0.8)
+    screen.keys("y")
+    world.wait("it is deleted", lambda: world.kvorum("get", "by-keys", check=False).returncode == 3, 10)
+    screen.keys("q")
+    screen.close()
+
+
 def as_the_console(world):
     """A kubeconfig of the console's ServiceAccount."""
     secrets = json.loads(world.kubectl("get", "secrets", "-o", "json"))["items"]
@@ -182,5 +235,5 @@ def replicas_role_fits(world):
     expect(not denied, f"denied: {denied[:5]}")
 
 
-FIRST = [attaches, is_seen_from_the_desk, each_right_is_its_action, doctor_finds_nothing]
+FIRST = [attaches, is_seen_from_the_desk, demo_by_keys, each_right_is_its_action, doctor_finds_nothing]
 AUDITED = [replicas_role_fits]
