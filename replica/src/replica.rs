@@ -284,7 +284,7 @@ impl Replica {
             }
             if end == End::Restart {
                 if is_superseded.load(Ordering::Relaxed) {
-                    // Nobody is there who could give it leave, or counts on it.
+                    // Nobody is there who could give it leave, and its volume stays.
                     return true;
                 }
                 let input = Input::WantsStop;
