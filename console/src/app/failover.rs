@@ -22,6 +22,8 @@ pub struct Failover {
     leader: Option<(String, Reign)>,
     /// Replicas that were seen linked with it.
     linked: BTreeSet<String>,
+    /// Replicas that were linked with the leader before, and have not told that they lost it.
+    late: BTreeSet<String>,
     acks: VecDeque<u64>,
     /// The failover under way, or the last one.
     pub last: Option<Stamps>,
@@ -87,11 +89,14 @@ impl Failover {
             let is_same = |reign: &Reign| reign.0 == status.reign().0;
             let before = before.filter(|(from, reign)| *from != status.name && is_same(reign));
             if let Some((from, _)) = before {
-                self.linked.clear();
+                self.late = std::mem::take(&mut self.linked);
                 self.elected(from, status);
+                // It may have noticed and been elected in one turn, and told both at once.
+                self.noticed_before(status);
             }
             return;
         }
+        self.noticed_before(status);
         let Some((leader, _)) = &self.leader else { return };
         let Some(link) = status.links.iter().find(|link| link.peer == *leader) else { return };
         // Who has just started has not lost anybody.
@@ -121,6 +126,17 @@ impl Failover {
         }
         if let Some(last) = &mut self.last {
             last.noticed = Some(last.noticed.map_or(wall_us, |known| known.min(wall_us)));
+        }
+    }
+
+    /// Each replica tells what it sees by a connection of its own: one that lost the leader may be
+    /// heard later than the next leader is.
+    fn noticed_before(&mut self, status: &Status) {
+        let Some(last) = &mut self.last else { return };
+        let is_lost = status.links.iter().any(|link| link.peer == last.from && !link.is_up);
+        let is_before = last.elected.as_ref().is_some_and(|(_, _, at)| status.wall_us <= *at);
+        if is_lost && self.late.remove(&status.name) && is_before {
+            last.noticed = Some(last.noticed.map_or(status.wall_us, |at| at.min(status.wall_us)));
         }
     }
 
@@ -199,7 +215,9 @@ mod tests {
 
     #[test]
     fn the_stamps_are_right_in_any_order() {
-        for order in [[0, 1, 2, 3], [1, 0, 2, 3], [3, 0, 1, 2], [1, 3, 0, 2]] {
+        let orders =
+            [[0, 1, 2, 3], [1, 0, 2, 3], [3, 0, 1, 2], [1, 3, 0, 2], [2, 0, 1, 3], [0, 2, 3, 1]];
+        for order in orders {
             let mut failover = Failover::default();
             (0..3).for_each(|place| failover.status(&status_of(3, place)));
             failover.killed("kvorum-0", true, 1_000);
@@ -213,6 +231,18 @@ mod tests {
             assert_eq!(stamps, [Some(1_000), Some(1_200), Some(1_500), Some(1_700)], "{order:?}");
             assert_eq!(last.gap_us(), Some(710));
         }
+    }
+
+    #[test]
+    fn who_notices_and_is_elected_in_one_turn_has_noticed() {
+        let mut failover = Failover::default();
+        (0..3).for_each(|place| failover.status(&status_of(3, place)));
+        failover.killed("kvorum-0", true, 1_000);
+        let mut elected = status_of(3, 2);
+        (elected.role, elected.wall_us, elected.links[0].is_up) = (Role::Leader, 1_500, false);
+        elected.ballot.number += 1;
+        failover.status(&elected);
+        assert_eq!(failover.last.and_then(|last| last.noticed), Some(1_500));
     }
 
     #[test]
