@@ -1,10 +1,12 @@
 //! `kill`, `hand-over`, `cut`, `heal`.
 
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use kvorum_protocol::client::Route;
 use kvorum_protocol::message::Admin;
 use serde_json::json;
+use tokio::time::sleep;
 
 use super::status::ask_all;
 use super::{Context, print};
@@ -12,6 +14,11 @@ use crate::exit::{Exit, Stop};
 use crate::message::HowToKill;
 use crate::node::Node;
 use crate::output::Said;
+
+/// How long another replica may take to take over: longer than a leader tries to hand over.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two looks who leads.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 pub async fn kill(context: &Context, node: &Node, how: HowToKill, yes: bool) -> Result<(), Stop> {
     let name = context.name(node).await?;
@@ -84,7 +91,28 @@ pub async fn hand_over(context: &Context, node: Option<Node>) -> Result<(), Stop
         return print(context.global.output, &format!("{leader} leads already"), &json!({}));
     }
     context.client.administer(Admin::HandOver { to }, &Route::Through(leader.clone())).await?;
-    print(context.global.output, &format!("{leader} hands over"), &json!({ "from": leader }))
+    let now = taken_over(context, &leader).await?;
+    let json = json!({ "from": leader, "to": now });
+    print(context.global.output, &format!("{leader} handed over to {now}"), &json)
+}
+
+/// Who took over from a leader that was asked to hand over: it leads on when nobody does in time.
+async fn taken_over(context: &Context, leader: &str) -> Result<String, Stop> {
+    let began = Instant::now();
+    loop {
+        let status = context.client.status(&Route::Any).await?;
+        if let Some(now) = status.leader.filter(|now| now != leader) {
+            return Ok(now);
+        }
+        if began.elapsed() > HAND_OVER_PATIENCE {
+            return Err(Stop::failed(format!(
+                "{leader} leads on: nobody took over within {} s. See whether another one is in \
+                 step (kvorum status), and try again",
+                HAND_OVER_PATIENCE.as_secs()
+            )));
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
 }
 
 pub async fn set_cut(context: &Context, node: &Node, peer: &Node, cut: bool) -> Result<(), Stop> {

@@ -15,12 +15,15 @@ use crate::storage::Store;
 
 /// Ticks that a hand-over may take before the leader leads on.
 const HAND_OVER_TICKS: u64 = 100;
+/// Ticks after which the target is asked again: it may not have been in step the first time.
+const ASK_AGAIN_TICKS: u64 = 10;
 
 /// A hand-over under way.
 pub(super) struct HandOver {
     target: ReplicaId,
     deadline: u64,
-    is_asked: bool,
+    /// When the target is to be asked, at the earliest.
+    next_ask: u64,
 }
 
 impl<S: Store> Engine<S> {
@@ -40,7 +43,7 @@ impl<S: Store> Engine<S> {
         let to = self.outbox.peers.name(target).to_owned();
         self.outbox.notice(Notice::HandingOver { to });
         let deadline = self.now + HAND_OVER_TICKS;
-        self.hand_over = Some(HandOver { target, deadline, is_asked: false });
+        self.hand_over = Some(HandOver { target, deadline, next_ask: self.now });
         Ok(())
     }
 
@@ -52,10 +55,10 @@ impl<S: Store> Engine<S> {
         let Some(ballot) = consensus.ballot_if_leading() else { return };
         if self.now >= hand_over.deadline {
             self.hand_over = None;
-        } else if !hand_over.is_asked
+        } else if self.now >= hand_over.next_ask
             && consensus.accepted_by(hand_over.target) == Some(consensus.accepted())
         {
-            hand_over.is_asked = true;
+            hand_over.next_ask = self.now + ASK_AGAIN_TICKS;
             let message = PeerMessage::Lead { configuration: self.configuration.id, ballot };
             self.outbox.push(Output::Gated { to: hand_over.target, message, durable: false });
         }
