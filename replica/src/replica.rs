@@ -226,7 +226,7 @@ impl Replica {
         let look = async {
             self.superseded(orchestrator).await;
             is_superseded.store(true, Ordering::Relaxed);
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = End::tell(orchestrator, &self.addresses.name, tell) => {}
