@@ -27,7 +27,12 @@ pub fn run(settings: &Settings) -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(run_until_told(settings)),
+        Ok(runtime) => {
+            let code = runtime.block_on(run_until_told(settings));
+            // A lookup of a name that nobody answers any more takes seconds, and is of no use.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => {
             eprintln!("kvorum-replica: cannot start threads: {error}");
             ExitCode::FAILURE
