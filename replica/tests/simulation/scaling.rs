@@ -6,7 +6,7 @@
 //! a new one.
 
 use kvorum_protocol::message::{Admin, Answer, Request};
-use kvorum_protocol::status::{ClusterId, ConfigurationId, Member, ReplicaId, Role};
+use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, ReplicaId, Role};
 use kvorum_replica::chain::Standing;
 use kvorum_replica::engine::{ClientKey, Input, Look};
 use kvorum_replica::entry::Entry;
@@ -190,7 +190,7 @@ impl Cluster {
             self.ask_for_id(ordinal);
         }
         if standing != Standing::Member {
-            let members = self.some_members();
+            let members = self.some_configuration().members;
             self.turn(id, Input::Learned { members })?;
         }
         if !self.hears(ordinal) {
@@ -326,9 +326,7 @@ impl Cluster {
     /// A replica that is not ready asks somebody who runs for the members; whether it is none of
     /// them any more.
     fn look_around(&mut self, id: ReplicaId) -> Result<bool, String> {
-        let running: Vec<_> = self.nodes.iter().filter(|node| node.process.is_some()).collect();
-        let asked = running[self.random.random_range(0..running.len())];
-        let newer = asked.disk.chain().current;
+        let newer = self.some_configuration();
         if newer.id <= self.node(id).disk.chain().current.id {
             return Ok(false);
         }
@@ -337,12 +335,12 @@ impl Cluster {
         Ok(is_over)
     }
 
-    /// The members as somebody who runs knows them.
-    fn some_members(&mut self) -> Vec<Member> {
+    /// The configuration as somebody who runs knows it.
+    fn some_configuration(&mut self) -> Configuration {
         let running = self.nodes.iter().filter(|node| node.process.is_some());
         let running: Vec<_> = running.collect();
         let any = running[self.random.random_range(0..running.len())];
-        any.disk.chain().current.members
+        any.disk.chain().current
     }
 
     /// A volume without an identity, or with a retired one, asks somebody for one.
