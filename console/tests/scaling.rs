@@ -19,7 +19,7 @@ use cluster::{Cluster, PATIENCE, leader, said, scan_all, status_when};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::data::Outcome;
 use kvorum_protocol::message::{Consistency, Scan};
-use kvorum_protocol::status::Status;
+use kvorum_protocol::status::{Configuration, Status};
 use kvorum_protocol::{Client, Key, Value};
 use rand::RngExt;
 use tokio::task::JoinHandle;
@@ -189,13 +189,7 @@ async fn a_lost_folder_is_replaced() {
             let before = client.status(&Route::Any).await.unwrap().configuration;
             let began = Instant::now();
             take_folder_away(&cluster, &name);
-            let is_replaced = |status: &Status| {
-                let member = status.configuration.members.iter().find(|m| m.name == name);
-                let old = before.members.iter().find(|m| m.name == name).unwrap();
-                member.is_some_and(|member| member.replica != old.replica)
-            };
-            status_when(&client, &Route::Any, is_replaced).await;
-            status_when(&client, &Route::Through(name.clone()), |s| s.is_ready).await;
+            replaced(&client, &before, &name).await;
             println!("{name} of {replicas}: replaced after {} ms", began.elapsed().as_millis());
             assert!(began.elapsed() < STEP_MAX);
             fs::remove_dir_all(cluster.folder.join(format!("lost-{name}"))).unwrap();
@@ -223,13 +217,7 @@ async fn who_was_left_behind_finds_the_others() {
     status_when(&client, &Route::Any, |status| is_of_three(status) && status.is_ready).await;
     for name in ["kvorum-0", "kvorum-1"] {
         take_folder_away(&cluster, name);
-        let is_replaced = |status: &Status| {
-            let members = &status.configuration.members;
-            let old = before.configuration.members.iter().find(|m| m.name == name).unwrap();
-            members.iter().any(|m| m.name == name && m.replica != old.replica)
-        };
-        status_when(&client, &Route::Any, is_replaced).await;
-        status_when(&client, &Route::Through(name.to_owned()), |status| status.is_ready).await;
+        replaced(&client, &before.configuration, name).await;
     }
     let began = Instant::now();
     rustix::process::kill_process(away, rustix::process::Signal::CONT).unwrap();
@@ -356,6 +344,17 @@ async fn of_two_one_lost_is_recovered() {
     let client = cluster.client(DEADLINE);
     settled(&client, 2).await;
     assert_all_there(&client, &written).await;
+}
+
+/// Waits until a name has another id than before, and its replica serves.
+async fn replaced(client: &Client, before: &Configuration, name: &str) {
+    let old = before.members.iter().find(|member| member.name == name).unwrap();
+    let is_replaced = |status: &Status| {
+        let members = &status.configuration.members;
+        members.iter().any(|member| member.name == name && member.replica != old.replica)
+    };
+    status_when(client, &Route::Any, is_replaced).await;
+    status_when(client, &Route::Through(name.to_owned()), |status| status.is_ready).await;
 }
 
 /// Takes a replica's folder away while it runs, and kills it.
