@@ -51,6 +51,11 @@ impl Stamps {
         self.writes.map(|(before, after)| after.saturating_sub(before))
     }
 
+    /// A replica saw its link to the leader gone: the first one counts.
+    fn noticed_at(&mut self, wall_us: u64) {
+        self.noticed = Some(self.noticed.map_or(wall_us, |known| known.min(wall_us)));
+    }
+
     /// The first stamp there is.
     #[must_use]
     pub fn began(&self) -> Option<u64> {
@@ -125,7 +130,7 @@ impl Failover {
             self.last = Some(Stamps { from, ..Stamps::default() });
         }
         if let Some(last) = &mut self.last {
-            last.noticed = Some(last.noticed.map_or(wall_us, |known| known.min(wall_us)));
+            last.noticed_at(wall_us);
         }
     }
 
@@ -136,7 +141,7 @@ impl Failover {
         let is_lost = status.links.iter().any(|link| link.peer == last.from && !link.is_up);
         let is_before = last.elected.as_ref().is_some_and(|(_, _, at)| status.wall_us <= *at);
         if is_lost && self.late.remove(&status.name) && is_before {
-            last.noticed = Some(last.noticed.map_or(status.wall_us, |at| at.min(status.wall_us)));
+            last.noticed_at(status.wall_us);
         }
     }
 
