@@ -161,11 +161,8 @@ class World:
 
     # A load in the cluster, which outlives an API server that does not answer.
 
-    def start_pod(self, name, **container):
-        """A pod of the console's image, as a user's would be; returns when it runs."""
-        container |= {"name": "main", "image": "kvorum-console:0.1.0", "imagePullPolicy": "IfNotPresent",
-                      "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
-                                          "capabilities": {"drop": ["ALL"]}}}
+    def start_load(self, name, clients=4, pause="5ms"):
+        endpoints = ",".join(f"{SET}-{ordinal}.kvorum-peers:7301" for ordinal in range(7))
         pod = {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "labels": {"kvorum-client": "true"}},
@@ -173,15 +170,15 @@ class World:
                 "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
                 "securityContext": {"runAsNonRoot": True, "runAsUser": 10001,
                                     "seccompProfile": {"type": "RuntimeDefault"}},
-                "containers": [container]}}
+                "containers": [{
+                    "name": "load", "image": "kvorum-console:0.1.0", "imagePullPolicy": "IfNotPresent",
+                    "args": ["--endpoints", endpoints, "--timeout", "30s", "bench", "--time", "20m",
+                             "--clients", str(clients), "--pause", pause, "-o", "json"],
+                    "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+                                        "capabilities": {"drop": ["ALL"]}},
+                }]}}
         self.kubectl("create", "-f", "-", text=json.dumps(pod))
-        phase = lambda: self.kubectl("get", "pod", name, "-o", "jsonpath={.status.phase}")
-        self.wait(f"{name} runs", lambda: phase() == "Running", 30)
-
-    def start_load(self, name, clients=4, pause="5ms"):
-        endpoints = ",".join(f"{SET}-{ordinal}.kvorum-peers:7301" for ordinal in range(7))
-        self.start_pod(name, args=["--endpoints", endpoints, "--timeout", "30s", "bench", "--time", "20m",
-                                   "--clients", str(clients), "--pause", pause, "-o", "json"])
+        self.wait("the load runs", lambda: self.kubectl("get", "pod", name, "-o", "jsonpath={.status.phase}") == "Running", 30)
         time.sleep(1)
 
     def end_load(self, name, errors_allowed=0):
