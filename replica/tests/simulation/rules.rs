@@ -82,7 +82,7 @@ tally! {
     lost_answers: "answers lost on the way to a client",
     compactions: "logs cut",
     catching_up: "replicas so far behind that they fetched entries",
-    copies: "of them that copied the state",
+    copies: "copies of the state",
     alterations: "states altered behind a replica's back",
     quarantines: "states quarantined",
     changes: "changes of the members, at each replica",
