@@ -31,6 +31,14 @@ const WAL_BYTES_MAX: u64 = 64 << 20;
 /// Of a table file that is written, so much may wait in the system's memory, in bytes.
 const TABLE_SYNC_BYTES: u64 = 512 << 10;
 
+/// Table files are written at a twentieth of this, in bytes a second, faster only as long as there is
+/// more to write: RocksDB adjusts it each second.
+const TABLE_RATE_MAX: i64 = 1 << 30;
+/// How often a part of that may be written, in microseconds: half a MiB at the slowest.
+const TABLE_RATE_PERIOD_US: i64 = 10_000;
+/// One in so many parts goes to compaction even while a flush waits.
+const TABLE_RATE_FAIRNESS: i32 = 10;
+
 /// Table files that RocksDB keeps open; the rest of the descriptors is for connections.
 const OPEN_FILES_MAX: i32 = 256;
 
@@ -312,6 +320,8 @@ pub(super) fn open_rocksdb(path: &Path) -> Result<DB, rocksdb::Error> {
     // Table files go to the disk as they are written, not all at once when they are synced: the
     // log's syncs would wait for that.
     options.set_bytes_per_sync(TABLE_SYNC_BYTES);
+    // A flush has 16 MiB: in one go it takes a core, and the disk, from those who wait for a sync.
+    options.set_auto_tuned_ratelimiter(TABLE_RATE_MAX, TABLE_RATE_PERIOD_US, TABLE_RATE_FAIRNESS);
     options.set_max_open_files(OPEN_FILES_MAX);
     options.set_keep_log_file_num(3);
     options.set_max_log_file_size(1 << 20);
