@@ -1,5 +1,6 @@
 //! What Kubernetes is to apply: that it says what current types can hold, and that the overlay for
-//! the oldest version differs from the base only where it must.
+//! the oldest version differs from the base only where it must. And that an image's dependencies
+//! are compiled with what the code is compiled with.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -158,6 +159,30 @@ fn every_pod_is_restricted() {
         }
         for volume in pod["volumes"].as_array().into_iter().flatten() {
             assert!(volume.get("hostPath").is_none(), "{name}: {volume}");
+        }
+    }
+}
+
+#[test]
+fn images_compile_their_dependencies_once() {
+    let root = deploy().join("..");
+    let workspace = fs::read_to_string(root.join("Cargo.toml")).expect("the workspace is there");
+    let members = workspace.lines().find_map(|line| line.strip_prefix("members = "));
+    let members: Vec<String> = serde_json::from_str(members.expect("it has members"))
+        .expect("they are a list of names in one line");
+    for name in ["Dockerfile.replica", "Dockerfile.console"] {
+        let text = fs::read_to_string(root.join(name)).expect("the file is there");
+        let (before, _) = text.split_once("cargo build").expect("it compiles");
+        let copied: Vec<&str> = before
+            .lines()
+            .filter_map(|line| line.strip_prefix("COPY "))
+            .flat_map(str::split_whitespace)
+            .collect();
+        let manifests = members.iter().map(|member| format!("{member}/Cargo.toml"));
+        // What differs when the code is compiled makes cargo compile all dependencies again.
+        let inputs = ["Cargo.toml", "Cargo.lock", ".cargo/config.toml"].map(str::to_owned);
+        for input in inputs.into_iter().chain(manifests) {
+            assert!(copied.contains(&input.as_str()), "{name} compiles without {input}");
         }
     }
 }
