@@ -18,13 +18,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, leader, status_when};
+use cluster::{Cluster, leader, status_when, status_within};
 use futures::StreamExt;
 use hdrhistogram::Histogram;
 use kvorum_protocol::client::Route;
 use kvorum_protocol::data::Outcome;
 use kvorum_protocol::message::{Consistency, Scan};
-use kvorum_protocol::status::Role;
+use kvorum_protocol::status::{Role, Status};
 use kvorum_protocol::{Client, Key, Value};
 use rustix::process::{Signal, kill_process};
 use tokio::task::JoinSet;
@@ -39,6 +39,8 @@ const WRITERS: u64 = 64;
 const DELETES: usize = 4;
 /// More than the log keeps, so that a replica without it needs the state.
 const AWAY_WRITES: u64 = 200_000;
+/// A copy of all the state is done by then.
+const COPY_PATIENCE: Duration = Duration::from_secs(300);
 /// How long RocksDB is left alone after a fill: what it still compacts would count as calm.
 const SETTLE: Duration = Duration::from_secs(30);
 /// Highest latency that is told apart, in microseconds.
@@ -190,9 +192,10 @@ async fn run(state_mib: u64, bulk: u64, calm: Duration, settle: Duration) {
     let route = Route::Through(away);
     let copy = async {
         kill_process(process, Signal::CONT).unwrap();
-        let is_copying = |status: &kvorum_protocol::status::Status| status.catching_up.is_some();
+        let is_copying = |status: &Status| status.catching_up.is_some();
         status_when(&client, &route, is_copying).await;
-        status_when(&client, &route, |s| s.role == Role::Follower && s.is_ready).await;
+        let is_in_step = |s: &Status| s.role == Role::Follower && s.is_ready;
+        status_within(&client, &route, COPY_PATIENCE, is_in_step).await;
     };
     report.row(&client, "a replica copies the state", copy).await;
     report.row(&client, "nothing", tokio::time::sleep(calm)).await;

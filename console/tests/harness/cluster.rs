@@ -127,6 +127,16 @@ pub async fn status_when(
     route: &Route,
     is_wanted: impl Fn(&Status) -> bool,
 ) -> Status {
+    status_within(client, route, PATIENCE, is_wanted).await
+}
+
+/// The same, for what may take as long as is said.
+pub async fn status_within(
+    client: &Client,
+    route: &Route,
+    patience: Duration,
+    is_wanted: impl Fn(&Status) -> bool,
+) -> Status {
     let began = Instant::now();
     loop {
         if let Ok(status) = client.status(route).await
@@ -134,7 +144,7 @@ pub async fn status_when(
         {
             return status;
         }
-        assert!(began.elapsed() < PATIENCE, "a status as wanted, at {route:?}");
+        assert!(began.elapsed() < patience, "a status as wanted, at {route:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
