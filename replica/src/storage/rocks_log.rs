@@ -254,7 +254,8 @@ impl LogDisk for RocksLog {
         }
         self.inner.write(batch);
         if self.numbers.compacted > compacted {
-            self.inner.to_drop().log = Some(self.key(self.numbers.compacted));
+            // Files go by the last key that may go, not by the first that stays.
+            self.inner.to_drop().log = Some(self.key(self.numbers.compacted - 1));
         }
         *self.inner.numbers.lock().unwrap_or_else(PoisonError::into_inner) = self.numbers;
     }
@@ -277,5 +278,51 @@ impl LogDisk for RocksLog {
 
     fn sendable(&self) -> usize {
         self.segments().sendable()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvorum_protocol::status::ClusterId;
+
+    use super::*;
+    use crate::storage::open::{Newborn, Owner};
+    use crate::storage::segments::LogLimits;
+    use crate::storage::{Database, Store};
+    use crate::version::Version;
+
+    const CONFIGURATION: ConfigurationId = ConfigurationId(1);
+
+    fn open(folder: &std::path::Path, nonce: u64) -> Database {
+        let (cluster, name) = (ClusterId(1), "kvorum-0".to_owned());
+        let newborn = Some(Newborn::given(cluster, &name, std::slice::from_ref(&name)));
+        let owner = Owner { cluster: Some(cluster), name, newest: Version::NEWEST, newborn };
+        let on_fatal = Arc::new(|what: &str| panic!("{what}"));
+        Database::open(folder, &owner, nonce, LogLimits::default(), on_fatal).unwrap()
+    }
+
+    /// Wherever a table file ends, a cut removes no entry that stays.
+    #[test]
+    fn a_cut_at_the_end_of_a_file_leaves_its_last_entry() {
+        for cut in [9, 10, 11] {
+            let folder = tempfile::tempdir().unwrap();
+            let database = open(folder.path(), 1);
+            let mut log = database.log(CONFIGURATION).0;
+            log.write(vec![LogWrite::AppendAt(0, vec![Entry::Noop; 10])]);
+            let (db, family) = (&database.inner.db, database.inner.family(keys::LOG));
+            db.flush_cf(family).unwrap();
+            db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
+            let later = vec![Entry::Noop; 10];
+            log.write(vec![LogWrite::AppendAt(10, later), LogWrite::Decided(20)]);
+            log.write(vec![LogWrite::Compact(cut)]);
+            database.sync(database.durable());
+            let files = db.live_files().unwrap();
+            let is_there = files.iter().any(|file| file.column_family_name == keys::LOG);
+            assert_eq!(is_there, cut == 9, "a file of which nothing stays goes at once");
+            drop((log, database));
+            let database = open(folder.path(), 2);
+            let log = database.log(CONFIGURATION).0;
+            assert_eq!(log.read(cut, 20).len(), 20 - cut);
+        }
     }
 }
