@@ -31,8 +31,8 @@ const WAL_BYTES_MAX: u64 = 64 << 20;
 /// Of a table file that is written, so much may wait in the system's memory, in bytes.
 const TABLE_SYNC_BYTES: u64 = 512 << 10;
 
-/// Table files are written at a twentieth of this, in bytes a second, faster only as long as there is
-/// more to write: RocksDB adjusts it each second.
+/// Table files are written at a twentieth of this, in bytes a second, faster only as long as there
+/// is more to write: RocksDB adjusts it each second.
 const TABLE_RATE_MAX: i64 = 1 << 30;
 /// How often a part of that may be written, in microseconds: half a MiB at the slowest.
 const TABLE_RATE_PERIOD_US: i64 = 10_000;
