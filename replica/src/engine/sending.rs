@@ -3,7 +3,7 @@
 //! What is asked for is read by a thread of its own and sent as it comes; whoever asks sets the
 //! pace. Guarantees that a snapshot nobody reads is closed after a while, that the log is cut only
 //! before what is applied, and that what somebody still fetches is not cut unless the log becomes
-//! several windows long.
+//! several windows long, and longer than the state.
 
 use std::collections::BTreeMap;
 
@@ -97,6 +97,10 @@ impl<S: Store> Engine<S> {
                 }
             }
             Wanted::Snapshot => {
+                if let Origin::Peer { peer, .. } = origin {
+                    // The entries that it asked for before are gone.
+                    self.sending.entries.remove(&peer);
+                }
                 let by_client = matches!(origin, Origin::Client { .. });
                 if by_client && self.sending.client_snapshots() >= CLIENT_SNAPSHOTS_MAX {
                     return self.outbox.answer(origin, Found::Busy.answer());

@@ -459,7 +459,7 @@ impl Store for Database {
     fn excess(&self, pinned: Option<u64>) -> Option<u64> {
         let segments = self.inner.segments.lock().unwrap_or_else(PoisonError::into_inner);
         let pinned = pinned.and_then(|index| usize::try_from(index).ok());
-        segments.excess(pinned).map(|position| position as u64)
+        segments.excess(pinned, || self.inner.state_bytes()).map(|position| position as u64)
     }
 
     fn since(&self) -> u64 {

@@ -330,7 +330,7 @@ impl Store for Memory {
         let disk = self.disk();
         let log = disk.current.logs.get(&id)?;
         let pinned = pinned.and_then(|index| usize::try_from(index).ok());
-        log.segments.excess(pinned).map(|position| position as u64)
+        log.segments.excess(pinned, || 0).map(|position| position as u64)
     }
 
     fn since(&self) -> u64 {

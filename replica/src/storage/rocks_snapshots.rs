@@ -175,6 +175,13 @@ impl<'a> Open<'a> {
 }
 
 impl Inner {
+    /// How many bytes the keys have on the disk; an estimate.
+    pub(super) fn state_bytes(&self) -> u64 {
+        let (family, size) =
+            (self.generation().keys(), rocksdb::properties::ESTIMATE_LIVE_DATA_SIZE);
+        self.db.property_int_value_cf(self.family(family), size).ok().flatten().unwrap_or(0)
+    }
+
     /// A page of keys, and the generation that it was read from.
     pub(super) fn scan(&self, wanted: &Scan) -> (Generation, Page) {
         let open = Open::new(self);

@@ -146,17 +146,36 @@ impl Segments {
         self.newest(self.limits.sync)
     }
 
+    /// Bytes from a position on, to within a segment.
+    fn bytes_from(&self, position: usize) -> u64 {
+        let (mut begin, mut bytes) = (self.end, 0);
+        for segment in self.segments.iter().rev() {
+            if begin <= position {
+                break;
+            }
+            begin -= segment.entries;
+            bytes += segment.bytes;
+        }
+        bytes
+    }
+
     /// Up to where the log should be cut, if it is long enough. `pinned` is the first position that
-    /// somebody still fetches: it is kept unless that makes the log several windows long.
+    /// somebody still fetches: from there on all is kept, unless it is several windows and more
+    /// than the state, of so many bytes, that would have to be copied instead.
     #[must_use]
-    pub fn excess(&self, pinned: Option<usize>) -> Option<usize> {
-        /// Windows that a fetch under way may make of the log.
+    pub fn excess(&self, pinned: Option<usize>, state: impl FnOnce() -> u64) -> Option<usize> {
+        /// Windows that a fetch under way may make of the log, whatever the size of the state.
         const PINNED_WINDOWS: u64 = 4;
         let LogLimits { window, step, .. } = self.limits;
         let cut = self.newest(window);
-        let is_pinned = pinned.is_some_and(|pinned| pinned < cut);
-        let most = if is_pinned { PINNED_WINDOWS * window } else { window };
-        (self.bytes > most + step).then_some(cut)
+        let Some(pinned) = pinned.filter(|pinned| *pinned < cut) else {
+            return (self.bytes > window + step).then_some(cut);
+        };
+        let needed = self.bytes_from(pinned);
+        if needed > PINNED_WINDOWS * window && needed > state() {
+            return Some(cut);
+        }
+        (self.bytes > needed + step).then_some(pinned)
     }
 }
 
@@ -177,16 +196,20 @@ mod tests {
         let segments = of(100);
         assert_eq!((segments.begin(), segments.end, segments.bytes), (7, 107, 500));
         assert_eq!(segments.sendable(), 107 - 8, "eight entries of five bytes");
-        assert_eq!(segments.excess(None), Some(107 - 20));
-        assert_eq!(of(30).excess(None), None, "not beyond window and step");
-        assert_eq!(of(31).excess(None), Some(38 - 20 + 1), "to within a segment");
+        assert_eq!(segments.excess(None, || 0), Some(107 - 20));
+        assert_eq!(of(30).excess(None, || 0), None, "not beyond window and step");
+        assert_eq!(of(31).excess(None, || 0), Some(38 - 20 + 1), "to within a segment");
     }
 
     #[test]
     fn what_is_fetched_is_kept_for_a_while() {
-        assert_eq!(of(60).excess(Some(10)), None, "three windows are kept");
-        assert_eq!(of(60).excess(Some(60)), Some(67 - 20), "the fetch needs less than the window");
-        assert!(of(91).excess(Some(10)).is_some(), "and then no more");
+        let small = || 0;
+        assert_eq!(of(60).excess(Some(10), small), None, "three windows are kept");
+        assert_eq!(of(60).excess(Some(60), small), Some(67 - 20), "it needs less than the window");
+        assert_eq!(of(91).excess(Some(10), small), Some(98 - 20 + 1), "and then no more");
+        assert_eq!(of(91).excess(Some(10), || 460), None, "to copy the state would be more");
+        assert_eq!(of(191).excess(Some(10), || 460), Some(198 - 20 + 1), "now it is less");
+        assert_eq!(of(91).excess(Some(40), small), Some(40), "nobody needs what is before it");
     }
 
     #[test]
