@@ -20,7 +20,8 @@ use crate::snapshot::{Found, Install, InstallWrite, Quarantine, SnapshotId, Want
 use crate::state_machine::{self, Source};
 use crate::storage::Store;
 
-/// Ticks from one question to the next: bounds the rate to some 25 MiB a second.
+/// Ticks from one question to the next: bounds the rate to some 25 MiB a second, except of entries
+/// that are written faster than that.
 const PACE_TICKS: u64 = 2;
 /// Ticks after which what was asked for is asked again, of another replica.
 const PATIENCE_TICKS: u64 = 300;
@@ -41,6 +42,8 @@ pub(super) struct Fetching {
     /// When it was asked.
     asked: u64,
     is_waiting: bool,
+    /// Entries that were lacking when the last ones came.
+    lacking: u64,
     /// The configuration to be reached, if it is not the one that this replica knows.
     newer: Option<ConfigurationId>,
     /// The snapshot that was copied, until the entries after it are here: the other keeps them as
@@ -93,10 +96,9 @@ impl<S: Store> Engine<S> {
         let (call, due) = (self.fetches, self.now);
         let step = match &self.quarantine {
             // A new joiner knows nothing of what the entries changed.
-            None if self.store.applied() == 0 && !self.is_member() => Step::Snapshot,
-            None => Step::Entries,
-            Some(_) if self.store.install().is_some() => Step::Chunks,
-            Some(_) => Step::Snapshot,
+            None if self.store.applied() > 0 || self.is_member() => Step::Entries,
+            None | Some(_) if self.store.install().is_some() => Step::Chunks,
+            None | Some(_) => Step::Snapshot,
         };
         self.fetching = Some(Fetching {
             source,
@@ -106,6 +108,7 @@ impl<S: Store> Engine<S> {
             due,
             asked: due,
             is_waiting: false,
+            lacking: u64::MAX,
             newer,
             copied: None,
         });
@@ -121,7 +124,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Asks for what is next, if it is time to. To be called once a tick: that bounds the rate.
+    /// Asks for what is next, if it is time to. To be called once a tick.
     pub(super) fn advance_fetch(&mut self) {
         let has_come = |fetching: &Fetching| fetching.newer <= Some(self.configuration.id);
         let is_in_step = self.leader().is_some_and(|(_, is_in_step)| is_in_step)
@@ -304,6 +307,18 @@ impl<S: Store> Engine<S> {
                 Standing::Joiner => self.tell_state(),
                 _ => self.ask_to_be_in_step(),
             }
+        } else {
+            self.keep_pace(decided);
+        }
+    }
+
+    /// Asks for more at once if the last entries did not bring this replica nearer to the end.
+    fn keep_pace(&mut self, decided: u64) {
+        let lacking = decided - self.store.applied();
+        let Some(fetching) = &mut self.fetching else { return };
+        let before = std::mem::replace(&mut fetching.lacking, lacking);
+        if fetching.step == Step::Entries && before <= lacking {
+            self.ask();
         }
     }
 
