@@ -42,7 +42,8 @@ pub enum Refused {
     #[error(
         "the cluster's marker names configuration {marked}, and this volume is at {claimed}: it is \
          an older copy, and writes that were acknowledged later are elsewhere; bring back the \
-         newest volume, or go on with this one by `kvorum recover`"
+         newest volume, or go on with this one by `kvorum recover` (on Kubernetes: remove the \
+         ConfigMap with the marker)"
     )]
     Newer {
         /// The marker's.
@@ -54,7 +55,7 @@ pub enum Refused {
     #[error(
         "the cluster's marker names another start of this replica (incarnation {marked}): this \
          volume is an older copy, or is in use twice; bring back the newest volume, or go on with \
-         this one by `kvorum recover`"
+         this one by `kvorum recover` (on Kubernetes: remove the ConfigMap with the marker)"
     )]
     Forked {
         /// The marker's incarnation.

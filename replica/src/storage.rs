@@ -32,7 +32,7 @@ use crate::snapshot::{Install, InstallWrite, Quarantine, Snapshots};
 use crate::state_machine::Table;
 use crate::version::Version;
 
-pub use database::Database;
+pub use database::{Database, OnFatal};
 use durable::Durable;
 /// A ballot as a log has it.
 pub use omnipaxos::ballot_leader_election::Ballot;

@@ -94,7 +94,7 @@ impl Folder {
 
     /// The marker, if there is one.
     pub async fn marker(&self) -> Result<Option<Marker>, OrchestratorError> {
-        self.blocking(Self::read_marker).await
+        self.blocking(Self::marker_now).await
     }
 
     /// Makes the marker, unless there is one; the one there is then.
@@ -108,7 +108,7 @@ impl Folder {
     /// Those of the file system, with the file's name.
     pub fn make_marker_now(&self, marker: Marker) -> io::Result<Marker> {
         let _lock = self.lock_marker()?;
-        if let Some(marker) = self.read_marker()? {
+        if let Some(marker) = self.marker_now()? {
             return Ok(marker);
         }
         self.write_marker(&marker)?;
@@ -135,7 +135,7 @@ impl Folder {
         let (expected, next) = (expected.clone(), next.clone());
         let replace = move |folder: &Self| {
             let _lock = folder.lock_marker()?;
-            let is_same = folder.read_marker()?.as_ref() == Some(&expected);
+            let is_same = folder.marker_now()?.as_ref() == Some(&expected);
             if is_same && expected != next {
                 folder.write_marker(&next)?;
             }
@@ -162,7 +162,11 @@ impl Folder {
         Ok(file)
     }
 
-    fn read_marker(&self) -> io::Result<Option<Marker>> {
+    /// The marker, if there is one, for whoever may wait for the disk.
+    ///
+    /// # Errors
+    /// Those of the file system, with the file's name.
+    pub fn marker_now(&self) -> io::Result<Option<Marker>> {
         let file = self.path.join(MARKER_FILE);
         match fs::read(&file) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
