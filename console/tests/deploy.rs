@@ -141,6 +141,21 @@ fn the_oldest_version_differs_only_where_it_must() {
     assert_eq!(older, newer);
 }
 
+/// A kubectl before 1.34 ends in a panic when one file of an overlay deletes two objects.
+#[test]
+fn a_patch_deletes_one_object() {
+    let mut deletes = 0;
+    for overlay in ["k8s-1.20", "kind", "minikube", "view-only"] {
+        for file in files(&format!("overlays/{overlay}")) {
+            let all = documents(&file);
+            let deleted = all.iter().filter(|one| one["$patch"] == "delete").count();
+            assert!(deleted == 0 || all.len() == 1, "{}", file.display());
+            deletes += deleted;
+        }
+    }
+    assert_eq!(deletes, 3, "they were found");
+}
+
 /// What Pod Security calls "restricted", where the cluster under test does not enforce it.
 #[test]
 fn every_pod_is_restricted() {
