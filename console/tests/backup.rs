@@ -95,8 +95,12 @@ async fn a_backup_is_the_state_at_its_index() {
     drop(cluster);
 
     let new = folder.path().join("new");
-    let (status, _, err) = said(&restore(&file, &new));
-    assert_eq!(status, 0, "{err}");
+    let (status, _, err) = said(&restore(&file, &new.join("")));
+    assert_eq!(status, 0, "with a slash at the end: {err}");
+    let left = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut left: Vec<_> = left.collect();
+    left.sort();
+    assert_eq!(left, ["backup", "new"], "nothing else is left beside them");
     let cluster = Cluster::start_in(&new, &[]);
     let client = cluster.client(DEADLINE);
     let mut expected = BTreeMap::new();
@@ -139,6 +143,17 @@ fn a_backup_that_is_not_whole_makes_no_cluster() {
     }
     let (status, _, err) = said(&restore(&file, folder.path()));
     assert_eq!((status, err.contains("not empty")), (2, true), "{err}");
+    let (status, _, err) = said(&restore(&file, &file));
+    assert_eq!((status, err.contains("another folder")), (2, true), "{err}");
+
+    // A link to an empty folder, which may be another disk, stays a link.
+    let (empty, link) = (path("empty"), path("link"));
+    std::fs::create_dir(&empty).unwrap();
+    std::os::unix::fs::symlink(&empty, &link).unwrap();
+    let (status, _, err) = said(&restore(&file, &link));
+    assert_eq!(status, 0, "{err}");
+    assert!(link.is_symlink() && empty.join("statefulset.json").exists());
+    assert!(!empty.join(".restoring").exists(), "what it was made in is gone");
 }
 
 /// Two of three folders are gone. What the third one has goes on, under a new id, once the first
@@ -172,6 +187,13 @@ async fn what_is_left_of_a_cluster_goes_on() {
     assert_eq!((status, err.contains("nothing needs to be recovered")), (2, true), "{err}");
 
     std::fs::remove_dir_all(folder.join("kvorum-0")).unwrap();
+    // One that cannot be looked at is not lost.
+    let lock = std::fs::File::open(folder.join("kvorum-2").join("lock")).unwrap();
+    let held = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::flock(&lock, held).unwrap();
+    let (status, _, err) = recover(&[]);
+    assert_eq!((status, err.contains("may not be lost")), (1, true), "{err}");
+    drop(lock);
     std::fs::remove_dir_all(folder.join("kvorum-2")).unwrap();
     let (status, out, err) = recover(&["--confirm", "1234"]);
     assert_eq!(status, 7, "{err}");
@@ -183,6 +205,44 @@ async fn what_is_left_of_a_cluster_goes_on() {
     let cluster = Cluster::start_in(&folder, &[]);
     let client = cluster.client(DEADLINE);
     assert!(all(&client).await == before, "all that it had is there");
+}
+
+/// An older copy of the volume of the only replica may not decide, and goes on by `recover`.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_only_replica_goes_on() {
+    let kept = tempfile::tempdir().unwrap();
+    let (folder, copy) = (kept.path().join("cluster"), kept.path().join("copy"));
+    let put = |cluster: &Cluster, key: &str| {
+        let (status, _, err) = said(&cluster.run(&["put", key, "value"]));
+        assert_eq!(status, 0, "{err}");
+    };
+    let cluster = Cluster::start_in(&folder, &["--replicas=1"]);
+    put(&cluster, "before");
+    cluster.stop(rustix::process::Signal::TERM);
+    let mut cp = std::process::Command::new("cp");
+    assert!(cp.arg("-r").arg(folder.join("kvorum-0")).arg(&copy).status().unwrap().success());
+    let recover = |words: &[&str]| {
+        said(&kvorum().args(["recover", "--data"]).arg(&folder).args(words).output().unwrap())
+    };
+    let (status, _, err) = recover(&[]);
+    assert_eq!((status, err.contains("nothing needs to be recovered")), (2, true), "{err}");
+    let cluster = Cluster::start_in(&folder, &[]);
+    put(&cluster, "after");
+    cluster.stop(rustix::process::Signal::TERM);
+    std::fs::remove_dir_all(folder.join("kvorum-0")).unwrap();
+    std::fs::rename(&copy, folder.join("kvorum-0")).unwrap();
+    let (status, out, err) = recover(&[]);
+    assert_eq!(
+        (status, out.contains("an older copy of the only replica")),
+        (7, true),
+        "{out}{err}"
+    );
+    let digits = err.trim().rsplit(' ').next().unwrap().to_owned();
+    let (status, out, err) = recover(&["--confirm", &digits]);
+    assert_eq!(status, 0, "{out}{err}");
+    let cluster = Cluster::start_in(&folder, &[]);
+    assert_eq!(said(&cluster.run(&["get", "before"])).0, 0);
+    assert_eq!(said(&cluster.run(&["get", "after"])).0, 3, "it was written later");
 }
 
 /// Clients cannot take all the room that replicas need to catch up.

@@ -12,11 +12,14 @@ use kvorum_protocol::backup::{Header, Writer};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::message::{Answer, SnapshotName, SnapshotRequest};
 use kvorum_protocol::{Client, Value};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde_json::json;
 
 use super::print;
 use crate::arguments::Global;
 use crate::exit::Stop;
+use crate::signals::EndSignals;
 use crate::target::{self, Found, Named};
 
 /// Time between two looks at how far it is, for people.
@@ -30,8 +33,13 @@ pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), St
     let target = target::choose(global, named, Found::look(), false)?;
     crate::note(format!("using {}", target.describe()));
     let (client, _runner) = target.open(global).await?;
-    let aside = PathBuf::from(format!("{}.part", file.display()));
-    let written = write(&client, &aside).await;
+    // Two may write to one name: each writes beside it, and the first one to end has it.
+    let aside = PathBuf::from(format!("{}.{:08x}.part", file.display(), rand::random::<u32>()));
+    let mut told = EndSignals::new()?;
+    let written = tokio::select! {
+        written = write(&client, &aside) => written,
+        () = told.next() => Err(Stop::failed("told to end before the backup was whole")),
+    };
     let (header, keys) = match written {
         Ok(done) => done,
         Err(stop) => {
@@ -39,7 +47,10 @@ pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), St
             return Err(stop);
         }
     };
-    fs::rename(&aside, file).map_err(|error| cannot(file, &error))?;
+    give_name(&aside, file).map_err(|error| {
+        let (aside, file) = (aside.display(), file.display());
+        Stop::failed(format!("the backup is whole, but stays {aside}: cannot make {file}: {error}"))
+    })?;
     if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         File::open(folder)?.sync_all()?;
     }
@@ -48,6 +59,18 @@ pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), St
     let text = format!("{}: index {index}, {keys} keys, {bytes} bytes", file.display());
     let json = json!({ "file": file, "index": index, "keys": keys, "bytes": bytes });
     print(global.output, &text, &json)
+}
+
+/// Gives a file its name, unless there is one of that name by now.
+fn give_name(aside: &Path, file: &Path) -> std::io::Result<()> {
+    match renameat_with(CWD, aside, CWD, file, RenameFlags::NOREPLACE) {
+        // Not every file system can; then a second name does it.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            fs::hard_link(aside, file)?;
+            fs::remove_file(aside)
+        }
+        done => Ok(done?),
+    }
 }
 
 fn cannot(file: &Path, error: &std::io::Error) -> Stop {
@@ -66,7 +89,7 @@ async fn write(client: &Client, aside: &Path) -> Result<(Header, u64), Stop> {
     let taken_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
     let header = Header { cluster: status.cluster, index, taken_us };
     let failed = |error: std::io::Error| cannot(aside, &error);
-    let file = BufWriter::new(File::create(aside).map_err(failed)?);
+    let file = BufWriter::new(File::create_new(aside).map_err(failed)?);
     let mut writer = Writer::begin(file, header.clone()).map_err(failed)?;
     let copied = copy(client, &route, snapshot, keys, &mut writer).await;
     let _ = client.snapshot(SnapshotRequest::Close { snapshot }, &route).await;

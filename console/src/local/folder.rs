@@ -11,10 +11,12 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kvorum_protocol::status::ClusterId;
 use kvorum_replica::marker::Marker;
 use kvorum_replica::orchestrator;
+use kvorum_replica::storage::OnFatal;
 use kvorum_replica::storage::open::{Newborn, Owner};
 use kvorum_replica::version::Version;
 use rustix::fs::{FlockOperation, flock};
@@ -26,6 +28,8 @@ use crate::exit::{Exit, Stop};
 pub const REPLICAS_MAX: u32 = orchestrator::folder::REPLICAS_MAX;
 /// Replicas of a new cluster that is not told how many.
 const REPLICAS_DEFAULT: u32 = 3;
+/// What makes a folder that of a cluster.
+pub(super) const SET_FILE: &str = "statefulset.json";
 /// Tries to take a lock.
 const LOCK_TRIES: u32 = 5;
 /// Pause between two tries.
@@ -52,7 +56,7 @@ struct Document {
 impl StatefulSet {
     /// Reads the file in a folder.
     pub fn read(folder: &Path) -> Result<Self, Stop> {
-        let file = folder.join("statefulset.json");
+        let file = folder.join(SET_FILE);
         let bytes = fs::read(&file).map_err(|error| {
             let folder = folder.display();
             Stop::usage(format!(
@@ -79,7 +83,7 @@ impl StatefulSet {
         let document = Document { cluster: self.cluster.to_string(), replicas: self.replicas };
         // Several may write at the same time.
         let aside = folder.join(format!("statefulset.json.{}", std::process::id()));
-        let file = folder.join("statefulset.json");
+        let file = folder.join(SET_FILE);
         let mut new = File::create(&aside)?;
         serde_json::to_writer_pretty(&mut new, &document)?;
         new.write_all(b"\n")?;
@@ -164,7 +168,7 @@ impl Folder {
         fs::create_dir_all(path).map_err(cannot)?;
         let path = path.canonicalize().map_err(cannot)?;
         let lock = take_lock(&path)?;
-        let set = if path.join("statefulset.json").exists() {
+        let set = if path.join(SET_FILE).exists() {
             let mut set = StatefulSet::read(&path)?;
             if let Some(asked) = replicas.filter(|asked| *asked != set.replicas) {
                 set.replicas = asked;
@@ -191,7 +195,7 @@ impl Folder {
     }
 }
 
-fn take_lock(folder: &Path) -> Result<File, Stop> {
+pub(super) fn take_lock(folder: &Path) -> Result<File, Stop> {
     let path = folder.join("lock");
     let mut options = File::options();
     let file = options.create(true).truncate(false).read(true).write(true).open(&path);
@@ -212,6 +216,19 @@ fn take_lock(folder: &Path) -> Result<File, Stop> {
 
 pub(super) fn cannot_make(folder: &Path, error: &std::io::Error) -> Stop {
     Stop::failed(format!("cannot make the folder {}: {error}", folder.display()))
+}
+
+/// Ends the command when a disk fails in the midst of it: what failed, and what next.
+pub(super) fn end_on(what: String, next: String) -> OnFatal {
+    Arc::new(move |why: &str| {
+        crate::note(format!("{what}: {why}; {next}"));
+        std::process::exit(Exit::Failed as i32);
+    })
+}
+
+/// The same, for a folder that is being made.
+pub(super) fn end_on_write(folder: &Path) -> OnFatal {
+    end_on(format!("cannot make the folder {}", folder.display()), "nothing was changed".to_owned())
 }
 
 /// The folder that is used when none is named.

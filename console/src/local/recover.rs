@@ -1,28 +1,30 @@
 //! `recover`: the guarded way back when a majority of a local cluster's replicas is lost for good.
 //!
 //! The replica that got furthest, by the ballot and length of its log, gives the state: what it had
-//! applied, and every entry that it had accepted, for any of them may have been acknowledged. A new
-//! cluster, with a new id, begins with it.
+//! applied, and every entry that it had accepted, for any of them may have been acknowledged;
+//! unless another one had copied more than that. A new cluster, with a new id, begins with it.
 //!
-//! Guarantees that nothing is done while a majority is there or the cluster runs, nor before what
-//! may be lost was said and the cluster's digits were given; and that the old folder is kept. A
-//! replica of the old cluster that turns up again is a stranger to the new one.
+//! Guarantees that nothing is done while a majority is there or a replica runs, nor while it is not
+//! known of each folder whether it is lost, nor before what may be lost was said and the cluster's
+//! digits were given; and that the old folder is kept. A replica of the old cluster that turns up
+//! again is a stranger to the new one.
 
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use kvorum_replica::chain::{Chain, Standing};
 use kvorum_replica::entry::Entry;
+use kvorum_replica::marker::Solo;
+use kvorum_replica::orchestrator;
 use kvorum_replica::snapshot::{Cursor, Found, Snapshots, Wanted};
 use kvorum_replica::state_machine::Table;
 use kvorum_replica::storage::log::{LogDisk, LogNumbers};
 use kvorum_replica::storage::open::Owner;
 use kvorum_replica::storage::seed::Seed;
 use kvorum_replica::storage::segments::LogLimits;
-use kvorum_replica::storage::{Ballot, Database, OpenError, Store};
+use kvorum_replica::storage::{Ballot, Database, Identity, OpenError, Store};
 
 use super::folder::{self, Folder, REPLICAS_MAX, StatefulSet};
 use crate::arguments::Recover;
@@ -45,6 +47,20 @@ impl Survivor {
     fn reach(&self) -> (ConfigurationId, Option<Ballot>, usize) {
         (self.chain.current.id, self.numbers.accepted_round, self.numbers.accepted)
     }
+
+    /// The last index that it has.
+    fn end(&self) -> u64 {
+        self.database.applied().max(self.numbers.accepted as u64)
+    }
+
+    /// Whether the cluster's marker lets it decide alone.
+    fn is_let(&self, folder: &Path) -> Result<bool, Stop> {
+        let Some(marker) = orchestrator::Folder::new(folder).marker_now()? else { return Ok(true) };
+        let Identity { cluster, replica, incarnation, nonce, .. } = *self.database.identity();
+        let claim = Solo { configuration: self.chain.current.id, replica, incarnation, nonce };
+        let proof = marker.solo.and_then(|solo| self.database.nonce_at(solo.incarnation));
+        Ok(marker.claim(cluster, claim, proof).is_ok())
+    }
 }
 
 /// Goes on with what is left.
@@ -54,25 +70,15 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     let Folder { path, set, lock } = Folder::open(&path, None)?;
     let (best, left) = survivors(&path, &set)?;
     let total = best.chain.current.members.len();
-    if left > total / 2 {
+    if left > total / 2 && (total > 1 || best.is_let(&path)?) {
         let folder = path.display();
         return Err(Stop::usage(format!(
             "{left} of {total} replicas are there, a majority: nothing needs to be recovered; \
              start the cluster with 'kvorum local --data {folder}'"
         )));
     }
-    let Survivor { name, numbers, .. } = &best;
-    let (decided, accepted) = (numbers.decided, numbers.accepted);
-    let undecided = match decided + 1 {
-        first if first > accepted => String::new(),
-        first => format!(
-            " Writes from {first} to {accepted} stay, whether they were acknowledged or not."
-        ),
-    };
-    println!(
-        "{left} of {total} replicas are left, no majority. {name} got furthest: it has every entry \
-         up to index {accepted}. Writes after that, if any were acknowledged, are lost.{undecided}"
-    );
+    let end = best.end();
+    say(&best, left, total);
     confirm(recover, set.cluster)?;
     let replicas = set.replicas.max(1);
     let new = StatefulSet { cluster: ClusterId(rand::random()), replicas };
@@ -87,7 +93,7 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     fs::rename(&aside, &path).map_err(cannot)?;
     drop(lock);
     println!(
-        "a new cluster, {}, has the state as of index {accepted} in {}. The old folder is {}. \
+        "a new cluster, {}, has the state as of index {end} in {}. The old folder is {}. \
          Start the new one with 'kvorum local --data {}'",
         new.cluster,
         path.display(),
@@ -101,51 +107,108 @@ fn beside(path: &Path, what: &str) -> PathBuf {
     PathBuf::from(format!("{}.{what}", path.display()))
 }
 
+/// What is left, and what may be lost.
+fn say(best: &Survivor, left: usize, total: usize) {
+    let (name, end, applied) = (&best.name, best.end(), best.database.applied());
+    let decided = applied.max(best.numbers.decided as u64);
+    let undecided = match decided + 1 {
+        first if first > end => String::new(),
+        first => {
+            format!(" Writes from {first} to {end} stay, whether they were acknowledged or not.")
+        }
+    };
+    let what = match total {
+        1 => format!("{name} is an older copy of the only replica: its last index is {end}."),
+        _ => format!(
+            "{left} of {total} replicas are left, no majority. {name} got furthest: it has every \
+             entry up to index {end}."
+        ),
+    };
+    println!("{what} Writes after that, if any were acknowledged, are lost.{undecided}");
+}
+
 /// The member that got furthest, and how many members are left, of the configuration that it is in.
 fn survivors(folder: &Path, set: &StatefulSet) -> Result<(Survivor, usize), Stop> {
     let mut all = Vec::new();
     for name in (0..REPLICAS_MAX).map(folder::name) {
-        let data = folder.join(&name);
-        // What is opened without being there is made.
-        if !data.join("db").join("CURRENT").exists() {
-            if data.exists() {
-                println!("{name}: lost, {} holds no database", data.display());
+        match survivor(&folder.join(&name), &name, set)? {
+            Ok(survivor) => {
+                println!("{name}: there, the last index is {}", survivor.end());
+                all.push(survivor);
             }
-            continue;
+            Err(Some(why)) => println!("{name}: {why}"),
+            Err(None) => {}
         }
-        let owner = Owner { newborn: None, ..set.owner(&name) };
-        let database = match open(&data, &owner) {
-            Ok(opened) => opened,
-            Err(error) => {
-                println!("{name}: lost: {error}");
-                continue;
-            }
-        };
-        if database.quarantine().is_some() {
-            println!("{name}: lost: its state differed from that of the majority");
-            continue;
-        }
-        let (chain, replica) = (database.chain(), database.identity().replica);
-        if chain.standing(replica) != Standing::Member {
-            println!("{name}: not a member of the cluster");
-            continue;
-        }
-        let numbers = database.log(chain.current.id).0.numbers();
-        println!("{name}: there, {} entries accepted", numbers.accepted);
-        all.push(Survivor { name, replica, chain, database, numbers });
     }
     let none =
         || Stop::failed("no replica is left; make a new cluster of a backup: kvorum restore");
-    let best = (0..all.len()).rev().max_by_key(|place| all[*place].reach()).ok_or_else(none)?;
-    let best = all.swap_remove(best);
+    let places = || (0..all.len()).rev();
+    let longest = places().max_by_key(|place| all[*place].reach()).ok_or_else(none)?;
+    let furthest = places().max_by_key(|place| all[*place].database.applied()).ok_or_else(none)?;
+    // What was applied was decided, whatever a log says.
+    let is_ahead = all[furthest].database.applied() > all[longest].end();
+    let best = all.swap_remove(if is_ahead { furthest } else { longest });
     let is_member = |one: &&Survivor| best.chain.current.name_of(one.replica).is_some();
     let left = all.iter().filter(is_member).count() + 1;
     Ok((best, left))
 }
 
-fn open(folder: &Path, owner: &Owner) -> Result<Database, OpenError> {
-    let on_fatal = Arc::new(|what: &str| panic!("{what}"));
-    Database::open(folder, owner, rand::random(), LogLimits::default(), on_fatal)
+/// What is in a replica's folder, or why it is of no use, if it is there at all. An error if that
+/// cannot be told.
+fn survivor(
+    data: &Path,
+    name: &str,
+    set: &StatefulSet,
+) -> Result<Result<Survivor, Option<String>>, Stop> {
+    // What is opened without being there is made.
+    if !data.join("db").join("CURRENT").try_exists()? {
+        let lost = || format!("lost, {} holds no database", data.display());
+        return Ok(Err(data.exists().then(lost)));
+    }
+    if let Some(process) = folder::process_of(data) {
+        let process = process.as_raw_nonzero();
+        return Err(Stop::failed(format!(
+            "{name} may not be lost: process {process} runs on {}. Nothing was done; end it first",
+            data.display()
+        )));
+    }
+    let owner = Owner { newborn: None, ..set.owner(name) };
+    let database = match open(data, &owner) {
+        Ok(database) => database,
+        Err(
+            error @ (OpenError::Damaged { .. }
+            | OpenError::Foreign { .. }
+            | OpenError::Unborn { .. }),
+        ) => {
+            return Ok(Err(Some(format!("lost: {error}"))));
+        }
+        Err(
+            error @ (OpenError::Unusable { .. }
+            | OpenError::Locked { .. }
+            | OpenError::Newer { .. }),
+        ) => {
+            return Err(Stop::failed(format!(
+                "{name} may not be lost: {error}. Nothing was done; see to that first"
+            )));
+        }
+    };
+    if database.quarantine().is_some() {
+        return Ok(Err(Some("lost: its state differed from that of the majority".to_owned())));
+    }
+    let (chain, replica) = (database.chain(), database.identity().replica);
+    if chain.standing(replica) != Standing::Member {
+        return Ok(Err(Some("not a member of the cluster".to_owned())));
+    }
+    let numbers = database.log(chain.current.id).0.numbers();
+    Ok(Ok(Survivor { name: name.to_owned(), replica, chain, database, numbers }))
+}
+
+/// Opens a survivor. What is found to be damaged later ends the command, for others may be sound.
+fn open(data: &Path, owner: &Owner) -> Result<Database, OpenError> {
+    let folder = data.display().to_string();
+    let remedy = format!("if it is lost, move {folder} away and repeat the command");
+    let on_fatal = folder::end_on(format!("{folder} cannot be read"), remedy);
+    Database::open(data, owner, rand::random(), LogLimits::default(), on_fatal)
 }
 
 /// Whoever goes on must have read what may be lost.
@@ -175,7 +238,7 @@ fn confirm(recover: &Recover, cluster: ClusterId) -> Result<(), Stop> {
 fn seed(from: &Survivor, folder: &Path, owner: &Owner) -> Result<(), Stop> {
     let failed = |error: OpenError| Stop::failed(error.to_string());
     let database = &from.database;
-    let on_fatal = Arc::new(|what: &str| panic!("{what}"));
+    let on_fatal = folder::end_on_write(folder);
     let (nonce, applied) = (rand::random(), database.applied());
     let mut seed = Seed::begin(folder, owner, nonce, applied, on_fatal).map_err(failed)?;
     let mut snapshots = database.snapshots();

@@ -1,12 +1,12 @@
 //! `restore`: a new local cluster with the state of a backup.
 //!
 //! Guarantees that a backup which is not whole and sound makes no cluster: it is read to its end
-//! before anything is made, and the folder gets its name only when every replica has the state.
+//! before anything is made, and the folder is that of a cluster only when every replica has the
+//! state.
 
 use std::fs::{self, File};
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use kvorum_protocol::backup::{BackupError, Reader};
 use kvorum_protocol::status::ClusterId;
@@ -19,33 +19,67 @@ use super::folder::{self, StatefulSet};
 use crate::arguments::Restore;
 use crate::exit::Stop;
 
+/// Where it is made, in the folder that it is for.
+const ASIDE: &str = ".restoring";
+
 /// Makes the cluster.
 pub fn run(restore: &Restore) -> Result<(), Stop> {
     let Restore { file, data, replicas } = restore;
     folder::check_count(*replicas)?;
-    let is_taken = data.exists() && fs::read_dir(data).is_ok_and(|mut all| all.next().is_some());
-    if is_taken {
-        let folder = data.display();
-        return Err(Stop::usage(format!("{folder} is not empty; name another folder")));
-    }
+    check_empty(data)?;
     let refused =
         |error: BackupError| Stop::failed(format!("cannot restore {}: {error}", file.display()));
     let (index, keys) = look_through(file).map_err(refused)?;
 
+    // The folder itself stays what it is, which may be a link or a mount point.
+    let cannot = |error: std::io::Error| folder::cannot_make(data, &error);
+    fs::create_dir_all(data).map_err(cannot)?;
+    let data = data.canonicalize().map_err(cannot)?;
+    let lock = folder::take_lock(&data)?;
+    check_empty(&data)?;
     let set = StatefulSet { cluster: ClusterId(rand::random()), replicas: *replicas };
-    let aside = PathBuf::from(format!("{}.restoring", data.display()));
-    let cannot = |error: std::io::Error| folder::cannot_make(&aside, &error);
+    let aside = data.join(ASIDE);
     set.make(&aside, |folder, owner| seed(file, folder, owner, index))?;
-    if data.exists() {
-        fs::remove_dir(data).map_err(cannot)?;
-    }
-    fs::rename(&aside, data).map_err(cannot)?;
+    bring_in(&aside, &data).map_err(|error| folder::cannot_make(&data, &error))?;
+    drop(lock);
     let folder = data.display();
     println!(
         "a cluster of {replicas} replicas with {keys} keys as of index {index} is in \
          {folder}; start it with 'kvorum local --data {folder}'"
     );
     Ok(())
+}
+
+/// Checks that nothing is there but what a restore that was broken off left.
+fn check_empty(data: &Path) -> Result<(), Stop> {
+    let unusable = |error: std::io::Error| {
+        Stop::usage(format!("cannot use {}: {error}; name another folder", data.display()))
+    };
+    if !data.try_exists().map_err(unusable)? {
+        return Ok(());
+    }
+    for entry in fs::read_dir(data).map_err(unusable)? {
+        let name = entry.map_err(unusable)?.file_name();
+        if ![ASIDE, "lock", "lost+found"].iter().any(|left| name == *left) {
+            let folder = data.display();
+            return Err(Stop::usage(format!("{folder} is not empty; name another folder")));
+        }
+    }
+    Ok(())
+}
+
+/// Moves what was made to its place, what makes it a cluster last.
+fn bring_in(aside: &Path, data: &Path) -> std::io::Result<()> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(aside)? {
+        names.push(entry?.file_name());
+    }
+    names.sort_by_key(|name| name == folder::SET_FILE);
+    for name in names {
+        fs::rename(aside.join(&name), data.join(&name))?;
+    }
+    fs::remove_dir(aside)?;
+    File::open(data)?.sync_all()
 }
 
 fn open(file: &Path) -> Result<Reader<BufReader<File>>, BackupError> {
@@ -65,7 +99,7 @@ fn look_through(file: &Path) -> Result<(u64, u64), BackupError> {
 fn seed(file: &Path, folder: &Path, owner: &Owner, index: u64) -> Result<(), Stop> {
     let failed = |error: OpenError| Stop::failed(error.to_string());
     let again = |error: BackupError| Stop::failed(format!("{} changed: {error}", file.display()));
-    let on_fatal = Arc::new(|what: &str| panic!("{what}"));
+    let on_fatal = folder::end_on_write(folder);
     let nonce = rand::random();
     let mut seed = Seed::begin(folder, owner, nonce, index, on_fatal).map_err(failed)?;
     let mut reader = open(file).map_err(again)?;
