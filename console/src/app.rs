@@ -36,7 +36,7 @@ use kvorum_protocol::message::Consistency;
 use crate::arguments::ThemeName;
 use crate::exit::Stop;
 use crate::keymap::Mode;
-use crate::message::{CallId, Now, Place};
+use crate::message::{CallId, Destination, Now, Place};
 use crate::prompt::complete::Known;
 use crate::prompt::grammar::ReadMode;
 use crate::prompt::{PaneName, Prompt};
@@ -199,7 +199,11 @@ pub struct App {
     pub now: Now,
     /// When somebody pressed a key last, or came to look.
     pub attended: Now,
-    /// When a target was tried to attach to last.
+    /// Which cluster to attach to: the one that was chosen last.
+    pub destination: Destination,
+    /// A try to attach to it is under way.
+    pub is_attaching: bool,
+    /// When such a try failed last.
     pub tried: Now,
     /// A viewer was told that what is copied goes to all, and to the pod's log.
     pub may_copy: bool,
@@ -285,6 +289,8 @@ impl App {
             frozen: None,
             attended: Now::default(),
             may_copy: false,
+            destination: Destination::Given,
+            is_attaching: true,
             tried: Now::default(),
             is_quitting: false,
             next_call: 0,

@@ -77,7 +77,12 @@ async fn open(
         },
         Destination::Endpoints(addresses) => open_at(addresses, timeout).await,
         Destination::Context(context) => {
-            let named = kubernetes::Named { context: Some(context), ..Default::default() };
+            // What else was named is meant there too.
+            let given = match given {
+                Ok(Target::Kubernetes(named)) => named,
+                _ => kubernetes::Named::default(),
+            };
+            let named = kubernetes::Named { context: Some(context), ..given };
             open_pods(named, timeout).await
         }
         #[cfg(feature = "local")]

@@ -75,7 +75,7 @@ impl Kube {
     /// Why it cannot be found, and what helps.
     pub async fn find(named: &Named) -> Result<Arc<Self>, Stop> {
         let access = config::load(named).await?;
-        let client = access.client()?;
+        let client = access.client().await?;
         let set = named.statefulset().to_owned();
         let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &access.namespace);
         let found = call(&access, sets.get(&set)).await;

@@ -68,6 +68,9 @@ use arguments::Arguments;
 use exit::{Exit, Stop};
 use target::Named;
 
+/// Threads for what runs in the background.
+const WORKERS: usize = 2;
+
 /// Runs the command line.
 #[must_use]
 pub fn run() -> ExitCode {
@@ -84,7 +87,10 @@ pub fn run() -> ExitCode {
         return kvorum_replica::process::run(settings);
     }
     let named = Named::of(&matches);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // The console's loop has a thread of its own: a library may block what it runs on, as the one
+    // for Kubernetes does while a login plugin runs.
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match builder.worker_threads(WORKERS).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(&Stop::failed(format!("cannot start: {error}"))),
     };

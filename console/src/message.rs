@@ -133,6 +133,8 @@ pub enum Seen {
     },
     /// What comes next of the log does not follow on what came before.
     LogReset,
+    /// What can be done here changed.
+    Place(Place),
 }
 
 /// A call in flight.

@@ -116,6 +116,23 @@ impl Runner {
         }
     }
 
+    /// How many replicas are wanted.
+    ///
+    /// # Errors
+    /// Why that is not known here.
+    pub async fn wanted(&self) -> Result<u32, Stop> {
+        match self {
+            Self::Nobody(_) => Err(Stop::failed(NO_SCALING)),
+            #[cfg(feature = "local")]
+            Self::Local(folder) => {
+                let folder = folder.clone();
+                let read = move || crate::local::folder::StatefulSet::read(&folder);
+                Ok(blocking(read).await?.replicas)
+            }
+            Self::Kubernetes(kube) => Ok(kube.pods().wanted().replicas),
+        }
+    }
+
     /// The end of a replica's own log.
     ///
     /// # Errors

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -27,7 +26,7 @@ use crate::input::Input;
 use crate::message::{CallId, Destination, Effect, Event, Reply};
 use crate::probe;
 use crate::screen::{Frame, Screen};
-use crate::signals::EndSignals;
+use crate::signals::ConsoleSignals;
 use crate::update::update;
 use crate::view;
 
@@ -72,8 +71,12 @@ pub struct Runtime {
     attach: Attach,
     backend: Option<Arc<dyn Backend>>,
     watching: Option<JoinHandle<()>>,
-    /// The backend, or why there is none, when attaching ends.
-    attached: mpsc::Sender<Result<Arc<dyn Backend>, Stop>>,
+    /// What is seen of the cluster: that of the backend alone.
+    seen: mpsc::Receiver<Event>,
+    /// How often it was tried to attach.
+    attempts: u64,
+    /// The end of such a try.
+    attached: mpsc::Sender<Attempt>,
     /// The probe under way, until it is proven.
     probe: Option<(CancellationToken, JoinHandle<()>)>,
     events: mpsc::Sender<Event>,
@@ -83,6 +86,14 @@ pub struct Runtime {
     printed: (u64, u64),
     /// The question that was printed last.
     asked: Option<Dialog>,
+}
+
+/// The end of a try to attach.
+struct Attempt {
+    /// Which try it was.
+    number: u64,
+    /// The backend, or why there is none.
+    result: Result<Arc<dyn Backend>, Stop>,
 }
 
 /// When something is drawn.
@@ -105,6 +116,8 @@ impl Runtime {
     ) -> Loop {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (attached, attachments) = mpsc::channel(1);
+        // Nothing is seen before there is a backend.
+        let (_, seen) = mpsc::channel(1);
         let runtime = Self {
             app,
             clock,
@@ -113,6 +126,8 @@ impl Runtime {
             attach,
             backend: None,
             watching: None,
+            seen,
+            attempts: 0,
             attached,
             probe: None,
             events,
@@ -187,13 +202,22 @@ impl Runtime {
     }
 
     fn begin_attach(&mut self, destination: Destination) {
-        let (task, attached) = ((self.attach)(destination), self.attached.clone());
+        self.attempts += 1;
+        let (task, number) = ((self.attach)(destination), self.attempts);
+        let attached = self.attached.clone();
         tokio::spawn(async move {
-            let _ = attached.send(task.await).await;
+            let _ = attached.send(Attempt { number, result: task.await }).await;
         });
     }
 
-    fn attached(&mut self, result: Result<Arc<dyn Backend>, Stop>) {
+    fn attached(&mut self, Attempt { number, result }: Attempt) {
+        if number != self.attempts {
+            // Something else was asked for meanwhile.
+            if let Ok(backend) = result {
+                tokio::spawn(backend.stop());
+            }
+            return;
+        }
         let backend = match result {
             Ok(backend) => backend,
             Err(why) => return self.take(Event::NotAttached(why)),
@@ -202,7 +226,9 @@ impl Runtime {
             watching.abort();
         }
         let place = backend.place();
-        let sink = Sink::new(self.events.clone());
+        let (events, seen) = mpsc::channel(EVENTS_MAX);
+        let sink = Sink::new(events);
+        self.seen = seen;
         self.watching = Some(tokio::spawn(Arc::clone(&backend).watch(sink)));
         self.backend = Some(backend);
         self.take(Event::Attached(place));
@@ -284,34 +310,14 @@ impl Runtime {
 pub struct Loop {
     runtime: Runtime,
     inbox: mpsc::Receiver<Event>,
-    attachments: mpsc::Receiver<Result<Arc<dyn Backend>, Stop>>,
-}
-
-/// The signals that a console answers to.
-struct Signals {
-    ends: EndSignals,
-    resized: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Stop> {
-        Ok(Self { ends: EndSignals::new()?, resized: signal(SignalKind::window_change())? })
-    }
-
-    /// The next signal: whether it is the end.
-    async fn next(&mut self) -> bool {
-        tokio::select! {
-            () = self.ends.next() => true,
-            _ = self.resized.recv() => false,
-        }
-    }
+    attachments: mpsc::Receiver<Attempt>,
 }
 
 /// What woke the loop.
 enum Woken {
     Key(Option<Event>),
     Event(Event),
-    Attached(Result<Arc<dyn Backend>, Stop>),
+    Attached(Attempt),
     Signal { ends: bool },
     Time,
 }
@@ -328,7 +334,7 @@ impl Loop {
     /// # Errors
     /// When signals cannot be listened for.
     pub async fn run(mut self) -> Result<App, Stop> {
-        let mut signals = Signals::new()?;
+        let mut signals = ConsoleSignals::new()?;
         if matches!(self.runtime.front, Front::Screen(_)) {
             let (width, height) = crate::screen::size();
             self.runtime.take(Event::Resize { width, height });
@@ -359,9 +365,9 @@ impl Loop {
         Ok(self.end().await)
     }
 
-    async fn next(&mut self, signals: &mut Signals, wake_at: Option<Instant>) -> Woken {
+    async fn next(&mut self, signals: &mut ConsoleSignals, wake_at: Option<Instant>) -> Woken {
         let takes_input = self.runtime.takes_input();
-        let Runtime { input, .. } = &mut self.runtime;
+        let Runtime { input, seen, .. } = &mut self.runtime;
         let key = async {
             match input {
                 Some(input) if takes_input => input.recv().await,
@@ -380,6 +386,7 @@ impl Loop {
             key = key => Woken::Key(key),
             Some(attached) = self.attachments.recv() => Woken::Attached(attached),
             Some(event) = self.inbox.recv() => Woken::Event(event),
+            Some(event) = seen.recv() => Woken::Event(event),
             () = time => Woken::Time,
         }
     }
@@ -399,8 +406,8 @@ impl Loop {
                 Due::Not
             }
             Woken::Event(event) => take_data(runtime, event),
-            Woken::Attached(result) => {
-                runtime.attached(result);
+            Woken::Attached(attempt) => {
+                runtime.attached(attempt);
                 Due::Now
             }
             Woken::Signal { ends: true } => {
@@ -438,7 +445,9 @@ impl Loop {
             if let Some(key) = input.and_then(|input| input.try_recv().ok()) {
                 self.runtime.take(key);
                 due = Due::Now;
-            } else if let Ok(event) = self.inbox.try_recv() {
+            } else if let Ok(event) =
+                self.inbox.try_recv().or_else(|_| self.runtime.seen.try_recv())
+            {
                 due = due.max(take_data(&mut self.runtime, event));
             } else {
                 break;
@@ -449,13 +458,13 @@ impl Loop {
 
     /// Ends what was begun. The terminal comes first: nothing may keep it.
     async fn end(self) -> App {
-        let Runtime { mut app, front, backend, probe, watching, .. } = self.runtime;
+        let Runtime { mut app, front, backend, probe, watching, seen, .. } = self.runtime;
         app.is_quitting = true;
         if let Front::Screen(screen) = front {
             screen.leave();
         }
         // What nobody reads any more ends by itself.
-        drop((self.inbox, self.attachments));
+        drop((self.inbox, self.attachments, seen));
         if let Some((stop, probe)) = probe {
             stop.cancel();
             let _ = tokio::time::timeout(PROBE_PATIENCE, probe).await;

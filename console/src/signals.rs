@@ -34,3 +34,27 @@ impl EndSignals {
         }
     }
 }
+
+/// The signals that a console answers to.
+pub struct ConsoleSignals {
+    ends: EndSignals,
+    resized: Signal,
+}
+
+impl ConsoleSignals {
+    /// Listens for them from now on.
+    ///
+    /// # Errors
+    /// When the system does not let it.
+    pub fn new() -> Result<Self, Stop> {
+        Ok(Self { ends: EndSignals::new()?, resized: signal(SignalKind::window_change())? })
+    }
+
+    /// The next signal: whether it is the end.
+    pub async fn next(&mut self) -> bool {
+        tokio::select! {
+            () = self.ends.next() => true,
+            _ = self.resized.recv() => false,
+        }
+    }
+}

@@ -23,7 +23,7 @@ use crate::app::dialog;
 use crate::app::output::Verdict;
 use crate::app::{App, Purpose, Stage};
 use crate::exit::Exit;
-use crate::message::{Call, Destination, Effect, Event, HowToKill, Now, Place, ProbeReport, Seen};
+use crate::message::{Call, Effect, Event, HowToKill, Now, Place, ProbeReport, Seen};
 use crate::prompt::PaneName;
 
 pub use answers::milliseconds;
@@ -62,6 +62,7 @@ pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
                 app.output.say(now, Verdict::Refused, why.message.clone());
             }
             app.tried = now;
+            app.is_attaching = false;
             app.stage = Stage::Detached { why };
             Vec::new()
         }
@@ -106,8 +107,8 @@ fn after(app: &mut App) -> Vec<Effect> {
     viewer_went(app);
     let mut effects = direct(app);
     if may_retry(app) {
-        app.tried = app.now;
-        effects.push(Effect::Attach(Destination::Given));
+        app.is_attaching = true;
+        effects.push(Effect::Attach(app.destination.clone()));
     }
     if let Some(name) = app.wants_demo
         && app.dialog.is_none()
@@ -125,6 +126,7 @@ fn after(app: &mut App) -> Vec<Effect> {
 fn may_retry(app: &App) -> bool {
     let Stage::Detached { why } = &app.stage else { return false };
     app.settings.retries
+        && !app.is_attaching
         && why.exit == Exit::Unavailable
         && app.now.monotonic >= app.tried.monotonic + ATTACH_RETRY
 }
@@ -132,6 +134,7 @@ fn may_retry(app: &App) -> bool {
 fn attached(app: &mut App, place: Place) -> Vec<Effect> {
     app.output.say(app.now, Verdict::Note, format!("attached to {}", place.name));
     app.stage = Stage::Attached(place);
+    app.is_attaching = false;
     app.cluster = crate::app::cluster::Cluster::default();
     app.failover = crate::app::failover::Failover::default();
     app.log = crate::app::log::LogPane::default();
@@ -157,6 +160,11 @@ fn observed(app: &mut App, seen: Seen) -> Vec<Effect> {
         Seen::LogReset => {
             app.log.reset();
             app.keys.is_loaded = false;
+        }
+        Seen::Place(place) => {
+            if matches!(app.stage, Stage::Attached(_)) {
+                app.stage = Stage::Attached(place);
+            }
         }
         _ => {}
     }

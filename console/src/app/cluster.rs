@@ -310,7 +310,7 @@ impl Cluster {
                 self.entry(node).pod = Some((state.clone(), *restarts));
                 Vec::new()
             }
-            Seen::Log { .. } | Seen::LogReset => Vec::new(),
+            Seen::Log { .. } | Seen::LogReset | Seen::Place(_) => Vec::new(),
         }
     }
 

@@ -16,13 +16,13 @@ use kvorum_protocol::message::{Admin, Consistency, Event, Pair, Scan, Subscripti
 use kvorum_protocol::{Client, Fate, Key, Value};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::watch::{Names, Watch, Watched, pass_on};
 use super::{Backend, Sink, Task};
 use crate::exit::Stop;
 use crate::kubernetes::{Kube, happenings};
-use crate::message::{Call, Place, Previous, Reply, Source};
+use crate::message::{Call, Place, Previous, Reply, Seen, Source};
 use crate::probe::{Store, Written};
 use crate::runner::{Runner, blocking};
 
@@ -34,6 +34,8 @@ const BATCH_WIDTH: usize = 64;
 const EXACT_TRIES: u32 = 3;
 /// How long a replica is waited for when all are asked.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
+/// Time between two questions whether what was not allowed is allowed by now.
+const RIGHTS_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a local cluster of this console's may take to stop. Less than what its user waits for.
 #[cfg(feature = "local")]
 const STOP_PATIENCE: Duration = Duration::from_millis(1500);
@@ -257,6 +259,18 @@ impl RealCluster {
     }
 }
 
+/// Tells what can be done here, if that was less than all and is more now.
+async fn tell_rights(runner: Runner, mut place: Place, sink: Sink) {
+    while [&place.no_kill, &place.no_scale, &place.no_logs].into_iter().any(Option::is_some) {
+        sleep(RIGHTS_INTERVAL).await;
+        let now = runner.place().await;
+        if now != place && !sink.tell(Seen::Place(now.clone())).await {
+            return;
+        }
+        place = now;
+    }
+}
+
 fn route(node: Option<String>) -> Route {
     node.map_or(Route::Any, Route::Through)
 }
@@ -276,11 +290,15 @@ impl Backend for RealCluster {
 
     fn watch(self: Arc<Self>, sink: Sink) -> Task<()> {
         Box::pin(async move {
+            // They end with this.
+            let mut aside = JoinSet::new();
             if let Some(reports) = self.own(|own| own.reports.take()) {
-                tokio::spawn(pass_on(reports, sink.clone()));
+                aside.spawn(pass_on(reports, sink.clone()));
             }
             if let Runner::Kubernetes(kube) = &self.runner {
-                tokio::spawn(happenings::tell(Arc::clone(kube), sink.clone()));
+                aside.spawn(happenings::tell(Arc::clone(kube), sink.clone()));
+                let (runner, place) = (self.runner.clone(), self.place.clone());
+                aside.spawn(tell_rights(runner, place, sink.clone()));
             }
             self.watch.clone().run(self.watched.clone(), sink).await;
         })

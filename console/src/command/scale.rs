@@ -19,7 +19,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), Stop> {
-    let before = context.client.status(&Route::Any).await?;
+    let before = match context.client.status(&Route::Any).await {
+        Ok(status) => status,
+        Err(error) => return start(context, replicas, error.into()).await,
+    };
     let now = before.configuration.members.len();
     let wanted = before.membership.wanted;
     if usize::try_from(replicas) == Ok(now) && wanted.is_none_or(|wanted| wanted == replicas) {
@@ -32,10 +35,30 @@ pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), St
     if shrinks && !yes && !super::admin::ask(&format!("Scale to {replicas}? [y/N] "))? {
         return Err(Stop::new(Exit::NeedsYes, "nothing was changed; repeat with --yes"));
     }
+    change(context, replicas, before.configuration.id.0).await
+}
+
+/// Makes the replicas more of a cluster of which none answers, or which has none.
+async fn start(context: &Context, replicas: u32, why: Stop) -> Result<(), Stop> {
+    let wanted = context.runner.wanted();
+    match wanted.await {
+        Ok(wanted) if why.exit == Exit::Unavailable && replicas > wanted => {
+            crate::note(match wanted {
+                0 => format!("from 0 to {replicas} replicas: the cluster goes on with what it has"),
+                _ => format!("no replica answers; {wanted} were wanted, {replicas} are now"),
+            });
+            change(context, replicas, 0).await
+        }
+        _ => Err(why),
+    }
+}
+
+/// Changes the number, and tells what becomes of it after a configuration.
+async fn change(context: &Context, replicas: u32, configuration: u32) -> Result<(), Stop> {
     context.runner.scale(replicas).await?;
     let began = Instant::now();
     if replicas > 0 {
-        follow(context, replicas, &before).await?;
+        follow(context, replicas, configuration).await?;
     }
     let seconds = began.elapsed().as_secs_f64();
     let text = match replicas {
@@ -62,9 +85,9 @@ fn consequence(now: usize, replicas: u32) -> String {
 }
 
 /// Tells each step until the members are those wanted.
-async fn follow(context: &Context, replicas: u32, before: &Status) -> Result<(), Stop> {
+async fn follow(context: &Context, replicas: u32, configuration: u32) -> Result<(), Stop> {
     let began = Instant::now();
-    let mut told = Told { configuration: before.configuration.id.0, ..Told::default() };
+    let mut told = Told { configuration, ..Told::default() };
     loop {
         if let Ok(status) = context.client.status(&Route::Any).await
             && status.role == Role::Leader

@@ -6,15 +6,19 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kube::config::{ExecInteractiveMode, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use tokio::time::timeout;
 
 use super::CALL_PATIENCE;
 use crate::exit::{Exit, Stop};
 
 /// The `StatefulSet` when nothing else is said.
 pub const STATEFULSET: &str = "kvorum";
+/// How long a login plugin may take.
+const LOGIN_PATIENCE: Duration = Duration::from_secs(15);
 /// What the context is called inside a cluster, where there is none.
 const INSIDE: &str = "this cluster";
 
@@ -58,12 +62,34 @@ impl Access {
         self.config.cluster_url.to_string().trim_end_matches('/').to_owned()
     }
 
-    /// A client of the API server. Nothing is asked yet.
+    /// A client of the API server. The server is not asked yet, but a login plugin may be.
     ///
     /// # Errors
-    /// When the certificates or keys of the configuration cannot be used.
-    pub fn client(&self) -> Result<Client, Stop> {
-        Client::try_from(self.config.clone()).map_err(|error| super::trouble::explain(self, &error))
+    /// When the certificates or keys of the configuration cannot be used, or the plugin fails or
+    /// takes too long.
+    pub async fn client(&self) -> Result<Client, Stop> {
+        let config = self.config.clone();
+        // It waits for the plugin.
+        let made = tokio::task::spawn_blocking(move || Client::try_from(config));
+        match timeout(LOGIN_PATIENCE, made).await {
+            Ok(Ok(made)) => made.map_err(|error| super::trouble::explain(self, &error)),
+            Ok(Err(panicked)) => Err(Stop::failed(panicked.to_string())),
+            Err(_) => Err(self.no_login()),
+        }
+    }
+
+    /// A login plugin has not answered.
+    fn no_login(&self) -> Stop {
+        let exec = self.config.auth_info.exec.as_ref();
+        let plugin = exec.and_then(|exec| exec.command.as_deref()).unwrap_or("for it");
+        let (user, seconds) = (&self.user, LOGIN_PATIENCE.as_secs());
+        Stop::new(
+            Exit::Unavailable,
+            format!(
+                "the login plugin {plugin} of user {user} has not answered for {seconds} s; it may \
+                 wait for somebody to log in: run 'kubectl get pods', and try again"
+            ),
+        )
     }
 }
 

@@ -72,6 +72,7 @@ async fn tell_pods(kube: &Kube, sink: &Sink) {
 
 async fn tell_trouble(kube: &Kube, sink: &Sink) {
     let mut trouble = kube.pods().trouble();
+    trouble.mark_changed();
     let mut was = false;
     while trouble.changed().await.is_ok() {
         let now = trouble.borrow_and_update().clone();

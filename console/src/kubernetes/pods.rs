@@ -142,11 +142,15 @@ impl Pods {
 
     async fn follow_pods(self: Arc<Self>, api: Api<Pod>, selector: String) {
         let config = watcher::Config::default().labels(&selector).timeout(WATCH_SECONDS);
-        let mut events = watcher(api, config).boxed();
+        let mut events = watcher(api.clone(), config.clone()).boxed();
         let (mut pause, mut fresh) = (PAUSE_MIN, All::new());
         while let Some(event) = events.next().await {
             match event {
-                Ok(watcher::Event::Init) => fresh.clear(),
+                Ok(watcher::Event::Init) => {
+                    fresh.clear();
+                    // Nothing was answered yet.
+                    continue;
+                }
                 Ok(watcher::Event::InitApply(pod)) => {
                     fresh.extend(view(&pod).map(|pod| (pod.name.clone(), pod)));
                 }
@@ -165,6 +169,8 @@ impl Pods {
                     self.trouble.send_replace(Some(error.to_string()));
                     sleep(pause).await;
                     pause = (pause * 2).min(PAUSE_MAX);
+                    // One that goes on where it was says nothing until a pod changes.
+                    events = watcher(api.clone(), config.clone()).boxed();
                     continue;
                 }
             }
