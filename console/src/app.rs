@@ -201,10 +201,8 @@ pub struct App {
     pub attended: Now,
     /// Which cluster to attach to: the one that was chosen last.
     pub destination: Destination,
-    /// A try to attach to it is under way.
-    pub is_attaching: bool,
-    /// When such a try failed last.
-    pub tried: Now,
+    /// When it could not be attached to; nothing while that is tried.
+    pub tried: Option<Now>,
     /// A viewer was told that what is copied goes to all, and to the pod's log.
     pub may_copy: bool,
     /// Columns and rows of the terminal.
@@ -290,8 +288,7 @@ impl App {
             attended: Now::default(),
             may_copy: false,
             destination: Destination::Given,
-            is_attaching: true,
-            tried: Now::default(),
+            tried: None,
             is_quitting: false,
             next_call: 0,
         }

@@ -61,8 +61,7 @@ pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
             if !matches!(&app.stage, Stage::Detached { why: last } if *last == why) {
                 app.output.say(now, Verdict::Refused, why.message.clone());
             }
-            app.tried = now;
-            app.is_attaching = false;
+            app.tried = Some(now);
             app.stage = Stage::Detached { why };
             Vec::new()
         }
@@ -107,7 +106,7 @@ fn after(app: &mut App) -> Vec<Effect> {
     viewer_went(app);
     let mut effects = direct(app);
     if may_retry(app) {
-        app.is_attaching = true;
+        app.tried = None;
         effects.push(Effect::Attach(app.destination.clone()));
     }
     if let Some(name) = app.wants_demo
@@ -126,15 +125,13 @@ fn after(app: &mut App) -> Vec<Effect> {
 fn may_retry(app: &App) -> bool {
     let Stage::Detached { why } = &app.stage else { return false };
     app.settings.retries
-        && !app.is_attaching
         && why.exit == Exit::Unavailable
-        && app.now.monotonic >= app.tried.monotonic + ATTACH_RETRY
+        && app.tried.is_some_and(|tried| app.now.monotonic >= tried.monotonic + ATTACH_RETRY)
 }
 
 fn attached(app: &mut App, place: Place) -> Vec<Effect> {
     app.output.say(app.now, Verdict::Note, format!("attached to {}", place.name));
     app.stage = Stage::Attached(place);
-    app.is_attaching = false;
     app.cluster = crate::app::cluster::Cluster::default();
     app.failover = crate::app::failover::Failover::default();
     app.log = crate::app::log::LogPane::default();

@@ -457,7 +457,7 @@ pub(super) fn attach_to(app: &mut App, destination: Destination) -> Vec<Effect> 
         return say(app, Verdict::Refused, why);
     }
     app.stage = Stage::Attaching;
-    app.is_attaching = true;
+    app.tried = None;
     app.destination = destination.clone();
     vec![Effect::Attach(destination)]
 }
