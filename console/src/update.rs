@@ -251,3 +251,31 @@ fn page_wanted(app: &mut App) -> Vec<Effect> {
     app.keys.loading = id;
     effects
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::Settings;
+    use crate::exit::Stop;
+    use crate::message::Destination;
+
+    /// What was chosen last is tried again, one try at a time, after a pause.
+    #[test]
+    fn the_destination_that_was_chosen_is_tried_again() {
+        let mut app = App::new(Settings { retries: true, ..Settings::default() });
+        let mut clock = Now::default();
+        let mut after = |app: &mut App, seconds, event| {
+            clock.monotonic += Duration::from_secs(seconds);
+            update(app, clock, event)
+        };
+        let gone = || Event::NotAttached(Stop::new(Exit::Unavailable, "nobody answers"));
+        assert_eq!(after(&mut app, 1, gone()), [], "not at once");
+        let again = after(&mut app, 6, Event::Tick);
+        assert_eq!(again, [Effect::Attach(Destination::Given)]);
+        assert_eq!(after(&mut app, 6, Event::Tick), [], "a try that takes long is the only one");
+        let chosen = Destination::Context("other".to_owned());
+        commands::attach_to(&mut app, chosen.clone());
+        assert_eq!(after(&mut app, 6, gone()), []);
+        assert_eq!(after(&mut app, 6, Event::Tick), [Effect::Attach(chosen)]);
+    }
+}
