@@ -120,15 +120,11 @@ impl Runner {
     ///
     /// # Errors
     /// Why that is not known here.
-    pub async fn wanted(&self) -> Result<u32, Stop> {
+    pub fn wanted(&self) -> Result<u32, Stop> {
         match self {
             Self::Nobody(_) => Err(Stop::failed(NO_SCALING)),
             #[cfg(feature = "local")]
-            Self::Local(folder) => {
-                let folder = folder.clone();
-                let read = move || crate::local::folder::StatefulSet::read(&folder);
-                Ok(blocking(read).await?.replicas)
-            }
+            Self::Local(folder) => Ok(crate::local::folder::StatefulSet::read(folder)?.replicas),
             Self::Kubernetes(kube) => Ok(kube.pods().wanted().replicas),
         }
     }

@@ -40,8 +40,7 @@ pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), St
 
 /// Makes the replicas more of a cluster of which none answers, or which has none.
 async fn start(context: &Context, replicas: u32, why: Stop) -> Result<(), Stop> {
-    let wanted = context.runner.wanted();
-    match wanted.await {
+    match context.runner.wanted() {
         Ok(wanted) if why.exit == Exit::Unavailable && replicas > wanted => {
             crate::note(match wanted {
                 0 => format!("from 0 to {replicas} replicas: the cluster goes on with what it has"),
