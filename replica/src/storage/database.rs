@@ -76,7 +76,7 @@ pub(super) struct Inner {
 /// Files that nobody needs any more once the write that says so is synced.
 #[derive(Default)]
 pub(super) struct ToDrop {
-    /// Of the log, those before this key.
+    /// Of the log, those up to this key, itself included.
     pub(super) log: Option<[u8; 12]>,
     /// All of a generation that holds no state.
     pub(super) generation: Option<Generation>,
