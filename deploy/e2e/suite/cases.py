@@ -143,8 +143,7 @@ def all_pods_are_deleted(world):
 def stops_and_starts_again(world):
     """Scaled to none and back: nothing leaves, everything is there (scenario 21)."""
     before = world.members()
-    world.scale(0)
-    world.wait("no pods", lambda: not world.pods(), 120)
+    world.stop()
     world.scale(3)
     world.wait_ready(3, 90)
     expect(world.members() == before, f"the members changed: {before} {world.members()}")
@@ -158,6 +157,49 @@ def set_is_made_anew(world):
     world.kubectl("apply", "-k", world.overlay())
     world.wait_ready(3, 120)
     expect(world.members() == before, f"the members changed: {before} {world.members()}")
+
+
+def begins_with(world, folder):
+    """Makes a cluster that was made on this machine the one of the volumes, as the README says."""
+    world.volume("put", 0, folder)
+    world.kubectl("delete", "configmap", f"{SET}-cluster")
+    world.kubectl("delete", "pvc", "--ignore-not-found", *(f"data-{name}" for name in REPLICAS[1:]))
+    world.scale(3)
+    world.figure("ready again, s", f"{world.wait_ready(3, 90):.1f}")
+    expect(set(world.members()) == set(REPLICAS), f"members {world.members()}")
+
+
+def backup_is_restored(world):
+    """A backup is restored into the cluster, which goes on at the backup's index."""
+    backup, new = str(world.folder / "state.kvorum"), str(world.folder / "new")
+    world.kvorum("put", "in", "the backup")
+    world.kvorum("backup", backup)
+    world.kvorum("put", "after", "the backup")
+    world.stop()
+    world.kvorum("restore", backup, "--data", new, "--replicas", "1")
+    begins_with(world, new)
+    expect(world.kvorum("get", "in", "-o", "raw").stdout.strip() == "the backup", "a key is gone")
+    expect(world.kvorum("get", "kept", "-o", "raw").stdout.strip() == "through everything", "a key is gone")
+    expect(world.kvorum("get", "after", check=False).returncode == 3, "what came after the backup is there")
+
+
+def majority_is_lost(world):
+    """Two of three volumes are lost for good: `recover` goes on with the third (scenario 11)."""
+    world.kvorum("put", "last", "acknowledged")
+    # By a majority, which the one that stays need not have been in.
+    reads = lambda: world.kvorum("get", "last", f"{SET}-1", "--local-read", "-o", "raw").stdout.strip()
+    world.wait(f"{SET}-1 has the last write", lambda: reads() == "acknowledged", 30)
+    world.stop()
+    world.kubectl("delete", "pvc", f"data-{SET}-0", f"data-{SET}-2")
+    left = str(world.folder / "left")
+    world.volume("get", 1, left)
+    refused = world.kvorum("recover", "--data", left, check=False)
+    expect(refused.returncode == 7 and "1 of 3 replicas are left" in refused.stdout, f"recover goes on unasked: {refused}")
+    digits = refused.stderr.split("--confirm")[1].split()[0]
+    world.kvorum("recover", "--data", left, "--confirm", digits)
+    begins_with(world, left)
+    expect(world.kvorum("get", "kept", "-o", "raw").stdout.strip() == "through everything", "a key is gone")
+    expect(world.kvorum("get", "last", "-o", "raw").stdout.strip() == "acknowledged", "the last write is gone")
 
 
 def role_is_deleted(world):
@@ -185,10 +227,13 @@ def role_is_deleted(world):
 def ends_at_once(world):
     """`delete -k`: no pod goes on for longer than ten seconds (scenario 15).
 
+    They are told by the garbage collector, not by `delete`. Its watches wait up to half a minute
+    before they come back to an API server that was away, so the ten seconds count from then.
     Kubernetes 1.20 keeps the object of a pod that has ended, whatever it did, until its sandbox is
     swept up, which happens once a minute (kubernetes/kubernetes#97288).
     """
     world.kubectl("delete", "-k", world.overlay(), "--wait=false")
+    world.figure("told after, s", f"{world.wait('all pods told to end', lambda: not world.staying(), 60):.1f}")
     if world.is_here():
         # On this machine the processes can be seen.
         world.figure("ended after, s", f"{world.wait('no process', lambda: not world.processes(), 10):.1f}")
@@ -207,5 +252,6 @@ def comes_back_from_its_volumes(world):
 
 CASES = [applies, demo_of_the_seed, leader_is_deleted_by_force, leader_is_killed_by_command,
          scales_in_every_direction, scales_by_command, rolls_out, two_pods_are_deleted, volume_is_lost,
-         all_pods_are_deleted, stops_and_starts_again, set_is_made_anew, role_is_deleted]
+         all_pods_are_deleted, stops_and_starts_again, set_is_made_anew, backup_is_restored, majority_is_lost,
+         role_is_deleted]
 LAST = [ends_at_once, comes_back_from_its_volumes]

@@ -106,6 +106,11 @@ class World:
         items = json.loads(self.kubectl("get", "pods", "-l", selector, "-o", "json"))["items"]
         return {item["metadata"]["name"]: item for item in items}
 
+    def staying(self):
+        """The names of the pods that nobody has told to end."""
+        pods = {**self.pods(), **self.pods("console")}
+        return sorted(name for name, pod in pods.items() if "deletionTimestamp" not in pod["metadata"])
+
     def ready(self):
         """The names of the pods that are ready."""
         def is_ready(pod):
@@ -129,7 +134,10 @@ class World:
             time.sleep(0.25)
 
     def describe(self):
-        pods = {name: pod["status"].get("phase") for name, pod in self.pods().items()}
+        def phase(pod):
+            told = pod["metadata"].get("deletionTimestamp")
+            return pod["status"].get("phase") + (f", told to end by {told}" if told else "")
+        pods = {name: phase(pod) for name, pod in self.pods().items()}
         status = self.kvorum("status", check=False, timeout=30)
         return f"pods {pods}\n{status.stdout}{status.stderr}"
 
@@ -154,6 +162,16 @@ class World:
 
     def scale(self, count):
         self.kubectl("scale", "statefulset", SET, f"--replicas={count}")
+
+    def stop(self):
+        """Scales to none, and waits until no pod is left."""
+        self.scale(0)
+        self.wait("no pods", lambda: not self.pods(), 120)
+
+    def volume(self, verb, number, folder):
+        """Copies a replica's volume to this machine, or back."""
+        env = {**os.environ, "NAMESPACE": NAMESPACE}
+        return self.run_program([str(DEPLOY / "volume"), verb, str(number), folder], timeout=240, env=env)
 
     def wait_members(self, count, seconds=60):
         names = {f"{SET}-{ordinal}" for ordinal in range(count)}
