@@ -43,33 +43,46 @@ pub enum Runner {
 }
 
 impl Runner {
-    /// What can be done here.
+    /// What can be done here: all of it, where nobody tells what is not allowed.
     pub async fn place(&self) -> Place {
+        let told = self.told_place().await;
+        told.unwrap_or_else(|| Place { name: self.name(), ..Place::default() })
+    }
+
+    fn name(&self) -> String {
         match self {
-            Self::Nobody(addresses) => Place {
-                name: format!("endpoints {}", addresses.join(", ")),
+            Self::Nobody(addresses) => format!("endpoints {}", addresses.join(", ")),
+            #[cfg(feature = "local")]
+            Self::Local(folder) => format!("local {}", folder.display()),
+            Self::Kubernetes(kube) => kube.name(),
+        }
+    }
+
+    /// What can be done here; `None` when the API server does not tell what is allowed.
+    pub async fn told_place(&self) -> Option<Place> {
+        let name = self.name();
+        Some(match self {
+            Self::Nobody(_) => Place {
+                name,
                 no_kill: Some(NO_KILLING.to_owned()),
                 no_scale: Some(NO_SCALING.to_owned()),
                 no_logs: Some(NO_LOGS.to_owned()),
                 is_own: false,
             },
             #[cfg(feature = "local")]
-            Self::Local(folder) => {
-                Place { name: format!("local {}", folder.display()), ..Place::default() }
-            }
+            Self::Local(_) => Place { name, ..Place::default() },
             Self::Kubernetes(kube) => {
-                let missing = rights::missing(kube.client(), &kube.access).await;
-                let missing = missing.unwrap_or_default();
+                let missing = rights::missing(kube.client(), &kube.access).await.ok()?;
                 let why_not = |action| rights::why_not(&missing, action, &kube.access);
                 Place {
-                    name: kube.name(),
+                    name,
                     no_kill: why_not(Action::Kill),
                     no_scale: why_not(Action::Scale),
                     no_logs: why_not(Action::Logs),
                     is_own: false,
                 }
             }
-        }
+        })
     }
 
     /// Ends a replica's process; how it was done.

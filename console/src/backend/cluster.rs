@@ -259,15 +259,19 @@ impl RealCluster {
     }
 }
 
-/// Tells what can be done here, if that was less than all and is more now.
+/// Tells what can be done here, until it is told that nothing is missing. Asks at least once: at
+/// attaching, the API server may not have told what is allowed.
 async fn tell_rights(runner: Runner, mut place: Place, sink: Sink) {
-    while [&place.no_kill, &place.no_scale, &place.no_logs].into_iter().any(Option::is_some) {
+    loop {
         sleep(RIGHTS_INTERVAL).await;
-        let now = runner.place().await;
+        let Some(now) = runner.told_place().await else { continue };
         if now != place && !sink.tell(Seen::Place(now.clone())).await {
             return;
         }
         place = now;
+        if [&place.no_kill, &place.no_scale, &place.no_logs].into_iter().all(Option::is_none) {
+            return;
+        }
     }
 }
 
