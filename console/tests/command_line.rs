@@ -160,6 +160,66 @@ fn a_cluster_that_does_not_run_is_said_at_once() {
 }
 
 #[test]
+fn a_cluster_is_scaled_to_none_and_back() {
+    let cluster = Cluster::start(&[]);
+    check(
+        &cluster,
+        &[
+            (&["put", "a", "1"], 0, "put a at revision"),
+            (
+                &["scale", "0", "--yes"],
+                0,
+                "no replica is wanted: all stop, and keep what they have",
+            ),
+        ],
+    );
+    let began = Instant::now();
+    while cluster.names().iter().any(|name| cluster.process(name).is_some_and(is_alive)) {
+        assert!(began.elapsed() < PATIENCE, "all replicas end");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // Nobody is there who could say how many there are; the folder says how many are wanted.
+    check(&cluster, &[(&["scale", "0", "--yes"], 4, "")]);
+    let (code, out, err) = said(&cluster.run(&["scale", "3"]));
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(err.contains("from 0 to 3 replicas: the cluster goes on with what it has"), "{err}");
+    assert!(out.contains("3 replicas after"), "{out}{err}");
+    check(&cluster, &[(&["get", "a"], 0, "1\n")]);
+}
+
+/// A configuration whose user logs in by a program that never answers.
+const HANGING_LOGIN: &str = r#"
+apiVersion: v1
+kind: Config
+current-context: hangs
+contexts: [{name: hangs, context: {cluster: nowhere, user: somebody}}]
+clusters: [{name: nowhere, cluster: {server: "https://127.0.0.1:1"}}]
+users:
+- name: somebody
+  user:
+    exec:
+      apiVersion: client.authentication.k8s.io/v1
+      command: sleep
+      args: ["60"]
+      interactiveMode: Never
+"#;
+
+#[test]
+fn a_login_plugin_that_hangs_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kubeconfig");
+    std::fs::write(&file, HANGING_LOGIN).unwrap();
+    let began = Instant::now();
+    let mut command = kvorum();
+    command.env("KUBECONFIG", &file).args(["--context", "hangs", "get", "a"]);
+    let (code, out, err) = said(&command.output().unwrap());
+    assert_eq!(code, 4, "{out}{err}");
+    let part = "the login plugin sleep of user somebody has not answered for";
+    assert!(err.contains(part) && err.contains("run 'kubectl get pods'"), "{err}");
+    assert!(began.elapsed() < Duration::from_secs(50), "before the plugin ended");
+}
+
+#[test]
 fn a_replica_of_another_cluster_is_not_mistaken_for_ones_own() {
     let (here, there) = (Cluster::start(&["--replicas=2"]), Cluster::start(&["--replicas=2"]));
     for name in here.names() {
