@@ -177,6 +177,8 @@ pub enum Purpose {
     },
     /// A page of text.
     Logs,
+    /// A step of the demo.
+    Demo,
 }
 
 /// What stands still while the screen is frozen.

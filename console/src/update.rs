@@ -211,10 +211,10 @@ fn direct(app: &mut App) -> Vec<Effect> {
             Order::Probe(on) => effects.extend(acts::probe(app, on)),
             Order::Kill(node) => {
                 let call = Call::Kill { node, how: HowToKill::Now };
-                effects.extend(acts::call_and_say(app, call));
+                effects.extend(acts::call(app, call, Purpose::Demo));
             }
             Order::Scale(replicas) => {
-                effects.extend(acts::call_and_say(app, Call::Scale { replicas }));
+                effects.extend(acts::call(app, Call::Scale { replicas }, Purpose::Demo));
             }
             Order::Say(text) => {
                 let (wall_us, kind) = (app.now.wall_us, Kind::Demo);

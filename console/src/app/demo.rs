@@ -22,6 +22,8 @@ use scaling::Walk;
 const CALM: Duration = Duration::from_secs(3);
 /// How long a step may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often another leader is killed, when the one that was killed led no more.
+const MISSES_MAX: u32 = 3;
 /// Writes that must be acknowledged before the leader is killed.
 const WRITES_MIN: u64 = 100;
 
@@ -38,12 +40,16 @@ pub struct Demo {
     since: Duration,
     /// The leader that is killed, and its incarnation then.
     victim: Option<(String, u64)>,
+    /// How often somebody was killed who led no more.
+    misses: u32,
     /// The stamps of its failover; what happens later is no part of it.
     stamps: Option<Stamps>,
     /// What came of it, at the end.
     pub result: Option<Result<Outcome, String>>,
     /// Somebody has asked to go on.
     hurried: bool,
+    /// Why an order was not followed.
+    refusal: Option<String>,
 }
 
 /// A step.
@@ -155,9 +161,11 @@ impl Demo {
             step: Step::Gather,
             since: now.monotonic,
             victim: None,
+            misses: 0,
             stamps: None,
             result: None,
             hurried: false,
+            refusal: None,
         }
     }
 
@@ -200,10 +208,18 @@ impl Demo {
         self.hurried = true;
     }
 
+    /// An order was not followed: the demo fails.
+    pub fn refused(&mut self, why: String) {
+        self.refusal.get_or_insert(why);
+    }
+
     /// Looks whether the step is over; what is to be done then.
     pub fn advance(&mut self, facts: &Facts<'_>, now: Now) -> Vec<Order> {
         if self.is_over() {
             return Vec::new();
+        }
+        if let Some(why) = self.refusal.take() {
+            return self.fail(facts, why, now);
         }
         let in_step = now.monotonic.saturating_sub(self.since);
         if in_step > PATIENCE {
@@ -227,6 +243,11 @@ impl Demo {
                 self.stamps = facts.failover.last.clone().filter(|last| last.writes.is_some());
                 match self.stamps {
                     Some(_) => self.go(Step::Return, now, Vec::new()),
+                    // Another one led by then, of which this console had not heard.
+                    None if self.misses < MISSES_MAX && self.is_back(facts.cluster) => {
+                        self.misses += 1;
+                        self.go(Step::Calm, now, Vec::new())
+                    }
                     None => Vec::new(),
                 }
             }
@@ -436,6 +457,35 @@ mod tests {
         assert!(figures.proof.is_kept());
         let times = (figures.gap_ms, figures.elected_ms, figures.first_write_ms);
         assert_eq!(times, (201.0, 149.0, 199.0));
+    }
+
+    #[test]
+    fn who_led_no_more_was_the_wrong_one_to_kill() {
+        let mut stage = Stage::new();
+        stage.advance(1);
+        stage.writes.start();
+        stage.write(1..3000);
+        assert_eq!(stage.advance(3001), [Order::Kill("kvorum-0".into())]);
+        let mut back = status_of(3, 0);
+        (back.role, back.incarnation) = (Role::Follower, back.incarnation + 1);
+        stage.see(back);
+        let mut leads = status_of(3, 1);
+        leads.role = Role::Leader;
+        leads.ballot.number += 1;
+        stage.cluster.observe(at(0), &Seen::Status(Box::new(leads)));
+        assert_eq!(stage.advance(3500), []);
+        assert_eq!(stage.demo.step, Step::Calm);
+        assert_eq!(stage.advance(6500), [Order::Kill("kvorum-1".into())]);
+    }
+
+    #[test]
+    fn an_order_that_is_refused_ends_the_demo() {
+        let mut stage = Stage::new();
+        stage.advance(1);
+        stage.writes.start();
+        stage.demo.refused("kill n1: no right to".to_owned());
+        assert_eq!(stage.advance(2), [Order::Probe(false)]);
+        assert_eq!(stage.demo.result, Some(Err("kill n1: no right to".to_owned())));
     }
 
     #[test]

@@ -18,8 +18,8 @@ const ACKS_MAX: usize = 2048;
 /// The last failover, and what is needed to time the next one.
 #[derive(Clone, Debug, Default)]
 pub struct Failover {
-    /// The leader that was last known, and its ballot.
-    leader: Option<(String, Reign)>,
+    /// The leader that was last known, its ballot, and which of its starts.
+    leader: Option<(String, Reign, u64)>,
     /// Replicas that were seen linked with it.
     linked: BTreeSet<String>,
     /// Replicas that were linked with the leader before, and have not told that they lost it.
@@ -77,7 +77,7 @@ impl Stamps {
 impl Failover {
     /// This console killed a replica; `led` says whether that one leads, as far as it says itself.
     pub fn killed(&mut self, node: &str, led: bool, wall_us: u64) {
-        if led || self.leader.as_ref().is_some_and(|(leader, _)| leader == node) {
+        if led || self.leader.as_ref().is_some_and(|(leader, ..)| leader == node) {
             let from = node.to_owned();
             self.last = Some(Stamps { from, killed: Some(wall_us), ..Stamps::default() });
         }
@@ -86,14 +86,17 @@ impl Failover {
     /// A replica told its status.
     pub fn status(&mut self, status: &Status) {
         // Two leaders may have the same number; the higher replica's ballot is the higher one.
-        let is_later = self.leader.as_ref().is_none_or(|(_, known)| status.reign() > *known);
+        let is_later = self.leader.as_ref().is_none_or(|(_, known, _)| status.reign() > *known);
         if status.role == Role::Leader && is_later {
-            let before = self.leader.replace((status.name.clone(), status.reign()));
-            // A leader that is elected once more, above its own ballot, took over from nobody; nor
-            // did the first one of another configuration.
-            let is_same = |reign: &Reign| reign.0 == status.reign().0;
-            let before = before.filter(|(from, reign)| *from != status.name && is_same(reign));
-            if let Some((from, _)) = before {
+            let leads = (status.name.clone(), status.reign(), status.incarnation);
+            let before = self.leader.replace(leads);
+            // A leader that is elected once more, above its own ballot, took over from nobody,
+            // unless it died meanwhile; nor did the first one of another configuration.
+            let before = before.filter(|(from, reign, start)| {
+                let is_another = *from != status.name || *start != status.incarnation;
+                is_another && reign.0 == status.reign().0
+            });
+            if let Some((from, ..)) = before {
                 self.late = std::mem::take(&mut self.linked);
                 self.elected(from, status);
                 // It may have noticed and been elected in one turn, and told both at once.
@@ -102,7 +105,7 @@ impl Failover {
             return;
         }
         self.noticed_before(status);
-        let Some((leader, _)) = &self.leader else { return };
+        let Some((leader, ..)) = &self.leader else { return };
         let Some(link) = status.links.iter().find(|link| link.peer == *leader) else { return };
         // Who has just started has not lost anybody.
         if link.is_up {
@@ -118,7 +121,7 @@ impl Failover {
     }
 
     fn noticed(&mut self, wall_us: u64) {
-        let from = self.leader.as_ref().map(|(leader, _)| leader.clone()).unwrap_or_default();
+        let from = self.leader.as_ref().map(|(leader, ..)| leader.clone()).unwrap_or_default();
         let is_under_way =
             self.last.as_ref().is_some_and(|last| last.elected.is_none() && last.from == from);
         // The next leader may lose a link, too, before it got a write acknowledged.
@@ -317,6 +320,22 @@ mod tests {
         again.ballot.number += 3;
         failover.status(&again);
         assert_eq!(failover.last, None);
+    }
+
+    #[test]
+    fn a_leader_that_died_may_be_elected_again() {
+        let mut failover = Failover::default();
+        (0..3).for_each(|place| failover.status(&status_of(3, place)));
+        failover.acknowledged(&ack(990));
+        failover.killed("kvorum-0", true, 1_000);
+        let mut again = status_of(3, 0);
+        (again.wall_us, again.incarnation) = (1_500, again.incarnation + 1);
+        again.ballot.number += 1;
+        failover.status(&again);
+        failover.acknowledged(&ack(1_700));
+        let last = failover.last.expect("there was a failover");
+        assert_eq!((last.killed, last.writes), (Some(1_000), Some((990, 1_700))));
+        assert_eq!(last.elected, Some(("kvorum-0".to_owned(), again.ballot.number, 1_500)));
     }
 
     #[test]

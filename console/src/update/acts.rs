@@ -41,7 +41,11 @@ pub fn call_as(app: &mut App, call: Call, purpose: Purpose) -> (Vec<Effect>, Opt
     };
     let text = describe(&call);
     if let Some(why) = refusal {
-        app.output.say(app.now, Verdict::Refused, format!("{text}: {why}"));
+        let text = format!("{text}: {why}");
+        app.output.say(app.now, Verdict::Refused, text.clone());
+        if let (Purpose::Demo, Some(demo)) = (purpose, &mut app.demo) {
+            demo.refused(text);
+        }
         return (Vec::new(), None);
     }
     if let Call::Kill { node, .. } = &call {

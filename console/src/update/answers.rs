@@ -47,6 +47,13 @@ pub fn answered(app: &mut App, id: CallId, result: Result<Reply, Stop>) -> Vec<E
             refused(app, &pending, &stop);
         }
         (Purpose::Say { key }, Ok(reply)) => said(app, &pending, key, reply, took),
+        (Purpose::Demo, Ok(reply)) => said(app, &pending, None, reply, took),
+        (Purpose::Demo, Err(stop)) => {
+            refused(app, &pending, &stop);
+            if let Some(demo) = &mut app.demo {
+                demo.refused(format!("{}: {}", pending.text, stop.message));
+            }
+        }
         (_, Err(stop)) => refused(app, &pending, &stop),
         (_, Ok(_)) => {
             let text = format!("{}: the answer makes no sense", pending.text);
