@@ -162,6 +162,7 @@ fn a_cluster_that_does_not_run_is_said_at_once() {
 #[test]
 fn a_cluster_is_scaled_to_none_and_back() {
     let cluster = Cluster::start(&[]);
+    let names = cluster.names();
     check(
         &cluster,
         &[
