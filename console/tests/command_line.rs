@@ -379,8 +379,7 @@ fn the_demo_of_a_failover_is_a_proof() {
     assert!(figures["acknowledged"].as_u64().unwrap() > 0);
     assert_eq!((&figures["lost"], &figures["doubled"]), (&0.into(), &0.into()));
     assert!(figures["gap_ms"].as_f64().unwrap() > 0.0);
-    // Who was killed may be back, and be elected, before the others are.
-    assert!(figures["leader_after"].as_str().unwrap().starts_with("kvorum-"), "{figures}");
+    assert_ne!(figures["leader_before"], figures["leader_after"]);
 }
 
 /// Commands from a file: each waits for the cluster and for the one before it.
