@@ -162,8 +162,8 @@ def set_is_made_anew(world):
 def begins_with(world, folder):
     """Makes a cluster that was made on this machine the one of the volumes, as the README says."""
     world.volume("put", 0, folder)
-    world.kubectl("delete", "configmap", f"{SET}-cluster")
     world.kubectl("delete", "pvc", "-l", "app.kubernetes.io/name=kvorum", "--field-selector", f"metadata.name!=data-{SET}-0")
+    world.kubectl("delete", "configmap", f"{SET}-cluster")
     world.scale(3)
     world.figure("ready again, s", f"{world.wait_ready(3, 90):.1f}")
     expect(set(world.members()) == set(REPLICAS), f"members {world.members()}")
