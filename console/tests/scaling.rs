@@ -19,8 +19,10 @@ use cluster::{Cluster, PATIENCE, leader, said, scan_all, status_when};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::data::Outcome;
 use kvorum_protocol::message::{Consistency, Scan};
-use kvorum_protocol::status::{Configuration, Status};
+use kvorum_protocol::status::{ClusterId, Configuration, Status};
 use kvorum_protocol::{Client, Key, Value};
+use kvorum_replica::marker::Marker;
+use kvorum_replica::orchestrator::Folder;
 use rand::RngExt;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, sleep};
@@ -227,6 +229,52 @@ async fn who_was_left_behind_finds_the_others() {
     settled(&client, 4).await;
     let written = writer.end().await;
     assert_all_there(&client, &written).await;
+}
+
+/// A volume of another cluster, whose id there is over, that was opened while nobody could tell what
+/// the marker names: its replica ends as soon as somebody can.
+#[test]
+fn a_retired_volume_of_another_cluster_is_refused_late() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (old, here) = (temporary.path().join("old"), temporary.path().join("here"));
+    let cluster = Cluster::start_in(&old, &["--replicas=3"]);
+    assert_eq!(said(&cluster.run(&["scale", "2", "--yes"])).0, 0);
+    cluster.stop(rustix::process::Signal::TERM);
+    fs::create_dir(&here).unwrap();
+    fs::rename(old.join("kvorum-2"), here.join("kvorum-2")).unwrap();
+    let set = r#"{"cluster": "00000000000000000000000000000001", "replicas": 3}"#;
+    fs::write(here.join("statefulset.json"), set).unwrap();
+    fs::write(here.join("marker.json"), "{").unwrap();
+
+    let said = temporary.path().join("said");
+    let mut command = cluster::kvorum();
+    command.args(["replica", "--name=kvorum-2", "--disk-reserve=0"]);
+    command.arg(format!("--follow={}", here.display()));
+    command.arg(format!("--data={}", here.join("kvorum-2").display()));
+    for port in ["peers", "clients", "http"] {
+        command.arg(format!("--listen-{port}=127.0.0.1:0"));
+    }
+    let mut child = command.stderr(fs::File::create(&said).unwrap()).spawn().unwrap();
+    let until = |what: &str, holds: &mut dyn FnMut(&str) -> bool| {
+        let began = Instant::now();
+        while !holds(&fs::read_to_string(&said).unwrap()) {
+            let said = fs::read_to_string(&said).unwrap();
+            assert!(began.elapsed() < PATIENCE, "{what}: {said}");
+            std::thread::sleep(PAUSE);
+        }
+    };
+    until("it asks for an id", &mut |said| said.contains("this replica's id is over"));
+    let other = Marker { cluster: ClusterId(1), nonce: 1, solo: None };
+    fs::remove_file(here.join("marker.json")).unwrap();
+    Folder::new(&here).make_marker_now(other).unwrap();
+    let mut code = None;
+    until("it ends", &mut |_| {
+        code = child.try_wait().unwrap();
+        code.is_some()
+    });
+    assert_eq!(code.and_then(|status| status.code()), Some(1));
+    let said = fs::read_to_string(&said).unwrap();
+    assert!(said.contains("which the marker here names"), "{said}");
 }
 
 /// A replica whose disk is damaged says which command brings it back, and that does.

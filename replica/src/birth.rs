@@ -34,6 +34,16 @@ const TRY_PATIENCE: Duration = Duration::from_secs(2);
 /// The file that holds the intent.
 const INTENT: &str = "intent";
 
+/// What becomes of a volume whose id is over.
+pub enum Another {
+    /// It goes on under this one.
+    Id(Newborn),
+    /// Its replica is not wanted.
+    NotWanted,
+    /// The marker names another cluster: whoever opens the volume again is told.
+    Foreign,
+}
+
 /// What a replica needs to come by an identity.
 pub struct Birth<'a> {
     /// Who says what is wanted, and keeps the marker.
@@ -109,22 +119,28 @@ impl Birth<'_> {
         }
     }
 
-    /// Gets a volume whose id is over another one, while it is wanted; `None` when it is not.
-    pub async fn another_id(&self, cluster: ClusterId) -> io::Result<Option<Newborn>> {
+    /// Gets a volume whose id is over another one, while it is wanted.
+    pub async fn another_id(&self, cluster: ClusterId) -> io::Result<Another> {
         let intent = self.intent()?;
         while self.is_wanted().await {
-            match self.ask(cluster, intent).await {
+            let why = match self.ask(cluster, intent).await {
                 Ok((replica, members)) => {
                     info!(replica = replica.0, "comes back under this id");
-                    return Ok(Some(Newborn { cluster, replica, members }));
+                    return Ok(Another::Id(Newborn { cluster, replica, members }));
                 }
-                Err(why) => {
-                    self.wait(format!("this replica's id is over, and it asks for another: {why}"))
-                        .await;
-                }
-            }
+                // It was opened although nobody told what the marker names.
+                Err(_) if self.is_foreign(cluster).await => return Ok(Another::Foreign),
+                Err(why) => why,
+            };
+            let why = format!("this replica's id is over, and it asks for another: {why}");
+            self.wait(why).await;
         }
-        Ok(None)
+        Ok(Another::NotWanted)
+    }
+
+    async fn is_foreign(&self, cluster: ClusterId) -> bool {
+        let marker = self.orchestrator.marker().await;
+        matches!(marker, Ok(Some(marker)) if marker.cluster != cluster)
     }
 
     async fn is_wanted(&self) -> bool {

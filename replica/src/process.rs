@@ -63,7 +63,7 @@ async fn run_until_told(settings: &Settings) -> ExitCode {
         tokio::select! {
             code = &mut stopped => break (replica, code),
             newborn = replica.retired(settings) => {
-                another = Some(newborn);
+                another = newborn;
                 replica.stop(false).await;
             }
         }

@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::addresses::{Addresses, FILE_NAME};
-use crate::birth::{Birth, End};
+use crate::birth::{Another, Birth, End};
 use crate::clients::{CONNECTIONS_MAX, Clients};
 use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, LOOKS_MAX, PEERS_INBOX, Shown};
 use crate::engine::{ClientKey, Input, Look, Options};
@@ -188,10 +188,10 @@ impl Replica {
         })
     }
 
-    /// Waits until this replica's id is over, it is wanted, and it has got another id: it then has
-    /// to start anew. Until then it runs: some may learn only from it that their configuration is
-    /// over.
-    pub async fn retired(&self, settings: &Settings) -> Newborn {
+    /// Waits until this replica's id is over, it is wanted, and it has got another id, or its volume
+    /// turns out to be another cluster's, which has none for it: it then has to start anew. Until
+    /// then it runs: some may learn only from it that their configuration is over.
+    pub async fn retired(&self, settings: &Settings) -> Option<Newborn> {
         let Some(orchestrator) = &self.orchestrator else { return std::future::pending().await };
         let (waiting, _) = watch::channel(String::new());
         let (Settings { data, name, .. }, cluster) = (settings, Some(self.cluster));
@@ -208,8 +208,9 @@ impl Replica {
                 () = self.superseded(orchestrator) => {}
             }
             match birth.another_id(self.cluster).await {
-                Ok(Some(another)) => return another,
-                Ok(None) => {}
+                Ok(Another::Id(newborn)) => return Some(newborn),
+                Ok(Another::Foreign) => return None,
+                Ok(Another::NotWanted) => {}
                 Err(error) => error!(%error, "cannot ask for another id"),
             }
             sleep(WANTED_INTERVAL).await;
