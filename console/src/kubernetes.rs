@@ -8,6 +8,7 @@
 //! | [`happenings`] | what Kubernetes says of the pods |
 //! | [`rights`] | what the API server lets this user do |
 //! | [`trouble`] | why something failed, and what helps |
+//! | [`watching`] | objects of one kind, watched for ever |
 //!
 //! Guarantees that every call ends in time, that watching goes on for ever whatever the API server
 //! does, and that a pod is deleted only if it still is the one that was seen. Does not know the
@@ -19,6 +20,7 @@ pub mod happenings;
 pub mod pods;
 pub mod rights;
 pub mod trouble;
+pub mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;

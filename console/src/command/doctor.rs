@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::print;
 use super::status::ask_all;
 use crate::arguments::Global;
-use crate::exit::Stop;
+use crate::exit::{Exit, Stop};
 use crate::kubernetes::rights::{self, Action};
 use crate::kubernetes::{CALL_PATIENCE, Kube};
 use crate::output::Said;
@@ -104,7 +104,13 @@ async fn examine(target: &Target, global: &Global, findings: &mut Findings) {
     findings.ok("target", target.describe());
     let (client, runner) = match target.open(global).await {
         Ok(opened) => opened,
-        Err(stop) => return findings.fail("access", stop.message, "see the README's table"),
+        Err(stop) => {
+            let cure = match stop.exit {
+                Exit::NotAuthorized => "log in again, or have the Role kvorum-console-view bound",
+                _ => "nothing else can be looked at before that is mended",
+            };
+            return findings.fail("access", stop.message, cure);
+        }
     };
     if let Runner::Kubernetes(kube) = &runner {
         examine_kubernetes(kube, findings).await;
@@ -134,31 +140,38 @@ async fn examine_kubernetes(kube: &Kube, findings: &mut Findings) {
         Err(_) => findings.fail("API server", "does not answer", "a VPN? is it running?"),
     }
     findings.ok("user", format!("{} in namespace {}", access.user, access.namespace));
-    match rights::missing(kube.client(), access).await {
-        Err(why) => findings.warn("rights", why, "what is asked for is asked for in any case"),
-        Ok(missing) => {
-            let actions = [
-                (Action::Watch, "see the pods"),
-                (Action::Reach, "port-forward"),
-                (Action::Kill, "kill"),
-                (Action::Scale, "scale"),
-                (Action::Logs, "logs"),
-                (Action::Events, "Events"),
-            ];
-            for (action, name) in actions {
-                match rights::why_not(&missing, action, access) {
-                    None => findings.ok("right", name),
-                    // Inside the cluster the replicas are dialed.
-                    Some(_) if action == Action::Reach && access.is_inside => {
-                        findings.ok("right", "port-forward is not needed inside the cluster");
-                    }
-                    Some(why) if matches!(action, Action::Watch | Action::Reach) => {
-                        findings.fail("right", why, "bind the Role kvorum-console-view");
-                    }
-                    Some(why) => {
-                        findings.warn("right", why, "bind the Role kvorum-console-act or -view");
-                    }
-                }
+    examine_rights(kube, findings).await;
+}
+
+async fn examine_rights(kube: &Kube, findings: &mut Findings) {
+    let access = &kube.access;
+    let missing = match rights::missing(kube.client(), access).await {
+        Ok(missing) => missing,
+        Err(why) => {
+            return findings.warn("rights", why, "what is asked for is asked for in any case");
+        }
+    };
+    let actions = [
+        (Action::Watch, "see the pods"),
+        (Action::Reach, "port-forward"),
+        (Action::ReachNewer, "port-forward in Kubernetes 1.35 and newer"),
+        (Action::Kill, "kill"),
+        (Action::Scale, "scale"),
+        (Action::Logs, "logs"),
+        (Action::Events, "Events"),
+    ];
+    for (action, name) in actions {
+        match (rights::why_not(&missing, action, access), action) {
+            (None, _) => findings.ok("right", name),
+            // Inside the cluster the replicas are dialed.
+            (Some(_), Action::Reach | Action::ReachNewer) if access.is_inside => {
+                findings.ok("right", format!("{name} is not needed inside the cluster"));
+            }
+            (Some(why), Action::Watch | Action::Reach) => {
+                findings.fail("right", why, "bind the Role kvorum-console-view");
+            }
+            (Some(why), _) => {
+                findings.warn("right", why, "bind the Role kvorum-console-act or -view");
             }
         }
     }

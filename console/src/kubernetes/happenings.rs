@@ -3,30 +3,27 @@
 //! Guarantees that each change is told once, and that Events from before the console came, or
 //! repetitions of one, are not told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Api;
 use kube::runtime::watcher;
-use tokio::time::sleep;
 
 use super::Kube;
-use super::pods::All;
+use super::pods::{All, Troubles};
+use super::watching::{Told, Watching};
 use crate::backend::Sink;
+use crate::exit::Exit;
 use crate::message::Seen;
 
 /// Events about things that happened longer ago are not told.
 const OLD: SignedDuration = SignedDuration::from_secs(5);
 /// Reasons that are remembered, so that repetitions are not told.
 const REMEMBERED_MAX: usize = 64;
-/// How long a watch lasts, in seconds.
-const WATCH_SECONDS: u32 = 20;
-/// Pause after a watch that failed.
-const PAUSE: Duration = Duration::from_secs(3);
+/// Who tells what is of no replica.
+const KUBERNETES: &str = "Kubernetes";
 
 /// Tells what happens to the pods, until the sink is closed.
 pub async fn tell(kube: Arc<Kube>, sink: Sink) {
@@ -71,57 +68,82 @@ async fn tell_pods(kube: &Kube, sink: &Sink) {
 }
 
 async fn tell_trouble(kube: &Kube, sink: &Sink) {
-    let mut trouble = kube.pods().trouble();
-    trouble.mark_changed();
-    let mut was = false;
-    while trouble.changed().await.is_ok() {
-        let now = trouble.borrow_and_update().clone();
-        if now.is_some() == was {
-            continue;
+    let mut troubles = kube.pods().troubles();
+    let mut known = Troubles::default();
+    loop {
+        let now = troubles.borrow_and_update().clone();
+        let pods = difference("the pods", known.pods.as_ref(), now.pods.as_ref());
+        let wanted = difference("the StatefulSet", known.wanted.as_ref(), now.wanted.as_ref());
+        for what in pods.into_iter().chain(wanted) {
+            if !sink.tell(Seen::Process { node: KUBERNETES.to_owned(), what }).await {
+                return;
+            }
         }
-        was = now.is_some();
-        let what = match now {
-            Some(why) => format!("cannot be watched: {why}; what was seen last stays"),
-            None => "is watched again".to_owned(),
-        };
-        if !sink.tell(Seen::Process { node: "Kubernetes".to_owned(), what }).await {
-            return;
+        known = now;
+        if troubles.changed().await.is_err() {
+            return std::future::pending().await;
         }
     }
-    std::future::pending::<()>().await;
+}
+
+/// What there is to say when the reason why something cannot be watched comes or goes.
+fn difference(what: &str, before: Option<&String>, now: Option<&String>) -> Option<String> {
+    match (before, now) {
+        (None, Some(why)) => {
+            Some(format!("{what} cannot be watched: {why}; what was seen last stays"))
+        }
+        (Some(_), None) => Some(format!("{what} can be watched again")),
+        _ => None,
+    }
 }
 
 async fn tell_events(kube: &Kube, sink: &Sink) {
     let api: Api<Event> = Api::namespaced(kube.client().clone(), &kube.access.namespace);
-    let config = watcher::Config::default().timeout(WATCH_SECONDS);
-    let mut events = watcher(api, config).boxed();
-    let mut told = VecDeque::new();
-    let mut counts = BTreeMap::new();
-    while let Some(event) = events.next().await {
-        let event = match event {
-            Ok(watcher::Event::Apply(event) | watcher::Event::InitApply(event)) => event,
-            Ok(_) => continue,
-            Err(_) => {
-                // Whoever may not watch Events does without.
-                sleep(PAUSE).await;
-                continue;
+    let mut events = Watching::new(api, &kube.access, watcher::Config::default());
+    let (mut told, mut is_refused) = (Repetitions::default(), false);
+    loop {
+        let line = match events.next().await {
+            Told::Event(watcher::Event::Apply(event) | watcher::Event::InitApply(event)) => {
+                line(kube, &event).filter(|line| told.is_new(&event, line))
             }
+            // That the API server is out of reach is told of the pods.
+            Told::Fails(stop) if stop.exit == Exit::NotAuthorized => {
+                is_refused = true;
+                let what = format!("Events cannot be watched: {}", stop.message);
+                Some((KUBERNETES.to_owned(), what))
+            }
+            Told::Works if std::mem::take(&mut is_refused) => {
+                Some((KUBERNETES.to_owned(), "Events can be watched again".to_owned()))
+            }
+            Told::Event(_) | Told::Fails(_) | Told::Works => None,
         };
-        let Some((node, what)) = line(kube, &event) else { continue };
-        let key = format!("{node} {what}");
-        let count = counts.entry(event.metadata.uid.clone().unwrap_or_default()).or_insert(0);
-        if told.contains(&key) || *count > 0 {
-            continue;
-        }
-        *count += 1;
-        told.push_back(key);
-        if told.len() > REMEMBERED_MAX {
-            told.pop_front();
-            counts.clear();
-        }
+        let Some((node, what)) = line else { continue };
         if !sink.tell(Seen::Process { node, what }).await {
             return;
         }
+    }
+}
+
+/// What was told of Events.
+#[derive(Default)]
+struct Repetitions {
+    lines: VecDeque<(String, String)>,
+    events: BTreeSet<String>,
+}
+
+impl Repetitions {
+    /// Neither this Event nor what it says was told.
+    fn is_new(&mut self, event: &Event, line: &(String, String)) -> bool {
+        let event = event.metadata.uid.clone().unwrap_or_default();
+        if self.lines.contains(line) || !self.events.insert(event) {
+            return false;
+        }
+        self.lines.push_back(line.clone());
+        if self.lines.len() > REMEMBERED_MAX {
+            self.lines.pop_front();
+            self.events.clear();
+        }
+        true
     }
 }
 

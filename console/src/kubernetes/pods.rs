@@ -1,13 +1,10 @@
 //! The pods of a `StatefulSet` and how many are wanted, watched.
 //!
-//! Guarantees that what was seen last stays while the API server is out of reach, and that watching
-//! begins again for ever, with pauses that grow to a bound.
+//! Guarantees that what was seen last stays while the API server is out of reach.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::ListParams;
@@ -15,18 +12,12 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 
 use super::config::Access;
+use super::watching::{Told, Watching};
 use super::{CLIENTS_PORT, call};
-use crate::exit::Stop;
+use crate::exit::{Exit, Stop};
 
-/// How long a watch lasts, in seconds: an API server that is gone without a word is noticed then.
-const WATCH_SECONDS: u32 = 20;
-/// First pause after a watch that failed.
-const PAUSE_MIN: Duration = Duration::from_millis(200);
-/// Longest such pause.
-const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// Longest reason that is kept, in characters.
 const REASON_MAX: usize = 200;
 
@@ -65,12 +56,21 @@ pub struct Wanted {
     pub replicas: u32,
 }
 
+/// Why something cannot be watched now.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Troubles {
+    /// The pods.
+    pub pods: Option<String>,
+    /// How many are wanted: only that it is not allowed. The pods tell of everything else.
+    pub wanted: Option<String>,
+}
+
 /// The pods of a `StatefulSet`.
 pub struct Pods {
     set: String,
     pods: watch::Sender<All>,
     wanted: watch::Sender<Wanted>,
-    trouble: watch::Sender<Option<String>>,
+    troubles: watch::Sender<Troubles>,
 }
 
 impl Pods {
@@ -94,12 +94,14 @@ impl Pods {
             set: name.clone(),
             pods: watch::Sender::new(all.collect()),
             wanted: watch::Sender::new(wanted(set)),
-            trouble: watch::Sender::new(None),
+            troubles: watch::Sender::default(),
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(Arc::clone(&pods).follow_pods(api, selector));
+        let ours = watcher::Config::default().labels(&selector);
+        tasks.spawn(Arc::clone(&pods).follow_pods(Watching::new(api, access, ours)));
         let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &access.namespace);
-        tasks.spawn(Arc::clone(&pods).follow_set(sets, name));
+        let it = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        tasks.spawn(Arc::clone(&pods).follow_set(Watching::new(sets, access, it)));
         Ok((pods, tasks))
     }
 
@@ -115,10 +117,10 @@ impl Pods {
         self.pods.subscribe()
     }
 
-    /// Why they cannot be watched now.
+    /// Says when something cannot be watched any more, or is again.
     #[must_use]
-    pub fn trouble(&self) -> watch::Receiver<Option<String>> {
-        self.trouble.subscribe()
+    pub fn troubles(&self) -> watch::Receiver<Troubles> {
+        self.troubles.subscribe()
     }
 
     /// How many are wanted.
@@ -140,42 +142,37 @@ impl Pods {
         names
     }
 
-    async fn follow_pods(self: Arc<Self>, api: Api<Pod>, selector: String) {
-        let config = watcher::Config::default().labels(&selector).timeout(WATCH_SECONDS);
-        let mut events = watcher(api.clone(), config.clone()).boxed();
-        let (mut pause, mut fresh) = (PAUSE_MIN, All::new());
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(watcher::Event::Init) => {
-                    fresh.clear();
-                    // Nothing was answered yet.
+    async fn follow_pods(self: Arc<Self>, mut pods: Watching<Pod>) {
+        let mut fresh = All::new();
+        loop {
+            let event = match pods.next().await {
+                Told::Event(event) => event,
+                Told::Fails(stop) => {
+                    self.troubles.send_modify(|troubles| troubles.pods = Some(stop.message));
                     continue;
                 }
-                Ok(watcher::Event::InitApply(pod)) => {
+                Told::Works => {
+                    self.troubles.send_modify(|troubles| troubles.pods = None);
+                    continue;
+                }
+            };
+            match event {
+                watcher::Event::Init => fresh.clear(),
+                watcher::Event::InitApply(pod) => {
                     fresh.extend(view(&pod).map(|pod| (pod.name.clone(), pod)));
                 }
-                Ok(watcher::Event::InitDone) => self.set_all(std::mem::take(&mut fresh)),
-                Ok(watcher::Event::Apply(pod)) => {
+                watcher::Event::InitDone => self.set_all(std::mem::take(&mut fresh)),
+                watcher::Event::Apply(pod) => {
                     if let Some(pod) = view(&pod) {
                         self.change(|all| drop(all.insert(pod.name.clone(), pod.clone())));
                     }
                 }
-                Ok(watcher::Event::Delete(pod)) => {
+                watcher::Event::Delete(pod) => {
                     if let Some(pod) = view(&pod) {
                         self.change(|all| drop(all.remove(&pod.name)));
                     }
                 }
-                Err(error) => {
-                    self.trouble.send_replace(Some(error.to_string()));
-                    sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                    // One that goes on where it was says nothing until a pod changes.
-                    events = watcher(api.clone(), config.clone()).boxed();
-                    continue;
-                }
             }
-            pause = PAUSE_MIN;
-            self.trouble.send_if_modified(|trouble| trouble.take().is_some());
         }
     }
 
@@ -191,22 +188,17 @@ impl Pods {
         });
     }
 
-    async fn follow_set(self: Arc<Self>, api: Api<StatefulSet>, name: String) {
-        let fields = format!("metadata.name={name}");
-        let config = watcher::Config::default().fields(&fields).timeout(WATCH_SECONDS);
-        let mut events = watcher(api, config).boxed();
-        let mut pause = PAUSE_MIN;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(watcher::Event::InitApply(set) | watcher::Event::Apply(set)) => {
+    async fn follow_set(self: Arc<Self>, mut set: Watching<StatefulSet>) {
+        loop {
+            match set.next().await {
+                Told::Event(watcher::Event::InitApply(set) | watcher::Event::Apply(set)) => {
                     self.wanted.send_replace(wanted(&set));
-                    pause = PAUSE_MIN;
                 }
-                Ok(_) => {}
-                Err(_) => {
-                    sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
+                Told::Fails(stop) if stop.exit == Exit::NotAuthorized => {
+                    self.troubles.send_modify(|troubles| troubles.wanted = Some(stop.message));
                 }
+                Told::Works => self.troubles.send_modify(|troubles| troubles.wanted = None),
+                Told::Event(_) | Told::Fails(_) => {}
             }
         }
     }

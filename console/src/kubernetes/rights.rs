@@ -40,6 +40,8 @@ pub enum Action {
     Watch,
     /// Reach the replicas from outside the cluster.
     Reach,
+    /// The same, through an API server of 1.35 or newer.
+    ReachNewer,
     /// Delete a pod.
     Kill,
     /// Change the number of replicas.
@@ -51,13 +53,14 @@ pub enum Action {
 }
 
 /// All of them.
-pub const RIGHTS: [Right; 11] = [
+pub const RIGHTS: [Right; 12] = [
     right(Action::Watch, "get", "apps", "statefulsets", ""),
+    right(Action::Watch, "list", "apps", "statefulsets", ""),
     right(Action::Watch, "watch", "apps", "statefulsets", ""),
     right(Action::Watch, "list", "", "pods", ""),
     right(Action::Watch, "watch", "", "pods", ""),
     right(Action::Reach, "get", "", "pods", "portforward"),
-    right(Action::Reach, "create", "", "pods", "portforward"),
+    right(Action::ReachNewer, "create", "", "pods", "portforward"),
     right(Action::Kill, "delete", "", "pods", ""),
     right(Action::Scale, "patch", "apps", "statefulsets", "scale"),
     right(Action::Logs, "get", "", "pods", "log"),

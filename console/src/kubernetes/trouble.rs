@@ -4,6 +4,7 @@
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::ListParams;
+use kube::runtime::watcher;
 use kube::{Api, Client, Error};
 use tokio::time::timeout;
 
@@ -67,6 +68,17 @@ pub fn explain(access: &Access, error: &Error) -> Stop {
                 format!("the API server {server} cannot be reached: {why}{hint}"),
             )
         }
+    }
+}
+
+/// What an error of a watch means.
+#[must_use]
+pub fn of_watch(access: &Access, error: &watcher::Error) -> Stop {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => explain(access, error),
+        other => Stop::new(Exit::Unavailable, other.to_string()),
     }
 }
 

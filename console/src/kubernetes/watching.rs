@@ -1,0 +1,110 @@
+//! Objects of one kind, watched for as long as somebody asks.
+//!
+//! Guarantees that watching begins again for ever, with pauses that grow to a bound, and that it
+//! counts as failing from the first error until it has gone on for a while without one: a list that
+//! is answered says nothing of the watch that follows. Does not know what the objects are for.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use kube::runtime::watcher;
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::config::Access;
+use super::trouble;
+use crate::exit::Stop;
+
+/// How long a watch lasts, in seconds: an API server that is gone without a word is noticed then.
+const WATCH_SECONDS: u32 = 20;
+/// First pause after a watch that failed.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// A watch that went on for so long after its list works.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// What a watch tells.
+pub enum Told<K> {
+    /// Something of the objects.
+    Event(watcher::Event<K>),
+    /// They cannot be watched any more, and why.
+    Fails(Stop),
+    /// They are watched again.
+    Works,
+}
+
+/// A watch.
+pub struct Watching<K> {
+    api: Api<K>,
+    access: Access,
+    config: watcher::Config,
+    events: BoxStream<'static, watcher::Result<watcher::Event<K>>>,
+    pause: Duration,
+    /// What came last was an error.
+    has_failed: bool,
+    /// That it fails was told, and not yet that it works.
+    is_failing: bool,
+    settles: Option<Instant>,
+}
+
+impl<K> Watching<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    /// Watches what `config` selects.
+    pub fn new(api: Api<K>, access: &Access, config: watcher::Config) -> Self {
+        let config = config.timeout(WATCH_SECONDS);
+        Self {
+            events: watcher(api.clone(), config.clone()).boxed(),
+            api,
+            access: access.clone(),
+            config,
+            pause: PAUSE_MIN,
+            has_failed: false,
+            is_failing: false,
+            settles: None,
+        }
+    }
+
+    /// What happens next. Nothing is lost when it is not waited for to the end.
+    pub async fn next(&mut self) -> Told<K> {
+        loop {
+            if self.has_failed {
+                sleep(self.pause).await;
+                self.pause = (self.pause * 2).min(PAUSE_MAX);
+                // One that goes on where it was says nothing until an object changes.
+                self.events = watcher(self.api.clone(), self.config.clone()).boxed();
+                self.has_failed = false;
+            }
+            let event = match self.settles {
+                Some(at) => timeout_at(at, self.events.next()).await,
+                None => Ok(self.events.next().await),
+            };
+            match event {
+                Ok(Some(Ok(event))) => {
+                    if matches!(event, watcher::Event::InitDone) {
+                        self.settles = Some(Instant::now() + SETTLED_AFTER);
+                    }
+                    return Told::Event(event);
+                }
+                Ok(Some(Err(error))) => {
+                    (self.has_failed, self.settles) = (true, None);
+                    if !std::mem::replace(&mut self.is_failing, true) {
+                        return Told::Fails(trouble::of_watch(&self.access, &error));
+                    }
+                }
+                Ok(None) => return std::future::pending().await,
+                Err(_) => {
+                    (self.pause, self.settles) = (PAUSE_MIN, None);
+                    if std::mem::take(&mut self.is_failing) {
+                        return Told::Works;
+                    }
+                }
+            }
+        }
+    }
+}
