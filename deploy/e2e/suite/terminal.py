@@ -1,7 +1,7 @@
 """A program on a pseudo-terminal, and what is on its screen.
 
-The emulator knows what the console writes: cursor positions, erasing, colors (which it drops), and
-it fails on what an attached console must not send.
+The emulator knows what the console writes: cursor positions, erasing, colors and modes. Of these it
+keeps only whether they are back to how a terminal begins.
 """
 
 import fcntl
@@ -17,6 +17,43 @@ import time
 FORBIDDEN = [b"\x1b[?1049h", b"\x1b[?1000h", b"\x1b[?1002h", b"\x1b[?1003h", b"\x1b[?1006h", b"\x1b[?2004h",
              b"\x1b[?1004h", b"\x1b[>", b"\x1b]11;", b"\x1b[6n"]
 SEQUENCE = re.compile(rb"\x1b(?:\[([?>=]?)([0-9;]*)([@-~])|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9]|[=>78cDEHMNOZ])")
+# Modes that are on when a terminal begins: the cursor is shown, lines wrap.
+MODES = frozenset({b"7", b"25"})
+
+
+class Look:
+    """How characters would be drawn now: what has been set and not been reset."""
+
+    def __init__(self):
+        self.foreground = self.background = self.underline = False
+        self.attributes = set()
+
+    def take(self, numbers):
+        numbers = list(numbers) or [0]
+        while numbers:
+            number = numbers.pop(0)
+            if number == 0:
+                self.__init__()
+            elif number in (38, 48, 58):
+                # A color follows, by number or by its three parts.
+                numbers = numbers[2 if numbers[:1] == [5] else 4:]
+                name = {38: "foreground", 48: "background", 58: "underline"}[number]
+                setattr(self, name, True)
+            elif number in (39, 49, 59):
+                setattr(self, {39: "foreground", 49: "background", 59: "underline"}[number], False)
+            elif 30 <= number <= 37 or 90 <= number <= 97:
+                self.foreground = True
+            elif 40 <= number <= 47 or 100 <= number <= 107:
+                self.background = True
+            elif number < 10:
+                self.attributes.add(number)
+            elif number == 22:
+                self.attributes -= {1, 2}
+            elif 23 <= number <= 29:
+                self.attributes.discard(number - 20)
+
+    def is_plain(self):
+        return not (self.foreground or self.background or self.underline or self.attributes)
 
 
 class Terminal:
@@ -29,6 +66,7 @@ class Terminal:
                                         env=env, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         self.raw = b""
         self.pending = b""
+        self.modes, self.look, self.has_region = set(MODES), Look(), False
         self.clear()
 
     def resize(self, width, height):
@@ -96,7 +134,12 @@ class Terminal:
 
     def sequence(self, found):
         private, numbers, final = found.group(1), found.group(2), found.group(3)
-        if final is None or private:
+        if final is None:
+            return
+        if private:
+            if private == b"?" and final in b"hl":
+                change = self.modes.update if final == b"h" else self.modes.difference_update
+                change(numbers.split(b";"))
             return
         numbers = [int(number) if number else 0 for number in numbers.split(b";")] if numbers else []
         first = numbers[0] if numbers else 0
@@ -111,6 +154,10 @@ class Terminal:
             self.x += max(first, 1)
         elif final == b"G":
             self.x = max(first, 1) - 1
+        elif final == b"m":
+            self.look.take(numbers)
+        elif final == b"r":
+            self.has_region = bool(numbers)
 
     def text(self):
         return "\n".join("".join(row) for row in self.cells)
@@ -137,9 +184,22 @@ class Terminal:
     def forbidden(self):
         return [sequence for sequence in FORBIDDEN if sequence in self.raw]
 
-    def is_restored(self):
-        """The line's modes are as they were."""
-        return termios.tcgetattr(self.slave)[:4] == self.before[:4]
+    def says(self, what):
+        """Whether a text is on the screen, wherever its lines break."""
+        return what in " ".join(re.sub("[│┃|]", " ", self.text()).split())
+
+    def left_behind(self):
+        """What is not as it was before the program: of the line, and of what the terminal shows."""
+        left = [f"mode {mode.decode()}" for mode in sorted(self.modes ^ MODES)]
+        if termios.tcgetattr(self.slave)[:4] != self.before[:4]:
+            left.append("the line's modes")
+        if not self.look.is_plain():
+            left.append(f"the look of characters: {vars(self.look)}")
+        if self.has_region:
+            left.append("a scrolling region")
+        if self.pending:
+            left.append(f"half a sequence: {self.pending}")
+        return left
 
     def close(self, how=None):
         if self.process.poll() is None:

@@ -168,10 +168,10 @@ class World:
         self.scale(0)
         self.wait("no pods", lambda: not self.pods(), 120)
 
-    def volume(self, verb, number, folder):
+    def volume(self, verb, number, folder, check=True, env=None):
         """Copies a replica's volume to this machine, or back."""
-        env = {**os.environ, "NAMESPACE": NAMESPACE}
-        return self.run_program([str(DEPLOY / "volume"), verb, str(number), folder], timeout=240, env=env)
+        command = [str(DEPLOY / "volume"), "-n", NAMESPACE, verb, str(number), folder]
+        return self.run_program(command, check, timeout=240, env=env)
 
     def wait_members(self, count, seconds=60):
         names = {f"{SET}-{ordinal}" for ordinal in range(count)}
