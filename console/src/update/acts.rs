@@ -41,11 +41,7 @@ pub fn call_as(app: &mut App, call: Call, purpose: Purpose) -> (Vec<Effect>, Opt
     };
     let text = describe(&call);
     if let Some(why) = refusal {
-        let text = format!("{text}: {why}");
-        app.output.say(app.now, Verdict::Refused, text.clone());
-        if let (Purpose::Demo, Some(demo)) = (purpose, &mut app.demo) {
-            demo.refused(text);
-        }
+        say_refused(app, &purpose, Verdict::Refused, format!("{text}: {why}"));
         return (Vec::new(), None);
     }
     if let Call::Kill { node, .. } = &call {
@@ -54,6 +50,14 @@ pub fn call_as(app: &mut App, call: Call, purpose: Purpose) -> (Vec<Effect>, Opt
     }
     let id = app.begin(text, purpose);
     (vec![Effect::Call { id, call }], Some(id))
+}
+
+/// Says that a call was not done, to whoever wanted it too.
+pub fn say_refused(app: &mut App, purpose: &Purpose, verdict: Verdict, text: String) {
+    if let (Purpose::Demo, Some(demo)) = (purpose, &mut app.demo) {
+        demo.refused(text.clone());
+    }
+    app.output.say(app.now, verdict, text);
 }
 
 fn changes(call: &Call) -> bool {

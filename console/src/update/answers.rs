@@ -8,6 +8,7 @@ use std::time::Duration;
 use kvorum_protocol::Key;
 use kvorum_protocol::data::Outcome;
 
+use super::acts;
 use crate::app::keys::Found;
 use crate::app::output::Verdict;
 use crate::app::{App, Page, Pending, Purpose, Undo};
@@ -48,12 +49,6 @@ pub fn answered(app: &mut App, id: CallId, result: Result<Reply, Stop>) -> Vec<E
         }
         (Purpose::Say { key }, Ok(reply)) => said(app, &pending, key, reply, took),
         (Purpose::Demo, Ok(reply)) => said(app, &pending, None, reply, took),
-        (Purpose::Demo, Err(stop)) => {
-            refused(app, &pending, &stop);
-            if let Some(demo) = &mut app.demo {
-                demo.refused(format!("{}: {}", pending.text, stop.message));
-            }
-        }
         (_, Err(stop)) => refused(app, &pending, &stop),
         (_, Ok(_)) => {
             let text = format!("{}: the answer makes no sense", pending.text);
@@ -85,7 +80,7 @@ fn refused(app: &mut App, pending: &Pending, stop: &Stop) {
         _ => String::new(),
     };
     let text = format!("{}: {}{next}", pending.text, stop.message);
-    app.output.say(app.now, Verdict::of(stop), text);
+    acts::say_refused(app, &pending.purpose, Verdict::of(stop), text);
 }
 
 fn said(app: &mut App, pending: &Pending, key: Option<Key>, reply: Reply, took: Duration) {
