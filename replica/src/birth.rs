@@ -17,7 +17,7 @@ use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::chain::Standing;
 use crate::marker::Marker;
@@ -29,20 +29,12 @@ use crate::storage::{Database, Store};
 
 /// Time between two tries to join.
 const TRY_INTERVAL: Duration = Duration::from_millis(200);
+/// Time between two tries to read the marker.
+const MARKER_INTERVAL: Duration = Duration::from_secs(3);
 /// How long one try may take.
 const TRY_PATIENCE: Duration = Duration::from_secs(2);
 /// The file that holds the intent.
 const INTENT: &str = "intent";
-
-/// What becomes of a volume whose id is over.
-pub enum Another {
-    /// It goes on under this one.
-    Id(Newborn),
-    /// Its replica is not wanted.
-    NotWanted,
-    /// The marker names another cluster: whoever opens the volume again is told.
-    Foreign,
-}
 
 /// What a replica needs to come by an identity.
 pub struct Birth<'a> {
@@ -94,13 +86,23 @@ impl Birth<'_> {
 
     /// Makes the marker anew if it is missing: while there is a volume with an identity, no other
     /// cluster must begin. When there is one that is another cluster's, that cluster.
-    pub async fn keep_marker(&self, cluster: ClusterId) -> Option<ClusterId> {
+    pub async fn keep_marker(
+        &self,
+        cluster: ClusterId,
+    ) -> Result<Option<ClusterId>, OrchestratorError> {
         let marker = Marker { cluster, nonce: rand::random(), solo: None };
-        match self.orchestrator.make_marker(marker).await {
-            Ok(marker) => Some(marker.cluster).filter(|marked| *marked != cluster),
-            Err(error) => {
-                warn!(%error, "cannot tell whether the cluster has its marker");
-                None
+        let marker = self.orchestrator.make_marker(marker).await?;
+        Ok(Some(marker.cluster).filter(|marked| *marked != cluster))
+    }
+
+    /// Ends when the marker turns out to be another cluster's. Until it can be read, a replica
+    /// serves those that know its own cluster, and nobody else.
+    pub async fn foreign(&self, cluster: ClusterId) {
+        loop {
+            match self.keep_marker(cluster).await {
+                Ok(None) => return std::future::pending().await,
+                Ok(Some(_)) => return,
+                Err(_) => sleep(MARKER_INTERVAL).await,
             }
         }
     }
@@ -119,28 +121,22 @@ impl Birth<'_> {
         }
     }
 
-    /// Gets a volume whose id is over another one, while it is wanted.
-    pub async fn another_id(&self, cluster: ClusterId) -> io::Result<Another> {
+    /// Gets a volume whose id is over another one, while it is wanted; `None` when it is not.
+    pub async fn another_id(&self, cluster: ClusterId) -> io::Result<Option<Newborn>> {
         let intent = self.intent()?;
         while self.is_wanted().await {
-            let why = match self.ask(cluster, intent).await {
+            match self.ask(cluster, intent).await {
                 Ok((replica, members)) => {
                     info!(replica = replica.0, "comes back under this id");
-                    return Ok(Another::Id(Newborn { cluster, replica, members }));
+                    return Ok(Some(Newborn { cluster, replica, members }));
                 }
-                // It was opened although nobody told what the marker names.
-                Err(_) if self.is_foreign(cluster).await => return Ok(Another::Foreign),
-                Err(why) => why,
-            };
-            let why = format!("this replica's id is over, and it asks for another: {why}");
-            self.wait(why).await;
+                Err(why) => {
+                    self.wait(format!("this replica's id is over, and it asks for another: {why}"))
+                        .await;
+                }
+            }
         }
-        Ok(Another::NotWanted)
-    }
-
-    async fn is_foreign(&self, cluster: ClusterId) -> bool {
-        let marker = self.orchestrator.marker().await;
-        matches!(marker, Ok(Some(marker)) if marker.cluster != cluster)
+        Ok(None)
     }
 
     async fn is_wanted(&self) -> bool {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use kvorum_protocol::status::Member;
 use tokio::sync::watch;
+use tracing::warn;
 
 use crate::birth::Birth;
 use crate::orchestrator::Orchestrator;
@@ -78,7 +79,11 @@ pub async fn open(
     let mut contacts = Vec::new();
     if let Some(birth) = birth {
         let cluster = database.identity().cluster;
-        if let Some(marked) = birth.keep_marker(cluster).await {
+        let marked = birth.keep_marker(cluster).await.unwrap_or_else(|error| {
+            warn!(%error, "cannot tell whether the cluster has its marker");
+            None
+        });
+        if let Some(marked) = marked {
             let found = format!("{name} of cluster {cluster}");
             let wanted = format!("cluster {marked}, which the marker here names");
             return Err(OpenError::Foreign { folder: data.clone(), found, wanted }.into());

@@ -62,7 +62,7 @@ async fn run_until_told(settings: &Settings) -> ExitCode {
         };
         tokio::select! {
             code = &mut stopped => break (replica, code),
-            newborn = replica.retired(settings) => {
+            newborn = replica.outlived(settings) => {
                 another = newborn;
                 replica.stop(false).await;
             }

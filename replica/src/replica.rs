@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::addresses::{Addresses, FILE_NAME};
-use crate::birth::{Another, Birth, End};
+use crate::birth::{Birth, End};
 use crate::clients::{CONNECTIONS_MAX, Clients};
 use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, LOOKS_MAX, PEERS_INBOX, Shown};
 use crate::engine::{ClientKey, Input, Look, Options};
@@ -188,14 +188,23 @@ impl Replica {
         })
     }
 
-    /// Waits until this replica's id is over, it is wanted, and it has got another id, or its volume
-    /// turns out to be another cluster's, which has none for it: it then has to start anew. Until
-    /// then it runs: some may learn only from it that their configuration is over.
-    pub async fn retired(&self, settings: &Settings) -> Option<Newborn> {
+    /// Waits until this replica has to start anew: with another id, when its own is over, it is
+    /// wanted, and it has got one; with none when the marker, which could not be read at its start,
+    /// turns out to be another cluster's.
+    pub async fn outlived(&self, settings: &Settings) -> Option<Newborn> {
         let Some(orchestrator) = &self.orchestrator else { return std::future::pending().await };
         let (waiting, _) = watch::channel(String::new());
         let (Settings { data, name, .. }, cluster) = (settings, Some(self.cluster));
         let birth = Birth { orchestrator, data, name, cluster, waiting: &waiting };
+        tokio::select! {
+            newborn = self.retired(&birth) => Some(newborn),
+            () = birth.foreign(self.cluster) => None,
+        }
+    }
+
+    /// Waits until this replica's id is over, it is wanted, and has got another id. Until then it
+    /// runs: some may learn only from it that their configuration is over.
+    async fn retired(&self, birth: &Birth<'_>) -> Newborn {
         let mut status = self.status.clone();
         loop {
             let is_retired = |status: &Option<Arc<Status>>| {
@@ -205,12 +214,11 @@ impl Replica {
                 retired = status.wait_for(is_retired) => if retired.is_err() {
                     return std::future::pending().await;
                 },
-                () = self.superseded(orchestrator) => {}
+                () = self.superseded(birth.orchestrator) => {}
             }
             match birth.another_id(self.cluster).await {
-                Ok(Another::Id(newborn)) => return Some(newborn),
-                Ok(Another::Foreign) => return None,
-                Ok(Another::NotWanted) => {}
+                Ok(Some(another)) => return another,
+                Ok(None) => {}
                 Err(error) => error!(%error, "cannot ask for another id"),
             }
             sleep(WANTED_INTERVAL).await;
