@@ -12,9 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cluster::{Cluster, kvorum, said, scan_all};
+use kvorum::local::folder::StatefulSet;
 use kvorum_protocol::client::Route;
 use kvorum_protocol::data::Outcome;
 use kvorum_protocol::message::{Consistency, Scan};
+use kvorum_protocol::status::ClusterId;
 use kvorum_protocol::{Client, Key, Value};
 use tokio::task::JoinSet;
 
@@ -194,10 +196,20 @@ async fn what_is_left_of_a_cluster_goes_on() {
     let (status, _, err) = recover(&[]);
     assert_eq!((status, err.contains("may not be lost")), (1, true), "{err}");
     drop(lock);
+    // Nor is one of a cluster that the file does not name.
+    let (file, other) = (folder.join("statefulset.json"), ClusterId(1).to_string());
+    let set = std::fs::read_to_string(&file).unwrap();
+    let cluster = StatefulSet::read(&folder).unwrap().cluster.to_string();
+    std::fs::write(&file, set.replace(&cluster, &other)).unwrap();
+    let (status, _, err) = recover(&[]);
+    assert_eq!((status, err.contains("may not be lost")), (1, true), "{err}");
+    assert!(err.contains(&cluster) && err.contains(&other), "both are named: {err}");
+    std::fs::write(&file, set).unwrap();
     std::fs::remove_dir_all(folder.join("kvorum-2")).unwrap();
     let (status, out, err) = recover(&["--confirm", "1234"]);
     assert_eq!(status, 7, "{err}");
     assert!(out.contains("1 of 3 replicas are left") && out.contains("are lost"), "{out}");
+    assert!(out.contains("kvorum-0: not in") && out.contains("kvorum-2: not in"), "{out}");
     let digits = err.trim().rsplit(' ').next().unwrap().to_owned();
     let (status, out, err) = recover(&["--confirm", &digits]);
     assert_eq!(status, 0, "{out}{err}");

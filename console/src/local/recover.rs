@@ -13,7 +13,7 @@ use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
+use kvorum_protocol::status::{ClusterId, ConfigurationId, Member, ReplicaId};
 use kvorum_replica::chain::{Chain, Standing};
 use kvorum_replica::entry::Entry;
 use kvorum_replica::marker::Solo;
@@ -26,7 +26,7 @@ use kvorum_replica::storage::seed::Seed;
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Ballot, Database, Identity, OpenError, Store};
 
-use super::folder::{self, Folder, REPLICAS_MAX, StatefulSet};
+use super::folder::{self, Folder, REPLICAS_MAX, SET_FILE, StatefulSet};
 use crate::arguments::Recover;
 use crate::exit::{Exit, Stop};
 
@@ -148,6 +148,11 @@ fn survivors(folder: &Path, set: &StatefulSet) -> Result<(Survivor, usize), Stop
     // What was applied was decided, whatever a log says.
     let is_ahead = all[furthest].database.applied() > all[longest].end();
     let best = all.swap_remove(if is_ahead { furthest } else { longest });
+    for Member { name, .. } in &best.chain.current.members {
+        if !folder.join(name).try_exists()? {
+            println!("{name}: not in {}", folder.display());
+        }
+    }
     let is_member = |one: &&Survivor| best.chain.current.name_of(one.replica).is_some();
     let left = all.iter().filter(is_member).count() + 1;
     Ok((best, left))
@@ -175,12 +180,17 @@ fn survivor(
     let owner = Owner { newborn: None, ..set.owner(name) };
     let database = match open(data, &owner) {
         Ok(database) => database,
-        Err(
-            error @ (OpenError::Damaged { .. }
-            | OpenError::Foreign { .. }
-            | OpenError::Unborn { .. }),
-        ) => {
+        Err(error @ (OpenError::Damaged { .. } | OpenError::Unborn { .. })) => {
             return Ok(Err(Some(format!("lost: {error}"))));
+        }
+        // It may be the cluster's, and the file another's.
+        Err(OpenError::Foreign { folder, found, .. }) => {
+            let (folder, cluster) = (folder.display(), set.cluster);
+            return Err(Stop::failed(format!(
+                "{name} may not be lost: {folder} belongs to {found}, and {SET_FILE} names cluster \
+                 {cluster}. Nothing was done; write into that file which of them is to go on, or \
+                 move the folder away"
+            )));
         }
         Err(
             error @ (OpenError::Unusable { .. }

@@ -209,11 +209,14 @@ def overlays_differ_where_they_must(world):
 def begins_with(world, folder):
     """Makes a cluster that was made on this machine the one of the volumes, as the README says."""
     world.volume("put", 0, folder)
-    world.kubectl("delete", "pvc", "-l", "app.kubernetes.io/name=kvorum", "--field-selector", f"metadata.name!=data-{SET}-0")
     world.kubectl("delete", "configmap", f"{SET}-cluster")
+    world.scale(1)
+    world.figure("the first ready, s", f"{world.wait_ready(1, 90):.1f}")
+    expect(world.kvorum("get", "kept", "-o", "raw").stdout.strip() == "through everything", "a key is gone")
+    world.kubectl("delete", "pvc", "-l", "app.kubernetes.io/name=kvorum", "--field-selector", f"metadata.name!=data-{SET}-0")
     world.scale(3)
-    world.figure("ready again, s", f"{world.wait_ready(3, 90):.1f}")
-    expect(set(world.members()) == set(REPLICAS), f"members {world.members()}")
+    world.figure("three ready, s", f"{world.wait_ready(3, 90):.1f}")
+    world.wait_members(3)
 
 
 def expect_refused(world, why, *arguments, env=None):
@@ -239,12 +242,19 @@ def backup_is_restored(world):
     world.kvorum("backup", backup)
     world.kvorum("put", "after", "the backup")
     world.kvorum("restore", backup, "--data", new, "--replicas", "1")
-    expect_refused(world, "there are replicas", "put", 0, new)
+    expect_refused(world, "3 replicas are wanted", "put", 0, new)
     world.stop()
     expect_refused(world, "Nothing was replaced", "put", 0, new, env=without_a_file(world, "CURRENT"))
+    # There, and back again: the old cluster goes on, and nothing was deleted yet.
+    world.volume("put", 0, new)
+    world.volume("undo", 0)
+    world.scale(3)
+    world.wait_ready(3, 90)
+    expect(world.kvorum("get", "after", "-o", "raw").stdout.strip() == "the backup", "a key is gone")
+    world.stop()
     begins_with(world, new)
     held = world.kubectl("exec", f"{SET}-0", "--", "ls", "/data").split()
-    expect(held == ["kvorum", "kvorum.old.1"], f"the first volume holds {held}")
+    expect(held == ["kvorum", "kvorum.old.1", "kvorum.undone.1"], f"the first volume holds {held}")
     expect(world.kvorum("get", "in", "-o", "raw").stdout.strip() == "the backup", "a key is gone")
     expect(world.kvorum("get", "kept", "-o", "raw").stdout.strip() == "through everything", "a key is gone")
     expect(world.kvorum("get", "after", check=False).returncode == 3, "what came after the backup is there")
@@ -260,7 +270,9 @@ def majority_is_lost(world):
     world.kubectl("delete", "pvc", f"data-{SET}-0", f"data-{SET}-2")
     left = str(world.folder / "left")
     world.volume("get", 1, left)
-    expect_refused(world, "is of the cluster that is here already", "put", 1, left)
+    os.rename(f"{left}/{SET}-1", f"{left}/{SET}-0")
+    expect_refused(world, "is no cluster that can begin", "put", 0, left)
+    os.rename(f"{left}/{SET}-0", f"{left}/{SET}-1")
     refused = world.kvorum("recover", "--data", left, check=False)
     expect(refused.returncode == 7 and "1 of 3 replicas are left" in refused.stdout, f"recover goes on unasked: {refused}")
     digits = refused.stderr.split("--confirm")[1].split()[0]

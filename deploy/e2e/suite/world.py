@@ -168,9 +168,9 @@ class World:
         self.scale(0)
         self.wait("no pods", lambda: not self.pods(), 120)
 
-    def volume(self, verb, number, folder, check=True, env=None):
+    def volume(self, verb, number, *folder, check=True, env=None):
         """Copies a replica's volume to this machine, or back."""
-        command = [str(DEPLOY / "volume"), "-n", NAMESPACE, verb, str(number), folder]
+        command = [str(DEPLOY / "volume"), "-n", NAMESPACE, verb, str(number), *folder]
         return self.run_program(command, check, timeout=240, env=env)
 
     def wait_members(self, count, seconds=60):
