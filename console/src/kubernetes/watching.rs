@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::config::Access;
 use super::trouble;
-use crate::exit::Stop;
+use crate::exit::{Exit, Stop};
 
 /// How long a watch lasts, in seconds: an API server that is gone without a word is noticed then.
 const WATCH_SECONDS: u32 = 20;
@@ -24,6 +24,8 @@ const WATCH_SECONDS: u32 = 20;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// The pause after one that was refused: each new one begins with a list of everything.
+const PAUSE_REFUSED: Duration = Duration::from_secs(10);
 /// A watch that went on for so long after its list works.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
@@ -43,6 +45,7 @@ pub struct Watching<K> {
     access: Access,
     config: watcher::Config,
     events: BoxStream<'static, watcher::Result<watcher::Event<K>>>,
+    /// How long to wait before it begins again; nothing as long as it works.
     pause: Duration,
     /// What came last was an error.
     has_failed: bool,
@@ -63,7 +66,7 @@ where
             api,
             access: access.clone(),
             config,
-            pause: PAUSE_MIN,
+            pause: Duration::ZERO,
             has_failed: false,
             is_failing: false,
             settles: None,
@@ -75,7 +78,6 @@ where
         loop {
             if self.has_failed {
                 sleep(self.pause).await;
-                self.pause = (self.pause * 2).min(PAUSE_MAX);
                 // One that goes on where it was says nothing until an object changes.
                 self.events = watcher(self.api.clone(), self.config.clone()).boxed();
                 self.has_failed = false;
@@ -93,13 +95,18 @@ where
                 }
                 Ok(Some(Err(error))) => {
                     (self.has_failed, self.settles) = (true, None);
+                    let stop = trouble::of_watch(&self.access, &error);
+                    self.pause = match stop.exit {
+                        Exit::NotAuthorized => PAUSE_REFUSED,
+                        _ => (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX),
+                    };
                     if !std::mem::replace(&mut self.is_failing, true) {
-                        return Told::Fails(trouble::of_watch(&self.access, &error));
+                        return Told::Fails(stop);
                     }
                 }
                 Ok(None) => return std::future::pending().await,
                 Err(_) => {
-                    (self.pause, self.settles) = (PAUSE_MIN, None);
+                    (self.pause, self.settles) = (Duration::ZERO, None);
                     if std::mem::take(&mut self.is_failing) {
                         return Told::Works;
                     }
