@@ -246,7 +246,9 @@ fn a_volume_of_another_cluster_is_refused_late() {
 
     let said = temporary.path().join("said");
     let mut command = cluster::kvorum();
-    command.args(["replica", "--name=kvorum-2", "--disk-reserve=0"]);
+    // It ends with this test, however that ends.
+    command.args(["replica", "--name=kvorum-2", "--disk-reserve=0", "--stop-with-stdin"]);
+    command.stdin(std::process::Stdio::piped());
     command.arg(format!("--follow={}", here.display()));
     command.arg(format!("--data={}", here.join("kvorum-2").display()));
     for port in ["peers", "clients", "http"] {
