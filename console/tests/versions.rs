@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cluster::{kvorum, status_when};
+use cluster::{PATIENCE, kvorum, status_when};
 use kvorum::local::folder::StatefulSet;
 use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::status::{ClusterId, Status};
@@ -52,23 +52,19 @@ impl Replicas {
     /// Ends a replica in order.
     fn end(&mut self, name: &str) {
         let position = self.running.iter().position(|(running, _)| running == name).unwrap();
-        let (_, mut child) = self.running.remove(position);
+        let (_, child) = self.running.remove(position);
         let process = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         kill_process(process, Signal::TERM).unwrap();
-        let status = child.wait().unwrap();
-        let mut said = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        // Its input ends too, when it is waited for; whichever it notices first.
-        assert!(matches!(status.code(), Some(0 | 143)), "{name} ended with {status}: {said}");
+        let (code, said) = ended(child);
+        assert_eq!(code, Some(143), "{name} ended otherwise: {said}");
     }
 
     /// What a replica says that does not start.
     fn failure(&mut self) -> String {
-        let (_, mut child) = self.running.pop().unwrap();
-        assert!(!child.wait().unwrap().success());
-        let mut text = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        text
+        let (_, child) = self.running.pop().unwrap();
+        let (code, said) = ended(child);
+        assert_eq!(code, Some(1), "it started: {said}");
+        said
     }
 }
 
@@ -79,6 +75,23 @@ impl Drop for Replicas {
             let _ = child.wait();
         }
     }
+}
+
+/// Waits for the end of a replica: its exit code, and what it said.
+fn ended(mut child: Child) -> (Option<i32>, String) {
+    // `wait` would close its input, and with `--stop-with-stdin` that is an end of its own.
+    let began = Instant::now();
+    let mut code = None;
+    while code.is_none() {
+        if began.elapsed() > PATIENCE {
+            child.kill().unwrap();
+        }
+        code = child.try_wait().unwrap().map(|status| status.code());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (code.flatten(), said)
 }
 
 fn client(folder: &Path) -> Arc<Client> {
