@@ -108,9 +108,8 @@ async fn tell_events(kube: &Kube, sink: &Sink) {
             }
             // That the API server is out of reach is told of the pods.
             Told::Fails(stop) if stop.exit == Exit::NotAuthorized => {
-                is_refused = true;
                 let what = format!("Events cannot be watched: {}", stop.message);
-                Some((KUBERNETES.to_owned(), what))
+                (!std::mem::replace(&mut is_refused, true)).then(|| (KUBERNETES.to_owned(), what))
             }
             Told::Works if std::mem::take(&mut is_refused) => {
                 Some((KUBERNETES.to_owned(), "Events can be watched again".to_owned()))

@@ -33,7 +33,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(1);
 pub enum Told<K> {
     /// Something of the objects.
     Event(watcher::Event<K>),
-    /// They cannot be watched any more, and why.
+    /// They cannot be watched, and why; again when the reason is of another kind.
     Fails(Stop),
     /// They are watched again.
     Works,
@@ -49,8 +49,8 @@ pub struct Watching<K> {
     pause: Duration,
     /// What came last was an error.
     has_failed: bool,
-    /// That it fails was told, and not yet that it works.
-    is_failing: bool,
+    /// How it fails, as was told; nothing once it was told that it works.
+    failing: Option<Exit>,
     settles: Option<Instant>,
 }
 
@@ -68,7 +68,7 @@ where
             config,
             pause: Duration::ZERO,
             has_failed: false,
-            is_failing: false,
+            failing: None,
             settles: None,
         }
     }
@@ -100,14 +100,14 @@ where
                         Exit::NotAuthorized => PAUSE_REFUSED,
                         _ => (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX),
                     };
-                    if !std::mem::replace(&mut self.is_failing, true) {
+                    if self.failing.replace(stop.exit) != Some(stop.exit) {
                         return Told::Fails(stop);
                     }
                 }
                 Ok(None) => return std::future::pending().await,
                 Err(_) => {
                     (self.pause, self.settles) = (Duration::ZERO, None);
-                    if std::mem::take(&mut self.is_failing) {
+                    if self.failing.take().is_some() {
                         return Told::Works;
                     }
                 }
