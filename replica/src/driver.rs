@@ -102,17 +102,18 @@ pub struct Driver<S: Store> {
 }
 
 impl<S: Store + Clone + Send + 'static> Driver<S> {
-    /// Runs until told to stop. To be called on a thread of its own.
+    /// Runs until told to stop; nobody holds the store any more when it returns. To be called on a
+    /// thread of its own.
     pub fn run(store: S, options: Options, mut inboxes: Inboxes, shown: Shown) {
         let (synced_by, mut synced) = mpsc::unbounded_channel();
         let (syncs, due) = std::sync::mpsc::channel();
         let disk = store.clone();
         let metrics = Arc::clone(&shown.metrics);
-        std::thread::Builder::new()
+        let sync = std::thread::Builder::new()
             .name("sync".to_owned())
             .spawn(move || sync_loop(&disk, &due, &synced_by, &metrics))
             .expect("a process can start its second thread");
-        let (readers, mut found) = Readers::spawn(store.clone());
+        let (readers, mut found, [reader, scanner]) = Readers::spawn(store.clone());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -130,6 +131,11 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             last_progress: 0,
         };
         runtime.block_on(driver.turn_until_stopped(&mut inboxes, &mut synced, &mut found));
+        // Whoever opens the disk again in this process must find it closed.
+        drop((driver, found));
+        for thread in [sync, reader, scanner] {
+            let _ = thread.join();
+        }
     }
 
     async fn turn_until_stopped(

@@ -7,6 +7,7 @@
 //! so do the threads.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 
 use kvorum_protocol::message::Scan;
 use tokio::sync::mpsc;
@@ -28,7 +29,7 @@ pub struct Job {
 /// What was read and the driver has not taken yet: a chunk or a page has about a MiB.
 const FOUND_MAX: usize = 8;
 
-/// The threads; they end when this is dropped.
+/// The threads; they end when this and the receiver of what they read are dropped.
 pub struct Readers {
     /// For the one that reads snapshots and old entries.
     jobs: Sender<Job>,
@@ -37,18 +38,22 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// Starts the threads; what they read comes by the receiver.
-    pub fn spawn<S: Store + Clone + Send + 'static>(store: S) -> (Self, mpsc::Receiver<Input>) {
+    /// Starts the threads; what they read comes by the receiver. They hold the store until they end.
+    pub fn spawn<S: Store + Clone + Send + 'static>(
+        store: S,
+    ) -> (Self, mpsc::Receiver<Input>, [JoinHandle<()>; 2]) {
         let (found_by, found) = mpsc::channel(FOUND_MAX);
         let ((jobs, jobs_due), (scans, scans_due)) = (channel(), channel());
         let (disk, scanned_by) = (store.clone(), found_by.clone());
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
-            thread.spawn(run).expect("a process can start a few threads");
+            thread.spawn(run).expect("a process can start a few threads")
         };
-        start("reader", Box::new(move || read_all(&store, &jobs_due, &found_by)));
-        start("scanner", Box::new(move || scan_all(&disk, &scans_due, &scanned_by)));
-        (Self { jobs, scans }, found)
+        let threads = [
+            start("reader", Box::new(move || read_all(&store, &jobs_due, &found_by))),
+            start("scanner", Box::new(move || scan_all(&disk, &scans_due, &scanned_by))),
+        ];
+        (Self { jobs, scans }, found, threads)
     }
 
     /// Lets something be read.

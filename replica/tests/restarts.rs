@@ -1,0 +1,60 @@
+//! A replica that stops lets go of its disk, so that the same process can open it again.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use kvorum_replica::replica::Replica;
+use kvorum_replica::settings::Settings;
+
+const STARTS: usize = 20;
+/// Threads that keep the processors busy, so that one that was told to end takes a while.
+const BUSY: usize = 8;
+
+#[derive(Parser)]
+struct Program {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_is_closed_when_its_replica_stopped() {
+    let data = tempfile::tempdir().unwrap();
+    let Program { settings } = Program::parse_from([
+        "kvorum-replica",
+        "--name=kvorum-0",
+        "--members=kvorum-0,kvorum-1,kvorum-2",
+        "--cluster=00000000000000000000000000000001",
+        "--disk-reserve=0",
+        "--listen-peers=127.0.0.1:0",
+        "--listen-clients=127.0.0.1:0",
+        "--listen-http=127.0.0.1:0",
+        &format!("--peers-from={}", data.path().display()),
+        &format!("--data={}/kvorum-0", data.path().display()),
+    ]);
+    let ended = Arc::new(AtomicBool::new(false));
+    let busy: Vec<_> = (0..BUSY)
+        .map(|_| {
+            let ended = Arc::clone(&ended);
+            std::thread::spawn(move || while !ended.load(Ordering::Relaxed) {})
+        })
+        .collect();
+    let mut failed = None;
+    for start in 0..STARTS {
+        let on_fatal = Arc::new(|what: &str| panic!("{what}"));
+        match Replica::start(&settings, None, on_fatal).await {
+            Ok(replica) => replica.stop(false).await,
+            Err(error) => {
+                failed = Some(format!("start {start}: {error}"));
+                break;
+            }
+        }
+    }
+    ended.store(true, Ordering::Relaxed);
+    for thread in busy {
+        thread.join().unwrap();
+    }
+    assert_eq!(failed, None);
+}
