@@ -10,7 +10,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvorum_protocol::Client;
 use kvorum_protocol::client::{Options, Route};
@@ -22,7 +22,7 @@ use tracing::info;
 use crate::chain::Standing;
 use crate::marker::Marker;
 use crate::orchestrator::{self, Orchestrator, OrchestratorError, Origin};
-use crate::planner::{Scale, ordinal};
+use crate::planner::ordinal;
 use crate::state_machine::Table;
 use crate::storage::open::Newborn;
 use crate::storage::{Database, Store};
@@ -184,44 +184,5 @@ impl Birth<'_> {
         fs::rename(&aside, &path)?;
         File::open(self.data)?.sync_all()?;
         Ok(intent)
-    }
-}
-
-/// What a replica is told to end for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
-    /// All are to end: none is wanted, or nothing says any more how many are.
-    Stop,
-    /// It is wanted, so it will be started again. So it is taken to be when nobody can tell.
-    Restart,
-    /// It is not wanted any more.
-    Leave,
-}
-
-impl End {
-    /// What a replica that is told to end now is told to end for; `None` when whoever says how many
-    /// are wanted does not answer.
-    async fn now(orchestrator: &Orchestrator, name: &str) -> Option<Self> {
-        match (orchestrator.wanted().await, ordinal(name)) {
-            (Ok(Scale { replicas: 0, .. }) | Err(OrchestratorError::Gone(_)), _) => {
-                Some(Self::Stop)
-            }
-            (Ok(wanted), Some(ordinal)) if !wanted.has(ordinal) => Some(Self::Leave),
-            (Ok(_), _) => Some(Self::Restart),
-            (Err(_), _) => None,
-        }
-    }
-
-    /// Tells what a replica is told to end for, again and again: it may change.
-    pub async fn tell(orchestrator: &Orchestrator, name: &str, told: watch::Sender<Option<Self>>) {
-        let began = Instant::now();
-        loop {
-            let end = Self::now(orchestrator, name).await;
-            let is_patient = began.elapsed() < orchestrator.answer_patience();
-            if let Some(end) = end.or((!is_patient).then_some(Self::Restart)) {
-                told.send_replace(Some(end));
-            }
-            sleep(orchestrator.end_interval()).await;
-        }
     }
 }

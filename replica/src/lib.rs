@@ -26,6 +26,7 @@
 //! | [`marker`] | who began the cluster, and who may decide alone | yes |
 //! | `opening`, `room` | what a replica starts from, and whether its disk has room | |
 //! | [`birth`] | how a replica comes by its identity | |
+//! | `leaving` | how one that is told to end waits until the others do without it | |
 //! | `stranded` | how one finds a cluster that went on without it | |
 //! | [`orchestrator`] | who says how many replicas are wanted | |
 //! | [`version`] | what programs must have in common | yes |
@@ -48,6 +49,7 @@ pub mod engine;
 pub mod entry;
 pub mod gate;
 pub mod http;
+mod leaving;
 pub mod marker;
 pub mod metrics;
 mod opening;

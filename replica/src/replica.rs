@@ -8,7 +8,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::message::{Admin, Request};
@@ -20,17 +19,16 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::addresses::{Addresses, FILE_NAME};
-use crate::birth::{Birth, End};
+use crate::birth::Birth;
 use crate::clients::{CONNECTIONS_MAX, Clients};
 use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, LOOKS_MAX, PEERS_INBOX, Shown};
 use crate::engine::{ClientKey, Input, Look, Options};
 use crate::http::{self, Health};
+use crate::leaving::Leaving;
 use crate::marker::Solo;
 use crate::metrics::Metrics;
 use crate::opening::{self, Disk};
-use crate::orchestrator::{
-    self, Folder, Happening, Keeper, Kubernetes, Orchestrator, OrchestratorError,
-};
+use crate::orchestrator::{self, Folder, Keeper, Kubernetes, Orchestrator, OrchestratorError};
 use crate::room::watch_disk;
 use crate::settings::{Settings, SettingsError};
 use crate::storage::database::OnFatal;
@@ -41,8 +39,6 @@ use crate::transport::Transport;
 
 /// Time between two looks whether a retired replica is wanted again.
 const WANTED_INTERVAL: Duration = Duration::from_millis(100);
-/// Time between two looks whether a replica that leaves may go.
-const LEAVE_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a stopping leader tries to hand leadership over.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a folder that is in use is waited for, where a pod can be replaced while its last
@@ -225,81 +221,23 @@ impl Replica {
         }
     }
 
-    /// This process was told to end: waits until the cluster does without it, for a while. One that
-    /// is not wanted any more serves until the others go on without it; another one, which will be
-    /// started again, hands leadership over and waits for leave.
+    /// This process was told to end: waits until the cluster does without it, for a while.
     pub async fn leave(&self) {
         let Some(orchestrator) = &self.orchestrator else { return };
-        let (tell, end) = watch::channel(None);
-        let is_superseded = AtomicBool::new(false);
-        let look = async {
-            self.superseded(orchestrator).await;
-            is_superseded.store(true, Ordering::Relaxed);
-            std::future::pending::<()>().await;
+        let leaving = Leaving {
+            orchestrator,
+            name: &self.addresses.name,
+            patience: self.leave_patience,
+            status: self.status.clone(),
+            driver: &self.clients,
         };
-        tokio::select! {
-            () = End::tell(orchestrator, &self.addresses.name, tell) => {}
-            () = look => {}
-            is_patient = self.leave_as_told(end, &is_superseded) => if !is_patient {
-                self.force(orchestrator).await;
-            }
-        }
+        leaving.wait().await;
     }
 
     /// Waits until the cluster went on without this replica, which cannot know it by itself.
     async fn superseded(&self, orchestrator: &Orchestrator) {
         let (name, status) = (&self.addresses.name, self.status.clone());
         superseded(orchestrator, name, status, &self.clients).await;
-    }
-
-    /// Says that this replica ends although the cluster does not do without it yet.
-    async fn force(&self, orchestrator: &Orchestrator) {
-        let name = &self.addresses.name;
-        warn!("the cluster does not do without this replica, which ends all the same");
-        if let Some(herald) = orchestrator.herald(name) {
-            let waits = self.status.borrow().as_ref().and_then(|s| s.membership.waits.clone());
-            let why = waits.unwrap_or_else(|| "too many others are gone".to_owned());
-            let patience = self.leave_patience.as_secs();
-            let note = format!("{name} ends after {patience} s, and the others need it: {why}");
-            herald.tell(Happening { is_warning: true, reason: "ForcedStop", note }).await;
-        }
-    }
-
-    /// Waits until the cluster does without this replica; false when that takes too long.
-    async fn leave_as_told(
-        &self,
-        ends: watch::Receiver<Option<End>>,
-        is_superseded: &AtomicBool,
-    ) -> bool {
-        let began = Instant::now();
-        let mut told = None;
-        loop {
-            sleep(LEAVE_INTERVAL).await;
-            if began.elapsed() > self.leave_patience {
-                return false;
-            }
-            let Some(end) = *ends.borrow() else { continue };
-            let status = self.status.borrow().clone();
-            // What it may, it was told for the reason that it had then.
-            let is_asked = end == End::Leave || told == Some(end);
-            let may_go = |status: &Status| status.membership.may_go && is_asked;
-            let is_out = |status: &Status| status.role == Role::Outside;
-            if end == End::Stop || status.is_none_or(|status| is_out(&status) || may_go(&status)) {
-                return true;
-            }
-            if told != Some(end) {
-                info!(?end, "ends when the cluster does without it");
-                told = Some(end);
-            }
-            if end == End::Restart {
-                if is_superseded.load(Ordering::Relaxed) {
-                    // Nobody is there who could give it leave, and its volume stays.
-                    return true;
-                }
-                let input = Input::WantsStop;
-                let _ = self.clients.send(ClientEvent::Input { input, permit: None }).await;
-            }
-        }
     }
 
     /// Ends with everything on disk; before that, hands leadership over if this replica leads and

@@ -170,8 +170,7 @@ pub struct Settings {
     /// How the log looks
     #[arg(long, env = "KVORUM_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
-    /// How long a replica that is told to stop, and is not wanted any more, may wait until the
-    /// cluster goes on without it
+    /// How long a replica that is told to stop may wait until the cluster does without it
     #[arg(long, env = "KVORUM_LEAVE_SECONDS", default_value = "280", value_name = "N")]
     pub leave_seconds: u64,
     /// End when standard input does, so that no replica outlives what started it

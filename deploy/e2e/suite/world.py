@@ -106,6 +106,10 @@ class World:
         items = json.loads(self.kubectl("get", "pods", "-l", selector, "-o", "json"))["items"]
         return {item["metadata"]["name"]: item for item in items}
 
+    def events(self):
+        """What Kubernetes and the replicas told, the oldest first."""
+        return json.loads(self.kubectl("get", "events", "--sort-by=.metadata.creationTimestamp", "-o", "json"))["items"]
+
     def staying(self):
         """The names of the pods that nobody has told to end."""
         pods = {**self.pods(), **self.pods("console")}

@@ -1,0 +1,204 @@
+//! How a replica whose process was told to end waits until the cluster does without it.
+//!
+//! | what it is told to end for | when it ends |
+//! |---|---|
+//! | all are to end | at once |
+//! | it will be started again | when the leader gives leave: a majority is there without it |
+//! | it is not wanted any more | when the others have decided something without it |
+//!
+//! Guarantees that it ends when its patience does, whatever the others do, and that people are told
+//! why one waits for long. Does not know signals, nor how a replica closes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use kvorum_protocol::status::{Role, Status};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::driver::ClientEvent;
+use crate::engine::Input;
+use crate::orchestrator::{Happening, Orchestrator, OrchestratorError};
+use crate::planner::{Scale, ordinal};
+use crate::stranded::superseded;
+
+/// Time between two looks whether it may go.
+const INTERVAL: Duration = Duration::from_millis(20);
+/// One that has waited for so long says why.
+const EXPLAINED_AFTER: Duration = Duration::from_secs(10);
+
+/// What a replica is told to end for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// All are to end: none is wanted, or nothing says any more how many are.
+    Stop,
+    /// It is wanted, so it will be started again. So it is taken to be when nobody can tell.
+    Restart,
+    /// It is not wanted any more.
+    Leave,
+}
+
+impl End {
+    /// What a replica that is told to end now is told to end for; `None` when whoever says how many
+    /// are wanted does not answer.
+    async fn now(orchestrator: &Orchestrator, name: &str) -> Option<Self> {
+        match (orchestrator.wanted().await, ordinal(name)) {
+            (Ok(Scale { replicas: 0, .. }) | Err(OrchestratorError::Gone(_)), _) => {
+                Some(Self::Stop)
+            }
+            (Ok(wanted), Some(ordinal)) if !wanted.has(ordinal) => Some(Self::Leave),
+            (Ok(_), _) => Some(Self::Restart),
+            (Err(_), _) => None,
+        }
+    }
+
+    /// Tells what a replica is told to end for, again and again: it may change.
+    async fn tell(orchestrator: &Orchestrator, name: &str, told: watch::Sender<Option<Self>>) {
+        let began = Instant::now();
+        loop {
+            let end = Self::now(orchestrator, name).await;
+            let is_patient = began.elapsed() < orchestrator.answer_patience();
+            if let Some(end) = end.or((!is_patient).then_some(Self::Restart)) {
+                told.send_replace(Some(end));
+            }
+            sleep(orchestrator.end_interval()).await;
+        }
+    }
+}
+
+/// A replica that was told to end.
+pub struct Leaving<'a> {
+    /// Who says what for.
+    pub orchestrator: &'a Orchestrator,
+    /// Its name.
+    pub name: &'a str,
+    /// How long it waits at most.
+    pub patience: Duration,
+    /// What it says of itself.
+    pub status: watch::Receiver<Option<Arc<Status>>>,
+    /// Its driver.
+    pub driver: &'a mpsc::Sender<ClientEvent>,
+}
+
+impl Leaving<'_> {
+    /// Waits until the cluster does without the replica, or its patience is over.
+    pub async fn wait(&self) {
+        let Self { orchestrator, name, .. } = self;
+        let (tell, end) = watch::channel(None);
+        let is_superseded = AtomicBool::new(false);
+        let look = async {
+            superseded(orchestrator, name, self.status.clone(), self.driver).await;
+            is_superseded.store(true, Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = End::tell(orchestrator, name, tell) => {}
+            () = look => {}
+            () = self.explain(end.clone()) => {}
+            () = sleep(self.patience) => self.force(*end.borrow()).await,
+            () = self.may_go(end.clone(), &is_superseded) => {}
+        }
+    }
+
+    /// Waits until the cluster does without the replica.
+    async fn may_go(&self, ends: watch::Receiver<Option<End>>, is_superseded: &AtomicBool) {
+        let mut told = None;
+        loop {
+            sleep(INTERVAL).await;
+            let Some(end) = *ends.borrow() else { continue };
+            let status = self.status.borrow().clone();
+            // What it may, it was told for the reason that it had then.
+            let is_asked = end == End::Leave || told == Some(end);
+            let may_go = |status: &Status| status.membership.may_go && is_asked;
+            let is_out = |status: &Status| status.role == Role::Outside;
+            if end == End::Stop || status.is_none_or(|status| is_out(&status) || may_go(&status)) {
+                return;
+            }
+            if told != Some(end) {
+                info!(?end, "ends when the cluster does without it");
+                told = Some(end);
+            }
+            if end == End::Restart {
+                if is_superseded.load(Ordering::Relaxed) {
+                    // Nobody is there who could give it leave, and its volume stays.
+                    return;
+                }
+                let input = Input::WantsStop;
+                let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
+            }
+        }
+    }
+
+    /// Tells people, once, why the replica has not ended for a while. Never ends.
+    async fn explain(&self, ends: watch::Receiver<Option<End>>) {
+        sleep(EXPLAINED_AFTER.min(self.patience)).await;
+        let (name, why) = (self.name, self.why(*ends.borrow()));
+        let patience = self.patience.as_secs();
+        let note = format!("{name} was told to end, and waits for {patience} s at most: {why}");
+        self.warn("StopWaits", note).await;
+        std::future::pending::<()>().await;
+    }
+
+    /// Says that the replica ends although the cluster does not do without it yet.
+    async fn force(&self, end: Option<End>) {
+        let (name, patience, why) = (self.name, self.patience.as_secs(), self.why(end));
+        let note = format!("{name} ends after {patience} s, and the others need it: {why}");
+        self.warn("ForcedStop", note).await;
+    }
+
+    async fn warn(&self, reason: &'static str, note: String) {
+        warn!("{note}");
+        if let Some(herald) = self.orchestrator.herald(self.name) {
+            herald.tell(Happening { is_warning: true, reason, note }).await;
+        }
+    }
+
+    fn why(&self, end: Option<End>) -> String {
+        let status = self.status.borrow().clone();
+        let Some(status) = status else { return "it has only begun".to_owned() };
+        let is_member = |name: &str| status.configuration.members.iter().any(|m| m.name == name);
+        let gone = status.links.iter().filter(|link| !link.is_up && is_member(&link.peer));
+        let gone: Vec<_> = gone.map(|link| link.peer.as_str()).collect();
+        why(end, status.membership.waits.as_deref(), &gone)
+    }
+}
+
+/// Why a replica waits: what it is told to end for, why the leader changes no members, and the
+/// names of those out of reach.
+fn why(end: Option<End>, waits: Option<&str>, gone: &[&str]) -> String {
+    let Some(end) = end else {
+        return "nobody says whether it is to be started again".to_owned();
+    };
+    let what = match end {
+        End::Stop => "all are to end",
+        End::Restart => "without it, no majority would be there and in step",
+        End::Leave => "it is not wanted any more, but the others do not go on without it",
+    };
+    let waits = waits.map(|waits| format!(": {waits}")).unwrap_or_default();
+    match gone {
+        [] => format!("{what}{waits}"),
+        gone => format!("{what}{waits}; out of reach: {}", gone.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_waits_says_why() {
+        let nobody_says = why(None, Some("not looked at"), &["kvorum-1"]);
+        assert_eq!(nobody_says, "nobody says whether it is to be started again");
+        assert_eq!(
+            why(Some(End::Restart), None, &["kvorum-1", "kvorum-2"]),
+            "without it, no majority would be there and in step; out of reach: kvorum-1, kvorum-2"
+        );
+        assert_eq!(
+            why(Some(End::Leave), Some("kvorum-0 has not caught up"), &[]),
+            "it is not wanted any more, but the others do not go on without it: kvorum-0 has not \
+             caught up"
+        );
+    }
+}
