@@ -38,7 +38,8 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// Starts the threads; what they read comes by the receiver. They hold the store until they end.
+    /// Starts the threads, which hold the store until they end; what they read comes by the
+    /// receiver.
     pub fn spawn<S: Store + Clone + Send + 'static>(
         store: S,
     ) -> (Self, mpsc::Receiver<Input>, [JoinHandle<()>; 2]) {
