@@ -97,7 +97,10 @@ impl Leaving<'_> {
             () = End::tell(orchestrator, name, tell) => {}
             () = look => {}
             () = self.explain(end.clone()) => {}
-            () = sleep(self.patience) => self.force(*end.borrow()).await,
+            () = sleep(self.patience) => {
+                let end = *end.borrow();
+                self.force(end).await;
+            }
             () = self.may_go(end.clone(), &is_superseded) => {}
         }
     }
