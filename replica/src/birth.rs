@@ -95,13 +95,13 @@ impl Birth<'_> {
         Ok(Some(marker.cluster).filter(|marked| *marked != cluster))
     }
 
-    /// Ends when the marker turns out to be another cluster's. Until it can be read, a replica
-    /// serves those that know its own cluster, and nobody else.
-    pub async fn foreign(&self, cluster: ClusterId) {
+    /// Ends when the marker turns out to be another cluster's: that cluster. Until it can be read, a
+    /// replica serves its own, whose peers and clients turn it away where they know theirs.
+    pub async fn foreign(&self, cluster: ClusterId) -> ClusterId {
         loop {
             match self.keep_marker(cluster).await {
                 Ok(None) => return std::future::pending().await,
-                Ok(Some(_)) => return,
+                Ok(Some(marked)) => return marked,
                 Err(_) => sleep(MARKER_INTERVAL).await,
             }
         }

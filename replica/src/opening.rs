@@ -83,17 +83,24 @@ pub async fn open(
             warn!(%error, "cannot tell whether the cluster has its marker");
             None
         });
-        if let Some(marked) = marked {
+        let foreign = |marked| {
             let found = format!("{name} of cluster {cluster}");
             let wanted = format!("cluster {marked}, which the marker here names");
-            return Err(OpenError::Foreign { folder: data.clone(), found, wanted }.into());
+            OpenError::Foreign { folder: data.clone(), found, wanted }
+        };
+        if let Some(marked) = marked {
+            return Err(foreign(marked).into());
         }
         contacts = match another {
             Some(Newborn { replica, members, .. }) => {
                 database.rejoin(replica, nonce);
                 members.members
             }
-            None => birth.contacts(&database).await,
+            // It may wait for ever for those of a cluster that is not here.
+            None => tokio::select! {
+                members = birth.contacts(&database) => members,
+                marked = birth.foreign(cluster) => return Err(foreign(marked).into()),
+            },
         };
         birth.done();
     }

@@ -194,7 +194,7 @@ impl Replica {
         let birth = Birth { orchestrator, data, name, cluster, waiting: &waiting };
         tokio::select! {
             newborn = self.retired(&birth) => Some(newborn),
-            () = birth.foreign(self.cluster) => None,
+            _ = birth.foreign(self.cluster) => None,
         }
     }
 
