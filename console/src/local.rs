@@ -37,7 +37,7 @@ use pods::Pods;
 /// How long a new cluster may take until it serves.
 const SERVING_PATIENCE: Duration = Duration::from_secs(30);
 /// How long all are waited for before a majority will do.
-const STRAGGLER_PATIENCE: Duration = Duration::from_secs(2);
+const STRAGGLER_PATIENCE: Duration = Duration::from_secs(10);
 /// Time between two looks at the cluster.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the replicas may take together to stop in order.
@@ -205,7 +205,7 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
     let folder = &running.folder;
     let client = client(&folder.path, Options { deadline: global.timeout, ..Options::default() })?;
     let serving = async {
-        let ready = wait_until_serving(&client).await?;
+        let ready = wait_until_serving(&client, folder).await?;
         say(&welcome(folder, ready, began.elapsed()));
         match local.no_console {
             true => std::future::pending().await,
@@ -221,15 +221,17 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
     result
 }
 
-/// Waits until all replicas are ready, or a majority is and the others take too long. How many are.
-async fn wait_until_serving(client: &Arc<Client>) -> Result<usize, Stop> {
+/// Waits until all that are wanted are ready, or a majority of them is and the others take too long.
+/// How many are.
+async fn wait_until_serving(client: &Arc<Client>, folder: &Folder) -> Result<usize, Stop> {
     let began = Instant::now();
+    let wanted = StatefulSet::read(&folder.path).map_or(0, |set| set.replicas) as usize;
     loop {
         let said = ask_all(client).await.unwrap_or_default();
         let ready = said.iter().filter(|(_, s)| s.as_ref().is_ok_and(|s| s.is_ready)).count();
         let is_enough = match began.elapsed() < STRAGGLER_PATIENCE {
-            true => ready == said.len(),
-            false => ready > said.len() / 2,
+            true => ready >= wanted,
+            false => ready > wanted / 2,
         };
         if ready > 0 && is_enough {
             return Ok(ready);
