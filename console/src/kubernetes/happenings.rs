@@ -18,8 +18,11 @@ use crate::backend::Sink;
 use crate::exit::Exit;
 use crate::message::Seen;
 
-/// Events about things that happened longer ago are not told.
-const OLD: SignedDuration = SignedDuration::from_secs(5);
+/// Events about things that happened longer ago are not told. Where they may only be listed, they
+/// come as late as the next list.
+const OLD: SignedDuration = SignedDuration::from_secs(15);
+/// How far the clocks of the cluster and of this machine may be apart.
+const SKEW: SignedDuration = SignedDuration::from_secs(5);
 /// Reasons that are remembered, so that repetitions are not told.
 const REMEMBERED_MAX: usize = 64;
 /// Who tells what is of no replica.
@@ -89,7 +92,7 @@ async fn tell_trouble(kube: &Kube, sink: &Sink) {
 /// What there is to say when the reason why something cannot be watched comes or goes.
 fn difference(what: &str, before: Option<&String>, now: Option<&String>) -> Option<String> {
     match (before, now) {
-        (None, Some(why)) => {
+        (before, Some(why)) if before != Some(why) => {
             Some(format!("{what} cannot be watched: {why}; what was seen last stays"))
         }
         (Some(_), None) => Some(format!("{what} can be watched again")),
@@ -99,12 +102,13 @@ fn difference(what: &str, before: Option<&String>, now: Option<&String>) -> Opti
 
 async fn tell_events(kube: &Kube, sink: &Sink) {
     let api: Api<Event> = Api::namespaced(kube.client().clone(), &kube.access.namespace);
+    let since = Timestamp::now() - SKEW;
     let mut events = Watching::new(api, &kube.access, watcher::Config::default());
     let (mut told, mut is_refused) = (Repetitions::default(), false);
     loop {
         let line = match events.next().await {
             Told::Event(watcher::Event::Apply(event) | watcher::Event::InitApply(event)) => {
-                line(kube, &event).filter(|line| told.is_new(&event, line))
+                line(kube, &event, since).filter(|line| told.is_new(&event, line))
             }
             // That the API server is out of reach is told of the pods.
             Told::Fails(stop) if stop.exit == Exit::NotAuthorized => {
@@ -146,8 +150,8 @@ impl Repetitions {
     }
 }
 
-/// What an Event says, if it is about this cluster and new.
-fn line(kube: &Kube, event: &Event) -> Option<(String, String)> {
+/// What an Event says, if it is about this cluster, new, and of a time since the console came.
+fn line(kube: &Kube, event: &Event, since: Timestamp) -> Option<(String, String)> {
     let about = event.involved_object.name.clone()?;
     let is_pod = about.strip_prefix(&kube.set).and_then(|rest| rest.strip_prefix('-'));
     let is_ours = about == kube.set || is_pod.is_some_and(|rest| rest.parse::<u32>().is_ok());
@@ -157,7 +161,7 @@ fn line(kube: &Kube, event: &Event) -> Option<(String, String)> {
         event.metadata.creation_timestamp.as_ref().map(|time| time.0),
     ];
     let at = times.into_iter().flatten().max()?;
-    if !is_ours || Timestamp::now().duration_since(at) > OLD {
+    if !is_ours || at < since || Timestamp::now().duration_since(at) > OLD {
         return None;
     }
     let reason = event.reason.clone().unwrap_or_default();

@@ -27,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// The pause after one that was refused: each new one begins with a list of everything.
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
 /// A watch that went on for so long after its list works.
-const SETTLED_AFTER: Duration = Duration::from_secs(1);
+const SETTLED_AFTER: Duration = Duration::from_secs(3);
 
 /// What a watch tells.
 pub enum Told<K> {
