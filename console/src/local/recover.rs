@@ -184,12 +184,12 @@ fn survivor(
             return Ok(Err(Some(format!("lost: {error}"))));
         }
         // It may be the cluster's, and the file another's.
-        Err(OpenError::Foreign { folder, found, .. }) => {
-            let (folder, cluster) = (folder.display(), set.cluster);
+        Err(OpenError::Foreign { folder, found, wanted }) => {
+            let folder = folder.display();
             return Err(Stop::failed(format!(
-                "{name} may not be lost: {folder} belongs to {found}, and {SET_FILE} names cluster \
-                 {cluster}. Nothing was done; write into that file which of them is to go on, or \
-                 move the folder away"
+                "{name} may not be lost: {folder} belongs to {found}, and here should be {wanted}. \
+                 Nothing was done; name the folder as its replica, write into {SET_FILE} which \
+                 cluster is to go on, or move the folder away"
             )));
         }
         Err(
