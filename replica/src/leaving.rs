@@ -179,7 +179,11 @@ fn why(end: Option<End>, waits: Option<&str>, gone: &[&str]) -> String {
         End::Restart => "without it, no majority would be there and in step",
         End::Leave => "it is not wanted any more, but the others do not go on without it",
     };
-    let waits = waits.map(|waits| format!(": {waits}")).unwrap_or_default();
+    let waits = match (waits, end) {
+        (Some(waits), _) => format!(": {waits}"),
+        (None, End::Leave) => "; their leader tells why".to_owned(),
+        (None, _) => String::new(),
+    };
     match gone {
         [] => format!("{what}{waits}"),
         gone => format!("{what}{waits}; out of reach: {}", gone.join(", ")),
