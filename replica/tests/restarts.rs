@@ -41,10 +41,15 @@ async fn a_disk_is_closed_when_its_replica_stopped() {
             std::thread::spawn(move || while !ended.load(Ordering::Relaxed) {})
         })
         .collect();
+    let fatal = Arc::new(AtomicBool::new(false));
     let mut failed = None;
     for start in 0..STARTS {
-        let on_fatal = Arc::new(|what: &str| panic!("{what}"));
-        match Replica::start(&settings, None, on_fatal).await {
+        let fatal = Arc::clone(&fatal);
+        let on_fatal = move |what: &str| {
+            fatal.store(true, Ordering::Relaxed);
+            panic!("{what}");
+        };
+        match Replica::start(&settings, None, Arc::new(on_fatal)).await {
             Ok(replica) => replica.stop(false).await,
             Err(error) => {
                 failed = Some(format!("start {start}: {error}"));
@@ -56,5 +61,5 @@ async fn a_disk_is_closed_when_its_replica_stopped() {
     for thread in busy {
         thread.join().unwrap();
     }
-    assert_eq!(failed, None);
+    assert_eq!((failed, fatal.load(Ordering::Relaxed)), (None, false));
 }
