@@ -206,7 +206,8 @@ def shows_what_is_missing(world, env, where, text):
         screen.until("3/3 ready", 10)
         if where == "events":
             screen.until(lambda: screen.says(text), 10)
-            screen.read(4)
+            # Once for all watches: longer than the pause of one that is refused.
+            screen.read(13 if "pods" in text else 4)
             expect(not screen.says("can be watched again"), f"without {text} it is told in turns")
         screen.keys("1gg")
         for key, shown in SHOWN.items():
