@@ -221,8 +221,8 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
     result
 }
 
-/// Waits until all that are wanted are ready, or a majority of them is and the others take too long.
-/// How many are.
+/// Waits until all that are wanted are ready, or a majority of them is and the others take too
+/// long. How many are.
 async fn wait_until_serving(client: &Arc<Client>, folder: &Folder) -> Result<usize, Stop> {
     let began = Instant::now();
     let wanted = StatefulSet::read(&folder.path).map_or(0, |set| set.replicas) as usize;

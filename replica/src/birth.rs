@@ -95,8 +95,8 @@ impl Birth<'_> {
         Ok(Some(marker.cluster).filter(|marked| *marked != cluster))
     }
 
-    /// Ends when the marker turns out to be another cluster's: that cluster. Until it can be read, a
-    /// replica serves its own, whose peers and clients turn it away where they know theirs.
+    /// Ends when the marker turns out to be another cluster's: that cluster. Until it can be read,
+    /// the replica serves; peers and clients that know their cluster turn it away.
     pub async fn foreign(&self, cluster: ClusterId) -> ClusterId {
         loop {
             match self.keep_marker(cluster).await {
