@@ -96,8 +96,9 @@ pub async fn open(
                 database.rejoin(replica, nonce);
                 members.members
             }
-            // It may wait for ever for those of a cluster that is not here.
+            // A joiner may wait for ever for those of a cluster that is not here; no other looks.
             None => tokio::select! {
+                biased;
                 members = birth.contacts(&database) => members,
                 marked = birth.foreign(cluster) => return Err(foreign(marked).into()),
             },
