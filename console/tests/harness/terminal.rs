@@ -19,7 +19,7 @@ const COLUMNS: NonZero<u16> = NonZero::new(80).unwrap();
 /// How long anything may take that a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long an end may take.
-pub const END: Duration = Duration::from_secs(10);
+pub const END: Duration = Duration::from_secs(2);
 /// What begins each frame: a synchronized update (DEC mode 2026).
 const FRAME: &[u8] = b"\x1b[?2026h";
 

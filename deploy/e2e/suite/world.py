@@ -145,7 +145,7 @@ class World:
         status = self.kvorum("status", check=False, timeout=30)
         return f"pods {pods}\n{status.stdout}{status.stderr}"
 
-    def wait_ready(self, count, seconds=120):
+    def wait_ready(self, count, seconds=60):
         names = [f"{SET}-{ordinal}" for ordinal in range(count)]
         return self.wait(f"{count} ready pods", lambda: self.ready() == names, seconds)
 
