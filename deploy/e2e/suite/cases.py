@@ -17,11 +17,10 @@ REPLICAS = [f"{SET}-0", f"{SET}-1", f"{SET}-2"]
 def applies(world):
     """`apply -k`, and three replicas are ready within a minute."""
     world.kubectl("apply", "-k", world.overlay())
-    world.figure("apply to ready, s", f"{world.wait_ready(3, 60):.1f}")
+    world.figure("apply to ready, s", f"{world.wait_ready(3, sweeps=0):.1f}")
     expect(set(world.members()) == set(REPLICAS), f"members {world.members()}")
     world.kvorum("put", "kept", "through everything")
-    console = lambda: [p for p in world.pods("console").values() if p["status"].get("phase") == "Running"]
-    world.wait("the console's pod runs", console, 60)
+    world.wait_console()
 
 
 def expect_recovery(world, name, applied=r"\d+"):
@@ -55,7 +54,7 @@ def leader_is_deleted_by_force(world):
     before = {one["name"]: one["incarnation"] for one in world.status()}
     world.kubectl("delete", "pod", leader, "--force", "--grace-period=0")
     world.wait("another pod", lambda: leader not in world.ready(), 30)
-    world.figure("ready again, s", f"{world.wait_ready(3, 60):.1f}")
+    world.figure("ready again, s", f"{world.wait_ready(3):.1f}")
     figures = world.end_load("load-force")
     expect(figures["longest_gap_ms"] <= 1000, f"writes stood still for {figures['longest_gap_ms']} ms")
     after = {one["name"]: one["incarnation"] for one in world.status()}
@@ -68,7 +67,7 @@ def leader_is_killed_by_command(world):
     leader = world.leader()
     world.kvorum("kill", "leader", "--yes")
     world.wait("the pod goes", lambda: leader not in world.ready(), 30)
-    world.figure("ready again, s", f"{world.wait_ready(3, 60):.1f}")
+    world.figure("ready again, s", f"{world.wait_ready(3):.1f}")
     figures = world.end_load("load-kill")
     expect(figures["longest_gap_ms"] <= 1000, f"writes stood still for {figures['longest_gap_ms']} ms")
     expect_recovery(world, leader, applied=r"[1-9]\d*")
@@ -80,11 +79,10 @@ def scales_in_every_direction(world):
     for count in (4, 5, 3, 1, 3):
         began = time.monotonic()
         world.scale(count)
-        names = {f"{SET}-{ordinal}" for ordinal in range(count)}
-        world.wait(f"{count} pods", lambda: set(world.pods()) == names, 120)
+        world.wait_pods(count)
         pods = time.monotonic() - began
         members = world.wait_members(count, 30)
-        world.wait_ready(count, 60)
+        world.wait_ready(count)
         world.figure(f"to {count}", f"pods {pods:.1f} s, then members {members:.1f} s")
     world.end_load("load-scale")
 
@@ -93,21 +91,20 @@ def scales_by_command(world):
     """`kvorum scale` changes the number and tells each step."""
     told = world.kvorum("scale", "4", "--yes", timeout=120)
     expect("configuration" in told.stderr, f"no steps: {told.stderr}")
-    # A kubelet may take a minute to tell a pod to end that was deleted in its first second.
-    world.wait_ready(4, 60)
+    world.wait_ready(4)
     world.kvorum("scale", "3", "--yes", timeout=120)
-    world.wait("3 pods", lambda: len(world.pods()) == 3, 120)
-    world.wait_ready(3, 60)
+    # A kubelet may take a minute to tell a pod to end that was deleted in its first second.
+    world.wait_pods(3, 60)
+    world.wait_ready(3)
 
 
 def rolls_out(world):
     """`kubectl rollout restart` under load: no client sees an error, and a majority stays."""
     world.start_load("load-roll")
     world.kubectl("rollout", "restart", f"statefulset/{SET}")
-    # 1.20 keeps each pod's object for up to a minute.
-    patience = 300 if world.minor <= 20 else 180
+    patience = 180 + 3 * world.sweep
     world.kubectl("rollout", "status", f"statefulset/{SET}", f"--timeout={patience}s", timeout=patience + 20)
-    world.wait_ready(3, 60)
+    world.wait_ready(3)
     world.end_load("load-roll")
 
 
@@ -119,7 +116,7 @@ def rollout_is_broken(world):
     before = {name: uid(name) for name in REPLICAS}
     world.kubectl("set", "image", f"statefulset/{SET}", f"{SET}=kvorum-replica:not-there")
     stuck = lambda: uid(broken) != before[broken] and world.pods()[broken]["status"].get("phase") == "Pending"
-    world.wait("a pod that does not start", stuck, 120)
+    world.wait("a pod that does not start", stuck, 60 + world.sweep)
     # What is left is a majority, and each of it is needed.
     told = lambda: [event["message"] for event in world.events() if event.get("reason") == "StopWaits"]
     says = lambda: [one for one in told() if one.startswith(f"{next_one} was told")]
@@ -130,10 +127,10 @@ def rollout_is_broken(world):
     expect(uid(next_one) == before[next_one], f"{next_one} left although it is needed")
     # Kubernetes keeps a pod that does not start (kubernetes/kubernetes#67250).
     world.kubectl("rollout", "undo", f"statefulset/{SET}")
-    # By force, since 1.20 keeps its object for up to a minute; nothing runs in it.
+    # By force, since nothing runs in it.
     world.kubectl("delete", "pod", broken, "--force", "--grace-period=0")
     others = lambda: len(world.ready()) == 3 and all(uid(name) != before[name] for name in (broken, next_one))
-    world.figure("ready again after it was undone, s", f"{world.wait('three ready pods', others, 120):.1f}")
+    world.figure("ready again after it was undone, s", f"{world.wait('three ready pods', others, 60 + world.sweep):.1f}")
     expect(uid(f"{SET}-0") == before[f"{SET}-0"], "the rollout went on beyond a pod that does not start")
     world.end_load("load-broken")
 
@@ -143,7 +140,7 @@ def two_pods_are_deleted(world):
     world.start_load("load-two")
     world.kubectl("delete", "pod", f"{SET}-1", f"{SET}-2", "--wait=false")
     time.sleep(3)
-    world.wait_ready(3, 120)
+    world.wait_ready(3, 120, sweeps=2)
     world.end_load("load-two")
 
 
@@ -166,10 +163,10 @@ def volume_is_lost(world):
             nudges += 1
         return changed()
 
-    world.figure("replaced after, s", f"{world.wait('another id', nudge, 120):.1f}")
+    world.figure("replaced after, s", f"{world.wait('another id', nudge, 60 + 2 * world.sweep):.1f}")
     if nudges:
         world.figure("its pod deleted once more, times", nudges)
-    world.wait_ready(3, 60)
+    world.wait_ready(3)
     world.end_load("load-volume")
     after = world.members()
     expect(all(after[name] == before[name] for name in REPLICAS if name != victim), f"{before} {after}")
@@ -181,7 +178,7 @@ def all_pods_are_deleted(world):
     before = {name: pod["metadata"]["uid"] for name, pod in world.pods().items()}
     world.kubectl("delete", "pods", "-l", "app.kubernetes.io/component=replica", "--grace-period=1", "--wait=false")
     others = lambda: all(pod["metadata"]["uid"] != before.get(name) for name, pod in world.pods().items())
-    world.wait("other pods", others, 120)
+    world.wait("other pods", others, 60 + world.sweep)
     world.figure("ready again, s", f"{world.wait_ready(3, 90):.1f}")
     expect(world.kvorum("get", "before", "-o", "raw").stdout.strip() == "the stop", "a key is gone")
     expect(world.kvorum("get", "kept", "-o", "raw").stdout.strip() == "through everything", "a key is gone")
@@ -198,12 +195,26 @@ def stops_and_starts_again(world):
 
 def set_is_made_anew(world):
     """The StatefulSet is deleted without its pods and made again: nothing changes (scenario 19)."""
-    before = world.members()
+    uids = lambda: {name: pod["metadata"]["uid"] for name, pod in world.pods().items()}
+    members, pods = world.members(), uids()
+    # As it is, so that its template is the one of the pods.
+    kept = json.loads(world.kubectl("get", "statefulset", SET, "-o", "json"))
+    again = {key: kept["metadata"][key] for key in ("name", "labels", "annotations") if key in kept["metadata"]}
     world.kubectl("delete", "statefulset", SET, "--cascade=orphan")
     time.sleep(2)
-    world.kubectl("apply", "-k", world.overlay())
-    world.wait_ready(3, 120)
-    expect(world.members() == before, f"the members changed: {before} {world.members()}")
+    expect(uids() == pods, f"pods went with their StatefulSet: {pods} {uids()}")
+    world.kubectl("create", "-f", "-", text=json.dumps({**kept, "metadata": again, "status": {}}))
+    # The new one has another uid, which the replicas have to find out.
+    time.sleep(5)
+    world.wait_ready(3)
+    expect(uids() == pods, f"pods were made anew: {pods} {uids()}")
+    expect(world.members() == members, f"the members changed: {members} {world.members()}")
+    world.scale(4)
+    world.wait_members(4)
+    world.wait_ready(4)
+    world.scale(3)
+    world.wait_members(3)
+    world.wait_pods(3)
 
 
 def overlays_differ_where_they_must(world):
@@ -326,16 +337,16 @@ def role_is_deleted(world):
     uid = world.pods()[victim]["metadata"]["uid"]
     world.kubectl("delete", "pod", victim, "--wait=false")
     is_another = lambda: victim in world.ready() and world.pods()[victim]["metadata"]["uid"] != uid
-    world.figure("ended and ready again without the Role, s", f"{world.wait('another pod', is_another, 90):.1f}")
+    world.figure("ended and ready again without the Role, s", f"{world.wait('another pod', is_another, 60 + world.sweep):.1f}")
     expect(len(world.members()) == 3, f"the members changed without the Role: {world.members()}")
     kept = json.loads(role)
     kept["metadata"] = {key: kept["metadata"][key] for key in ("name", "labels")}
     world.kubectl("create", "-f", "-", text=json.dumps(kept))
     world.figure("4 members after the Role is back, s", f"{world.wait_members(4, 60):.1f}")
-    world.wait_ready(4, 60)
+    world.wait_ready(4)
     world.scale(3)
-    world.wait_members(3, 60)
-    world.wait("3 pods", lambda: len(world.pods()) == 3, 120)
+    world.wait_members(3)
+    world.wait_pods(3)
     world.end_load("load-role")
     reasons = {event.get("reason") for event in world.events()}
     expect("Configured" in reasons, f"no Event tells the members: {reasons}")
@@ -344,17 +355,14 @@ def role_is_deleted(world):
 def ends_at_once(world):
     """`delete -k`: no pod goes on for longer than ten seconds (scenario 15).
 
-    They are told by the garbage collector, not by `delete`. Its watches wait up to half a minute
-    before they come back to an API server that was away, so the ten seconds count from then.
-    Kubernetes 1.20 keeps the object of a pod that has ended, whatever it did, until its sandbox is
-    swept up, which happens once a minute (kubernetes/kubernetes#97288).
+    They are told by the garbage collector, not by `delete`, so the ten seconds count from then.
     """
     world.kubectl("delete", "-k", world.overlay(), "--wait=false")
     world.figure("told after, s", f"{world.wait('all pods told to end', lambda: not world.staying(), 60):.1f}")
     if world.is_here():
         # On this machine the processes can be seen.
         world.figure("ended after, s", f"{world.wait('no process', lambda: not world.processes(), 10):.1f}")
-    gone = world.wait("no pods", lambda: not world.pods() and not world.pods("console"), 90 if world.minor <= 20 else 10)
+    gone = world.wait("no pods", lambda: not world.pods() and not world.pods("console"), 10 + world.sweep)
     world.figure("objects gone after, s", f"{gone:.1f}")
     claims = json.loads(world.kubectl("get", "pvc", "-o", "json"))["items"]
     expect(len(claims) >= 3, "the volumes went too")

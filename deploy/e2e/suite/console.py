@@ -16,134 +16,133 @@ def attach(world, width, height):
 
 def attaches(world):
     """`kubectl attach`: draws at once, again at another size, and leaves the terminal as it was."""
-    first = attach(world, 100, 30)
-    world.figure("first frame after attach, s", f"{first.until('3/3 ready', 10):.1f}")
-    first.until("100x30", 5)
-    expect(not first.forbidden(), f"sent {first.forbidden()}")
-    first.keys("q")
-    first.until("detach", 5)
-    first.keys("\x03")
-    first.read(0.5)
-    expect(first.process.poll() is None, "a key ended the shared console")
-    first.close(9)
+    with attach(world, 100, 30) as first:
+        world.figure("first frame after attach, s", f"{first.until('3/3 ready', 10):.1f}")
+        first.until("100x30", 5)
+        expect(not first.forbidden(), f"sent {first.forbidden()}")
+        first.keys("q")
+        first.until("detach", 5)
+        first.keys("\x03")
+        first.read(0.5)
+        expect(first.process.poll() is None, "a key ended the shared console")
+        first.close(9)
     # kubectl, killed, leaves the line raw; the console has left nothing.
     left = [one for one in first.left_behind() if one != "the line's modes"]
     expect(not left, f"a console whose viewer was killed left {left}")
-    second = attach(world, 130, 40)
-    world.figure("first frame after re-attach, s", f"{second.until('130x40', 10):.1f}")
-    second.until("3/3 ready", 5)
-    second.resize(90, 28)
-    second.clear()
-    second.until("90x28", 5)
-    second.keys(":put seen by-attach\r")
-    second.until("put seen.*at revision", 5)
-    second.read(1.0)
-    second.keys("x")
-    second.until("Kill n", 5)
-    second.keys("\x1b")
-    # Idle: only its heart beats.
-    second.read(2.0)
-    began, written = time.monotonic(), 0
-    while time.monotonic() - began < 45:
-        written += second.read(5)
-    rate = written / (time.monotonic() - began)
-    world.figure("idle output, bytes a second", f"{rate:.1f}")
-    expect(rate <= 60, f"{rate:.1f} bytes a second while nothing happens")
-    expect(not second.forbidden(), f"sent {second.forbidden()}")
-    second.close(15)
-    expect(not second.left_behind(), f"the terminal is not as it was: {second.left_behind()}")
+    with attach(world, 130, 40) as second:
+        world.figure("first frame after re-attach, s", f"{second.until('130x40', 10):.1f}")
+        second.until("3/3 ready", 5)
+        second.resize(90, 28)
+        second.clear()
+        second.until("90x28", 5)
+        second.keys(":put seen by-attach\r")
+        second.until("put seen.*at revision", 5)
+        second.read(1.0)
+        second.keys("x")
+        second.until("Kill n", 5)
+        second.keys("\x1b")
+        # Idle: only its heart beats.
+        second.read(2.0)
+        began, written = time.monotonic(), 0
+        while time.monotonic() - began < 45:
+            written += second.read(5)
+        rate = written / (time.monotonic() - began)
+        world.figure("idle output, bytes a second", f"{rate:.1f}")
+        expect(rate <= 60, f"{rate:.1f} bytes a second while nothing happens")
+        expect(not second.forbidden(), f"sent {second.forbidden()}")
+        second.close(15)
+        expect(not second.left_behind(), f"the terminal is not as it was: {second.left_behind()}")
     restarts = [p["status"]["containerStatuses"][0]["restartCount"] for p in world.pods("console").values()]
     expect(restarts == [0], f"the console's pod was started again: {restarts}")
 
 
 def is_seen_from_the_desk(world):
     """`kvorum` on the kubeconfig's context: live within two seconds, while each pod is deleted in turn."""
-    screen = Terminal([world.kvorum_program, "-n", NAMESPACE], 130, 40)
-    took = screen.until("3/3 ready", 10)
-    world.figure("live panes, s", f"{took:.2f}")
-    expect(took <= 2, f"live after {took:.1f} s")
-    for ordinal in range(3):
-        name = f"{SET}-{ordinal}"
-        world.kubectl("delete", "pod", name, "--wait=false")
-        world.wait(f"{name} goes", lambda: name not in world.ready(), 60)
-        world.wait_ready(3, 90)
+    with Terminal([world.kvorum_program, "-n", NAMESPACE], 130, 40) as screen:
+        took = screen.until("3/3 ready", 10)
+        world.figure("live panes, s", f"{took:.2f}")
+        expect(took <= 2, f"live after {took:.1f} s")
+        for ordinal in range(3):
+            name = f"{SET}-{ordinal}"
+            world.kubectl("delete", "pod", name, "--wait=false")
+            world.wait(f"{name} goes", lambda: name not in world.ready(), 60)
+            world.wait_ready(3)
+            screen.until("3/3 ready", 20)
+        # The leader is killed by the key, with its dialog, while others write.
+        world.start_load("load-key")
+        leader = int(world.leader().rsplit("-", 1)[1])
+        screen.keys("g" + "j" * leader)
+        screen.keys("x")
+        screen.until(f"Kill n{leader + 1}", 5)
+        screen.read(0.8)
+        screen.keys("y")
+        screen.until("killed|deleting the pod", 10)
+        world.wait("the pod goes", lambda: f"{SET}-{leader}" not in world.ready(), 30)
+        world.wait_ready(3)
+        figures = world.end_load("load-key")
+        expect(figures["longest_gap_ms"] <= 1000, f"writes stood still for {figures['longest_gap_ms']} ms")
         screen.until("3/3 ready", 20)
-    # The leader is killed by the key, with its dialog, while others write.
-    world.start_load("load-key")
-    leader = int(world.leader().rsplit("-", 1)[1])
-    screen.keys("g" + "j" * leader)
-    screen.keys("x")
-    screen.until(f"Kill n{leader + 1}", 5)
-    screen.read(0.8)
-    screen.keys("y")
-    screen.until("killed|deleting the pod", 10)
-    world.wait("the pod goes", lambda: f"{SET}-{leader}" not in world.ready(), 30)
-    world.wait_ready(3, 60)
-    figures = world.end_load("load-key")
-    expect(figures["longest_gap_ms"] <= 1000, f"writes stood still for {figures['longest_gap_ms']} ms")
-    screen.until("3/3 ready", 20)
-    screen.keys(":scale 4 --yes\r")
-    world.wait_members(4, 60)
-    world.wait_ready(4, 60)
-    screen.keys(":scale 3 --yes\r")
-    world.wait_members(3, 60)
-    world.wait("3 pods", lambda: len(world.pods()) == 3, 120)
-    screen.keys("q")
-    screen.close()
-    expect(not screen.left_behind(), f"the terminal is not as it was: {screen.left_behind()}")
+        screen.keys(":scale 4 --yes\r")
+        world.wait_members(4)
+        world.wait_ready(4)
+        screen.keys(":scale 3 --yes\r")
+        world.wait_members(3)
+        world.wait_pods(3)
+        screen.keys("q")
+        screen.close()
+        expect(not screen.left_behind(), f"the terminal is not as it was: {screen.left_behind()}")
 
 
 def demo_by_keys(world):
     """The seed's demo in the console: put, get at each replica, kill, scale, recover, delete."""
-    screen = Terminal([world.kvorum_program, "-n", NAMESPACE], 130, 40)
-    screen.until("3/3 ready", 10)
-    screen.keys("p")
-    screen.keys("by-keys one\r")
-    screen.until("put by-keys at revision", 5)
-    for port in ("8001", "8002", "8003"):
-        screen.keys(f":get by-keys {port}\r")
-    screen.until("(?s)(by-keys.*one.*){3}", 5)
-    # A follower is killed, and what was put meanwhile is there when it is back.
-    follower = next(one for one in range(3) if f"{SET}-{one}" != world.leader())
-    screen.keys("1g" + "j" * follower)
-    screen.keys("x")
-    screen.until(f"Kill n{follower + 1}", 5)
-    expect("1 s of grace" in screen.text(), "the dialog says what a kill is where pods run")
-    screen.read(0.8)
-    screen.keys("y")
-    screen.until("killed|deleting the pod", 10)
-    screen.keys("p")
-    screen.keys("by-keys two\r")
-    world.wait("the pod goes", lambda: f"{SET}-{follower}" not in world.ready(), 30)
-    world.wait_ready(3, 60)
-    screen.until("3/3 ready", 20)
-    screen.keys(f":get by-keys {8001 + follower}\r")
-    screen.until("two", 5)
-    for key, replicas in (("+", 4), ("-", 3)):
-        screen.keys(key)
-        screen.until(f"Scale to {replicas}", 5)
+    with Terminal([world.kvorum_program, "-n", NAMESPACE], 130, 40) as screen:
+        screen.until("3/3 ready", 10)
+        screen.keys("p")
+        screen.keys("by-keys one\r")
+        screen.until("put by-keys at revision", 5)
+        for port in ("8001", "8002", "8003"):
+            screen.keys(f":get by-keys {port}\r")
+        screen.until("(?s)(by-keys.*one.*){3}", 5)
+        # A follower is killed, and what was put meanwhile is there when it is back.
+        follower = next(one for one in range(3) if f"{SET}-{one}" != world.leader())
+        screen.keys("1g" + "j" * follower)
+        screen.keys("x")
+        screen.until(f"Kill n{follower + 1}", 5)
+        expect("1 s of grace" in screen.text(), "the dialog says what a kill is where pods run")
         screen.read(0.8)
         screen.keys("y")
-        world.wait_members(replicas, 60)
-        world.wait(f"{replicas} pods", lambda: len(world.pods()) == replicas, 120)
-        world.wait_ready(replicas, 60)
-    screen.until("3/3 ready", 20)
-    # The keys: filtered, looked at on every replica, deleted, taken back.
-    screen.keys("3")
-    screen.keys("/")
-    screen.keys("by-keys\r")
-    screen.read(1)
-    screen.keys("\r")
-    screen.until("on nodes", 5)
-    screen.keys("\x1b")
-    screen.read(0.5)
-    screen.keys("d")
-    screen.until("Delete by-keys", 5)
-    screen.read(0.8)
-    screen.keys("y")
-    world.wait("it is deleted", lambda: world.kvorum("get", "by-keys", check=False).returncode == 3, 10)
-    screen.keys("q")
-    screen.close()
+        screen.until("killed|deleting the pod", 10)
+        screen.keys("p")
+        screen.keys("by-keys two\r")
+        world.wait("the pod goes", lambda: f"{SET}-{follower}" not in world.ready(), 30)
+        world.wait_ready(3)
+        screen.until("3/3 ready", 20)
+        screen.keys(f":get by-keys {8001 + follower}\r")
+        screen.until("two", 5)
+        for key, replicas in (("+", 4), ("-", 3)):
+            screen.keys(key)
+            screen.until(f"Scale to {replicas}", 5)
+            screen.read(0.8)
+            screen.keys("y")
+            world.wait_members(replicas)
+            world.wait_pods(replicas)
+            world.wait_ready(replicas)
+        screen.until("3/3 ready", 20)
+        # The keys: filtered, looked at on every replica, deleted, taken back.
+        screen.keys("3")
+        screen.keys("/")
+        screen.keys("by-keys\r")
+        screen.read(1)
+        screen.keys("\r")
+        screen.until("on nodes", 5)
+        screen.keys("\x1b")
+        screen.read(0.5)
+        screen.keys("d")
+        screen.until("Delete by-keys", 5)
+        screen.read(0.8)
+        screen.keys("y")
+        world.wait("it is deleted", lambda: world.kvorum("get", "by-keys", check=False).returncode == 3, 10)
+        screen.keys("q")
 
 
 def as_the_console(world):
@@ -198,8 +197,7 @@ def without(rules, verb, resource):
 def shows_what_is_missing(world, env, where, text):
     """A console that names what it may not do, in its place, and does everything else."""
     # Wide enough for an Event in one line.
-    screen = Terminal([world.kvorum_program, "-n", NAMESPACE], 320, 50, env=env)
-    try:
+    with Terminal([world.kvorum_program, "-n", NAMESPACE], 320, 50, env=env) as screen:
         if where in ("start", "nodes"):
             screen.until(lambda: screen.says(text), 10)
             return
@@ -217,8 +215,6 @@ def shows_what_is_missing(world, env, where, text):
             expect("you may not" not in others, f"without {where} something else is dimmed: {others}")
             screen.keys("\x1b")
             screen.read(0.3)
-    finally:
-        screen.close()
 
 
 def each_right_is_its_action(world):

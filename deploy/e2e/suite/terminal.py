@@ -69,6 +69,12 @@ class Terminal:
         self.modes, self.look, self.has_region = set(MODES), Look(), False
         self.clear()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def resize(self, width, height):
         self.width, self.height = width, height
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
@@ -146,10 +152,8 @@ class Terminal:
         if final in b"Hf":
             row, column = (numbers + [1, 1])[:2] if numbers else (1, 1)
             self.y, self.x = max(row, 1) - 1, max(column, 1) - 1
-        elif final == b"J" and first == 2:
-            self.cells = [[" "] * self.width for _ in range(self.height)]
-        elif final == b"K":
-            self.cells[min(self.y, self.height - 1)][self.x:] = [" "] * (self.width - self.x)
+        elif final in b"JK":
+            self.erase(final, first)
         elif final == b"C":
             self.x += max(first, 1)
         elif final == b"G":
@@ -158,6 +162,16 @@ class Terminal:
             self.look.take(numbers)
         elif final == b"r":
             self.has_region = bool(numbers)
+
+    def erase(self, what, part):
+        """Erases the screen (J) or the line (K): what comes after the cursor, what is before it, or all."""
+        row = min(self.y, self.height - 1)
+        rows = range(self.height) if what == b"J" else [row]
+        here = (row, min(self.x, self.width - 1))
+        for y in rows:
+            for x in range(self.width):
+                if part >= 2 or (part == 0 and (y, x) >= here) or (part == 1 and (y, x) <= here):
+                    self.cells[y][x] = " "
 
     def text(self):
         return "\n".join("".join(row) for row in self.cells)
