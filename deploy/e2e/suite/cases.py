@@ -199,11 +199,12 @@ def set_is_made_anew(world):
     members, pods = world.members(), uids()
     # As it is, so that its template is the one of the pods.
     kept = json.loads(world.kubectl("get", "statefulset", SET, "-o", "json"))
-    again = {key: kept["metadata"][key] for key in ("name", "labels", "annotations") if key in kept["metadata"]}
+    kept["metadata"] = {key: kept["metadata"][key] for key in ("name", "labels", "annotations")}
+    del kept["status"]
     world.kubectl("delete", "statefulset", SET, "--cascade=orphan")
     time.sleep(2)
     expect(uids() == pods, f"pods went with their StatefulSet: {pods} {uids()}")
-    world.kubectl("create", "-f", "-", text=json.dumps({**kept, "metadata": again, "status": {}}))
+    world.kubectl("create", "-f", "-", text=json.dumps(kept))
     # The new one has another uid, which the replicas have to find out.
     time.sleep(5)
     world.wait_ready(3)
