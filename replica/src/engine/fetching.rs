@@ -129,12 +129,12 @@ impl<S: Store> Engine<S> {
         let has_come = |fetching: &Fetching| fetching.newer <= Some(self.configuration.id);
         let is_in_step = self.leader().is_some_and(|(_, is_in_step)| is_in_step)
             && self.fetching.as_ref().is_none_or(has_come);
-        if is_in_step
-            && self.quarantine.is_none()
-            && self.fetching.take().is_some()
-            && self.store.install().is_some()
-        {
-            self.store.write_install(InstallWrite::Drop);
+        if is_in_step && self.quarantine.is_none() {
+            self.fetching = None;
+            // Also what was copied before this replica stopped, or before entries made up for it.
+            if self.store.install().is_some() {
+                self.store.write_install(InstallWrite::Drop);
+            }
         }
         let Some(fetching) = &self.fetching else { return };
         let is_linked = self.outbox.peers.session(fetching.source).is_some();

@@ -20,6 +20,8 @@ impl Cluster {
             && self.nodes.iter().filter(counts).all(|node| {
                 let process = node.process.as_ref();
                 process.is_some_and(|process| process.engine.applied() == self.checker.decided())
+                    // What was copied of a state that is not needed any more takes no room.
+                    && node.disk.install().is_none()
             })
             && (!self.is_altered || self.has_healed())
     }
