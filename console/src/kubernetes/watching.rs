@@ -39,19 +39,49 @@ pub enum Told<K> {
     Works,
 }
 
+/// How a watch goes, by what came of it. Pure: the caller tells the time.
+#[derive(Default)]
+struct Course {
+    /// How long to wait before it begins again; nothing as long as it works.
+    pause: Duration,
+    /// How it fails, as was told; nothing once it was told that it works.
+    failing: Option<Exit>,
+    /// When it works, if no error comes until then.
+    settles: Option<Instant>,
+}
+
+impl Course {
+    /// An error came; whether that is to be told.
+    fn failed(&mut self, how: Exit) -> bool {
+        self.settles = None;
+        self.pause = match how {
+            Exit::NotAuthorized => PAUSE_REFUSED,
+            _ => (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX),
+        };
+        self.failing.replace(how) != Some(how)
+    }
+
+    /// The list that it begins with was answered.
+    fn listed(&mut self, now: Instant) {
+        self.settles = Some(now + SETTLED_AFTER);
+    }
+
+    /// It went on until it counts as working; whether that is to be told.
+    fn settled(&mut self) -> bool {
+        (self.pause, self.settles) = (Duration::ZERO, None);
+        self.failing.take().is_some()
+    }
+}
+
 /// A watch.
 pub struct Watching<K> {
     api: Api<K>,
     access: Access,
     config: watcher::Config,
     events: BoxStream<'static, watcher::Result<watcher::Event<K>>>,
-    /// How long to wait before it begins again; nothing as long as it works.
-    pause: Duration,
     /// What came last was an error.
     has_failed: bool,
-    /// How it fails, as was told; nothing once it was told that it works.
-    failing: Option<Exit>,
-    settles: Option<Instant>,
+    course: Course,
 }
 
 impl<K> Watching<K>
@@ -66,10 +96,8 @@ where
             api,
             access: access.clone(),
             config,
-            pause: Duration::ZERO,
             has_failed: false,
-            failing: None,
-            settles: None,
+            course: Course::default(),
         }
     }
 
@@ -77,41 +105,106 @@ where
     pub async fn next(&mut self) -> Told<K> {
         loop {
             if self.has_failed {
-                sleep(self.pause).await;
+                sleep(self.course.pause).await;
                 // One that goes on where it was says nothing until an object changes.
                 self.events = watcher(self.api.clone(), self.config.clone()).boxed();
                 self.has_failed = false;
             }
-            let event = match self.settles {
+            let event = match self.course.settles {
                 Some(at) => timeout_at(at, self.events.next()).await,
                 None => Ok(self.events.next().await),
             };
             match event {
                 Ok(Some(Ok(event))) => {
                     if matches!(event, watcher::Event::InitDone) {
-                        self.settles = Some(Instant::now() + SETTLED_AFTER);
+                        self.course.listed(Instant::now());
                     }
                     return Told::Event(event);
                 }
                 Ok(Some(Err(error))) => {
-                    (self.has_failed, self.settles) = (true, None);
+                    self.has_failed = true;
                     let stop = trouble::of_watch(&self.access, &error);
-                    self.pause = match stop.exit {
-                        Exit::NotAuthorized => PAUSE_REFUSED,
-                        _ => (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX),
-                    };
-                    if self.failing.replace(stop.exit) != Some(stop.exit) {
+                    if self.course.failed(stop.exit) {
                         return Told::Fails(stop);
                     }
                 }
                 Ok(None) => return std::future::pending().await,
                 Err(_) => {
-                    (self.pause, self.settles) = (Duration::ZERO, None);
-                    if self.failing.take().is_some() {
+                    if self.course.settled() {
                         return Told::Works;
                     }
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of a watch.
+    enum Comes {
+        Error(Exit),
+        List,
+        Quiet,
+    }
+
+    #[test]
+    fn a_failure_is_told_once_and_its_end_once() {
+        use Comes::{Error, List, Quiet};
+        use Exit::{NotAuthorized, Unavailable};
+        // What comes, whether it is told, and the pause before the next beginning in milliseconds.
+        let cases: &[&[(Comes, bool, u64)]] = &[
+            &[(List, false, 0), (Quiet, false, 0)],
+            // Refused: the list is answered each time, and the watch after it is not.
+            &[
+                (List, false, 0),
+                (Error(NotAuthorized), true, 10_000),
+                (List, false, 10_000),
+                (Error(NotAuthorized), false, 10_000),
+                (List, false, 10_000),
+                (Quiet, true, 0),
+                (Quiet, false, 0),
+            ],
+            // An outage, which ends in being refused: that is another reason.
+            &[
+                (Error(Unavailable), true, 200),
+                (Error(Unavailable), false, 400),
+                (Error(Unavailable), false, 800),
+                (Error(Unavailable), false, 1600),
+                (Error(Unavailable), false, 3000),
+                (Error(Unavailable), false, 3000),
+                (Error(NotAuthorized), true, 10_000),
+                (Error(Unavailable), true, 3000),
+                (List, false, 3000),
+                (Quiet, true, 0),
+                (Error(Unavailable), true, 200),
+            ],
+        ];
+        for (number, case) in cases.iter().enumerate() {
+            let mut course = Course::default();
+            for (step, (comes, told, pause)) in case.iter().enumerate() {
+                let tells = match comes {
+                    Error(how) => course.failed(*how),
+                    List => {
+                        course.listed(Instant::now());
+                        false
+                    }
+                    Quiet => course.settled(),
+                };
+                let paused = course.pause.as_millis();
+                assert_eq!((tells, paused), (*told, u128::from(*pause)), "case {number}, {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_after_a_list_takes_back_that_it_settles() {
+        let mut course = Course::default();
+        course.listed(Instant::now());
+        assert!(course.settles.is_some());
+        course.failed(Exit::NotAuthorized);
+        assert!(course.settles.is_none(), "it would be told that it works while it does not");
     }
 }
