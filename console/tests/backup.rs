@@ -211,9 +211,17 @@ async fn what_is_left_of_a_cluster_goes_on() {
     assert!(out.contains("1 of 3 replicas are left") && out.contains("are lost"), "{out}");
     assert!(out.contains("kvorum-0: not in") && out.contains("kvorum-2: not in"), "{out}");
     let digits = err.trim().rsplit(' ').next().unwrap().to_owned();
+    // Where the old folder is to be kept there is something else.
+    let old = kept.path().join(format!("cluster.lost-{digits}"));
+    std::fs::create_dir(&old).unwrap();
+    let (status, _, err) = recover(&["--confirm", &digits]);
+    assert_eq!((status, err.contains("is there already")), (2, true), "{err}");
+    std::fs::remove_dir(&old).unwrap();
     let (status, out, err) = recover(&["--confirm", &digits]);
     assert_eq!(status, 0, "{out}{err}");
-    assert!(kept.path().join(format!("cluster.lost-{digits}")).exists(), "the old folder is kept");
+    assert!(old.join("kvorum-1").exists(), "the old folder is kept");
+    assert_eq!(StatefulSet::read(&old).unwrap().cluster.to_string(), cluster);
+    assert!(!kept.path().join("cluster.recovering").exists(), "nothing is left aside");
     let cluster = Cluster::start_in(&folder, &[]);
     let client = cluster.client(DEADLINE);
     assert!(all(&client).await == before, "all that it had is there");

@@ -6,11 +6,12 @@
 //!
 //! Guarantees that nothing is done while a majority is there or a replica runs, nor while it is not
 //! known of each folder whether it is lost, nor before what may be lost was said and the cluster's
-//! digits were given; and that the old folder is kept. A replica of the old cluster that turns up
-//! again is a stranger to the new one.
+//! digits were given; that the old folder is kept; and, where the file system can exchange two
+//! folders, that one of the two clusters is in its place at every moment. A replica of the old
+//! cluster that turns up again is a stranger to the new one.
 
-use std::fs;
-use std::io::{IsTerminal, Write};
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use kvorum_protocol::status::{ClusterId, ConfigurationId, Member, ReplicaId};
@@ -25,6 +26,8 @@ use kvorum_replica::storage::open::Owner;
 use kvorum_replica::storage::seed::Seed;
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Ballot, Database, Identity, OpenError, Store};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use super::folder::{self, Folder, REPLICAS_MAX, SET_FILE, StatefulSet};
 use crate::arguments::Recover;
@@ -77,6 +80,14 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
              start the cluster with 'kvorum local --data {folder}'"
         )));
     }
+    let lost = beside(&path, &format!("lost-{}", &set.cluster.to_string()[..DIGITS]));
+    if lost.try_exists()? {
+        let lost = lost.display();
+        return Err(Stop::usage(format!(
+            "{lost}, where the old folder is to be kept, is there already; move it away and \
+             repeat the command"
+        )));
+    }
     let end = best.end();
     say(&best, left, total);
     confirm(recover, set.cluster)?;
@@ -84,13 +95,10 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     let new = StatefulSet { cluster: ClusterId(rand::random()), replicas };
     let aside = beside(&path, "recovering");
     new.make(&aside, |folder, owner| seed(&best, folder, owner))?;
-    let cannot = |error: std::io::Error| folder::cannot_make(&path, &error);
     // RocksDB removes files by their names when it ends: they must still be its own.
     best.database.close();
     drop(best);
-    let lost = beside(&path, &format!("lost-{}", &set.cluster.to_string()[..DIGITS]));
-    fs::rename(&path, &lost).map_err(cannot)?;
-    fs::rename(&aside, &path).map_err(cannot)?;
+    exchange(&aside, &path, &lost).map_err(|error| folder::cannot_make(&path, &error))?;
     drop(lock);
     println!(
         "a new cluster, {}, has the state as of index {end} in {}. The old folder is {}. \
@@ -105,6 +113,22 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
 
 fn beside(path: &Path, what: &str) -> PathBuf {
     PathBuf::from(format!("{}.{what}", path.display()))
+}
+
+/// Puts a new folder in the place of an old one, which is kept under another name.
+fn exchange(new: &Path, path: &Path, kept: &Path) -> io::Result<()> {
+    // The new one gets that name first, since whatever is left aside is removed the next time.
+    fs::rename(new, kept)?;
+    match renameat_with(CWD, kept, CWD, path, RenameFlags::EXCHANGE) {
+        // Not every file system can; then there is none for a moment.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            fs::rename(path, new)?;
+            fs::rename(kept, path)?;
+            fs::rename(new, kept)?;
+        }
+        done => done?,
+    }
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 /// What is left, and what may be lost.
