@@ -26,6 +26,17 @@ def restarts(world):
     return {p["metadata"]["name"]: p["status"]["containerStatuses"][0]["restartCount"] for p in pods}
 
 
+def answers(world):
+    world.wait("the API server answers", lambda: world.kubectl("get", "--raw", "/readyz") == "ok", 90)
+
+
+def is_back(world, name):
+    """Waits for those who watch, which take up to half a minute before they come back to an API
+    server that was away: a pod that runs shows that the scheduler and the kubelet have."""
+    answers(world)
+    world.run_pod(name)
+
+
 def api_is_frozen(world):
     """The API server hangs for a minute under load: nothing is noticed (scenario 16)."""
     pid, before = process(world), restarts(world)
@@ -35,7 +46,7 @@ def api_is_frozen(world):
         time.sleep(OUTAGE_SECONDS)
     finally:
         os.kill(pid, signal.SIGCONT)
-    world.wait("the API server answers", lambda: world.kubectl("get", "--raw", "/readyz") == "ok", 60)
+    is_back(world, "after-hang")
     world.wait_ready(3)
     expect(restarts(world) == before, "a replica was started again")
     world.end_load("load-frozen")
@@ -48,10 +59,12 @@ def api_is_stopped(world):
     before = restarts(world)
     world.start_load("load-stopped")
     with Terminal([world.kvorum_program, "-n", NAMESPACE], 120, 36) as screen:
-        screen.until("LIVE", 10)
-        os.kill(pid, signal.SIGTERM)
+        screen.until("3/3 ready", 10)
+        # Told to end, it would keep its connections for as long as it is away here.
+        os.kill(pid, signal.SIGKILL)
         try:
-            time.sleep(1)
+            gone = lambda: "3/3 ready" not in screen.text()
+            world.figure("console notices after, s", f"{screen.until(gone, 30):.1f}")
             screen.read(OUTAGE_SECONDS)
             expect(screen.process.poll() is None, "the console ended with the API server")
         finally:
@@ -60,14 +73,12 @@ def api_is_stopped(world):
             (world.run / "apiserver.pid").write_text(f"{again.pid}\n")
             began = pathlib.Path(f"/proc/{again.pid}/stat").read_text().rsplit(") ", 1)[1].split()[19]
             (world.run / "apiserver.began").write_text(f"{began}\n")
-        world.wait("the API server answers", lambda: world.kubectl("get", "--raw", "/readyz") == "ok", 90)
+        answers(world)
         world.figure("console live again, s", f"{screen.until('3/3 ready', 30):.1f}")
+    is_back(world, "after-outage")
     world.wait_ready(3)
     expect(restarts(world) == before, "a replica was started again")
     world.end_load("load-stopped")
-    # Whoever watches waits up to half a minute before it comes back to an API server that was away:
-    # a pod that runs shows that the scheduler and the kubelet are back.
-    world.run_pod("after-outage")
 
 
 CASES = [api_is_frozen, api_is_stopped]

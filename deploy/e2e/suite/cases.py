@@ -51,13 +51,13 @@ def leader_is_deleted_by_force(world):
     """The leader's pod is deleted by force: writes go on within a second (scenario 9)."""
     world.start_load("load-force")
     leader = world.leader()
-    before = {one["name"]: one["incarnation"] for one in world.status()}
+    before = world.incarnations()
     world.kubectl("delete", "pod", leader, "--force", "--grace-period=0")
     world.wait("another pod", lambda: leader not in world.ready(), 30)
     world.figure("ready again, s", f"{world.wait_ready(3):.1f}")
     figures = world.end_load("load-force")
     expect(figures["longest_gap_ms"] <= 1000, f"writes stood still for {figures['longest_gap_ms']} ms")
-    after = {one["name"]: one["incarnation"] for one in world.status()}
+    after = world.incarnations()
     expect(after[leader] > before[leader], f"{leader} came back as the same replica: {before} {after}")
 
 
@@ -125,6 +125,8 @@ def rollout_is_broken(world):
     world.wait("an Event tells why it waits", lambda: len(says()) > earlier, 40)
     expect(f"out of reach: {broken}" in says()[-1], f"the Event says: {says()}")
     expect(uid(next_one) == before[next_one], f"{next_one} left although it is needed")
+    answers = lambda: any(one["name"] == next_one and one.get("leader") for one in world.status())
+    world.wait(f"{next_one} serves on", answers, 5)
     # Kubernetes keeps a pod that does not start (kubernetes/kubernetes#67250).
     world.kubectl("rollout", "undo", f"statefulset/{SET}")
     # By force, since nothing runs in it.
@@ -163,7 +165,7 @@ def volume_is_lost(world):
             nudges += 1
         return changed()
 
-    world.figure("replaced after, s", f"{world.wait('another id', nudge, 60 + 2 * world.sweep):.1f}")
+    world.figure("replaced after, s", f"{world.wait('another id', nudge, 60 + 3 * world.sweep):.1f}")
     if nudges:
         world.figure("its pod deleted once more, times", nudges)
     world.wait_ready(3)
@@ -358,11 +360,14 @@ def ends_at_once(world):
 
     They are told by the garbage collector, not by `delete`, so the ten seconds count from then.
     """
+    uids = [pod["metadata"]["uid"] for pod in world.pods().values()]
+    if world.is_here():
+        expect(len(world.processes(uids)) == 3, f"not the processes of {uids}: {world.processes(uids)}")
     world.kubectl("delete", "-k", world.overlay(), "--wait=false")
     world.figure("told after, s", f"{world.wait('all pods told to end', lambda: not world.staying(), 60):.1f}")
     if world.is_here():
         # On this machine the processes can be seen.
-        world.figure("ended after, s", f"{world.wait('no process', lambda: not world.processes(), 10):.1f}")
+        world.figure("ended after, s", f"{world.wait('no process', lambda: not world.processes(uids), 10):.1f}")
     gone = world.wait("no pods", lambda: not world.pods() and not world.pods("console"), 10 + world.sweep)
     world.figure("objects gone after, s", f"{gone:.1f}")
     claims = json.loads(world.kubectl("get", "pvc", "-o", "json"))["items"]

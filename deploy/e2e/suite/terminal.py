@@ -57,6 +57,9 @@ class Look:
 
 
 class Terminal:
+    # Those that are open, so that whoever waits for something else reads them meanwhile.
+    opened = []
+
     def __init__(self, command, width, height, env=None):
         self.master, slave = pty.openpty()
         self.before = termios.tcgetattr(slave)
@@ -68,6 +71,7 @@ class Terminal:
         self.pending = b""
         self.modes, self.look, self.has_region = set(MODES), Look(), False
         self.clear()
+        self.opened.append(self)
 
     def __enter__(self):
         return self
@@ -100,6 +104,15 @@ class Terminal:
             self.raw += data
             self.feed(data)
         return taken
+
+    @classmethod
+    def read_opened(cls, seconds):
+        """Takes in what all programs write, for so long."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            ready = select.select([one.master for one in cls.opened], [], [], left)[0]
+            for one in [one for one in cls.opened if one.master in ready]:
+                one.read(0.01)
 
     def feed(self, data):
         data = self.pending + data
@@ -180,16 +193,14 @@ class Terminal:
         """Waits for a text on the screen; how long that took."""
         began = time.monotonic()
         found = (lambda: re.search(what, self.text())) if isinstance(what, str) else what
-        while not found():
+        while True:
+            self.read(0.05)
+            if found():
+                return time.monotonic() - began
             if time.monotonic() - began > seconds:
                 raise AssertionError(f"not on the screen within {seconds} s: {what}\n{self.text()}")
-            if self.process.poll() is not None:
-                self.read(0.2)
-                if found():
-                    break
+            if self.process.poll() is not None and not self.read(0.2):
                 raise AssertionError(f"the program ended ({self.process.returncode}):\n{self.text()}\n{self.raw[-500:]}")
-            self.read(0.05)
-        return time.monotonic() - began
 
     def keys(self, text):
         os.write(self.master, text.encode())
@@ -218,9 +229,12 @@ class Terminal:
     def close(self, how=None):
         if self.process.poll() is None:
             self.process.send_signal(how or 15)
-            try:
-                self.process.wait(5)
-            except subprocess.TimeoutExpired:
+            until = time.monotonic() + 5
+            while self.process.poll() is None and time.monotonic() < until:
+                self.read(0.05)
+            if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
         self.read(0.2)
+        if self in self.opened:
+            self.opened.remove(self)

@@ -12,6 +12,8 @@ import subprocess
 import tempfile
 import time
 
+from .terminal import Terminal
+
 HERE = pathlib.Path(__file__).resolve().parent
 DEPLOY = HERE.parent.parent
 # Its own for each run: an older one may take minutes to go.
@@ -21,6 +23,9 @@ SET = "kvorum"
 # swept up, once a minute, and its status is sent, every ten seconds (kubernetes/kubernetes#97288).
 # The next pod of its name comes after that.
 SWEEP_SECONDS = 75
+# Longest time without an acknowledged write, in milliseconds: a majority that is away takes the
+# seconds that a pod needs to come back, and a client would not see more of that than its patience.
+GAP_MS = 2000
 
 
 class Failed(Exception):
@@ -77,10 +82,12 @@ class World:
         except OSError:  # it ended meanwhile
             return ""
 
-    def processes(self):
-        """The replicas' processes on this machine."""
-        names = [self.text(file) for file in pathlib.Path("/proc").glob("[0-9]*/comm")]
-        return [name for name in names if name == "kvorum-replica"]
+    def processes(self, uids):
+        """The replicas' processes on this machine, of pods with these uids."""
+        programs = [file.parent for file in pathlib.Path("/proc").glob("[0-9]*/comm")
+                    if self.text(file) == "kvorum-replica"]
+        groups = [self.text(program / "cgroup") for program in programs]
+        return [group for group in groups if any(f"pod{uid}" in group for uid in uids)]
 
     # The cluster.
 
@@ -141,7 +148,8 @@ class World:
                 last = error
             if time.monotonic() - began > seconds:
                 raise Failed(f"not within {seconds} s: {what} ({last or self.describe()})")
-            time.sleep(0.25)
+            # A console that nobody reads stands still.
+            Terminal.read_opened(0.25)
 
     def describe(self):
         def phase(pod):
@@ -175,10 +183,20 @@ class World:
         return {member["name"]: member["replica"] for member in newest["configuration"]["members"]}
 
     def leader(self):
-        for one in self.status():
-            if one.get("leader") == one.get("name") and one.get("leader"):
-                return one["name"]
-        raise Failed("there is no leader")
+        def leaders():
+            return [one["name"] for one in self.status() if one.get("leader") and one["leader"] == one.get("name")]
+        self.wait("a leader", leaders, 20)
+        return leaders()[0]
+
+    def incarnations(self):
+        """How often the process of each member has begun."""
+        told = {}
+
+        def all_answer():
+            told.update({one["name"]: one.get("incarnation") for one in self.status()})
+            return told and None not in told.values()
+        self.wait("an answer of each replica", all_answer, 20)
+        return told
 
     def scale(self, count):
         self.kubectl("scale", "statefulset", SET, f"--replicas={count}")
@@ -222,7 +240,7 @@ class World:
     def run_pod(self, name):
         """Waits until a pod that does next to nothing has ended."""
         self.start_pod(name, "--version")
-        self.wait(f"the pod {name} ran", lambda: self.phase(name) == "Succeeded", 60)
+        self.wait(f"the pod {name} ran", lambda: self.phase(name) == "Succeeded", 120)
         self.kubectl("delete", "pod", name, "--wait=false")
 
     def start_load(self, name, clients=4, pause="5ms"):
@@ -234,7 +252,8 @@ class World:
 
     def end_load(self, name, errors_allowed=0):
         """Ends a load and checks what it saw: nothing lost, doubled or stale, and no error."""
-        self.kubectl("exec", name, "--", "sh", "-c", "kill -TERM 1")
+        # The shell may be killed with it before it has ended.
+        self.kubectl("exec", name, "--", "sh", "-c", "kill -TERM 1", check=False)
         self.wait("the load ends", lambda: self.phase(name) in ("Succeeded", "Failed"), 60)
         log = self.kubectl("logs", name)
         figures = json.loads(log[log.index("{"):])
@@ -244,5 +263,6 @@ class World:
         expect(figures["writes"] > 0, f"no write: {log}")
         errors = figures["refused"] + figures["unknown"]
         expect(errors <= errors_allowed, f"{errors} client errors: {log}")
+        expect(figures["longest_gap_ms"] <= GAP_MS, f"writes stood still: {log}")
         self.figure("load", f"{figures['writes']} writes, longest gap {figures['longest_gap_ms']:.0f} ms, errors {errors}, lost 0, doubled 0")
         return figures
