@@ -12,7 +12,7 @@ use kvorum_protocol::status::Role;
 use super::cluster::Cluster;
 
 /// A replica that lags by more entries is said to be behind; under load everyone lags by some.
-const BEHIND: u64 = 500;
+pub const BEHIND: u64 = 500;
 
 /// The voters as far as they are known.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -8,6 +8,7 @@ use super::text::{age, fit, state_word, time_of_day};
 use super::theme::{Theme, Tone};
 use crate::app::App;
 use crate::app::cluster::{Cluster, Kind, Link, Node, short};
+use crate::app::quorum::BEHIND;
 use crate::output;
 
 /// Cells of a bar that shows how far a replica is.
@@ -85,7 +86,7 @@ fn node_line(
     };
     let ballot = format!("{}.{}", status.ballot.number, short_of_ballot(status));
     let lag = cluster.lag(node).unwrap_or(0);
-    let lag_tone = if lag == 0 { Tone::Plain } else { Tone::Warn };
+    let lag_tone = if lag <= BEHIND { Tone::Plain } else { Tone::Warn };
     if is_wide {
         let (ready, ready_tone) =
             if status.is_ready { ("yes", Tone::Good) } else { ("NO", Tone::Warn) };
