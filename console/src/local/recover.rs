@@ -26,7 +26,7 @@ use kvorum_replica::storage::open::Owner;
 use kvorum_replica::storage::seed::Seed;
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Ballot, Database, Identity, OpenError, Store};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, rename, renameat_with};
 use rustix::io::Errno;
 
 use super::folder::{self, Folder, REPLICAS_MAX, SET_FILE, StatefulSet};
@@ -98,7 +98,7 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     // RocksDB removes files by their names when it ends: they must still be its own.
     best.database.close();
     drop(best);
-    exchange(&aside, &path, &lost).map_err(|error| folder::cannot_make(&path, &error))?;
+    exchange(&aside, &path, &lost)?;
     drop(lock);
     println!(
         "a new cluster, {}, has the state as of index {end} in {}. The old folder is {}. \
@@ -116,19 +116,44 @@ fn beside(path: &Path, what: &str) -> PathBuf {
 }
 
 /// Puts a new folder in the place of an old one, which is kept under another name.
-fn exchange(new: &Path, path: &Path, kept: &Path) -> io::Result<()> {
-    // The new one gets that name first, since whatever is left aside is removed the next time.
-    fs::rename(new, kept)?;
-    match renameat_with(CWD, kept, CWD, path, RenameFlags::EXCHANGE) {
-        // Not every file system can; then there is none for a moment.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            fs::rename(path, new)?;
-            fs::rename(kept, path)?;
-            fs::rename(new, kept)?;
-        }
-        done => done?,
+///
+/// # Errors
+/// When nothing was exchanged.
+fn exchange(new: &Path, path: &Path, kept: &Path) -> Result<(), Stop> {
+    let exchanged = match at_once(new, path, kept) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => one_by_one(new, path, kept),
+        other => other.map_err(io::Error::from),
+    };
+    exchanged.map_err(|error| match error.kind() {
+        io::ErrorKind::ResourceBusy => Stop::failed(format!(
+            "{} cannot be put aside ({error}): it seems to be a mount point. Nothing was changed; \
+             move what is in it to a folder in it, and recover that",
+            path.display()
+        )),
+        _ => folder::cannot_make(path, &error),
+    })?;
+    let synced = path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all());
+    if let Err(error) = synced {
+        crate::note(format!("the new names may not be on the disk yet: {error}"));
     }
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    Ok(())
+}
+
+/// Exchanges the folders in one step, which not every file system can.
+fn at_once(new: &Path, path: &Path, kept: &Path) -> Result<(), Errno> {
+    // The old one never gets the new one's name: what is left under that goes the next time.
+    rename(new, kept)?;
+    renameat_with(CWD, kept, CWD, path, RenameFlags::EXCHANGE).inspect_err(|_| {
+        let _ = rename(kept, new);
+    })
+}
+
+/// Exchanges the folders in two steps, between which there is none.
+fn one_by_one(new: &Path, path: &Path, kept: &Path) -> io::Result<()> {
+    fs::rename(path, kept)?;
+    fs::rename(new, path).inspect_err(|_| {
+        let _ = fs::rename(kept, path);
+    })
 }
 
 /// What is left, and what may be lost.
@@ -298,5 +323,35 @@ fn tail(from: &Survivor, applied: u64) -> Vec<Entry> {
     match first < from.numbers.accepted {
         true => log.0.read(first, from.numbers.accepted),
         false => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_exchanged_and_the_old_one_is_kept() {
+        type Way = fn(&Path, &Path, &Path) -> io::Result<()>;
+        let ways: [Way; 2] =
+            [|new, path, kept| at_once(new, path, kept).map_err(io::Error::from), one_by_one];
+        for (number, way) in ways.into_iter().enumerate() {
+            let folder = tempfile::tempdir().unwrap();
+            let at = |name: &str| folder.path().join(name);
+            for name in ["cluster", "cluster.recovering"] {
+                fs::create_dir(at(name)).unwrap();
+                fs::write(at(name).join("was"), name).unwrap();
+            }
+            let was = |name: &str| fs::read_to_string(at(name).join("was")).ok();
+            let go = || way(&at("cluster.recovering"), &at("cluster"), &at("cluster.lost"));
+            go().unwrap();
+            assert_eq!(was("cluster").as_deref(), Some("cluster.recovering"), "way {number}");
+            assert_eq!(was("cluster.lost").as_deref(), Some("cluster"), "way {number}");
+            assert!(!at("cluster.recovering").exists(), "way {number}");
+            // Nothing to put in its place: all stays.
+            go().unwrap_err();
+            assert_eq!(was("cluster").as_deref(), Some("cluster.recovering"), "way {number}");
+            assert_eq!(was("cluster.lost").as_deref(), Some("cluster"), "way {number}");
+        }
     }
 }
