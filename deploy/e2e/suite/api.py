@@ -67,6 +67,7 @@ def api_is_stopped(world):
             world.figure("console notices after, s", f"{screen.until(gone, 30):.1f}")
             screen.read(OUTAGE_SECONDS)
             expect(screen.process.poll() is None, "the console ended with the API server")
+            expect(gone(), "the console shows replicas that it cannot reach")
         finally:
             log = open(world.run.parent / "log" / "apiserver.log", "ab")
             again = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)

@@ -218,6 +218,7 @@ def set_is_made_anew(world):
     world.scale(3)
     world.wait_members(3)
     world.wait_pods(3)
+    expect(uids() == pods, f"pods were made anew later: {pods} {uids()}")
 
 
 def overlays_differ_where_they_must(world):

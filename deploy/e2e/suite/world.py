@@ -110,9 +110,11 @@ class World:
 
     def close(self):
         # Pods first: a namespace that goes before them waits for half of their grace period.
-        self.kubectl("delete", "-k", self.overlay(), "--wait=true", check=False)
-        self.kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            self.kubectl("delete", "-k", self.overlay(), "--wait=true", check=False)
+        finally:
+            self.kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def pods(self, component="replica"):
         selector = f"app.kubernetes.io/name=kvorum,app.kubernetes.io/component={component}"
@@ -183,10 +185,13 @@ class World:
         return {member["name"]: member["replica"] for member in newest["configuration"]["members"]}
 
     def leader(self):
-        def leaders():
-            return [one["name"] for one in self.status() if one.get("leader") and one["leader"] == one.get("name")]
-        self.wait("a leader", leaders, 20)
-        return leaders()[0]
+        found = []
+
+        def is_there():
+            found[:] = [one["name"] for one in self.status() if one.get("leader") and one["leader"] == one.get("name")]
+            return found
+        self.wait("a leader", is_there, 20)
+        return found[0]
 
     def incarnations(self):
         """How often the process of each member has begun."""
