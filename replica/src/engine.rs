@@ -115,6 +115,9 @@ pub struct Engine<S: Store> {
     rebuilt_at: Option<u64>,
     /// Questions that this replica asked while it was behind.
     fetches: u64,
+    /// This replica has started, or was behind, since it was last in step: a part of a state that
+    /// it copied may be in the store.
+    may_have_copied: bool,
     /// Ticks since the start.
     now: u64,
     /// Until when elections go faster.
@@ -164,6 +167,7 @@ impl<S: Store> Engine<S> {
             quarantine: store.quarantine(),
             rebuilt_at: None,
             fetches: 0,
+            may_have_copied: true,
             now: 0,
             hurry_until: 0,
             decided_at: (0, 0),

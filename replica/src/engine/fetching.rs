@@ -92,6 +92,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn begin_fetch(&mut self, source: ReplicaId, target: u64, newer: Option<ConfigurationId>) {
+        self.may_have_copied = true;
         self.fetches += 1;
         let (call, due) = (self.fetches, self.now);
         let step = match &self.quarantine {
@@ -129,9 +130,8 @@ impl<S: Store> Engine<S> {
         let has_come = |fetching: &Fetching| fetching.newer <= Some(self.configuration.id);
         let is_in_step = self.leader().is_some_and(|(_, is_in_step)| is_in_step)
             && self.fetching.as_ref().is_none_or(has_come);
-        if is_in_step && self.quarantine.is_none() {
+        if is_in_step && self.quarantine.is_none() && std::mem::take(&mut self.may_have_copied) {
             self.fetching = None;
-            // Also what was copied before this replica stopped, or before entries made up for it.
             if self.store.install().is_some() {
                 self.store.write_install(InstallWrite::Drop);
             }
