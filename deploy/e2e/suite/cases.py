@@ -9,9 +9,9 @@ import re
 import shutil
 import time
 
-from .world import DEPLOY, SET, Failed, expect
+from .world import DEPLOY, SET, Failed, expect, names
 
-REPLICAS = [f"{SET}-0", f"{SET}-1", f"{SET}-2"]
+REPLICAS = names(3)
 
 
 def applies(world):
@@ -112,10 +112,10 @@ def rollout_is_broken(world):
     """A rollout to an image that is not there stops at its first pod, and no other one leaves (scenario 13)."""
     world.start_load("load-broken")
     broken, next_one = f"{SET}-2", f"{SET}-1"
-    uid = lambda name: world.pods()[name]["metadata"]["uid"]
-    before = {name: uid(name) for name in REPLICAS}
+    before = world.uids()
+    is_another = lambda name: world.uids()[name] != before[name]
     world.kubectl("set", "image", f"statefulset/{SET}", f"{SET}=kvorum-replica:not-there")
-    stuck = lambda: uid(broken) != before[broken] and world.pods()[broken]["status"].get("phase") == "Pending"
+    stuck = lambda: is_another(broken) and world.pods()[broken]["status"].get("phase") == "Pending"
     world.wait("a pod that does not start", stuck, 60 + world.sweep)
     # What is left is a majority, and each of it is needed.
     told = lambda: [event["message"] for event in world.events() if event.get("reason") == "StopWaits"]
@@ -124,16 +124,16 @@ def rollout_is_broken(world):
     world.kubectl("delete", "pod", next_one, "--wait=false")
     world.wait("an Event tells why it waits", lambda: len(says()) > earlier, 40)
     expect(f"out of reach: {broken}" in says()[-1], f"the Event says: {says()}")
-    expect(uid(next_one) == before[next_one], f"{next_one} left although it is needed")
+    expect(not is_another(next_one), f"{next_one} left although it is needed")
     answers = lambda: any(one["name"] == next_one and one.get("leader") for one in world.status())
     world.wait(f"{next_one} serves on", answers, 5)
     # Kubernetes keeps a pod that does not start (kubernetes/kubernetes#67250).
     world.kubectl("rollout", "undo", f"statefulset/{SET}")
     # By force, since nothing runs in it.
     world.kubectl("delete", "pod", broken, "--force", "--grace-period=0")
-    others = lambda: len(world.ready()) == 3 and all(uid(name) != before[name] for name in (broken, next_one))
+    others = lambda: len(world.ready()) == 3 and is_another(broken) and is_another(next_one)
     world.figure("ready again after it was undone, s", f"{world.wait('three ready pods', others, 60 + world.sweep):.1f}")
-    expect(uid(f"{SET}-0") == before[f"{SET}-0"], "the rollout went on beyond a pod that does not start")
+    expect(not is_another(f"{SET}-0"), "the rollout went on beyond a pod that does not start")
     world.end_load("load-broken")
 
 
@@ -177,9 +177,9 @@ def volume_is_lost(world):
 def all_pods_are_deleted(world):
     """All pods are deleted at once: they come back with everything (scenario 21's full stop)."""
     world.kvorum("put", "before", "the stop")
-    before = {name: pod["metadata"]["uid"] for name, pod in world.pods().items()}
+    before = world.uids()
     world.kubectl("delete", "pods", "-l", "app.kubernetes.io/component=replica", "--grace-period=1", "--wait=false")
-    others = lambda: all(pod["metadata"]["uid"] != before.get(name) for name, pod in world.pods().items())
+    others = lambda: all(uid != before.get(name) for name, uid in world.uids().items())
     world.wait("other pods", others, 60 + world.sweep)
     world.figure("ready again, s", f"{world.wait_ready(3, 90):.1f}")
     expect(world.kvorum("get", "before", "-o", "raw").stdout.strip() == "the stop", "a key is gone")
@@ -197,20 +197,19 @@ def stops_and_starts_again(world):
 
 def set_is_made_anew(world):
     """The StatefulSet is deleted without its pods and made again: nothing changes (scenario 19)."""
-    uids = lambda: {name: pod["metadata"]["uid"] for name, pod in world.pods().items()}
-    members, pods = world.members(), uids()
+    members, pods = world.members(), world.uids()
     # As it is, so that its template is the one of the pods.
     kept = json.loads(world.kubectl("get", "statefulset", SET, "-o", "json"))
     kept["metadata"] = {key: kept["metadata"][key] for key in ("name", "labels", "annotations")}
     del kept["status"]
     world.kubectl("delete", "statefulset", SET, "--cascade=orphan")
     time.sleep(2)
-    expect(uids() == pods, f"pods went with their StatefulSet: {pods} {uids()}")
+    expect(world.uids() == pods, f"pods went with their StatefulSet: {pods} {world.uids()}")
     world.kubectl("create", "-f", "-", text=json.dumps(kept))
     # The new one has another uid, which the replicas have to find out.
     time.sleep(5)
     world.wait_ready(3)
-    expect(uids() == pods, f"pods were made anew: {pods} {uids()}")
+    expect(world.uids() == pods, f"pods were made anew: {pods} {world.uids()}")
     expect(world.members() == members, f"the members changed: {members} {world.members()}")
     world.scale(4)
     world.wait_members(4)
@@ -218,7 +217,7 @@ def set_is_made_anew(world):
     world.scale(3)
     world.wait_members(3)
     world.wait_pods(3)
-    expect(uids() == pods, f"pods were made anew later: {pods} {uids()}")
+    expect(world.uids() == pods, f"pods were made anew later: {pods} {world.uids()}")
 
 
 def overlays_differ_where_they_must(world):
@@ -338,9 +337,9 @@ def role_is_deleted(world):
     expect(len(world.members()) == 3, f"the members changed without the Role: {world.members()}")
     # A pod that is told to end cannot ask why. Its replica comes back to its volume, which needs nobody.
     victim = next(name for name in REPLICAS if name != world.leader())
-    uid = world.pods()[victim]["metadata"]["uid"]
+    uid = world.uids()[victim]
     world.kubectl("delete", "pod", victim, "--wait=false")
-    is_another = lambda: victim in world.ready() and world.pods()[victim]["metadata"]["uid"] != uid
+    is_another = lambda: victim in world.ready() and world.uids()[victim] != uid
     world.figure("ended and ready again without the Role, s", f"{world.wait('another pod', is_another, 60 + world.sweep):.1f}")
     expect(len(world.members()) == 3, f"the members changed without the Role: {world.members()}")
     kept = json.loads(role)
@@ -361,7 +360,7 @@ def ends_at_once(world):
 
     They are told by the garbage collector, not by `delete`, so the ten seconds count from then.
     """
-    uids = [pod["metadata"]["uid"] for pod in world.pods().values()]
+    uids = world.uids().values()
     if world.is_here():
         expect(len(world.processes(uids)) == 3, f"not the processes of {uids}: {world.processes(uids)}")
     world.kubectl("delete", "-k", world.overlay(), "--wait=false")

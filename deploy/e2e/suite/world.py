@@ -28,6 +28,11 @@ SWEEP_SECONDS = 75
 GAP_MS = 2000
 
 
+def names(count):
+    """The names of so many replicas."""
+    return [f"{SET}-{ordinal}" for ordinal in range(count)]
+
+
 class Failed(Exception):
     """Something is not as it must be."""
 
@@ -121,6 +126,10 @@ class World:
         items = json.loads(self.kubectl("get", "pods", "-l", selector, "-o", "json"))["items"]
         return {item["metadata"]["name"]: item for item in items}
 
+    def uids(self):
+        """What tells each replica's pod from the next one of its name."""
+        return {name: pod["metadata"]["uid"] for name, pod in self.pods().items()}
+
     def events(self):
         """What Kubernetes and the replicas told, the oldest first."""
         return json.loads(self.kubectl("get", "events", "--sort-by=.metadata.creationTimestamp", "-o", "json"))["items"]
@@ -163,13 +172,11 @@ class World:
 
     def wait_ready(self, count, seconds=60, sweeps=1):
         """Waits for ready pods, of which so many, one after the other, take the place of ended ones."""
-        names = [f"{SET}-{ordinal}" for ordinal in range(count)]
-        return self.wait(f"{count} ready pods", lambda: self.ready() == names, seconds + sweeps * self.sweep)
+        return self.wait(f"{count} ready pods", lambda: self.ready() == names(count), seconds + sweeps * self.sweep)
 
     def wait_pods(self, count, seconds=30):
         """Waits until there are these pods and no others; how long that took."""
-        names = {f"{SET}-{ordinal}" for ordinal in range(count)}
-        return self.wait(f"{count} pods", lambda: set(self.pods()) == names, seconds + self.sweep)
+        return self.wait(f"{count} pods", lambda: sorted(self.pods()) == names(count), seconds + self.sweep)
 
     def wait_console(self):
         running = lambda: [p for p in self.pods("console").values() if p["status"].get("phase") == "Running"]
@@ -217,8 +224,7 @@ class World:
         return self.run_program(command, check, timeout=240, env=env)
 
     def wait_members(self, count, seconds=60):
-        names = {f"{SET}-{ordinal}" for ordinal in range(count)}
-        return self.wait(f"{count} members", lambda: set(self.members()) == names, seconds)
+        return self.wait(f"{count} members", lambda: sorted(self.members()) == names(count), seconds)
 
     # A load in the cluster, which outlives an API server that does not answer.
 
@@ -249,7 +255,7 @@ class World:
         self.kubectl("delete", "pod", name, "--wait=false")
 
     def start_load(self, name, clients=4, pause="5ms"):
-        endpoints = ",".join(f"{SET}-{ordinal}.kvorum-peers:7301" for ordinal in range(7))
+        endpoints = ",".join(f"{name}.kvorum-peers:7301" for name in names(7))
         self.start_pod(name, "--endpoints", endpoints, "--timeout", "30s", "bench", "--time", "20m",
                        "--clients", str(clients), "--pause", pause, "-o", "json")
         self.wait("the load runs", lambda: self.phase(name) == "Running", 30)
