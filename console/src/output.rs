@@ -206,16 +206,16 @@ pub fn status_table(said: &[Said]) -> String {
     table.set_header(["NODE", "ROLE", "READY", "BALLOT", "DECIDED", "APPLIED", "LAG", "LINKS"]);
     for (name, status) in said {
         let Ok(status) = status else {
-            table.add_row([name, "unreachable", "no", "", "", "", "", ""]);
+            table.add_row([&*line(name.as_bytes()), "unreachable", "no", "", "", "", "", ""]);
             continue;
         };
         let up = status.links.iter().filter(|link| link.is_up).count();
         let owner = status.configuration.name_of(status.ballot.replica).unwrap_or("-");
         table.add_row([
-            name.clone(),
+            line(name.as_bytes()),
             role(status.role).to_owned(),
             if status.is_ready { "yes" } else { "no" }.to_owned(),
-            format!("{} of {owner}", status.ballot.number),
+            format!("{} of {}", status.ballot.number, line(owner.as_bytes())),
             status.decided.to_string(),
             status.applied.to_string(),
             decided.unwrap_or(0).saturating_sub(status.applied).to_string(),
@@ -235,7 +235,7 @@ pub fn status_table(said: &[Said]) -> String {
             Err(why) => Some(why.as_str()),
         };
         if let Some(trouble) = trouble {
-            text.extend(["\n", name, ": ", trouble]);
+            text.extend(["\n", &line(name.as_bytes()), ": ", &line(trouble.as_bytes())]);
         }
         let catching_up = status.as_ref().ok().and_then(|status| status.catching_up.as_ref());
         if let Some(copied) = catching_up.filter(|copied| copied.items_expected > 0) {
@@ -264,7 +264,8 @@ fn membership_lines(said: &[Said]) -> String {
     }
     lines.extend(leaving.iter().map(|name| format!("{name} leaves")));
     lines.extend(waits.iter().map(|why| format!("the members stay as they are: {why}")));
-    lines.iter().map(|line| format!("\n{line}")).collect()
+    // Names and reasons are a replica's words.
+    lines.iter().map(|said| format!("\n{}", line(said.as_bytes()))).collect()
 }
 
 #[cfg(test)]

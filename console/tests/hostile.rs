@@ -16,6 +16,7 @@ use kvorum_protocol::frame;
 use kvorum_protocol::handshake::{ClientHello, HandshakeRefusal, ServerHello};
 use kvorum_protocol::message::{ClientFrame, Consistency, Request, ServerFrame};
 use kvorum_replica::addresses::{Addresses, FILE_NAME};
+use kvorum_replica::start::{Challenge, Proof, Secret};
 use kvorum_replica::version::Version;
 use rustix::process::Signal;
 
@@ -194,15 +195,15 @@ fn a_stranger_at_the_peers_port_takes_no_vote_away() {
         replica: kvorum_protocol::status::ReplicaId(77),
         name: "x".to_owned(),
         incarnation: 1,
-        nonce: 1,
+        key: Secret::of_nonce(1).key(),
         last_saw: 1,
         versions: (Version::OLDEST, Version::NEWEST),
     };
     let rejection = kvorum_replica::engine::Rejection::OtherDisk { name: "y".into(), seen: 9 };
     let mut stranger = connect(&at);
-    // A hello as the wire has it: magic, introduction.
-    send(&mut stranger, &(*b"kvorum/p", introduction)).unwrap();
-    let _ = send(&mut stranger, &Err::<(), _>(rejection));
+    // A hello as the wire has it: magic, introduction, challenge.
+    send(&mut stranger, &(*b"kvorum/q", introduction, Challenge([0; 32]))).unwrap();
+    let _ = send(&mut stranger, &(None::<Proof>, Err::<(), _>(rejection)));
     let mut answer = Vec::new();
     let _ = stranger.read_to_end(&mut answer);
     let id = cluster_id(&cluster.folder);

@@ -48,7 +48,7 @@ impl Cluster {
             for b in 0..cluster.engines.len() {
                 if a != b {
                     let peer = ReplicaId(b as u64 + 1);
-                    let theirs = cluster.engines[b].introduce(ReplicaId(a as u64 + 1));
+                    let (theirs, _) = cluster.engines[b].introduce(ReplicaId(a as u64 + 1));
                     cluster.engines[a].meet(&theirs);
                     cluster.engines[a].step(Input::PeerUp { peer, session: SESSION });
                 }

@@ -90,7 +90,7 @@ impl Birth<'_> {
         &self,
         cluster: ClusterId,
     ) -> Result<Option<ClusterId>, OrchestratorError> {
-        let marker = Marker { cluster, nonce: rand::random(), solo: None };
+        let marker = Marker::new(cluster, rand::random());
         let marker = self.orchestrator.make_marker(marker).await?;
         Ok(Some(marker.cluster).filter(|marked| *marked != cluster))
     }

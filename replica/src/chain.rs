@@ -50,6 +50,9 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// Most replicas in each of the lists of those who are no members.
+    pub const OTHERS_MAX: usize = if FORMER_MAX > JOINERS_MAX { FORMER_MAX } else { JOINERS_MAX };
+
     /// That of a new cluster.
     #[must_use]
     pub fn new(genesis: Configuration) -> Self {

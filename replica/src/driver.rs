@@ -37,10 +37,11 @@ use crate::engine::{
     ClientKey, Engine, Input, Look, Notice, Options, Output, PeerMessage, Rejection, Session,
 };
 use crate::gate::Gate;
-use crate::marker;
+use crate::marker::Claim;
 use crate::metrics::Metrics;
+use crate::start::Epoch;
+use crate::storage::Store;
 use crate::storage::durable::Durable;
-use crate::storage::{Identity, Store};
 use crate::transport::link::LinkHandle;
 pub use events::{ClientEvent, PeerEvent};
 use reader::{Job, Readers};
@@ -82,7 +83,7 @@ pub struct Shown {
     /// The others that may have to be talked to.
     pub known: watch::Sender<Vec<Member>>,
     /// What the cluster's marker is to say.
-    pub marks: mpsc::Sender<marker::Solo>,
+    pub marks: mpsc::Sender<Claim>,
     /// Looks again how many replicas are wanted.
     pub looks: mpsc::Sender<Look>,
 }
@@ -175,6 +176,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             }
             self.turn();
             if let Some(reply) = stop {
+                self.engine.end_epoch();
                 let durable = self.engine.store().durable();
                 self.engine.store().sync(durable);
                 let _ = reply.send(());
@@ -249,27 +251,28 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 let _ = reply.send(self.engine.introduce(peer));
             }
             PeerEvent::Admit { theirs, reply } => {
-                let admitted = self.engine.admit(&theirs).map(|()| {
-                    let mine = self.engine.introduce(theirs.replica);
-                    (mine, self.engine.proof(theirs.last_saw))
-                });
-                let _ = reply.send(admitted);
+                let _ = reply.send(self.engine.admit(&theirs));
             }
-            PeerEvent::Proof { incarnation, reply } => {
-                let _ = reply.send(self.engine.proof(incarnation));
+            PeerEvent::Start { incarnation, reply } => {
+                let _ = reply.send(self.engine.start_seen(incarnation));
+            }
+            PeerEvent::Nonce { incarnation, reply } => {
+                let _ = reply.send(self.engine.store().nonce_at(incarnation));
             }
             PeerEvent::Meet { theirs, reply } => {
                 self.engine.meet(&theirs);
                 let _ = reply.send(());
             }
-            PeerEvent::Judge { theirs, told, proof, reply } => {
-                let verdict = self.engine.judge(&theirs, told, proof);
+            PeerEvent::Judge { theirs, seen, reaches, reply } => {
+                let verdict = self.engine.judge(&theirs, seen, reaches);
                 if let Err(rejection @ Rejection::OtherDisk { .. }) = &verdict {
                     warn!(%rejection, "a peer is turned away");
                 }
                 let _ = reply.send(verdict);
             }
-            PeerEvent::Disowned { peer } => self.engine.step(Input::Disowned { peer }),
+            PeerEvent::Disowned { peer, is_proven } => {
+                self.engine.step(Input::Disowned { peer, is_proven });
+            }
         }
     }
 
@@ -324,7 +327,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             }
             Output::Scan { origin, scan } => self.readers.scan(origin, scan),
             Output::Sync(written) => self.gate.wait_for(written),
-            Output::Mark { configuration } => self.mark(configuration),
+            Output::Mark { configuration, epoch } => self.mark(configuration, epoch),
             // One that has no room is asked for again.
             Output::Look(look) => drop(self.shown.looks.try_send(look)),
             Output::Known(known) => drop(self.shown.known.send_replace(known)),
@@ -352,11 +355,10 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    fn mark(&self, configuration: ConfigurationId) {
-        let Identity { replica, incarnation, nonce, .. } = *self.engine.store().identity();
+    fn mark(&self, configuration: Option<ConfigurationId>, epoch: Epoch) {
+        let claim = Claim { epoch, ..self.engine.store().claim(configuration) };
         // When one is under way already, the engine asks again.
-        let _ =
-            self.shown.marks.try_send(marker::Solo { configuration, replica, incarnation, nonce });
+        let _ = self.shown.marks.try_send(claim);
     }
 
     fn stamp_frame(&self, frame: &mut ServerFrame) {

@@ -18,12 +18,16 @@ mod applying;
 mod checking;
 mod configuring;
 pub mod consensus;
+mod epochs;
 mod fetching;
 mod hand_over;
+mod introductions;
 mod joining;
 mod links;
 mod log_sync;
+mod marking;
 pub mod message;
+mod notice;
 mod outbox;
 pub mod peers;
 mod planning;
@@ -37,6 +41,7 @@ mod solo;
 mod status;
 mod stopping;
 mod subscriptions;
+pub mod validity;
 
 use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::{Configuration, ReplicaId};
@@ -47,12 +52,14 @@ use crate::snapshot::Quarantine;
 use crate::storage::Store;
 use checking::Checking;
 use consensus::{Consensus, Gate};
+use epochs::Epochs;
 use fetching::Fetching;
 use hand_over::HandOver;
-pub use message::{Asker, ClientKey, Input, Notice, Origin, Output, PeerMessage, Session};
+pub use introductions::{Introduction, Rejection};
+pub use message::{Asker, ClientKey, Input, Origin, Output, PeerMessage, Session, Verdict};
+pub use notice::Notice;
 use outbox::Outbox;
 use peers::Peers;
-pub use peers::{Introduction, Rejection};
 pub use planning::Look;
 use planning::Planning;
 use proposals::Proposals;
@@ -96,6 +103,8 @@ pub struct Engine<S: Store> {
     scans: usize,
     /// This replica proposed the end of the configuration: it proposes nothing after it.
     stops: bool,
+    /// After which index the log begins, when this replica has lost its vote.
+    left_log: Option<u64>,
     /// After which index the log of the configuration before begins, while it is still there.
     old_log: Option<u64>,
     planning: Planning,
@@ -105,6 +114,7 @@ pub struct Engine<S: Store> {
     /// The cluster does without this replica: it is retired, and something was decided since; or it
     /// joins, and is not wanted.
     may_go: bool,
+    epochs: Epochs,
     /// When the marker was asked for last, if it was.
     mark_asked: Option<u64>,
     /// Why this replica may not decide alone.
@@ -127,6 +137,8 @@ pub struct Engine<S: Store> {
     /// The leader that clients were last told, and whether this replica was in step with it.
     leader_told: Option<(ReplicaId, SlotBallot)>,
     disowned_by: Option<String>,
+    /// Who turned this replica away without a proof of being who it remembers.
+    turned_away_by: Option<String>,
     disk: (u64, u64),
 }
 
@@ -157,11 +169,13 @@ impl<S: Store> Engine<S> {
             checking: Checking::default(),
             scans: 0,
             stops: false,
+            left_log: None,
             old_log: (chain.began > 0).then_some(chain.began),
             planning: Planning::default(),
             stopping: Stopping::default(),
             joins: Vec::new(),
             may_go: false,
+            epochs: Epochs::default(),
             mark_asked: None,
             mark_refused: None,
             quarantine: store.quarantine(),
@@ -173,6 +187,7 @@ impl<S: Store> Engine<S> {
             decided_at: (0, 0),
             leader_told: None,
             disowned_by: None,
+            turned_away_by: None,
             disk: (u64::MAX, 0),
             began: chain.began,
             configuration: chain.current,
@@ -186,39 +201,6 @@ impl<S: Store> Engine<S> {
     /// The store, to look at.
     pub fn store(&self) -> &S {
         &self.store
-    }
-
-    /// How this replica introduces itself to a peer.
-    pub fn introduce(&self, peer: ReplicaId) -> Introduction {
-        self.outbox.peers.introduce(peer, &self.store)
-    }
-
-    /// The nonce that this replica had at one of its incarnations: the proof for a peer that saw
-    /// that one last.
-    pub fn proof(&self, incarnation: u64) -> Option<u64> {
-        self.store.nonce_at(incarnation)
-    }
-
-    /// Whether a stranger may be told anything.
-    pub fn admit(&self, theirs: &Introduction) -> Result<(), Rejection> {
-        self.outbox.peers.admit(theirs, &self.store)
-    }
-
-    /// Judges a peer's introduction. `told` is the incarnation of it that this replica said it saw
-    /// last, and `proof` the nonce that the peer gives for that one.
-    pub fn judge(
-        &self,
-        theirs: &Introduction,
-        told: u64,
-        proof: Option<u64>,
-    ) -> Result<(), Rejection> {
-        self.outbox.peers.judge(theirs, told, proof, &self.store)
-    }
-
-    /// Both this replica and the peer have taken each other.
-    pub fn meet(&mut self, theirs: &Introduction) {
-        self.outbox.peers.meet(theirs, &mut self.store);
-        self.gather();
     }
 
     /// Takes in one input.
@@ -237,8 +219,10 @@ impl<S: Store> Engine<S> {
             Input::WantsStop => self.wants_stop(),
             Input::Learned { members } => self.learned(&members),
             Input::Synced(written) => self.wrote(written),
-            Input::Marked { configuration, verdict } => self.marked(configuration, verdict),
-            Input::Disowned { peer } => self.disowned(peer),
+            Input::Marked { configuration, epoch, verdict } => {
+                self.marked(configuration, epoch, verdict);
+            }
+            Input::Disowned { peer, is_proven } => self.disowned(peer, is_proven),
             Input::Read { asker, found } => self.found(asker, found),
             Input::Disk { free, reserve } => self.disk_changed(free, reserve),
         }
@@ -256,6 +240,7 @@ impl<S: Store> Engine<S> {
         self.confirm_reads();
         self.serve_reads();
         self.tell_subscribers(has_room);
+        self.advance_epoch();
         self.take_messages();
         self.take_solo();
         self.tell_leader();

@@ -110,6 +110,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::start::Epoch;
     use kvorum_protocol::status::ConfigurationId;
 
     const A: ReplicaId = ReplicaId(1);
@@ -155,7 +156,8 @@ mod tests {
 
     #[test]
     fn a_configuration_of_one_waits_for_a_sync_that_began_after_it_wrote() {
-        let written = |index| Written { configuration: ConfigurationId(1), index };
+        let (configuration, epoch) = (ConfigurationId(1), Epoch::default());
+        let written = |index| Written { configuration, index, round: 0, epoch };
         let mut gate = Gate::default();
         gate.wait_for(written(1));
         assert!(gate.begin());

@@ -29,6 +29,7 @@
 //! | `leaving` | how one that is told to end waits until the others do without it | |
 //! | `stranded` | how one finds a cluster that went on without it | |
 //! | [`orchestrator`] | who says how many replicas are wanted | |
+//! | [`start`] | one start of a replica, and how it proves that its disk continues another | yes |
 //! | [`version`] | what programs must have in common | yes |
 //! | [`storage`] | the disk, and one in memory | |
 //! | [`transport`] | links to peers | |
@@ -60,6 +61,7 @@ pub mod replica;
 mod room;
 pub mod settings;
 pub mod snapshot;
+pub mod start;
 pub mod state_machine;
 pub mod storage;
 mod stranded;

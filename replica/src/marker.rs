@@ -1,14 +1,19 @@
 //! Pure: the cluster's marker, a record outside of any replica's volume.
 //!
 //! It is made once, by the replica that begins the cluster; so no second cluster begins beside it.
-//! And it names the replica that may decide alone, in a configuration of one, so that a volume
-//! which was brought back from an older copy does not.
+//! It names the replica that may decide alone, in a configuration of one, and knows how far disks
+//! had got that could not tell all of their peers; so a volume that was brought back from an older
+//! copy is told apart even when nobody else remembers.
 //!
 //! Guarantees nothing by itself: an orchestrator keeps it, and replaces it only if it still is what
 //! a claim was judged by.
 
+use std::collections::BTreeMap;
+
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use serde::{Deserialize, Serialize};
+
+use crate::start::Epoch;
 
 /// The marker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -20,7 +25,14 @@ pub struct Marker {
     pub nonce: u64,
     /// Who decides alone, or did last.
     pub solo: Option<Solo>,
+    /// How far disks had got that could not tell all members, by replica.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reached: BTreeMap<ReplicaId, Reached>,
 }
+
+/// Replicas of which the marker knows how far they got; of more, those with the lowest ids are
+/// forgotten: they left long ago.
+const REACHED_MAX: usize = 16;
 
 /// Who decides alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -66,23 +78,57 @@ pub enum Refused {
     OtherCluster(ClusterId),
 }
 
+/// How far a replica's disk had got when the marker was told last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reached {
+    /// Which of its starts told.
+    pub incarnation: u64,
+    /// That start's nonce.
+    pub nonce: u64,
+    /// The epoch of the disk.
+    pub epoch: Epoch,
+}
+
+/// What a replica tells the marker, and asks of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Claim {
+    /// Who.
+    pub replica: ReplicaId,
+    /// Which of its starts.
+    pub incarnation: u64,
+    /// That start's nonce.
+    pub nonce: u64,
+    /// The epoch in which the writes ended that this start found on its disk.
+    pub began: Epoch,
+    /// The epoch of its disk.
+    pub epoch: Epoch,
+    /// The configuration in which it wants to decide alone, if it does.
+    pub configuration: Option<ConfigurationId>,
+}
+
 impl Marker {
-    /// Judges whether a replica may decide alone. `proof` is the nonce that its volume has for the
-    /// incarnation that the marker names. The marker as it then has to be.
+    /// That of a cluster which begins.
+    #[must_use]
+    pub fn new(cluster: ClusterId, nonce: u64) -> Self {
+        Self { cluster, nonce, solo: None, reached: BTreeMap::new() }
+    }
+
+    /// Judges what a replica asks for. `proof` is the nonce that its volume has for the incarnation
+    /// that the marker names. The marker as it then has to be.
     ///
     /// # Errors
-    /// Why it may not.
+    /// Why it must not be.
     pub fn claim(
         &self,
         cluster: ClusterId,
-        claim: Solo,
+        claim: Claim,
         proof: Option<u64>,
     ) -> Result<Self, Refused> {
         if self.cluster != cluster {
             return Err(Refused::OtherCluster(self.cluster));
         }
-        if let Some(named) = self.solo {
-            let (marked, claimed) = (named.configuration.0, claim.configuration.0);
+        if let Some((named, claimed)) = self.solo.zip(claim.configuration) {
+            let (marked, claimed) = (named.configuration.0, claimed.0);
             if claimed < marked {
                 return Err(Refused::Newer { marked, claimed });
             }
@@ -93,7 +139,30 @@ impl Marker {
                 return Err(Refused::Forked { marked: named.incarnation });
             }
         }
-        Ok(Self { solo: Some(claim), ..self.clone() })
+        self.check_reach(claim)?;
+        let Claim { replica, incarnation, nonce, epoch, configuration, .. } = claim;
+        let solo =
+            configuration.map(|configuration| Solo { configuration, replica, incarnation, nonce });
+        let mut next = Self { solo: solo.or(self.solo), ..self.clone() };
+        next.reached.insert(replica, Reached { incarnation, nonce, epoch });
+        while next.reached.len() > REACHED_MAX {
+            next.reached.pop_first();
+        }
+        Ok(next)
+    }
+
+    /// Whether a volume continues what the marker was told of it.
+    ///
+    /// # Errors
+    /// When it is an older copy, or another start of the same volume told the marker since.
+    pub fn check_reach(&self, claim: Claim) -> Result<(), Refused> {
+        let Some(told) = self.reached.get(&claim.replica) else { return Ok(()) };
+        let is_same = told.incarnation == claim.incarnation && told.nonce == claim.nonce;
+        let is_later = told.incarnation < claim.incarnation && told.epoch <= claim.began;
+        match is_same || is_later {
+            true => Ok(()),
+            false => Err(Refused::Forked { marked: told.incarnation }),
+        }
     }
 }
 
@@ -115,27 +184,65 @@ mod digits {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_who_continues_decides_alone() {
-        let cluster = ClusterId(7);
-        let marker = Marker { cluster, nonce: 1, solo: None };
-        let solo = |configuration, incarnation, nonce| Solo {
-            configuration: ConfigurationId(configuration),
+    const CLUSTER: ClusterId = ClusterId(7);
+
+    /// A claim of replica 1 to decide alone.
+    fn claim(configuration: u32, incarnation: u64, nonce: u64) -> Claim {
+        Claim {
             replica: ReplicaId(1),
             incarnation,
             nonce,
-        };
-        let marker = marker.claim(cluster, solo(1, 1, 10), None).unwrap();
-        assert!(marker.claim(cluster, solo(1, 1, 10), Some(10)).is_ok(), "the same start");
-        let marker = marker.claim(cluster, solo(1, 2, 20), Some(10)).unwrap();
-        let copy = marker.claim(cluster, solo(1, 2, 30), None);
+            began: Epoch(incarnation * 10),
+            epoch: Epoch(incarnation * 10 + 1),
+            configuration: Some(ConfigurationId(configuration)),
+        }
+    }
+
+    #[test]
+    fn only_who_continues_decides_alone() {
+        let marker = Marker::new(CLUSTER, 1);
+        let marker = marker.claim(CLUSTER, claim(1, 1, 10), None).unwrap();
+        assert!(marker.claim(CLUSTER, claim(1, 1, 10), Some(10)).is_ok(), "the same start");
+        let marker = marker.claim(CLUSTER, claim(1, 2, 20), Some(10)).unwrap();
+        let copy = marker.claim(CLUSTER, claim(1, 2, 30), None);
         assert_eq!(copy, Err(Refused::Forked { marked: 2 }), "a copy of incarnation 1");
-        let older = marker.claim(cluster, solo(1, 1, 10), Some(10));
+        let older = marker.claim(CLUSTER, claim(1, 1, 10), Some(10));
         assert_eq!(older, Err(Refused::Forked { marked: 2 }));
-        let marker = marker.claim(cluster, solo(2, 2, 20), Some(20)).unwrap();
-        let left = marker.claim(cluster, solo(1, 3, 40), Some(20));
+        let marker = marker.claim(CLUSTER, claim(2, 2, 20), Some(20)).unwrap();
+        let left = marker.claim(CLUSTER, claim(1, 3, 40), Some(20));
         assert_eq!(left, Err(Refused::Newer { marked: 2, claimed: 1 }), "others decide by now");
-        let other = marker.claim(ClusterId(8), solo(9, 9, 9), None);
-        assert_eq!(other, Err(Refused::OtherCluster(cluster)));
+        let other = marker.claim(ClusterId(8), claim(9, 9, 99), None);
+        assert_eq!(other, Err(Refused::OtherCluster(CLUSTER)));
+    }
+
+    /// A copy of the current start has its nonce, and lacks what was written since.
+    #[test]
+    fn a_copy_of_the_current_start_is_refused() {
+        let marker = Marker::new(CLUSTER, 1);
+        let marker = marker.claim(CLUSTER, claim(1, 1, 10), None).unwrap();
+        let later = Claim { epoch: Epoch(15), ..claim(1, 1, 10) };
+        let marker = marker.claim(CLUSTER, later, Some(10)).unwrap();
+        let copy = Claim { began: Epoch(12), ..claim(1, 2, 20) };
+        for configuration in [Some(ConfigurationId(1)), Some(ConfigurationId(5)), None] {
+            let told = marker.claim(CLUSTER, Claim { configuration, ..copy }, Some(10));
+            assert_eq!(told, Err(Refused::Forked { marked: 1 }), "{configuration:?}");
+        }
+        let whole = Claim { began: Epoch(15), ..copy };
+        assert!(marker.claim(CLUSTER, whole, Some(10)).is_ok());
+    }
+
+    #[test]
+    fn it_is_read_as_earlier_programs_wrote_it_and_stays_small() {
+        let old = r#"{"cluster":"00000000000000000000000000000007","nonce":1,"solo":null}"#;
+        let mut marker: Marker = serde_json::from_str(old).unwrap();
+        assert_eq!(marker, Marker::new(CLUSTER, 1));
+        for replica in 1..100 {
+            let claim =
+                Claim { replica: ReplicaId(replica), configuration: None, ..claim(1, 1, 1) };
+            marker = marker.claim(CLUSTER, claim, None).unwrap();
+        }
+        assert_eq!(marker.reached.len(), REACHED_MAX);
+        let text = serde_json::to_string(&marker).unwrap();
+        assert_eq!(serde_json::from_str::<Marker>(&text).unwrap(), marker);
     }
 }

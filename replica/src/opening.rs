@@ -1,19 +1,21 @@
-//! What a replica starts from: its disk, and whom it was told of.
+//! What a replica starts from: its disk, and what it was told before.
 //!
 //! Guarantees that a disk is opened only when it has room, and belongs to somebody.
 
 use std::io;
 use std::sync::Arc;
 
-use kvorum_protocol::status::Member;
 use tokio::sync::watch;
 use tracing::warn;
 
 use crate::birth::Birth;
-use crate::orchestrator::Orchestrator;
+use crate::engine::{Input, Verdict};
+use crate::marker::Claim;
+use crate::orchestrator::{self, Orchestrator};
 use crate::replica::{StartError, unusable};
 use crate::room::wait_for_room;
 use crate::settings::{Settings, StorageKind};
+use crate::start::Secret;
 use crate::storage::database::OnFatal;
 use crate::storage::memory::Memory;
 use crate::storage::open::{Newborn, Owner};
@@ -32,8 +34,11 @@ pub enum Disk {
 pub struct Opened {
     /// Its disk.
     pub disk: Disk,
-    /// Members that it was told of.
-    pub contacts: Vec<Member>,
+    /// What the engine has to hear first: the members that the replica was told of, and that its
+    /// disk must not vote, if the cluster's marker says so.
+    pub first: Vec<Input>,
+    /// What the marker has to be asked about the disk, if it could not be yet.
+    pub claim: Option<Claim>,
 }
 
 /// Opens a replica's disk. With `another`, a retired volume goes on under that id.
@@ -64,7 +69,8 @@ pub async fn open(
         }
         let newborn = owner.newborn.as_ref().expect("settings name the members, or others do");
         let memory = Memory::new(owner.identity(newborn, nonce), newborn.members.clone());
-        return Ok(Opened { disk: Disk::Memory(memory), contacts: Vec::new() });
+        let memory = memory.with_secret(Secret::new(rand::random()));
+        return Ok(Opened { disk: Disk::Memory(memory), first: Vec::new(), claim: None });
     }
     wait_for_room(settings, waiting).await?;
     let limits = LogLimits::keeping(settings.log_keep);
@@ -105,5 +111,18 @@ pub async fn open(
         };
         birth.done();
     }
-    Ok(Opened { disk: Disk::Database(database), contacts })
+    let (mut first, mut claim) = (vec![Input::Learned { members: contacts }], None);
+    if let Some(orchestrator) = orchestrator {
+        let own = database.claim(None);
+        match orchestrator::outdated(orchestrator, own).await {
+            Ok(None) => {}
+            Ok(Some(why)) => {
+                let (configuration, verdict) = (None, Verdict::Refused(why));
+                first.push(Input::Marked { configuration, epoch: own.epoch, verdict });
+            }
+            // Its keeper asks again.
+            Err(_) => claim = Some(own),
+        }
+    }
+    Ok(Opened { disk: Disk::Database(database), first, claim })
 }

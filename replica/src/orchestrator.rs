@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use crate::driver::ClientEvent;
 use crate::engine::{Input, Look};
-use crate::marker::{Marker, Refused, Solo};
+use crate::marker::{Claim, Marker, Refused};
 use crate::planner::{Scale, ordinal};
 
 pub use events::{Happening, Herald};
@@ -171,7 +171,7 @@ pub async fn origin(
         Some(marker) => marker,
         None if begins => {
             let cluster = cluster.unwrap_or_else(|| ClusterId(rand::random()));
-            orchestrator.make_marker(Marker { cluster, nonce: intent, solo: None }).await?
+            orchestrator.make_marker(Marker::new(cluster, intent)).await?
         }
         None => {
             let first = wanted.start;
@@ -228,21 +228,31 @@ pub async fn watch(
     }
 }
 
-/// Lets the marker name a replica that is to decide alone; `proof` tells the nonce that its volume
-/// has for an incarnation.
+/// Why a disk must not vote, if the marker knows that it is an older copy.
+pub async fn outdated(
+    orchestrator: &Orchestrator,
+    claim: Claim,
+) -> Result<Option<String>, OrchestratorError> {
+    let marker = orchestrator.marker().await?;
+    let verdict = marker.map_or(Ok(()), |marker| marker.check_reach(claim));
+    Ok(verdict.err().map(|why| why.to_string()))
+}
+
+/// Tells the marker how far a replica's disk has got, and lets it name the replica if that wants to
+/// decide alone; `proof` tells the nonce that its volume has for an incarnation.
 pub async fn claim<F>(
     orchestrator: &Orchestrator,
     cluster: ClusterId,
-    claim: Solo,
+    claim: Claim,
     proof: impl Fn(u64) -> F,
 ) -> Result<(), OrchestratorError>
 where
     F: Future<Output = Option<u64>>,
 {
-    /// Others may claim at the same time, each once.
-    const TRIES: u32 = 5;
+    /// Others may tell it something at the same time, each once.
+    const TRIES: u32 = 10;
     for _ in 0..TRIES {
-        let made = Marker { cluster, nonce: claim.nonce, solo: None };
+        let made = Marker::new(cluster, claim.nonce);
         // A cluster that is older than its marker, or whose marker was removed, gets another.
         let marker = match orchestrator.marker().await? {
             Some(marker) => marker,

@@ -14,6 +14,8 @@ use std::fmt;
 use kvorum_protocol::status::{Member, ReplicaId};
 use serde::{Deserialize, Serialize};
 
+/// Most members of a cluster: of more, each write would wait for no more safety than seven give.
+pub const MEMBERS_MAX: usize = 7;
 /// Ticks for which a member must have been silent before somebody takes its place.
 pub const REPLACE_TICKS: u64 = 200;
 /// Ticks for which those who could become members wait for others, so that all do at once.

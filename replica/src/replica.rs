@@ -25,7 +25,7 @@ use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, LOOKS_MAX, PEER
 use crate::engine::{ClientKey, Input, Look, Options};
 use crate::http::{self, Health};
 use crate::leaving::Leaving;
-use crate::marker::Solo;
+use crate::marker::Claim;
 use crate::metrics::Metrics;
 use crate::opening::{self, Disk};
 use crate::orchestrator::{self, Folder, Keeper, Kubernetes, Orchestrator, OrchestratorError};
@@ -41,6 +41,8 @@ use crate::transport::Transport;
 const WANTED_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a stopping leader tries to hand leadership over.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a replica that ends tries to tell the cluster's marker how far its disk got.
+const MARKER_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a folder that is in use is waited for, where a pod can be replaced while its last
 /// process still ends.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
@@ -150,8 +152,7 @@ impl Replica {
         };
         let inboxes = Inboxes { peers, clients: from_clients };
         let (identity, driver, database) = spawn(opened.disk, settings.options(), inboxes, shown);
-        let contacts = Input::Learned { members: opened.contacts };
-        let _ = clients.send(ClientEvent::Input { input: contacts, permit: None }).await;
+        hear(&clients, opened.first).await;
 
         let file = tell_addresses(settings, &addresses)?;
         let cluster = identity.cluster;
@@ -162,7 +163,8 @@ impl Replica {
         if let Some(orchestrator) = orchestrator.clone() {
             let clients = clients.clone();
             let keeper = Keeper { orchestrator, cluster, driver: to_driver, clients };
-            follow(&mut tasks, keeper, (looks_wanted, marks_wanted), &name, status.clone());
+            let wishes = (looks_wanted, marks_wanted);
+            follow(&mut tasks, keeper, wishes, opened.claim, &name, status.clone());
         }
         let serving = Clients::new(name, cluster, clients.clone(), status.clone(), metrics);
         tasks.spawn(serving.listen(ports.clients, connections_max));
@@ -199,12 +201,14 @@ impl Replica {
     }
 
     /// Waits until this replica's id is over, it is wanted, and has got another id. Until then it
-    /// runs: some may learn only from it that their configuration is over.
+    /// runs: some may learn only from it that their configuration is over. One whose disk is not
+    /// the one that the others remember gets another id too, when a majority does without it.
     async fn retired(&self, birth: &Birth<'_>) -> Newborn {
         let mut status = self.status.clone();
         loop {
             let is_retired = |status: &Option<Arc<Status>>| {
-                status.as_ref().is_some_and(|status| status.role == Role::Retired)
+                let role = status.as_ref().map(|status| status.role);
+                matches!(role, Some(Role::Retired | Role::Outside))
             };
             tokio::select! {
                 retired = status.wait_for(is_retired) => if retired.is_err() {
@@ -250,20 +254,32 @@ impl Replica {
         if self.clients.send(ClientEvent::Stop { reply }).await.is_ok() {
             let _ = stopped.await;
         }
-        let (driver, database) = (self.driver.take(), self.database.take());
-        let end = move || {
-            if let Some(driver) = driver {
-                let _ = driver.join();
-            }
-            if let Some(database) = database {
-                database.close();
-            }
-        };
-        let _ = tokio::task::spawn_blocking(end).await;
+        if let Some(driver) = self.driver.take() {
+            let _ = tokio::task::spawn_blocking(move || driver.join()).await;
+        }
+        if let Some(database) = self.database.take() {
+            self.tell_marker(&database).await;
+            let _ = tokio::task::spawn_blocking(move || database.close()).await;
+        }
         self.tasks.shutdown().await;
         // Nobody should dial where nobody listens.
         let _ = fs::remove_file(&self.file);
         info!("stopped");
+    }
+
+    /// Tells the cluster's marker how far the disk got, unless every other member was told. Whoever
+    /// keeps the marker may be out of reach: then what it was told last has to do.
+    async fn tell_marker(&self, database: &Database) {
+        let Some(orchestrator) = &self.orchestrator else { return };
+        let status = self.status.borrow().clone();
+        let Some(status) = status.filter(|status| status.role != Role::Outside) else { return };
+        let links = status.links.iter().filter(|link| link.is_up).count();
+        if links + 1 < status.configuration.members.len() || links == 0 {
+            let nonce = |incarnation| std::future::ready(database.nonce_at(incarnation));
+            let told =
+                orchestrator::claim(orchestrator, self.cluster, database.last_claim(), nonce);
+            let _ = timeout(MARKER_PATIENCE, told).await;
+        }
     }
 
     async fn hand_over(&mut self) {
@@ -288,6 +304,13 @@ impl Replica {
     }
 }
 
+/// Lets the driver hear what comes before everything else.
+async fn hear(driver: &mpsc::Sender<ClientEvent>, first: Vec<Input>) {
+    for input in first {
+        let _ = driver.send(ClientEvent::Input { input, permit: None }).await;
+    }
+}
+
 pub(crate) fn unusable(folder: &Path, error: &dyn std::fmt::Display) -> OpenError {
     OpenError::Unusable { folder: folder.to_owned(), reason: error.to_string() }
 }
@@ -296,7 +319,8 @@ pub(crate) fn unusable(folder: &Path, error: &dyn std::fmt::Display) -> OpenErro
 fn follow(
     tasks: &mut JoinSet<()>,
     keeper: Keeper,
-    (looks, marks): (mpsc::Receiver<Look>, mpsc::Receiver<Solo>),
+    (looks, marks): (mpsc::Receiver<Look>, mpsc::Receiver<Claim>),
+    unasked: Option<Claim>,
     name: &str,
     status: watch::Receiver<Option<Arc<Status>>>,
 ) {
@@ -305,7 +329,7 @@ fn follow(
         tasks.spawn(herald.follow(status));
     }
     tasks.spawn(orchestrator::watch(orchestrator, keeper.clients.clone(), looks));
-    tasks.spawn(keeper.keep(marks));
+    tasks.spawn(keeper.keep(marks, unasked));
 }
 
 /// Who says how many replicas are wanted, if somebody does.

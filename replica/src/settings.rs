@@ -9,19 +9,15 @@ use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
+use kvorum_protocol::name::{self, NoName};
 use kvorum_protocol::status::ClusterId;
 
 use crate::driver::TICK;
 use crate::engine::Options;
-use crate::planner::ordinal;
+use crate::planner::{MEMBERS_MAX, ordinal};
 use crate::storage::open::{Newborn, Owner};
 use crate::transport::AddressBook;
 use crate::version::Version;
-
-/// Longest name of a replica, in bytes: what a host name may have.
-const NAME_BYTES_MAX: usize = 63;
-/// Most members of a cluster.
-const MEMBERS_MAX: usize = 7;
 
 /// Least that may be kept of a log, in bytes: each cut costs something.
 const LOG_KEEP_MIN: u64 = 64 << 10;
@@ -182,11 +178,8 @@ pub struct Settings {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// A name that is none.
-    #[error(
-        "'{0}' is no name for a replica; use 1 to {NAME_BYTES_MAX} lower-case letters, digits and \
-         hyphens"
-    )]
-    Name(String),
+    #[error(transparent)]
+    Name(#[from] NoName),
     /// A name without an ordinal.
     #[error(
         "--name is '{0}'; where the members follow somebody, it has to end in an ordinal, as in \
@@ -221,10 +214,7 @@ impl Settings {
     /// Checks what can be checked without looking at the machine, and finds the peers' addresses.
     pub fn validate(&self) -> Result<AddressBook, SettingsError> {
         for name in self.members.iter().chain([&self.name]) {
-            let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-            if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_allowed) {
-                return Err(SettingsError::Name(name.clone()));
-            }
+            name::check(name)?;
         }
         let follows = match (&self.follow, &self.statefulset) {
             (Some(folder), _) => Some(AddressBook::Folder(folder.clone())),
@@ -356,7 +346,7 @@ mod tests {
             ("--name a-0 --follow dir", Ok(())),
             ("--name a-0 --statefulset a", Ok(())),
             ("--name a --follow dir", Err("has to end in an ordinal")),
-            ("--name A --members a,b --peers b=h:1", Err("'A' is no name")),
+            ("--name A --members a,b --peers b=h:1", Err("\"A\" is no name")),
             ("--name a --members a --peers-from dir", Err("has 1 names")),
             ("--name a --members a,b,b --peers-from dir", Err("names 'b' twice")),
             ("--name c --members a,b --peers-from dir", Err("not among --members (a, b)")),

@@ -22,13 +22,16 @@ mod rocks_snapshots;
 pub mod scan;
 pub mod seed;
 pub mod segments;
+mod starts;
 
 use kvorum_protocol::message::Scan;
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
+use crate::marker::Claim;
 use crate::snapshot::{Install, InstallWrite, Quarantine, Snapshots};
+use crate::start::{Epoch, Start, StartKey};
 use crate::state_machine::Table;
 use crate::version::Version;
 
@@ -50,17 +53,19 @@ pub struct Identity {
     pub name: String,
     /// How often it was started on this volume, from 1.
     pub incarnation: u64,
-    /// Drawn anew at each start.
+    /// Drawn anew at each start; a name for it that anybody may know.
     pub nonce: u64,
 }
 
-/// What is remembered of a peer: the last of its starts that this replica saw.
+/// What is remembered of a peer: the last of its starts that this replica saw, and how far it got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Seen {
     /// Its incarnation.
     pub incarnation: u64,
-    /// That incarnation's nonce.
-    pub nonce: u64,
+    /// What that start is known by.
+    pub key: StartKey,
+    /// The latest epoch of its disk that it told.
+    pub epoch: Epoch,
 }
 
 /// Decided entries of the log, as a subscription reads them.
@@ -90,6 +95,20 @@ pub trait Store: Table {
     fn identity(&self) -> &Identity;
     /// The nonce that this replica had at one of its incarnations.
     fn nonce_at(&self, incarnation: u64) -> Option<u64>;
+    /// One of this replica's starts.
+    fn start(&self, incarnation: u64) -> Option<Start>;
+    /// The disk's epoch.
+    fn epoch(&self) -> Epoch;
+    /// What this start tells the cluster's marker, or asks of it, as the disk is now.
+    fn claim(&self, configuration: Option<ConfigurationId>) -> Claim {
+        let Identity { replica, incarnation, nonce, .. } = *self.identity();
+        let began = self.start(incarnation).map_or(Epoch::default(), |start| start.began);
+        Claim { replica, incarnation, nonce, began, epoch: self.epoch(), configuration }
+    }
+    /// Begins the next epoch.
+    fn begin_epoch(&mut self);
+    /// Writes something, so that the next sync needs the disk.
+    fn touch(&mut self);
     /// Removes the logs of earlier configurations.
     fn drop_old_logs(&mut self);
     /// What is remembered of a peer.

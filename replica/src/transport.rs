@@ -242,8 +242,11 @@ impl Transport {
             Err(_) => Err(Failure::Unreachable("it did not introduce itself in time".to_owned())),
             Ok(met) => met,
         };
-        if let Err(Failure::RejectedBy { peer, rejection: Rejection::OtherDisk { .. } }) = &met {
-            let _ = self.driver.send(PeerEvent::Disowned { peer: *peer }).await;
+        if let Err(Failure::RejectedBy { peer, rejection, is_proven }) = &met
+            && matches!(rejection, Rejection::OtherDisk { .. })
+        {
+            let (peer, is_proven) = (*peer, *is_proven);
+            let _ = self.driver.send(PeerEvent::Disowned { peer, is_proven }).await;
         }
         met
     }
@@ -285,7 +288,7 @@ struct Strangers {
 impl Strangers {
     fn log(&self, from: SocketAddr, failure: &Failure) {
         if matches!(failure, Failure::Rejected(Rejection::Cut) | Failure::Unreachable(_)) {
-            debug!(%from, %failure, "no meeting");
+            debug!(%from, why = failure.to_string(), "no meeting");
             return;
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -294,7 +297,9 @@ impl Strangers {
             last.1 += 1;
         } else {
             *last = (Some(Instant::now()), 0);
-            warn!(%from, %failure, unsaid, "no meeting");
+            // As a text, so that the log escapes what a stranger says.
+            let why = failure.to_string();
+            warn!(%from, why, unsaid, "no meeting");
         }
     }
 }

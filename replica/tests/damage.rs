@@ -17,6 +17,7 @@ use kvorum_protocol::data::{ClientId, Condition, Key, LaneId, Operation, Request
 use kvorum_protocol::message::{Consistency, Page, Scan};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use kvorum_replica::entry::{Command, Entry};
+use kvorum_replica::start::{Epoch, Secret};
 use kvorum_replica::state_machine::{self, LaneMemory, Source, Table};
 use kvorum_replica::storage::open::{Newborn, Owner};
 use kvorum_replica::storage::segments::LogLimits;
@@ -88,7 +89,10 @@ fn fill(database: &mut Database, numbers: std::ops::Range<u64>) {
         database.sync(database.durable());
     }
     // The last writes are none of the log's.
-    database.remember(ReplicaId(2), Seen { incarnation: numbers.end, nonce: 5 });
+    database.remember(
+        ReplicaId(2),
+        Seen { incarnation: numbers.end, key: Secret::of_nonce(5).key(), epoch: Epoch(1) },
+    );
     database.sync(database.durable());
 }
 

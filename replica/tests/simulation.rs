@@ -9,6 +9,8 @@
 mod checker;
 #[path = "simulation/cluster.rs"]
 mod cluster;
+#[path = "simulation/copies.rs"]
+mod copies;
 #[path = "simulation/ending.rs"]
 mod ending;
 #[path = "simulation/event.rs"]
@@ -17,6 +19,8 @@ mod event;
 mod faults;
 #[path = "simulation/links.rs"]
 mod links;
+#[path = "simulation/marker.rs"]
+mod marker;
 #[path = "simulation/node.rs"]
 mod node;
 #[path = "simulation/rules.rs"]
@@ -329,6 +333,12 @@ fn with_reads_that_ignore_the_configuration_one_is_stale() {
 #[test]
 fn with_messages_that_start_a_configuration_replicas_differ() {
     without_in(World::Scaled, |rules| rules.engine.frames_start_nothing = false);
+}
+
+/// A copy of a running disk, brought back, has forgotten what its replica accepted since.
+#[test]
+fn with_copies_that_are_taken_for_the_disk_what_was_decided_is_lost() {
+    without(|rules| rules.engine.compares_epochs = false);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use kvorum_replica::entry::{Command, Entry};
 use kvorum_replica::snapshot::{Found, Install, InstallWrite, Snapshots, Wanted};
+use kvorum_replica::start::{Epoch, Secret};
 use kvorum_replica::state_machine::{Changes, Lane, Record, Table};
 use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::storage::open::{Newborn, Owner};
@@ -224,7 +225,8 @@ fn the_state_on_disk_is_the_state_in_memory() {
         database.commit(changes(applied));
         model.commit(changes(applied));
     }
-    let seen = Seen { incarnation: 3, nonce: 4 };
+    let key = Secret::of_nonce(4).key();
+    let seen = Seen { incarnation: 3, key, epoch: Epoch(5) };
     database.remember(ReplicaId(2), seen);
     model.remember(ReplicaId(2), seen);
     assert_eq!(answers(&database), answers(&model));

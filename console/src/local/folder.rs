@@ -121,7 +121,7 @@ impl StatefulSet {
             seed(&folder.join(&name), &self.owner(&name))?;
         }
         // The cluster has begun: nobody begins another one.
-        let marker = Marker { cluster: self.cluster, nonce: rand::random(), solo: None };
+        let marker = Marker::new(self.cluster, rand::random());
         orchestrator::Folder::new(folder).make_marker_now(marker).map_err(cannot)?;
         self.write(folder).map_err(cannot)
     }

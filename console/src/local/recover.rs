@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, Member, ReplicaId};
 use kvorum_replica::chain::{Chain, Standing};
 use kvorum_replica::entry::Entry;
-use kvorum_replica::marker::Solo;
 use kvorum_replica::orchestrator;
 use kvorum_replica::snapshot::{Cursor, Found, Snapshots, Wanted};
 use kvorum_replica::state_machine::Table;
@@ -25,7 +24,7 @@ use kvorum_replica::storage::log::{LogDisk, LogNumbers};
 use kvorum_replica::storage::open::Owner;
 use kvorum_replica::storage::seed::Seed;
 use kvorum_replica::storage::segments::LogLimits;
-use kvorum_replica::storage::{Ballot, Database, Identity, OpenError, Store};
+use kvorum_replica::storage::{Ballot, Database, OpenError, Store};
 use rustix::fs::{CWD, RenameFlags, rename, renameat_with};
 use rustix::io::Errno;
 
@@ -59,8 +58,8 @@ impl Survivor {
     /// Whether the cluster's marker lets it decide alone.
     fn is_let(&self, folder: &Path) -> Result<bool, Stop> {
         let Some(marker) = orchestrator::Folder::new(folder).marker_now()? else { return Ok(true) };
-        let Identity { cluster, replica, incarnation, nonce, .. } = *self.database.identity();
-        let claim = Solo { configuration: self.chain.current.id, replica, incarnation, nonce };
+        let cluster = self.database.identity().cluster;
+        let claim = self.database.claim(Some(self.chain.current.id));
         let proof = marker.solo.and_then(|solo| self.database.nonce_at(solo.incarnation));
         Ok(marker.claim(cluster, claim, proof).is_ok())
     }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`limits`] | every bound of the protocol, each with its reason |
 //! | [`data`] | keys, values, operations and their outcomes |
+//! | [`name`] | the one rule for names of replicas |
 //! | [`status`] | what a replica says about itself |
 //! | [`message`] | requests, answers, events |
 //! | [`handshake`] | the first exchange on a connection |
@@ -25,6 +26,7 @@ pub mod frame;
 pub mod handshake;
 pub mod limits;
 pub mod message;
+pub mod name;
 pub mod status;
 
 pub use client::{Client, ClientError, Fate};

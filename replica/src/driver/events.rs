@@ -5,6 +5,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::clients::ClientSink;
 use crate::engine::{ClientKey, Input, Introduction, PeerMessage, Rejection, Session};
+use crate::start::{Epoch, Start};
+use crate::storage::Seen;
 use crate::transport::link::LinkHandle;
 
 /// What links and peers tell the driver.
@@ -36,23 +38,29 @@ pub enum PeerEvent {
         /// Its room in the link's inbound budget.
         permit: OwnedSemaphorePermit,
     },
-    /// How does this replica introduce itself?
+    /// How does this replica introduce itself, and what does it remember of the peer?
     Introduce {
         /// To whom.
         peer: ReplicaId,
         /// The answer.
-        reply: oneshot::Sender<Introduction>,
+        reply: oneshot::Sender<(Introduction, Option<Seen>)>,
     },
-    /// May a stranger be told anything? How this replica introduces itself, and its proof for the
-    /// incarnation that the stranger saw last.
+    /// May a stranger be told anything?
     Admit {
         /// What it says of itself.
         theirs: Introduction,
         /// The answer.
-        reply: oneshot::Sender<Result<(Introduction, Option<u64>), Rejection>>,
+        reply: oneshot::Sender<Result<(), Rejection>>,
+    },
+    /// By which start does this replica prove itself to a peer?
+    Start {
+        /// The incarnation that the peer saw last; 0 when it never saw any.
+        incarnation: u64,
+        /// The answer.
+        reply: oneshot::Sender<Option<Start>>,
     },
     /// The nonce of one of this replica's incarnations.
-    Proof {
+    Nonce {
         /// Which.
         incarnation: u64,
         /// The answer.
@@ -62,10 +70,10 @@ pub enum PeerEvent {
     Judge {
         /// What it says of itself.
         theirs: Introduction,
-        /// Which of its incarnations this replica said it saw last.
-        told: u64,
-        /// Its proof of that one.
-        proof: Option<u64>,
+        /// What this replica remembered of it when they met.
+        seen: Option<Seen>,
+        /// The epoch in which the writes of that start end on its disk, if it proved to have it.
+        reaches: Option<Epoch>,
         /// The answer.
         reply: oneshot::Sender<Result<(), Rejection>>,
     },
@@ -80,6 +88,8 @@ pub enum PeerEvent {
     Disowned {
         /// Which peer.
         peer: ReplicaId,
+        /// Whether it proved to be who this replica remembers.
+        is_proven: bool,
     },
 }
 

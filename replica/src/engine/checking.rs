@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 
 use kvorum_protocol::status::ReplicaId;
 
-use super::message::{Asker, Notice, Output, PeerMessage};
+use super::message::{Asker, Output, PeerMessage};
+use super::notice::Notice;
 use super::{Consensus, Engine};
 use crate::entry::Entry;
 use crate::snapshot::{Cursor, Digest, Found, InstallWrite, Quarantine, SnapshotId, Wanted};

@@ -16,15 +16,12 @@ use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId}
 
 use super::Engine;
 use super::consensus::Consensus;
-use super::message::{Notice, Output, PeerMessage};
-use super::solo::Written;
+use super::message::{Output, PeerMessage};
+use super::notice::Notice;
 use crate::chain::Standing;
 use crate::entry::Entry;
 use crate::state_machine::Changes;
 use crate::storage::Store;
-
-/// Ticks after which the marker is asked for again: whoever keeps it may be out of reach.
-const MARK_TICKS: u64 = 100;
 
 impl<S: Store> Engine<S> {
     /// Whether this replica is a member of the configuration it knows last.
@@ -119,46 +116,6 @@ impl<S: Store> Engine<S> {
         self.outbox.tell_known();
     }
 
-    /// What a configuration of one has to ask for.
-    pub(super) fn take_solo(&mut self) {
-        let (now, asked) = (self.now, self.mark_asked);
-        let configuration = self.configuration.id;
-        let Some(solo) = self.consensus.as_mut().and_then(Consensus::solo) else { return };
-        if let Some(index) = solo.take_unsynced() {
-            self.outbox.push(Output::Sync(Written { configuration, index }));
-        }
-        if !self.rules.asks_marker {
-            solo.marked(ConfigurationId(configuration.0 + 1));
-        }
-        if let Some(wanted) = solo.wants_mark()
-            && asked.is_none_or(|asked| now >= asked + MARK_TICKS)
-        {
-            self.mark_asked = Some(now);
-            self.outbox.push(Output::Mark { configuration: wanted });
-        }
-    }
-
-    /// A sync returned.
-    pub(super) fn wrote(&mut self, written: Written) {
-        let is_current = written.configuration == self.configuration.id;
-        let solo = self.consensus.as_mut().and_then(Consensus::solo);
-        if let Some(solo) = solo.filter(|_| is_current) {
-            solo.synced(written.index);
-        }
-    }
-
-    /// The marker names this replica in a configuration, or must not.
-    pub(super) fn marked(&mut self, configuration: ConfigurationId, verdict: Result<(), String>) {
-        let Some(solo) = self.consensus.as_mut().and_then(Consensus::solo) else { return };
-        match verdict {
-            Ok(()) => {
-                solo.marked(configuration);
-                (self.mark_asked, self.mark_refused) = (None, None);
-            }
-            Err(why) => self.mark_refused = Some(why),
-        }
-    }
-
     /// A peer speaks of a configuration that is not this replica's.
     pub(super) fn other_configuration(&mut self, peer: ReplicaId, theirs: ConfigurationId) {
         if theirs < self.configuration.id {
@@ -209,7 +166,8 @@ impl<S: Store> Engine<S> {
 
     /// The index up to which no log has the entries any more.
     pub(super) fn log_begins_after(&self) -> u64 {
-        let current = self.consensus.as_ref().map_or(self.began, Consensus::compacted);
+        let left = self.left_log.unwrap_or(self.began);
+        let current = self.consensus.as_ref().map_or(left, Consensus::compacted);
         self.old_log.unwrap_or(current)
     }
 }

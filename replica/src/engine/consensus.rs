@@ -14,6 +14,7 @@ use omnipaxos::util::LogEntry;
 use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
 
 use super::solo::Solo;
+use super::validity::{Local, fits};
 use super::{Rules, log_sync};
 use crate::entry::Entry;
 
@@ -149,7 +150,8 @@ impl<L: Storage<Entry>> Consensus<L> {
     pub fn handle(&mut self, peer: ReplicaId, message: Message<Entry>, applied: u64) -> Handled {
         let is_sound = self.slot_of(peer) == Some(message.get_sender())
             && message.get_receiver() == self.slot
-            && (gate(&message).is_some() || !self.rules.has_whitelist);
+            && (gate(&message).is_some() || !self.rules.has_whitelist)
+            && fits(&message, self.local(applied));
         if !is_sound {
             self.dropped += 1;
             return Handled::Forged;
@@ -161,6 +163,17 @@ impl<L: Storage<Entry>> Consensus<L> {
                 self.give(message);
                 Handled::Taken
             }
+        }
+    }
+
+    fn local(&self, applied: u64) -> Local {
+        Local {
+            promise: self.promise(),
+            accepted: self.accepted(),
+            compacted: self.compacted(),
+            applied,
+            slots: self.configuration.members.len(),
+            is_leading: self.ballot_if_leading().is_some(),
         }
     }
 

@@ -12,7 +12,8 @@
 
 use kvorum_protocol::status::{CatchingUp, ConfigurationId, ReplicaId};
 
-use super::message::{Notice, Output, PeerMessage};
+use super::message::{Output, PeerMessage};
+use super::notice::Notice;
 use super::{Engine, Outbox};
 use crate::chain::Standing;
 use crate::entry::Entry;

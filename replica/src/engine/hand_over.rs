@@ -10,7 +10,8 @@ use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 
 use super::Engine;
-use super::message::{Notice, Output, PeerMessage};
+use super::message::{Output, PeerMessage};
+use super::notice::Notice;
 use crate::storage::Store;
 
 /// Ticks that a hand-over may take before the leader leads on.

@@ -8,6 +8,7 @@
 //! [planner](crate::planner) does.
 
 use kvorum_protocol::message::{Answer, Refusal};
+use kvorum_protocol::name;
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 
 use super::message::{Output, PeerMessage};
@@ -22,8 +23,6 @@ use crate::version::Version;
 const HINT_TICKS: u64 = 3;
 /// Joiners that wait for their id at a time; of more, the next is refused as overload.
 const JOINS_MAX: usize = 64;
-/// Longest name of a replica, in bytes.
-const NAME_BYTES_MAX: usize = 63;
 
 impl<S: Store> Engine<S> {
     /// What this replica is to the configuration that it knows last.
@@ -38,10 +37,8 @@ impl<S: Store> Engine<S> {
     pub(super) fn join(&mut self, origin: Origin, name: String, nonce: u64) {
         let refusal = if !self.is_leading() {
             Some(Refusal::NotLeader { leader: self.leader_name() })
-        } else if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            let why =
-                format!("a name has 1 to {NAME_BYTES_MAX} bytes, and this one {}", name.len());
-            Some(Refusal::Unavailable(why))
+        } else if let Err(none) = name::check(&name) {
+            Some(Refusal::Unavailable(none.to_string()))
         } else if self.store.version() < Version::JOINERS {
             let (has, needs) = (self.store.version(), Version::JOINERS);
             Some(Refusal::Unavailable(format!(

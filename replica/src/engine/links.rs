@@ -6,7 +6,8 @@
 use kvorum_protocol::status::ReplicaId;
 
 use super::consensus::Handled;
-use super::message::{Notice, Origin, Output, PeerMessage, Session};
+use super::message::{Origin, Output, PeerMessage, Session};
+use super::notice::Notice;
 use super::planning::Look;
 use super::reads::{Question, Read};
 use super::{Engine, HURRY_TICKS};
@@ -112,20 +113,7 @@ impl<S: Store> Engine<S> {
             PeerMessage::Wanted { wanted, number } => self.told_wanted(wanted, number),
             PeerMessage::Checksum { index, digest } => self.checksum_told(peer, index, digest),
             PeerMessage::Differs { index, sound } => self.differs(index, sound),
+            PeerMessage::Epoch { epoch } => self.epoch_told(peer, epoch),
         }
-    }
-
-    /// A peer remembers this replica with another disk.
-    pub(super) fn disowned(&mut self, peer: ReplicaId) {
-        if !self.outbox.peers.knows(peer) {
-            return;
-        }
-        let by = self.outbox.peers.name(peer).to_owned();
-        if self.disowned_by.is_none() {
-            self.outbox.notice(Notice::Disowned { by: by.clone() });
-        }
-        self.disowned_by = Some(by);
-        self.consensus = None;
-        self.deposed();
     }
 }

@@ -4,16 +4,18 @@
 //! otherwise, but for [`Store`](crate::storage::Store).
 
 use kvorum_protocol::message::{Answer, Page, Refusal, Request, Scan, ServerFrame};
-use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId};
+use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use serde::{Deserialize, Serialize};
 
+use super::notice::Notice;
 use super::planning::Look;
 use super::solo::Written;
 use crate::entry::Entry;
 use crate::planner::Scale;
 use crate::snapshot::{Digest, Found, Wanted};
+use crate::start::Epoch;
 
 /// One client connection of this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -186,6 +188,11 @@ pub enum PeerMessage {
         /// The replicas that had the majority's.
         sound: Vec<ReplicaId>,
     },
+    /// How far the sender's disk has got.
+    Epoch {
+        /// Its epoch.
+        epoch: Epoch,
+    },
 }
 
 impl PeerMessage {
@@ -224,6 +231,17 @@ impl PeerMessage {
                 | Self::ProbeAnswer { .. }
         )
     }
+}
+
+/// What came of a question to the cluster's marker.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It says what it was to say.
+    Done,
+    /// It must not say that: the sentence says why.
+    Refused(String),
+    /// Nobody knows: it is out of reach.
+    Unreachable(String),
 }
 
 /// What happens to a replica.
@@ -293,6 +311,8 @@ pub enum Input {
     Disowned {
         /// The peer.
         peer: ReplicaId,
+        /// Whether it proved to be who this replica remembers.
+        is_proven: bool,
     },
     /// So many replicas are wanted.
     Scale {
@@ -310,12 +330,14 @@ pub enum Input {
     },
     /// A sync returned that began after this was written.
     Synced(Written),
-    /// The cluster's marker was asked to name this replica.
+    /// The cluster's marker was told how far this disk has got.
     Marked {
-        /// In this configuration.
-        configuration: ConfigurationId,
-        /// Whether it does, or why it must not.
-        verdict: Result<(), String>,
+        /// The configuration in which it was asked to name this replica, if it was.
+        configuration: Option<ConfigurationId>,
+        /// The epoch that it was told.
+        epoch: Epoch,
+        /// What came of it.
+        verdict: Verdict,
     },
     /// The members are to be these.
     Configure {
@@ -338,10 +360,13 @@ pub enum Output {
     Sync(Written),
     /// Look how many replicas are wanted, and tell by [`Input::Scale`].
     Look(Look),
-    /// Let the cluster's marker name this replica, and tell by [`Input::Marked`].
+    /// Tell the cluster's marker how far this disk has got, and tell by [`Input::Marked`] what came
+    /// of it.
     Mark {
-        /// In this configuration.
-        configuration: ConfigurationId,
+        /// The configuration in which it is to name this replica, if it is to.
+        configuration: Option<ConfigurationId>,
+        /// The epoch, which is durable.
+        epoch: Epoch,
     },
     /// These are the others that may have to be talked to.
     Known(Vec<Member>),
@@ -398,98 +423,4 @@ pub enum Output {
     Crash,
     /// Something that an operator wants to read.
     Notice(Notice),
-}
-
-/// Something that an operator wants to read.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Notice {
-    /// Every member was met; the replica votes from now on.
-    Gathered,
-    /// A session with a peer began.
-    Linked {
-        /// The peer.
-        peer: String,
-    },
-    /// A session with a peer ended.
-    LinkLost {
-        /// The peer.
-        peer: String,
-    },
-    /// The replica began to lead.
-    Leading {
-        /// The ballot's number.
-        ballot: u32,
-        /// Its accepted index at that moment.
-        accepted: u64,
-    },
-    /// The replica stopped leading.
-    Deposed {
-        /// The ballot's number.
-        ballot: u32,
-    },
-    /// The replica is in step with a leader.
-    Following {
-        /// The leader's name.
-        leader: String,
-        /// The ballot's number.
-        ballot: u32,
-        /// Its decided index.
-        decided: u64,
-    },
-    /// The peers know the replica with another disk; it must not vote.
-    Disowned {
-        /// The peer that said so.
-        by: String,
-    },
-    /// Leadership is being handed over.
-    HandingOver {
-        /// To whom.
-        to: String,
-    },
-    /// The leader proposes another configuration.
-    Configuring {
-        /// Its number.
-        id: u32,
-        /// Its members, by name.
-        members: String,
-    },
-    /// The replica goes on in another configuration.
-    Configured {
-        /// That one.
-        configuration: Configuration,
-    },
-    /// The log was cut.
-    Compacted {
-        /// Entries up to this index are no longer in it.
-        index: u64,
-    },
-    /// The leader's log does not hold, or not within one message, what this replica lacks.
-    Behind {
-        /// The leader.
-        of: String,
-        /// How many entries it lacks.
-        by: u64,
-    },
-    /// A copied state took the place of the one that was here.
-    Copied {
-        /// The index as of which it is.
-        index: u64,
-        /// About how many bytes it has.
-        bytes: u64,
-    },
-    /// This replica's state differs from a majority's: it is not used any more.
-    Quarantined {
-        /// The index as of which it was found to differ.
-        index: u64,
-    },
-    /// The replicas' states differ, and no majority has the same.
-    Differ {
-        /// The index as of which they do.
-        index: u64,
-    },
-    /// A message that must not be was dropped.
-    Dropped {
-        /// What it was.
-        what: &'static str,
-    },
 }

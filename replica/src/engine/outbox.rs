@@ -6,7 +6,8 @@ use kvorum_protocol::message::{Answer, Refusal, ServerFrame};
 use kvorum_protocol::status::ReplicaId;
 
 use super::Origin;
-use super::message::{Notice, Output, PeerMessage, Session};
+use super::message::{Output, PeerMessage, Session};
+use super::notice::Notice;
 use super::peers::Peers;
 use super::reads::Read;
 

@@ -1,94 +1,17 @@
-//! Pure: the other members: their sessions, and whether they are who they were.
+//! Pure: the other members: their names, and the sessions with them.
 //!
-//! A replica that was started on another disk than its peers remember must not vote: it has
-//! forgotten its promises. So each start has a number (the incarnation) and a random nonce, and a
-//! peer takes a higher incarnation only if it proves that it continues the one last seen, by that
-//! one's nonce. A new cluster's replica does not vote before it has met every member; so there is
-//! always one among the voters who remembers each disk.
-//!
-//! Guarantees that a message of a replaced session is told from one of the current session.
+//! Guarantees that a message of a replaced session is told from one of the current session. Does
+//! not judge whether a peer is who it was; [`introductions`](super::introductions) does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kvorum_protocol::message::Refusal;
-use kvorum_protocol::status::{ClusterId, LinkStatus, Member, ReplicaId};
-use serde::{Deserialize, Serialize};
+use kvorum_protocol::status::{LinkStatus, Member, ReplicaId};
 
 use super::Session;
 use crate::chain::Chain;
-use crate::storage::{Seen, Store};
+use crate::storage::Store;
 use crate::version::Version;
-
-/// Who a replica says it is when a session begins.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Introduction {
-    /// The cluster it belongs to.
-    pub cluster: ClusterId,
-    /// Who it is.
-    pub replica: ReplicaId,
-    /// Its name.
-    pub name: String,
-    /// Which of its starts this is.
-    pub incarnation: u64,
-    /// That start's nonce.
-    pub nonce: u64,
-    /// The other side's incarnation that it saw last; 0 when it never saw it.
-    pub last_saw: u64,
-    /// The oldest version that its program knows, and the newest.
-    pub versions: (Version, Version),
-}
-
-/// Why a replica does not talk to another one.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
-pub enum Rejection {
-    /// The cluster has a version that its program does not know.
-    #[error(
-        "the cluster has version {cluster}, and {name} knows {} to {}: install a program there \
-         that knows it",
-        knows.0,
-        knows.1
-    )]
-    Version {
-        /// The cluster's.
-        cluster: Version,
-        /// The rejected one's name.
-        name: String,
-        /// The versions that it knows.
-        knows: (Version, Version),
-    },
-    /// It belongs to another cluster.
-    #[error("it belongs to cluster {theirs}, not to the one that this replica belongs to")]
-    OtherCluster {
-        /// The rejected one's.
-        theirs: ClusterId,
-    },
-    /// It is no member, or has another member's name.
-    #[error("{name} (replica {replica}) is no member of this cluster")]
-    NoMember {
-        /// Its name.
-        name: String,
-        /// Its id.
-        replica: u64,
-    },
-    /// It does not continue the incarnation that was seen last: its disk was lost, replaced by an
-    /// older copy, or copied.
-    #[error(
-        "{name} does not continue incarnation {seen}, which was seen last: its disk was lost, is \
-         an older copy, or is in use twice"
-    )]
-    OtherDisk {
-        /// Its name.
-        name: String,
-        /// The incarnation seen last.
-        seen: u64,
-    },
-    /// The link is cut on purpose.
-    #[error("the link is cut on purpose")]
-    Cut,
-    /// Another meeting with it came in between; it may try again.
-    #[error("another meeting came in between")]
-    Crossed,
-}
 
 /// One other member.
 #[derive(Clone, Debug)]
@@ -164,79 +87,22 @@ impl Peers {
         members.map(|(id, peer)| (*id, peer))
     }
 
-    /// How this replica introduces itself to a peer.
-    pub fn introduce<S: Store>(&self, peer: ReplicaId, store: &S) -> Introduction {
-        let me = store.identity();
-        Introduction {
-            cluster: me.cluster,
-            replica: me.replica,
-            name: me.name.clone(),
-            incarnation: me.incarnation,
-            nonce: me.nonce,
-            last_saw: store.seen(peer).map_or(0, |seen| seen.incarnation),
-            versions: (Version::OLDEST, self.newest),
-        }
-    }
-
-    /// Whether a stranger may be told anything: it belongs to this cluster and is a member.
-    pub fn admit<S: Store>(&self, theirs: &Introduction, store: &S) -> Result<(), Rejection> {
-        if theirs.cluster != store.identity().cluster {
-            return Err(Rejection::OtherCluster { theirs: theirs.cluster });
-        }
-        let (cluster, knows) = (store.version(), theirs.versions);
-        if !(knows.0..=knows.1).contains(&cluster) {
-            let name = theirs.name.clone();
-            return Err(Rejection::Version { cluster, name, knows });
-        }
-        match self.peers.get(&theirs.replica) {
-            Some(peer) if peer.name == theirs.name && peer.is_cut => Err(Rejection::Cut),
-            Some(peer) if peer.name == theirs.name => Ok(()),
-            _ => {
-                let (name, replica) = (theirs.name.clone(), theirs.replica.0);
-                Err(Rejection::NoMember { name, replica })
-            }
-        }
-    }
-
-    /// Judges a peer's introduction. `told` is the incarnation of it that this replica said it saw
-    /// last, and `proof` the nonce that the peer gives for that one.
-    pub fn judge<S: Store>(
-        &self,
-        theirs: &Introduction,
-        told: u64,
-        proof: Option<u64>,
-        store: &S,
-    ) -> Result<(), Rejection> {
-        self.admit(theirs, store)?;
-        let now = Seen { incarnation: theirs.incarnation, nonce: theirs.nonce };
-        let seen = store.seen(theirs.replica);
-        if seen.map_or(0, |seen| seen.incarnation) != told {
-            return Err(Rejection::Crossed);
-        }
-        if let Some(seen) = seen {
-            let continues =
-                now == seen || (now.incarnation > seen.incarnation && proof == Some(seen.nonce));
-            if !continues {
-                let name = theirs.name.clone();
-                return Err(Rejection::OtherDisk { name, seen: seen.incarnation });
-            }
-        }
-        Ok(())
-    }
-
-    /// Remembers a peer after both sides have taken each other. Only then: a peer that turned this
-    /// replica away was not met.
-    pub fn meet<S: Store>(&mut self, theirs: &Introduction, store: &mut S) {
-        let now = Seen { incarnation: theirs.incarnation, nonce: theirs.nonce };
-        if let Some(peer) = self.peers.get_mut(&theirs.replica) {
-            let seen = store.seen(theirs.replica);
-            // A later start may have been met meanwhile.
-            if seen.is_none_or(|seen| seen.incarnation < now.incarnation) {
-                store.remember(theirs.replica, now);
-            }
+    /// Both sides have taken each other.
+    pub(super) fn met(&mut self, peer: ReplicaId, newest: Version) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
             peer.has_met = true;
-            peer.newest = Some(theirs.versions.1);
+            peer.newest = Some(newest);
         }
+    }
+
+    /// Whether the link to a peer is cut on purpose.
+    pub(super) fn is_cut(&self, peer: ReplicaId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.is_cut)
+    }
+
+    /// The newest version that this replica may have.
+    pub(super) fn newest(&self) -> Version {
+        self.newest
     }
 
     /// The newest version that all members' programs know, if it is higher than the cluster's;
@@ -378,7 +244,7 @@ mod tests {
     use crate::storage::Identity;
     use crate::storage::memory::Memory;
     use crate::storage::segments::LogLimits;
-    use kvorum_protocol::status::{Configuration, ConfigurationId, Member};
+    use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId};
 
     fn store(replica: u64) -> Memory {
         let member = |id: u64| Member { replica: ReplicaId(id), name: format!("kvorum-{id}") };
@@ -392,34 +258,6 @@ mod tests {
             nonce: 100 + replica,
         };
         Memory::crashable(identity, configuration, LogLimits::default())
-    }
-
-    #[test]
-    fn a_peer_is_taken_only_if_it_continues_what_was_seen() {
-        let mut here = store(1);
-        let newest = Version(2);
-        let mut peers = Peers::new(&here.chain(), ReplicaId(1), newest, &here.clone());
-        assert!(!peers.have_all_met());
-        let first = peers.introduce(ReplicaId(1), &store(2));
-        assert_eq!(peers.judge(&first, 0, None, &here), Ok(()));
-        assert!(!peers.have_all_met(), "judged is not met: it may turn this replica away");
-        peers.meet(&first, &mut here);
-        assert!(peers.have_all_met());
-        assert_eq!(peers.judge(&first, 1, None, &here), Ok(()), "the same start again");
-
-        let next = Introduction { incarnation: 4, nonce: 7, ..first.clone() };
-        let lost = Introduction { nonce: 5, ..first.clone() };
-        for (stranger, proof) in [(&next, None), (&next, Some(1)), (&lost, Some(102))] {
-            let verdict = peers.judge(stranger, 1, proof, &here);
-            assert!(matches!(verdict, Err(Rejection::OtherDisk { seen: 1, .. })), "{stranger:?}");
-        }
-        assert_eq!(peers.judge(&next, 1, Some(102), &here), Ok(()), "the nonce last seen");
-        peers.meet(&next, &mut here);
-        let late = Introduction { incarnation: 5, nonce: 8, ..first.clone() };
-        let verdict = peers.judge(&late, 1, Some(102), &here);
-        assert_eq!(verdict, Err(Rejection::Crossed), "it proves what was told before");
-        let verdict = peers.judge(&first, 4, Some(7), &here);
-        assert!(matches!(verdict, Err(Rejection::OtherDisk { seen: 4, .. })), "an older copy");
     }
 
     #[test]

@@ -92,11 +92,16 @@ impl Reads {
         self.queued.len() + confirmed + self.round.as_ref().map_or(0, |round| round.reads.len())
     }
 
-    /// Begins a round for what is queued, or repeats one that stays unanswered. `index` is the
-    /// leader's ballot and read index now.
-    pub fn ask(&mut self, (ballot, index): (Ballot, u64), now: u64) -> Option<Question> {
+    /// Begins a round for what is queued, or repeats one that stays unanswered; one that waits for
+    /// this replica's own sync is not repeated. `index` is the leader's ballot and read index now.
+    pub fn ask(
+        &mut self,
+        (ballot, index): (Ballot, u64),
+        now: u64,
+        is_alone: bool,
+    ) -> Option<Question> {
         if let Some(round) = &mut self.round {
-            if now < round.began + ROUND_TICKS {
+            if is_alone || now < round.began + ROUND_TICKS {
                 return None;
             }
             self.queued.splice(0..0, std::mem::take(&mut round.reads));
@@ -138,11 +143,10 @@ impl Reads {
         }
     }
 
-    /// A leader that is a majority by itself needs nobody to confirm a round.
-    pub fn confirm_alone(&mut self, quorum: usize) {
-        if quorum == 1
-            && let Some(round) = self.round.take()
-        {
+    /// A lone replica's sync returned that began after a round was asked for: nobody has taken its
+    /// disk from it.
+    pub fn confirm_synced(&mut self, number: u64) {
+        if let Some(round) = self.round.take_if(|round| round.number <= number) {
             self.confirmed.entry(round.index).or_default().extend(round.reads);
         }
     }
@@ -229,8 +233,8 @@ mod tests {
     fn an_answer_counts_for_its_own_round_and_ballot_only() {
         let mut reads = Reads::default();
         reads.add(read());
-        let first = reads.ask((ballot(1), 5), 0).unwrap();
-        let later = reads.ask((ballot(1), 5), ROUND_TICKS).unwrap();
+        let first = reads.ask((ballot(1), 5), 0, false).unwrap();
+        let later = reads.ask((ballot(1), 5), ROUND_TICKS, false).unwrap();
         let peer = ReplicaId(2);
         reads.confirm(peer, first, ballot(1), 2);
         assert!(!reads.has_ready(9), "an answer of an earlier round");
@@ -245,10 +249,22 @@ mod tests {
     }
 
     #[test]
+    fn a_lone_replica_waits_for_a_sync_that_began_later() {
+        let mut reads = Reads::default();
+        reads.add(read());
+        let first = reads.ask((ballot(1), 5), 0, true).unwrap();
+        assert_eq!(reads.ask((ballot(1), 5), 10 * ROUND_TICKS, true), None, "it is not repeated");
+        reads.confirm_synced(first.round - 1);
+        assert!(!reads.has_ready(9), "that sync began before");
+        reads.confirm_synced(first.round);
+        assert!(reads.next_ready(9).is_some());
+    }
+
+    #[test]
     fn a_peer_counts_once_and_a_read_waits_for_the_next_round() {
         let mut reads = Reads::default();
         reads.add(read());
-        let question = reads.ask((ballot(1), 5), 0).unwrap();
+        let question = reads.ask((ballot(1), 5), 0, false).unwrap();
         reads.add(read());
         reads.confirm(ReplicaId(2), question, ballot(1), 3);
         reads.confirm(ReplicaId(2), question, ballot(1), 3);

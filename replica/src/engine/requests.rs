@@ -224,7 +224,8 @@ impl<S: Store> Engine<S> {
 
     /// Why this replica's state is not to be read, if it is not.
     fn refuses_reads(&self) -> Option<Refusal> {
-        let is_closed = self.quarantine.is_some() || self.is_genesis();
+        let is_closed =
+            self.quarantine.is_some() || self.is_genesis() || self.disowned_by.is_some();
         self.trouble().filter(|_| is_closed).map(Refusal::Unavailable)
     }
 
@@ -260,19 +261,31 @@ impl<S: Store> Engine<S> {
     pub(super) fn confirm_reads(&mut self) {
         let read_index = self.consensus.as_ref().and_then(super::Consensus::read_index);
         if let Some(read_index) = read_index {
-            let Some(Question { round, ballot }) = self.reads.ask(read_index, self.now) else {
-                return;
-            };
+            let is_alone = self.configuration.members.len() == 1;
+            let asked = self.reads.ask(read_index, self.now, is_alone);
+            let Some(Question { round, ballot }) = asked else { return };
+            if is_alone {
+                return self.confirm_by_sync(round);
+            }
             let configuration = self.configuration.id;
             let Outbox { outputs, peers } = &mut self.outbox;
             outputs.extend(peers.connected().map(|peer| {
                 let message = PeerMessage::Probe { configuration, ballot, round };
                 Output::Send { to: peer, message }
             }));
-            self.reads.confirm_alone(self.configuration.quorum());
         } else if self.reads.has_queued() && !self.relays.has_reads() {
             self.ask_leader_for_index();
         }
+    }
+
+    /// A lone replica asks its disk whether it still has it.
+    fn confirm_by_sync(&mut self, round: u64) {
+        if !self.rules.solo_waits_for_sync {
+            return self.reads.confirm_synced(round);
+        }
+        self.store.touch();
+        let written = self.written();
+        self.outbox.push(Output::Sync(written));
     }
 
     /// Answers a leader's probe: judged now, after it arrived.

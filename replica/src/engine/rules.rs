@@ -54,6 +54,10 @@ pub struct Rules {
     pub looks_again: bool,
     /// A state that differs from a majority's is not used any more.
     pub quarantines: bool,
+    /// A disk that ends in an earlier epoch than somebody remembers is an older copy.
+    pub compares_epochs: bool,
+    /// A lone replica that the marker does not name any more stops serving.
+    pub renews_mark: bool,
     /// What is remembered of lanes, and for how long.
     pub lanes: LaneMemory,
 }
@@ -76,6 +80,8 @@ impl Default for Rules {
             frames_start_nothing: true,
             reads_know_configuration: true,
             looks_again: true,
+            compares_epochs: true,
+            renews_mark: true,
             lanes: LaneMemory::default(),
         }
     }

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use kvorum_protocol::status::ReplicaId;
 
-use super::message::{Asker, Notice, Output, PeerMessage};
+use super::message::{Asker, Output, PeerMessage};
+use super::notice::Notice;
 use super::{Engine, Origin};
 use crate::snapshot::{Found, SnapshotId, Wanted};
 use crate::storage::Store;

@@ -15,17 +15,23 @@ use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::Storage;
 
 use crate::entry::Entry;
+use crate::start::Epoch;
 
 /// A storage that fails stops the replica; it does not say so.
 const NEVER_FAILS: &str = "a failing disk does not return";
 
-/// What a configuration of one has written.
+/// What is on the disk, and durable when a sync that begins after it has returned. Of two the later
+/// one has at least as much of everything.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Written {
-    /// Which one.
+    /// The configuration.
     pub configuration: ConfigurationId,
-    /// Up to this index.
+    /// The index up to which a configuration of one has written its log; 0 in a larger one.
     pub index: u64,
+    /// The round of reads that was asked for last.
+    pub round: u64,
+    /// The epoch of the disk.
+    pub epoch: Epoch,
 }
 
 /// An instance of a configuration of one.
@@ -134,6 +140,11 @@ impl<L: Storage<Entry>> Solo<L> {
     pub fn marked(&mut self, configuration: ConfigurationId) {
         self.marked = self.marked.max(Some(configuration));
         self.decide();
+    }
+
+    /// The latest configuration in which the marker names this replica, if it may decide.
+    pub fn marked_in(&self) -> Option<ConfigurationId> {
+        self.marked.filter(|_| self.may_decide())
     }
 
     /// Whether a stop sign is in the log that was not decided when it was found.

@@ -111,7 +111,7 @@ impl<S: Store> Engine<S> {
 
     fn role(&self) -> Role {
         match self.leader() {
-            _ if self.disowned_by.is_some() => Role::Outside,
+            _ if self.other_disk().is_some() => Role::Outside,
             _ if !self.is_member() => match self.standing() {
                 Standing::Joiner | Standing::Member => Role::Joining,
                 Standing::Retired => Role::Retired,
@@ -125,7 +125,10 @@ impl<S: Store> Engine<S> {
     }
 
     pub(super) fn trouble(&self) -> Option<String> {
-        if let Some(by) = &self.disowned_by {
+        if let Some(by) = self.other_disk() {
+            if let Some(why) = &self.mark_refused {
+                return Some(why.clone());
+            }
             return Some(format!(
                 "{by} remembers this replica with another disk, so it has forgotten what it \
                  promised and must not vote; bring back its own disk, or let it be replaced"
@@ -210,6 +213,13 @@ impl<S: Store> Engine<S> {
             ));
         }
         None
+    }
+
+    /// Who remembers this replica with another disk, so that it does not vote.
+    fn other_disk(&self) -> Option<&str> {
+        let is_out = self.consensus.is_none() && self.is_member();
+        let told = self.turned_away_by.as_ref().filter(|_| is_out);
+        self.disowned_by.as_ref().or(told).map(String::as_str)
     }
 
     /// What to do about a majority that has not been there for a while.

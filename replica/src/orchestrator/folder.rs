@@ -203,7 +203,7 @@ mod tests {
     #[tokio::test]
     async fn a_marker_is_made_once_and_replaced_only_if_it_is_what_it_was() {
         let folder = folder("marker");
-        let marker = |nonce| Marker { cluster: ClusterId(7), nonce, solo: None };
+        let marker = |nonce| Marker::new(ClusterId(7), nonce);
         assert_eq!(folder.marker().await.unwrap(), None);
         assert_eq!(folder.make_marker(marker(1)).await.unwrap(), marker(1));
         assert_eq!(folder.make_marker(marker(2)).await.unwrap(), marker(1));

@@ -3,14 +3,21 @@
 //! Guarantees that each wish is answered, with what became of it. Does not judge a claim; the
 //! [marker](crate::marker) does.
 
-use kvorum_protocol::status::ClusterId;
-use tokio::sync::{mpsc, oneshot};
-use tracing::error;
+use std::time::Duration;
 
-use super::{Orchestrator, OrchestratorError, claim};
+use kvorum_protocol::status::{ClusterId, ConfigurationId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+use tracing::{error, warn};
+
+use super::{Orchestrator, OrchestratorError, claim, outdated};
 use crate::driver::{ClientEvent, PeerEvent};
-use crate::engine::Input;
-use crate::marker::Solo;
+use crate::engine::{Input, Verdict};
+use crate::marker::Claim;
+use crate::start::Epoch;
+
+/// Time between two questions to a marker that is out of reach.
+const ASK_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Keeps the cluster's marker up to date, as the driver wants it.
 pub struct Keeper {
@@ -25,27 +32,60 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Does so until nobody wishes anything any more.
-    pub async fn keep(self, mut wanted: mpsc::Receiver<Solo>) {
+    /// Does so until nobody wishes anything any more. With a claim, asks first, for as long as it
+    /// takes, whether the marker knows the disk better.
+    pub async fn keep(self, wanted: mpsc::Receiver<Claim>, unasked: Option<Claim>) {
+        tokio::join!(self.ask(unasked), self.carry(wanted));
+    }
+
+    async fn ask(&self, unasked: Option<Claim>) {
+        let Some(claim) = unasked else { return };
+        let told = loop {
+            match outdated(&self.orchestrator, claim).await {
+                Ok(told) => break told,
+                Err(_) => sleep(ASK_INTERVAL).await,
+            }
+        };
+        if let Some(why) = told {
+            self.tell(None, claim.epoch, Verdict::Refused(why)).await;
+        }
+    }
+
+    /// Tells the driver what came of something; whether it is there still.
+    async fn tell(
+        &self,
+        configuration: Option<ConfigurationId>,
+        epoch: Epoch,
+        verdict: Verdict,
+    ) -> bool {
+        let input = Input::Marked { configuration, epoch, verdict };
+        self.clients.send(ClientEvent::Input { input, permit: None }).await.is_ok()
+    }
+
+    async fn carry(&self, mut wanted: mpsc::Receiver<Claim>) {
         while let Some(wish) = wanted.recv().await {
             let driver = &self.driver;
             let proof = |incarnation| async move {
                 let (reply, answer) = oneshot::channel();
-                driver.send(PeerEvent::Proof { incarnation, reply }).await.ok()?;
+                driver.send(PeerEvent::Nonce { incarnation, reply }).await.ok()?;
                 answer.await.ok().flatten()
             };
             let verdict = match claim(&self.orchestrator, self.cluster, wish, proof).await {
-                Ok(()) => Ok(()),
-                Err(OrchestratorError::Refused(why)) => Err(why.to_string()),
-                Err(OrchestratorError::Unreachable(why) | OrchestratorError::Gone(why)) => Err(
-                    format!("the cluster's marker cannot be had, and is asked for again: {why}"),
-                ),
+                Ok(()) => Verdict::Done,
+                Err(OrchestratorError::Refused(why)) => Verdict::Refused(why.to_string()),
+                Err(OrchestratorError::Unreachable(why) | OrchestratorError::Gone(why)) => {
+                    Verdict::Unreachable(format!(
+                        "the cluster's marker cannot be had, and is asked for again: {why}"
+                    ))
+                }
             };
-            if let Err(why) = &verdict {
-                error!("{why}");
+            match &verdict {
+                Verdict::Done => {}
+                Verdict::Refused(why) => error!("{why}"),
+                Verdict::Unreachable(why) => warn!("{why}"),
             }
-            let input = Input::Marked { configuration: wish.configuration, verdict };
-            if self.clients.send(ClientEvent::Input { input, permit: None }).await.is_err() {
+            let Claim { configuration, epoch, .. } = wish;
+            if !self.tell(configuration, epoch, verdict).await {
                 return;
             }
         }

@@ -34,7 +34,8 @@ use super::rocks_snapshots::RocksSnapshots;
 use super::segments::{LogLimits, Segments};
 use super::{Decided, Identity, ScanPage, Seen, Store, keys};
 use crate::chain::Chain;
-use crate::snapshot::{Header, Install, InstallWrite, Quarantine};
+use crate::snapshot::{Install, InstallWrite, Quarantine};
+use crate::start::{Epoch, Start};
 use crate::state_machine::{Changes, Lane, Record, Table};
 use crate::version::Version;
 
@@ -46,11 +47,12 @@ pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 #[derive(Clone)]
 pub struct Database {
     pub(super) inner: Arc<Inner>,
-    identity: Identity,
+    pub(super) identity: Identity,
+    pub(super) epoch: Epoch,
     /// Kept here because each turn of the driver asks for it.
-    applied: u64,
-    since: u64,
-    version: Version,
+    pub(super) applied: u64,
+    pub(super) since: u64,
+    pub(super) version: Version,
 }
 
 pub(super) struct Inner {
@@ -113,7 +115,7 @@ impl Database {
         })?;
         let opened = Opened { folder, recovered: db.latest_sequence_number(), db };
         let version = opened.version(owner)?;
-        let (identity, chain) = opened.recover(owner, nonce, version)?;
+        let (identity, epoch, chain) = opened.recover(owner, nonce, version)?;
         let side = opened.open_side_file(&side_path, &chain.current)?;
         let applied = opened.get(keys::APPLIED)?.unwrap_or(0);
         let since = opened.get(keys::SINCE)?.unwrap_or(0);
@@ -130,26 +132,7 @@ impl Database {
             to_drop: Mutex::default(),
             side: Mutex::new(side),
         };
-        Ok(Self { inner: Arc::new(inner), identity, applied, since, version })
-    }
-
-    /// The replica, whose id is over, goes on under a new one, with the state that it has, and
-    /// without the log: nothing was promised under the new id. Durable when it returns.
-    pub fn rejoin(&mut self, replica: ReplicaId, nonce: u64) {
-        self.identity = Identity { replica, incarnation: 1, nonce, ..self.identity.clone() };
-        let (mut batch, meta) = (WriteBatch::default(), self.inner.family(keys::META));
-        put(&mut batch, meta, keys::IDENTITY, &self.identity);
-        put(&mut batch, meta, &keys::nonce(1), &nonce);
-        self.since = self.applied;
-        put(&mut batch, meta, keys::SINCE, &self.since);
-        self.inner.write(batch);
-        self.sync(self.durable());
-    }
-
-    /// The state was copied.
-    pub(super) fn set_copied(&mut self, header: &Header) {
-        (self.applied, self.since) = (header.applied, header.applied);
-        self.version = header.version;
+        Ok(Self { inner: Arc::new(inner), identity, epoch, applied, since, version })
     }
 
     /// Stops RocksDB's own threads and waits for them.
@@ -405,14 +388,28 @@ impl Store for Database {
         self.inner.write(batch);
     }
 
+    fn start(&self, incarnation: u64) -> Option<Start> {
+        self.inner.start(incarnation)
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    fn begin_epoch(&mut self) {
+        self.write_epoch();
+    }
+
+    fn touch(&mut self) {
+        self.inner.touch();
+    }
+
     fn seen(&self, peer: ReplicaId) -> Option<Seen> {
-        self.inner.get(keys::META, &keys::peer(peer))
+        self.inner.seen(peer)
     }
 
     fn remember(&mut self, peer: ReplicaId, seen: Seen) {
-        let mut batch = WriteBatch::default();
-        put(&mut batch, self.inner.family(keys::META), &keys::peer(peer), &seen);
-        self.inner.write(batch);
+        self.inner.remember(peer, seen);
     }
 
     fn decided(&self, from: u64, to: u64, bytes_max: usize) -> Decided {

@@ -94,6 +94,12 @@ impl Database {
         }
     }
 
+    /// The state was copied.
+    fn set_copied(&mut self, header: &Header) {
+        (self.applied, self.since) = (header.applied, header.applied);
+        self.version = header.version;
+    }
+
     /// Removes everything of a generation. Its files may go after a sync of that, and before
     /// anything new comes to them: a chunk is asked for only after a sync.
     fn wipe(&self, batch: &mut WriteBatch, generation: Generation) {

@@ -42,6 +42,10 @@ pub const INSTALL: &[u8] = b"install";
 pub const VERSION: &[u8] = b"version";
 /// `meta`: why the state must not be used; absent while it may.
 pub const QUARANTINE: &[u8] = b"quarantine";
+/// `meta`: the disk's epoch.
+pub const EPOCH: &[u8] = b"epoch";
+/// `meta`: never there; what is written when a sync has to need the disk.
+pub const TOUCHED: &[u8] = b"touched";
 /// `meta`: who this replica is.
 pub const IDENTITY: &[u8] = b"identity";
 /// `meta`: the configuration it is in, and who was a member before.
@@ -130,9 +134,24 @@ pub fn log_field(configuration: ConfigurationId, field: LogField) -> Vec<u8> {
 
 /// `meta`: what is remembered of a peer.
 #[must_use]
+pub fn met(replica: ReplicaId) -> Vec<u8> {
+    [b"met/", &replica.0.to_be_bytes()[..]].concat()
+}
+
+/// `meta`: the same, as programs wrote it that knew a start by its nonce.
+#[must_use]
 pub fn peer(replica: ReplicaId) -> Vec<u8> {
     [b"peer/", &replica.0.to_be_bytes()[..]].concat()
 }
+
+/// `meta`: one start of this replica.
+#[must_use]
+pub fn start(incarnation: u64) -> Vec<u8> {
+    [b"start/", &incarnation.to_be_bytes()[..]].concat()
+}
+
+/// `meta`: all starts, as the first key and the key after the last.
+pub const STARTS: (&[u8], &[u8]) = (b"start/", b"start0");
 
 /// `meta`: this replica's nonce at one of its incarnations.
 #[must_use]

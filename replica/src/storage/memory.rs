@@ -11,6 +11,7 @@ mod image;
 mod snapshots;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use super::{Decided, Identity, ScanPage, Seen, Store, scan};
 use crate::chain::Chain;
 use crate::entry::Entry;
 use crate::snapshot::{Install, InstallWrite, Quarantine};
+use crate::start::{Epoch, Secret, Start};
 use crate::state_machine::{Changes, Lane, Record, Table};
 use crate::version::Version;
 use image::{Image, Write};
@@ -48,6 +50,8 @@ pub struct Memory {
     /// out of this module.
     disk: Arc<Mutex<Disk>>,
     identity: Identity,
+    /// The secret of this start; without one, as in tests, it is made of the nonce.
+    secret: Option<Secret>,
     /// What is known of the members when nothing is on it.
     genesis: Configuration,
 }
@@ -57,6 +61,12 @@ impl Memory {
     #[must_use]
     pub fn new(identity: Identity, genesis: Configuration) -> Self {
         Self::with(Disk::default(), identity, genesis)
+    }
+
+    /// The same, with a secret for its only start.
+    #[must_use]
+    pub fn with_secret(self, secret: Secret) -> Self {
+        Self { secret: Some(secret), ..self }
     }
 
     /// An empty disk that can crash, and whose log is cut as the limits say.
@@ -69,8 +79,9 @@ impl Memory {
 
     fn with(disk: Disk, identity: Identity, genesis: Configuration) -> Self {
         let (incarnation, nonce) = (identity.incarnation, identity.nonce);
-        let memory = Self { disk: Arc::new(Mutex::new(disk)), identity, genesis };
-        memory.disk().write(Write::Nonce(incarnation, nonce));
+        let (disk, secret) = (Arc::new(Mutex::new(disk)), None);
+        let memory = Self { disk, identity, secret, genesis };
+        memory.disk().write(Write::Start(incarnation, nonce));
         memory
     }
 
@@ -89,6 +100,28 @@ impl Memory {
         identity.incarnation += 1;
         identity.nonce = nonce;
         Self::with(fresh, identity, self.genesis.clone())
+    }
+
+    /// Another disk with what a copy of this one has that is taken now: what is durable, and the
+    /// first `kept` of the writes that no sync has covered.
+    #[must_use]
+    pub fn copied(&self, kept: usize) -> Self {
+        let old = self.disk();
+        let mut image = old.durable.clone().expect("only a crashable disk is copied");
+        old.unsynced.iter().take(kept).for_each(|write| image.apply(write.clone()));
+        let tears_commits = old.tears_commits;
+        drop(old);
+        let (current, durable) = (image.clone(), Some(image));
+        let disk = Disk { current, durable, unsynced: VecDeque::new(), tears_commits };
+        Self { disk: Arc::new(Mutex::new(disk)), ..self.clone() }
+    }
+
+    /// What a crash would leave for certain of what is remembered of a peer.
+    #[must_use]
+    pub fn durably_seen(&self, peer: ReplicaId) -> Option<Seen> {
+        let disk = self.disk();
+        let image = disk.durable.as_ref().expect("only a crashable disk is asked");
+        image.seen.get(&peer).copied()
     }
 
     /// The same disk, whose replica, whose id is over, goes on under a new one.
@@ -191,6 +224,13 @@ impl Disk {
     }
 }
 
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Identity { name, incarnation, .. } = &self.identity;
+        write!(f, "a disk of {name}, start {incarnation}, {:?}", self.disk().current.epoch)
+    }
+}
+
 /// One configuration's log on a disk in memory.
 pub struct MemoryLog {
     memory: Memory,
@@ -268,6 +308,29 @@ impl Store for Memory {
     fn nonce_at(&self, incarnation: u64) -> Option<u64> {
         self.disk().current.nonces.get(&incarnation).copied()
     }
+
+    fn start(&self, incarnation: u64) -> Option<Start> {
+        let disk = self.disk();
+        let Image { nonces, began, .. } = &disk.current;
+        let secret = match self.secret.filter(|_| incarnation == self.identity.incarnation) {
+            Some(secret) => secret,
+            None => Secret::of_nonce(*nonces.get(&incarnation)?),
+        };
+        let until = began.get(&(incarnation + 1)).copied();
+        Some(Start { secret, began: *began.get(&incarnation)?, until })
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.disk().current.epoch
+    }
+
+    fn begin_epoch(&mut self) {
+        let next = self.epoch().next();
+        self.disk().write(Write::Epoch(next));
+    }
+
+    /// There is no disk that could be gone.
+    fn touch(&mut self) {}
 
     fn drop_old_logs(&mut self) {
         self.disk().write(Write::DropOldLogs);

@@ -16,8 +16,10 @@ use super::database::put;
 use super::durable::{Durable, SideFile};
 use super::record::{self, RecordError};
 use super::rocks_log::read_numbers;
+use super::starts::StartRecord;
 use super::{Identity, keys};
 use crate::chain::Chain;
+use crate::start::{Epoch, Secret};
 use crate::version::Version;
 
 /// Memory for blocks read from disk, in bytes.
@@ -210,7 +212,7 @@ impl Opened<'_> {
         owner: &Owner,
         nonce: u64,
         version: Version,
-    ) -> Result<(Identity, Chain), OpenError> {
+    ) -> Result<(Identity, Epoch, Chain), OpenError> {
         let found: Option<Identity> = self.get(keys::IDENTITY)?;
         let unborn = || OpenError::Unborn { folder: self.folder.to_owned() };
         let identity = match found {
@@ -231,8 +233,13 @@ impl Opened<'_> {
             (None, Some(newborn)) => Chain::told(newborn.members.clone(), newborn.replica),
             (None, None) => return Err(unborn()),
         };
+        let began: Epoch = self.get(keys::EPOCH)?.unwrap_or_default();
+        let epoch = began.next();
+        let start = StartRecord { secret: Secret::new(rand::random()), began };
         let mut batch = WriteBatch::default();
         let family = self.db.cf_handle(keys::META).expect("opened with the database");
+        put(&mut batch, family, &keys::start(identity.incarnation), &start);
+        put(&mut batch, family, keys::EPOCH, &epoch);
         put(&mut batch, family, keys::IDENTITY, &identity);
         put(&mut batch, family, keys::CONFIGURATION, &chain);
         put(&mut batch, family, keys::VERSION, &version);
@@ -243,7 +250,7 @@ impl Opened<'_> {
             folder: self.folder.to_owned(),
             reason: error.to_string(),
         })?;
-        Ok((identity, chain))
+        Ok((identity, epoch, chain))
     }
 
     pub(super) fn open_side_file(

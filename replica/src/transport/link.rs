@@ -19,7 +19,7 @@ use tracing::warn;
 
 use super::meeting::{Frames, Met, Sink};
 use crate::driver::PeerEvent;
-use crate::engine::{PeerMessage, Session};
+use crate::engine::{PeerMessage, Session, validity};
 
 /// Longest part of a message in one frame, in bytes: an urgent message waits for one of them.
 const FRAGMENT_BYTES_MAX: usize = 256 << 10;
@@ -212,6 +212,10 @@ async fn read_messages(
             return;
         };
         let message: PeerMessage = message;
+        if let Err(invalid) = validity::check(&message) {
+            warn!(peer = peer.0, %invalid, "its session ends");
+            return;
+        }
         let bytes = u32::try_from(message.weight().min(INBOUND_BYTES_MAX)).unwrap_or(u32::MAX);
         let Ok(permit) = Arc::clone(&room).acquire_many_owned(bytes).await else { return };
         let event = PeerEvent::Message { peer, session, message, permit };

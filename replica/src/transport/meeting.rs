@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! dialer                                  acceptor
-//!   hello: who I am, what I last saw of you  ──▶
-//!        ◀──  hello, and my nonce of what you last saw of me      (or a rejection)
-//!   my nonce of what you last saw of me      ──▶                  (or a rejection)
-//!        ◀──  welcome                                             (or a rejection)
+//!   hello: who I am, and a challenge         ──▶
+//!        ◀──  hello, a challenge, and my proof for yours      (or a rejection)
+//!   my proof, and whether I take you         ──▶
+//!        ◀──  whether I take you
 //! ```
 //!
-//! Guarantees that each side proved to be who the other remembers, that the dialer counts the
-//! acceptor as met only when it is welcome (whoever turns a replica away has not met it), and that
-//! a stranger is told nothing but that it is one. Does not judge by itself; it asks the driver.
+//! A proof is a [signature](crate::start) over both challenges by the start that the other side saw
+//! last. Guarantees that each side proved to be who the other remembers; that each counts the other
+//! as met only when both have taken each other; and that a stranger is told nothing that helps to
+//! speak as a replica. Does not judge by itself; it asks the driver.
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -25,9 +26,11 @@ use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::driver::PeerEvent;
 use crate::engine::{Introduction, Rejection};
+use crate::start::{Challenge, Epoch, Proof, Statement};
+use crate::storage::Seen;
 
-/// The first bytes of either side's hello.
-const MAGIC: [u8; 8] = *b"kvorum/p";
+/// The first bytes of either side's hello. The last of them rises when a meeting changes.
+const MAGIC: [u8; 8] = *b"kvorum/q";
 
 /// Longest frame of a meeting, in bytes.
 const MEETING_BYTES_MAX: usize = 4096;
@@ -36,6 +39,13 @@ const MEETING_BYTES_MAX: usize = 4096;
 struct Hello {
     magic: [u8; 8],
     introduction: Introduction,
+    challenge: Challenge,
+}
+
+impl Hello {
+    fn new(introduction: Introduction) -> Self {
+        Self { magic: MAGIC, introduction, challenge: Challenge(rand::random()) }
+    }
 }
 
 /// The receiving half of a connection between replicas.
@@ -62,6 +72,12 @@ pub enum Failure {
     /// The other end does not speak the protocol.
     #[error("what answers is no Kvorum replica's peer port")]
     NotKvorum,
+    /// The other end speaks another version of the protocol.
+    #[error(
+        "it speaks another version of the protocol between replicas: install the same program on \
+         all of them"
+    )]
+    OtherProtocol,
     /// Somebody else answers than was called.
     #[error("replica {0} answers where another was expected")]
     SomebodyElse(u64),
@@ -75,7 +91,49 @@ pub enum Failure {
         peer: ReplicaId,
         /// Its reason.
         rejection: Rejection,
+        /// Whether it proved to be who this replica remembers.
+        is_proven: bool,
     },
+}
+
+/// What both sides said.
+#[derive(Clone, Copy)]
+struct Both<'a> {
+    dialer: &'a Hello,
+    acceptor: &'a Hello,
+}
+
+impl Both<'_> {
+    /// What the side of a hello has to sign for the other one.
+    fn statement(&self, prover: &Hello) -> Statement {
+        let (dialer, acceptor) = (&self.dialer.introduction, &self.acceptor.introduction);
+        let is_dialer = std::ptr::eq(prover, self.dialer);
+        let (by, to) = if is_dialer { (dialer, acceptor) } else { (acceptor, dialer) };
+        Statement {
+            cluster: by.cluster,
+            prover: by.replica,
+            verifier: to.replica,
+            is_dialer,
+            challenges: (self.dialer.challenge, self.acceptor.challenge),
+            incarnation: by.incarnation,
+            key: by.key,
+        }
+    }
+
+    /// The epoch up to which the other side proved to have the start that was seen last; its
+    /// current start, if none was.
+    fn verify(&self, theirs: &Hello, seen: Option<Seen>, proof: Option<Proof>) -> Option<Epoch> {
+        let key = seen.map_or(theirs.introduction.key, |seen| seen.key);
+        proof.and_then(|proof| proof.verify(key, &self.statement(theirs)))
+    }
+}
+
+fn check_magic(magic: [u8; 8]) -> Result<(), Failure> {
+    match magic {
+        MAGIC => Ok(()),
+        [b'k', b'v', b'o', b'r', b'u', b'm', b'/', _] => Err(Failure::OtherProtocol),
+        _ => Err(Failure::NotKvorum),
+    }
 }
 
 /// A meeting under way.
@@ -103,44 +161,55 @@ impl Meeting {
     }
 
     async fn dialing(mut self, peer: ReplicaId) -> Result<Met, Failure> {
-        let hello = self.hello(peer).await?;
-        self.send(&hello).await?;
-        let answer: Result<(Hello, Option<u64>), Rejection> = self.receive().await?;
-        let (theirs, proof) =
-            answer.map_err(|rejection| Failure::RejectedBy { peer, rejection })?;
+        let (mine, seen) = self.ask(|reply| PeerEvent::Introduce { peer, reply }).await?;
+        let mine = Hello::new(mine);
+        self.send(&mine).await?;
+        let answer: Result<(Hello, Option<Proof>), Rejection> = self.receive().await?;
+        let (theirs, proof) = answer.map_err(|rejection| {
+            let is_proven = false;
+            Failure::RejectedBy { peer, rejection, is_proven }
+        })?;
+        check_magic(theirs.magic)?;
         if theirs.introduction.replica != peer {
             return Err(Failure::SomebodyElse(theirs.introduction.replica.0));
         }
-        let told = hello.introduction.last_saw;
-        let verdict = self.judge(&theirs, told, proof).await?;
-        let mine = match verdict {
-            Ok(()) => Ok(self.proof(theirs.introduction.last_saw).await?),
-            Err(rejection) => Err(rejection),
-        };
-        self.send(&mine).await?;
-        mine.map_err(Failure::Rejected)?;
+        let both = Both { dialer: &mine, acceptor: &theirs };
+        let reaches = both.verify(&theirs, seen, proof);
+        let verdict = self.judge(&theirs, seen, reaches).await?;
+        let proof = self.prove(both.statement(&mine), &theirs).await?;
+        self.send(&(proof, &verdict)).await?;
+        verdict.map_err(Failure::Rejected)?;
         let welcome: Result<(), Rejection> = self.receive().await?;
-        welcome.map_err(|rejection| Failure::RejectedBy { peer, rejection })?;
+        welcome.map_err(|rejection| {
+            let is_proven = seen.is_some();
+            Failure::RejectedBy { peer, rejection, is_proven }
+        })?;
         self.ask(|reply| PeerEvent::Meet { theirs: theirs.introduction, reply }).await?;
         Ok(Met { peer, frames: self.frames, sink: self.sink })
     }
 
     async fn accepting(mut self) -> Result<Met, Failure> {
         let theirs: Hello = self.receive().await?;
+        check_magic(theirs.magic)?;
         let peer = theirs.introduction.replica;
-        if theirs.magic != MAGIC {
-            return Err(Failure::NotKvorum);
-        }
         let introduction = theirs.introduction.clone();
         let admitted = self.ask(|reply| PeerEvent::Admit { theirs: introduction, reply }).await?;
-        let answer =
-            admitted.map(|(introduction, proof)| (Hello { magic: MAGIC, introduction }, proof));
-        self.send(&answer).await?;
-        let (hello, _) = answer.map_err(Failure::Rejected)?;
-        let told = hello.introduction.last_saw;
-        let proof: Result<Option<u64>, Rejection> = self.receive().await?;
-        let proof = proof.map_err(|rejection| Failure::RejectedBy { peer, rejection })?;
-        let verdict = self.judge(&theirs, told, proof).await?;
+        if let Err(rejection) = admitted {
+            self.send(&Err::<(Hello, Option<Proof>), _>(&rejection)).await?;
+            return Err(Failure::Rejected(rejection));
+        }
+        let (mine, seen) = self.ask(|reply| PeerEvent::Introduce { peer, reply }).await?;
+        let mine = Hello::new(mine);
+        let both = Both { dialer: &theirs, acceptor: &mine };
+        let proof = self.prove(both.statement(&mine), &theirs).await?;
+        self.send(&Ok::<_, Rejection>((&mine, proof))).await?;
+        let (proof, taken): (Option<Proof>, Result<(), Rejection>) = self.receive().await?;
+        let reaches = both.verify(&theirs, seen, proof);
+        taken.map_err(|rejection| {
+            let is_proven = seen.is_some() && reaches.is_some();
+            Failure::RejectedBy { peer, rejection, is_proven }
+        })?;
+        let verdict = self.judge(&theirs, seen, reaches).await?;
         if verdict.is_ok() {
             let theirs = theirs.introduction;
             self.ask(|reply| PeerEvent::Meet { theirs, reply }).await?;
@@ -153,23 +222,19 @@ impl Meeting {
     async fn judge(
         &self,
         theirs: &Hello,
-        told: u64,
-        proof: Option<u64>,
+        seen: Option<Seen>,
+        reaches: Option<Epoch>,
     ) -> Result<Result<(), Rejection>, Failure> {
-        if theirs.magic != MAGIC {
-            return Err(Failure::NotKvorum);
-        }
         let theirs = theirs.introduction.clone();
-        self.ask(|reply| PeerEvent::Judge { theirs, told, proof, reply }).await
+        self.ask(|reply| PeerEvent::Judge { theirs, seen, reaches, reply }).await
     }
 
-    async fn hello(&self, peer: ReplicaId) -> Result<Hello, Failure> {
-        let introduction = self.ask(|reply| PeerEvent::Introduce { peer, reply }).await?;
-        Ok(Hello { magic: MAGIC, introduction })
-    }
-
-    async fn proof(&self, incarnation: u64) -> Result<Option<u64>, Failure> {
-        self.ask(|reply| PeerEvent::Proof { incarnation, reply }).await
+    /// This replica's proof for a peer, by the start that the peer saw last; `None` when this disk
+    /// does not have that one.
+    async fn prove(&self, statement: Statement, theirs: &Hello) -> Result<Option<Proof>, Failure> {
+        let incarnation = theirs.introduction.last_saw;
+        let start = self.ask(|reply| PeerEvent::Start { incarnation, reply }).await?;
+        Ok(start.map(|start| start.prove(&statement)))
     }
 
     async fn ask<T>(

@@ -240,11 +240,10 @@ impl Cluster {
             Event::Read { node, life, input } if self.lives(node, life) => self.turn(node, *input),
             Event::Restart { node } => {
                 let may = self.node(node).down_until_us <= self.now_us;
-                if may && !self.node(node).is_gone && self.is_to_run(node) {
-                    self.start(node);
-                }
-                Ok(())
+                let may = may && !self.node(node).is_gone && self.is_to_run(node);
+                if may { self.start_and_ask(node) } else { Ok(()) }
             }
+            Event::BringBack { node, copy } => self.bring_back(node, &copy),
             Event::Pod { ordinal } => self.pod(ordinal),
             Event::Client { client } => {
                 self.client(client);
@@ -390,8 +389,8 @@ impl Cluster {
                 process.gate.wait_for(written);
                 Ok(())
             }
-            Output::Mark { configuration } => {
-                self.mark(id, configuration);
+            Output::Mark { configuration, epoch } => {
+                self.mark(id, configuration, epoch);
                 Ok(())
             }
             Output::Look(look) => self.look(id, look),

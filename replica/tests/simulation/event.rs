@@ -2,6 +2,7 @@
 
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{Input, PeerMessage, Session};
+use kvorum_replica::storage::memory::Memory;
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -74,6 +75,11 @@ pub enum Event {
     /// Whoever runs the replica of an ordinal looks after it.
     Pod {
         ordinal: u32,
+    },
+    /// A disk is replaced by a copy that was taken of it, if the others would know.
+    BringBack {
+        node: ReplicaId,
+        copy: Box<Memory>,
     },
     /// A fault, at random.
     Trouble,

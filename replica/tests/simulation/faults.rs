@@ -37,11 +37,12 @@ enum Fault {
     ClockJump,
     Forged,
     Altered,
+    Copied,
     Scale,
 }
 
 /// How much of each fault there is among all.
-const WEIGHTS: [(Fault, u32); 15] = [
+const WEIGHTS: [(Fault, u32); 16] = [
     (Fault::Crash, 16),
     (Fault::PowerLoss, 4),
     (Fault::LostDisk, 1),
@@ -56,6 +57,7 @@ const WEIGHTS: [(Fault, u32); 15] = [
     (Fault::ClockJump, 4),
     (Fault::Forged, 4),
     (Fault::Altered, 1),
+    (Fault::Copied, 2),
     (Fault::Scale, 8),
 ];
 
@@ -178,6 +180,7 @@ impl Cluster {
             Fault::ClockJump => return self.jump(victim),
             Fault::Forged => return self.forge(link),
             Fault::Altered => self.alter(victim),
+            Fault::Copied => self.copy(victim),
             Fault::Scale => self.scale_at_random(),
         }
         Ok(())

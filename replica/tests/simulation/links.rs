@@ -2,6 +2,7 @@
 
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{Engine, Input, Rejection, Session};
+use kvorum_replica::start::Start;
 use kvorum_replica::state_machine::Table;
 use kvorum_replica::storage::memory::Memory;
 use rand::RngExt;
@@ -56,16 +57,20 @@ impl Cluster {
         let (Some(theirs), Some(ours)) = (self.engine(peer), self.engine(id)) else {
             return Ok(false);
         };
-        let told = ours.introduce(peer).last_saw;
+        let (mine, seen) = ours.introduce(peer);
         let is_member = ours.store().chain().current.name_of(peer).is_some();
-        let verdict = ours.judge(&theirs.introduce(id), told, theirs.proof(told));
+        // What the transport does by signatures.
+        let start = theirs.start_seen(mine.last_saw);
+        let is_its = |start: &Start| seen.is_none_or(|seen| start.secret.key() == seen.key);
+        let reaches = start.filter(is_its).map(|start| start.reaches());
+        let verdict = ours.judge(&theirs.introduce(id).0, seen, reaches);
         match verdict {
             Ok(()) => Ok(true),
             Err(Rejection::OtherDisk { .. }) if lost_disk => {
                 if !self.rules.knows_disks {
                     return Ok(true);
                 }
-                self.turn(peer, Input::Disowned { peer: id })?;
+                self.turn(peer, Input::Disowned { peer: id, is_proven: true })?;
                 Ok(false)
             }
             // Not everybody knows yet who joins, or who left.
@@ -83,7 +88,7 @@ impl Cluster {
         peer: ReplicaId,
         session: Session,
     ) -> Result<(), String> {
-        let Some(theirs) = self.engine(peer).map(|theirs| theirs.introduce(id)) else {
+        let Some(theirs) = self.engine(peer).map(|theirs| theirs.introduce(id).0) else {
             return Ok(());
         };
         let Some(process) = &mut self.node(id).process else { return Ok(()) };

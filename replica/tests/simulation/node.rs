@@ -50,6 +50,8 @@ pub struct Node {
     pub slow_until_us: u64,
     /// Its disk was replaced by an empty one: it must never vote again.
     pub lost_disk: bool,
+    /// What it has now is an older copy of the disk that it had.
+    pub is_copy: bool,
     /// Nobody starts it before then.
     pub down_until_us: u64,
     /// It is over: its volume has another id by now, or is lost.
@@ -93,6 +95,7 @@ impl Node {
             stalled_until_us: 0,
             slow_until_us: 0,
             lost_disk: false,
+            is_copy: false,
             down_until_us: 0,
             is_gone: false,
             newest,

@@ -68,6 +68,7 @@ tally! {
     power_losses: "of them of the whole cluster",
     lost_writes: "unsynced writes lost",
     lost_disks: "lost disks",
+    copied_disks: "of them replaced by an older copy",
     broken_sessions: "broken sessions",
     late_frames: "frames of broken sessions that came late",
     flaps: "links that broke again and again",

@@ -6,11 +6,11 @@
 //! a new one.
 
 use kvorum_protocol::message::{Admin, Answer, Request};
-use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, ReplicaId, Role};
+use kvorum_protocol::status::{ClusterId, Configuration, ReplicaId, Role};
 use kvorum_replica::chain::Standing;
 use kvorum_replica::engine::{ClientKey, Input, Look};
 use kvorum_replica::entry::Entry;
-use kvorum_replica::marker::{Marker, Solo};
+use kvorum_replica::marker::Marker;
 use kvorum_replica::planner::{Scale, ordinal};
 use kvorum_replica::state_machine::Table;
 use kvorum_replica::storage::{Identity, Store};
@@ -36,7 +36,7 @@ pub struct Scaling {
     pub wanted: u32,
     pods: Vec<Pod>,
     /// The cluster's marker.
-    marker: Option<Marker>,
+    pub(super) marker: Option<Marker>,
     /// Until then another number is not wanted: a volume was lost, and nobody knows it yet. Of two
     /// members one of which is lost no cluster comes back by itself.
     steady_until_us: u64,
@@ -82,7 +82,7 @@ impl Cluster {
         let Some(scaling) = &mut self.scaling else { return };
         let identity = self.nodes[0].disk.identity();
         let (cluster, nonce) = (identity.cluster, identity.nonce);
-        scaling.marker = Some(Marker { cluster, nonce, solo: None });
+        scaling.marker = Some(Marker::new(cluster, nonce));
         scaling.pods[0].replica = Some(identity.replica);
         for ordinal in 0..REPLICAS_MAX {
             self.schedule(u64::from(ordinal) * 1_000, Event::Pod { ordinal });
@@ -107,7 +107,10 @@ impl Cluster {
     /// A cluster whose majority was killed while it left is there again when it is scaled up: of
     /// whatever configuration somebody is in who runs.
     pub(super) fn calm_scaling(&mut self) {
-        let runs = |id: ReplicaId| !self.nodes[self.place(id)].is_gone && self.is_to_run(id);
+        let runs = |id: ReplicaId| {
+            let node = &self.nodes[self.place(id)];
+            !node.is_gone && !node.lost_disk && self.is_to_run(id)
+        };
         let mut needed = 1;
         let is_member = |node: &Node| node.disk.chain().standing(node.id) == Standing::Member;
         let votes = |node: &Node| node.process.is_some() && is_member(node);
@@ -162,7 +165,7 @@ impl Cluster {
             // One that crashed is started again by itself.
             let is_due = self.nodes[self.place(id)].life == 0 || self.random.random_bool(0.1);
             if is_wanted && is_due && self.node(id).down_until_us <= self.now_us {
-                self.start(id);
+                self.start_and_ask(id)?;
             }
             return Ok(());
         };
@@ -185,7 +188,8 @@ impl Cluster {
         }
         let is_stranded = standing == Standing::Member && !self.node(id).is_ready();
         let is_superseded = is_stranded && self.look_around(id)?;
-        if (standing == Standing::Retired || is_superseded) && is_wanted {
+        let is_out = role == Role::Outside && standing == Standing::Member;
+        if (standing == Standing::Retired || is_superseded || is_out) && is_wanted {
             // It runs meanwhile: some may learn only from it that their configuration is over.
             self.ask_for_id(ordinal);
         }
@@ -377,19 +381,21 @@ impl Cluster {
         let old = pod.replica;
         // One that crashed meanwhile may have lost that it is retired, and is superseded then.
         let is_over = |id| {
+            let is_copy = self.nodes.iter().any(|node| node.id == id && node.is_copy);
             let known = self.nodes.iter().find(|node| node.id == id).map(|node| node.disk.chain());
-            known.is_some_and(|known| {
-                let is_newer = configuration.id > known.current.id;
-                let is_superseded = is_newer && configuration.name_of(id).is_none();
-                is_superseded || known.standing(id) == Standing::Retired
-            })
+            is_copy
+                || known.is_some_and(|known| {
+                    let is_newer = configuration.id > known.current.id;
+                    let is_superseded = is_newer && configuration.name_of(id).is_none();
+                    is_superseded || known.standing(id) == Standing::Retired
+                })
         };
         if is_known || !old.is_none_or(is_over) {
             return;
         }
         (pod.replica, pod.nonce) = (Some(replica), 0);
         self.tally.joined += 1;
-        let retired = old.map(|old| self.node(old)).filter(|node| !node.lost_disk);
+        let retired = old.map(|old| self.node(old)).filter(|node| !node.lost_disk || node.is_copy);
         // A process that ends in order syncs first.
         if let Some(node) = &retired {
             node.disk.sync_writes(node.disk.unsynced());
@@ -435,9 +441,16 @@ impl Cluster {
         }
     }
 
-    /// A volume is lost, if the others can do without it: the configuration lives and is the one
-    /// that is wanted, it has three members or more, and none of them is lost already.
+    /// A volume is lost, if the others can do without it.
     pub(super) fn lose_volume(&mut self, id: ReplicaId) {
+        if self.can_lose_one() && self.node(id).process.is_some() {
+            self.drop_volume(id);
+        }
+    }
+
+    /// Whether the cluster can do without a volume: the configuration lives and is the one that is
+    /// wanted, it has three members or more, and none of them is lost already.
+    pub(super) fn can_lose_one(&self) -> bool {
         let members = self.checker.members().to_vec();
         let is_intact = |node: &Node| !node.lost_disk;
         let all_there = members.iter().all(|member| is_intact(&self.nodes[self.place(*member)]));
@@ -446,11 +459,15 @@ impl Cluster {
         let is_seal = |entry: &Entry| matches!(entry, Entry::StopSign(_));
         let changes = self.nodes.iter().any(|node| node.disk.unapplied().iter().any(is_seal));
         let is_stable = is_wanted && !changes && self.checker.lives();
-        let may = members.len() >= 3 && is_stable && all_there;
-        if !may || self.node(id).process.is_none() {
-            return;
+        members.len() >= 3 && is_stable && all_there
+    }
+
+    /// For a while another number is not wanted: a disk was lost, and nobody knows it yet.
+    pub(super) fn steady_after_loss(&mut self) {
+        let steady_until_us = self.now_us + STEADY_US;
+        if let Some(scaling) = &mut self.scaling {
+            scaling.steady_until_us = steady_until_us;
         }
-        self.drop_volume(id);
     }
 
     fn drop_volume(&mut self, id: ReplicaId) {
@@ -467,25 +484,5 @@ impl Cluster {
             scaling.pods[place] = Pod::default();
             scaling.steady_until_us = steady_until_us;
         }
-    }
-
-    /// The marker is asked to name a replica.
-    pub(super) fn mark(&mut self, id: ReplicaId, configuration: ConfigurationId) {
-        if !self.is_calm && self.random.random_bool(0.1) {
-            // Whoever keeps it is out of reach.
-            return;
-        }
-        let delay = self.random.random_range(100..20_000);
-        let node = self.node(id);
-        let (life, disk) = (node.life, node.disk.clone());
-        let Identity { replica, incarnation, nonce, cluster, .. } = disk.identity().clone();
-        let claim = Solo { configuration, replica, incarnation, nonce };
-        let Some(scaling) = &mut self.scaling else { return };
-        let marker = scaling.marker.as_ref().expect("the cluster began with it");
-        let proof = marker.solo.and_then(|named| disk.nonce_at(named.incarnation));
-        let verdict = marker.claim(cluster, claim, proof).map(|next| scaling.marker = Some(next));
-        let verdict = verdict.map_err(|refused| refused.to_string());
-        let input = Box::new(Input::Marked { configuration, verdict });
-        self.schedule(delay, Event::Read { node: id, life, input });
     }
 }

@@ -14,6 +14,7 @@ use omnipaxos_storage::memory_storage::MemoryStorage;
 use crate::chain::Chain;
 use crate::entry::Entry;
 use crate::snapshot::{Chunk, Cursor, Install, InstallWrite, Item, Quarantine};
+use crate::start::Epoch;
 use crate::state_machine::{Changes, Lane, Record};
 use crate::storage::Seen;
 use crate::storage::log::{LogNumbers, LogWrite};
@@ -56,6 +57,9 @@ pub struct Image {
     pub aside: State,
     pub seen: BTreeMap<ReplicaId, Seen>,
     pub nonces: BTreeMap<u64, u64>,
+    pub epoch: Epoch,
+    /// In which epoch each start began.
+    pub began: BTreeMap<u64, Epoch>,
 }
 
 /// One write, as a crash may keep or lose it.
@@ -65,7 +69,9 @@ pub enum Write {
     Table(Changes),
     Install(InstallWrite),
     Seen(ReplicaId, Seen),
-    Nonce(u64, u64),
+    /// A start: its incarnation and its nonce.
+    Start(u64, u64),
+    Epoch(Epoch),
     /// The replica goes on under a new id: its first nonce.
     Rejoin(u64),
     DropOldLogs,
@@ -90,9 +96,15 @@ impl Image {
             Write::Table(changes) => self.commit(changes),
             Write::Install(step) => self.install(step),
             Write::Seen(peer, seen) => drop(self.seen.insert(peer, seen)),
-            Write::Nonce(incarnation, nonce) => drop(self.nonces.insert(incarnation, nonce)),
+            Write::Start(incarnation, nonce) => {
+                self.nonces.insert(incarnation, nonce);
+                self.began.insert(incarnation, self.epoch);
+                self.epoch = self.epoch.next();
+            }
+            Write::Epoch(epoch) => self.epoch = epoch,
             Write::Rejoin(nonce) => {
-                self.nonces.insert(1, nonce);
+                self.nonces = BTreeMap::from([(1, nonce)]);
+                self.began = BTreeMap::from([(1, self.epoch)]);
                 self.since = self.applied;
             }
             Write::DropOldLogs => self.logs = self.logs.split_off(&self.id()),

@@ -1,0 +1,183 @@
+//! Copies of volumes, taken while their replicas run and brought back later: what was acknowledged
+//! meanwhile is not lost, nobody reads what is old, and nobody serves beside another.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "harness/cluster.rs"]
+mod cluster;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, PATIENCE, kvorum, said};
+use kvorum_replica::addresses::{Addresses, FILE_NAME};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Time between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+/// By then what a replica does once a second was done.
+const SECONDS: Duration = Duration::from_secs(3);
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
+fn put(cluster: &Cluster, value: &str) {
+    let put = said(&cluster.run(&["--timeout", "20s", "put", "a", value]));
+    assert_eq!(put.0, 0, "{put:?}");
+}
+
+/// Waits until a command prints what it should.
+fn until(cluster: &Cluster, words: &[&str], is_it: impl Fn(&str) -> bool) -> String {
+    let began = Instant::now();
+    loop {
+        let (code, out, err) = said(&cluster.run(words));
+        if code == 0 && is_it(&out) {
+            return out;
+        }
+        assert!(began.elapsed() < PATIENCE, "{words:?}: {out}{err}");
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// A folder is copied as if in an instant.
+fn copy_while_it_runs(cluster: &Cluster, name: &str, to: &Path) {
+    let process = cluster.process(name).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    copy(&cluster.folder.join(name), to);
+    kill_process(process, Signal::CONT).unwrap();
+}
+
+fn bring_back(cluster_folder: &Path, name: &str, from: &Path) {
+    fs::remove_dir_all(cluster_folder.join(name)).unwrap();
+    fs::rename(from, cluster_folder.join(name)).unwrap();
+}
+
+#[test]
+fn a_copy_of_the_only_volume_serves_nothing() {
+    let kept = tempfile::tempdir().unwrap();
+    let (folder, aside) = (kept.path().join("cluster"), kept.path().join("copy"));
+    let cluster = Cluster::start_in(&folder, &["--replicas=1"]);
+    put(&cluster, "1");
+    copy_while_it_runs(&cluster, "kvorum-0", &aside);
+    put(&cluster, "2");
+    cluster.stop(Signal::TERM);
+    bring_back(&folder, "kvorum-0", &aside);
+    let mut supervisor = kvorum()
+        .args(["local", "--no-console", "--disk-reserve=1MiB", "--data"])
+        .arg(&folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let run =
+        |words: &[&str]| said(&kvorum().arg("--local").arg(&folder).args(words).output().unwrap());
+    let began = Instant::now();
+    let status = loop {
+        let status = run(&["status"]).1;
+        if status.contains("older copy") {
+            break status;
+        }
+        assert!(began.elapsed() < PATIENCE, "{status}");
+        std::thread::sleep(PAUSE);
+    };
+    assert!(status.contains("kvorum recover"), "{status}");
+    for words in [&["get", "a"][..], &["get", "a", "--local-read"], &["put", "a", "3"]] {
+        let told = run(&[&["--timeout", "1s"], words].concat());
+        assert_ne!(told.0, 0, "{words:?}: {told:?}");
+    }
+    let process = Pid::from_raw(i32::try_from(supervisor.id()).unwrap()).unwrap();
+    kill_process(process, Signal::TERM).unwrap();
+    supervisor.wait().unwrap();
+}
+
+/// Of three, the one that saw the write is away when the copy of the other one comes back. The
+/// third one was away while the write was acknowledged.
+#[test]
+fn a_copy_of_one_of_three_does_not_vote_and_is_replaced() {
+    let kept = tempfile::tempdir().unwrap();
+    let (folder, aside) = (kept.path().join("cluster"), kept.path().join("copy"));
+    let cluster = Cluster::start_in(&folder, &["--replicas=3"]);
+    put(&cluster, "1");
+    let signal = |name: &str, signal| {
+        kill_process(cluster.process(name).unwrap(), signal).unwrap();
+    };
+    copy_while_it_runs(&cluster, "kvorum-2", &aside);
+    signal("kvorum-1", Signal::STOP);
+    std::thread::sleep(SECONDS);
+    put(&cluster, "2");
+    kill_process(cluster.supervisor(), Signal::STOP).unwrap();
+    signal("kvorum-2", Signal::KILL);
+    while cluster.process("kvorum-2").is_some() {
+        std::thread::sleep(PAUSE);
+    }
+    bring_back(&folder, "kvorum-2", &aside);
+    signal("kvorum-0", Signal::STOP);
+    signal("kvorum-1", Signal::CONT);
+    kill_process(cluster.supervisor(), Signal::CONT).unwrap();
+    let began = Instant::now();
+    while began.elapsed() < 2 * SECONDS {
+        for name in ["kvorum-1", "kvorum-2"] {
+            let got = said(&cluster.run(&["--timeout", "1s", "get", "a", name]));
+            assert_ne!(got.1.trim(), "1", "an acknowledged write is lost: {got:?}");
+        }
+    }
+    signal("kvorum-0", Signal::CONT);
+    until(&cluster, &["--timeout", "2s", "get", "a"], |out| out.trim() == "2");
+    // The others are a majority: the copy gets another id, and the state.
+    until(&cluster, &["status"], |out| out.matches("2 of 2").count() == 3);
+    until(&cluster, &["get", "a", "kvorum-2", "--local-read"], |out| out.trim() == "2");
+}
+
+/// Starts a second process on a folder, beside the cluster.
+fn start_on(cluster: &Cluster, data: &Path) -> Child {
+    let id = kvorum::local::folder::StatefulSet::read(&cluster.folder).unwrap().cluster;
+    let mut command = kvorum();
+    command.args(["replica", "--name=kvorum-0", "--disk-reserve=0"]);
+    command.arg(format!("--cluster={id}"));
+    command.arg(format!("--follow={}", cluster.folder.display()));
+    command.arg(format!("--data={}", data.display()));
+    for port in ["peers", "clients", "http"] {
+        command.arg(format!("--listen-{port}=127.0.0.1:0"));
+    }
+    command.stderr(Stdio::null()).spawn().unwrap()
+}
+
+#[test]
+fn two_lone_replicas_do_not_serve_beside_each_other() {
+    let kept = tempfile::tempdir().unwrap();
+    let aside = kept.path().join("copy");
+    let cluster = Cluster::start(&["--replicas=1"]);
+    put(&cluster, "1");
+    // Until nothing of the volume is news to the marker, so that the copy is as good as it.
+    std::thread::sleep(SECONDS);
+    copy_while_it_runs(&cluster, "kvorum-0", &aside);
+    let _ = fs::remove_file(aside.join(FILE_NAME));
+    let mut second = start_on(&cluster, &aside);
+    let began = Instant::now();
+    let listening = loop {
+        if let Ok(addresses) = Addresses::read(&aside.join(FILE_NAME)) {
+            break addresses.clients;
+        }
+        assert!(began.elapsed() < PATIENCE, "the second one starts");
+        std::thread::sleep(PAUSE);
+    };
+    let by = |endpoint: &str, words: &[&str]| {
+        let run = kvorum().args(["--timeout", "1s", "--endpoints", endpoint]).args(words).output();
+        said(&run.unwrap())
+    };
+    let first = Addresses::read(&cluster.folder.join("kvorum-0").join(FILE_NAME)).unwrap().clients;
+    std::thread::sleep(SECONDS);
+    // Whoever it is, one of them serves at most.
+    let serves = |endpoint: &str| {
+        let (put, get) = (by(endpoint, &["put", "b", endpoint]), by(endpoint, &["get", "a"]));
+        let local = by(endpoint, &["get", "a", "--local-read"]);
+        assert_eq!([put.0, get.0, local.0].iter().filter(|code| **code == 0).count() % 3, 0);
+        put.0 == 0
+    };
+    assert!(serves(&first) != serves(&listening), "exactly one of the two serves");
+    second.kill().unwrap();
+    second.wait().unwrap();
+}

@@ -1,0 +1,326 @@
+//! Pure: how a replica says who it is, and how it judges who others say they are.
+//!
+//! A replica that was started on another disk than its peers remember must not vote: it has
+//! forgotten what it promised. So each start has a number (the incarnation) and a [key](StartKey),
+//! and a peer takes a later start only with a proof that its disk has the one last seen, up to the
+//! [epoch](crate::start::Epoch) in which that one was seen last. A new cluster's replica does not
+//! vote before it has met every member; so there is always one among the voters who remembers each
+//! disk.
+//!
+//! Guarantees that a stranger is told nothing that helps to speak as a replica, and that a replica
+//! gives up its vote only on the word of a peer that proved who it is.
+
+use kvorum_protocol::name;
+use kvorum_protocol::status::{ClusterId, ReplicaId};
+use serde::{Deserialize, Serialize};
+
+use super::Engine;
+use super::notice::Notice;
+use crate::start::{Epoch, Start, StartKey};
+use crate::storage::{Seen, Store};
+use crate::version::Version;
+
+/// Who a replica says it is when a session begins.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Introduction {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Who it is.
+    pub replica: ReplicaId,
+    /// Its name.
+    pub name: String,
+    /// Which of its starts this is.
+    pub incarnation: u64,
+    /// What that start is known by.
+    pub key: StartKey,
+    /// The other side's incarnation that it saw last; 0 when it never saw it.
+    pub last_saw: u64,
+    /// The oldest version that its program knows, and the newest.
+    pub versions: (Version, Version),
+}
+
+/// Why a replica does not talk to another one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum Rejection {
+    /// The cluster has a version that its program does not know.
+    #[error(
+        "the cluster has version {cluster}, and {name} knows {} to {}: install a program there \
+         that knows it",
+        knows.0,
+        knows.1
+    )]
+    Version {
+        /// The cluster's.
+        cluster: Version,
+        /// The rejected one's name.
+        name: String,
+        /// The versions that it knows.
+        knows: (Version, Version),
+    },
+    /// It belongs to another cluster.
+    #[error("it belongs to cluster {theirs}, not to the one that this replica belongs to")]
+    OtherCluster {
+        /// The rejected one's.
+        theirs: ClusterId,
+    },
+    /// It is no member, or has another member's name.
+    #[error("{name:?} (replica {replica}) is no member of this cluster")]
+    NoMember {
+        /// Its name.
+        name: String,
+        /// Its id.
+        replica: u64,
+    },
+    /// It does not continue the incarnation that was seen last, up to where that one was seen: its
+    /// disk was lost, replaced by an older copy, or copied.
+    #[error(
+        "{name} does not continue incarnation {seen}, which was seen last: its disk was lost, is \
+         an older copy, or is in use twice"
+    )]
+    OtherDisk {
+        /// Its name.
+        name: String,
+        /// The incarnation seen last.
+        seen: u64,
+    },
+    /// The link is cut on purpose.
+    #[error("the link is cut on purpose")]
+    Cut,
+    /// Another meeting with it came in between; it may try again.
+    #[error("another meeting came in between")]
+    Crossed,
+}
+
+impl<S: Store> Engine<S> {
+    /// How this replica introduces itself to a peer, and what it remembers of that one.
+    pub fn introduce(&self, peer: ReplicaId) -> (Introduction, Option<Seen>) {
+        let me = self.store.identity();
+        let seen = self.store.seen(peer);
+        let start = self.store.start(me.incarnation).expect("a start is kept from its beginning");
+        let introduction = Introduction {
+            cluster: me.cluster,
+            replica: me.replica,
+            name: me.name.clone(),
+            incarnation: me.incarnation,
+            key: start.secret.key(),
+            last_saw: seen.map_or(0, |seen| seen.incarnation),
+            versions: (Version::OLDEST, self.outbox.peers.newest()),
+        };
+        (introduction, seen)
+    }
+
+    /// The start by which this replica proves itself to a peer that saw an incarnation of it last:
+    /// the current one to a peer that never saw any. `None` when this disk does not have it.
+    pub fn start_seen(&self, incarnation: u64) -> Option<Start> {
+        match incarnation {
+            0 => self.store.start(self.store.identity().incarnation),
+            incarnation => self.store.start(incarnation),
+        }
+    }
+
+    /// Whether a stranger may be told anything: it belongs to this cluster, and is known in it.
+    pub fn admit(&self, theirs: &Introduction) -> Result<(), Rejection> {
+        if theirs.cluster != self.store.identity().cluster {
+            return Err(Rejection::OtherCluster { theirs: theirs.cluster });
+        }
+        let (cluster, knows) = (self.store.version(), theirs.versions);
+        let name = theirs.name.clone();
+        if name::check(&name).is_err() {
+            return Err(Rejection::NoMember { name: String::new(), replica: theirs.replica.0 });
+        }
+        if !(knows.0..=knows.1).contains(&cluster) {
+            return Err(Rejection::Version { cluster, name, knows });
+        }
+        let (peers, replica) = (&self.outbox.peers, theirs.replica);
+        match peers.knows(replica) && peers.name(replica) == name {
+            true if peers.is_cut(replica) => Err(Rejection::Cut),
+            true => Ok(()),
+            false => Err(Rejection::NoMember { name, replica: replica.0 }),
+        }
+    }
+
+    /// Judges a peer's introduction. `seen` is what this replica remembered of it when they met,
+    /// and `reaches` the epoch in which the writes of that start end on the peer's disk, if it
+    /// proved that it has that start.
+    pub fn judge(
+        &self,
+        theirs: &Introduction,
+        seen: Option<Seen>,
+        reaches: Option<Epoch>,
+    ) -> Result<(), Rejection> {
+        self.admit(theirs)?;
+        if self.store.seen(theirs.replica) != seen {
+            return Err(Rejection::Crossed);
+        }
+        let is_known = |seen: Seen| {
+            let is_same = theirs.incarnation == seen.incarnation && theirs.key == seen.key;
+            let remembers = reaches >= Some(seen.epoch) || !self.rules.compares_epochs;
+            is_same || (theirs.incarnation > seen.incarnation && remembers)
+        };
+        match (seen, reaches) {
+            (None, Some(_)) => Ok(()),
+            (Some(seen), Some(_)) if is_known(seen) => Ok(()),
+            (seen, _) => Err(Rejection::OtherDisk {
+                name: theirs.name.clone(),
+                seen: seen.map_or(0, |seen| seen.incarnation),
+            }),
+        }
+    }
+
+    /// Both this replica and the peer have taken each other. A peer that turned this replica away
+    /// was not met.
+    pub fn meet(&mut self, theirs: &Introduction) {
+        let peer = theirs.replica;
+        if self.outbox.peers.knows(peer) {
+            let seen = self.store.seen(peer);
+            // A later start may have been met meanwhile.
+            if seen.is_none_or(|seen| seen.incarnation < theirs.incarnation) {
+                let Introduction { incarnation, key, .. } = *theirs;
+                let epoch = Epoch::default();
+                self.store.remember(peer, Seen { incarnation, key, epoch });
+            }
+            self.outbox.peers.met(peer, theirs.versions.1);
+            self.turned_away_by = None;
+        }
+        self.gather();
+    }
+
+    /// A peer remembers this replica with another disk. One that did not prove who it is may be
+    /// anybody: its word takes no vote away, and only explains why there is none.
+    pub(super) fn disowned(&mut self, peer: ReplicaId, is_proven: bool) {
+        if !self.outbox.peers.knows(peer) {
+            return;
+        }
+        let by = self.outbox.peers.name(peer).to_owned();
+        match is_proven {
+            true => self.lose_vote(by),
+            false => self.turned_away_by = Some(by),
+        }
+    }
+
+    /// This replica's disk is not the one that somebody remembers: it must not vote.
+    pub(super) fn lose_vote(&mut self, by: String) {
+        if self.disowned_by.is_none() {
+            self.outbox.notice(Notice::Disowned { by: by.clone() });
+        }
+        self.disowned_by = Some(by);
+        if let Some(consensus) = self.consensus.take() {
+            self.left_log = Some(consensus.compacted());
+        }
+        self.deposed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Options;
+    use crate::start::Secret;
+    use crate::storage::Identity;
+    use crate::storage::memory::Memory;
+    use crate::storage::segments::LogLimits;
+    use kvorum_protocol::status::{Configuration, ConfigurationId, Member};
+
+    fn store(replica: u64) -> Memory {
+        let member = |id: u64| Member { replica: ReplicaId(id), name: format!("kvorum-{id}") };
+        let members = vec![member(1), member(2)];
+        let configuration = Configuration { id: ConfigurationId(1), members };
+        let identity = Identity {
+            cluster: ClusterId(9),
+            replica: ReplicaId(replica),
+            name: format!("kvorum-{replica}"),
+            incarnation: 1,
+            nonce: 100 + replica,
+        };
+        Memory::crashable(identity, configuration, LogLimits::default())
+    }
+
+    fn engine(store: Memory) -> Engine<Memory> {
+        let newest = Version::NEWEST;
+        Engine::new(store, Options { allows_faults: false, newest, checksum_ticks: 0 })
+    }
+
+    const HERE: ReplicaId = ReplicaId(1);
+    const THERE: ReplicaId = ReplicaId(2);
+
+    /// What the second replica says and proves to the first, on a disk.
+    fn said(disk: &Memory, seen: Option<Seen>) -> (Introduction, Option<Epoch>) {
+        let theirs = engine(disk.clone());
+        let start = theirs.start_seen(seen.map_or(0, |seen| seen.incarnation));
+        let is_key = |start: &Start| seen.is_none_or(|seen| start.secret.key() == seen.key);
+        (theirs.introduce(HERE).0, start.filter(is_key).map(|start| start.reaches()))
+    }
+
+    #[test]
+    fn a_peer_is_taken_only_if_it_continues_what_was_seen() {
+        let mut here = engine(store(1));
+        let disk = store(2);
+        assert!(!here.outbox.peers.have_all_met());
+        let (first, reaches) = said(&disk, None);
+        assert_eq!(here.judge(&first, None, reaches), Ok(()));
+        let unproven = here.judge(&first, None, None);
+        assert!(matches!(unproven, Err(Rejection::OtherDisk { seen: 0, .. })), "no proof at all");
+        assert!(!here.outbox.peers.have_all_met(), "judged is not met: it may turn us away");
+        here.meet(&first);
+        assert!(here.outbox.peers.have_all_met());
+        let seen = here.store().seen(THERE);
+        let (again, reaches) = said(&disk, seen);
+        assert_eq!(here.judge(&again, seen, reaches), Ok(()), "the same start again");
+
+        let next = disk.restart(disk.unsynced(), 7);
+        let lost = store(2).restart(0, 5);
+        let other = Introduction { key: Secret::of_nonce(5).key(), ..first.clone() };
+        for (theirs, reaches) in [said(&lost, seen), (other, None), (first.clone(), None)] {
+            let verdict = here.judge(&theirs, seen, reaches);
+            assert!(verdict.is_err() || theirs == first, "{theirs:?}");
+        }
+        let (later, reaches) = said(&next, seen);
+        assert_eq!(here.judge(&later, seen, reaches), Ok(()), "the start last seen");
+        here.meet(&later);
+        let verdict = here.judge(&later, seen, reaches);
+        assert_eq!(verdict, Err(Rejection::Crossed), "it proves what was remembered before");
+        let seen = here.store().seen(THERE);
+        let (older, reaches) = said(&disk, seen);
+        let verdict = here.judge(&older, seen, reaches);
+        assert!(matches!(verdict, Err(Rejection::OtherDisk { seen: 2, .. })), "an older copy");
+    }
+
+    /// A copy of a running disk has every secret, and ends in an earlier epoch.
+    #[test]
+    fn a_copy_of_the_current_start_is_told_apart() {
+        let mut here = engine(store(1));
+        let mut disk = store(2);
+        let (first, _) = said(&disk, None);
+        here.meet(&first);
+        let copy = disk.restart(disk.unsynced(), 7);
+        disk.begin_epoch();
+        here.epoch_told(THERE, disk.epoch());
+        let seen = here.store().seen(THERE);
+        let kept = disk.restart(disk.unsynced(), 8);
+        let (theirs, reaches) = said(&kept, seen);
+        assert_eq!(here.judge(&theirs, seen, reaches), Ok(()), "the disk itself");
+        let (theirs, reaches) = said(&copy, seen);
+        let verdict = here.judge(&theirs, seen, reaches);
+        assert!(matches!(verdict, Err(Rejection::OtherDisk { seen: 1, .. })), "{verdict:?}");
+        // Whatever it writes since, it lacks what the start that was seen wrote.
+        let mut copy = copy.restart(copy.unsynced(), 9);
+        (0..9).for_each(|_| copy.begin_epoch());
+        let (theirs, reaches) = said(&copy.restart(copy.unsynced(), 10), seen);
+        assert!(here.judge(&theirs, seen, reaches).is_err());
+    }
+
+    #[test]
+    fn a_stranger_is_told_that_it_is_one() {
+        let here = engine(store(1));
+        let (theirs, reaches) = said(&store(2), None);
+        let others = [
+            Introduction { cluster: ClusterId(1), ..theirs.clone() },
+            Introduction { name: "kvorum-1".to_owned(), ..theirs.clone() },
+            Introduction { replica: ReplicaId(3), ..theirs.clone() },
+            Introduction { versions: (Version(9), Version(9)), ..theirs },
+        ];
+        for other in others {
+            assert!(here.judge(&other, None, reaches).is_err(), "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Pure: what every number and name in a peer's message must be.
+//!
+//! Guarantees that whatever passes [`check`], once, where a message is decoded, can be counted with
+//! and shown: indexes and ballots are far from the ends of their types, names need no escaping,
+//! lists are short. [`fits`] looks at a message of the consensus library beside what this replica
+//! has: the library trusts its peers, and panics where one errs. Neither knows who sent it.
+
+use kvorum_protocol::data::validate_key;
+use kvorum_protocol::limits::VALUE_BYTES_MAX;
+use kvorum_protocol::message::Request;
+use kvorum_protocol::name;
+use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId};
+use omnipaxos::ballot_leader_election::Ballot;
+use omnipaxos::messages::Message;
+use omnipaxos::messages::ballot_leader_election::HeartbeatMsg;
+use omnipaxos::messages::sequence_paxos::PaxosMsg;
+use omnipaxos::util::LogSync;
+
+use super::PeerMessage;
+use crate::chain::Chain;
+use crate::entry::Entry;
+use crate::planner::{MEMBERS_MAX, Scale};
+use crate::snapshot::{Cursor, Found, Header, Item, Wanted};
+use crate::version::Version;
+
+/// Indexes, ids and epochs are below this: a million a second would take 285 years to get there,
+/// and any program can hold them.
+pub const INDEX_MAX: u64 = 1 << 53;
+/// Numbers of ballots and configurations are below this.
+pub const NUMBER_MAX: u32 = 1 << 31;
+/// A ballot is at most so far above the one that this replica promised: each election adds one, so
+/// a message that claims more is an error, and must not use the numbers up.
+const BALLOT_LEAP_MAX: u32 = 1 << 24;
+
+/// What is wrong with a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a peer's message has {0} that cannot be")]
+pub struct Invalid(&'static str);
+
+fn ensure(holds: bool, what: &'static str) -> Result<(), Invalid> {
+    if holds { Ok(()) } else { Err(Invalid(what)) }
+}
+
+/// Checks a message as it was decoded.
+///
+/// # Errors
+/// What cannot be.
+pub fn check(message: &PeerMessage) -> Result<(), Invalid> {
+    use PeerMessage as M;
+    match message {
+        M::Paxos { configuration, message } => {
+            check_configuration_id(*configuration)?;
+            check_paxos(message)
+        }
+        M::Probe { configuration, ballot, .. }
+        | M::ProbeAnswer { configuration, ballot, .. }
+        | M::Lead { configuration, ballot }
+        | M::Yield { configuration, ballot } => {
+            check_configuration_id(*configuration)?;
+            check_ballot(*ballot)
+        }
+        M::Relay { request, .. } => {
+            ensure(matches!(request, Request::Write { .. }), "a request, to be passed on,")
+        }
+        M::RelayAnswer { .. } | M::ReadIndex { .. } | M::AskToStop { .. } | M::MayStop => Ok(()),
+        M::ReadIndexAnswer { index, .. } => index.as_ref().map_or(Ok(()), |i| check_index(*i)),
+        M::Fetch { wanted, .. } => check_wanted(wanted),
+        M::Found { found, .. } => check_found(found),
+        M::HasState { index } | M::Checksum { index, .. } => check_index(*index),
+        M::Over { configuration, index, .. } => {
+            check_configuration_id(*configuration)?;
+            check_index(*index)
+        }
+        M::Look { .. } => Ok(()),
+        M::Wanted { wanted: Scale { start, replicas }, .. } => {
+            ensure(*start < NUMBER_MAX, "an ordinal")?;
+            ensure(*replicas as usize <= MEMBERS_MAX, "a number of replicas")
+        }
+        M::Differs { index, sound } => {
+            check_index(*index)?;
+            ensure(sound.len() <= MEMBERS_MAX, "a list of replicas")?;
+            sound.iter().try_for_each(|replica| check_replica(*replica))
+        }
+        M::Epoch { epoch } => ensure(epoch.0 < INDEX_MAX, "an epoch"),
+    }
+}
+
+fn check_index(index: u64) -> Result<(), Invalid> {
+    ensure(index < INDEX_MAX, "an index")
+}
+
+fn check_position(position: usize) -> Result<(), Invalid> {
+    check_index(position as u64)
+}
+
+fn check_replica(replica: ReplicaId) -> Result<(), Invalid> {
+    ensure(replica.0 < INDEX_MAX, "an id of a replica")
+}
+
+fn check_configuration_id(id: ConfigurationId) -> Result<(), Invalid> {
+    ensure((1..NUMBER_MAX).contains(&id.0), "an id of a configuration")
+}
+
+fn check_ballot(ballot: Ballot) -> Result<(), Invalid> {
+    let is_slot = usize::try_from(ballot.pid).is_ok_and(|slot| slot <= MEMBERS_MAX);
+    let is_ours = is_slot && ballot.n < NUMBER_MAX && ballot.priority == 0;
+    ensure(is_ours, "a ballot")
+}
+
+fn check_paxos(message: &Message<Entry>) -> Result<(), Invalid> {
+    let message = match message {
+        Message::SequencePaxos(message) => &message.msg,
+        Message::BLE(message) => {
+            return match &message.msg {
+                HeartbeatMsg::Request(_) => Ok(()),
+                HeartbeatMsg::Reply(reply) => {
+                    check_ballot(reply.ballot)?;
+                    check_ballot(reply.leader)
+                }
+            };
+        }
+    };
+    match message {
+        PaxosMsg::PrepareReq(request) => check_ballot(request.n),
+        PaxosMsg::Prepare(prepare) => {
+            check_ballot(prepare.n)?;
+            check_ballot(prepare.n_accepted)?;
+            check_position(prepare.accepted_idx)?;
+            ensure(prepare.decided_idx <= prepare.accepted_idx, "a decided index")
+        }
+        PaxosMsg::Promise(promise) => {
+            check_ballot(promise.n)?;
+            check_ballot(promise.n_accepted)?;
+            check_position(promise.accepted_idx)?;
+            ensure(promise.decided_idx <= promise.accepted_idx, "a decided index")?;
+            promise.log_sync.as_ref().map_or(Ok(()), check_log_sync)
+        }
+        PaxosMsg::AcceptSync(sync) => {
+            check_ballot(sync.n)?;
+            check_log_sync(&sync.log_sync)?;
+            ensure(sync.decided_idx <= end_of(&sync.log_sync), "a decided index")
+        }
+        PaxosMsg::AcceptDecide(accept) => {
+            check_ballot(accept.n)?;
+            check_position(accept.decided_idx)?;
+            accept.entries.iter().try_for_each(check_entry)
+        }
+        PaxosMsg::Accepted(accepted) => {
+            check_ballot(accepted.n)?;
+            check_position(accepted.accepted_idx)
+        }
+        PaxosMsg::NotAccepted(refused) => check_ballot(refused.n),
+        PaxosMsg::Decide(decide) => {
+            check_ballot(decide.n)?;
+            check_position(decide.decided_idx)
+        }
+        // The engine's whitelist drops and counts them.
+        PaxosMsg::ProposalForward(_)
+        | PaxosMsg::Compaction(_)
+        | PaxosMsg::AcceptStopSign(_)
+        | PaxosMsg::ForwardStopSign(_) => Ok(()),
+    }
+}
+
+fn end_of(log_sync: &LogSync<Entry>) -> usize {
+    log_sync.sync_idx.saturating_add(log_sync.suffix.len())
+}
+
+fn check_log_sync(log_sync: &LogSync<Entry>) -> Result<(), Invalid> {
+    ensure(log_sync.stopsign.is_none(), "a stop sign of the library")?;
+    check_position(end_of(log_sync))?;
+    log_sync.suffix.iter().try_for_each(check_entry)
+}
+
+fn check_entry(entry: &Entry) -> Result<(), Invalid> {
+    match entry {
+        Entry::Noop | Entry::Checksum => Ok(()),
+        Entry::Command(command) => {
+            ensure(command.operation.validate().is_ok(), "a key or a value, by its length,")
+        }
+        Entry::StopSign(next) => check_configuration(next),
+        Entry::Version(version) => {
+            ensure((Version::OLDEST..=Version::NEWEST).contains(version), "a version")
+        }
+        Entry::Join { name, .. } => ensure(name::check(name).is_ok(), "a name"),
+        Entry::Elsewhere { .. } => Err(Invalid("an entry")),
+    }
+}
+
+fn check_members<'a>(members: impl Iterator<Item = &'a Member>) -> Result<(), Invalid> {
+    members.into_iter().try_for_each(|member| {
+        check_replica(member.replica)?;
+        ensure(name::check(&member.name).is_ok(), "a name")
+    })
+}
+
+fn check_configuration(configuration: &Configuration) -> Result<(), Invalid> {
+    check_configuration_id(configuration.id)?;
+    let members = &configuration.members;
+    ensure((1..=MEMBERS_MAX).contains(&members.len()), "a number of members")?;
+    let is_once = |(at, member): (usize, &Member)| {
+        members[..at].iter().all(|other| other.replica != member.replica)
+    };
+    ensure(members.iter().enumerate().all(is_once), "a member twice")?;
+    check_members(members.iter())
+}
+
+fn check_chain(chain: &Chain) -> Result<(), Invalid> {
+    check_configuration(&chain.current)?;
+    check_index(chain.began)?;
+    check_replica(chain.next_replica)?;
+    let are_few = chain.former.len().max(chain.joiners.len()) <= Chain::OTHERS_MAX;
+    ensure(are_few, "a list of replicas")?;
+    check_members(chain.former.iter().chain(chain.joiners.iter().map(|joiner| &joiner.member)))
+}
+
+fn check_wanted(wanted: &Wanted) -> Result<(), Invalid> {
+    match wanted {
+        Wanted::Snapshot | Wanted::Close { .. } => Ok(()),
+        Wanted::Chunk { after, .. } => match after {
+            Cursor::Start | Cursor::Lane(_) => Ok(()),
+            Cursor::Key(key) => ensure(is_key(key), "a key"),
+        },
+        Wanted::Entries { configuration, from } => {
+            check_configuration_id(*configuration)?;
+            ensure((1..INDEX_MAX).contains(from), "an index")
+        }
+    }
+}
+
+fn is_key(key: &bytes::Bytes) -> bool {
+    validate_key(&key.clone().into()).is_ok()
+}
+
+fn check_found(found: &Found) -> Result<(), Invalid> {
+    match found {
+        Found::Gone | Found::Busy => Ok(()),
+        Found::Snapshot { header: Header { applied, items, version, chain }, .. } => {
+            check_index(*applied)?;
+            ensure(*items < INDEX_MAX, "a number of keys")?;
+            ensure((Version::OLDEST..=Version::NEWEST).contains(version), "a version")?;
+            ensure(chain.began <= *applied, "an index")?;
+            check_chain(chain)
+        }
+        Found::Chunk(chunk) => chunk.items.iter().try_for_each(|item| match item {
+            Item::Lane(_, lane) => check_index(lane.last_use),
+            Item::Key(key, record) => {
+                check_index(record.revision)?;
+                let is_short = record.value.len() <= VALUE_BYTES_MAX;
+                ensure(is_key(key) && is_short, "a key or a value, by its length,")
+            }
+        }),
+        Found::Entries { from, entries, decided } => {
+            ensure((1..INDEX_MAX).contains(from), "an index")?;
+            check_index(from.saturating_add(entries.len() as u64))?;
+            check_index(*decided)?;
+            entries.iter().try_for_each(check_entry)
+        }
+    }
+}
+
+/// What this replica has in the configuration that a message of the library is of.
+#[derive(Clone, Copy, Debug)]
+pub struct Local {
+    /// The highest ballot promised.
+    pub promise: Ballot,
+    /// Entries written.
+    pub accepted: u64,
+    /// Entries no longer in the log.
+    pub compacted: u64,
+    /// Up to where it has the state.
+    pub applied: u64,
+    /// How many members there are.
+    pub slots: usize,
+    /// Whether it leads in the accept phase.
+    pub is_leading: bool,
+}
+
+/// Whether a message of the library fits what this replica has: none that a peer sends by the
+/// protocol fails to.
+#[must_use]
+pub fn fits(message: &Message<Entry>, local: Local) -> bool {
+    let is_ballot = |ballot: Ballot| {
+        let is_slot = usize::try_from(ballot.pid).is_ok_and(|slot| slot <= local.slots);
+        is_slot && ballot.n <= local.promise.n.saturating_add(BALLOT_LEAP_MAX)
+    };
+    let accepted = usize::try_from(local.accepted).unwrap_or(usize::MAX);
+    let is_sync = |log_sync: &LogSync<Entry>| {
+        let sync_idx = log_sync.sync_idx as u64;
+        // What stands on state is held back until the state is here.
+        let follows = sync_idx <= local.accepted || log_sync.decided_snapshot.is_some();
+        follows && sync_idx >= local.compacted.min(local.applied)
+    };
+    let message = match message {
+        Message::SequencePaxos(message) => &message.msg,
+        Message::BLE(message) => {
+            return match &message.msg {
+                HeartbeatMsg::Request(_) => true,
+                HeartbeatMsg::Reply(reply) => is_ballot(reply.ballot) && is_ballot(reply.leader),
+            };
+        }
+    };
+    match message {
+        PaxosMsg::PrepareReq(request) => is_ballot(request.n),
+        PaxosMsg::Prepare(prepare) => is_ballot(prepare.n) && prepare.n.pid > 0,
+        PaxosMsg::Promise(promise) => {
+            let log_sync = promise.log_sync.as_ref();
+            let end = log_sync.map_or(0, end_of);
+            let is_told = promise.decided_idx <= accepted.max(end);
+            // Whoever leads already passes a late one over.
+            local.is_leading || (is_ballot(promise.n) && is_told && log_sync.is_none_or(is_sync))
+        }
+        PaxosMsg::AcceptSync(sync) => is_ballot(sync.n) && is_sync(&sync.log_sync),
+        PaxosMsg::AcceptDecide(accept) => is_ballot(accept.n),
+        PaxosMsg::Accepted(sent) => {
+            is_ballot(sent.n) && (sent.n != local.promise || sent.accepted_idx <= accepted)
+        }
+        PaxosMsg::NotAccepted(refused) => is_ballot(refused.n),
+        PaxosMsg::Decide(decide) => is_ballot(decide.n),
+        PaxosMsg::ProposalForward(_)
+        | PaxosMsg::Compaction(_)
+        | PaxosMsg::AcceptStopSign(_)
+        | PaxosMsg::ForwardStopSign(_) => true,
+    }
+}

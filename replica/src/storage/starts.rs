@@ -1,0 +1,106 @@
+//! What a database remembers of its own starts, and of its peers'.
+//!
+//! Guarantees that each start is on the disk before anybody hears of it, with the epoch in which
+//! the one before it ended; and that what an earlier program wrote, which knew a start by its
+//! nonce, is understood. Does not know who may vote.
+
+use kvorum_protocol::status::ReplicaId;
+use rocksdb::WriteBatch;
+use serde::{Deserialize, Serialize};
+
+use super::database::{Inner, put};
+use super::keys;
+use super::{Database, Seen, Store};
+use crate::marker::Claim;
+use crate::start::{Epoch, Secret, Start};
+use crate::state_machine::Table;
+
+/// One start, as it is on the disk.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct StartRecord {
+    pub(super) secret: Secret,
+    /// The epoch in which the writes of the start before it ended.
+    pub(super) began: Epoch,
+}
+
+/// A peer as it was remembered by the nonce of its start.
+#[derive(Serialize, Deserialize)]
+struct SeenByNonce {
+    incarnation: u64,
+    nonce: u64,
+}
+
+impl Inner {
+    /// One of this replica's starts.
+    pub(super) fn start(&self, incarnation: u64) -> Option<Start> {
+        let read = |incarnation| self.get(keys::META, &keys::start(incarnation));
+        let next: Option<StartRecord> = read(incarnation + 1);
+        let until = next.map(|next| next.began);
+        if let Some(StartRecord { secret, began }) = read(incarnation) {
+            return Some(Start { secret, began, until });
+        }
+        // Nobody was told an epoch of it.
+        let nonce: u64 = self.get(keys::META, &keys::nonce(incarnation))?;
+        let (secret, began) = (Secret::of_nonce(nonce), Epoch::default());
+        Some(Start { secret, began, until: until.or(Some(began)) })
+    }
+
+    /// What is remembered of a peer.
+    pub(super) fn seen(&self, peer: ReplicaId) -> Option<Seen> {
+        if let Some(seen) = self.get(keys::META, &keys::met(peer)) {
+            return Some(seen);
+        }
+        let SeenByNonce { incarnation, nonce } = self.get(keys::META, &keys::peer(peer))?;
+        let (key, epoch) = (Secret::of_nonce(nonce).key(), Epoch::default());
+        Some(Seen { incarnation, key, epoch })
+    }
+
+    /// Writes something of no meaning.
+    pub(super) fn touch(&self) {
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.family(keys::META), keys::TOUCHED);
+        self.write(batch);
+    }
+
+    pub(super) fn remember(&self, peer: ReplicaId, seen: Seen) {
+        let mut batch = WriteBatch::default();
+        let meta = self.family(keys::META);
+        put(&mut batch, meta, &keys::met(peer), &seen);
+        batch.delete_cf(meta, keys::peer(peer));
+        self.write(batch);
+    }
+}
+
+impl Database {
+    /// The replica, whose id is over, goes on under a new one, with the state that it has, and
+    /// without the log: nothing was promised under the new id. Durable when it returns.
+    pub fn rejoin(&mut self, replica: ReplicaId, nonce: u64) {
+        self.identity.replica = replica;
+        (self.identity.incarnation, self.identity.nonce) = (1, nonce);
+        let (mut batch, meta) = (WriteBatch::default(), self.inner.family(keys::META));
+        put(&mut batch, meta, keys::IDENTITY, &self.identity);
+        put(&mut batch, meta, &keys::nonce(1), &nonce);
+        batch.delete_range_cf(meta, keys::STARTS.0, keys::STARTS.1);
+        let first = StartRecord { secret: Secret::new(rand::random()), began: self.epoch };
+        put(&mut batch, meta, &keys::start(1), &first);
+        self.since = self.applied();
+        put(&mut batch, meta, keys::SINCE, &self.since);
+        self.inner.write(batch);
+        self.sync(self.durable());
+    }
+
+    /// What a replica that has ended tells the cluster's marker of its disk.
+    #[must_use]
+    pub fn last_claim(&self) -> Claim {
+        let epoch = self.inner.get(keys::META, keys::EPOCH).unwrap_or(self.epoch);
+        Claim { epoch, ..self.claim(None) }
+    }
+
+    /// Begins the next epoch.
+    pub(super) fn write_epoch(&mut self) {
+        self.epoch = self.epoch.next();
+        let mut batch = WriteBatch::default();
+        put(&mut batch, self.inner.family(keys::META), keys::EPOCH, &self.epoch);
+        self.inner.write(batch);
+    }
+}

@@ -1,0 +1,69 @@
+//! Copies of running disks, and what happens when one is brought back.
+//!
+//! A copy has all that its replica knew when it was taken, its secrets too. It is brought back only
+//! where somebody knows better whom its replica has to meet, or who lies outside of all volumes:
+//! every other member, or the marker. Then it must never vote.
+
+use kvorum_protocol::status::ReplicaId;
+use kvorum_replica::start::Epoch;
+use kvorum_replica::storage::Store;
+use kvorum_replica::storage::memory::Memory;
+use rand::RngExt;
+
+use super::cluster::Cluster;
+use super::event::Event;
+
+impl Cluster {
+    /// A copy is taken of a disk, to be brought back later.
+    pub(super) fn copy(&mut self, id: ReplicaId) {
+        let unsynced = self.node(id).disk.unsynced();
+        let kept = self.random.random_range(0..=unsynced);
+        let copy = Box::new(self.node(id).disk.copied(kept));
+        let after = self.random.random_range(50_000..3_000_000);
+        self.schedule(after, Event::BringBack { node: id, copy });
+    }
+
+    /// The copy takes the place of the disk.
+    pub(super) fn bring_back(&mut self, id: ReplicaId, copy: &Memory) -> Result<(), String> {
+        let is_free = match self.scaling {
+            Some(_) => self.can_lose_one(),
+            None => !self.is_altered && self.nodes.iter().all(|node| !node.lost_disk),
+        };
+        let is_same = self.node(id).disk.identity().replica == copy.identity().replica;
+        let runs = self.node(id).process.is_some();
+        let is_gone = self.node(id).is_gone;
+        if is_gone
+            || self.is_calm
+            || !is_free
+            || !is_same
+            || !runs
+            || !self.is_known_better(id, copy)
+        {
+            return Ok(());
+        }
+        self.crash(id);
+        self.tally.lost_disks += 1;
+        self.tally.copied_disks += 1;
+        let nonce = self.random.random();
+        let disk = copy.restart(copy.unsynced(), nonce);
+        disk.sync_writes(disk.unsynced());
+        let node = self.node(id);
+        (node.disk, node.lost_disk, node.is_copy) = (disk, true, true);
+        self.steady_after_loss();
+        Ok(())
+    }
+
+    /// Whether every other member remembers more of a disk than a copy has, whatever crashes; or
+    /// the marker does.
+    fn is_known_better(&self, id: ReplicaId, copy: &Memory) -> bool {
+        let (incarnation, epoch) = (copy.identity().incarnation, copy.epoch());
+        let members = self.checker.members().iter();
+        let others = members.filter(|member| **member != id);
+        let mut seen = others.map(|other| self.nodes[self.place(*other)].disk.durably_seen(id));
+        let is_more = |(seen_in, seen_at): (u64, Epoch)| (seen_in, seen_at) > (incarnation, epoch);
+        let by_members =
+            seen.all(|seen| seen.is_some_and(|seen| is_more((seen.incarnation, seen.epoch))));
+        let told = self.marker().and_then(|marker| marker.reached.get(&id));
+        by_members || told.is_some_and(|told| is_more((told.incarnation, told.epoch)))
+    }
+}

@@ -1,0 +1,64 @@
+//! The cluster's marker in the simulated world: it is told, it judges, and it is asked at a start.
+
+use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use kvorum_replica::engine::{Input, Verdict};
+use kvorum_replica::marker::{Claim, Marker, Refused};
+use kvorum_replica::start::Epoch;
+use kvorum_replica::storage::Store;
+use rand::RngExt;
+
+use super::cluster::Cluster;
+use super::event::Event;
+
+impl Cluster {
+    /// The cluster's marker, where there is one.
+    pub(super) fn marker(&self) -> Option<&Marker> {
+        self.scaling.as_ref()?.marker.as_ref()
+    }
+
+    /// The marker is asked to name a replica.
+    pub(super) fn mark(
+        &mut self,
+        id: ReplicaId,
+        configuration: Option<ConfigurationId>,
+        epoch: Epoch,
+    ) {
+        if !self.is_calm && self.random.random_bool(0.1) {
+            // Whoever keeps it is out of reach.
+            return;
+        }
+        let delay = self.random.random_range(100..20_000);
+        let node = self.node(id);
+        let (life, disk) = (node.life, node.disk.clone());
+        let cluster = disk.identity().cluster;
+        let claim = Claim { epoch, ..disk.claim(configuration) };
+        let Some(scaling) = &mut self.scaling else { return };
+        let marker = scaling.marker.as_ref().expect("the cluster began with it");
+        let proof = marker.solo.and_then(|named| disk.nonce_at(named.incarnation));
+        let verdict = marker.claim(cluster, claim, proof).map(|next| scaling.marker = Some(next));
+        let refused = |why: Refused| Verdict::Refused(why.to_string());
+        let verdict = verdict.map_or_else(refused, |()| Verdict::Done);
+        let input = Box::new(Input::Marked { configuration, epoch, verdict });
+        self.schedule(delay, Event::Read { node: id, life, input });
+    }
+
+    /// A process starts, and asks the marker about its disk.
+    pub(super) fn start_and_ask(&mut self, id: ReplicaId) -> Result<(), String> {
+        self.start(id);
+        self.ask_marker(id)
+    }
+
+    /// A process that starts asks the marker whether its disk is the one that it was told of.
+    fn ask_marker(&mut self, id: ReplicaId) -> Result<(), String> {
+        let claim = self.node(id).disk.claim(None);
+        let Some(Err(why)) = self.marker().map(|marker| marker.check_reach(claim)) else {
+            return Ok(());
+        };
+        if !self.node(id).lost_disk {
+            return Err(format!("the marker refuses {id:?}, which lost no disk: {why}"));
+        }
+        let (configuration, epoch) = (None, Epoch::default());
+        let verdict = Verdict::Refused(why.to_string());
+        self.turn(id, Input::Marked { configuration, epoch, verdict })
+    }
+}
