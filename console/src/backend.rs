@@ -11,6 +11,7 @@
 
 pub mod cluster;
 pub mod memory;
+pub mod strangers;
 pub mod watch;
 
 use std::future::Future;
@@ -45,6 +46,11 @@ impl Sink {
     /// Tells something. False when nobody listens any more.
     pub async fn tell(&self, seen: Seen) -> bool {
         self.events.send(Event::Seen(seen)).await.is_ok()
+    }
+
+    /// Tells that the cluster is not there any more, and why.
+    pub async fn lost(&self, why: Stop) {
+        let _ = self.events.send(Event::NotAttached(why)).await;
     }
 
     /// Ends when nobody listens any more.

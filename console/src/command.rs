@@ -17,6 +17,7 @@ pub(crate) use status::ask_all;
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::CommandFactory;
 use kvorum_protocol::Client;
@@ -29,6 +30,9 @@ use crate::message::HowToKill;
 use crate::node::Node;
 use crate::runner::Runner;
 use crate::target::{self, Found, Named};
+
+/// How long those are waited for who are asked which of them is meant.
+const ASK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a command works with.
 pub(crate) struct Context {
@@ -60,8 +64,19 @@ impl Context {
         match found {
             Ok(name) => Ok(name.map_or(Route::Any, Route::Through)),
             Err(why) if *node == Node::Leader => Err(Stop::new(Exit::Unavailable, why)),
-            Err(why) => Err(Stop::usage(why)),
+            Err(why) => match self.other(node).await {
+                Some(name) => Ok(Route::Through(name)),
+                None => Err(Stop::usage(why)),
+            },
         }
+    }
+
+    /// One that is meant and is no member: it may be of another cluster, or have left.
+    async fn other(&self, node: &Node) -> Option<String> {
+        let there = self.client.survey(ASK_PATIENCE).await.into_iter();
+        let names: Vec<_> = there.filter_map(|(_, told)| told.ok().map(|s| s.name)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        node.resolve_among(&names, None).ok().flatten()
     }
 
     /// The route of a request that the client brings to the leader anyway.

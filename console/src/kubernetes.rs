@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{DeleteParams, LogParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use kvorum_protocol::client::{Dial, Endpoint, Resolve};
@@ -128,7 +128,10 @@ impl Kube {
                 Some(Endpoint { name: Some(pod.name.clone()), address })
             };
             let pods = pods.all();
-            pods.values().filter(|pod| pod.is_running).filter_map(endpoint).collect()
+            let mut running: Vec<_> = pods.values().filter(|pod| pod.is_running).collect();
+            // One that is not ready may be out of reach, or of a cluster that serves nobody.
+            running.sort_by_key(|pod| !pod.is_ready);
+            running.into_iter().filter_map(endpoint).collect()
         })
     }
 
@@ -139,6 +142,19 @@ impl Kube {
             true => Dial::Tcp,
             false => forward::dial(self.pod_api()),
         }
+    }
+
+    /// The cluster's marker, if there is one: the text that says which cluster has begun.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn marker(&self) -> Result<Option<String>, Stop> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.access.namespace);
+        let name = format!("{}-cluster", self.set);
+        let map = call(&self.access, maps.get_opt(&name)).await?;
+        Ok(map.map(|map| {
+            map.data.and_then(|mut data| data.remove("marker.json")).unwrap_or_default()
+        }))
     }
 
     /// Deletes a pod, if it still is the one that was seen last; how it was done.

@@ -35,6 +35,7 @@ pub mod app;
 pub mod arguments;
 pub mod backend;
 pub mod clock;
+pub mod clusters;
 pub mod command;
 pub mod console;
 pub mod exit;
@@ -63,6 +64,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
+use rustix::fs::Mode;
 
 use arguments::Arguments;
 use exit::{Exit, Stop};
@@ -74,6 +76,8 @@ const WORKERS: usize = 2;
 /// Runs the command line.
 #[must_use]
 pub fn run() -> ExitCode {
+    // Backups, logs and the folders of replicas hold values: they are for their owner only.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let matches = match Arguments::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return misread(&error),

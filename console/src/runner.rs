@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use kvorum_protocol::client::Route;
 use kvorum_protocol::message::Admin;
+use kvorum_protocol::status::ClusterId;
 use kvorum_protocol::{Client, ClientError};
 
+use crate::clusters::Ground;
 use crate::exit::Stop;
 use crate::kubernetes::rights::{self, Action};
 use crate::kubernetes::{Grace, Kube};
@@ -42,7 +44,45 @@ pub enum Runner {
     Kubernetes(Arc<Kube>),
 }
 
+/// What the cluster's marker says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Marked {
+    /// Which cluster has begun.
+    As(ClusterId),
+    /// There should be one.
+    Gone,
+    /// It is not at hand, or there is none.
+    Nowhere,
+}
+
+impl Marked {
+    /// What the text of a marker says.
+    fn read(text: Option<&str>) -> Result<Self, Stop> {
+        let Some(text) = text else { return Ok(Self::Gone) };
+        let marker: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        let cluster = marker["cluster"].as_str().and_then(|id| id.parse().ok());
+        cluster.map(Self::As).ok_or_else(|| Stop::failed("it is damaged"))
+    }
+}
+
 impl Runner {
+    /// Which cluster is marked to have begun here.
+    ///
+    /// # Errors
+    /// Why that cannot be told.
+    pub async fn marked(&self) -> Result<Marked, Stop> {
+        match self {
+            Self::Nobody(_) => Ok(Marked::Nowhere),
+            #[cfg(feature = "local")]
+            Self::Local(folder) => {
+                let folder = kvorum_replica::orchestrator::Folder::new(folder);
+                let marker = blocking(move || Ok(folder.marker_now()?)).await?;
+                Ok(marker.map_or(Marked::Gone, |marker| Marked::As(marker.cluster)))
+            }
+            Self::Kubernetes(kube) => Marked::read(kube.marker().await?.as_deref()),
+        }
+    }
+
     /// What can be done here: all of it, where nobody tells what is not allowed.
     pub async fn place(&self) -> Place {
         let told = self.told_place().await;
@@ -83,6 +123,19 @@ impl Runner {
                 }
             }
         })
+    }
+
+    /// Tells where the replicas run.
+    pub fn with_ground<T>(&self, tell: impl FnOnce(Ground<'_>) -> T) -> T {
+        match self {
+            Self::Nobody(_) => tell(Ground::Elsewhere),
+            #[cfg(feature = "local")]
+            Self::Local(folder) => tell(Ground::Folder(folder)),
+            Self::Kubernetes(kube) => {
+                let (namespace, set) = (kube.access.namespace.as_str(), kube.set.as_str());
+                tell(Ground::Kubernetes { namespace, set })
+            }
+        }
     }
 
     /// Ends a replica's process; how it was done.

@@ -288,7 +288,10 @@ impl Runtime {
     fn is_over(&self) -> bool {
         let is_played = self.app.demo.as_ref().is_some_and(Demo::is_over);
         let demo_is_over = is_played && self.probe.is_none();
-        self.app.is_quitting || matches!(self.front, Front::Demo) && demo_is_over
+        // Whoever only listens, and has no keys to choose another cluster by, is at the end of it.
+        let is_listener = matches!(self.front, Front::Plain | Front::Jsonl) && self.input.is_none();
+        let is_alone = is_listener && matches!(self.app.stage, Stage::Detached { .. });
+        self.app.is_quitting || is_alone || matches!(self.front, Front::Demo) && demo_is_over
     }
 
     /// When time alone changes something, if it does.

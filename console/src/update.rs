@@ -137,6 +137,8 @@ fn attached(app: &mut App, place: Place) -> Vec<Effect> {
     app.log = crate::app::log::LogPane::default();
     app.keys = crate::app::keys::KeysPane::default();
     app.selected = None;
+    // It would take back what was done to another cluster.
+    app.undo = None;
     Vec::new()
 }
 

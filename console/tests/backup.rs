@@ -14,10 +14,16 @@ use std::time::Duration;
 use cluster::{Cluster, kvorum, said, scan_all};
 use kvorum::local::folder::StatefulSet;
 use kvorum_protocol::client::Route;
-use kvorum_protocol::data::Outcome;
+use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome, RequestId};
 use kvorum_protocol::message::{Consistency, Scan};
-use kvorum_protocol::status::ClusterId;
+use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
 use kvorum_protocol::{Client, Key, Value};
+use kvorum_replica::entry::{Command, Entry};
+use kvorum_replica::state_machine::{LaneMemory, Source, apply, run_length};
+use kvorum_replica::storage::open::{Newborn, Owner};
+use kvorum_replica::storage::seed::LEAP;
+use kvorum_replica::storage::segments::LogLimits;
+use kvorum_replica::storage::{Database, OnFatal, Store};
 use tokio::task::JoinSet;
 
 const WRITERS: u64 = 8;
@@ -225,6 +231,106 @@ async fn what_is_left_of_a_cluster_goes_on() {
     let cluster = Cluster::start_in(&folder, &[]);
     let client = cluster.client(DEADLINE);
     assert!(all(&client).await == before, "all that it had is there");
+}
+
+/// Three become one, whose volume is lost. Those that left hold everything that was decided until
+/// then, and go on with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_had_left_give_what_they_hold() {
+    let kept = tempfile::tempdir().unwrap();
+    let folder = kept.path().join("cluster");
+    let cluster = Cluster::start_in(&folder, &["--replicas=3"]);
+    let client = cluster.client(DEADLINE);
+    for number in 0..50 {
+        let key = Key::from(format!("key/{number:03}"));
+        client.put(key, Value::from(number.to_string()), &Route::Any).await.unwrap();
+    }
+    let before = all(&client).await;
+    let (status, _, err) = said(&cluster.run(&["scale", "1", "--yes"]));
+    assert_eq!(status, 0, "{err}");
+    cluster.stop(rustix::process::Signal::TERM);
+    let recover = |words: &[&str]| {
+        said(&kvorum().args(["recover", "--data"]).arg(&folder).args(words).output().unwrap())
+    };
+    let (status, _, err) = recover(&[]);
+    assert_eq!((status, err.contains("nothing needs to be recovered")), (2, true), "{err}");
+    std::fs::remove_dir_all(folder.join("kvorum-0")).unwrap();
+    let (status, out, err) = recover(&[]);
+    assert_eq!((status, out.contains("0 of 1 replicas are left")), (7, true), "{out}{err}");
+    assert!(out.contains("(it had left the cluster)"), "{out}");
+    let digits = err.trim().rsplit(' ').next().unwrap().to_owned();
+    let (status, out, err) = recover(&["--confirm", &digits]);
+    assert_eq!(status, 0, "{out}{err}");
+    let cluster = Cluster::start_in(&folder, &[]);
+    let client = cluster.client(DEADLINE);
+    assert!(all(&client).await == before, "nothing is lost");
+    let outcome = client.put("new".into(), "value".into(), &Route::Any).await.unwrap();
+    assert!(matches!(outcome, Outcome::Put { revision } if revision > LEAP), "{outcome:?}");
+}
+
+/// The volume of one replica, which has applied some entries.
+fn volume(path: &Path, set: &StatefulSet, replica: u64, genesis: &Configuration, has: &[Entry]) {
+    let newborn =
+        Newborn { cluster: set.cluster, replica: ReplicaId(replica), members: genesis.clone() };
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let owner = Owner { newborn: Some(newborn), ..set.owner(name) };
+    let on_fatal: OnFatal = Arc::new(|what: &str| panic!("{what}"));
+    let opened = Database::open(path, &owner, 1, LogLimits::default(), on_fatal);
+    let mut database = opened.unwrap();
+    let (mut first, mut rest) = (1, has);
+    while !rest.is_empty() {
+        let (run, after) = rest.split_at(run_length(rest));
+        apply(&mut database, LaneMemory::default(), Source::Peer, first, run);
+        (first, rest) = (first + run.len() as u64, after);
+    }
+    database.sync(database.durable());
+    database.close();
+}
+
+/// Everybody who knows of the last configuration has left it, and its only member has not got what
+/// was decided before it: the state of the ones that left goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_lack_the_state_keep_nobody_from_recovering() {
+    let kept = tempfile::tempdir().unwrap();
+    let folder = kept.path().join("cluster");
+    std::fs::create_dir(&folder).unwrap();
+    let set = StatefulSet { cluster: ClusterId(7 << 96), replicas: 1 };
+    set.write(&folder).unwrap();
+    let member = |replica, ordinal| Member {
+        replica: ReplicaId(replica),
+        name: format!("kvorum-{ordinal}"),
+    };
+    let configuration = |id, members| Configuration { id: ConfigurationId(id), members };
+    let genesis = configuration(1, vec![member(1, 0), member(2, 1), member(3, 2)]);
+    let put = |number: u32| {
+        let lane = LaneId { client: ClientId(1), number };
+        let operation = Operation::Put {
+            key: Key::from(format!("key/{number}")),
+            value: "value".into(),
+            condition: Condition::Always,
+        };
+        let id = RequestId { lane, sequence: 1 };
+        Entry::Command(Command { id, valid_until: 1000, operation })
+    };
+    let join = Entry::Join { name: "kvorum-0".to_owned(), nonce: 5 };
+    let seal = Entry::StopSign(configuration(2, vec![member(4, 0)]));
+    let decided = [put(1), join, put(2), put(3), seal];
+    volume(&folder.join("kvorum-0"), &set, 4, &genesis, &decided[..3]);
+    for (ordinal, replica) in [(1, 2), (2, 3)] {
+        volume(&folder.join(format!("kvorum-{ordinal}")), &set, replica, &genesis, &decided);
+    }
+    let recover = |words: &[&str]| {
+        said(&kvorum().args(["recover", "--data"]).arg(&folder).args(words).output().unwrap())
+    };
+    let (status, out, err) = recover(&[]);
+    assert_eq!((status, out.contains("none of them has got")), (7, true), "{out}{err}");
+    let digits = err.trim().rsplit(' ').next().unwrap().to_owned();
+    let (status, out, err) = recover(&["--confirm", &digits]);
+    assert_eq!(status, 0, "{out}{err}");
+    let cluster = Cluster::start_in(&folder, &[]);
+    let keys = all(&cluster.client(DEADLINE)).await;
+    let revisions: Vec<_> = keys.values().map(|(revision, _)| *revision).collect();
+    assert_eq!(revisions, [1, 3, 4], "each key, as it was");
 }
 
 /// An older copy of the volume of the only replica may not decide, and goes on by `recover`.

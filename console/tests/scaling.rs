@@ -264,7 +264,7 @@ fn a_volume_of_another_cluster_is_refused_late() {
         }
     };
     until("it runs", &mut |said| said.contains("cannot tell whether the cluster has its marker"));
-    let other = Marker { cluster: ClusterId(1), nonce: 1, solo: None };
+    let other = Marker::new(ClusterId(1), 1);
     // In one step: the replica makes one itself as soon as there is none.
     fs::create_dir(here.join("aside")).unwrap();
     Folder::new(&here.join("aside")).make_marker_now(other).unwrap();

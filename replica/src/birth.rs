@@ -2,8 +2,9 @@
 //!
 //! Guarantees that a cluster begins once: an intent is synced to the volume, then the cluster's
 //! marker is made with it, then the identity; a crash after any step is harmless. A volume that
-//! belongs to nobody while there is a marker joins, and never begins a second cluster. A retired
-//! volume keeps its identity until it has another one.
+//! belongs to nobody joins while there is a marker, or another replica answers that belongs to a
+//! cluster, and never begins a second cluster. A retired volume keeps its identity until it has
+//! another one.
 //!
 //! Does not know the disk beyond the folder; `replica` opens it.
 
@@ -20,7 +21,6 @@ use tokio::time::sleep;
 use tracing::info;
 
 use crate::chain::Standing;
-use crate::marker::Marker;
 use crate::orchestrator::{self, Orchestrator, OrchestratorError, Origin};
 use crate::planner::ordinal;
 use crate::state_machine::Table;
@@ -90,9 +90,8 @@ impl Birth<'_> {
         &self,
         cluster: ClusterId,
     ) -> Result<Option<ClusterId>, OrchestratorError> {
-        let marker = Marker::new(cluster, rand::random());
-        let marker = self.orchestrator.make_marker(marker).await?;
-        Ok(Some(marker.cluster).filter(|marked| *marked != cluster))
+        let marked = orchestrator::mark(self.orchestrator, cluster).await?;
+        Ok(Some(marked).filter(|marked| *marked != cluster))
     }
 
     /// Ends when the marker turns out to be another cluster's: that cluster. Until it can be read,

@@ -24,6 +24,7 @@
 //! | [`chain`] | which configuration a state is in | yes |
 //! | [`planner`] | which replicas should be members | yes |
 //! | [`marker`] | who began the cluster, and who may decide alone | yes |
+//! | [`private`] | what other users of the machine may see: nothing | |
 //! | `opening`, `room` | what a replica starts from, and whether its disk has room | |
 //! | [`birth`] | how a replica comes by its identity | |
 //! | `leaving` | how one that is told to end waits until the others do without it | |
@@ -56,6 +57,7 @@ pub mod metrics;
 mod opening;
 pub mod orchestrator;
 pub mod planner;
+pub mod private;
 pub mod process;
 pub mod replica;
 mod room;

@@ -5,6 +5,7 @@
 use std::io;
 use std::sync::Arc;
 
+use kvorum_protocol::status::ClusterId;
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -89,11 +90,8 @@ pub async fn open(
             warn!(%error, "cannot tell whether the cluster has its marker");
             None
         });
-        let foreign = |marked| {
-            let found = format!("{name} of cluster {cluster}");
-            let wanted = format!("cluster {marked}, which the marker here names");
-            OpenError::Foreign { folder: data.clone(), found, wanted }
-        };
+        let foreign =
+            |marked| foreign(settings, cluster, marked, &birth.orchestrator.marker_place());
         if let Some(marked) = marked {
             return Err(foreign(marked).into());
         }
@@ -111,18 +109,41 @@ pub async fn open(
         };
         birth.done();
     }
-    let (mut first, mut claim) = (vec![Input::Learned { members: contacts }], None);
-    if let Some(orchestrator) = orchestrator {
-        let own = database.claim(None);
-        match orchestrator::outdated(orchestrator, own).await {
-            Ok(None) => {}
-            Ok(Some(why)) => {
-                let (configuration, verdict) = (None, Verdict::Refused(why));
-                first.push(Input::Marked { configuration, epoch: own.epoch, verdict });
-            }
-            // Its keeper asks again.
-            Err(_) => claim = Some(own),
-        }
-    }
+    let mut first = vec![Input::Learned { members: contacts }];
+    let claim = match orchestrator {
+        Some(orchestrator) => ask_marker(orchestrator, &database, &mut first).await,
+        None => None,
+    };
     Ok(Opened { disk: Disk::Database(database), first, claim })
+}
+
+/// Asks the cluster's marker whether it knows the disk better; what is still to be asked, when the
+/// marker is out of reach.
+async fn ask_marker(
+    orchestrator: &Orchestrator,
+    database: &Database,
+    first: &mut Vec<Input>,
+) -> Option<Claim> {
+    let own = database.claim(None);
+    match orchestrator::outdated(orchestrator, own).await {
+        Ok(None) => None,
+        Ok(Some(why)) => {
+            let (configuration, verdict) = (None, Verdict::Refused(why));
+            first.push(Input::Marked { configuration, epoch: own.epoch, verdict });
+            None
+        }
+        Err(_) => Some(own),
+    }
+}
+
+/// The volume is that of another cluster than the one that is marked here.
+fn foreign(settings: &Settings, cluster: ClusterId, marked: ClusterId, place: &str) -> OpenError {
+    OpenError::Foreign {
+        folder: settings.data.clone(),
+        found: format!("{} of cluster {cluster}", settings.name),
+        wanted: format!(
+            "cluster {marked}, which the marker ({place}) names (if the volume's cluster is the \
+             one to stay, remove the marker: it is made anew)"
+        ),
+    }
 }

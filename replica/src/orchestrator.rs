@@ -12,6 +12,8 @@ mod events;
 pub mod folder;
 mod keeper;
 pub mod kubernetes;
+mod upkeep;
+mod witnesses;
 
 use std::time::Duration;
 
@@ -32,9 +34,12 @@ pub use events::{Happening, Herald};
 pub use folder::Folder;
 pub use keeper::Keeper;
 pub use kubernetes::Kubernetes;
+pub use upkeep::Upkeep;
 
 /// Time between two looks at a folder.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Time between two looks of a leader whether the marker is still in its folder.
+const MARKER_INTERVAL: Duration = Duration::from_secs(2);
 /// Time between two looks at a folder, of a replica that is told to end.
 const END_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -99,6 +104,24 @@ impl Orchestrator {
         }
     }
 
+    /// Where the marker is, for people.
+    #[must_use]
+    pub fn marker_place(&self) -> String {
+        match self {
+            Self::Folder(folder) => folder.marker_place(),
+            Self::Kubernetes(kubernetes) => kubernetes.marker_place(),
+        }
+    }
+
+    /// Time between two looks whether the marker is still there.
+    #[must_use]
+    pub fn marker_interval(&self) -> Duration {
+        match self {
+            Self::Folder(_) => MARKER_INTERVAL,
+            Self::Kubernetes(_) => kubernetes::MARKER_INTERVAL,
+        }
+    }
+
     /// Where the others listen for clients; `name` is one of the replicas.
     #[must_use]
     pub fn clients(&self, name: &str) -> Resolve {
@@ -156,9 +179,19 @@ pub enum Origin {
     Joins(ClusterId),
 }
 
+/// Makes the marker of a cluster that has begun, unless there is one; the cluster that is marked.
+pub async fn mark(
+    orchestrator: &Orchestrator,
+    cluster: ClusterId,
+) -> Result<ClusterId, OrchestratorError> {
+    let marker = Marker::new(cluster, rand::random());
+    Ok(orchestrator.make_marker(marker).await?.cluster)
+}
+
 /// Finds out whether a replica without an identity begins the cluster. `intent` is on its volume,
 /// so that it finds its own marker again after a crash. The first ordinal begins it, and only while
-/// there is no marker; a cluster that has no id yet gets one.
+/// there is no marker of others, and nobody else who answers belongs to a cluster; a cluster that
+/// has no id yet gets one.
 pub async fn origin(
     orchestrator: &Orchestrator,
     name: &str,
@@ -166,20 +199,39 @@ pub async fn origin(
     intent: u64,
 ) -> Result<Origin, OrchestratorError> {
     let wanted = orchestrator.wanted().await?;
-    let begins = ordinal(name) == Some(wanted.start);
-    let marker = match orchestrator.marker().await? {
-        Some(marker) => marker,
-        None if begins => {
-            let cluster = cluster.unwrap_or_else(|| ClusterId(rand::random()));
-            orchestrator.make_marker(Marker::new(cluster, intent)).await?
-        }
-        None => {
-            let first = wanted.start;
-            let why =
-                format!("the cluster is not there yet: the replica of ordinal {first} makes it");
-            return Err(OrchestratorError::Unreachable(why));
-        }
-    };
+    let marker = orchestrator.marker().await?;
+    if let Some(marker) = &marker
+        && marker.nonce != intent
+    {
+        return Ok(Origin::Joins(marker.cluster));
+    }
+    // Nobody has marked a cluster, but one may live whose marker was lost.
+    let (place, own) = (orchestrator.marker_place(), marker.as_ref().map(|marker| marker.cluster));
+    let found = witnesses::living(&orchestrator.clients(name)).await;
+    let found = found.map_err(|why| {
+        OrchestratorError::Unreachable(format!("the cluster has no marker ({place}), and {why}"))
+    })?;
+    if let Some((living, who)) = found {
+        return match own.or(cluster).filter(|expected| *expected != living) {
+            None => Ok(Origin::Joins(living)),
+            Some(expected) => Err(OrchestratorError::Unreachable(format!(
+                "{who} belongs to cluster {living}, and this replica should begin {expected}: no \
+                 second one begins beside it; if the marker ({place}) is wrong, remove it"
+            ))),
+        };
+    }
+    if let Some(own) = own {
+        return Ok(Origin::Begins(own));
+    }
+    let first = wanted.start;
+    if ordinal(name) != Some(first) {
+        return Err(OrchestratorError::Unreachable(format!(
+            "there is no cluster yet, no marker of one ({place}), and no other replica that \
+             answers: the replica of ordinal {first} begins it"
+        )));
+    }
+    let cluster = cluster.unwrap_or_else(|| ClusterId(rand::random()));
+    let marker = orchestrator.make_marker(Marker::new(cluster, intent)).await?;
     Ok(match marker.nonce == intent {
         true => Origin::Begins(marker.cluster),
         false => Origin::Joins(marker.cluster),

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
+use crate::private::make_private;
 use crate::replica::Replica;
 use crate::settings::{LogFormat, Settings};
 
@@ -20,6 +21,7 @@ const WORKER_THREADS: usize = 2;
 
 /// Runs a replica until it is told to stop.
 pub fn run(settings: &Settings) -> ExitCode {
+    make_private();
     log_to_stderr(settings.log_format);
     die_on_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -28,7 +28,10 @@ use crate::leaving::Leaving;
 use crate::marker::Claim;
 use crate::metrics::Metrics;
 use crate::opening::{self, Disk};
-use crate::orchestrator::{self, Folder, Keeper, Kubernetes, Orchestrator, OrchestratorError};
+use crate::orchestrator::{
+    self, Folder, Keeper, Kubernetes, Orchestrator, OrchestratorError, Upkeep,
+};
+use crate::private::tighten;
 use crate::room::watch_disk;
 use crate::settings::{Settings, SettingsError};
 use crate::storage::database::OnFatal;
@@ -39,6 +42,8 @@ use crate::transport::Transport;
 
 /// Time between two looks whether a retired replica is wanted again.
 const WANTED_INTERVAL: Duration = Duration::from_millis(100);
+/// How deep a data folder goes: `db/` and its files.
+const FOLDER_DEPTH: usize = 2;
 /// How long a stopping leader tries to hand leadership over.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a replica that ends tries to tell the cluster's marker how far its disk got.
@@ -325,9 +330,13 @@ fn follow(
     status: watch::Receiver<Option<Arc<Status>>>,
 ) {
     let orchestrator = keeper.orchestrator.clone();
+    let cluster = keeper.cluster;
     if let Some(herald) = orchestrator.herald(name) {
-        tasks.spawn(herald.follow(status));
+        tasks.spawn(herald.follow(status.clone()));
     }
+    let upkeep =
+        Upkeep { orchestrator: orchestrator.clone(), cluster, name: name.to_owned(), status };
+    tasks.spawn(upkeep.keep());
     tasks.spawn(orchestrator::watch(orchestrator, keeper.clients.clone(), looks));
     tasks.spawn(keeper.keep(marks, unasked));
 }
@@ -351,6 +360,7 @@ async fn take_lock(
 ) -> Result<File, OpenError> {
     let began = Instant::now();
     fs::create_dir_all(&settings.data).map_err(|error| unusable(&settings.data, &error))?;
+    tighten(&settings.data, FOLDER_DEPTH);
     loop {
         match lock::take(&settings.data) {
             Err(error @ OpenError::Locked { .. })

@@ -86,12 +86,10 @@ impl RealCluster {
     /// The local cluster in a folder, run by another process.
     #[cfg(feature = "local")]
     pub async fn local(folder: PathBuf, deadline: Duration) -> Result<Self, Stop> {
-        use crate::local::{client, folder::StatefulSet, resolve};
-        let set = StatefulSet::read(&folder)?;
+        use crate::local::{client, resolve};
         let client = client(&folder, Options { deadline, ..Options::default() })?;
-        let (resolve, cluster) = (resolve(&folder), Some(set.cluster));
         let names = Some(crate::local::names(&folder));
-        let watch = Watch { cluster, names, ..Watch::new(resolve, Arc::clone(&client)) };
+        let watch = Watch { names, ..Watch::new(resolve(&folder), Arc::clone(&client)) };
         Ok(Self::make(client, watch, Vec::new(), Runner::Local(folder)).await)
     }
 

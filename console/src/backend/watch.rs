@@ -12,13 +12,15 @@ use kvorum_protocol::Client;
 use kvorum_protocol::client::{Dial, Events, Resolve, Route};
 use kvorum_protocol::connection::Connection;
 use kvorum_protocol::message::{EntryEvent, Event, Subscription};
-use kvorum_protocol::status::{ClusterId, Role, Status};
+use kvorum_protocol::status::{Role, Status};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Sink;
+use super::strangers::{Standing, Strangers};
 use crate::app::cluster::SILENT_AFTER;
+use crate::exit::{Exit, Stop};
 use crate::message::Seen;
 
 /// First pause before a replica is dialed again.
@@ -52,10 +54,10 @@ pub enum Watched {
 pub struct Watch {
     /// Says where replicas listen.
     pub resolve: Resolve,
-    /// The cluster that they belong to, when it is known.
-    pub cluster: Option<ClusterId>,
-    /// A client for the log.
+    /// A client for the log; it knows which cluster this is.
     pub client: Arc<Client>,
+    /// Who is of another one.
+    pub strangers: Arc<Strangers>,
     /// Who is to be watched, where that changes.
     pub names: Option<Names>,
     /// How replicas are connected to.
@@ -65,10 +67,11 @@ pub struct Watch {
 impl Watch {
     /// A watch by TCP, of nobody yet.
     pub fn new(resolve: Resolve, client: Arc<Client>) -> Self {
-        Self { resolve, cluster: None, client, names: None, dial: Dial::Tcp }
+        let strangers = Arc::default();
+        Self { resolve, client, strangers, names: None, dial: Dial::Tcp }
     }
 
-    /// Watches until the sink is closed.
+    /// Watches until the sink is closed, or another cluster has taken the place of this one.
     pub async fn run(self, watched: Vec<Watched>, sink: Sink) {
         let (leader_known, leader) = watch::channel((None, 0));
         let leader_known = Arc::new(leader_known);
@@ -79,14 +82,21 @@ impl Watch {
             tasks.spawn(replica().watch(one));
         }
         tasks.spawn(follow_log(Arc::clone(&self.client), leader, sink.clone()));
-        if let Some(names) = &self.names {
-            tokio::select! {
-                () = watch_named(names, &replica, &sink) => {}
-                () = sink.closed() => {}
+        let named = async {
+            match &self.names {
+                Some(names) => watch_named(names, &replica, &sink).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Dropping the set ends the watchers.
+        tokio::select! {
+            () = named => {}
+            () = sink.closed() => {}
+            why = self.strangers.have_taken_over() => {
+                let why = format!("another cluster has taken this one's place: {why}");
+                sink.lost(Stop::new(Exit::Unavailable, why)).await;
             }
         }
-        // Dropping the set ends the watchers.
-        sink.closed().await;
     }
 }
 
@@ -106,6 +116,7 @@ async fn watch_named(names: &Names, replica: &(dyn Fn() -> Replica + Sync), sink
         for node in gone {
             // Dropping its set ends the watcher.
             watched.remove(&node);
+            replica().of.strangers.note(&node, None);
             sink.tell(Seen::Gone { node }).await;
         }
         sleep(LOOK_INTERVAL).await;
@@ -114,6 +125,17 @@ async fn watch_named(names: &Names, replica: &(dyn Fn() -> Replica + Sync), sink
 
 /// The leader that is known, and how far the log is applied where it is known best.
 type Leader = (Option<String>, u64);
+
+/// Why there is no connection to a replica, and what is known of it then.
+type Gone = (String, Option<Standing>);
+
+fn gone(why: impl ToString) -> Gone {
+    (why.to_string(), None)
+}
+
+fn stranger(why: &impl ToString) -> Gone {
+    (why.to_string(), Some(Standing::Stranger(why.to_string())))
+}
 
 /// The watcher of one replica.
 struct Replica {
@@ -134,16 +156,22 @@ impl Replica {
         let mut pause = PAUSE_MIN;
         let mut said = String::new();
         loop {
-            let why = match self.dial(&watched).await {
+            let of = match &watched {
+                Watched::Named(name) => name,
+                Watched::At(address) => address,
+            };
+            let (why, standing) = match self.dial(&watched).await {
                 Ok(connection) => {
                     pause = PAUSE_MIN;
                     said.clear();
                     let node = connection.welcome().name.clone();
                     name = Some(node.clone());
+                    self.of.strangers.note(of, Some(Standing::Own));
                     self.attend(&node, connection).await
                 }
-                Err(why) => why,
+                Err(gone) => gone,
             };
+            self.of.strangers.note(of, standing);
             let is_heard = match (&name, &watched) {
                 (Some(node), _) => self.sink.tell(Seen::Down { node: node.clone(), why }).await,
                 // Of a replica that was never reached only the address is known.
@@ -161,7 +189,7 @@ impl Replica {
         }
     }
 
-    async fn dial(&self, watched: &Watched) -> Result<Connection, String> {
+    async fn dial(&self, watched: &Watched) -> Result<Connection, Gone> {
         let address = match watched {
             Watched::At(address) => Some(address.clone()),
             Watched::Named(name) => {
@@ -170,18 +198,21 @@ impl Replica {
                 found.map(|endpoint| endpoint.address)
             }
         };
-        let address = address.ok_or("it does not listen anywhere yet")?;
-        let opened = self.of.dial.connect(&address, self.of.cluster).await;
-        opened.map_err(|error| error.to_string())
+        let address = address.ok_or_else(|| gone("it does not listen anywhere yet"))?;
+        let opened = self.of.dial.connect(&address, self.of.client.cluster()).await;
+        opened.map_err(|error| match error.is_other_cluster() {
+            true => stranger(&error),
+            false => gone(error),
+        })
     }
 
     /// Tells what a connected replica says, until the connection ends; why it ended.
-    async fn attend(&self, node: &str, connection: Connection) -> String {
+    async fn attend(&self, node: &str, connection: Connection) -> Gone {
         self.sink.tell(Seen::Up { node: node.to_owned() }).await;
         let mut events = match connection.subscribe(Subscription::Status).await {
             Ok((_, events)) => events,
-            Err(Some(answer)) => return format!("it does not tell its status: {answer:?}"),
-            Err(None) => return "the connection was lost".to_owned(),
+            Err(Some(answer)) => return gone(format!("it does not tell its status: {answer:?}")),
+            Err(None) => return gone("the connection was lost"),
         };
         let mut looks = interval(SILENCE_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -190,12 +221,15 @@ impl Replica {
             let seen = tokio::select! {
                 event = events.recv() => match event {
                     Some(Event::Status(status)) => {
+                        if let Err(refusal) = self.of.client.heard(&status) {
+                            return stranger(&refusal);
+                        }
                         was_silent = false;
                         self.note_leader(&status);
                         Seen::Status(status)
                     }
                     Some(_) => continue,
-                    None => return "the connection was lost".to_owned(),
+                    None => return gone("the connection was lost"),
                 },
                 _ = looks.tick() => {
                     let for_time = connection.silence();
@@ -208,7 +242,7 @@ impl Replica {
                 }
             };
             if !self.sink.tell(seen).await {
-                return String::new();
+                return gone("");
             }
         }
     }

@@ -14,13 +14,14 @@ use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 
 use super::print;
-use super::status::ask_all;
+use super::status::ask_everybody;
 use crate::arguments::Global;
+use crate::clusters::Split;
 use crate::exit::{Exit, Stop};
 use crate::kubernetes::rights::{self, Action};
 use crate::kubernetes::{CALL_PATIENCE, Kube};
 use crate::output::Said;
-use crate::runner::Runner;
+use crate::runner::{Marked, Runner};
 use crate::target::{self, Found, Named, Target};
 
 /// Clocks that differ by more confuse people; nothing else depends on them.
@@ -116,8 +117,11 @@ async fn examine(target: &Target, global: &Global, findings: &mut Findings) {
         examine_kubernetes(kube, findings).await;
         examine_pods(kube, global, findings).await;
     }
-    match ask_all(&client).await {
-        Ok(said) => examine_replicas(&said, findings),
+    match ask_everybody(&client).await {
+        Ok(said) => {
+            examine_replicas(&said, findings);
+            examine_clusters(&said, &runner, findings).await;
+        }
         Err(stop) => findings.fail(
             "replicas",
             stop.message,
@@ -236,11 +240,6 @@ fn examine_replicas(said: &[Said], findings: &mut Findings) {
             Ok(status) => examine_replica(status, &told, findings),
         }
     }
-    let clusters: std::collections::BTreeSet<_> =
-        told.iter().map(|status| status.cluster).collect();
-    if clusters.len() > 1 {
-        findings.fail("cluster", "the replicas belong to several", "they share a name by mistake");
-    }
     let versions: std::collections::BTreeSet<_> =
         told.iter().map(|status| status.version).collect();
     match versions.len() {
@@ -256,6 +255,37 @@ fn examine_replicas(said: &[Said], findings: &mut Findings) {
         1 => findings.ok("leader", "one"),
         0 => findings.fail("leader", "none", "a majority of the replicas has to be there"),
         _ => findings.warn("leader", "more than one claims to be", "an election is under way"),
+    }
+}
+
+/// Whether all are of one cluster, which is the one that is marked.
+async fn examine_clusters(said: &[Said], runner: &Runner, findings: &mut Findings) {
+    if let Some(split) = Split::of(said) {
+        let way_back = runner.with_ground(|ground| split.way_back(ground));
+        return findings.fail("cluster", split.what(), &way_back);
+    }
+    let told = said.iter().filter_map(|(_, told)| told.as_ref().ok());
+    let Some(cluster) = told.map(|status| status.cluster).next() else { return };
+    match runner.marked().await {
+        Ok(Marked::Nowhere) => findings.ok("cluster", cluster.to_string()),
+        Ok(Marked::As(marked)) if marked == cluster => {
+            findings.ok("cluster", format!("{cluster}, and it is marked"));
+        }
+        Ok(Marked::As(marked)) => findings.fail(
+            "cluster",
+            format!("{cluster}, and the marker names another one, {marked}"),
+            "if this one is to stay, remove the marker: its leader makes it anew",
+        ),
+        Ok(Marked::Gone) => findings.fail(
+            "cluster",
+            format!("{cluster}, and its marker is gone"),
+            "its leader makes it anew within half a minute; if not, its log tells why",
+        ),
+        Err(stop) => findings.warn(
+            "cluster",
+            format!("{cluster}; its marker cannot be read: {}", stop.message),
+            "the Role kvorum-console-view allows it",
+        ),
     }
 }
 

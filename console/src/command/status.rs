@@ -1,4 +1,6 @@
 //! `status`: what each replica says about itself.
+//!
+//! Guarantees that everybody who is there is shown, also when some are of another cluster.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,11 +8,12 @@ use std::time::Duration;
 
 use kvorum_protocol::Client;
 use kvorum_protocol::client::Route;
-use kvorum_protocol::status::Status;
+use kvorum_protocol::status::{Configuration, Status};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{Context, print};
+use crate::clusters::Split;
 use crate::exit::{Exit, Stop};
 use crate::output::{self, Said};
 
@@ -18,7 +21,11 @@ use crate::output::{self, Said};
 const STATUS_PATIENCE: Duration = Duration::from_secs(1);
 
 pub async fn status(context: &Context) -> Result<(), Stop> {
-    let said = ask_all(&context.client).await?;
+    let said = ask_everybody(&context.client).await?;
+    let split = Split::of(&said).map(|split| {
+        let way_back = context.runner.with_ground(|ground| split.way_back(ground));
+        format!("{}. The way back: {way_back}", split.what())
+    });
     let json = said.iter().map(|(name, s)| output::status_json(name, s.as_ref().map_err(|w| &**w)));
     let json = serde_json::Value::Array(json.collect());
     match context.global.output {
@@ -29,13 +36,61 @@ pub async fn status(context: &Context) -> Result<(), Stop> {
         }
         format => print(format, &output::status_table(&said), &json)?,
     }
-    let ready = said.iter().filter(|(_, s)| s.as_ref().is_ok_and(|s| s.is_ready)).count();
-    match ready > said.len() / 2 {
+    if let Some(split) = split {
+        return Err(Stop::failed(split));
+    }
+    let (ready, members) = majority(&said);
+    match ready > members / 2 {
         true => Ok(()),
         false => {
-            let message = format!("{ready} of {} replicas are ready, no majority", said.len());
+            let message = format!("{ready} of {members} replicas are ready, no majority");
             Err(Stop::new(Exit::Unavailable, message))
         }
+    }
+}
+
+/// How many members of the newest configuration are ready, and how many there are.
+fn majority(said: &[Said]) -> (usize, usize) {
+    let statuses = || said.iter().filter_map(|(_, told)| told.as_ref().ok());
+    let Some(newest) = statuses().max_by_key(|status| status.configuration.id) else {
+        return (0, said.len());
+    };
+    let Configuration { members, .. } = &newest.configuration;
+    let is_member = |status: &&Status| members.iter().any(|member| member.name == status.name);
+    let ready = statuses().filter(is_member).filter(|status| status.is_ready).count();
+    (ready, members.len())
+}
+
+/// Asks everybody who is there, of whatever cluster, and whoever else is a member.
+pub(crate) async fn ask_everybody(client: &Arc<Client>) -> Result<Vec<Said>, Stop> {
+    let (members, there) = tokio::join!(ask_all(client), client.survey(STATUS_PATIENCE));
+    let mut said = match members {
+        Ok(said) => said,
+        Err(stop) if there.iter().all(|(_, told)| told.is_err()) => return Err(stop),
+        Err(_) => Vec::new(),
+    };
+    for (endpoint, told) in there {
+        let Some(name) = told.as_ref().map_or(endpoint.name, |told| Some(told.name.clone())) else {
+            continue;
+        };
+        add(&mut said, name, told);
+    }
+    said.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(said)
+}
+
+/// Adds what somebody says who was asked whatever it is.
+fn add(said: &mut Vec<Said>, name: String, told: Result<Status, String>) {
+    let is_known = said.iter().any(|(other, known)| match (known, &told) {
+        (Ok(known), Ok(told)) => *other == name && known.cluster == told.cluster,
+        _ => *other == name && told.is_err(),
+    });
+    // Who does not answer as a member may do as what it is.
+    let refused = said.iter_mut().find(|(other, known)| *other == name && known.is_err());
+    match refused {
+        _ if is_known => {}
+        Some(refused) => refused.1 = told,
+        None => said.push((name, told)),
     }
 }
 

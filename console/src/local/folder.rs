@@ -16,6 +16,7 @@ use std::sync::Arc;
 use kvorum_protocol::status::ClusterId;
 use kvorum_replica::marker::Marker;
 use kvorum_replica::orchestrator;
+use kvorum_replica::private::tighten;
 use kvorum_replica::storage::OnFatal;
 use kvorum_replica::storage::open::{Newborn, Owner};
 use kvorum_replica::version::Version;
@@ -169,6 +170,8 @@ impl Folder {
         let path = path.canonicalize().map_err(cannot)?;
         let lock = take_lock(&path)?;
         let set = if path.join(SET_FILE).exists() {
+            // The replicas' own folders are theirs to look through.
+            tighten(&path, 1);
             let mut set = StatefulSet::read(&path)?;
             if let Some(asked) = replicas.filter(|asked| *asked != set.replicas) {
                 set.replicas = asked;

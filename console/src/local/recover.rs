@@ -1,8 +1,11 @@
 //! `recover`: the guarded way back when a majority of a local cluster's replicas is lost for good.
 //!
-//! The replica that got furthest, by the ballot and length of its log, gives the state: what it had
-//! applied, and every entry that it had accepted, for any of them may have been acknowledged;
-//! unless another one had copied more than that. A new cluster, with a new id, begins with it.
+//! The replica that got furthest, by its configuration, then the ballot and length of its log,
+//! gives the state: what it had applied, and every write that it had accepted, for any of them may
+//! have been acknowledged; unless another one had copied more than that. It need not be a member
+//! any more, nor one yet: whoever left kept what was decided until then, and whoever came has
+//! copied it. A new cluster, with a new id, begins with it and goes on [far above](seed::LEAP) its
+//! index.
 //!
 //! Guarantees that nothing is done while a majority is there or a replica runs, nor while it is not
 //! known of each folder whether it is lost, nor before what may be lost was said and the cluster's
@@ -22,7 +25,7 @@ use kvorum_replica::snapshot::{Cursor, Found, Snapshots, Wanted};
 use kvorum_replica::state_machine::Table;
 use kvorum_replica::storage::log::{LogDisk, LogNumbers};
 use kvorum_replica::storage::open::Owner;
-use kvorum_replica::storage::seed::Seed;
+use kvorum_replica::storage::seed::{self, Seed};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Ballot, Database, OpenError, Store};
 use rustix::fs::{CWD, RenameFlags, rename, renameat_with};
@@ -35,7 +38,7 @@ use crate::exit::{Exit, Stop};
 /// Digits of the cluster's id that have to be given.
 const DIGITS: usize = 8;
 
-/// A replica that is left.
+/// A replica whose state is left.
 struct Survivor {
     name: String,
     replica: ReplicaId,
@@ -48,6 +51,25 @@ impl Survivor {
     /// How far it got: the later configuration counts, then the later ballot, then the longer log.
     fn reach(&self) -> (ConfigurationId, Option<Ballot>, usize) {
         (self.chain.current.id, self.numbers.accepted_round, self.numbers.accepted)
+    }
+
+    /// Whether it votes in its configuration, as far as it knows.
+    fn votes(&self) -> bool {
+        self.chain.standing(self.replica) == Standing::Member
+    }
+
+    /// Whether it holds anything to go on with: whoever joins begins with nothing.
+    fn has_state(&self) -> bool {
+        self.votes() || self.database.applied() > 0
+    }
+
+    /// What it is, where it is no member.
+    fn what(&self) -> &'static str {
+        match self.chain.standing(self.replica) {
+            Standing::Member => "",
+            Standing::Joiner => " (not a member yet, as far as it knows)",
+            Standing::Retired => " (it had left the cluster)",
+        }
     }
 
     /// The last index that it has.
@@ -70,9 +92,10 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     let path = recover.data.clone().map_or_else(folder::default_path, Ok)?;
     StatefulSet::read(&path)?;
     let Folder { path, set, lock } = Folder::open(&path, None)?;
-    let (best, left) = survivors(&path, &set)?;
-    let total = best.chain.current.members.len();
-    if left > total / 2 && (total > 1 || best.is_let(&path)?) {
+    let left = survivors(&path, &set)?;
+    let (best, total) = (&left.best, left.total());
+    if left.can_serve(&path)? {
+        let left = left.members;
         let folder = path.display();
         return Err(Stop::usage(format!(
             "{left} of {total} replicas are there, a majority: nothing needs to be recovered; \
@@ -88,20 +111,23 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
         )));
     }
     let end = best.end();
-    say(&best, left, total);
+    let Some(after) = seed::leap(end) else {
+        return Err(Stop::failed(format!("no cluster can go on after index {end}")));
+    };
+    say(best, left.members, total);
     confirm(recover, set.cluster)?;
     let replicas = set.replicas.max(1);
     let new = StatefulSet { cluster: ClusterId(rand::random()), replicas };
     let aside = beside(&path, "recovering");
-    new.make(&aside, |folder, owner| seed(&best, folder, owner))?;
+    new.make(&aside, |folder, owner| make(best, folder, owner))?;
     // RocksDB removes files by their names when it ends: they must still be its own.
-    best.database.close();
-    drop(best);
+    left.close();
     exchange(&aside, &path, &lost)?;
     drop(lock);
     println!(
-        "a new cluster, {}, has the state as of index {end} in {}. The old folder is {}. \
-         Start the new one with 'kvorum local --data {}'",
+        "a new cluster, {}, has the state as of index {end} in {}, and goes on after {after}. The \
+         old folder is {}. Start the new one with 'kvorum local --data {}'. Clients of the old \
+         one that still run have to be started anew",
         new.cluster,
         path.display(),
         lost.display(),
@@ -165,9 +191,15 @@ fn say(best: &Survivor, left: usize, total: usize) {
             format!(" Writes from {first} to {end} stay, whether they were acknowledged or not.")
         }
     };
-    let what = match total {
-        1 => format!("{name} is an older copy of the only replica: its last index is {end}."),
-        _ => format!(
+    let what = match (left > total / 2, best.votes()) {
+        (true, true) => {
+            format!("{name} is an older copy of the only replica: its last index is {end}.")
+        }
+        (true, false) => format!(
+            "{left} of {total} replicas are left, and none of them has got what was decided. \
+             {name} got furthest: it has every entry up to index {end}."
+        ),
+        (false, _) => format!(
             "{left} of {total} replicas are left, no majority. {name} got furthest: it has every \
              entry up to index {end}."
         ),
@@ -175,13 +207,52 @@ fn say(best: &Survivor, left: usize, total: usize) {
     println!("{what} Writes after that, if any were acknowledged, are lost.{undecided}");
 }
 
-/// The member that got furthest, and how many members are left, of the configuration that it is in.
-fn survivors(folder: &Path, set: &StatefulSet) -> Result<(Survivor, usize), Stop> {
+/// What is left of a cluster.
+struct Left {
+    /// Who got furthest.
+    best: Survivor,
+    /// The others.
+    others: Vec<Survivor>,
+    /// How many members of the latest configuration are among them.
+    members: usize,
+}
+
+impl Left {
+    /// How many members the latest configuration has.
+    fn total(&self) -> usize {
+        self.best.chain.current.members.len()
+    }
+
+    /// Whether the cluster can serve with what is left: a majority of the latest configuration is
+    /// there, and somebody in it is in that configuration. Where all are still in earlier ones,
+    /// only those who left it know how it began, and nobody starts those.
+    fn can_serve(&self, folder: &Path) -> Result<bool, Stop> {
+        let latest = self.best.chain.current.id;
+        let is_in = |one: &&Survivor| one.chain.current.id == latest && one.votes();
+        let all = std::iter::once(&self.best).chain(&self.others);
+        match (all.clone().find(is_in), self.total()) {
+            _ if self.members <= self.total() / 2 => Ok(false),
+            (None, _) => Ok(false),
+            (Some(only), 1) => only.is_let(folder),
+            (Some(_), _) => Ok(true),
+        }
+    }
+
+    fn close(self) {
+        for one in std::iter::once(self.best).chain(self.others) {
+            one.database.close();
+        }
+    }
+}
+
+/// Everything that is left, with whoever got furthest.
+fn survivors(folder: &Path, set: &StatefulSet) -> Result<Left, Stop> {
     let mut all = Vec::new();
     for name in (0..REPLICAS_MAX).map(folder::name) {
         match survivor(&folder.join(&name), &name, set)? {
             Ok(survivor) => {
-                println!("{name}: there, the last index is {}", survivor.end());
+                let (end, what) = (survivor.end(), survivor.what());
+                println!("{name}: there, the last index is {end}{what}");
                 all.push(survivor);
             }
             Err(Some(why)) => println!("{name}: {why}"),
@@ -190,20 +261,21 @@ fn survivors(folder: &Path, set: &StatefulSet) -> Result<(Survivor, usize), Stop
     }
     let none =
         || Stop::failed("no replica is left; make a new cluster of a backup: kvorum restore");
-    let places = || (0..all.len()).rev();
+    let places = || (0..all.len()).rev().filter(|place| all[*place].has_state());
     let longest = places().max_by_key(|place| all[*place].reach()).ok_or_else(none)?;
     let furthest = places().max_by_key(|place| all[*place].database.applied()).ok_or_else(none)?;
     // What was applied was decided, whatever a log says.
     let is_ahead = all[furthest].database.applied() > all[longest].end();
-    let best = all.swap_remove(if is_ahead { furthest } else { longest });
-    for Member { name, .. } in &best.chain.current.members {
+    let latest = all[longest].chain.current.clone();
+    for Member { name, .. } in &latest.members {
         if !folder.join(name).try_exists()? {
             println!("{name}: not in {}", folder.display());
         }
     }
-    let is_member = |one: &&Survivor| best.chain.current.name_of(one.replica).is_some();
-    let left = all.iter().filter(is_member).count() + 1;
-    Ok((best, left))
+    let is_member = |one: &&Survivor| latest.name_of(one.replica).is_some();
+    let members = all.iter().filter(is_member).count();
+    let best = all.swap_remove(if is_ahead { furthest } else { longest });
+    Ok(Left { best, others: all, members })
 }
 
 /// What is in a replica's folder, or why it is of no use, if it is there at all. An error if that
@@ -254,9 +326,6 @@ fn survivor(
         return Ok(Err(Some("lost: its state differed from that of the majority".to_owned())));
     }
     let (chain, replica) = (database.chain(), database.identity().replica);
-    if chain.standing(replica) != Standing::Member {
-        return Ok(Err(Some("not a member of the cluster".to_owned())));
-    }
     let numbers = database.log(chain.current.id).0.numbers();
     Ok(Ok(Survivor { name: name.to_owned(), replica, chain, database, numbers }))
 }
@@ -292,8 +361,8 @@ fn confirm(recover: &Recover, cluster: ClusterId) -> Result<(), Stop> {
     }
 }
 
-/// Copies a survivor's state, and the entries that it accepted after it.
-fn seed(from: &Survivor, folder: &Path, owner: &Owner) -> Result<(), Stop> {
+/// Copies a survivor's state, and what it accepted after it.
+fn make(from: &Survivor, folder: &Path, owner: &Owner) -> Result<(), Stop> {
     let failed = |error: OpenError| Stop::failed(error.to_string());
     let database = &from.database;
     let on_fatal = folder::end_on_write(folder);
@@ -312,8 +381,8 @@ fn seed(from: &Survivor, folder: &Path, owner: &Owner) -> Result<(), Stop> {
         after = chunk.next;
         seed.add(chunk.items);
     }
-    seed.end(&tail(from, applied));
-    Ok(())
+    let after = seed.end(&tail(from, applied));
+    after.map(drop).ok_or_else(|| Stop::failed("indexes do not go so far"))
 }
 
 fn tail(from: &Survivor, applied: u64) -> Vec<Entry> {

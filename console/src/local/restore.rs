@@ -2,7 +2,8 @@
 //!
 //! Guarantees that a backup which is not whole and sound makes no cluster: it is read to its end
 //! before anything is made, and the folder is that of a cluster only when every replica has the
-//! state.
+//! state. The cluster has an id of its own and goes on [far above](seed::LEAP) the backup's index,
+//! so that no index is given twice.
 
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -10,10 +11,10 @@ use std::path::Path;
 
 use kvorum_protocol::backup::{BackupError, Reader};
 use kvorum_protocol::status::ClusterId;
-use kvorum_replica::snapshot::{items_of, keys_in};
+use kvorum_replica::snapshot::{Item, items_of, keys_in};
 use kvorum_replica::storage::OpenError;
 use kvorum_replica::storage::open::Owner;
-use kvorum_replica::storage::seed::Seed;
+use kvorum_replica::storage::seed::{self, Seed};
 
 use super::folder::{self, StatefulSet};
 use crate::arguments::Restore;
@@ -39,13 +40,16 @@ pub fn run(restore: &Restore) -> Result<(), Stop> {
     check_empty(&data)?;
     let set = StatefulSet { cluster: ClusterId(rand::random()), replicas: *replicas };
     let aside = data.join(ASIDE);
-    set.make(&aside, |folder, owner| seed(file, folder, owner, index))?;
+    set.make(&aside, |folder, owner| make(file, folder, owner, index))?;
     bring_in(&aside, &data).map_err(|error| folder::cannot_make(&data, &error))?;
     drop(lock);
     let folder = data.display();
+    let after = seed::leap(index).unwrap_or(index);
     println!(
-        "a cluster of {replicas} replicas with {keys} keys as of index {index} is in \
-         {folder}; start it with 'kvorum local --data {folder}'"
+        "cluster {} of {replicas} replicas with {keys} keys as of index {index} is in {folder}, \
+         and goes on after index {after}; start it with 'kvorum local --data {folder}'. Clients of \
+         the old cluster that still run have to be started anew",
+        set.cluster,
     );
     Ok(())
 }
@@ -86,17 +90,24 @@ fn open(file: &Path) -> Result<Reader<BufReader<File>>, BackupError> {
     Reader::open(BufReader::new(File::open(file)?))
 }
 
-/// Reads a backup to its end: its index, and how many keys are in it.
+/// Reads a backup to its end: its index, and how many keys are in it. None that Kvorum wrote has an
+/// index after which nothing can go on, or anything that is later than its index.
 fn look_through(file: &Path) -> Result<(u64, u64), BackupError> {
     let mut reader = open(file)?;
-    let mut count = 0;
+    let (index, mut count) = (reader.header.index, 0);
+    seed::leap(index).ok_or(BackupError::Foreign)?;
+    let is_of_then = |item: &Item| match item {
+        Item::Lane(_, lane) => lane.last_use <= index,
+        Item::Key(_, record) => record.revision <= index,
+    };
     while let Some(part) = reader.part()? {
-        count += keys_in(&items_of(&part).ok_or(BackupError::Foreign)?);
+        let items = items_of(&part).filter(|items| items.iter().all(is_of_then));
+        count += keys_in(&items.ok_or(BackupError::Foreign)?);
     }
-    Ok((reader.header.index, count))
+    Ok((index, count))
 }
 
-fn seed(file: &Path, folder: &Path, owner: &Owner, index: u64) -> Result<(), Stop> {
+fn make(file: &Path, folder: &Path, owner: &Owner, index: u64) -> Result<(), Stop> {
     let failed = |error: OpenError| Stop::failed(error.to_string());
     let again = |error: BackupError| Stop::failed(format!("{} changed: {error}", file.display()));
     let on_fatal = folder::end_on_write(folder);
@@ -106,6 +117,6 @@ fn seed(file: &Path, folder: &Path, owner: &Owner, index: u64) -> Result<(), Sto
     while let Some(part) = reader.part().map_err(again)? {
         seed.add(items_of(&part).ok_or(BackupError::Foreign).map_err(again)?);
     }
-    seed.end(&[]);
+    seed.end(&[]).ok_or(BackupError::Foreign).map_err(again)?;
     Ok(())
 }

@@ -279,7 +279,7 @@ def without_a_file(world, name):
 
 
 def backup_is_restored(world):
-    """A backup is restored into the cluster, which goes on at the backup's index."""
+    """A backup is restored into the cluster, which goes on far above the backup's index."""
     backup, new = str(world.folder / "state.kvorum"), str(world.folder / "new")
     world.kvorum("put", "in", "the backup")
     world.kvorum("backup", backup)

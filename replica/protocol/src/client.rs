@@ -2,11 +2,14 @@
 //!
 //! Guarantees that a write is applied at most once however often it is tried, that every wait ends
 //! at the deadline, and that the fate it reports joins those of all attempts: one attempt whose
-//! outcome nobody knows makes the write unknown until its outcome is seen. Does not know where
-//! replicas come from; the caller's [`Resolve`] says.
+//! outcome nobody knows makes the write unknown until its outcome is seen; and that a client
+//! belongs to one cluster for its life (`pin`). Does not know where replicas come from; the
+//! caller's [`Resolve`] says.
 
 mod attempts;
 mod lanes;
+mod pin;
+mod survey;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{ConnectError, Connection};
 use crate::data::{Condition, Key, LimitError, Operation, Outcome, Value, validate_key};
+use crate::handshake::HandshakeRefusal;
 use crate::limits::SESSION_ENTRIES;
 use crate::message::{
     Admin, Answer, Consistency, Event, Page, Pair, Refusal, Request, Scan, SnapshotRequest,
@@ -104,7 +108,7 @@ impl ClientError {
 /// How a client behaves.
 #[derive(Clone)]
 pub struct Options {
-    /// The cluster it insists on; `None` takes whichever it finds.
+    /// The cluster it insists on; `None` takes the first that serves it, for the client's life.
     pub cluster: Option<ClusterId>,
     /// How long one request may take with all its attempts.
     pub deadline: Duration,
@@ -269,15 +273,34 @@ impl Client {
         self.read(Request::Snapshot(request), route).await
     }
 
-    /// Asks a replica about itself.
+    /// Asks a replica about itself. Where any will do and the client belongs to no cluster yet, one
+    /// that serves is preferred: others may be of a cluster that never will.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn status(&self, route: &Route) -> Result<Status, ClientError> {
         match self.read(Request::Status, route).await? {
+            Answer::Status(status) if *route == Route::Any && self.cluster().is_none() => {
+                Ok(self.serving().await.unwrap_or(*status))
+            }
             Answer::Status(status) => Ok(*status),
             _ => Err(self.nonsense()),
         }
+    }
+
+    /// The cluster that the client belongs to, once it is known.
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.attempts.pin.get()
+    }
+
+    /// Hears of a replica's status otherwise than by asking. If that one serves, the client belongs
+    /// to its cluster.
+    ///
+    /// # Errors
+    /// When the client belongs to another cluster.
+    pub fn heard(&self, status: &Status) -> Result<(), HandshakeRefusal> {
+        self.attempts.pin.heard(status.cluster, status.is_ready)
     }
 
     /// Asks for the id of a replica that has none and wants to become a member, and for the
@@ -327,15 +350,20 @@ impl Client {
     ) -> Result<Events, ClientError> {
         let started = Instant::now();
         let deadline = started + self.options.deadline;
+        if self.cluster().is_none() {
+            // A replica that serves nobody has a log to tell of, too.
+            self.status(route).await?;
+        }
         let mut tries = self.attempts.begin(route.clone(), deadline);
         while tries.next().await?.is_some() {
             // A connection of its own: a subscriber that dawdles slows whatever shares it.
             let Ok(connection) = tries.connect_anew().await else { continue };
             let opened = timeout_at(deadline, connection.subscribe(subscription.clone())).await;
             match opened {
-                Ok(Ok((from, events))) => {
+                Ok(Ok((from, events))) if self.attempts.pin.holds(&connection) => {
                     return Ok(Events { from, events, connection });
                 }
+                Ok(Ok(_)) => {}
                 Ok(Err(Some(Answer::Refused(refusal)))) if is_final(&refusal) => {
                     let node = connection.welcome().name.clone();
                     return Err(ClientError::Refused { node, refusal });

@@ -58,6 +58,14 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether a replica of another cluster answered than the one that was asked for.
+    #[must_use]
+    pub fn is_other_cluster(&self) -> bool {
+        matches!(self, Self::Refused { refusal: HandshakeRefusal::OtherCluster { .. }, .. })
+    }
+}
+
 /// The connection broke before the answer came. What became of the call is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection was lost before the answer came")]

@@ -83,7 +83,11 @@ pub enum HandshakeRefusal {
         client_max: u16,
     },
     /// The replica belongs to another cluster.
-    #[error("it belongs to cluster {server}, not to {asked}")]
+    #[error(
+        "it belongs to cluster {server}, not to {asked}: a cluster that was restored, recovered or \
+         made anew has an id of its own, and what is known of the old one (revisions, indexes) \
+         means nothing there; to use the new one, start this program again"
+    )]
     OtherCluster {
         /// The replica's.
         server: ClusterId,

@@ -59,6 +59,10 @@ impl Folder {
         self.path.join(name).join(FILE_NAME)
     }
 
+    pub(super) fn marker_place(&self) -> String {
+        self.path.join(MARKER_FILE).display().to_string()
+    }
+
     /// Where the others listen for clients; `name` is one of the replicas.
     #[must_use]
     pub fn clients(&self, name: &str) -> Resolve {

@@ -42,6 +42,8 @@ const WATCH_PAUSE: Duration = Duration::from_secs(1);
 const WATCH_SECONDS: u32 = 20;
 /// Without a hint it is looked again after so long.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
+/// Time between two looks of a leader whether the marker is still there.
+pub const MARKER_INTERVAL: Duration = Duration::from_secs(30);
 /// The marker's key in its `ConfigMap`.
 const MARKER_KEY: &str = "marker.json";
 /// The field of an object that says who wrote it.
@@ -118,6 +120,10 @@ impl Kubernetes {
 
     fn marker_name(&self) -> String {
         format!("{}-cluster", self.set)
+    }
+
+    pub(super) fn marker_place(&self) -> String {
+        format!("the ConfigMap {} in {}", self.marker_name(), self.namespace)
     }
 
     pub(super) async fn marker(&self) -> Result<Option<Marker>, OrchestratorError> {

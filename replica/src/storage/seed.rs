@@ -1,21 +1,48 @@
-//! A folder that begins with a given state, for a new cluster that goes on where another one was.
+//! A folder that begins with a given state, for a new cluster that is made of another one's.
 //!
-//! Guarantees that a replica which starts with it has that state as of its index, an empty log
-//! after it, and nothing promised; indexes go on, so that revisions stay what they were. All
-//! members of the new cluster begin with the same state: one that began empty would decide what
-//! the others hold differently.
+//! Guarantees that a replica which starts with it has that state, an empty log after it, and
+//! nothing promised. Keys keep their revisions, but the log goes on [far above](LEAP) the state's
+//! index, so that no index is given twice; everything before is compacted. What belongs to the old
+//! cluster only stays out: its members, their changes, and what it remembered of its clients. All
+//! members of the new cluster begin with the same state: one that began empty would decide what the
+//! others hold differently.
 
 use std::path::Path;
 
-use super::database::OnFatal;
+use kvorum_protocol::limits::SESSION_ENTRIES;
+use rocksdb::WriteBatch;
+
+use super::database::{OnFatal, put};
 use super::log::{LogDisk, LogWrite};
 use super::open::{OpenError, Owner};
 use super::segments::LogLimits;
-use super::{Database, Store};
+use super::{Database, Store, keys};
 use crate::entry::Entry;
 use crate::snapshot::{Chunk, Header, Install, InstallWrite, Item, SnapshotId};
 use crate::state_machine::{self, LaneMemory, Source, Table};
 use crate::version::Version;
+
+/// How far above the last index of a state the cluster goes on that is made of it. The old cluster
+/// may have decided more after that state was taken, and clients know those indexes as revisions: a
+/// conditional write with one of them must fail in the new cluster, and nobody who watched the old
+/// one may take the new one's changes for the next of its own. It would take ten thousand writes a
+/// second for more than a day to decide so many. More would be harmless where clients know which
+/// cluster they are of, and only there.
+pub const LEAP: u64 = 1_000_000_000;
+
+/// Indexes stay below this: JSON has no whole numbers beyond. A state whose cluster would pass it
+/// is refused; it would have been restored nine million times.
+pub const INDEX_MAX: u64 = 1 << 53;
+
+// A write that was promised to be void after some index of the old cluster is void in the new one.
+const _: () = assert!(SESSION_ENTRIES < LEAP && LEAP < INDEX_MAX);
+
+/// The index after which a cluster goes on that is made of a state as of `index`; `None` when
+/// indexes do not go so far.
+#[must_use]
+pub fn leap(index: u64) -> Option<u64> {
+    index.checked_add(LEAP).filter(|after| *after < INDEX_MAX)
+}
 
 /// A folder that is being made.
 pub struct Seed {
@@ -44,19 +71,151 @@ impl Seed {
         self.database.write_install(InstallWrite::Chunk(Chunk { items, next: None }));
     }
 
-    /// Ends it, with the entries after the state applied to it: everything is on disk.
-    pub fn end(mut self, tail: &[Entry]) {
+    /// Ends it, with the writes among the entries after the state applied to it: everything is on
+    /// disk. The index after which the replica goes on; `None` when there is none, and nothing is.
+    #[must_use]
+    pub fn end(mut self, tail: &[Entry]) -> Option<u64> {
         let database = &mut self.database;
         database.write_install(InstallWrite::Switch);
-        let first = database.applied() + 1;
-        if !tail.is_empty() {
+        let (first, writes) = (database.applied() + 1, writes_of(tail));
+        if !writes.is_empty() {
             let lanes = LaneMemory::default();
-            state_machine::apply(database, lanes, Source::Peer, first, tail);
+            state_machine::apply(database, lanes, Source::Peer, first, &writes);
         }
-        let position = usize::try_from(database.applied()).expect("indexes fit the address space");
+        let after = leap(database.applied())?;
+        database.leap(after);
+        let position = usize::try_from(after).expect("indexes fit the address space");
         let mut log = self.database.log(self.database.chain().current.id);
         log.0.write(vec![LogWrite::Compact(position), LogWrite::Decided(position)]);
         self.database.sync(self.database.durable());
         self.database.close();
+        Some(after)
+    }
+}
+
+/// What a new cluster takes of the entries that another one had accepted: the writes, each at its
+/// index. Who was to be a member, at which version, and what was compared, is not its business. A
+/// change of the members is the last entry of its configuration that can take effect.
+fn writes_of(tail: &[Entry]) -> Vec<Entry> {
+    let before_seal = tail.iter().take_while(|entry| !matches!(entry, Entry::StopSign(_)));
+    let write = |entry: &Entry| match entry {
+        Entry::Command(_) => entry.clone(),
+        _ => Entry::Noop,
+    };
+    before_seal.map(write).collect()
+}
+
+impl Database {
+    /// Goes on after a later index. What is remembered of lanes goes: it would never be forgotten
+    /// otherwise, as no index comes at which it is due. A write of before that comes once more is
+    /// void there, since whatever it was promised ends below.
+    fn leap(&mut self, after: u64) {
+        let (mut batch, meta) = (WriteBatch::default(), self.inner.family(keys::META));
+        let lanes = self.inner.family(self.inner.generation().sessions());
+        batch.delete_range_cf(lanes, Vec::new(), keys::end());
+        put(&mut batch, meta, keys::APPLIED, &after);
+        put(&mut batch, meta, keys::SINCE, &after);
+        self.inner.write(batch);
+        let (version, chain) = (self.version(), self.chain());
+        self.set_copied(&Header { applied: after, items: 0, version, chain });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome, RequestId};
+    use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
+
+    use super::*;
+    use crate::entry::Command;
+    use crate::state_machine::{Lane, Record};
+    use crate::storage::open::Newborn;
+
+    const INDEX: u64 = 16;
+
+    fn owner() -> Owner {
+        let (cluster, name) = (ClusterId(7), "kvorum-0".to_owned());
+        let newborn = Some(Newborn::given(cluster, &name, std::slice::from_ref(&name)));
+        Owner { cluster: Some(cluster), name, newest: Version::NEWEST, newborn }
+    }
+
+    fn lane(number: u32) -> LaneId {
+        LaneId { client: ClientId(1), number }
+    }
+
+    fn put_of(number: u32, key: &'static str, valid_until: u64) -> Entry {
+        let condition = Condition::Always;
+        let operation = Operation::Put { key: key.into(), value: key.into(), condition };
+        let id = RequestId { lane: lane(number), sequence: 1 };
+        Entry::Command(Command { id, valid_until, operation })
+    }
+
+    /// A folder with one key and one lane as of an index, and a tail; open again.
+    fn seeded(folder: &Path, tail: &[Entry]) -> Database {
+        let on_fatal: OnFatal = Arc::new(|what: &str| panic!("{what}"));
+        let begun = Seed::begin(folder, &owner(), 1, INDEX, Arc::clone(&on_fatal));
+        let mut seed = begun.expect("a folder can be made");
+        let record = Record { revision: 9, value: "old".into() };
+        let used = Lane { sequence: 1, outcome: Outcome::Put { revision: 9 }, last_use: 9 };
+        seed.add(vec![Item::Lane(lane(1), used), Item::Key("k".into(), record)]);
+        seed.end(tail).expect("indexes go so far");
+        let opened = Database::open(folder, &owner(), 2, LogLimits::default(), on_fatal);
+        opened.expect("what was made can be opened")
+    }
+
+    #[test]
+    fn no_index_is_given_twice() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut database = seeded(folder.path(), &[]);
+        let numbers = database.log(ConfigurationId(1)).0.numbers();
+        let after = INDEX + LEAP;
+        assert_eq!((database.applied(), database.since()), (after, after));
+        let position = usize::try_from(after).expect("it fits");
+        assert_eq!(
+            (numbers.compacted, numbers.decided, numbers.accepted),
+            (position, position, position)
+        );
+        assert_eq!(database.key(b"k").map(|record| record.revision), Some(9), "of before");
+        assert_eq!(database.lane(lane(1)), None, "it would stay for ever");
+        // A write of before: applied by the old cluster, or not. Its promise is over.
+        let again = [put_of(1, "k", 9 + SESSION_ENTRIES), put_of(2, "k", INDEX + SESSION_ENTRIES)];
+        let memory = LaneMemory::default();
+        let applied = state_machine::apply(&mut database, memory, Source::Log, after + 1, &again);
+        let outcomes: Vec<_> = applied.iter().filter_map(|one| one.outcome).collect();
+        assert!(outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Expired), "{outcomes:?}");
+        assert_eq!(database.key(b"k").map(|record| record.revision), Some(9), "untouched");
+    }
+
+    #[test]
+    fn a_tail_brings_writes_and_no_members() {
+        let member = |id| Member { replica: ReplicaId(id), name: format!("kvorum-{id}") };
+        let next = Configuration { id: ConfigurationId(2), members: vec![member(5), member(6)] };
+        let tail = [
+            put_of(1, "again", u64::MAX),
+            Entry::Join { name: "kvorum-5".to_owned(), nonce: 5 },
+            Entry::Version(Version(200)),
+            Entry::Checksum,
+            put_of(2, "written", u64::MAX),
+            Entry::StopSign(next),
+            put_of(3, "after the seal", u64::MAX),
+        ];
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = seeded(folder.path(), &tail);
+        let chain = database.chain();
+        assert_eq!((chain.current.id, chain.current.members.len()), (ConfigurationId(1), 1));
+        assert_eq!((chain.joiners.len(), chain.next_replica), (0, ReplicaId(2)));
+        assert_eq!(database.version(), Version::OLDEST);
+        assert!(database.key(b"again").is_none(), "its lane was known: it had been done");
+        assert_eq!(database.key(b"written").map(|record| record.revision), Some(INDEX + 5));
+        assert!(database.key(b"after the seal").is_none());
+        assert_eq!(database.applied(), INDEX + 5 + LEAP);
+    }
+
+    #[test]
+    fn indexes_have_an_end() {
+        assert_eq!(leap(16), Some(1_000_000_016));
+        assert_eq!((leap(INDEX_MAX - LEAP), leap(u64::MAX)), (None, None));
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::pin::{Pin, changes};
 use super::{ClientError, Route};
 use crate::connection::{ConnectError, Connection};
 use crate::dial::Dial;
@@ -43,7 +44,7 @@ pub(super) enum Tried {
 /// The connections of a client, by address.
 pub(super) struct Attempts {
     resolve: Resolve,
-    cluster: Option<ClusterId>,
+    pub(super) pin: Pin,
     dial: Dial,
     /// Held for one map operation, never across an await.
     pool: Mutex<Pool>,
@@ -91,11 +92,13 @@ pub(super) struct Tries<'a> {
     /// Not tried first again: it did not answer.
     shunned: Option<String>,
     last: Option<String>,
+    /// What one of another cluster said.
+    stranger: Option<String>,
 }
 
 impl Attempts {
     pub(super) fn new(resolve: Resolve, cluster: Option<ClusterId>, dial: Dial) -> Self {
-        Self { resolve, cluster, dial, pool: Mutex::new(Pool::default()) }
+        Self { resolve, pin: Pin::new(cluster), dial, pool: Mutex::new(Pool::default()) }
     }
 
     pub(super) fn begin(&self, route: Route, deadline: Instant) -> Tries<'_> {
@@ -116,6 +119,7 @@ impl Attempts {
             current: String::new(),
             shunned: None,
             last: None,
+            stranger: None,
         }
     }
 
@@ -165,14 +169,37 @@ impl Attempts {
                 Route::Through(name) => Some(name),
                 Route::Any => pool.leader.as_ref(),
             }?;
-            let is_it = |open: &Connection| open.is_open() && open.welcome().name == *name;
+            let is_it = |open: &Connection| self.is_usable(open) && open.welcome().name == *name;
             let found = pool.connections.iter().find(|(_, connection)| is_it(connection));
             found.map(|(address, connection)| (address.clone(), Arc::clone(connection)))
         })
     }
 
     fn open(&self, address: &str) -> Option<Arc<Connection>> {
-        self.pool(|pool| pool.connections.get(address).filter(|open| open.is_open()).cloned())
+        self.pool(|pool| pool.connections.get(address).filter(|open| self.is_usable(open)).cloned())
+    }
+
+    fn is_usable(&self, connection: &Connection) -> bool {
+        connection.is_open() && self.pin.admits(connection.welcome().cluster)
+    }
+
+    /// A connection of its own to an address, to the client's cluster.
+    async fn connect_anew(&self, address: &str) -> Result<Connection, ConnectError> {
+        let connection = self.dial.connect(address, self.pin.get()).await?;
+        self.pin.admit(connection, address)
+    }
+
+    /// A connection to whoever is at an address, of whatever cluster.
+    pub(super) async fn visit(&self, address: &str) -> Result<Arc<Connection>, ConnectError> {
+        match self.open(address) {
+            Some(connection) => Ok(connection),
+            None => self.dial.connect(address, None).await.map(Arc::new),
+        }
+    }
+
+    /// Where the replicas are now.
+    pub(super) fn endpoints(&self) -> Vec<Endpoint> {
+        (self.resolve)()
     }
 
     async fn connect(
@@ -198,8 +225,7 @@ impl Attempts {
         if let Some(connection) = self.open(address) {
             return Ok(connection);
         }
-        let connection = self.dial.connect(address, self.cluster).await?;
-        let connection = Arc::new(connection);
+        let connection = Arc::new(self.connect_anew(address).await?);
         self.pool(|pool| {
             pool.names.insert(address.to_owned(), connection.welcome().name.clone());
             pool.connections.insert(address.to_owned(), Arc::clone(&connection));
@@ -258,6 +284,9 @@ impl Tries<'_> {
                 Err(error) => {
                     self.last = Some(error.to_string());
                     self.shunned = Some(endpoint.address.clone());
+                    if error.is_other_cluster() {
+                        self.stranger.clone_from(&self.last);
+                    }
                     match error {
                         ConnectError::Unreachable { .. }
                         | ConnectError::Refused {
@@ -294,7 +323,7 @@ impl Tries<'_> {
 
     /// A connection of its own to where the attempt under way goes.
     pub(super) async fn connect_anew(&self) -> Result<Connection, ConnectError> {
-        self.attempts.dial.connect(&self.current, self.attempts.cluster).await
+        self.attempts.connect_anew(&self.current).await
     }
 
     /// Makes one attempt, with a patience that grows from attempt to attempt.
@@ -320,11 +349,15 @@ impl Tries<'_> {
         request: Request,
         until: Instant,
     ) -> Tried {
-        let node = &connection.welcome().name;
-        let lost = match timeout_at(until, connection.call(request)).await {
-            Ok(Ok(answer)) => return Tried::Answer(answer),
-            Ok(Err(lost)) => format!("{node}: {lost}"),
-            Err(_) => format!("{node} did not answer in time"),
+        let (node, changes) = (&connection.welcome().name, changes(&request));
+        let called = timeout_at(until, connection.call(request)).await;
+        let answer = called.as_ref().ok().and_then(|called| called.as_ref().ok());
+        let settled = self.attempts.pin.heard_of(connection, changes, answer);
+        let lost = match (settled, called) {
+            (Err(refusal), _) => format!("{node}: {refusal}"),
+            (Ok(()), Ok(Ok(answer))) => return Tried::Answer(answer),
+            (Ok(()), Ok(Err(lost))) => format!("{node}: {lost}"),
+            (Ok(()), Err(_)) => format!("{node} did not answer in time"),
         };
         self.last = Some(lost.clone());
         Tried::Lost(lost)
@@ -343,9 +376,13 @@ impl Tries<'_> {
         });
     }
 
-    /// What the last attempt met.
+    /// What the last attempt met, and what one of another cluster said.
     pub(super) fn last(&self) -> String {
-        self.last.clone().unwrap_or_else(|| "no replica is known".to_owned())
+        let last = self.last.clone().unwrap_or_else(|| "no replica is known".to_owned());
+        match &self.stranger {
+            Some(stranger) if *stranger != last => format!("{last}; {stranger}"),
+            _ => last,
+        }
     }
 }
 

@@ -1,0 +1,306 @@
+//! Two clusters where people know one: behind one address after a restore, and beside each other
+//! after a replica lost what told it that there is one.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "harness/cluster.rs"]
+mod cluster;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, PATIENCE, kvorum, said, status_when};
+use kvorum::local::folder::{StatefulSet, process_of};
+use kvorum_protocol::client::{Options, Route};
+use kvorum_protocol::data::{Condition, Operation, Outcome};
+use kvorum_protocol::status::ClusterId;
+use kvorum_protocol::{Client, Key, Value};
+use kvorum_replica::addresses::{Addresses, FILE_NAME};
+use kvorum_replica::storage::seed::LEAP;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// One replica by itself, whose clients' port stays the same whatever becomes of it.
+struct Alone(Child);
+
+impl Alone {
+    fn start(folder: &Path, port: u16) -> Self {
+        let set = StatefulSet::read(folder).unwrap();
+        let mut command = kvorum();
+        command.args(["replica", "--name=kvorum-0", "--disk-reserve=0"]);
+        command.arg(format!("--cluster={}", set.cluster));
+        command.arg(format!("--follow={}", folder.display()));
+        command.arg(format!("--data={}", folder.join("kvorum-0").display()));
+        command.arg(format!("--listen-clients=127.0.0.1:{port}"));
+        command.args(["--listen-peers=127.0.0.1:0", "--listen-http=127.0.0.1:0"]);
+        Self(command.stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn stop(mut self) {
+        let process = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
+        kill_process(process, Signal::TERM).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a command says until it ends by itself, and its exit status.
+fn ended(mut child: Child) -> (i32, String) {
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(began.elapsed() < PATIENCE, "it ends by itself");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    (status.code().unwrap_or(-1), text)
+}
+
+async fn put(client: &Client, key: String) -> u64 {
+    let outcome = client.put(Key::from(key), Value::from("value"), &Route::Any).await.unwrap();
+    let Outcome::Put { revision } = outcome else { panic!("{outcome:?}") };
+    revision
+}
+
+/// A backup, more writes, a restore, and the new cluster behind the old one's address: clients of
+/// the old one are told, whatever they do, and no revision is given twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn time_goes_forward_across_a_restore() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+    fs::create_dir(&old).unwrap();
+    StatefulSet { cluster: ClusterId(7), replicas: 1 }.write(&old).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let options = || Options { deadline: PATIENCE, ..Options::default() };
+    let client = Client::of_addresses(std::slice::from_ref(&address), options());
+    let run = |words: &[&str]| {
+        said(&kvorum().args(["--endpoints", &address]).args(words).output().unwrap())
+    };
+    let begin = |words: &[&str]| {
+        let mut command = kvorum();
+        command.args(["--endpoints", &address, "--timeout", "60s"]).args(words);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+
+    let replica = Alone::start(&old, port);
+    put(&client, "w/c".to_owned()).await;
+    let file = folder.path().join("backup");
+    let (status, _, err) = run(&["backup", file.to_str().unwrap()]);
+    assert_eq!(status, 0, "{err}");
+    let mut watch = begin(&["watch", "w/"]);
+    let events = begin(&["-o", "jsonl", "events"]);
+    let mut changes = BufReader::new(watch.stdout.take().unwrap()).lines();
+    // It tells of what comes after it has begun.
+    let first = std::thread::spawn(move || {
+        let line = changes.next().unwrap().unwrap();
+        (line, changes)
+    });
+    let mut last = 0;
+    while !first.is_finished() {
+        last = put(&client, "w/c".to_owned()).await;
+    }
+    let (line, _changes) = first.join().unwrap();
+    assert!(line.contains("w/c"), "{line}");
+    assert_eq!(client.cluster(), Some(ClusterId(7)), "the one that served it");
+    replica.stop();
+
+    let mut restore = kvorum();
+    restore.arg("restore").arg(&file).arg("--data").arg(&new).args(["--replicas", "1"]);
+    let (status, out, err) = said(&restore.output().unwrap());
+    assert_eq!(status, 0, "{out}{err}");
+    let other = StatefulSet::read(&new).unwrap().cluster;
+    assert!(other != ClusterId(7) && out.contains(&other.to_string()), "{out}");
+    let _replica = Alone::start(&new, port);
+    for (what, child) in [("watch", watch), ("events", events)] {
+        let (status, err) = ended(child);
+        assert_ne!(status, 0, "{what}: {err}");
+        let says_so = [&other, &ClusterId(7)].iter().all(|id| err.contains(&id.to_string()));
+        assert!(says_so && err.contains("start this program again"), "{what}: {err}");
+    }
+    let told = client.put(Key::from("a"), Value::from("b"), &Route::Any).await.unwrap_err();
+    assert!(told.to_string().contains("it belongs to cluster"), "{told}");
+
+    let client = Client::of_addresses(std::slice::from_ref(&address), options());
+    let condition = Condition::AtRevision(last);
+    let (key, value) = (Key::from("w/c"), Value::from("lost"));
+    let stale = Operation::Put { key, value, condition };
+    let outcome = client.write(stale, &Route::Any).await.unwrap();
+    assert!(matches!(outcome, Outcome::ConditionFailed { .. }), "{outcome:?}");
+    let revision = put(&client, "w/d".to_owned()).await;
+    assert!(revision > LEAP, "revision {revision}, and the old cluster gave {last}");
+    let (status, _, err) = run(&["watch", "w/", "--from", &last.to_string()]);
+    assert_eq!((status, err.contains("read the keys anew")), (1, true), "{err}");
+}
+
+fn marker_of(folder: &Path) -> Option<String> {
+    fs::read_to_string(folder.join("marker.json")).ok()
+}
+
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A marker that is gone is made anew while the cluster lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_marker_is_made_anew() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let id = StatefulSet::read(&cluster.folder).unwrap().cluster.to_string();
+    fs::remove_file(cluster.folder.join("marker.json")).unwrap();
+    let is_there = || marker_of(&cluster.folder).is_some_and(|marker| marker.contains(&id));
+    wait_for("the marker is there again", is_there);
+    let logs = cluster.names().into_iter();
+    let mut logs = logs.map(|name| fs::read_to_string(cluster.folder.join(name).join("log")));
+    let says_so = |log: std::io::Result<String>| {
+        log.is_ok_and(|log| log.contains("is made anew") && log.contains("marker.json"))
+    };
+    assert!(logs.any(says_so), "people are told");
+    // One that another cluster's is, nobody touches.
+    let foreign = marker_of(&cluster.folder).unwrap().replace(&id, &ClusterId(9).to_string());
+    fs::write(cluster.folder.join("marker.json"), &foreign).unwrap();
+    let logs = || cluster.names().into_iter().map(|name| cluster.folder.join(name).join("log"));
+    let says_so = |log: std::path::PathBuf| {
+        fs::read_to_string(log).is_ok_and(|log| log.contains("two clusters have begun"))
+    };
+    wait_for("people are told of the other one", || logs().any(says_so));
+    assert_eq!(marker_of(&cluster.folder).unwrap(), foreign);
+    let (status, out, _) = said(&cluster.run(&["doctor"]));
+    assert_eq!((status, out.contains("the marker names another one")), (1, true), "{out}");
+}
+
+/// Without a marker, with its volume lost, the first replica joins the others, which serve.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_second_cluster_begins_beside_a_living_one() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    assert_eq!(said(&cluster.run(&["put", "a", "1"])).0, 0);
+    kill_process(cluster.supervisor(), Signal::STOP).unwrap();
+    let process = cluster.process("kvorum-0").unwrap();
+    cluster.kill("kvorum-0");
+    wait_for("its folder is free", || process_of(&cluster.folder.join("kvorum-0")).is_none());
+    fs::remove_dir_all(cluster.folder.join("kvorum-0")).unwrap();
+    let client = cluster.client(PATIENCE);
+    cluster::leader(&client).await;
+    let _ = fs::remove_file(cluster.folder.join("marker.json"));
+    kill_process(cluster.supervisor(), Signal::CONT).unwrap();
+    let route = Route::Through("kvorum-0".to_owned());
+    let joined = status_when(&client, &route, |status| status.is_ready).await;
+    assert!(joined.replica.0 > 3, "another id: {}", joined.replica.0);
+    assert_ne!(cluster.process("kvorum-0"), Some(process));
+    let log = fs::read_to_string(cluster.folder.join("kvorum-0").join("log")).unwrap();
+    assert!(!log.contains("begins the cluster"), "{log}");
+    let (status, out, err) = said(&cluster.run(&["get", "a", "kvorum-0"]));
+    assert_eq!((status, out.trim()), (0, "1"), "{err}");
+}
+
+/// A replica that is to come finds the cluster without its marker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_without_its_marker_grows() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    fs::remove_file(cluster.folder.join("marker.json")).unwrap();
+    let (status, out, err) = said(&cluster.run(&["scale", "4", "--yes"]));
+    assert_eq!(status, 0, "{out}{err}");
+    let is_there = || marker_of(&cluster.folder).is_some();
+    wait_for("the marker is there again", is_there);
+}
+
+/// One replica of a cluster that serves nobody, among those of one that does.
+#[test]
+fn two_clusters_at_one_place_are_said_and_the_one_that_serves_is_used() {
+    let (serves, other) = (Cluster::start(&["--replicas=3"]), Cluster::start(&["--replicas=3"]));
+    for (cluster, value) in [(&serves, "right"), (&other, "wrong")] {
+        assert_eq!(said(&cluster.run(&["put", "a", value])).0, 0);
+    }
+    let id = |cluster: &Cluster| StatefulSet::read(&cluster.folder).unwrap().cluster.to_string();
+    let at = |cluster: &Cluster, name: &str| {
+        Addresses::read(&cluster.folder.join(name).join(FILE_NAME)).unwrap().clients
+    };
+    let all = [at(&other, "kvorum-0"), at(&serves, "kvorum-1"), at(&serves, "kvorum-2")].join(",");
+    kill_process(other.supervisor(), Signal::STOP).unwrap();
+    for name in ["kvorum-1", "kvorum-2"] {
+        other.kill(name);
+    }
+    let run = |words: &[&str]| {
+        let mut command = kvorum();
+        said(&command.args(["--timeout", "20s", "--endpoints", &all]).args(words).output().unwrap())
+    };
+    let alone = at(&other, "kvorum-0");
+    wait_for("one without the others serves nobody", || {
+        let told = kvorum().args(["--endpoints", &alone, "status"]).output().unwrap();
+        said(&told).0 == 4
+    });
+    for words in [&["get", "a"][..], &["get", "a", "kvorum-1"], &["get", "a", "n3"]] {
+        let (status, out, err) = run(words);
+        assert_eq!((status, out.trim()), (0, "right"), "{words:?}: {err}");
+    }
+    let (status, out, err) = run(&["status"]);
+    assert_eq!(status, 1, "{out}{err}");
+    let names = serves.names();
+    assert!(names.iter().all(|name| out.lines().any(|line| line.starts_with(name))), "{out}");
+    assert!(err.contains("of 2 clusters") && err.contains("way back"), "{err}");
+    assert!(err.contains(&format!("{}, which serves: kvorum-1, kvorum-2", id(&serves))), "{err}");
+    assert!(err.contains(&format!("{}: kvorum-0", id(&other))), "{err}");
+    let (_, out, _) = run(&["doctor"]);
+    assert!(out.contains("of 2 clusters") && out.contains("end kvorum-0 there"), "{out}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup");
+    let (status, _, err) = run(&["backup", file.to_str().unwrap()]);
+    assert_eq!(status, 0, "{err}");
+    let bytes = fs::read(&file).unwrap();
+    let has = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+    assert!(has(b"right") && !has(b"wrong"), "a backup of the one that serves");
+    kill_process(other.supervisor(), Signal::CONT).unwrap();
+}
+
+/// What others on the machine can read of a cluster and its backup.
+#[test]
+fn nobody_else_can_read_what_is_kept() {
+    use std::os::unix::fs::PermissionsExt;
+    fn open_to_others(path: &Path, found: &mut Vec<String>) {
+        let mode = fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            found.push(format!("{} {mode:o}", path.display()));
+        }
+        if path.is_dir() {
+            for entry in fs::read_dir(path).unwrap() {
+                open_to_others(&entry.unwrap().path(), found);
+            }
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (data, file) = (folder.path().join("cluster"), folder.path().join("backup"));
+    // Whatever the umask was.
+    let mask = rustix::process::umask(rustix::fs::Mode::empty());
+    let cluster = Cluster::start_in(&data, &["--replicas=1"]);
+    assert_eq!(said(&cluster.run(&["put", "a", "1"])).0, 0);
+    let made = said(&cluster.run(&["backup", file.to_str().unwrap()]));
+    rustix::process::umask(mask);
+    assert_eq!(made.0, 0, "{}", made.2);
+    let mut found = Vec::new();
+    open_to_others(&data, &mut found);
+    open_to_others(&file, &mut found);
+    assert!(found.is_empty(), "{found:#?}");
+    cluster.stop(Signal::TERM);
+    // What an older program left is tightened when it is opened.
+    let loosen = std::process::Command::new("chmod").args(["-R", "go+rX"]).arg(&data).status();
+    assert!(loosen.unwrap().success());
+    let cluster = Cluster::start_in(&data, &[]);
+    open_to_others(&data, &mut found);
+    assert!(found.is_empty(), "{found:#?}");
+    drop(cluster);
+}

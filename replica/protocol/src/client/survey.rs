@@ -1,0 +1,52 @@
+//! Asks everybody at once, of whatever cluster.
+//!
+//! Guarantees that each endpoint is told of, with what its replica says or why it says nothing, and
+//! that nobody is waited for longer than is said. What is told so binds the client to no cluster.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::timeout;
+
+use super::{Client, Endpoint};
+use crate::message::{Answer, Request};
+use crate::status::Status;
+
+/// How long everybody may take who is asked whether it serves.
+const SERVING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the replica at one endpoint says of itself, or why it says nothing.
+pub type Surveyed = (Endpoint, Result<Status, String>);
+
+impl Client {
+    /// What the replica at each endpoint says of itself.
+    pub async fn survey(&self, patience: Duration) -> Vec<Surveyed> {
+        let asked = self.attempts.endpoints().into_iter().map(|endpoint| async move {
+            let told = match timeout(patience, self.ask_at(&endpoint.address)).await {
+                Ok(told) => told,
+                Err(_) => Err(format!("no answer within {patience:?}")),
+            };
+            (endpoint, told)
+        });
+        let mut told: Vec<_> = asked.collect::<FuturesUnordered<_>>().collect().await;
+        told.sort_by(|(a, _), (b, _)| (&a.name, &a.address).cmp(&(&b.name, &b.address)));
+        told
+    }
+
+    async fn ask_at(&self, address: &str) -> Result<Status, String> {
+        let connection = self.attempts.visit(address).await.map_err(|error| error.to_string())?;
+        match connection.call(Request::Status).await {
+            Ok(Answer::Status(status)) => Ok(*status),
+            Ok(_) => Err("its answer makes no sense".to_owned()),
+            Err(lost) => Err(lost.to_string()),
+        }
+    }
+
+    /// The status of one that serves, to whose cluster the client belongs then.
+    pub(super) async fn serving(&self) -> Option<Status> {
+        let told = self.survey(SERVING_PATIENCE).await.into_iter();
+        let ready = told.filter_map(|(_, told)| told.ok()).find(|status| status.is_ready)?;
+        self.heard(&ready).is_ok().then_some(ready)
+    }
+}

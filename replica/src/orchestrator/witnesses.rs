@@ -1,0 +1,161 @@
+//! Asks the other replicas whether there is a cluster already.
+//!
+//! The cluster's [marker](crate::marker) says so; but it may be lost while the cluster lives, and a
+//! replica that has lost its volume as well would begin a second one. A replica listens for clients
+//! only when it belongs to a cluster, and tells each of them which.
+//!
+//! Guarantees an answer within [`PATIENCE`]. Somebody who answers belongs to a cluster that has
+//! begun; that nobody answers proves nothing, and is all that the first replica ever hears.
+
+use std::io;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use kvorum_protocol::client::{Endpoint, Resolve};
+use kvorum_protocol::connection::{ConnectError, Connection};
+use kvorum_protocol::status::ClusterId;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long the others are asked. A replica that lives answers within milliseconds; one that begins
+/// a cluster on Kubernetes waits so long for others that are only starting, once in its life. Where
+/// addresses are known only of those who listen, nobody is waited for who does not.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one may take to answer, before it is asked again.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+/// Time between two rounds.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// What one of the others says.
+enum Said {
+    /// It belongs to a cluster.
+    Belongs(ClusterId),
+    /// It is there, and does not say to which cluster it belongs.
+    Hides(String),
+    /// Nobody listens there.
+    Nobody,
+    /// Nothing: it may be starting, or out of reach.
+    Nothing,
+}
+
+/// The cluster that the others belong to, and one of them who says so.
+///
+/// # Errors
+/// When they say that there is a cluster, but not which.
+pub async fn living(others: &Resolve) -> Result<Option<(ClusterId, String)>, String> {
+    let began = Instant::now();
+    loop {
+        let asked = others().into_iter().map(ask).collect::<FuturesUnordered<_>>();
+        let all: Vec<(String, Said)> = asked.collect().await;
+        let of = |said: &Said| match said {
+            Said::Belongs(cluster) => Some(*cluster),
+            _ => None,
+        };
+        let belong: Vec<_> = all.iter().filter_map(|(who, said)| Some((of(said)?, who))).collect();
+        if let [(cluster, who), rest @ ..] = belong.as_slice() {
+            return match rest.iter().find(|(other, _)| other != cluster) {
+                None => Ok(Some((*cluster, (*who).clone()))),
+                Some((other, whose)) => Err(format!(
+                    "{who} belongs to cluster {cluster}, and {whose} to cluster {other}: remove \
+                     the replicas of the one that is not to stay, with their volumes"
+                )),
+            };
+        }
+        let hides = all.iter().find_map(|(who, said)| match said {
+            Said::Hides(why) => Some(format!("{who} belongs to a cluster, but {why}")),
+            _ => None,
+        });
+        let is_certain = all.iter().all(|(_, said)| matches!(said, Said::Nobody));
+        match hides {
+            Some(why) => return Err(why),
+            None if is_certain || began.elapsed() + INTERVAL > PATIENCE => return Ok(None),
+            None => sleep(INTERVAL).await,
+        }
+    }
+}
+
+async fn ask(endpoint: Endpoint) -> (String, Said) {
+    let Endpoint { name, address } = endpoint;
+    let asked = async {
+        let stream = match TcpStream::connect(&address).await {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Said::Nobody,
+            Err(_) => return Said::Nothing,
+        };
+        match Connection::start(stream, &address, None).await {
+            Ok(connection) => Said::Belongs(connection.welcome().cluster),
+            Err(ConnectError::Refused { refusal, .. }) => Said::Hides(refusal.to_string()),
+            // Something else listens where a replica did.
+            Err(ConnectError::NotKvorum { .. }) => Said::Nobody,
+            Err(ConnectError::Unreachable { .. }) => Said::Nothing,
+        }
+    };
+    let said = timeout(ANSWER_PATIENCE, asked).await.unwrap_or(Said::Nothing);
+    (name.unwrap_or(address), said)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::SinkExt;
+    use kvorum_protocol::frame;
+    use kvorum_protocol::handshake::{HandshakeRefusal, MAGIC, ServerHello, Welcome};
+    use kvorum_protocol::limits::HANDSHAKE_BYTES_MAX;
+    use tokio::net::TcpListener;
+    use tokio_util::codec::Framed;
+
+    use super::*;
+
+    /// A replica that tells whoever comes what it is; its endpoint.
+    async fn replica(name: &str, verdict: Result<u128, HandshakeRefusal>) -> Endpoint {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let endpoint = Endpoint { name: Some(name.to_owned()), address };
+        let welcome = |cluster| Welcome {
+            version: 1,
+            name: String::new(),
+            cluster: ClusterId(cluster),
+            leader: None,
+            applied: 0,
+            frame_bytes_max: 0,
+        };
+        let hello = ServerHello { magic: MAGIC, verdict: verdict.map(welcome) };
+        let hello = frame::encode(&hello, HANDSHAKE_BYTES_MAX).unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut frames = Framed::new(stream, frame::codec(HANDSHAKE_BYTES_MAX));
+                let _ = frames.next().await;
+                let _ = frames.send(hello.clone()).await;
+            }
+        });
+        endpoint
+    }
+
+    async fn ask_those(endpoints: &[&Endpoint]) -> Result<Option<(ClusterId, String)>, String> {
+        let endpoints: Vec<_> = endpoints.iter().copied().cloned().collect();
+        let others: Resolve = Arc::new(move || endpoints.clone());
+        living(&others).await
+    }
+
+    #[tokio::test]
+    async fn whoever_belongs_to_a_cluster_says_which() {
+        let first = replica("kvorum-1", Ok(7)).await;
+        let same = replica("kvorum-2", Ok(7)).await;
+        let other = replica("kvorum-3", Ok(8)).await;
+        let full = replica("kvorum-4", Err(HandshakeRefusal::TooManyConnections { most: 1 })).await;
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gone = nobody.local_addr().unwrap().to_string();
+        drop(nobody);
+        let gone = Endpoint { name: Some("kvorum-5".to_owned()), address: gone };
+        assert_eq!(ask_those(&[]).await, Ok(None));
+        assert_eq!(ask_those(&[&gone]).await, Ok(None));
+        let found = ask_those(&[&gone, &first, &same]).await.unwrap();
+        assert_eq!(found.map(|(cluster, _)| cluster), Some(ClusterId(7)));
+        let two = ask_those(&[&first, &other]).await.unwrap_err();
+        assert!(two.contains("kvorum-1") && two.contains("kvorum-3"), "{two}");
+        let hides = ask_those(&[&gone, &full]).await.unwrap_err();
+        assert!(hides.contains("kvorum-4 belongs to a cluster"), "{hides}");
+    }
+}
