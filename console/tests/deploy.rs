@@ -156,6 +156,19 @@ fn a_patch_deletes_one_object() {
     assert_eq!(deletes, 3, "they were found");
 }
 
+/// The bounds of a replica's memory fit into what its pod is given.
+#[test]
+fn the_pod_has_the_memory_that_the_bounds_fit_into() {
+    use kvorum_replica::limits::{POD_BYTES, SUM_BYTES, SUM_BYTES_MAX};
+    let [document] = &documents(&deploy().join("base/statefulset.yaml"))[..] else { panic!() };
+    let container = &document["spec"]["template"]["spec"]["containers"][0];
+    for kind in ["limits", "requests"] {
+        let memory = container["resources"][kind]["memory"].as_str();
+        assert_eq!(memory, Some(&*format!("{}Mi", POD_BYTES >> 20)), "{kind}");
+    }
+    println!("all bounds: {} MiB of {} MiB", SUM_BYTES >> 20, SUM_BYTES_MAX >> 20);
+}
+
 /// What Pod Security calls "restricted", where the cluster under test does not enforce it.
 #[test]
 fn every_pod_is_restricted() {

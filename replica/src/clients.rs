@@ -1,18 +1,19 @@
 //! Clients' connections.
 //!
 //! Each has a task that reads and one that writes. Guarantees that a stranger, a flood or a client
-//! that never reads costs a bounded share: connections are capped below the descriptor limit,
-//! calls in flight and bytes queued are capped for each, and what is over is refused or closed,
-//! never queued. Does not know what requests mean.
+//! that never reads costs a bounded share: connections are capped below the descriptor limit, and
+//! every byte of a request is counted from when it is received until its answer has left, every
+//! byte of an answer until it has left. What is over is refused or closed, never queued. Does not
+//! know what requests mean.
 
-mod metered;
+mod held;
+mod requests;
+mod sinks;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
 use kvorum_protocol::frame;
 use kvorum_protocol::handshake::{
     ClientHello, HandshakeRefusal, MAGIC, ServerHello, Welcome, judge,
@@ -21,33 +22,29 @@ use kvorum_protocol::limits::{
     CALLS_MAX, FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT, KEY_BYTES_MAX,
     PING_INTERVAL, SILENCE_MAX, VALUE_BYTES_MAX,
 };
-use kvorum_protocol::message::{Answer, ClientFrame, Refusal, Request, ServerFrame};
+use kvorum_protocol::message::{Address, Answer, ClientFrame, Refusal, Request, ServerFrame};
 use kvorum_protocol::status::{ClusterId, Status};
+use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::driver::ClientEvent;
 use crate::engine::{ClientKey, Input};
+use crate::limits::{BEGUN_BYTES_MAX, CALL_BYTES, REQUESTS_BYTES_MAX};
 use crate::metrics::Metrics;
-use metered::Metered;
+use held::Held;
+use requests::Requests;
+pub use sinks::{ClientSink, Sinks};
+use sinks::{Queued, Total};
 
-/// Most connections at once, if the descriptor limit allows.
-pub const CONNECTIONS_MAX: usize = 1000;
 /// Longest frame that a client may send, in bytes: the largest put, and a scan with two bounds.
 const REQUEST_BYTES_MAX: usize = VALUE_BYTES_MAX + 4 * KEY_BYTES_MAX;
-/// Bytes of requests of all clients that wait for the driver. Beyond, calls are refused.
-const REQUESTS_BYTES_MAX: usize = 64 << 20;
-/// Bytes queued for a connection beyond which it is told no further event.
-const EVENTS_BYTES_MAX: usize = 1 << 20;
-/// Bytes queued for a connection beyond which it is closed: it does not read its answers.
-const QUEUE_BYTES_MAX: usize = 32 << 20;
-/// Bytes queued for all connections beyond which each that has more than its share is closed.
-const QUEUES_BYTES_MAX: usize = 128 << 20;
+/// Bytes of short frames that are written together.
+const WRITE_BYTES: usize = 16 << 10;
 /// A connection that takes nothing for so long is closed.
 const STALL_MAX: Duration = Duration::from_secs(10);
 /// Strangers that are told at once that there are too many; further ones are just closed.
@@ -57,93 +54,6 @@ const REFUSAL_PATIENCE: Duration = Duration::from_millis(500);
 /// Pause after a failed accept: descriptors may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-type Requests = FramedRead<OwnedReadHalf, Metered>;
-type Sink = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
-
-/// The sending end of a connection, for the driver. Dropping it closes the connection.
-pub struct ClientSink {
-    frames: mpsc::UnboundedSender<ServerFrame>,
-    queued: Queued,
-    end: CancellationToken,
-}
-
-/// Bytes queued for one connection, and for all of them.
-#[derive(Clone, Default)]
-struct Queued {
-    own: Arc<AtomicUsize>,
-    total: Arc<AtomicUsize>,
-}
-
-impl Queued {
-    fn add(&self, bytes: usize) {
-        self.own.fetch_add(bytes, Ordering::Relaxed);
-        self.total.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn subtract(&self, bytes: usize) {
-        self.own.fetch_sub(bytes, Ordering::Relaxed);
-        self.total.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    fn own(&self) -> usize {
-        self.own.load(Ordering::Relaxed)
-    }
-
-    /// Whether the connection has let more pile up than it may.
-    fn is_too_much(&self) -> bool {
-        let total = self.total.load(Ordering::Relaxed);
-        self.own() > QUEUE_BYTES_MAX || (total > QUEUES_BYTES_MAX && self.own() > EVENTS_BYTES_MAX)
-    }
-}
-
-impl ClientSink {
-    /// Queues a frame. A connection that lets too much pile up is closed.
-    pub fn push(&self, frame: ServerFrame) {
-        if self.queued.is_too_much() {
-            self.end.cancel();
-            return;
-        }
-        self.queued.add(weight(&frame));
-        // A connection that just ended is told by its own event.
-        let _ = self.frames.send(frame);
-    }
-
-    /// Whether the connection takes another event.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.queued.own() < EVENTS_BYTES_MAX
-    }
-}
-
-impl Drop for ClientSink {
-    fn drop(&mut self) {
-        self.end.cancel();
-        // The driver lets go of a connection after its tasks have ended: nobody writes the rest.
-        self.queued.subtract(self.queued.own());
-    }
-}
-
-/// About how many bytes a frame takes in memory.
-fn weight(frame: &ServerFrame) -> usize {
-    use kvorum_protocol::message::Event;
-    const OVERHEAD: usize = 128;
-    OVERHEAD
-        + match frame {
-            ServerFrame::Answer { answer: Answer::Value(Some(pair)), .. } => pair.bytes(),
-            ServerFrame::Answer { answer: Answer::Page(page), .. } => {
-                page.pairs.iter().map(|pair| pair.bytes() + 16).sum()
-            }
-            ServerFrame::Event { event: Event::Key(event), .. } => {
-                event.key.0.len() + event.value.as_ref().map_or(0, |value| value.0.len())
-            }
-            ServerFrame::Event { event: Event::Entry(event), .. } => {
-                event.key.as_ref().map_or(0, |key| key.0.len())
-                    + event.preview.as_ref().map_or(0, |value| value.0.len())
-            }
-            _ => 0,
-        }
-}
-
 /// The clients' side of a replica.
 #[derive(Clone)]
 pub struct Clients {
@@ -152,10 +62,14 @@ pub struct Clients {
     driver: mpsc::Sender<ClientEvent>,
     status: watch::Receiver<Option<Arc<Status>>>,
     metrics: Arc<Metrics>,
+    /// Where the others' clients connect to.
+    addresses: watch::Receiver<Vec<Address>>,
     keys: Arc<AtomicU64>,
+    /// Room for requests whose answers have not left.
     room: Arc<Semaphore>,
-    queued: Arc<AtomicUsize>,
-    begun: Arc<AtomicUsize>,
+    /// Room for requests that are being received.
+    begun: Arc<Semaphore>,
+    queued: Arc<Total>,
 }
 
 impl Clients {
@@ -166,11 +80,13 @@ impl Clients {
         cluster: ClusterId,
         driver: mpsc::Sender<ClientEvent>,
         status: watch::Receiver<Option<Arc<Status>>>,
+        addresses: watch::Receiver<Vec<Address>>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let room = Arc::new(Semaphore::new(REQUESTS_BYTES_MAX));
-        let (keys, queued, begun) = (Arc::default(), Arc::default(), Arc::default());
-        Self { name, cluster, driver, status, metrics, keys, room, queued, begun }
+        let begun = Arc::new(Semaphore::new(BEGUN_BYTES_MAX));
+        let (keys, queued) = (Arc::default(), Arc::default());
+        Self { name, cluster, driver, status, metrics, addresses, keys, room, begun, queued }
     }
 
     /// Takes connections, for ever, at most so many at once.
@@ -210,11 +126,9 @@ impl Clients {
     }
 
     async fn connection(&self, stream: TcpStream) {
-        let (read, write) = stream.into_split();
-        let codec = Metered::new(HANDSHAKE_BYTES_MAX, Arc::clone(&self.begun));
-        let mut requests = FramedRead::new(read, codec);
-        let mut sink = FramedWrite::new(write, frame::codec(FRAME_BYTES_MAX));
-        match timeout(HANDSHAKE_TIMEOUT, self.shake_hands(&mut requests, &mut sink)).await {
+        let (read, mut write) = stream.into_split();
+        let mut requests = Requests::new(read, HANDSHAKE_BYTES_MAX, Arc::clone(&self.begun));
+        match timeout(HANDSHAKE_TIMEOUT, self.shake_hands(&mut requests, &mut write)).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => {
                 self.metrics.malformed.fetch_add(1, Ordering::Relaxed);
@@ -223,37 +137,36 @@ impl Clients {
             }
             Err(_) => return,
         }
+        requests.set_bytes_max(REQUEST_BYTES_MAX);
         let client = ClientKey(self.keys.fetch_add(1, Ordering::Relaxed) + 1);
         let (frames, queue) = mpsc::unbounded_channel();
-        let queued = Queued { own: Arc::default(), total: Arc::clone(&self.queued) };
+        let queued = Queued::new(Arc::clone(&self.queued));
         let end = CancellationToken::new();
-        let up = ClientEvent::Up {
-            client,
-            sink: ClientSink { frames: frames.clone(), queued: queued.clone(), end: end.clone() },
-        };
-        if self.driver.send(up).await.is_err() {
+        let sink = ClientSink::new(frames.clone(), queued.clone(), end.clone());
+        if self.driver.send(ClientEvent::Up { client, sink }).await.is_err() {
             return;
         }
-        requests.decoder_mut().set_max_frame_length(REQUEST_BYTES_MAX);
-        let calls = Arc::new(Semaphore::new(CALLS_MAX));
+        let calls = Arc::new(Calls { slots: Semaphore::new(CALLS_MAX), held: Held::default() });
         let answers = Answers { frames, queued: queued.clone() };
-        let outgoing = Outgoing { sink, queue, queued, calls: Arc::clone(&calls) };
+        let outgoing = Outgoing::new(write, queued, Arc::clone(&calls));
         tokio::select! {
             () = end.cancelled() => debug!(client = client.0, "a client does not read its answers"),
-            () = self.write_frames(outgoing) => {}
+            () = self.write_frames(outgoing, queue) => {}
             () = self.read_requests(requests, client, &calls, &answers) => {}
         }
         let input = Input::ClientGone { client };
-        let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
+        // What it asked is in the driver's queues until then.
+        let permit = calls.held.take_all();
+        let _ = self.driver.send(ClientEvent::Input { input, permit }).await;
     }
 
     async fn shake_hands(
         &self,
-        requests: &mut Requests,
-        sink: &mut Sink,
+        requests: &mut Requests<OwnedReadHalf>,
+        write: &mut OwnedWriteHalf,
     ) -> Result<(), &'static str> {
-        let Some(Ok(bytes)) = requests.next().await else { return Err("no frame") };
-        let hello: ClientHello = frame::decode(&bytes).map_err(|_| "no hello")?;
+        let Ok(Some(begun)) = requests.next().await else { return Err("no frame") };
+        let hello: ClientHello = frame::decode(&begun.bytes).map_err(|_| "no hello")?;
         if hello.magic != MAGIC {
             return Err("another protocol");
         }
@@ -267,31 +180,32 @@ impl Clients {
             frame_bytes_max: REQUEST_BYTES_MAX as u64,
         });
         let is_welcome = verdict.is_ok();
-        send_hello(sink, verdict).await?;
+        send_hello(write, verdict).await?;
         if is_welcome { Ok(()) } else { Err("refused") }
     }
 
     /// Reads requests until the client goes, falls silent or sends what is none.
     async fn read_requests(
         &self,
-        mut requests: Requests,
+        mut requests: Requests<OwnedReadHalf>,
         client: ClientKey,
-        calls: &Semaphore,
+        calls: &Calls,
         answers: &Answers,
     ) {
+        let malformed = || self.metrics.malformed.fetch_add(1, Ordering::Relaxed);
         loop {
             // A client with as many calls as it may have is not read; so it is not silent either.
-            let Ok(slot) = calls.acquire().await else { return };
-            let bytes = match timeout(SILENCE_MAX, requests.next()).await {
-                Ok(Some(Ok(bytes))) => bytes,
-                Ok(Some(Err(_))) => {
-                    self.metrics.malformed.fetch_add(1, Ordering::Relaxed);
+            let Ok(slot) = calls.slots.acquire().await else { return };
+            let begun = match timeout(SILENCE_MAX, requests.next()).await {
+                Ok(Ok(Some(begun))) => begun,
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    malformed();
                     return;
                 }
-                Ok(None) | Err(_) => return,
+                Ok(Ok(None) | Err(_)) | Err(_) => return,
             };
-            let Ok(frame) = frame::decode::<ClientFrame>(&bytes) else {
-                self.metrics.malformed.fetch_add(1, Ordering::Relaxed);
+            let Ok(frame) = frame::decode::<ClientFrame>(&begun.bytes) else {
+                malformed();
                 return;
             };
             match frame {
@@ -300,68 +214,89 @@ impl Clients {
                     let input = Input::Cancel { client, call };
                     let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
                 }
+                ClientFrame::Call { call, request: Request::Addresses } => {
+                    slot.forget();
+                    answers.answer(call, Answer::Addresses(self.addresses.borrow().clone()));
+                }
+                ClientFrame::Call { call, .. } if calls.held.has(call) => {
+                    malformed();
+                    return;
+                }
                 ClientFrame::Call { call, request } => {
-                    // Given back when the answer is written.
+                    // Given back when the answer has left.
                     slot.forget();
                     self.metrics.calls.fetch_add(1, Ordering::Relaxed);
-                    if !self.hand_over(client, call, request) {
-                        self.metrics.overloads.fetch_add(1, Ordering::Relaxed);
-                        let answer = Answer::Refused(Refusal::Overloaded);
-                        let frame = ServerFrame::Answer { call, answer };
-                        answers.queued.add(weight(&frame));
-                        let _ = answers.frames.send(frame);
+                    let room = self.room_for(begun.bytes.len());
+                    let refusal = match (request.validate(), room) {
+                        (Err(limit), _) => Some(Refusal::Limit(limit)),
+                        (Ok(()), None) => Some(Refusal::Overloaded),
+                        (Ok(()), Some(room)) => {
+                            calls.held.hold(call, room);
+                            let input = Input::Client { client, call, request };
+                            let event = ClientEvent::Input { input, permit: None };
+                            self.driver.try_send(event).is_err().then_some(Refusal::Overloaded)
+                        }
+                    };
+                    if let Some(refusal) = refusal {
+                        let is_overload = refusal == Refusal::Overloaded;
+                        let overloads = &self.metrics.overloads;
+                        overloads.fetch_add(u64::from(is_overload), Ordering::Relaxed);
+                        answers.answer(call, Answer::Refused(refusal));
                     }
                 }
             }
         }
     }
 
-    /// Gives a call to the driver, if there is room.
-    fn hand_over(&self, client: ClientKey, call: u64, request: Request) -> bool {
-        let bytes = u32::try_from(request.bytes() + 1).unwrap_or(u32::MAX);
-        let permit: OwnedSemaphorePermit =
-            match Arc::clone(&self.room).try_acquire_many_owned(bytes) {
-                Ok(permit) => permit,
-                Err(_) => return false,
-            };
-        let input = Input::Client { client, call, request };
-        self.driver.try_send(ClientEvent::Input { input, permit: Some(permit) }).is_ok()
+    /// Room for a request of so many bytes, until its answer has left.
+    fn room_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes + CALL_BYTES).unwrap_or(u32::MAX);
+        Arc::clone(&self.room).try_acquire_many_owned(bytes).ok()
     }
 
     /// Writes frames until the connection breaks or takes nothing for too long.
-    async fn write_frames(&self, mut out: Outgoing) {
+    async fn write_frames(
+        &self,
+        mut out: Outgoing,
+        mut queue: mpsc::UnboundedReceiver<ServerFrame>,
+    ) {
         let mut ping_due = Instant::now() + PING_INTERVAL;
         loop {
-            let mut next = match timeout_at(ping_due, out.queue.recv()).await {
+            let mut next = match timeout_at(ping_due, queue.recv()).await {
                 Ok(Some(frame)) => Some(frame),
                 Ok(None) => return,
-                Err(_) => Some(self.ping(&mut out, &mut ping_due)),
+                Err(_) => Some(self.ping(&out, &mut ping_due)),
             };
             while let Some(frame) = next {
-                if !matches!(timeout(STALL_MAX, out.write(&frame)).await, Ok(Ok(()))) {
+                if !matches!(timeout(STALL_MAX, out.write(frame)).await, Ok(Ok(()))) {
                     return;
                 }
                 // Whoever is never idle needs to know how far the log is all the same: a write
                 // that was promised too long ago expires.
                 next = match Instant::now() >= ping_due {
-                    true => Some(self.ping(&mut out, &mut ping_due)),
-                    false => out.queue.try_recv().ok(),
+                    true => Some(self.ping(&out, &mut ping_due)),
+                    false => queue.try_recv().ok(),
                 };
             }
-            let flushed = timeout(STALL_MAX, SinkExt::<Bytes>::flush(&mut out.sink));
-            if !matches!(flushed.await, Ok(Ok(()))) {
+            if !matches!(timeout(STALL_MAX, out.flush()).await, Ok(Ok(()))) {
                 return;
             }
         }
     }
 
-    fn ping(&self, out: &mut Outgoing, due: &mut Instant) -> ServerFrame {
+    fn ping(&self, out: &Outgoing, due: &mut Instant) -> ServerFrame {
         *due = Instant::now() + PING_INTERVAL;
         let applied = self.status.borrow().as_ref().map_or(0, |status| status.applied);
         let ping = ServerFrame::Ping { applied };
-        out.queued.add(weight(&ping));
+        out.queued.add(ping.weight());
         ping
     }
+}
+
+/// A connection's calls that are under way: how many more it may have, and their room.
+struct Calls {
+    slots: Semaphore,
+    held: Held,
 }
 
 /// Where the reader answers what never reaches the driver.
@@ -370,41 +305,89 @@ struct Answers {
     queued: Queued,
 }
 
+impl Answers {
+    fn answer(&self, call: u64, answer: Answer) {
+        let frame = ServerFrame::Answer { call, answer };
+        self.queued.add(frame.weight());
+        let _ = self.frames.send(frame);
+    }
+}
+
+/// The writing end of a connection. What is in the buffer has not left.
 struct Outgoing {
-    sink: Sink,
-    queue: mpsc::UnboundedReceiver<ServerFrame>,
+    write: OwnedWriteHalf,
+    buffer: Vec<u8>,
+    /// What the frames in the buffer weigh.
+    weight: usize,
+    /// How many calls they answer.
+    answers: usize,
+    /// The room of these calls.
+    rooms: Vec<OwnedSemaphorePermit>,
     queued: Queued,
-    calls: Arc<Semaphore>,
+    calls: Arc<Calls>,
 }
 
 impl Outgoing {
-    async fn write(&mut self, frame: &ServerFrame) -> std::io::Result<()> {
-        let weight = weight(frame);
-        let bytes = frame::encode(frame, FRAME_BYTES_MAX).map_err(std::io::Error::other)?;
-        self.sink.feed(bytes).await?;
-        self.queued.subtract(weight);
-        if matches!(frame, ServerFrame::Answer { .. }) {
-            self.calls.add_permits(1);
+    fn new(write: OwnedWriteHalf, queued: Queued, calls: Arc<Calls>) -> Self {
+        let (buffer, rooms) = (Vec::new(), Vec::new());
+        Self { write, buffer, weight: 0, answers: 0, rooms, queued, calls }
+    }
+
+    /// Writes a frame, or notes it to be written with the next ones if it is short.
+    async fn write(&mut self, frame: ServerFrame) -> std::io::Result<()> {
+        self.weight += frame.weight();
+        if let ServerFrame::Answer { call, .. } = &frame {
+            self.answers += 1;
+            // Its number may be used again as soon as the client sees the answer.
+            self.rooms.extend(self.calls.held.take(*call));
         }
+        let bytes = frame::encode(&frame, FRAME_BYTES_MAX).map_err(std::io::Error::other)?;
+        // From here on the bytes stand for it.
+        drop(frame);
+        self.buffer.extend(frame::length_of(&bytes));
+        if self.buffer.len() + bytes.len() <= WRITE_BYTES {
+            self.buffer.extend_from_slice(&bytes);
+            return Ok(());
+        }
+        self.write.write_all(&self.buffer).await?;
+        self.buffer.clear();
+        self.write.write_all(&bytes).await?;
+        self.left();
         Ok(())
+    }
+
+    /// Writes what is left in the buffer.
+    async fn flush(&mut self) -> std::io::Result<()> {
+        self.write.write_all(&self.buffer).await?;
+        // Whoever is idle keeps nothing.
+        self.buffer = Vec::new();
+        self.left();
+        Ok(())
+    }
+
+    /// Everything has left: its room is given back.
+    fn left(&mut self) {
+        self.queued.subtract(std::mem::take(&mut self.weight));
+        self.calls.slots.add_permits(std::mem::take(&mut self.answers));
+        self.rooms.clear();
     }
 }
 
 async fn send_hello(
-    sink: &mut Sink,
+    write: &mut OwnedWriteHalf,
     verdict: Result<Welcome, HandshakeRefusal>,
 ) -> Result<(), &'static str> {
     let hello = ServerHello { magic: MAGIC, verdict };
     let bytes = frame::encode(&hello, HANDSHAKE_BYTES_MAX).map_err(|_| "hello too long")?;
-    sink.send(bytes).await.map_err(|_| "connection lost")
+    let bytes = [&frame::length_of(&bytes)[..], &bytes].concat();
+    write.write_all(&bytes).await.map_err(|_| "connection lost")
 }
 
 async fn refuse(stream: TcpStream, refusal: HandshakeRefusal) {
-    let (read, write) = stream.into_split();
-    let mut requests = FramedRead::new(read, frame::codec(HANDSHAKE_BYTES_MAX));
-    let mut sink = FramedWrite::new(write, frame::codec(HANDSHAKE_BYTES_MAX));
+    let (read, mut write) = stream.into_split();
+    let mut requests = Requests::new(read, HANDSHAKE_BYTES_MAX, Arc::new(Semaphore::new(0)));
     // The hello is read first: closing with it unread would reset the connection, and the
     // refusal would be lost.
     let _ = requests.next().await;
-    let _ = send_hello(&mut sink, Err(refusal)).await;
+    let _ = send_hello(&mut write, Err(refusal)).await;
 }

@@ -18,6 +18,7 @@
 //! its leadership.
 
 mod events;
+mod outbound;
 mod reader;
 
 use std::collections::HashMap;
@@ -25,17 +26,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use kvorum_protocol::message::ServerFrame;
-use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId, Status};
-use omnipaxos::messages::Message;
+use kvorum_protocol::message::{Answer, Event, ServerFrame};
+use kvorum_protocol::status::{ConfigurationId, ReplicaId, Status};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use crate::clients::ClientSink;
-use crate::engine::{
-    ClientKey, Engine, Input, Look, Notice, Options, Output, PeerMessage, Rejection, Session,
-};
+use crate::clients::Sinks;
+use crate::engine::{Engine, Input, Known, Look, Notice, Options, Output, Rejection, Session};
 use crate::gate::Gate;
 use crate::marker::Claim;
 use crate::metrics::Metrics;
@@ -81,7 +79,7 @@ pub struct Shown {
     /// When the process began, for monotonic times.
     pub began: Instant,
     /// The others that may have to be talked to.
-    pub known: watch::Sender<Vec<Member>>,
+    pub known: watch::Sender<Vec<Known>>,
     /// What the cluster's marker is to say.
     pub marks: mpsc::Sender<Claim>,
     /// Looks again how many replicas are wanted.
@@ -93,7 +91,7 @@ pub struct Driver<S: Store> {
     engine: Engine<S>,
     gate: Gate,
     links: HashMap<ReplicaId, (Session, LinkHandle)>,
-    clients: HashMap<ClientKey, ClientSink>,
+    clients: Sinks,
     syncs: std::sync::mpsc::Sender<Durable>,
     readers: Readers,
     sync_began: Option<Instant>,
@@ -123,7 +121,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             engine: Engine::new(store, options),
             gate: Gate::default(),
             links: HashMap::new(),
-            clients: HashMap::new(),
+            clients: Sinks::default(),
             syncs,
             readers,
             sync_began: None,
@@ -276,25 +274,18 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    fn link_down(&mut self, peer: ReplicaId, session: Session) {
-        if self.links.get(&peer).is_some_and(|(current, _)| *current == session) {
-            self.links.remove(&peer);
-            self.gate.drop_peer(peer);
-            self.engine.step(Input::PeerDown { peer, session });
-        }
-    }
-
     fn client_event(&mut self, event: ClientEvent) -> Option<oneshot::Sender<()>> {
         match event {
             ClientEvent::Up { client, sink } => {
                 let name = self.engine.leader_name();
-                sink.push(ServerFrame::Leader { name });
-                sink.push(ServerFrame::Ping { applied: self.engine.applied() });
                 self.clients.insert(client, sink);
+                self.clients.push(client, ServerFrame::Leader { name });
+                let applied = self.engine.applied();
+                self.clients.push(client, ServerFrame::Ping { applied });
             }
             ClientEvent::Input { input, permit } => {
                 if let Input::ClientGone { client } = &input {
-                    self.clients.remove(client);
+                    self.clients.remove(*client);
                 }
                 self.engine.step(input);
                 drop(permit);
@@ -307,7 +298,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     /// Ends a turn.
     fn turn(&mut self) {
         let clients = &self.clients;
-        let has_room = |client| clients.get(&client).is_some_and(ClientSink::has_room);
+        let has_room = |client| clients.has_room(client);
         for output in self.engine.turn(&has_room) {
             self.output(output);
         }
@@ -317,11 +308,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     fn output(&mut self, output: Output) {
         match output {
             Output::Send { to, message } => self.send(to, message),
-            Output::Gated { to, message, durable } => {
-                if let Some(message) = self.gate.push(to, message, durable) {
-                    self.send(to, message);
-                }
-            }
+            Output::Gated { to, message, durable } => self.hold(to, message, durable),
             Output::Read { asker, wanted, number } => {
                 self.readers.read(Job { asker, wanted, number });
             }
@@ -332,16 +319,20 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             Output::Look(look) => drop(self.shown.looks.try_send(look)),
             Output::Known(known) => drop(self.shown.known.send_replace(known)),
             Output::Frame { client, mut frame } => {
-                self.stamp_frame(&mut frame);
-                if let Some(sink) = self.clients.get(&client) {
-                    sink.push(frame);
+                if let ServerFrame::Answer { answer: Answer::Status(status), .. } = &mut frame {
+                    self.stamp(status);
+                }
+                self.clients.push(client, frame);
+            }
+            Output::Status { to, mut status } => {
+                self.stamp(&mut status);
+                let status: Arc<Status> = Arc::from(status);
+                for (client, call) in to {
+                    let event = Event::Status(Arc::clone(&status));
+                    self.clients.push(client, ServerFrame::Event { call, event });
                 }
             }
-            Output::LeaderChanged(name) => {
-                for sink in self.clients.values() {
-                    sink.push(ServerFrame::Leader { name: name.clone() });
-                }
-            }
+            Output::LeaderChanged(name) => self.clients.push_to_all(&ServerFrame::Leader { name }),
             Output::Cut { peer, is_cut } => {
                 if is_cut && let Some((session, _)) = self.links.get(&peer) {
                     self.link_down(peer, *session);
@@ -359,15 +350,6 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         let claim = Claim { epoch, ..self.engine.store().claim(configuration) };
         // When one is under way already, the engine asks again.
         let _ = self.shown.marks.try_send(claim);
-    }
-
-    fn stamp_frame(&self, frame: &mut ServerFrame) {
-        use kvorum_protocol::message::{Answer, Event};
-        match frame {
-            ServerFrame::Answer { answer: Answer::Status(status), .. }
-            | ServerFrame::Event { event: Event::Status(status), .. } => self.stamp(status),
-            _ => {}
-        }
     }
 
     fn notice(&self, notice: &Notice) {
@@ -418,18 +400,6 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    fn send(&mut self, to: ReplicaId, message: PeerMessage) {
-        let is_heartbeat = matches!(&message, PeerMessage::Paxos { message: Message::BLE(_), .. });
-        if is_heartbeat && self.is_sync_overdue() {
-            return;
-        }
-        let Some((session, link)) = self.links.get(&to) else { return };
-        if !link.push(message) {
-            warn!(peer = to.0, "the queue to a peer is full; its session ends");
-            self.link_down(to, *session);
-        }
-    }
-
     fn is_sync_overdue(&self) -> bool {
         self.sync_began.is_some_and(|began| began.elapsed() > SYNC_OVERDUE)
     }
@@ -449,7 +419,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             self.engine.step(Input::Synced(written));
         }
         for (to, message) in self.gate.complete() {
-            self.send(to, message);
+            self.push(to, message);
         }
     }
 }

@@ -32,6 +32,7 @@ mod outbox;
 pub mod peers;
 mod planning;
 mod proposals;
+mod questions;
 mod reads;
 mod relays;
 mod requests;
@@ -42,6 +43,7 @@ mod status;
 mod stopping;
 mod subscriptions;
 pub mod validity;
+mod weight;
 
 use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::{Configuration, ReplicaId};
@@ -60,9 +62,11 @@ pub use message::{Asker, ClientKey, Input, Origin, Output, PeerMessage, Session,
 pub use notice::Notice;
 use outbox::Outbox;
 use peers::Peers;
+pub use peers::Known;
 pub use planning::Look;
 use planning::Planning;
 use proposals::Proposals;
+use questions::Questions;
 use reads::Reads;
 use relays::Relays;
 pub use rules::{Options, Rules};
@@ -99,8 +103,8 @@ pub struct Engine<S: Store> {
     sending: Sending,
     fetching: Option<Fetching>,
     checking: Checking,
-    /// Pages of keys that are being read.
-    scans: usize,
+    /// What is being read beside the engine.
+    questions: Questions,
     /// This replica proposed the end of the configuration: it proposes nothing after it.
     stops: bool,
     /// After which index the log begins, when this replica has lost its vote.
@@ -167,7 +171,7 @@ impl<S: Store> Engine<S> {
             sending: Sending::default(),
             fetching: None,
             checking: Checking::default(),
-            scans: 0,
+            questions: Questions::default(),
             stops: false,
             left_log: None,
             old_log: (chain.began > 0).then_some(chain.began),
@@ -365,9 +369,10 @@ impl<S: Store> Engine<S> {
         let is_wanted = self.subscriptions.want_status();
         if is_wanted && self.subscriptions.is_status_due(self.now, self.turning()) {
             let status = self.status();
-            let outputs = &mut self.outbox.outputs;
-            let mut send = |client, frame| outputs.push(Output::Frame { client, frame });
-            self.subscriptions.tell_status(&status, has_room, &mut send);
+            let to = self.subscriptions.take_status_due(&status, has_room);
+            if !to.is_empty() {
+                self.outbox.push(Output::Status { to, status: Box::new(status) });
+            }
         }
         let outputs = &mut self.outbox.outputs;
         let mut send = |client, frame| outputs.push(Output::Frame { client, frame });

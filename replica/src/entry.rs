@@ -88,7 +88,9 @@ impl Entry {
             + match self {
                 Self::Noop | Self::Elsewhere { .. } | Self::Version(_) | Self::Checksum => 0,
                 Self::Command(command) => command.operation.bytes(),
-                Self::StopSign(next) => next.members.len() * OVERHEAD,
+                Self::StopSign(next) => {
+                    next.members.iter().map(|member| OVERHEAD + member.name.len()).sum()
+                }
                 Self::Join { name, .. } => name.len(),
             }
     }

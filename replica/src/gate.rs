@@ -12,9 +12,7 @@ use std::collections::{BTreeSet, VecDeque};
 use kvorum_protocol::status::ReplicaId;
 
 use crate::engine::{PeerMessage, Written};
-
-/// Bytes of held messages beyond which the driver takes no further input until a sync returns.
-const BYTES_MAX: usize = 128 << 20;
+use crate::limits::HELD_BYTES_MAX;
 
 struct Held {
     to: ReplicaId,
@@ -103,7 +101,7 @@ impl Gate {
     /// Whether so much is held that no further input should be taken.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.bytes > BYTES_MAX
+        self.bytes > HELD_BYTES_MAX
     }
 }
 

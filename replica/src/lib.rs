@@ -18,6 +18,7 @@
 //! | [`driver`] | the one loop and its invariants | |
 //! | [`gate`] | messages that wait for a sync | yes |
 //! | [`engine`] | all decisions | yes |
+//! | [`limits`] | every bound of the memory, and their sum | yes |
 //! | [`state_machine`] | applies decided entries | yes |
 //! | [`entry`] | what the log holds | yes |
 //! | [`snapshot`] | the state as it travels | yes |
@@ -52,6 +53,7 @@ pub mod entry;
 pub mod gate;
 pub mod http;
 mod leaving;
+pub mod limits;
 pub mod marker;
 pub mod metrics;
 mod opening;

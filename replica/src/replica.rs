@@ -20,11 +20,12 @@ use tracing::{error, info, warn};
 
 use crate::addresses::{Addresses, FILE_NAME};
 use crate::birth::Birth;
-use crate::clients::{CONNECTIONS_MAX, Clients};
+use crate::clients::Clients;
 use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, LOOKS_MAX, PEERS_INBOX, Shown};
 use crate::engine::{ClientKey, Input, Look, Options};
 use crate::http::{self, Health};
 use crate::leaving::Leaving;
+use crate::limits::CONNECTIONS_MAX;
 use crate::marker::Claim;
 use crate::metrics::Metrics;
 use crate::opening::{self, Disk};
@@ -39,6 +40,8 @@ use crate::storage::open::Newborn;
 use crate::storage::{Database, Identity, OpenError, Store, lock};
 use crate::stranded::superseded;
 use crate::transport::Transport;
+use crate::transport::book::whole_name;
+use crate::transport::reached::Reached;
 
 /// Time between two looks whether a retired replica is wanted again.
 const WANTED_INTERVAL: Duration = Duration::from_millis(100);
@@ -126,7 +129,7 @@ impl Replica {
         on_fatal: OnFatal,
     ) -> Result<Self, StartError> {
         let began = Instant::now();
-        let book = settings.validate()?;
+        let book = settings.validate()?.with_whole_names();
         let connections_max = raise_descriptor_limit();
         let ports = bind(settings).await?;
         let addresses = addresses(settings, &ports);
@@ -161,8 +164,11 @@ impl Replica {
 
         let file = tell_addresses(settings, &addresses)?;
         let cluster = identity.cluster;
-        let transport = Transport::new(identity.replica, to_driver.clone());
-        tasks.spawn(transport.clone().dial_known(known, book));
+        let clients_port = settings.statefulset.as_ref().map(|_| settings.listen_clients.port());
+        let reached = Arc::new(Reached::of(&settings.data, clients_port));
+        let others = reached.clients();
+        let transport = Transport::new(identity.replica, to_driver.clone(), known, book, reached);
+        tasks.spawn(transport.clone().dial_known());
         tasks.spawn(transport.listen(ports.peers));
         let name = settings.name.clone();
         if let Some(orchestrator) = orchestrator.clone() {
@@ -171,7 +177,7 @@ impl Replica {
             let wishes = (looks_wanted, marks_wanted);
             follow(&mut tasks, keeper, wishes, opened.claim, &name, status.clone());
         }
-        let serving = Clients::new(name, cluster, clients.clone(), status.clone(), metrics);
+        let serving = Clients::new(name, cluster, clients.clone(), status.clone(), others, metrics);
         tasks.spawn(serving.listen(ports.clients, connections_max));
         if database.is_some() {
             tasks.spawn(watch_disk(settings.clone(), clients.clone()));
@@ -347,8 +353,8 @@ async fn orchestrator(settings: &Settings) -> Result<Option<Orchestrator>, Start
         return Ok(Some(Orchestrator::Folder(Folder::new(folder))));
     }
     let Some(set) = &settings.statefulset else { return Ok(None) };
-    let (service, port) = (&settings.peer_service, settings.listen_clients.port());
-    let kubernetes = Kubernetes::here(set, service, port).await?;
+    let (service, port) = (whole_name(&settings.peer_service), settings.listen_clients.port());
+    let kubernetes = Kubernetes::here(set, &service, port).await?;
     Ok(Some(Orchestrator::Kubernetes(Box::new(kubernetes))))
 }
 

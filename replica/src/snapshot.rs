@@ -267,16 +267,6 @@ impl Found {
             Self::Entries { .. } | Self::Gone => Answer::Refused(Refusal::SnapshotGone),
         }
     }
-
-    /// About how many bytes it takes.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        match self {
-            Self::Chunk(chunk) => chunk.weight(),
-            Self::Entries { entries, .. } => entries.iter().map(Entry::weight).sum(),
-            Self::Snapshot { .. } | Self::Gone | Self::Busy => 0,
-        }
-    }
 }
 
 /// State that is being copied to this replica, beside the one that it has.

@@ -9,6 +9,7 @@
 mod attempts;
 mod lanes;
 mod pin;
+mod remembered;
 mod survey;
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{ConnectError, Connection};
-use crate::data::{Condition, Key, LimitError, Operation, Outcome, Value, validate_key};
+use crate::data::{Condition, Key, LimitError, Operation, Outcome, Value};
 use crate::handshake::HandshakeRefusal;
 use crate::limits::SESSION_ENTRIES;
 use crate::message::{
@@ -243,7 +244,6 @@ impl Client {
         consistency: Consistency,
         route: &Route,
     ) -> Result<Option<Pair>, ClientError> {
-        validate_key(&key)?;
         match self.read(Request::Get { key, consistency }, route).await? {
             Answer::Value(pair) => Ok(pair),
             _ => Err(self.nonsense()),
@@ -348,6 +348,8 @@ impl Client {
         subscription: Subscription,
         route: &Route,
     ) -> Result<Events, ClientError> {
+        let request = Request::Subscribe(subscription.clone());
+        request.validate()?;
         let started = Instant::now();
         let deadline = started + self.options.deadline;
         if self.cluster().is_none() {
@@ -376,6 +378,7 @@ impl Client {
     }
 
     async fn read(&self, request: Request, route: &Route) -> Result<Answer, ClientError> {
+        request.validate()?;
         let started = Instant::now();
         let mut tries = self.attempts.begin(route.clone(), started + self.options.deadline);
         while let Some(connection) = tries.next().await? {

@@ -47,6 +47,12 @@ pub fn encode<M: Serialize>(message: &M, bytes_max: usize) -> Result<Bytes, Fram
     }
 }
 
+/// What goes before an encoded message on a stream.
+#[must_use]
+pub fn length_of(bytes: &[u8]) -> [u8; 4] {
+    u32::try_from(bytes.len()).expect("a frame is far below four gigabytes").to_be_bytes()
+}
+
 /// Decodes one message from a whole frame.
 ///
 /// # Errors

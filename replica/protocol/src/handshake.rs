@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::WIRE_VERSION;
 use crate::status::ClusterId;
+use crate::{WIRE_VERSION, WIRE_VERSION_OLDEST};
 
 /// The first bytes of either side's first frame.
 pub const MAGIC: [u8; 8] = *b"kvorum/c";
@@ -27,12 +27,12 @@ pub struct ClientHello {
 }
 
 impl ClientHello {
-    /// A hello of this crate's version.
+    /// A hello of this crate's versions.
     #[must_use]
     pub fn new(cluster: Option<ClusterId>) -> Self {
         Self {
             magic: MAGIC,
-            version_min: WIRE_VERSION,
+            version_min: WIRE_VERSION_OLDEST,
             version_max: WIRE_VERSION,
             cluster,
             authentication: Vec::new(),
@@ -107,7 +107,8 @@ pub enum HandshakeRefusal {
 /// # Errors
 /// The reason, to be sent back.
 pub fn judge(hello: &ClientHello, cluster: ClusterId) -> Result<u16, HandshakeRefusal> {
-    if hello.version_min > WIRE_VERSION || hello.version_max < WIRE_VERSION {
+    let version = hello.version_max.min(WIRE_VERSION);
+    if version < hello.version_min.max(WIRE_VERSION_OLDEST) {
         return Err(HandshakeRefusal::Version {
             server: WIRE_VERSION,
             client_min: hello.version_min,
@@ -118,7 +119,7 @@ pub fn judge(hello: &ClientHello, cluster: ClusterId) -> Result<u16, HandshakeRe
         Some(asked) if asked != cluster => {
             Err(HandshakeRefusal::OtherCluster { server: cluster, asked })
         }
-        _ => Ok(WIRE_VERSION),
+        _ => Ok(version),
     }
 }
 
@@ -130,12 +131,16 @@ mod tests {
     fn a_hello_is_judged_by_version_and_cluster() {
         let here = ClusterId(7);
         let ours = ClientHello::new(None);
-        let newer = ClientHello { version_min: 2, version_max: 3, ..ours.clone() };
+        let first = ClientHello { version_min: 1, version_max: 1, ..ours.clone() };
+        let newer = ClientHello { version_min: 3, version_max: 4, ..ours.clone() };
+        let nothing = ClientHello { version_min: 0, version_max: 0, ..ours.clone() };
         let broad = ClientHello { version_min: 1, version_max: 9, ..ours.clone() };
         let other = ClientHello::new(Some(ClusterId(8)));
-        assert_eq!(judge(&ours, here), Ok(1));
-        assert_eq!(judge(&broad, here), Ok(1));
+        assert_eq!(judge(&ours, here), Ok(2));
+        assert_eq!(judge(&broad, here), Ok(2));
+        assert_eq!(judge(&first, here), Ok(1));
         assert!(matches!(judge(&newer, here), Err(HandshakeRefusal::Version { .. })));
+        assert!(matches!(judge(&nothing, here), Err(HandshakeRefusal::Version { .. })));
         assert!(matches!(judge(&other, here), Err(HandshakeRefusal::OtherCluster { .. })));
     }
 }

@@ -10,6 +10,7 @@
 //! | [`name`] | the one rule for names of replicas |
 //! | [`status`] | what a replica says about itself |
 //! | [`message`] | requests, answers, events |
+//! | [`weight`] | what each of them holds, and what a request may hold |
 //! | [`handshake`] | the first exchange on a connection |
 //! | [`frame`] | length-prefixed postcard |
 //! | [`dial`] | how a stream to a replica is opened |
@@ -28,14 +29,22 @@ pub mod limits;
 pub mod message;
 pub mod name;
 pub mod status;
+pub mod weight;
 
 pub use client::{Client, ClientError, Fate};
 pub use data::{Condition, Key, Operation, Outcome, RequestId, Value};
 pub use status::{ReplicaId, Status};
 
-/// The version of the wire that this crate speaks. A replica refuses, in the handshake, a client
-/// whose lowest version is above its own.
+/// The newest version of the wire that this crate speaks. A replica refuses, in the handshake, a
+/// client with which it has no version in common; else they speak the newest one that both know.
 ///
 /// History:
 /// - 1: the first version.
-pub const WIRE_VERSION: u16 = 1;
+/// - 2: a replica may be asked where the others are ([`message::Request::Addresses`]).
+pub const WIRE_VERSION: u16 = 2;
+
+/// The oldest version of the wire that this crate speaks.
+pub const WIRE_VERSION_OLDEST: u16 = 1;
+
+/// The first version in which a replica may be asked where the others are.
+pub const WIRE_VERSION_ADDRESSES: u16 = 2;

@@ -20,11 +20,22 @@ pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// reserve more than this.
 pub const HANDSHAKE_BYTES_MAX: usize = 4 * 1024;
 
+/// Longest place in a snapshot that a client may ask for, in bytes: a key, with what says so.
+pub const CURSOR_BYTES_MAX: usize = KEY_BYTES_MAX + 64;
+
+/// Longest text for people in an answer, in bytes; what is longer is cut. Names that a client made
+/// up are repeated in such texts, and so are words of other systems.
+pub const TEXT_BYTES_MAX: usize = 1024;
+
 /// Most pairs in one page of a scan.
 pub const SCAN_PAIRS_MAX: u32 = 1000;
 
 /// A page of a scan ends after the pair that makes it reach this many bytes.
 pub const SCAN_BYTES_MAX: usize = 1024 * 1024;
+
+/// A page of a scan ends after the pair for which this many bytes were read. A page of keys only
+/// leaves out the values, but has to read them.
+pub const SCAN_READ_BYTES_MAX: usize = 8 * SCAN_BYTES_MAX;
 
 /// Most calls that one connection may have in flight. A replica reads no further frame from a
 /// connection that has this many; so a client that never reads cannot make it queue more.

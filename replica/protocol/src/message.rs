@@ -4,10 +4,12 @@
 //! will not happen by this attempt), or unknown. Variants are only ever appended; a number on the
 //! wire keeps its meaning.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Key, LimitError, Operation, Outcome, RequestId, Value};
-use crate::status::{Configuration, ReplicaId, Status};
+use crate::status::{self, Configuration, ReplicaId, Status};
 
 /// What a client sends after the handshake.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -96,17 +98,8 @@ pub enum Request {
     Admin(Admin),
     /// Copies the whole state as of one index, part by part.
     Snapshot(SnapshotRequest),
-}
-
-impl Request {
-    /// How many bytes of key and value it would write.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Write { operation, .. } => operation.bytes(),
-            _ => 0,
-        }
-    }
+    /// Asks where the other replicas' clients connect to. Since wire version 2.
+    Addresses,
 }
 
 /// A step of copying the state.
@@ -292,6 +285,17 @@ pub enum Answer {
         /// The members.
         configuration: Configuration,
     },
+    /// Where the other replicas were reached last, as far as this one knows.
+    Addresses(Vec<Address>),
+}
+
+/// Where a replica's clients connect to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Address {
+    /// The replica's name.
+    pub name: String,
+    /// `host:port`, the host as a number.
+    pub clients: String,
 }
 
 /// A page of a scan. Linearizable by itself; a scan of many pages is not a snapshot.
@@ -388,8 +392,8 @@ pub enum Doubt {
 /// What a subscription tells. Times are of the replica that sends.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Event {
-    /// The replica's status.
-    Status(Box<Status>),
+    /// The replica's status; one for all who are told it.
+    Status(#[serde(with = "status::shared")] Arc<Status>),
     /// A decided entry.
     Entry(EntryEvent),
     /// A changed key.

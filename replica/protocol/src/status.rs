@@ -211,6 +211,23 @@ pub struct Status {
     pub wall_us: u64,
 }
 
+/// A status that several hold, on the wire like one that has a single owner.
+pub(crate) mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Status;
+
+    pub fn serialize<S: Serializer>(status: &Arc<Status>, to: S) -> Result<S::Ok, S::Error> {
+        status.as_ref().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Status>, D::Error> {
+        Status::deserialize(from).map(Arc::new)
+    }
+}
+
 impl Status {
     /// Orders leaders: each configuration counts its ballots anew.
     #[must_use]

@@ -2,9 +2,8 @@
 //! snapshots and old entries, another one pages of keys.
 //!
 //! Guarantees that what is asked of a thread is read in order, one thing at a time. Their queues
-//! hold what the peers and clients that copy state have under way, which is one question each, and
-//! the pages that the engine allows. What is read waits in a queue of its own; when that is full,
-//! so do the threads.
+//! hold what the engine allows each client and peer, and all of them, to have under way. What is
+//! read waits in a queue of its own; when that is full, so do the threads.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -13,6 +12,7 @@ use kvorum_protocol::message::Scan;
 use tokio::sync::mpsc;
 
 use crate::engine::{Asker, Input, Origin};
+use crate::limits::FOUND_MAX;
 use crate::snapshot::{Snapshots, Wanted};
 use crate::storage::Store;
 
@@ -25,9 +25,6 @@ pub struct Job {
     /// Names a snapshot that is opened.
     pub number: u64,
 }
-
-/// What was read and the driver has not taken yet: a chunk or a page has about a MiB.
-const FOUND_MAX: usize = 8;
 
 /// The threads; they end when this and the receiver of what they read are dropped.
 pub struct Readers {

@@ -13,6 +13,7 @@
 
 use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId};
+use kvorum_protocol::weight::bounded;
 
 use super::Engine;
 use super::consensus::Consensus;
@@ -67,6 +68,7 @@ impl<S: Store> Engine<S> {
         self.consensus = None;
         self.outbox.peers.reconfigure(&chain, self.me, &self.store);
         self.outbox.tell_known();
+        self.forget_strangers();
         (self.configuration, self.began) = (chain.current, chain.began);
         if self.rules.reads_know_configuration {
             self.start_reads_over();
@@ -106,14 +108,23 @@ impl<S: Store> Engine<S> {
         let chain = self.store.chain();
         if self.outbox.peers.reconfigure(&chain, self.me, &self.store) {
             self.outbox.tell_known();
+            self.forget_strangers();
         }
         self.answer_joins();
     }
 
+    /// Forgets what was noted about those who are not known any more.
+    pub(super) fn forget_strangers(&mut self) {
+        let (peers, me) = (&self.outbox.peers, self.me);
+        self.sending.retain(|peer| peers.knows(peer));
+        self.stopping.retain(|peer| peer == me || peers.knows(peer));
+    }
+
     /// This replica was told of others that its state does not know yet.
     pub(super) fn learned(&mut self, members: &[Member]) {
-        self.outbox.peers.learn(members, self.me, &self.store);
-        self.outbox.tell_known();
+        if self.outbox.peers.learn(members, self.me, &self.store) {
+            self.outbox.tell_known();
+        }
     }
 
     /// A peer speaks of a configuration that is not this replica's.

@@ -30,10 +30,16 @@ impl<S: Store> Engine<S> {
 
     /// A session with a peer ended.
     pub(super) fn peer_down(&mut self, peer: ReplicaId, session: Session) {
+        let name = self.outbox.peers.name(peer).to_owned();
         if !self.outbox.peers.down(peer, session, self.now) {
             return;
         }
-        self.outbox.notice(Notice::LinkLost { peer: self.outbox.peers.name(peer).to_owned() });
+        self.outbox.notice(Notice::LinkLost { peer: name });
+        if !self.outbox.peers.knows(peer) {
+            // It was known for its session only.
+            self.outbox.tell_known();
+            self.forget_strangers();
+        }
         self.break_calls(peer, session);
         self.source_lost(peer);
         if self.leader().is_some_and(|(leader, _)| leader == peer) {

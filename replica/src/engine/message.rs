@@ -4,12 +4,13 @@
 //! otherwise, but for [`Store`](crate::storage::Store).
 
 use kvorum_protocol::message::{Answer, Page, Refusal, Request, Scan, ServerFrame};
-use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId};
+use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId, Status};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use serde::{Deserialize, Serialize};
 
 use super::notice::Notice;
+use super::peers::Known;
 use super::planning::Look;
 use super::solo::Written;
 use crate::entry::Entry;
@@ -196,30 +197,6 @@ pub enum PeerMessage {
 }
 
 impl PeerMessage {
-    /// About how many bytes it takes in memory and on the wire.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        use omnipaxos::messages::sequence_paxos::PaxosMsg;
-        const OVERHEAD: usize = 64;
-        let entries = |entries: &[Entry]| entries.iter().map(Entry::weight).sum::<usize>();
-        OVERHEAD
-            + match self {
-                Self::Paxos { message: Message::SequencePaxos(message), .. } => {
-                    match &message.msg {
-                        PaxosMsg::AcceptDecide(accept) => entries(&accept.entries),
-                        PaxosMsg::AcceptSync(sync) => entries(&sync.log_sync.suffix),
-                        PaxosMsg::Promise(promise) => {
-                            promise.log_sync.as_ref().map_or(0, |sync| entries(&sync.suffix))
-                        }
-                        _ => 0,
-                    }
-                }
-                Self::Relay { request, .. } => request.bytes(),
-                Self::Found { found, .. } => found.weight(),
-                _ => 0,
-            }
-    }
-
     /// Whether it goes before everything else that waits for the link. Only messages that carry no
     /// durable fact do, and for which order does not matter.
     #[must_use]
@@ -369,7 +346,7 @@ pub enum Output {
         epoch: Epoch,
     },
     /// These are the others that may have to be talked to.
-    Known(Vec<Member>),
+    Known(Vec<Known>),
     /// Send now: it carries no durable fact.
     Send {
         /// To whom.
@@ -409,6 +386,13 @@ pub enum Output {
         client: ClientKey,
         /// What.
         frame: ServerFrame,
+    },
+    /// Tell a status to clients, with the time.
+    Status {
+        /// The connections, and the calls that opened the subscriptions.
+        to: Vec<(ClientKey, u64)>,
+        /// What.
+        status: Box<Status>,
     },
     /// The leader that this replica knows has changed; tell every client.
     LeaderChanged(Option<String>),

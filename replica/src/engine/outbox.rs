@@ -32,8 +32,12 @@ impl Outbox {
         self.push(Output::Known(known));
     }
 
-    /// Says an answer to whoever asked.
+    /// Says an answer to whoever asked. A refusal may repeat what somebody sent: it is bounded.
     pub(super) fn answer(&mut self, origin: Origin, answer: Answer) {
+        let answer = match answer {
+            Answer::Refused(refusal) => Answer::Refused(refusal.bounded()),
+            answer => answer,
+        };
         match origin {
             Origin::Client { client, call } => {
                 self.push(Output::Frame { client, frame: ServerFrame::Answer { call, answer } });
@@ -56,7 +60,7 @@ impl Outbox {
     pub(super) fn refuse_read(&mut self, read: &Read, refusal: Refusal) {
         match (read.origin, &read.request) {
             (Origin::Peer { peer, session, call }, None) => {
-                let message = PeerMessage::ReadIndexAnswer { call, index: Err(refusal) };
+                let message = PeerMessage::ReadIndexAnswer { call, index: Err(refusal.bounded()) };
                 self.reply(peer, session, message);
             }
             (origin, _) => self.answer(origin, Answer::Refused(refusal)),

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kvorum_protocol::message::Refusal;
-use kvorum_protocol::status::{LinkStatus, Member, ReplicaId};
+use kvorum_protocol::status::{ConfigurationId, LinkStatus, Member, ReplicaId};
 
 use super::Session;
 use crate::chain::Chain;
@@ -34,31 +34,73 @@ pub struct Peers {
     link_changes: u64,
     /// The newest version that this replica may have.
     newest: Version,
-    /// Who of them is a member of the configuration; the others were.
+    /// Who of them is a member of the configuration; the others were, or join.
     members: BTreeSet<ReplicaId>,
+    /// Whom the chain knows.
+    chained: BTreeSet<ReplicaId>,
+    /// Who is a member as somebody else says, in the configuration below.
+    learned: BTreeSet<ReplicaId>,
+    configuration: Option<ConfigurationId>,
+}
+
+/// Somebody who may have to be talked to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// Who.
+    pub member: Member,
+    /// Whether it is a member. Whoever is none calls the members, and not the other way round for
+    /// long.
+    pub is_member: bool,
 }
 
 impl Peers {
     /// The other members, and those that were members, as the store remembers them.
     pub fn new<S: Store>(chain: &Chain, me: ReplicaId, newest: Version, store: &S) -> Self {
-        let (peers, members) = (BTreeMap::new(), BTreeSet::new());
-        let mut peers = Self { peers, link_changes: 0, newest, members };
+        let mut peers = Self {
+            peers: BTreeMap::new(),
+            link_changes: 0,
+            newest,
+            members: BTreeSet::new(),
+            chained: BTreeSet::new(),
+            learned: BTreeSet::new(),
+            configuration: None,
+        };
         peers.reconfigure(chain, me, store);
         peers
     }
 
-    /// The chain is another now; whether somebody new is known. Those that were known stay so: they
-    /// may have to be told that they are members no more.
+    /// The chain is another now; whether others are known than before. Whoever the chain does not
+    /// know any more is forgotten, unless there is a session: it may have to be told that it left.
     pub fn reconfigure<S: Store>(&mut self, chain: &Chain, me: ReplicaId, store: &S) -> bool {
+        let before = self.known();
         let others = chain.current.members.iter().map(|member| member.replica);
         self.members = others.filter(|replica| *replica != me).collect();
         let known: Vec<_> = chain.known().cloned().collect();
-        self.learn(&known, me, store)
+        self.chained = known.iter().map(|member| member.replica).collect();
+        if self.configuration != Some(chain.current.id) {
+            self.configuration = Some(chain.current.id);
+            // The members are known from the state itself now.
+            self.learned.clear();
+        }
+        self.insert(&known, me, store);
+        self.forget();
+        self.known() != before
     }
 
-    /// These are known too; whether one of them is new.
+    /// These are members too, as somebody says who knows more; whether others are known than
+    /// before. Of what was learned in one configuration only the last counts.
     pub fn learn<S: Store>(&mut self, members: &[Member], me: ReplicaId, store: &S) -> bool {
-        let before = self.peers.len();
+        if members.is_empty() {
+            return false;
+        }
+        let before = self.known();
+        self.learned = members.iter().map(|member| member.replica).collect();
+        self.insert(members, me, store);
+        self.forget();
+        self.known() != before
+    }
+
+    fn insert<S: Store>(&mut self, members: &[Member], me: ReplicaId, store: &S) {
         for Member { replica, name } in members.iter().filter(|member| member.replica != me) {
             self.peers.entry(*replica).or_insert_with(|| Peer {
                 name: name.clone(),
@@ -70,15 +112,25 @@ impl Peers {
                 silent_since: 0,
             });
         }
-        self.peers.len() > before
+    }
+
+    /// Forgets those whom nothing asks to know: so what is known has a bound, however many ids are
+    /// given and however often.
+    fn forget(&mut self) {
+        let Self { chained, learned, .. } = self;
+        self.peers.retain(|id, peer| {
+            peer.session.is_some() || chained.contains(id) || learned.contains(id)
+        });
     }
 
     /// Everybody who is known.
     #[must_use]
-    pub fn known(&self) -> Vec<Member> {
-        let member =
-            |(id, peer): (&ReplicaId, &Peer)| Member { replica: *id, name: peer.name.clone() };
-        self.peers.iter().map(member).collect()
+    pub fn known(&self) -> Vec<Known> {
+        let known = |(id, peer): (&ReplicaId, &Peer)| Known {
+            member: Member { replica: *id, name: peer.name.clone() },
+            is_member: self.members.contains(id) || self.learned.contains(id),
+        };
+        self.peers.iter().map(known).collect()
     }
 
     /// Those that are members.
@@ -142,6 +194,7 @@ impl Peers {
             Some(peer) if peer.session == Some(session) => {
                 (peer.session, peer.silent_since) = (None, now);
                 self.link_changes += 1;
+                self.forget();
                 true
             }
             _ => false,

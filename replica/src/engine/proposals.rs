@@ -1,7 +1,9 @@
 //! Pure: writes that wait for a decision.
 //!
 //! Guarantees that whoever waits is answered once: with the outcome, or with *unknown* when this
-//! replica stops leading or no majority accepts in time. Bounded by count and by bytes.
+//! replica stops leading or no majority accepts in time. What is not decided is bounded by count
+//! and by bytes, whether somebody still waits for it or not: all of it is to be sent to whoever
+//! comes into step.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +12,8 @@ use kvorum_protocol::message::{Answer, Doubt};
 
 use super::Origin;
 use crate::entry::{Command, Entry};
+use crate::limits::{PROPOSALS_BYTES_MAX, PROPOSALS_MAX};
 
-/// Most writes that wait; the next one is refused as overload.
-const WRITES_MAX: usize = 16 * 1024;
-/// Most bytes of keys and values in writes that wait; the next one is refused as overload.
-const BYTES_MAX: usize = 64 << 20;
 /// Ticks that a write waits before its client is told that nobody knows.
 const PATIENCE_TICKS: u64 = 500;
 
@@ -28,6 +27,7 @@ pub struct Proposals {
 }
 
 struct Waiting {
+    /// Whoever waits; nobody any more when they waited too long.
     origins: Vec<Origin>,
     bytes: usize,
     deadline: u64,
@@ -42,7 +42,7 @@ impl Proposals {
             return true;
         }
         let bytes = command.operation.bytes();
-        if self.waiting.len() >= WRITES_MAX || self.bytes + bytes > BYTES_MAX {
+        if self.waiting.len() >= PROPOSALS_MAX || self.bytes + bytes > PROPOSALS_BYTES_MAX {
             return false;
         }
         let waiting = Waiting { origins: vec![origin], bytes, deadline: now + PATIENCE_TICKS };
@@ -89,21 +89,46 @@ impl Proposals {
         }
     }
 
-    /// Answers writes that have waited too long.
+    /// Answers those who have waited too long. What they wanted may still be decided.
     pub fn expire(&mut self, now: u64, answer: &mut impl FnMut(Origin, Answer)) {
-        let late: Vec<RequestId> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.deadline <= now)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in late {
-            if let Some(waiting) = self.waiting.remove(&id) {
-                self.bytes -= waiting.bytes;
-                for origin in waiting.origins {
-                    answer(origin, Answer::Unknown(Doubt::NoQuorum));
-                }
+        for waiting in self.waiting.values_mut().filter(|waiting| waiting.deadline <= now) {
+            for origin in waiting.origins.drain(..) {
+                answer(origin, Answer::Unknown(Doubt::NoQuorum));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ClientKey;
+    use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation};
+
+    const MIB: usize = 1 << 20;
+
+    fn put(number: u64) -> Command {
+        let lane = LaneId { client: ClientId(1), number: 1 };
+        let (key, value) = ("k".into(), vec![7; MIB - 1].into());
+        let operation = Operation::Put { key, value, condition: Condition::Always };
+        Command { id: RequestId { lane, sequence: number }, valid_until: u64::MAX, operation }
+    }
+
+    /// Without a majority writes expire, and others come: the log must not grow by that.
+    #[test]
+    fn what_nobody_waits_for_any_more_counts_until_it_is_decided() {
+        let mut proposals = Proposals::default();
+        let origin = Origin::Client { client: ClientKey(1), call: 1 };
+        let most = (PROPOSALS_BYTES_MAX / MIB) as u64;
+        let taken = (0..100).filter(|number| proposals.add(origin, put(*number), 0)).count();
+        assert_eq!(taken as u64, most);
+        let mut answers = Vec::new();
+        proposals.expire(PATIENCE_TICKS, &mut |_, answer| answers.push(answer));
+        assert_eq!(answers.len() as u64, most, "whoever waits is told");
+        assert!(!proposals.add(origin, put(200), PATIENCE_TICKS), "they are not decided");
+        proposals.expire(2 * PATIENCE_TICKS, &mut |_, _| panic!("they were told"));
+        let outcome = Outcome::Put { revision: 1 };
+        proposals.applied(put(0).id, outcome, &mut |_, _| panic!("nobody waits"));
+        assert!(proposals.add(origin, put(200), PATIENCE_TICKS));
     }
 }

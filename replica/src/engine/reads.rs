@@ -10,15 +10,16 @@
 //! clock for safety.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kvorum_protocol::message::Request;
 use kvorum_protocol::status::ReplicaId;
 use omnipaxos::ballot_leader_election::Ballot;
 
 use super::Origin;
+use crate::limits::{READS_BYTES_MAX, READS_MAX};
 
-/// Most reads that wait; the next one is refused as overload.
-const READS_MAX: usize = 16 * 1024;
 /// Ticks that a read may wait.
 const PATIENCE_TICKS: u64 = 200;
 /// Ticks after which an unconfirmed round is asked again: a probe may have met a link that was
@@ -34,13 +35,48 @@ pub struct Read {
     pub request: Option<Request>,
     /// The tick at which it is given up.
     pub deadline: u64,
+    /// Its room among those that wait, wherever it does.
+    room: Option<Room>,
 }
 
 impl Read {
     /// A read that came now.
     #[must_use]
     pub fn new(origin: Origin, request: Option<Request>, now: u64) -> Self {
-        Self { origin, request, deadline: now + PATIENCE_TICKS }
+        Self { origin, request, deadline: now + PATIENCE_TICKS, room: None }
+    }
+
+    fn weight(&self) -> usize {
+        self.request.as_ref().map_or(0, Request::weight)
+    }
+}
+
+/// The reads that wait, and their bytes.
+#[derive(Default, Debug)]
+struct Waiting {
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// One read's share of those; given back when the read is dropped.
+#[derive(Debug)]
+struct Room {
+    bytes: usize,
+    waiting: Arc<Waiting>,
+}
+
+impl Room {
+    fn take(bytes: usize, waiting: &Arc<Waiting>) -> Self {
+        waiting.count.fetch_add(1, Ordering::Relaxed);
+        waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Self { bytes, waiting: Arc::clone(waiting) }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.waiting.count.fetch_sub(1, Ordering::Relaxed);
+        self.waiting.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -53,6 +89,8 @@ pub struct Reads {
     /// Confirmed, by the index that must be applied first.
     confirmed: BTreeMap<u64, VecDeque<Read>>,
     next_round: u64,
+    /// All of these, and those for which the leader was asked.
+    waiting: Arc<Waiting>,
 }
 
 struct Round {
@@ -74,22 +112,29 @@ pub struct Question {
 }
 
 impl Reads {
-    /// Whether another read can be taken in.
+    /// Whether a read can be taken in.
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.count() < READS_MAX
+    pub fn has_room(&self, read: &Read) -> bool {
+        let bytes = self.waiting.bytes.load(Ordering::Relaxed);
+        self.count() < READS_MAX && bytes + read.weight() <= READS_BYTES_MAX
     }
 
-    /// Takes a read in; there must be room.
-    pub fn add(&mut self, read: Read) {
+    /// Takes a read in; there must be room, or it must have had some before.
+    pub fn add(&mut self, mut read: Read) {
+        self.hold(&mut read);
         self.queued.push(read);
+    }
+
+    fn hold(&self, read: &mut Read) {
+        if read.room.is_none() {
+            read.room = Some(Room::take(read.weight(), &self.waiting));
+        }
     }
 
     /// How many reads wait.
     #[must_use]
     pub fn count(&self) -> usize {
-        let confirmed: usize = self.confirmed.values().map(VecDeque::len).sum();
-        self.queued.len() + confirmed + self.round.as_ref().map_or(0, |round| round.reads.len())
+        self.waiting.count.load(Ordering::Relaxed)
     }
 
     /// Begins a round for what is queued, or repeats one that stays unanswered; one that waits for
@@ -152,7 +197,8 @@ impl Reads {
     }
 
     /// The leader told this follower an index for reads.
-    pub fn confirm_at(&mut self, index: u64, reads: Vec<Read>) {
+    pub fn confirm_at(&mut self, index: u64, mut reads: Vec<Read>) {
+        reads.iter_mut().for_each(|read| self.hold(read));
         self.confirmed.entry(index).or_default().extend(reads);
     }
 
@@ -273,5 +319,34 @@ mod tests {
         assert!(reads.next_ready(9).is_some());
         assert!(reads.next_ready(9).is_none(), "the later read was not confirmed");
         assert!(reads.has_queued());
+    }
+
+    #[test]
+    fn reads_that_wait_are_bounded_by_what_they_hold() {
+        use kvorum_protocol::limits::KEY_BYTES_MAX;
+        use kvorum_protocol::message::Consistency;
+        let mut reads = Reads::default();
+        let get = || {
+            let (key, consistency) = (vec![7; KEY_BYTES_MAX].into(), Consistency::Linearizable);
+            let origin = Origin::Client { client: ClientKey(1), call: 1 };
+            Read::new(origin, Some(Request::Get { key, consistency }), 0)
+        };
+        while reads.has_room(&get()) {
+            reads.add(get());
+        }
+        let count = reads.count();
+        assert!(count * KEY_BYTES_MAX <= READS_BYTES_MAX, "{count} long ones");
+        let asked = reads.take_queued();
+        assert!(!reads.has_room(&get()), "those for which the leader is asked wait too");
+        reads.confirm_at(5, asked);
+        assert_eq!(reads.count(), count, "and are counted once");
+        while reads.next_ready(5).is_some() {}
+        assert_eq!((reads.count(), reads.has_room(&get())), (0, true));
+        while reads.has_room(&read()) {
+            reads.add(read());
+        }
+        assert_eq!(reads.count(), READS_MAX);
+        assert_eq!(reads.expire(PATIENCE_TICKS).len(), READS_MAX);
+        assert_eq!(reads.count(), 0, "those given up are gone");
     }
 }

@@ -10,12 +10,8 @@ use kvorum_protocol::status::ReplicaId;
 
 use super::reads::Read;
 use super::{Origin, Session};
+use crate::limits::{RELAYS_BYTES_MAX, RELAYS_MAX};
 
-/// Most calls to the leader; the next one is refused as overload.
-const CALLS_MAX: usize = 16 * 1024;
-/// Most bytes of keys and values in calls to the leader; the next one is refused as overload. Well
-/// below what a link may queue: a client must not end a session.
-const BYTES_MAX: usize = 16 << 20;
 /// Ticks that a call may take.
 const PATIENCE_TICKS: u64 = 600;
 
@@ -62,7 +58,7 @@ impl Relays {
         bytes: usize,
         now: u64,
     ) -> Result<u64, Purpose> {
-        if self.calls.len() >= CALLS_MAX || self.bytes + bytes > BYTES_MAX {
+        if self.calls.len() >= RELAYS_MAX || self.bytes + bytes > RELAYS_BYTES_MAX {
             return Err(purpose);
         }
         self.next += 1;

@@ -3,7 +3,7 @@
 //! Guarantees that each request is answered once, that a write is proposed at the leader only, and
 //! that a relayed write whose leader falls silent is *unknown*, never *refused*.
 
-use kvorum_protocol::data::{Operation, Value, validate_key};
+use kvorum_protocol::data::{Operation, Value};
 use kvorum_protocol::message::{
     Admin, Answer, Consistency, Page, Pair, Refusal, Request, ServerFrame, SnapshotRequest,
     Subscription,
@@ -16,26 +16,19 @@ use super::reads::{Question, Read};
 use super::relays::{Broken, Purpose};
 use super::{Engine, Origin, Outbox};
 use crate::entry::Command;
+use crate::limits::TURN_BYTES_MAX;
 use crate::snapshot::{Cursor, Wanted};
 use crate::storage::Store;
-
-/// Bytes of answers to reads that one turn makes; the rest waits for the next turn. Answers are
-/// made faster than any connection takes them.
-const TURN_BYTES_MAX: usize = 4 << 20;
-
-/// Pages of keys that are read at a time; the next one is refused as overload.
-const SCANS_MAX: usize = 256;
 
 impl<S: Store> Engine<S> {
     /// A client of this replica asks for something.
     pub(super) fn request(&mut self, client: ClientKey, call: u64, request: Request) {
         let origin = Origin::Client { client, call };
+        // Its keys, prefixes and bounds were validated where it was received; a write's are where
+        // it is proposed, for it may come from a peer.
         match request {
             Request::Write { .. } => self.write(origin, request),
-            Request::Get { ref key, consistency } => match validate_key(key) {
-                Err(limit) => self.answer(origin, Answer::Refused(Refusal::Limit(limit))),
-                Ok(()) => self.read(origin, consistency, request),
-            },
+            Request::Get { consistency, .. } => self.read(origin, consistency, request),
             Request::Scan(ref scan) => {
                 let consistency = scan.consistency;
                 self.read(origin, consistency, request);
@@ -60,6 +53,8 @@ impl<S: Store> Engine<S> {
                 self.fetch(origin, Wanted::Close { snapshot: snapshot.into() });
                 self.answer(origin, Answer::Done);
             }
+            // Whoever has the connection knows them better.
+            Request::Addresses => self.answer(origin, Answer::Addresses(Vec::new())),
             Request::Subscribe(subscription) => self.subscribe(client, call, subscription),
             Request::Admin(Admin::Join { name, nonce }) => self.join(origin, name, nonce),
             Request::Admin(admin) => {
@@ -147,7 +142,7 @@ impl<S: Store> Engine<S> {
             Err(refusal) => return self.answer(origin, Answer::Refused(refusal)),
         };
         let purpose = Purpose::Write(origin);
-        match self.relays.open(leader, session, purpose, request.bytes(), self.now) {
+        match self.relays.open(leader, session, purpose, request.weight(), self.now) {
             Ok(call) => {
                 let message = PeerMessage::Relay { call, request };
                 self.outbox.push(Output::Send { to: leader, message });
@@ -212,7 +207,7 @@ impl<S: Store> Engine<S> {
         let read = Read::new(origin, Some(request), self.now);
         if let Some(refusal) = self.refuses_reads() {
             self.outbox.refuse_read(&read, refusal);
-        } else if consistency == Consistency::Local && self.reads.has_room() {
+        } else if consistency == Consistency::Local && self.reads.has_room(&read) {
             // Any state will do: it is served in this turn, or the next if there is much to serve.
             self.reads.confirm_at(0, vec![read]);
         } else if let (false, Err(refusal)) = (self.is_leading(), self.remote_leader()) {
@@ -240,7 +235,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn queue_read(&mut self, read: Read) {
-        if self.reads.has_room() {
+        if self.reads.has_room(&read) {
             self.reads.add(read);
         } else {
             self.outbox.refuse_read(&read, Refusal::Overloaded);
@@ -355,8 +350,7 @@ impl<S: Store> Engine<S> {
             }
             Some(Request::Scan(scan)) => {
                 // Many keys may have to be passed over, and nobody else shall wait for that.
-                if self.scans < SCANS_MAX {
-                    self.scans += 1;
+                if self.questions.begin_scan() {
                     let (origin, scan) = (read.origin, scan.clone());
                     self.outbox.push(Output::Scan { origin, scan });
                     return 0;
@@ -376,7 +370,7 @@ impl<S: Store> Engine<S> {
 
     /// A page of keys was read.
     pub(super) fn scanned(&mut self, origin: Origin, page: Page) {
-        self.scans -= 1;
+        self.questions.end_scan();
         let refusal = self.refuses_reads();
         let answer = refusal.map_or(Answer::Page(page), Answer::Refused);
         self.answer(origin, answer);

@@ -70,6 +70,12 @@ impl Sending {
         self.entries.remove(&peer);
     }
 
+    /// Keeps what is noted of these peers only.
+    pub(super) fn retain(&mut self, is_known: impl Fn(ReplicaId) -> bool) {
+        self.states.retain(|peer, _| is_known(*peer));
+        self.entries.retain(|peer, _| is_known(*peer));
+    }
+
     /// A session began: what the peer said before may be true no more.
     pub(super) fn forget(&mut self, peer: ReplicaId) {
         self.states.remove(&peer);
@@ -107,7 +113,16 @@ impl<S: Store> Engine<S> {
                     return self.outbox.answer(origin, Found::Busy.answer());
                 }
             }
-            Wanted::Close { snapshot } => drop(self.sending.snapshots.remove(snapshot)),
+            Wanted::Close { snapshot } => {
+                // One that is not open needs no thread to close it.
+                if self.sending.snapshots.remove(snapshot).is_some() {
+                    self.close_snapshot(*snapshot);
+                }
+                return;
+            }
+        }
+        if !self.questions.begin(origin) {
+            return self.tell_found(origin, Found::Busy);
         }
         let (asker, number) = (Asker::Other(origin), self.sending.number(&wanted));
         self.outbox.push(Output::Read { asker, wanted, number });
@@ -119,6 +134,7 @@ impl<S: Store> Engine<S> {
             Asker::Other(origin) => origin,
             Asker::Own { call } => return self.pass_found(call, found),
         };
+        self.questions.end(origin);
         if let Found::Snapshot { snapshot, header } = &found {
             let by_client = matches!(origin, Origin::Client { .. });
             let fetched = Fetched { index: header.applied, used: self.now, by_client };

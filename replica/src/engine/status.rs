@@ -138,8 +138,10 @@ impl<S: Store> Engine<S> {
             Standing::Member => {}
             Standing::Joiner if self.outbox.peers.linked().next().is_none() => {
                 return Some(
-                    "none of the replicas that have the state can be reached: start them again, or \
-                     scale back up to as many as there were (kvorum scale, or kubectl scale)"
+                    "none of the replicas that have the state can be reached: where they run, look \
+                     at the network and the name service (DNS) between here and there; where they \
+                     do not, start them, or scale back up to as many as there were (kvorum scale, \
+                     or kubectl scale)"
                         .to_owned(),
                 );
             }
@@ -252,8 +254,9 @@ impl<S: Store> Engine<S> {
                 )
             }
             None => format!(
-                "{of}: {names} cannot be reached. Start them again; if what they had is lost for \
-                 good, go on with what is left by `kvorum recover`"
+                "{of}: {names} cannot be reached from here. Where they run, look at the network \
+                 and the name service (DNS) in between; where they do not, start them; if what \
+                 they had is lost for good, go on with what is left by `kvorum recover`"
             ),
         })
     }

@@ -54,6 +54,12 @@ impl Stopping {
         self.leads_since = now;
     }
 
+    /// Keeps what is noted of these replicas only.
+    pub(super) fn retain(&mut self, is_known: impl Fn(ReplicaId) -> bool) {
+        self.asked.retain(|peer, _| is_known(*peer));
+        self.given.retain(|peer, _| is_known(*peer));
+    }
+
     /// A replica is linked: if it had stopped, it is back.
     pub(super) fn is_back(&mut self, peer: ReplicaId) {
         self.given.remove(&peer);

@@ -1,12 +1,13 @@
 //! Pure: what clients want to be told.
 //!
 //! A subscription is a cursor into the decided log; its events are read from the log when its
-//! connection has room. So a slow reader costs no memory, misses nothing, and slows nobody.
+//! connection has room. So a slow reader costs no memory, misses nothing, and slows nobody. Those
+//! that were told everything cost nothing until there is more to tell.
 //!
 //! Guarantees that each subscription gets every decided entry (or change of a key) from its index
 //! on, in order, once. Does not keep entries itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use kvorum_protocol::data::{Operation, Value};
@@ -16,12 +17,13 @@ use kvorum_protocol::status::{ReplicaId, Role, Status};
 
 use super::ClientKey;
 use crate::entry::{Command, Entry};
+use crate::limits::{
+    PREFIXES_BYTES_MAX, SUBSCRIPTIONS_MAX as ALL_SUBSCRIPTIONS_MAX, TURN_BYTES_MAX,
+};
 use crate::storage::{Decided, Store};
 
 /// Bytes of entries that one subscription is given in one turn, at most one entry more.
 const CURSOR_BYTES_MAX: usize = 256 << 10;
-/// Bytes of entries that all subscriptions are given in one turn; the others have the next turn.
-const TURN_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a value that the log pane is shown.
 const PREVIEW_BYTES: usize = 128;
 /// Ticks between two statuses that differ by no more than indexes.
@@ -40,19 +42,40 @@ pub struct Turning {
     pub link_changes: u64,
 }
 
-/// One subscription.
-enum Cursor {
-    Status { last: Option<Box<Status>> },
-    Log { next: u64 },
-    Keys { prefix: Vec<u8>, next: u64 },
+/// Which subscription: the connection, and the call that opened it.
+type Id = (ClientKey, u64);
+
+/// A subscription to what is decided.
+struct Cursor {
+    next: u64,
+    /// Only changes of keys with this prefix; `None` for every entry.
+    prefix: Option<Vec<u8>>,
+}
+
+impl Cursor {
+    fn bytes(&self) -> usize {
+        self.prefix.as_ref().map_or(0, Vec::len)
+    }
 }
 
 /// All subscriptions.
 #[derive(Default)]
 pub struct Subscriptions {
-    cursors: BTreeMap<(ClientKey, u64), Cursor>,
+    /// Those to what is decided.
+    cursors: BTreeMap<Id, Cursor>,
+    /// Those of them that were not told everything up to `told_to`: there was no room, or no time.
+    due: BTreeSet<Id>,
+    /// Up to where all others were told.
+    told_to: u64,
+    /// Bytes of their prefixes.
+    bytes: usize,
     /// Where the next turn begins, when this one ended before everyone was served.
-    resume: Option<(ClientKey, u64)>,
+    resume: Option<Id>,
+    /// Those to statuses, and the number of the one that each was told last.
+    statuses: BTreeMap<Id, u64>,
+    /// The last status that was news, and its number.
+    news: Option<Status>,
+    number: u64,
     /// When a status was last told, in ticks, and how things stood.
     told: Option<(u64, Turning)>,
 }
@@ -61,7 +84,7 @@ impl Subscriptions {
     /// Opens a subscription; the index from which it tells.
     ///
     /// # Errors
-    /// When the index is compacted, or the connection has too many.
+    /// When the index is compacted, or there are too many.
     pub fn open(
         &mut self,
         client: ClientKey,
@@ -70,39 +93,59 @@ impl Subscriptions {
         compacted: u64,
         applied: u64,
     ) -> Result<u64, Refusal> {
-        let open = self.cursors.range((client, 0)..=(client, u64::MAX)).count();
+        let id = (client, call);
+        // The number is the client's: one that it uses twice stands for the later subscription.
+        self.cancel(client, call);
+        let own = (client, 0)..=(client, u64::MAX);
+        let open = self.cursors.range(own.clone()).count() + self.statuses.range(own).count();
         if open >= SUBSCRIPTIONS_MAX {
             let most = u32::try_from(SUBSCRIPTIONS_MAX).expect("the limit is small");
             return Err(Refusal::TooManySubscriptions { most });
         }
-        let begin = |from: u64| match from {
-            0 => Ok(applied + 1),
-            from if from <= compacted => Err(Refusal::Compacted { from: compacted + 1 }),
-            from => Ok(from),
-        };
-        let (cursor, from) = match subscription {
-            Subscription::Status => (Cursor::Status { last: None }, applied),
-            Subscription::Log { from } => {
-                let next = begin(from)?;
-                (Cursor::Log { next }, next)
+        if self.cursors.len() + self.statuses.len() >= ALL_SUBSCRIPTIONS_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        let (from, prefix) = match subscription {
+            Subscription::Status => {
+                self.statuses.insert(id, 0);
+                return Ok(applied);
             }
-            Subscription::Keys { prefix, from } => {
-                let next = begin(from)?;
-                (Cursor::Keys { prefix, next }, next)
-            }
+            Subscription::Log { from } => (from, None),
+            Subscription::Keys { prefix, from } => (from, Some(prefix)),
         };
-        self.cursors.insert((client, call), cursor);
-        Ok(from)
+        let next = match from {
+            0 => applied + 1,
+            from if from <= compacted => return Err(Refusal::Compacted { from: compacted + 1 }),
+            from => from,
+        };
+        let cursor = Cursor { next, prefix };
+        if self.bytes + cursor.bytes() > PREFIXES_BYTES_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        self.bytes += cursor.bytes();
+        self.cursors.insert(id, cursor);
+        self.due.insert(id);
+        Ok(next)
     }
 
     /// Ends one subscription.
     pub fn cancel(&mut self, client: ClientKey, call: u64) {
-        self.cursors.remove(&(client, call));
+        let id = (client, call);
+        self.statuses.remove(&id);
+        self.due.remove(&id);
+        if let Some(cursor) = self.cursors.remove(&id) {
+            self.bytes -= cursor.bytes();
+        }
     }
 
     /// Ends a connection's subscriptions.
     pub fn client_gone(&mut self, client: ClientKey) {
-        self.cursors.retain(|(owner, _), _| *owner != client);
+        let own = (client, 0)..=(client, u64::MAX);
+        let cursors = self.cursors.range(own.clone()).map(|(id, _)| *id);
+        let all = cursors.chain(self.statuses.range(own).map(|(id, _)| *id));
+        for (client, call) in all.collect::<Vec<_>>() {
+            self.cancel(client, call);
+        }
     }
 
     /// Whether some were not come to in the last turn.
@@ -114,7 +157,7 @@ impl Subscriptions {
     /// Whether anyone wants statuses.
     #[must_use]
     pub fn want_status(&self) -> bool {
-        self.cursors.values().any(|cursor| matches!(cursor, Cursor::Status { .. }))
+        !self.statuses.is_empty()
     }
 
     /// Whether a status is to be told now: something turned, or it is time. Asked once a turn.
@@ -126,25 +169,31 @@ impl Subscriptions {
         is_due
     }
 
-    /// Tells a status to those who want it, unless nothing but the time has changed.
-    pub fn tell_status(
+    /// Those to whom a status is to be told: it is news to them, and they have room. A status in
+    /// which nothing but the time has changed is no news.
+    pub fn take_status_due(
         &mut self,
         status: &Status,
         has_room: &dyn Fn(ClientKey) -> bool,
-        send: &mut dyn FnMut(ClientKey, ServerFrame),
-    ) {
-        for ((client, call), cursor) in &mut self.cursors {
-            let Cursor::Status { last } = cursor else { continue };
-            let is_news = last.as_ref().is_none_or(|last| {
-                let (monotonic_us, wall_us) = (last.monotonic_us, last.wall_us);
-                **last != Status { monotonic_us, wall_us, ..status.clone() }
-            });
-            if is_news && has_room(*client) {
-                *last = Some(Box::new(status.clone()));
-                let event = Event::Status(Box::new(status.clone()));
-                send(*client, ServerFrame::Event { call: *call, event });
-            }
+    ) -> Vec<(ClientKey, u64)> {
+        let is_news = self.news.as_ref().is_none_or(|last| {
+            let (monotonic_us, wall_us) = (last.monotonic_us, last.wall_us);
+            *last != Status { monotonic_us, wall_us, ..status.clone() }
+        });
+        if is_news {
+            self.news = Some(status.clone());
+            self.number += 1;
         }
+        let number = self.number;
+        let due = self
+            .statuses
+            .iter_mut()
+            .filter(|((client, _), told)| **told < number && has_room(*client));
+        due.map(|(id, told)| {
+            *told = number;
+            *id
+        })
+        .collect()
     }
 
     /// Tells what was decided, to those who have room for it.
@@ -156,42 +205,45 @@ impl Subscriptions {
         send: &mut dyn FnMut(ClientKey, ServerFrame),
     ) {
         let applied = store.applied();
+        if applied > self.told_to {
+            self.told_to = applied;
+            self.due.extend(self.cursors.keys());
+        }
         // Most subscriptions stand at the same index: the log is read once for all of them.
         let mut read: BTreeMap<u64, Decided> = BTreeMap::new();
-        let mut ended = Vec::new();
         let mut bytes = 0;
-        let begin = self.resume.take();
+        let begin = self.resume.take().unwrap_or((ClientKey(0), 0));
         // Those that the last turn did not come to are first.
-        let (late, early): (Vec<_>, Vec<_>) =
-            self.cursors.iter_mut().partition(|(id, _)| begin.is_none_or(|begin| **id >= begin));
-        for (id, cursor) in late.into_iter().chain(early) {
-            let (client, call) = *id;
+        let late = self.due.range(begin..).copied();
+        let order: Vec<Id> = late.chain(self.due.range(..begin).copied()).collect();
+        for id in order {
+            let (client, call) = id;
             if bytes >= TURN_BYTES_MAX {
-                self.resume = Some(*id);
+                self.resume = Some(id);
                 break;
             }
-            let (next, prefix) = match cursor {
-                Cursor::Status { .. } => continue,
-                Cursor::Log { next } => (next, None),
-                Cursor::Keys { prefix, next } => (next, Some(prefix)),
-            };
-            if *next > applied || !has_room(client) {
+            if !has_room(client) {
                 continue;
             }
-            if *next <= compacted {
+            let Some(cursor) = self.cursors.get_mut(&id) else { continue };
+            if cursor.next > applied {
+                self.due.remove(&id);
+                continue;
+            }
+            if cursor.next <= compacted {
                 let event = Event::Compacted { from: compacted + 1 };
                 send(client, ServerFrame::Event { call, event });
-                ended.push(*id);
+                self.cancel(client, call);
                 continue;
             }
-            let first = *next;
+            let first = cursor.next;
             let decided = read
                 .entry(first)
                 .or_insert_with(|| store.decided(first, applied, CURSOR_BYTES_MAX));
             bytes += decided.entries.iter().map(Entry::weight).sum::<usize>();
             for (index, entry) in (first..).zip(&decided.entries) {
                 let took_effect = decided.void.binary_search(&index).is_err();
-                let event = match prefix.as_ref() {
+                let event = match cursor.prefix.as_ref() {
                     None => Some(Event::Entry(entry_event(index, entry, took_effect))),
                     Some(prefix) if took_effect => key_event(index, entry, prefix).map(Event::Key),
                     Some(_) => None,
@@ -199,11 +251,11 @@ impl Subscriptions {
                 if let Some(event) = event {
                     send(client, ServerFrame::Event { call, event });
                 }
-                *next = index + 1;
+                cursor.next = index + 1;
             }
-        }
-        for id in ended {
-            self.cursors.remove(&id);
+            if cursor.next > applied {
+                self.due.remove(&id);
+            }
         }
     }
 }
@@ -218,7 +270,9 @@ fn entry_event(index: u64, entry: &Entry, took_effect: bool) -> EntryEvent {
         }
         _ => (None, None),
     };
-    let preview = |value: &Bytes| Value(value.slice(..value.len().min(PREVIEW_BYTES)));
+    // A copy: a slice would keep the whole value as long as the event waits.
+    let preview =
+        |value: &Bytes| Value(Bytes::copy_from_slice(&value[..value.len().min(PREVIEW_BYTES)]));
     EntryEvent {
         index,
         kind: entry.kind(),

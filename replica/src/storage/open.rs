@@ -19,13 +19,10 @@ use super::rocks_log::read_numbers;
 use super::starts::StartRecord;
 use super::{Identity, keys};
 use crate::chain::Chain;
+use crate::limits::{BLOCK_CACHE_BYTES, WRITE_BUFFERS_BYTES};
 use crate::start::{Epoch, Secret};
 use crate::version::Version;
 
-/// Memory for blocks read from disk, in bytes.
-const BLOCK_CACHE_BYTES: usize = 16 << 20;
-/// Memory for writes not yet in a table file, over all column families, in bytes.
-const WRITE_BUFFERS_BYTES: usize = 32 << 20;
 /// The write-ahead log is cut by flushing the oldest column family beyond this, in bytes; bounds
 /// the time of a recovery.
 const WAL_BYTES_MAX: u64 = 64 << 20;

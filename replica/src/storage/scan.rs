@@ -1,11 +1,12 @@
 //! Pure: the bounds of a scan, and pages cut from an ordered run of records.
 //!
 //! Guarantees that a page holds at most the asked number of pairs and about `SCAN_BYTES_MAX`
-//! bytes, and that `next` is where the following page begins.
+//! bytes, that it ends when about `SCAN_READ_BYTES_MAX` were read for it, and that `next` is where
+//! the following page begins.
 
 use bytes::Bytes;
 use kvorum_protocol::data::{Key, Value};
-use kvorum_protocol::limits::{SCAN_BYTES_MAX, SCAN_PAIRS_MAX};
+use kvorum_protocol::limits::{SCAN_BYTES_MAX, SCAN_PAIRS_MAX, SCAN_READ_BYTES_MAX};
 use kvorum_protocol::message::{Page, Pair, Scan};
 
 use crate::state_machine::Record;
@@ -34,12 +35,14 @@ pub fn page(scan: &Scan, records: impl Iterator<Item = (Bytes, Record)>, index: 
         limit => limit.min(SCAN_PAIRS_MAX),
     };
     let mut page = Page { pairs: Vec::new(), next: None, index };
-    let mut bytes = 0;
+    let (mut bytes, mut read) = (0, 0);
     for (key, record) in records {
-        if page.pairs.len() == most as usize || bytes >= SCAN_BYTES_MAX {
+        let is_long = bytes >= SCAN_BYTES_MAX || read >= SCAN_READ_BYTES_MAX;
+        if page.pairs.len() == most as usize || is_long {
             page.next = Some(Key(key));
             break;
         }
+        read += key.len() + record.value.len();
         let value = if scan.keys_only { Bytes::new() } else { record.value };
         bytes += key.len() + value.len();
         page.pairs.push(Pair { key: Key(key), value: Value(value), revision: record.revision });
@@ -112,5 +115,20 @@ mod tests {
         let page = page(&scan("", "", "", 0), records.into_iter(), 1);
         assert_eq!(page.pairs.len(), 1);
         assert_eq!(page.next, Some(Key::from("b")));
+    }
+
+    /// The values have to be read, though nobody gets them.
+    #[test]
+    fn a_page_of_keys_only_ends_by_what_was_read() {
+        let scan = Scan { keys_only: true, ..scan("", "", "", 0) };
+        let (mut read, value) = (0, Bytes::from(vec![0; SCAN_BYTES_MAX]));
+        let records = (0..1000).map(|n| {
+            read += 1;
+            (Bytes::from(format!("k{n:03}")), Record { revision: 1, value: value.clone() })
+        });
+        let page = page(&scan, records, 1);
+        assert_eq!(page.pairs.len(), SCAN_READ_BYTES_MAX / SCAN_BYTES_MAX);
+        assert_eq!(page.next, Some(Key::from("k008")));
+        assert!(read <= page.pairs.len() + 1, "{read} were read");
     }
 }

@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use crate::limits::SYNC_BYTES_MAX;
+
 /// How much of the log is kept and how much travels at once, in bytes as `Entry::weight` counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogLimits {
@@ -25,7 +27,13 @@ pub struct LogLimits {
 
 impl Default for LogLimits {
     fn default() -> Self {
-        Self { window: 48 << 20, step: 16 << 20, sync: 8 << 20, chunk: 512 << 10, segment: 1 << 20 }
+        Self {
+            window: 48 << 20,
+            step: 16 << 20,
+            sync: SYNC_BYTES_MAX as u64,
+            chunk: 512 << 10,
+            segment: 1 << 20,
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A frame begins with a byte that says what it is; messages longer than a fragment travel in
 //! several, and what is urgent goes between them. Guarantees order within the ordinary lane, and
-//! that a full queue ends the session instead of losing one message.
+//! that what is received of all links, and what waits for one, is counted until it is handled or
+//! written. Does not know when too much waits: the driver adds up, and ends a session.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,19 +21,10 @@ use tracing::warn;
 use super::meeting::{Frames, Met, Sink};
 use crate::driver::PeerEvent;
 use crate::engine::{PeerMessage, Session, validity};
+use crate::limits::{
+    FRAGMENT_BYTES_MAX, INBOUND_BYTES_MAX, MESSAGE_BYTES_MAX, PART_BYTES_FREE, URGENT_BYTES_MAX,
+};
 
-/// Longest part of a message in one frame, in bytes: an urgent message waits for one of them.
-const FRAGMENT_BYTES_MAX: usize = 256 << 10;
-/// Longest message, in bytes. A synchronization carries all that a peer lacks; until the log is
-/// compacted, a peer that lacks more cannot come back.
-const MESSAGE_BYTES_MAX: usize = 1 << 30;
-/// Bytes that may wait for a link, not counting the last message and the one being written. Beyond,
-/// the session ends and both sides start over with what is missing.
-const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// The same for what is urgent: some ten thousand messages.
-const URGENT_BYTES_MAX: usize = 1 << 20;
-/// Bytes that a link may have handed to the driver and not yet been taken; then it stops reading.
-const INBOUND_BYTES_MAX: usize = 64 << 20;
 /// A link that has said nothing for so long says so.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 /// A link on which nothing arrived for so long has ended.
@@ -52,7 +44,7 @@ pub struct LinkHandle {
     end: CancellationToken,
 }
 
-/// Bytes that wait in each lane. A message that is being written does not wait any more.
+/// Bytes that wait in each lane, the message that is being written included.
 #[derive(Default)]
 struct Queued {
     urgent: AtomicUsize,
@@ -60,28 +52,46 @@ struct Queued {
 }
 
 impl Queued {
-    /// A message was taken from its lane.
-    fn taken(&self, message: &PeerMessage) {
-        let lane = if message.is_urgent() { &self.urgent } else { &self.ordinary };
-        lane.fetch_sub(message.weight(), Ordering::Relaxed);
+    fn of(&self, message: &PeerMessage) -> &AtomicUsize {
+        if message.is_urgent() { &self.urgent } else { &self.ordinary }
+    }
+}
+
+/// What may be received from all peers and is not handled.
+#[derive(Clone)]
+pub struct Inbound {
+    /// Room for messages.
+    room: Arc<Semaphore>,
+    /// For whoever puts a long message together.
+    long: Arc<Semaphore>,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        let room = Arc::new(Semaphore::new(INBOUND_BYTES_MAX));
+        Self { room, long: Arc::new(Semaphore::new(1)) }
     }
 }
 
 impl LinkHandle {
-    /// Queues a message; false when the queue is full. What is urgent has room of its own: it is
-    /// small, and must not wait for a long synchronization.
-    pub fn push(&self, message: PeerMessage) -> bool {
-        let (lane, queued, most) = match message.is_urgent() {
-            true => (&self.urgent, &self.queued.urgent, URGENT_BYTES_MAX),
-            false => (&self.ordinary, &self.queued.ordinary, QUEUE_BYTES_MAX),
-        };
-        if queued.load(Ordering::Relaxed) > most {
-            return false;
-        }
-        queued.fetch_add(message.weight(), Ordering::Relaxed);
+    /// Counts a message that is to be pushed now or later; false when too many urgent ones wait,
+    /// which have room of their own: they are small, and must not wait for a long synchronization.
+    pub fn count(&self, message: &PeerMessage) -> bool {
+        let waits = self.queued.of(message).fetch_add(message.weight(), Ordering::Relaxed);
+        !message.is_urgent() || waits <= URGENT_BYTES_MAX
+    }
+
+    /// Queues a message that was counted.
+    pub fn push(&self, message: PeerMessage) {
+        let lane = if message.is_urgent() { &self.urgent } else { &self.ordinary };
         // A session that just ended is told by its own event.
         let _ = lane.send(message);
-        true
+    }
+
+    /// Bytes of ordinary messages that were counted and are not written.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queued.ordinary.load(Ordering::Relaxed)
     }
 }
 
@@ -98,7 +108,7 @@ struct Queues {
 }
 
 /// Runs a session until it ends, and tells the driver of its beginning and end.
-pub async fn run(met: Met, session: Session, driver: &mpsc::Sender<PeerEvent>) {
+pub async fn run(met: Met, session: Session, inbound: &Inbound, driver: &mpsc::Sender<PeerEvent>) {
     let Met { peer, mut frames, mut sink } = met;
     frames.decoder_mut().set_max_frame_length(FRAGMENT_BYTES_MAX + 1);
     sink.encoder_mut().set_max_frame_length(FRAGMENT_BYTES_MAX + 1);
@@ -113,7 +123,7 @@ pub async fn run(met: Met, session: Session, driver: &mpsc::Sender<PeerEvent>) {
     tokio::select! {
         () = end.cancelled() => {}
         () = write_messages(sink, queues) => {}
-        () = read_messages(frames, peer, session, driver) => {}
+        () = read_messages(frames, peer, session, inbound, driver) => {}
     }
     let _ = driver.send(PeerEvent::Down { peer, session }).await;
 }
@@ -144,12 +154,14 @@ async fn write_messages(mut sink: Sink, mut queues: Queues) {
 
 /// Writes one message, and between its fragments whatever is urgent; false when the link broke.
 async fn write_message(sink: &mut Sink, message: PeerMessage, queues: &mut Queues) -> bool {
-    queues.queued.taken(&message);
     let (weight, is_urgent) = (message.weight(), message.is_urgent());
+    let counted = Arc::clone(&queues.queued);
+    let counted = counted.of(&message);
     let Ok(bytes) = frame::encode(&message, MESSAGE_BYTES_MAX) else {
         warn!(weight, "a message to a peer is too long to be sent; its session ends");
         return false;
     };
+    // From here on the bytes stand for it.
     drop(message);
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -165,13 +177,14 @@ async fn write_message(sink: &mut Sink, message: PeerMessage, queues: &mut Queue
         while kind == MORE
             && let Ok(urgent) = queues.urgent.try_recv()
         {
-            queues.queued.taken(&urgent);
+            queues.queued.urgent.fetch_sub(urgent.weight(), Ordering::Relaxed);
             let Ok(bytes) = frame::encode(&urgent, FRAGMENT_BYTES_MAX) else { return false };
             if sink.feed(frame_of(URGENT, &bytes)).await.is_err() {
                 return false;
             }
         }
     }
+    counted.fetch_sub(weight, Ordering::Relaxed);
     true
 }
 
@@ -186,38 +199,47 @@ async fn read_messages(
     mut frames: Frames,
     peer: ReplicaId,
     session: Session,
+    inbound: &Inbound,
     driver: &mpsc::Sender<PeerEvent>,
 ) {
-    let room = Arc::new(Semaphore::new(INBOUND_BYTES_MAX));
     let mut parts = BytesMut::new();
+    let mut long = None;
     while let Ok(Some(Ok(frame))) = timeout(SILENCE_MAX, frames.next()).await {
         let Some((kind, payload)) = frame.split_first() else { return };
-        let whole = match *kind {
+        let (bytes, room) = match *kind {
             ALIVE => continue,
-            URGENT => frame::decode(payload),
-            LAST if parts.is_empty() => frame::decode(payload),
+            // What is urgent waits for nobody's room: it is small, and handled at once.
+            URGENT => (None, 0),
+            LAST if parts.is_empty() => (None, payload.len()),
             MORE | LAST if parts.len() + payload.len() > MESSAGE_BYTES_MAX => return,
-            MORE => {
+            MORE | LAST => {
+                if long.is_none() && parts.len() + payload.len() > PART_BYTES_FREE {
+                    let Ok(slot) = inbound.long.acquire().await else { return };
+                    long = Some(slot);
+                }
                 parts.extend_from_slice(payload);
-                continue;
-            }
-            LAST => {
-                parts.extend_from_slice(payload);
-                frame::decode(&std::mem::take(&mut parts))
+                if *kind == MORE {
+                    continue;
+                }
+                let parts = std::mem::take(&mut parts);
+                let length = parts.len();
+                (Some(parts), length)
             }
             _ => return,
         };
-        let Ok(message) = whole else {
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        let Ok(permit) = Arc::clone(&inbound.room).acquire_many_owned(room).await else { return };
+        let decoded: Result<PeerMessage, _> = frame::decode(bytes.as_deref().unwrap_or(payload));
+        drop(bytes);
+        long = None;
+        let Ok(message) = decoded else {
             warn!(peer = peer.0, "a peer sent what is no message; its session ends");
             return;
         };
-        let message: PeerMessage = message;
         if let Err(invalid) = validity::check(&message) {
             warn!(peer = peer.0, %invalid, "its session ends");
             return;
         }
-        let bytes = u32::try_from(message.weight().min(INBOUND_BYTES_MAX)).unwrap_or(u32::MAX);
-        let Ok(permit) = Arc::clone(&room).acquire_many_owned(bytes).await else { return };
         let event = PeerEvent::Message { peer, session, message, permit };
         if driver.send(event).await.is_err() {
             return;

@@ -394,7 +394,8 @@ impl Cluster {
                 Ok(())
             }
             Output::Look(look) => self.look(id, look),
-            Output::Frame { .. } | Output::LeaderChanged(_) | Output::Known(_) => Ok(()),
+            Output::Frame { .. } | Output::Status { .. } => Ok(()),
+            Output::LeaderChanged(_) | Output::Known(_) => Ok(()),
             Output::Scan { .. } | Output::Cut { .. } | Output::Crash => {
                 Err(format!("nobody asked for {output:?}"))
             }

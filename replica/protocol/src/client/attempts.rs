@@ -1,7 +1,8 @@
 //! The attempts of a request: which replica, how long, and what next.
 //!
-//! Guarantees that attempts end at the deadline and that a replica which does not answer is left
-//! for another one. Does not know what a lost attempt means for a write.
+//! Guarantees that attempts end at the deadline, that a replica which does not answer is left for
+//! another one, and that names which cannot be looked up keep nobody from the replicas that were
+//! reached before, or that those know. Does not know what a lost attempt means for a write.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,9 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::pin::{Pin, changes};
+use super::remembered::{Remembered, host_name};
 use super::{ClientError, Route};
+use crate::WIRE_VERSION_ADDRESSES;
 use crate::connection::{ConnectError, Connection};
 use crate::dial::Dial;
 use crate::handshake::HandshakeRefusal;
@@ -47,7 +50,7 @@ pub(super) struct Attempts {
     pub(super) pin: Pin,
     dial: Dial,
     /// Held for one map operation, never across an await.
-    pool: Mutex<Pool>,
+    pool: Arc<Mutex<Pool>>,
 }
 
 #[derive(Default)]
@@ -58,6 +61,7 @@ struct Pool {
     /// The names that addresses answered with.
     names: HashMap<String, String>,
     leader: Option<String>,
+    remembered: Remembered,
 }
 
 impl Pool {
@@ -88,7 +92,7 @@ pub(super) struct Tries<'a> {
     turn: usize,
     begun: bool,
     /// Where the attempt under way goes.
-    current: String,
+    current: Endpoint,
     /// Not tried first again: it did not answer.
     shunned: Option<String>,
     last: Option<String>,
@@ -98,7 +102,7 @@ pub(super) struct Tries<'a> {
 
 impl Attempts {
     pub(super) fn new(resolve: Resolve, cluster: Option<ClusterId>, dial: Dial) -> Self {
-        Self { resolve, pin: Pin::new(cluster), dial, pool: Mutex::new(Pool::default()) }
+        Self { resolve, pin: Pin::new(cluster), dial, pool: Arc::default() }
     }
 
     pub(super) fn begin(&self, route: Route, deadline: Instant) -> Tries<'_> {
@@ -116,7 +120,7 @@ impl Attempts {
             pauses,
             turn: 0,
             begun: false,
-            current: String::new(),
+            current: Endpoint { name: None, address: String::new() },
             shunned: None,
             last: None,
             stranger: None,
@@ -130,31 +134,41 @@ impl Attempts {
     /// The endpoints in the order in which to try them.
     fn order(&self, route: &Route, turn: usize, shunned: Option<&str>) -> Vec<Endpoint> {
         let mut endpoints = (self.resolve)();
-        if endpoints.is_empty() {
-            return endpoints;
+        if !endpoints.is_empty() {
+            let turns = turn % endpoints.len();
+            endpoints.rotate_left(turns);
         }
-        let turns = turn % endpoints.len();
-        endpoints.rotate_left(turns);
         self.pool(|pool| {
+            let named = |pool: &Pool, endpoint: &Endpoint| {
+                endpoint.name.clone().or_else(|| pool.names.get(&endpoint.address).cloned())
+            };
+            let others = pool.remembered.others(|name| {
+                endpoints.iter().any(|endpoint| {
+                    let known = named(pool, endpoint);
+                    known.as_deref().or(host_name(&endpoint.address)) == Some(name)
+                })
+            });
+            endpoints.extend(others);
             // A replica that was started again listens elsewhere; where it listened is forgotten.
             let is_known = |address: &String| endpoints.iter().any(|e| e.address == *address);
             pool.connections.retain(|address, _| is_known(address));
             pool.connecting.retain(|address, _| is_known(address));
             pool.names.retain(|address, _| is_known(address));
-            let name = |endpoint: &Endpoint| {
-                endpoint.name.clone().or_else(|| pool.names.get(&endpoint.address).cloned())
-            };
+            pool.remembered.retain(is_known);
             match route {
                 // An address that never answered may be the one that is asked for.
                 Route::Through(wanted) => {
-                    endpoints.retain(|e| name(e).is_none_or(|name| name == *wanted));
+                    endpoints.retain(|e| named(pool, e).is_none_or(|name| name == *wanted));
                 }
                 Route::Any => endpoints.sort_by_key(|endpoint| {
                     let is_open =
                         pool.connections.get(&endpoint.address).is_some_and(|c| c.is_open());
-                    let is_leader = pool.leader.is_some() && name(endpoint) == pool.leader;
+                    let name = named(pool, endpoint);
+                    let is_leader = pool.leader.is_some() && name == pool.leader;
                     let is_shunned = shunned == Some(endpoint.address.as_str());
-                    (is_shunned, !is_leader, turn == 0 && !is_open)
+                    // A name that nobody knows of may cost all the time that there is.
+                    let is_reachable = pool.remembered.of(endpoint, name.as_deref()).is_some();
+                    (is_shunned, !is_leader, turn == 0 && !is_open, !is_reachable)
                 }),
             }
         });
@@ -163,7 +177,7 @@ impl Attempts {
 
     /// The open connection that a first attempt takes, if there is one: then nobody has to say
     /// where the replicas are.
-    fn ready(&self, route: &Route) -> Option<(String, Arc<Connection>)> {
+    fn ready(&self, route: &Route) -> Option<(Endpoint, Arc<Connection>)> {
         self.pool(|pool| {
             let name = match route {
                 Route::Through(name) => Some(name),
@@ -171,7 +185,10 @@ impl Attempts {
             }?;
             let is_it = |open: &Connection| self.is_usable(open) && open.welcome().name == *name;
             let found = pool.connections.iter().find(|(_, connection)| is_it(connection));
-            found.map(|(address, connection)| (address.clone(), Arc::clone(connection)))
+            found.map(|(address, connection)| {
+                let name = Some(connection.welcome().name.clone());
+                (Endpoint { name, address: address.clone() }, Arc::clone(connection))
+            })
         })
     }
 
@@ -181,12 +198,6 @@ impl Attempts {
 
     fn is_usable(&self, connection: &Connection) -> bool {
         connection.is_open() && self.pin.admits(connection.welcome().cluster)
-    }
-
-    /// A connection of its own to an address, to the client's cluster.
-    async fn connect_anew(&self, address: &str) -> Result<Connection, ConnectError> {
-        let connection = self.dial.connect(address, self.pin.get()).await?;
-        self.pin.admit(connection, address)
     }
 
     /// A connection to whoever is at an address, of whatever cluster.
@@ -204,18 +215,19 @@ impl Attempts {
 
     async fn connect(
         &self,
-        address: &str,
+        endpoint: &Endpoint,
         until: Instant,
     ) -> Result<Arc<Connection>, ConnectError> {
         let until = until.min(Instant::now() + self.dial.patience());
-        let connected = timeout_at(until, self.connect_in_turn(address)).await;
+        let connected = timeout_at(until, self.connect_in_turn(endpoint)).await;
         connected.unwrap_or_else(|_| {
-            let (address, reason) = (address.to_owned(), "no answer in time".to_owned());
+            let (address, reason) = (endpoint.address.clone(), "no answer in time".to_owned());
             Err(ConnectError::Unreachable { address, reason })
         })
     }
 
-    async fn connect_in_turn(&self, address: &str) -> Result<Arc<Connection>, ConnectError> {
+    async fn connect_in_turn(&self, endpoint: &Endpoint) -> Result<Arc<Connection>, ConnectError> {
+        let address = &endpoint.address;
         if let Some(connection) = self.open(address) {
             return Ok(connection);
         }
@@ -225,12 +237,48 @@ impl Attempts {
         if let Some(connection) = self.open(address) {
             return Ok(connection);
         }
-        let connection = Arc::new(self.connect_anew(address).await?);
+        let connection = Arc::new(self.dial(endpoint).await?);
         self.pool(|pool| {
             pool.names.insert(address.to_owned(), connection.welcome().name.clone());
             pool.connections.insert(address.to_owned(), Arc::clone(&connection));
         });
         Ok(connection)
+    }
+
+    /// Opens a connection, by the endpoint's address or where its replica was before.
+    async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, ConnectError> {
+        let address = &endpoint.address;
+        let (before, cluster) = self.pool(|pool| {
+            let name = endpoint.name.as_deref().or(pool.names.get(address).map(String::as_str));
+            let remembered = &pool.remembered;
+            let before = remembered.of(endpoint, name).filter(|_| self.dial.has_numbers());
+            (before, self.pin.get().or(remembered.cluster_at(address)))
+        });
+        let (connection, at) = self.dial.reach(address, before, cluster).await?;
+        let connection = self.pin.admit(connection, address)?;
+        if let Some(at) = at {
+            let cluster = connection.welcome().cluster;
+            self.pool(|pool| pool.remembered.reached(address, at, cluster));
+        }
+        Ok(connection)
+    }
+
+    /// Asks a replica where the others are, now and then: it may be gone when one needs to know.
+    fn ask_for_others(&self, connection: &Arc<Connection>) {
+        let knows = connection.welcome().version >= WIRE_VERSION_ADDRESSES;
+        let is_to = |pool: &mut Pool| pool.remembered.is_to_ask(Instant::now());
+        if !knows || !self.dial.has_numbers() || !self.pool(is_to) {
+            return;
+        }
+        let (pool, connection) = (Arc::clone(&self.pool), Arc::clone(connection));
+        tokio::spawn(async move {
+            let until = Instant::now() + ATTEMPT_PATIENCE;
+            let asked = timeout_at(until, connection.call(Request::Addresses)).await;
+            if let Ok(Ok(Answer::Addresses(others))) = asked {
+                let mut pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
+                pool.remembered.told(others, connection.welcome().cluster);
+            }
+        });
     }
 }
 
@@ -261,10 +309,11 @@ impl Tries<'_> {
     /// One round over the endpoints.
     async fn reach(&mut self) -> Result<Option<Arc<Connection>>, ClientError> {
         if self.turn == 0
-            && let Some((address, connection)) = self.attempts.ready(&self.route)
+            && let Some((endpoint, connection)) = self.attempts.ready(&self.route)
         {
             self.attempts.pool(|pool| pool.learn(connection.leader()));
-            self.current = address;
+            self.attempts.ask_for_others(&connection);
+            self.current = endpoint;
             return Ok(Some(connection));
         }
         let order = self.attempts.order(&self.route, self.turn, self.shunned.as_deref());
@@ -274,10 +323,11 @@ impl Tries<'_> {
             if Instant::now() >= self.deadline {
                 return Ok(None);
             }
-            match self.attempts.connect(&endpoint.address, self.deadline).await {
+            match self.attempts.connect(endpoint, self.deadline).await {
                 Ok(connection) if self.is_wanted(&connection) => {
-                    self.current.clone_from(&endpoint.address);
+                    self.current.clone_from(endpoint);
                     self.attempts.pool(|pool| pool.learn(connection.leader()));
+                    self.attempts.ask_for_others(&connection);
                     return Ok(Some(connection));
                 }
                 Ok(_) => {}
@@ -323,7 +373,7 @@ impl Tries<'_> {
 
     /// A connection of its own to where the attempt under way goes.
     pub(super) async fn connect_anew(&self) -> Result<Connection, ConnectError> {
-        self.attempts.connect_anew(&self.current).await
+        self.attempts.dial(&self.current).await
     }
 
     /// Makes one attempt, with a patience that grows from attempt to attempt.
@@ -332,7 +382,7 @@ impl Tries<'_> {
         self.patience = self.patience.saturating_mul(2);
         let tried = self.call_until(connection, request, until).await;
         if matches!(tried, Tried::Lost(_)) {
-            self.shunned = Some(self.current.clone());
+            self.shunned = Some(self.current.address.clone());
             self.attempts.pool(|pool| pool.forget(&connection.welcome().name));
         }
         tried
@@ -387,20 +437,4 @@ impl Tries<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_leads_is_forgotten_only_with_a_reason() {
-        let mut pool = Pool::default();
-        let leader = |name: &str| Some(name.to_owned());
-        pool.learn(leader("a"));
-        pool.learn(None);
-        pool.forget("b");
-        assert_eq!(pool.leader, leader("a"), "b knows no leader, or is gone");
-        pool.learn(leader("c"));
-        assert_eq!(pool.leader, leader("c"));
-        pool.forget("c");
-        assert_eq!(pool.leader, None);
-    }
-}
+mod tests;

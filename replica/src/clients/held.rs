@@ -1,0 +1,73 @@
+//! The room of calls that were received, until their answers have left.
+//!
+//! Guarantees that a call's room is given back once, by its answer or with its connection's end.
+//! Does not know how much room there is.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+/// The calls of one connection, each with its room.
+#[derive(Default)]
+pub(super) struct Held {
+    /// Held for one map operation, by the task that reads and the one that writes.
+    calls: Mutex<HashMap<u64, OwnedSemaphorePermit>>,
+}
+
+impl Held {
+    fn calls<T>(&self, with: impl FnOnce(&mut HashMap<u64, OwnedSemaphorePermit>) -> T) -> T {
+        with(&mut self.calls.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether a call has not been answered. Its number must not be used again before.
+    pub(super) fn has(&self, call: u64) -> bool {
+        self.calls(|calls| calls.contains_key(&call))
+    }
+
+    /// Holds a call's room.
+    pub(super) fn hold(&self, call: u64, room: OwnedSemaphorePermit) {
+        self.calls(|calls| drop(calls.insert(call, room)));
+    }
+
+    /// A call is answered: its room, if it had any, for whoever writes the answer.
+    pub(super) fn take(&self, call: u64) -> Option<OwnedSemaphorePermit> {
+        self.calls(|calls| calls.remove(&call))
+    }
+
+    /// All that is held, for whoever still has the calls when the connection is gone.
+    pub(super) fn take_all(&self) -> Option<OwnedSemaphorePermit> {
+        let calls = self.calls(std::mem::take);
+        calls.into_values().reduce(|mut all, one| {
+            all.merge(one);
+            all
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use tokio::sync::Semaphore;
+
+    #[test]
+    fn room_is_given_back_by_an_answer_or_at_the_end() {
+        let room = Arc::new(Semaphore::new(100));
+        let take = |bytes| Arc::clone(&room).try_acquire_many_owned(bytes);
+        let held = Held::default();
+        for (call, bytes) in [(1, 60), (2, 40)] {
+            held.hold(call, take(bytes).expect("there is room"));
+        }
+        assert!(take(1).is_err(), "an answer that waits keeps its request's room");
+        assert!(held.has(1) && !held.has(3));
+        let leaving = held.take(1);
+        assert_eq!((room.available_permits(), held.has(1)), (0, false), "it is being written");
+        drop(leaving);
+        assert_eq!(room.available_permits(), 60);
+        let rest = held.take_all();
+        assert_eq!(room.available_permits(), 60, "the driver has the request still");
+        drop(rest);
+        assert_eq!(room.available_permits(), 100);
+    }
+}

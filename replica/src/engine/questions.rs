@@ -1,0 +1,104 @@
+//! Pure: what is being read beside the engine, for whom.
+//!
+//! Guarantees that the threads which read have a bounded number of questions waiting, of each
+//! client and peer and of all: whoever asks too much is told so, and nobody waits behind it.
+
+use std::collections::BTreeMap;
+
+use kvorum_protocol::status::ReplicaId;
+
+use super::message::{ClientKey, Origin};
+use crate::limits::{QUESTIONS_EACH_MAX, QUESTIONS_MAX, SCANS_MAX};
+
+/// Whose questions.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Asker {
+    Client(ClientKey),
+    Peer(ReplicaId),
+}
+
+impl From<Origin> for Asker {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Client { client, .. } => Self::Client(client),
+            Origin::Peer { peer, .. } => Self::Peer(peer),
+        }
+    }
+}
+
+/// What is being read.
+#[derive(Default)]
+pub(super) struct Questions {
+    /// Pages of keys.
+    scans: usize,
+    /// State and old entries.
+    asked: BTreeMap<Asker, usize>,
+    count: usize,
+}
+
+impl Questions {
+    /// Another page of keys is to be read; false when there are too many.
+    pub(super) fn begin_scan(&mut self) -> bool {
+        let has_room = self.scans < SCANS_MAX;
+        self.scans += usize::from(has_room);
+        has_room
+    }
+
+    /// A page was read.
+    pub(super) fn end_scan(&mut self) {
+        self.scans = self.scans.saturating_sub(1);
+    }
+
+    /// Somebody wants state or old entries; false when it, or all together, have asked too much.
+    pub(super) fn begin(&mut self, origin: Origin) -> bool {
+        let own = self.asked.entry(origin.into()).or_default();
+        let has_room = *own < QUESTIONS_EACH_MAX && self.count < QUESTIONS_MAX;
+        if has_room {
+            *own += 1;
+            self.count += 1;
+        } else if *own == 0 {
+            self.asked.remove(&origin.into());
+        }
+        has_room
+    }
+
+    /// It was read.
+    pub(super) fn end(&mut self, origin: Origin) {
+        if let Some(own) = self.asked.get_mut(&origin.into()) {
+            *own -= 1;
+            self.count -= 1;
+            if *own == 0 {
+                self.asked.remove(&origin.into());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(client: u64) -> Origin {
+        Origin::Client { client: ClientKey(client), call: 1 }
+    }
+
+    #[test]
+    fn one_asker_has_few_questions_and_all_have_a_bounded_number() {
+        let mut questions = Questions::default();
+        let taken = (0..100).filter(|_| questions.begin(client(1))).count();
+        assert_eq!(taken, QUESTIONS_EACH_MAX);
+        questions.end(client(1));
+        assert!(questions.begin(client(1)), "one was answered");
+        let others = (2..1000).filter(|other| questions.begin(client(*other))).count();
+        assert_eq!(others, QUESTIONS_MAX - QUESTIONS_EACH_MAX);
+        assert!(questions.asked.len() <= QUESTIONS_MAX, "whoever is refused is not kept");
+        for other in 1..1000 {
+            for _ in 0..QUESTIONS_EACH_MAX {
+                questions.end(client(other));
+            }
+        }
+        assert!(questions.asked.is_empty() && questions.count == 0);
+        let scans = (0..1000).filter(|_| questions.begin_scan()).count();
+        assert_eq!(scans, SCANS_MAX);
+    }
+}

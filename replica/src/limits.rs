@@ -1,0 +1,186 @@
+//! Pure: every bound of a replica's memory, and that all of them together fit into its pod.
+//!
+//! | what | most | bounded by |
+//! |---|---|---|
+//! | connections of clients: buffers, tasks | 20 MiB | [`CONNECTIONS_MAX`] × [`CONNECTION_BYTES`] |
+//! | requests that are being received | 16 MiB | [`BEGUN_BYTES_MAX`] |
+//! | requests until their answer has left | 24 MiB | [`REQUESTS_BYTES_MAX`] |
+//! | answers and events until they have left | 32 MiB | [`CLIENTS_BYTES_MAX`] |
+//! | subscriptions | 5 MiB | [`SUBSCRIPTIONS_MAX`], [`PREFIXES_BYTES_MAX`] |
+//! | reads that wait for an index | 8 MiB | [`READS_BYTES_MAX`] |
+//! | questions to the disk that wait | 4 MiB | [`SCANS_MAX`], [`QUESTIONS_MAX`] |
+//! | what was read from the disk | 12 MiB | [`FOUND_MAX`] × [`FOUND_BYTES`] |
+//! | writes that are not decided | 12 MiB | [`PROPOSALS_BYTES_MAX`] |
+//! | calls to the leader, beside their messages | 2 MiB | [`RELAYS_MAX`] |
+//! | messages to peers until they have left | 86 MiB | [`OUTBOUND_BYTES_MAX`], [`URGENT_BYTES_MAX`] |
+//! | messages of peers that are being received | 47 MiB | [`MESSAGE_BYTES_MAX`], [`PART_BYTES_FREE`] |
+//! | messages of peers until they are handled | 32 MiB | [`INBOUND_BYTES_MAX`] |
+//! | what one turn makes | 8 MiB | [`TURN_BYTES_MAX`], twice |
+//! | RocksDB | 64 MiB | [`ROCKSDB_BYTES_MAX`] |
+//! | the program itself | 24 MiB | [`PROGRAM_BYTES`] |
+//!
+//! Guarantees, checked at compile time, that the sum is below [`SUM_BYTES_MAX`] and that bounds
+//! which depend on each other fit. Contents are shared where they can be (a value that waits for
+//! six peers is there once), and each bound counts them as if they were not: so a replica stays
+//! far below the sum. What is beyond a bound is refused, waits where it comes from, or ends the
+//! connection or session that has most; each constant says which.
+
+use kvorum_protocol::limits::{
+    CURSOR_BYTES_MAX, KEY_BYTES_MAX, SCAN_BYTES_MAX, SCAN_PAIRS_MAX, VALUE_BYTES_MAX,
+};
+use kvorum_protocol::weight::OVERHEAD;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// Memory that the pod may take; `deploy/base/statefulset.yaml` says the same, which a test
+/// compares.
+pub const POD_BYTES: usize = 512 * MIB;
+/// What all bounds come to together, at most. The rest is for what an allocator cannot give back,
+/// and for files that the system counts as the pod's memory.
+pub const SUM_BYTES_MAX: usize = 400 * MIB;
+
+/// Most members of a cluster.
+pub const MEMBERS_MAX: usize = 7;
+
+/// Most connections of clients at once, if the descriptor limit allows. A further one is told so.
+pub const CONNECTIONS_MAX: usize = 1000;
+/// What a connection takes when nothing is under way: a buffer to read into, a small request that
+/// is being received, its tasks.
+pub const CONNECTION_BYTES: usize = 20 * KIB;
+/// Requests up to this length are received without a share of [`BEGUN_BYTES_MAX`].
+pub const SMALL_REQUEST_BYTES: usize = 8 * KIB;
+/// Bytes of longer requests that are being received from all clients. Beyond, a connection is not
+/// read for a while.
+pub const BEGUN_BYTES_MAX: usize = 16 * MIB;
+/// Bytes of requests of all clients that were received and whose answers have not left. Beyond,
+/// calls are refused as overload.
+pub const REQUESTS_BYTES_MAX: usize = 24 * MIB;
+/// What a call takes beside its request: who asked, and its place in queues.
+pub const CALL_BYTES: usize = 2 * OVERHEAD;
+/// Bytes queued for a connection beyond which it is told no further event.
+pub const EVENTS_BYTES_MAX: usize = MIB;
+/// Bytes queued for a connection beyond which it is closed: it does not read its answers.
+pub const CLIENT_BYTES_MAX: usize = 16 * MIB;
+/// Bytes queued for all connections beyond which the one that has most is closed.
+pub const CLIENTS_BYTES_MAX: usize = 32 * MIB;
+/// Most subscriptions of all connections. The next one is refused as overload.
+pub const SUBSCRIPTIONS_MAX: usize = 4096;
+/// Bytes of all subscriptions' prefixes. Beyond, the next one is refused as overload.
+pub const PREFIXES_BYTES_MAX: usize = 4 * MIB;
+
+/// Most reads that wait; the next one is refused as overload.
+pub const READS_MAX: usize = 16 * 1024;
+/// Most bytes of keys and bounds in reads that wait; the next one is refused as overload.
+pub const READS_BYTES_MAX: usize = 8 * MIB;
+/// Pages of keys that are read at a time; the next one is refused as overload.
+pub const SCANS_MAX: usize = 256;
+/// Questions for state or old entries that one client or peer has under way; the next one is
+/// answered as *busy*. One is what each needs; the second is that of a peer which gave up the first.
+pub const QUESTIONS_EACH_MAX: usize = 2;
+/// The same of all clients and peers.
+pub const QUESTIONS_MAX: usize = 128;
+/// What was read and the driver has not taken yet. When it is full, the threads that read wait.
+pub const FOUND_MAX: usize = 4;
+/// What one page or chunk takes: it ends after the pair that makes it long enough.
+pub const FOUND_BYTES: usize = 3 * MIB;
+/// Bytes of answers to reads that one turn makes, and of events; the rest waits for the next turn.
+/// They are made faster than any connection takes them.
+pub const TURN_BYTES_MAX: usize = 4 * MIB;
+
+/// Most writes that are not decided; the next one is refused as overload.
+pub const PROPOSALS_MAX: usize = 16 * 1024;
+/// Most bytes of keys and values in writes that are not decided; the next one is refused as
+/// overload. Each of them waits for every peer.
+pub const PROPOSALS_BYTES_MAX: usize = 12 * MIB;
+/// Most calls to the leader; the next one is refused as overload.
+pub const RELAYS_MAX: usize = 16 * 1024;
+/// Most bytes of keys and values in calls to the leader; the next one is refused as overload. They
+/// wait for the link: well below what that may queue, for a client must not end a session.
+pub const RELAYS_BYTES_MAX: usize = 8 * MIB;
+
+/// Longest message between replicas, in bytes: what a peer lacks ([`SYNC_BYTES_MAX`]), and what is
+/// not decided, of this leader and of the one before. A longer one ends the session.
+pub const MESSAGE_BYTES_MAX: usize = SYNC_BYTES_MAX + 2 * PROPOSALS_BYTES_MAX;
+/// Most that one message carries of the decided entries that a peer lacks.
+pub const SYNC_BYTES_MAX: usize = 8 * MIB;
+/// Longest part of a message in one frame, in bytes: an urgent message waits for one of them.
+pub const FRAGMENT_BYTES_MAX: usize = 256 * KIB;
+/// So much of a message is put together at any link; of longer ones, one at a time at all links.
+pub const PART_BYTES_FREE: usize = 2 * MIB;
+/// Bytes of peers' messages that were received and not handled. Beyond, links are not read.
+pub const INBOUND_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+/// Bytes of messages that may wait for one peer: for a sync, for the link, or to be written.
+/// Beyond, its session ends and both sides start over with what is missing.
+pub const PEER_BYTES_MAX: usize = MESSAGE_BYTES_MAX + PROPOSALS_BYTES_MAX;
+/// The same for all peers; beyond, the session of the peer that has most ends.
+pub const OUTBOUND_BYTES_MAX: usize = 80 * MIB;
+/// Bytes of messages that wait for a sync beyond which the driver takes no further input until it
+/// returns. They are part of what waits for peers.
+pub const HELD_BYTES_MAX: usize = OUTBOUND_BYTES_MAX / 2;
+/// Bytes of urgent messages that may wait for one peer beside the others: some thousands.
+pub const URGENT_BYTES_MAX: usize = MIB;
+
+/// RocksDB's memory for blocks read from disk.
+pub const BLOCK_CACHE_BYTES: usize = 16 * MIB;
+/// RocksDB's memory for writes not yet in a table file, over all column families.
+pub const WRITE_BUFFERS_BYTES: usize = 32 * MIB;
+/// All of RocksDB: what compactions and iterators read, and the log's buffer, beside those two.
+pub const ROCKSDB_BYTES_MAX: usize = BLOCK_CACHE_BYTES + WRITE_BUFFERS_BYTES + 16 * MIB;
+/// The program, its threads' stacks, and everything that is small.
+pub const PROGRAM_BYTES: usize = 24 * MIB;
+
+/// What all bounds come to together.
+pub const SUM_BYTES: usize = CONNECTIONS_MAX * CONNECTION_BYTES
+    + BEGUN_BYTES_MAX
+    + REQUESTS_BYTES_MAX
+    + CLIENTS_BYTES_MAX
+    + (SUBSCRIPTIONS_MAX * 2 * OVERHEAD + PREFIXES_BYTES_MAX)
+    + READS_BYTES_MAX
+    + QUESTIONS_BYTES_MAX
+    + FOUND_MAX * FOUND_BYTES
+    + PROPOSALS_BYTES_MAX
+    + RELAYS_MAX * OVERHEAD
+    + (OUTBOUND_BYTES_MAX + (MEMBERS_MAX - 1) * URGENT_BYTES_MAX)
+    + (MESSAGE_BYTES_MAX + (MEMBERS_MAX - 1) * (PART_BYTES_FREE + 2 * FRAGMENT_BYTES_MAX))
+    + INBOUND_BYTES_MAX
+    + 2 * TURN_BYTES_MAX
+    + ROCKSDB_BYTES_MAX
+    + PROGRAM_BYTES;
+
+/// Questions to the threads that read: a page's three bounds, a place in a snapshot.
+const QUESTIONS_BYTES_MAX: usize = SCANS_MAX * (3 * KEY_BYTES_MAX + 2 * OVERHEAD)
+    + QUESTIONS_MAX * (CURSOR_BYTES_MAX + 2 * OVERHEAD);
+
+const _: () = {
+    assert!(SUM_BYTES <= SUM_BYTES_MAX);
+    assert!(SUM_BYTES_MAX < POD_BYTES);
+    // Whoever leads must be able to propose to all peers in one turn without losing one of them.
+    assert!(PROPOSALS_BYTES_MAX * (MEMBERS_MAX - 1) <= OUTBOUND_BYTES_MAX);
+    assert!(PEER_BYTES_MAX <= OUTBOUND_BYTES_MAX);
+    assert!(RELAYS_BYTES_MAX * 2 <= PEER_BYTES_MAX);
+    // One call, one message, one page always fits where nothing else is.
+    let request = KEY_BYTES_MAX + VALUE_BYTES_MAX + KIB;
+    assert!(request <= BEGUN_BYTES_MAX && request + CALL_BYTES <= REQUESTS_BYTES_MAX);
+    assert!(request <= PROPOSALS_BYTES_MAX && request <= RELAYS_BYTES_MAX);
+    let page = SCAN_BYTES_MAX + request + SCAN_PAIRS_MAX as usize * OVERHEAD;
+    assert!(
+        page <= FOUND_BYTES && page <= CLIENT_BYTES_MAX && CLIENT_BYTES_MAX <= CLIENTS_BYTES_MAX
+    );
+    assert!(PART_BYTES_FREE >= request && MESSAGE_BYTES_MAX <= u32::MAX as usize);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table above says what the constants come to.
+    #[test]
+    fn the_table_adds_up() {
+        let text = include_str!("limits.rs");
+        let rows = text.lines().filter_map(|line| line.strip_prefix("//! | ")?.split('|').nth(1));
+        let sizes = rows.filter_map(|size| size.trim().strip_suffix(" MiB")?.parse::<usize>().ok());
+        let sum: usize = sizes.sum();
+        assert!((sum * MIB).abs_diff(SUM_BYTES) < 4 * MIB, "{sum} MiB, and {SUM_BYTES} bytes");
+    }
+}

@@ -1,0 +1,134 @@
+//! Where peers were reached last, in memory and in a file on the volume.
+//!
+//! Names may be gone for a while when the replicas are not: the name service is away, or does not
+//! know yet that somebody moved. Guarantees that a reader of the file sees a whole one or none, and
+//! that addresses of a bounded number of names are kept. An address may be another one's by now:
+//! whoever is met there says who it is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use kvorum_protocol::message::Address;
+use tokio::sync::watch;
+use tracing::debug;
+
+/// The file's name in a replica's folder.
+pub const FILE_NAME: &str = "peers.json";
+/// Names whose addresses are kept: those of all members, and of some that come and go. Of more, one
+/// that was not reached just now is forgotten.
+const NAMES_MAX: usize = 16;
+
+/// Where peers were reached last.
+pub struct Reached {
+    file: PathBuf,
+    /// The port for clients, if it is the same for all replicas.
+    clients: Option<u16>,
+    /// Held while the file is written, which is rare.
+    addresses: Mutex<BTreeMap<String, SocketAddr>>,
+    /// Where the peers' clients connect to.
+    shown: watch::Sender<Vec<Address>>,
+}
+
+impl Reached {
+    /// What was reached by an earlier process with this folder. Where all replicas have one port
+    /// for clients, `clients` is that.
+    #[must_use]
+    pub fn of(folder: &Path, clients: Option<u16>) -> Self {
+        let file = folder.join(FILE_NAME);
+        let read = || serde_json::from_slice(&fs::read(&file)?).map_err(io::Error::from);
+        let addresses: BTreeMap<String, SocketAddr> = read().unwrap_or_else(|error: io::Error| {
+            // It is of use only where names are not.
+            debug!(%error, "no addresses of peers are remembered");
+            BTreeMap::new()
+        });
+        let reached = Self {
+            file,
+            clients,
+            addresses: Mutex::new(addresses),
+            shown: watch::Sender::default(),
+        };
+        reached.with(|addresses| reached.show(addresses));
+        reached
+    }
+
+    fn with<T>(&self, with: impl FnOnce(&mut BTreeMap<String, SocketAddr>) -> T) -> T {
+        with(&mut self.addresses.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where the peers' clients connect to, as it changes.
+    #[must_use]
+    pub fn clients(&self) -> watch::Receiver<Vec<Address>> {
+        self.shown.subscribe()
+    }
+
+    /// Where a peer was reached last.
+    pub(super) fn of_name(&self, name: &str) -> Option<SocketAddr> {
+        self.with(|addresses| addresses.get(name).copied())
+    }
+
+    /// A peer was reached.
+    pub(super) fn note(&self, name: &str, address: SocketAddr) {
+        self.with(|addresses| {
+            if addresses.insert(name.to_owned(), address) == Some(address) {
+                return;
+            }
+            if addresses.len() > NAMES_MAX {
+                let other = addresses.keys().find(|other| *other != name).cloned();
+                other.and_then(|other| addresses.remove(&other));
+            }
+            self.show(addresses);
+            if let Err(error) = self.write(addresses) {
+                debug!(%error, file = %self.file.display(), "cannot remember addresses of peers");
+            }
+        });
+    }
+
+    fn show(&self, addresses: &BTreeMap<String, SocketAddr>) {
+        let Some(port) = self.clients else { return };
+        let shown = addresses.iter().map(|(name, address)| Address {
+            name: name.clone(),
+            clients: SocketAddr::new(address.ip(), port).to_string(),
+        });
+        self.shown.send_replace(shown.collect());
+    }
+
+    fn write(&self, addresses: &BTreeMap<String, SocketAddr>) -> io::Result<()> {
+        let aside = self.file.with_extension("json.new");
+        let mut file = fs::File::create(&aside)?;
+        serde_json::to_writer_pretty(&mut file, addresses)?;
+        file.write_all(b"\n")?;
+        fs::rename(&aside, &self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_outlive_the_process_and_are_bounded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let address = |number: u8| SocketAddr::from(([10, 0, 0, number], 7300));
+        let reached = Reached::of(folder.path(), Some(7301));
+        reached.note("kvorum-1", address(1));
+        reached.note("kvorum-2", address(2));
+        reached.note("kvorum-1", address(3));
+        drop(reached);
+        let reached = Reached::of(folder.path(), Some(7301));
+        assert_eq!(reached.of_name("kvorum-1"), Some(address(3)));
+        let clients = reached.clients().borrow().clone();
+        let shown: Vec<_> = clients.iter().map(|a| (&*a.name, &*a.clients)).collect();
+        assert_eq!(shown, [("kvorum-1", "10.0.0.3:7301"), ("kvorum-2", "10.0.0.2:7301")]);
+        for number in 0..200 {
+            reached.note(&format!("kvorum-{number}"), address(number));
+            assert_eq!(reached.of_name(&format!("kvorum-{number}")), Some(address(number)));
+        }
+        assert_eq!(reached.clients().borrow().len(), NAMES_MAX);
+        fs::write(folder.path().join(FILE_NAME), "{").expect("it can be written");
+        assert_eq!(Reached::of(folder.path(), None).of_name("kvorum-1"), None, "damaged");
+    }
+}
