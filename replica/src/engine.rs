@@ -37,8 +37,10 @@ mod reads;
 mod relays;
 mod requests;
 mod rules;
+mod sealing;
 mod sending;
 mod solo;
+mod standing;
 mod status;
 mod stopping;
 mod subscriptions;
@@ -58,6 +60,7 @@ use epochs::Epochs;
 use fetching::Fetching;
 use hand_over::HandOver;
 pub use introductions::{Introduction, Rejection};
+use joining::Asking;
 pub use message::{Asker, ClientKey, Input, Origin, Output, PeerMessage, Session, Verdict};
 pub use notice::Notice;
 use outbox::Outbox;
@@ -70,8 +73,10 @@ use questions::Questions;
 use reads::Reads;
 use relays::Relays;
 pub use rules::{Options, Rules};
+use sealing::Seals;
 use sending::Sending;
 pub use solo::Written;
+use standing::Standings;
 use stopping::Stopping;
 use subscriptions::Subscriptions;
 
@@ -112,9 +117,13 @@ pub struct Engine<S: Store> {
     /// After which index the log of the configuration before begins, while it is still there.
     old_log: Option<u64>,
     planning: Planning,
+    /// The end of the configuration, while it is prepared.
+    seals: Seals,
     stopping: Stopping,
+    /// Who says what.
+    standings: Standings,
     /// Who waits for the id that goes with a nonce.
-    joins: Vec<(Origin, u64)>,
+    joins: Vec<Asking>,
     /// The cluster does without this replica: it is retired, and something was decided since; or it
     /// joins, and is not wanted.
     may_go: bool,
@@ -125,6 +134,8 @@ pub struct Engine<S: Store> {
     mark_refused: Option<String>,
     /// Why the state must not be used, if it must not; as in the store.
     quarantine: Option<Quarantine>,
+    /// When that began, or the process did.
+    quarantined_since: u64,
     /// The index of a state that took the place of one in quarantine, until the log is cut there.
     rebuilt_at: Option<u64>,
     /// Questions that this replica asked while it was behind.
@@ -176,13 +187,16 @@ impl<S: Store> Engine<S> {
             left_log: None,
             old_log: (chain.began > 0).then_some(chain.began),
             planning: Planning::default(),
+            seals: Seals::default(),
             stopping: Stopping::default(),
+            standings: Standings::of(&chain),
             joins: Vec::new(),
             may_go: false,
             epochs: Epochs::default(),
             mark_asked: None,
             mark_refused: None,
             quarantine: store.quarantine(),
+            quarantined_since: 0,
             rebuilt_at: None,
             fetches: 0,
             may_have_copied: true,
@@ -216,12 +230,12 @@ impl<S: Store> Engine<S> {
             Input::Peer { peer, session, message } => self.peer_message(peer, session, message),
             Input::Client { client, call, request } => self.request(client, call, request),
             Input::Cancel { client, call } => self.subscriptions.cancel(client, call),
-            Input::ClientGone { client } => self.subscriptions.client_gone(client),
+            Input::ClientGone { client } => self.client_gone(client),
             Input::Scanned { origin, page } => self.scanned(origin, page),
             Input::Configure { members } => self.configure(members),
             Input::Scale { wanted, look } => self.want(wanted, look),
             Input::WantsStop => self.wants_stop(),
-            Input::Learned { members } => self.learned(&members),
+            Input::Learned { members, configuration } => self.learned(&members, configuration),
             Input::Synced(written) => self.wrote(written),
             Input::Marked { configuration, epoch, verdict } => {
                 self.marked(configuration, epoch, verdict);
@@ -237,6 +251,7 @@ impl<S: Store> Engine<S> {
     /// client's connection takes another event.
     pub fn turn(&mut self, has_room: &dyn Fn(ClientKey) -> bool) -> Vec<Output> {
         self.propose();
+        self.advance_sealing();
         self.advance_hand_over();
         self.compact();
         self.apply();
@@ -285,11 +300,13 @@ impl<S: Store> Engine<S> {
             }
         }
         self.expire();
+        self.expire_joins();
         self.expire_snapshots();
         self.advance_checking();
         self.advance_fetch();
         self.nudge();
         self.hint();
+        self.advance_look();
         self.advance_planning();
         self.advance_telling();
         self.advance_stopping();
@@ -350,6 +367,7 @@ impl<S: Store> Engine<S> {
     /// This replica does not lead any more: whoever waits for it is told.
     fn deposed(&mut self) {
         (self.hand_over, self.stops) = (None, false);
+        self.abandon_sealing();
         self.proposals.abandon(&mut |origin, answer| self.outbox.answer(origin, answer));
         let refusal = Refusal::NotLeader { leader: None };
         self.outbox.refuse_reads(&self.reads.abandon(), &refusal);
@@ -357,7 +375,9 @@ impl<S: Store> Engine<S> {
     }
 
     fn propose(&mut self) {
-        let Some(consensus) = &mut self.consensus else { return };
+        let Some(consensus) = self.consensus.as_mut().filter(|_| !self.seals.is_under_way()) else {
+            return;
+        };
         let queue = self.proposals.take_queue();
         if !queue.is_empty() && consensus.ballot_if_leading().is_some() {
             consensus.propose(queue);

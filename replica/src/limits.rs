@@ -41,7 +41,7 @@ pub const POD_BYTES: usize = 512 * MIB;
 pub const SUM_BYTES_MAX: usize = 400 * MIB;
 
 /// Most members of a cluster.
-pub const MEMBERS_MAX: usize = 7;
+pub const MEMBERS_MAX: usize = crate::planner::MEMBERS_MAX as usize;
 
 /// Most connections of clients at once, if the descriptor limit allows. A further one is told so.
 pub const CONNECTIONS_MAX: usize = 1000;

@@ -109,7 +109,7 @@ pub async fn open(
         };
         birth.done();
     }
-    let mut first = vec![Input::Learned { members: contacts }];
+    let mut first = vec![Input::Learned { members: contacts, configuration: None }];
     let claim = match orchestrator {
         Some(orchestrator) => ask_marker(orchestrator, &database, &mut first).await,
         None => None,

@@ -1,12 +1,14 @@
 //! Pure: which replicas should be members, given how many are wanted.
 //!
-//! Members are named `NAME-ORDINAL`. Scale are the ordinals `start..start + replicas`. A member
-//! whose ordinal is not wanted leaves; a joiner whose ordinal is wanted becomes a member when it
-//! has the state; a joiner with the name of a member that has been silent for a while takes its
-//! place, for it has another disk. Being dead is never a reason to leave.
+//! Members are named `BASE-ORDINAL`, all with one base. Scale are the ordinals from `start` on, as
+//! many as there are to be `replicas`. A member whose ordinal is not wanted leaves; a joiner whose
+//! ordinal is wanted becomes a member when it has the state; a joiner with the name of a member that
+//! has been silent for a while takes its place, for it has another disk. Being dead is never a
+//! reason to leave. A joiner of any other name never becomes a member.
 //!
 //! Guarantees that it plans a change only if a majority of the new members is linked and has the
-//! state, so that a quorum never grows before its members hold the data; and that whatever keeps it
+//! state, so that a quorum never grows before its members hold the data; that a plan has one member
+//! for each ordinal and [`MEMBERS_MAX`] at most, whatever is wanted; and that whatever keeps it
 //! from changing the members is said in a sentence, with what helps.
 
 use std::fmt;
@@ -14,12 +16,14 @@ use std::fmt;
 use kvorum_protocol::status::{Member, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-/// Most members of a cluster: of more, each write would wait for no more safety than seven give.
-pub const MEMBERS_MAX: usize = 7;
 /// Ticks for which a member must have been silent before somebody takes its place.
 pub const REPLACE_TICKS: u64 = 200;
 /// Ticks for which those who could become members wait for others, so that all do at once.
 pub const TOGETHER_TICKS: u64 = 200;
+
+/// Members that a cluster has at most: with more, each write waits for more disks, and nothing is
+/// gained. Of those wanted beyond it, the ones with the highest ordinals do not become members.
+pub const MEMBERS_MAX: u32 = 7;
 
 /// How many replicas are wanted, as an orchestrator says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -44,6 +48,19 @@ pub fn ordinal(name: &str) -> Option<u32> {
     let (_, digits) = name.rsplit_once('-')?;
     let is_plain = digits == "0" || !digits.starts_with('0');
     digits.parse().ok().filter(|_| is_plain && digits.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
+/// What comes before the ordinal in a name: `kvorum` of `kvorum-2`.
+fn base(name: &str) -> Option<&str> {
+    ordinal(name)?;
+    name.rsplit_once('-').map(|(base, _)| base)
+}
+
+/// Whether a replica of that name can become a member beside these: its name is made as theirs are.
+#[must_use]
+pub fn belongs(name: &str, members: &[Member]) -> bool {
+    let theirs = members.first().and_then(|member| base(&member.name));
+    theirs.is_some() && base(name) == theirs
 }
 
 /// A member or a joiner, as the leader sees it.
@@ -105,6 +122,8 @@ pub enum Why {
     NoOrdinal(String),
     /// Replicas that are wanted have not come, or do not have the state yet.
     Joining(Vec<String>),
+    /// More are wanted than can be members.
+    TooMany(u32),
     /// A majority of the new members must be there first.
     Blocked {
         /// How many of them have to be there.
@@ -128,6 +147,11 @@ impl fmt::Display for Why {
             Self::Joining(names) => {
                 write!(f, "waiting for {}: not started, or without the state", names.join(", "))
             }
+            Self::TooMany(wanted) => write!(
+                f,
+                "{wanted} replicas are wanted, and a cluster has {MEMBERS_MAX} members at most: \
+                 scale down to {MEMBERS_MAX} or less"
+            ),
             Self::Blocked { need, have, missing } => write!(
                 f,
                 "{have} of the new members are there and in step, and {need} must be: start {} \
@@ -150,7 +174,9 @@ pub fn plan(view: &View) -> Plan {
         return Plan::Wait(Why::Stopped);
     }
     let is_wanted = |one: &&Candidate| ordinal(&one.member.name).is_some_and(|o| wanted.has(o));
-    let joiners: Vec<_> = view.joiners.iter().filter(is_wanted).collect();
+    let members: Vec<_> = view.members.iter().map(|one| one.member.clone()).collect();
+    let belongs = |one: &&Candidate| belongs(&one.member.name, &members);
+    let joiners: Vec<_> = view.joiners.iter().filter(is_wanted).filter(belongs).collect();
     let in_place_of = |one: &Candidate| {
         let mut joiners = joiners.iter().filter(|joiner| joiner.member.name == one.member.name);
         let is_silent = !one.is_linked && one.silent_ticks >= REPLACE_TICKS;
@@ -159,9 +185,13 @@ pub fn plan(view: &View) -> Plan {
     let stay = view.members.iter().filter(is_wanted);
     let mut target: Vec<&Candidate> = stay.map(|one| in_place_of(one).unwrap_or(one)).collect();
     let has = |target: &[&Candidate], name: &str| target.iter().any(|one| one.member.name == name);
-    let new = joiners.iter().filter(|joiner| joiner.is_fit() && !has(&target, &joiner.member.name));
-    let new: Vec<_> = new.copied().collect();
-    target.extend(new);
+    let mut new: Vec<_> = joiners.iter().copied().filter(|joiner| joiner.is_fit()).collect();
+    new.sort_by_key(|one| ordinal(&one.member.name));
+    for joiner in new {
+        if target.len() < MEMBERS_MAX as usize && !has(&target, &joiner.member.name) {
+            target.push(joiner);
+        }
+    }
     // Whoever cannot come is not waited for when others leave, or for ever.
     let absent = absent(view, wanted, &target);
     let grows = target.len() > view.members.len() || is_genesis_short(view, wanted, &target);
@@ -178,13 +208,14 @@ pub fn plan(view: &View) -> Plan {
 fn absent(view: &View, wanted: Scale, target: &[&Candidate]) -> Vec<String> {
     let first = view.members.first().map_or("", |one| one.member.name.as_str());
     let base = first.rsplit_once('-').map_or(first, |(base, _)| base);
-    let names = (0..wanted.replicas).map(|n| format!("{base}-{}", wanted.start.saturating_add(n)));
+    let most = wanted.replicas.min(MEMBERS_MAX);
+    let names = (0..most).map(|n| format!("{base}-{}", wanted.start.saturating_add(n)));
     names.filter(|name| target.iter().all(|one| one.member.name != *name)).collect()
 }
 
 /// A cluster that has never served begins with a majority of those wanted.
 fn is_genesis_short(view: &View, wanted: Scale, target: &[&Candidate]) -> bool {
-    view.is_genesis && target.len() < wanted.replicas as usize / 2 + 1
+    view.is_genesis && target.len() < wanted.replicas.min(MEMBERS_MAX) as usize / 2 + 1
 }
 
 fn decide(view: &View, mut target: Vec<&Candidate>, absent: Vec<String>) -> Plan {
@@ -195,9 +226,12 @@ fn decide(view: &View, mut target: Vec<&Candidate>, absent: Vec<String>) -> Plan
     then.sort_unstable();
     // A cluster of one that was just made serves from its second configuration on.
     if now == then && !view.is_genesis {
-        return match absent.is_empty() {
-            true => Plan::Stay,
-            false => Plan::Wait(Why::Joining(absent)),
+        return match view.wanted {
+            _ if !absent.is_empty() => Plan::Wait(Why::Joining(absent)),
+            Some(wanted) if wanted.replicas > MEMBERS_MAX => {
+                Plan::Wait(Why::TooMany(wanted.replicas))
+            }
+            _ => Plan::Stay,
         };
     }
     let need = target.len() / 2 + 1;

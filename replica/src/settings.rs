@@ -14,10 +14,13 @@ use kvorum_protocol::status::ClusterId;
 
 use crate::driver::TICK;
 use crate::engine::Options;
-use crate::planner::{MEMBERS_MAX, ordinal};
+use crate::planner::{self, ordinal};
 use crate::storage::open::{Newborn, Owner};
 use crate::transport::AddressBook;
 use crate::version::Version;
+
+/// Most members of a cluster.
+const MEMBERS_MAX: usize = planner::MEMBERS_MAX as usize;
 
 /// Least that may be kept of a log, in bytes: each cut costs something.
 const LOG_KEEP_MIN: u64 = 64 << 10;

@@ -43,7 +43,8 @@ pub async fn superseded(
         let Some(newer) = newer(&others, &stranded).await else { continue };
         let is_over = newer.name_of(stranded.replica).is_none();
         info!(own = stranded.configuration.id.0, newer = newer.id.0, is_over, "was left behind");
-        let input = Input::Learned { members: newer.members };
+        let configuration = Some(newer.id);
+        let input = Input::Learned { members: newer.members, configuration };
         let _ = driver.send(ClientEvent::Input { input, permit: None }).await;
         if is_over {
             return;

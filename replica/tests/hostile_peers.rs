@@ -82,7 +82,7 @@ impl World {
             engine.meet(&theirs);
             engine.step(Input::PeerUp { peer: ReplicaId(id), session: Session(id) });
         }
-        engine.step(Input::Learned { members: vec![member(JOINER.0)] });
+        engine.step(Input::Learned { members: vec![member(JOINER.0)], configuration: None });
         engine.step(Input::PeerUp { peer: JOINER, session: Session(JOINER.0) });
         let (snapshots, random) = (disk.snapshots(), StdRng::seed_from_u64(seed));
         Self { engine, snapshots, random, fetch: 0, relay: 0 }

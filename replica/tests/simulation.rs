@@ -29,6 +29,8 @@ mod rules;
 mod scaling;
 #[path = "simulation/scenarios.rs"]
 mod scenarios;
+#[path = "simulation/strays.rs"]
+mod strays;
 #[path = "simulation/workload.rs"]
 mod workload;
 
@@ -326,7 +328,29 @@ fn with_a_configuration_of_one_that_does_not_wait_for_its_sync_a_write_is_lost()
 /// A leader whose configuration is over is told by those who left it that it still leads.
 #[test]
 fn with_reads_that_ignore_the_configuration_one_is_stale() {
-    without_in(World::Scaled, |rules| rules.engine.reads_know_configuration = false);
+    without_in(World::Scaled, |rules| {
+        rules.engine.reads_know_configuration = false;
+        // Those who left would not answer one who is no member where they are.
+        (rules.engine.knows_speakers, rules.has_strays) = (false, false);
+    });
+}
+
+/// Those who are left after a change lack what was acknowledged before it.
+#[test]
+fn with_a_change_that_does_not_wait_for_those_who_come_next_they_lack_writes() {
+    without_in(World::Scaled, |rules| rules.engine.seals_what_heirs_have = false);
+}
+
+/// Those who come next lack the last of what led there, and those who have it say nothing.
+#[test]
+fn with_those_who_left_silent_a_cluster_is_stuck() {
+    without_in(World::Scaled, |rules| rules.engine.tells_ends = false);
+}
+
+/// A joiner says that a sound state differs, that a read is confirmed, or that all is over.
+#[test]
+fn with_joiners_whose_word_counts_replicas_go_wrong() {
+    without_in(World::Scaled, |rules| rules.engine.knows_speakers = false);
 }
 
 /// A configuration that begins at whatever index a replica happens to be.

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "storage/copying.rs"]
+mod copying;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

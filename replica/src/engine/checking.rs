@@ -212,8 +212,10 @@ impl<S: Store> Engine<S> {
 
     /// A replica told its checksum.
     pub(super) fn checksum_told(&mut self, replica: ReplicaId, index: u64, digest: Digest) {
+        // Nobody can have come further than the log; such a number would hide all that come later.
+        let is_known = index <= self.last_known();
         let checking = &mut self.checking;
-        if index > checking.index {
+        if index > checking.index && is_known {
             checking.index = index;
             checking.told.clear();
         }
@@ -264,7 +266,7 @@ impl<S: Store> Engine<S> {
         self.outbox.notice(Notice::Quarantined { index });
         let quarantine = Quarantine { index, sound };
         self.store.write_install(InstallWrite::Quarantine(quarantine.clone()));
-        self.quarantine = Some(quarantine);
+        (self.quarantine, self.quarantined_since) = (Some(quarantine), self.now);
         self.end_pass();
         self.close_snapshots();
         // Whoever waits here for an outcome must not be told one of this state.

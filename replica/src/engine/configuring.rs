@@ -12,15 +12,13 @@
 //! that has it is brought into step. Does not know why the members change.
 
 use kvorum_protocol::message::Refusal;
-use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId};
-use kvorum_protocol::weight::bounded;
+use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId};
 
 use super::Engine;
 use super::consensus::Consensus;
 use super::message::{Output, PeerMessage};
 use super::notice::Notice;
 use crate::chain::Standing;
-use crate::entry::Entry;
 use crate::state_machine::Changes;
 use crate::storage::Store;
 
@@ -30,28 +28,6 @@ impl<S: Store> Engine<S> {
         self.configuration.name_of(self.me).is_some()
     }
 
-    /// Proposes the next configuration, if this replica leads, no change is under way, and a
-    /// majority of the new members is linked and has the state: a quorum must never wait for one
-    /// that has to catch up first.
-    pub(super) fn configure(&mut self, members: Vec<Member>) {
-        let next = Configuration { id: ConfigurationId(self.configuration.id.0 + 1), members };
-        let fit = next.members.iter().filter(|member| self.is_fit(member)).count();
-        let is_ready = self.is_leading() && !self.stops && fit >= next.quorum();
-        let Some(consensus) = self.consensus.as_mut().filter(|_| is_ready) else { return };
-        self.stops = true;
-        let names = next.members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>();
-        let notice = Notice::Configuring { id: next.id.0, members: names.join(",") };
-        self.outbox.notice(notice);
-        consensus.propose(vec![Entry::StopSign(next)]);
-    }
-
-    /// Whether a replica is linked and has the state.
-    pub(super) fn is_fit(&self, member: &Member) -> bool {
-        let replica = member.replica;
-        let is_linked = replica == self.me || self.outbox.peers.session(replica).is_some();
-        is_linked && self.has_state(replica)
-    }
-
     /// Goes on in the configuration that the state is in by now.
     pub(super) fn enter(&mut self) {
         if self.store.configuration_id() == self.configuration.id {
@@ -59,6 +35,9 @@ impl<S: Store> Engine<S> {
         }
         let chain = self.store.chain();
         let led = self.is_leading();
+        let stays = |member: &Member| chain.current.name_of(member.replica).is_some();
+        let leads_on = self.configuration.members.iter().any(stays);
+        self.standings.know(&chain);
         // What the library has to say still, to those who do not know it yet.
         self.take_messages();
         self.deposed();
@@ -66,7 +45,7 @@ impl<S: Store> Engine<S> {
         let begins_after = self.consensus.as_ref().map(Consensus::compacted);
         self.old_log = Some(begins_after.unwrap_or(chain.began));
         self.consensus = None;
-        self.outbox.peers.reconfigure(&chain, self.me, &self.store);
+        self.outbox.peers.reconfigure(&chain, self.me, &self.store, self.now);
         self.outbox.tell_known();
         self.forget_strangers();
         (self.configuration, self.began) = (chain.current, chain.began);
@@ -83,9 +62,11 @@ impl<S: Store> Engine<S> {
             self.fetching = None;
         }
         self.gather();
-        if let Some(consensus) = self.consensus.as_mut().filter(|_| led) {
+        match &mut self.consensus {
             // Whoever led knows best how far the log is: nobody has to wait for an election.
-            consensus.lead();
+            Some(consensus) if led => consensus.lead_on(),
+            Some(consensus) if leads_on => consensus.hold_back(),
+            Some(_) | None => {}
         }
     }
 
@@ -106,7 +87,8 @@ impl<S: Store> Engine<S> {
     /// The chain changed, and the configuration did not: somebody is to join.
     pub(super) fn know_joiners(&mut self) {
         let chain = self.store.chain();
-        if self.outbox.peers.reconfigure(&chain, self.me, &self.store) {
+        self.standings.know(&chain);
+        if self.outbox.peers.reconfigure(&chain, self.me, &self.store, self.now) {
             self.outbox.tell_known();
             self.forget_strangers();
         }
@@ -120,9 +102,14 @@ impl<S: Store> Engine<S> {
         self.stopping.retain(|peer| peer == me || peers.knows(peer));
     }
 
-    /// This replica was told of others that its state does not know yet.
-    pub(super) fn learned(&mut self, members: &[Member]) {
-        if self.outbox.peers.learn(members, self.me, &self.store) {
+    /// This replica was told of others that its state does not know yet: they are the members, of a
+    /// later configuration if it has a number. What led there is fetched from them.
+    pub(super) fn learned(&mut self, members: &[Member], configuration: Option<ConfigurationId>) {
+        let later = configuration.filter(|configuration| {
+            *configuration > self.configuration.id && self.rules.tells_ends
+        });
+        self.standings.learn(members, later);
+        if self.outbox.peers.learn(members, self.me, &self.store, self.now) {
             self.outbox.tell_known();
         }
     }

@@ -22,6 +22,16 @@ use crate::entry::Entry;
 /// round trip, the peer's turn included, must fit into one.
 pub const ELECTION_TICKS: u64 = 10;
 
+/// The round of the ballot with which whoever led a configuration leads the next one.
+const LEADS_ON_ROUND: u32 = 2;
+
+/// Ticks for which the members of a new configuration leave its first election to whoever led the
+/// one before. That one may be the first there and have no majority for a moment; whoever came
+/// before it knew of one would take leadership over, the latest with the highest slot. Three
+/// rounds: one to be heard, one to be answered, one to spare. If that one died, so much later
+/// another leads.
+const HOLD_BACK_TICKS: u64 = 3 * ELECTION_TICKS;
+
 /// Ticks after which an unanswered Prepare or Promise is sent again. Links lose nothing without
 /// breaking, and then both sides start over; so this is a last resort, and rare enough never to
 /// overlap a long synchronization.
@@ -84,6 +94,8 @@ pub struct Consensus<L: Storage<Entry>> {
     buffer: Vec<Message<Entry>>,
     dropped: u64,
     rules: Rules,
+    /// Ticks for which this replica leaves elections to others.
+    held_back: u64,
 }
 
 impl<L: Storage<Entry>> Consensus<L> {
@@ -100,7 +112,8 @@ impl<L: Storage<Entry>> Consensus<L> {
             _ => Instance::Paxos(Self::paxos(configuration, slot, log)),
         };
         let (configuration, buffer) = (configuration.clone(), Vec::new());
-        Self { instance, configuration, slot, leading: None, buffer, dropped: 0, rules }
+        let (leading, dropped, held_back) = (None, 0, 0);
+        Self { instance, configuration, slot, leading, buffer, dropped, rules, held_back }
     }
 
     fn paxos(configuration: &Configuration, slot: u64, log: L) -> OmniPaxos<Entry, L> {
@@ -130,8 +143,17 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
+    /// Leaves it to whoever led the configuration before to lead this one, for a while.
+    pub fn hold_back(&mut self) {
+        self.held_back = HOLD_BACK_TICKS;
+    }
+
     /// Lets logical time pass.
     pub fn tick(&mut self) {
+        if self.held_back > 0 {
+            self.held_back -= 1;
+            return;
+        }
         if let Instance::Paxos(paxos) = &mut self.instance {
             paxos.tick();
         }
@@ -241,6 +263,15 @@ impl<L: Storage<Entry>> Consensus<L> {
     pub fn lead(&mut self) {
         if let Instance::Paxos(paxos) = &mut self.instance {
             paxos.try_become_leader();
+        }
+    }
+
+    /// Leads a new configuration on, as this replica led the one before. All of its members begin
+    /// with a ballot of the first round, and the highest slot has the highest: so this is one of
+    /// the second round.
+    pub fn lead_on(&mut self) {
+        while matches!(self.instance, Instance::Paxos(_)) && self.promise().n < LEADS_ON_ROUND {
+            self.lead();
         }
     }
 

@@ -5,19 +5,21 @@
 //! a snapshot, chunk by chunk, which is written beside the state and takes its place at once; then
 //! for the entries after it. When it has what the other had, it asks to be brought into step.
 //!
-//! Guarantees that one chunk is under way at a time and is durable before the next is asked for,
-//! so that memory is bounded and a replica that restarts goes on where it was; that when the other
-//! falls silent the rest comes from another replica; and that neither promise nor log is touched:
-//! only the consensus library changes those.
+//! Guarantees that one chunk is under way at a time and is durable before the next is asked for, so
+//! that memory is bounded and a replica that restarts goes on where it was; that when the other
+//! falls silent the rest comes from another replica; that state comes only from those who were or
+//! are members, and never leads to an earlier configuration than this replica knows; and that
+//! neither promise nor log is touched: only the consensus library changes those.
 
 use kvorum_protocol::status::{CatchingUp, ConfigurationId, ReplicaId};
 
 use super::message::{Output, PeerMessage};
 use super::notice::Notice;
+use super::standing::Speaker;
 use super::{Engine, Outbox};
 use crate::chain::Standing;
 use crate::entry::Entry;
-use crate::snapshot::{Found, Install, InstallWrite, Quarantine, SnapshotId, Wanted};
+use crate::snapshot::{Found, Header, Install, InstallWrite, Quarantine, SnapshotId, Wanted};
 use crate::state_machine::{self, Source};
 use crate::storage::Store;
 
@@ -28,6 +30,14 @@ const PACE_TICKS: u64 = 2;
 const PATIENCE_TICKS: u64 = 300;
 /// Ticks until the next question, when the other has too many snapshots open or must not be asked.
 const BUSY_TICKS: u64 = 100;
+/// Ticks until the next question, when the other's state was of no use.
+const USELESS_TICKS: u64 = 10;
+/// So many times in a row a joiner that wanted entries may be told that there is no time: then the
+/// others are in another configuration than it believes, and it copies a state, which says which.
+const BUSY_MAX: u32 = 5;
+/// Ticks for which a replica in quarantine waits for one that had the majority's state, when its
+/// configuration is over: they may all have been replaced.
+const SOUND_TICKS: u64 = 500;
 
 /// Catching up.
 #[derive(Debug)]
@@ -47,6 +57,8 @@ pub(super) struct Fetching {
     lacking: u64,
     /// The configuration to be reached, if it is not the one that this replica knows.
     newer: Option<ConfigurationId>,
+    /// Answers in a row that the other must not be asked, or has no time.
+    busy: u32,
     /// The snapshot that was copied, until the entries after it are here: the other keeps them as
     /// long as it is open.
     copied: Option<SnapshotId>,
@@ -96,9 +108,11 @@ impl<S: Store> Engine<S> {
         self.may_have_copied = true;
         self.fetches += 1;
         let (call, due) = (self.fetches, self.now);
+        let busy = self.fetching.as_ref().map_or(0, |fetching| fetching.busy);
+        let is_refused = busy >= BUSY_MAX && self.standing() == Standing::Joiner;
         let step = match &self.quarantine {
             // A new joiner knows nothing of what the entries changed.
-            None if self.store.applied() > 0 || self.is_member() => Step::Entries,
+            None if (self.store.applied() > 0 && !is_refused) || self.is_member() => Step::Entries,
             None | Some(_) if self.store.install().is_some() => Step::Chunks,
             None | Some(_) => Step::Snapshot,
         };
@@ -112,6 +126,7 @@ impl<S: Store> Engine<S> {
             is_waiting: false,
             lacking: u64::MAX,
             newer,
+            busy,
             copied: None,
         });
     }
@@ -122,7 +137,19 @@ impl<S: Store> Engine<S> {
         if self.fetching.is_none()
             && let Some(source) = self.next_source(self.me)
         {
-            self.begin_fetch(source, index, None);
+            self.begin_fetch(source, index, self.standings.later());
+        }
+    }
+
+    /// Begins to fetch what led to a configuration of which this replica was told.
+    fn begin_newer(&mut self) {
+        let index = self.store.applied() + 1;
+        if self.fetching.is_none()
+            && self.quarantine.is_none()
+            && let Some(later) = self.standings.later().filter(|_| self.may_fetch_newer())
+            && let Some(source) = self.next_source(self.me)
+        {
+            self.begin_fetch(source, index, Some(later));
         }
     }
 
@@ -137,6 +164,7 @@ impl<S: Store> Engine<S> {
                 self.store.write_install(InstallWrite::Drop);
             }
         }
+        self.begin_newer();
         let Some(fetching) = &self.fetching else { return };
         let is_linked = self.outbox.peers.session(fetching.source).is_some();
         if self.now < fetching.due && (is_linked || fetching.is_waiting) {
@@ -157,22 +185,41 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The connected peer after one, in a circle; in quarantine, of those that are sound.
+    /// The connected peer after one, in a circle, of those from whom state may be copied.
     fn next_source(&self, after: ReplicaId) -> Option<ReplicaId> {
-        let quarantine = self.quarantine.as_ref();
-        let is_sound = |peer: &ReplicaId| quarantine.is_none_or(|q| q.sound.contains(peer));
-        let is_member = self.is_member();
-        let peers = &self.outbox.peers;
-        let is_known = |peer: &ReplicaId| !is_member || peers.is_member(*peer);
-        let mut sources = peers.linked().filter(is_known).filter(is_sound).peekable();
+        let is_source = |peer: &ReplicaId| self.is_source(*peer);
+        let mut sources = self.outbox.peers.linked().filter(is_source).peekable();
         let first = sources.peek().copied();
         sources.find(|peer| *peer > after).or(first)
     }
 
-    /// Whether a state as of an index may take the place of the one that is here.
-    fn is_of_use(&self, index: u64) -> bool {
-        let applied = self.store.applied();
-        index > applied || (index == applied && self.quarantine.is_some())
+    /// Whether state may be copied from a peer: a member, and where this replica has to come to
+    /// another configuration, whoever was one or is one there. In quarantine, from those that are
+    /// sound; after a while, when the configuration is over, from any of a later one: they had the
+    /// state from a majority that was sound, and one in quarantine gives its state to nobody.
+    fn is_source(&self, peer: ReplicaId) -> bool {
+        let later = self.standings.later();
+        let least = match later {
+            None if self.is_member() => Speaker::Member,
+            _ => Speaker::Elsewhere,
+        };
+        let is_known = self.speaker(peer) >= least || !self.rules.knows_speakers;
+        let Some(quarantine) = &self.quarantine else { return is_known };
+        let is_late = self.now >= self.quarantined_since + SOUND_TICKS;
+        quarantine.sound.contains(&peer) || (is_known && is_late && later.is_some())
+    }
+
+    /// Whether a state may take the place of the one that is here: it is as of a later index, and
+    /// of no earlier configuration than this replica knows. In quarantine it is one that is sound,
+    /// or of a later configuration, and may be as of the same index.
+    fn is_of_use(&self, header: &Header, source: Option<ReplicaId>) -> bool {
+        let (applied, theirs) = (self.store.applied(), header.chain.current.id);
+        let Some(quarantine) = &self.quarantine else {
+            return header.applied > applied && theirs >= self.configuration.id;
+        };
+        let is_sound = source.is_none_or(|peer| quarantine.sound.contains(&peer));
+        header.applied >= applied
+            && (theirs > self.configuration.id || (is_sound && theirs == self.configuration.id))
     }
 
     fn ask(&mut self) {
@@ -210,7 +257,7 @@ impl<S: Store> Engine<S> {
     /// An answer came.
     pub(super) fn fetched(&mut self, peer: ReplicaId, call: u64, found: Found) {
         let is_of_use = match &found {
-            Found::Snapshot { header, .. } => self.is_of_use(header.applied),
+            Found::Snapshot { header, .. } => self.is_of_use(header, Some(peer)),
             _ => true,
         };
         let Some(fetching) = &mut self.fetching else { return };
@@ -223,18 +270,22 @@ impl<S: Store> Engine<S> {
                 self.entries_came(from, &entries, decided);
             }
             (Step::Entries, Found::Gone) => {
-                let applied = self.store.applied();
-                let install = self.store.install().filter(|i| i.header.applied > applied);
-                fetching.step = if install.is_some() { Step::Chunks } else { Step::Snapshot };
+                let install = self.store.install();
+                let is_of_use = install.is_some_and(|i| self.is_of_use(&i.header, None));
+                self.fetching.as_mut().expect("it is under way").step =
+                    if is_of_use { Step::Chunks } else { Step::Snapshot };
             }
             (Step::Snapshot, Found::Snapshot { snapshot, header }) => {
                 if is_of_use {
-                    fetching.step = Step::Chunks;
+                    (fetching.step, fetching.busy) = (Step::Chunks, 0);
                     let install = Install::of(snapshot, header);
                     self.store.write_install(InstallWrite::Begin(install));
                 } else {
                     // The other is behind as well: the next question goes elsewhere.
-                    (fetching.is_waiting, fetching.due) = (true, self.now + 1);
+                    (fetching.is_waiting, fetching.due) = (true, self.now + USELESS_TICKS);
+                    let message =
+                        PeerMessage::Fetch { call: 0, wanted: Wanted::Close { snapshot } };
+                    self.outbox.push(Output::Send { to: peer, message });
                 }
             }
             (Step::Chunks, Found::Chunk(chunk)) => {
@@ -248,16 +299,20 @@ impl<S: Store> Engine<S> {
             (Step::Chunks, Found::Gone) => fetching.step = Step::Snapshot,
             // Another one may have time.
             (_, Found::Busy) => {
+                fetching.busy = fetching.busy.saturating_add(1);
                 (fetching.is_waiting, fetching.due) = (true, self.now + BUSY_TICKS);
             }
-            (_, _) => self.fetching = None,
+            (_, _) => {
+                self.fetching = None;
+                self.standings.forget_later();
+            }
         }
     }
 
     /// All chunks are there: the copied state takes the place of the one that was there.
     fn switch(&mut self) {
         let Some(install) = self.store.install() else { return };
-        if !self.is_of_use(install.header.applied) {
+        if !self.is_of_use(&install.header, None) {
             return self.store.write_install(InstallWrite::Drop);
         }
         self.store.write_install(InstallWrite::Switch);
@@ -276,23 +331,31 @@ impl<S: Store> Engine<S> {
 
     /// A peer is in a configuration that this replica has not come to: it lacks what led there.
     pub(super) fn fetch_newer(&mut self, peer: ReplicaId, newer: ConfigurationId, index: u64) {
+        self.standings.hear(newer, self.configuration.id);
         let is_under_way = self.fetching.as_ref().is_some_and(|f| f.newer >= Some(newer));
-        // A member that does not vote yet may have forgotten what it promised; one that copied a
-        // later configuration would vote in it.
-        let may_fetch = match self.standing() {
+        if !is_under_way && self.quarantine.is_none() && self.may_fetch_newer() {
+            let target = index.max(self.store.applied() + 1);
+            self.begin_fetch(peer, target, Some(newer));
+        }
+    }
+
+    /// Whether this replica may come to a later configuration by what others have. A member that
+    /// does not vote yet may have forgotten what it promised; one that copied a later configuration
+    /// would vote in it.
+    fn may_fetch_newer(&self) -> bool {
+        match self.standing() {
             Standing::Member => self.consensus.is_some(),
             Standing::Joiner => true,
             Standing::Retired => false,
-        };
-        if !is_under_way && self.quarantine.is_none() && may_fetch {
-            let target = index.max(self.store.applied() + 1);
-            self.begin_fetch(peer, target, Some(newer));
         }
     }
 
     fn entries_came(&mut self, from: u64, entries: &[Entry], decided: u64) {
         let applied = self.store.applied();
         let (mut next, mut rest) = (from, entries);
+        if let Some(fetching) = &mut self.fetching {
+            fetching.busy = 0;
+        }
         while from == applied + 1 && !rest.is_empty() {
             let (run, later) = rest.split_at(state_machine::run_length(rest));
             let lanes = self.rules.lanes;
@@ -304,6 +367,8 @@ impl<S: Store> Engine<S> {
         self.enter();
         if self.store.applied() >= decided {
             self.fetching = None;
+            // Nothing more is known there. Whoever knows more says so again.
+            self.standings.forget_later();
             match self.standing() {
                 Standing::Joiner => self.tell_state(),
                 _ => self.ask_to_be_in_step(),

@@ -12,6 +12,8 @@ use omnipaxos::ballot_leader_election::Ballot;
 use super::Engine;
 use super::message::{Output, PeerMessage};
 use super::notice::Notice;
+use super::planning::LAG_MAX;
+use crate::planner;
 use crate::storage::Store;
 
 /// Ticks that a hand-over may take before the leader leads on.
@@ -28,21 +30,34 @@ pub(super) struct HandOver {
 }
 
 impl<S: Store> Engine<S> {
-    /// Begins to hand leadership over; to the replica best in step if none is named.
+    /// How soon a peer goes: the least stays longest. One that is about to stop goes before all,
+    /// one that is not wanted next, and of the others an orchestrator takes the one with the
+    /// highest ordinal first, in each rollout and each time there are to be fewer.
+    fn departure(&self, peer: ReplicaId) -> (bool, bool, Option<u32>, ReplicaId) {
+        let ordinal = planner::ordinal(self.outbox.peers.name(peer));
+        let is_unwanted = self.scale_wanted().zip(ordinal).is_some_and(|(s, o)| !s.has(o));
+        (self.is_stopping(peer), is_unwanted, ordinal, peer)
+    }
+
+    /// Begins to hand leadership over; if nobody is named, to the one in step that stays longest,
+    /// or to the one that is nearest to being in step.
     pub(super) fn begin_hand_over(&mut self, target: Option<ReplicaId>) -> Result<(), Refusal> {
         let leader = self.leader_name();
         let Some(consensus) = &self.consensus else { return Err(Refusal::NoLeader) };
         if consensus.ballot_if_leading().is_none() {
             return Err(Refusal::NotLeader { leader });
         }
-        let in_step = |peer: &ReplicaId| consensus.accepted_by(*peer).unwrap_or(0);
-        let stays = |peer: &ReplicaId| !self.is_stopping(*peer);
+        let reach = |peer: &ReplicaId| consensus.accepted_by(*peer).unwrap_or(0);
+        let in_step =
+            |peer: &ReplicaId| reach(peer).saturating_add(LAG_MAX) >= consensus.accepted();
         let peers = || self.outbox.peers.connected();
-        let best = peers().filter(stays).max_by_key(in_step).or(peers().max_by_key(in_step));
+        let best = peers().filter(in_step).min_by_key(|peer| self.departure(*peer));
+        let best = best.or_else(|| peers().max_by_key(reach));
         let target = target.filter(|target| self.outbox.peers.session(*target).is_some()).or(best);
         let Some(target) = target else { return Err(Refusal::NoQuorum) };
         let to = self.outbox.peers.name(target).to_owned();
         self.outbox.notice(Notice::HandingOver { to });
+        self.abandon_sealing();
         let deadline = self.now + HAND_OVER_TICKS;
         self.hand_over = Some(HandOver { target, deadline, next_ask: self.now });
         Ok(())

@@ -4,14 +4,19 @@
 //! leader tells joiners, and those who left, in which configuration the cluster is and how far: so
 //! a joiner goes on copying, and one that left learns that the cluster goes on without it.
 //!
-//! Guarantees that an id is given once, by an entry. Does not decide who becomes a member; the
+//! One that left tells everybody who is linked that its configuration is over, until the next one
+//! has decided an entry: then a majority there has what led to it.
+//!
+//! Guarantees that an id is given once, by an entry; that whoever asks for one is answered, and
+//! takes no place for longer than it waits. Does not decide who becomes a member; the
 //! [planner](crate::planner) does.
 
 use kvorum_protocol::message::{Answer, Refusal};
 use kvorum_protocol::name;
-use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId};
 
-use super::message::{Output, PeerMessage};
+use super::consensus::Consensus;
+use super::message::{ClientKey, Output, PeerMessage};
 use super::{Engine, Origin};
 use crate::chain::Standing;
 use crate::entry::Entry;
@@ -19,10 +24,42 @@ use crate::planner;
 use crate::storage::Store;
 use crate::version::Version;
 
-/// Ticks between two hints to those who are no members.
+/// Ticks between two hints of the leader to those who are no members.
 const HINT_TICKS: u64 = 3;
+/// Ticks between two times that one who left tells everybody that its configuration is over: most
+/// know it from the leader by then.
+const TELL_TICKS: u64 = 10;
 /// Joiners that wait for their id at a time; of more, the next is refused as overload.
 const JOINS_MAX: usize = 64;
+/// Ticks that somebody waits for an id; then it may ask again.
+const JOIN_TICKS: u64 = 500;
+
+/// What somebody is told who asked for an id, and whose name another one asked for since.
+const OVERTAKEN: &str = "another replica asked for an id under this name since: of one name the \
+                         last counts; see that only one process has this name, and ask again";
+
+/// Somebody who waits for an id.
+pub(super) struct Asking {
+    origin: Origin,
+    nonce: u64,
+    /// Where the entry is that gives it, unless it has its id already.
+    index: u64,
+    deadline: u64,
+}
+
+/// Whether a joiner may have a name, and what is wrong with it if not.
+fn check_name(name: &str, members: &[Member]) -> Result<(), String> {
+    name::check(name).map_err(|none| none.to_string())?;
+    if !planner::belongs(name, members) {
+        let first = members.first().map_or("", |member| member.name.as_str());
+        return Err(format!(
+            "{name} is not named as the members of this cluster are, of which one is {first}: it \
+             cannot become one; start it with a name of theirs, or with another cluster's folder \
+             or StatefulSet"
+        ));
+    }
+    Ok(())
+}
 
 impl<S: Store> Engine<S> {
     /// What this replica is to the configuration that it knows last.
@@ -37,8 +74,8 @@ impl<S: Store> Engine<S> {
     pub(super) fn join(&mut self, origin: Origin, name: String, nonce: u64) {
         let refusal = if !self.is_leading() {
             Some(Refusal::NotLeader { leader: self.leader_name() })
-        } else if let Err(none) = name::check(&name) {
-            Some(Refusal::Unavailable(none.to_string()))
+        } else if let Err(why) = check_name(&name, &self.configuration.members) {
+            Some(Refusal::Unavailable(why))
         } else if self.store.version() < Version::JOINERS {
             let (has, needs) = (self.store.version(), Version::JOINERS);
             Some(Refusal::Unavailable(format!(
@@ -48,50 +85,107 @@ impl<S: Store> Engine<S> {
         } else if self.joins.len() >= JOINS_MAX {
             Some(Refusal::Overloaded)
         } else {
-            (self.stops || self.hand_over.is_some()).then_some(Refusal::HandingOver)
+            let is_quiet = self.stops || self.seals.is_under_way() || self.hand_over.is_some();
+            is_quiet.then_some(Refusal::HandingOver)
         };
         if let Some(refusal) = refusal {
             return self.outbox.answer(origin, Answer::Refused(refusal));
         }
-        self.joins.push((origin, nonce));
         if self.store.chain().id_of(nonce).is_none()
             && let Some(consensus) = &mut self.consensus
         {
             consensus.propose(vec![Entry::Join { name, nonce }]);
         }
+        let index = self.consensus.as_ref().map_or(0, Consensus::accepted);
+        self.joins.push(Asking { origin, nonce, index, deadline: self.now + JOIN_TICKS });
         self.answer_joins();
     }
 
-    /// Tells those who wait for an id, if they have one by now; what told it is decided.
+    /// Tells those who wait for an id, if they have one by now; what told it is decided. Of one
+    /// name the last that asked counts: the others are told that they were overtaken.
     pub(super) fn answer_joins(&mut self) {
         if self.joins.is_empty() {
             return;
         }
-        let chain = self.store.chain();
+        let (chain, applied) = (self.store.chain(), self.store.applied());
         let outbox = &mut self.outbox;
-        self.joins.retain(|(origin, nonce)| {
-            let Some(replica) = chain.id_of(*nonce) else { return true };
-            let configuration = chain.current.clone();
-            outbox.answer(*origin, Answer::Joined { replica, configuration });
+        self.joins.retain(|asking| {
+            let answer = match chain.id_of(asking.nonce) {
+                Some(replica) => Answer::Joined { replica, configuration: chain.current.clone() },
+                None if applied < asking.index => return true,
+                None => Answer::Refused(Refusal::Unavailable(OVERTAKEN.to_owned())),
+            };
+            outbox.answer(asking.origin, answer);
             false
+        });
+    }
+
+    /// A client's connection ended: nobody waits there any more.
+    pub(super) fn client_gone(&mut self, client: ClientKey) {
+        self.subscriptions.client_gone(client);
+        let is_gone = |origin| matches!(origin, Origin::Client { client: c, .. } if c == client);
+        self.joins.retain(|asking| !is_gone(asking.origin));
+    }
+
+    /// Whoever waited too long for an id is told so: by the same nonce it gets the same one.
+    pub(super) fn expire_joins(&mut self) {
+        let (now, outbox) = (self.now, &mut self.outbox);
+        self.joins.retain(|asking| {
+            let waits = now < asking.deadline;
+            if !waits {
+                outbox.answer(asking.origin, Answer::Refused(Refusal::NoQuorum));
+            }
+            waits
         });
     }
 
     /// This replica leads no more: those who wait for an id ask again.
     pub(super) fn abandon_joins(&mut self) {
-        for (origin, _) in std::mem::take(&mut self.joins) {
+        for Asking { origin, .. } in std::mem::take(&mut self.joins) {
             let refusal = Refusal::NotLeader { leader: None };
             self.outbox.answer(origin, Answer::Refused(refusal));
         }
     }
 
-    /// Tells those who are no members how far the cluster is.
+    /// Tells those who need it which configuration the cluster is in, and how far: the leader those
+    /// who are no members, and one that left everybody, until the others can do without it. It may
+    /// be the only one left that knows what led there.
     pub(super) fn hint(&mut self) {
-        if self.now.is_multiple_of(HINT_TICKS) && self.is_leading() {
-            for peer in self.outbox.peers.guests().collect::<Vec<_>>() {
-                self.tell_over(peer);
+        let is_due = |ticks| self.now.is_multiple_of(ticks);
+        let peers = &self.outbox.peers;
+        let told: Vec<_> = match self.standing() {
+            // Those who come next have to get the last of it at once.
+            Standing::Member if self.is_leading() => {
+                let is_due = is_due(HINT_TICKS) || self.seals.is_under_way();
+                peers.guests().filter(|_| is_due).collect()
             }
+            Standing::Retired if self.is_to_tell() && is_due(TELL_TICKS) => {
+                peers.linked().collect()
+            }
+            _ => return,
+        };
+        for peer in told {
+            self.tell_over(peer);
         }
+    }
+
+    /// A session began with somebody who may not know which configuration the cluster is in.
+    pub(super) fn greet(&mut self, peer: ReplicaId) {
+        let tells = match self.standing() {
+            Standing::Member => !self.outbox.peers.is_member(peer),
+            Standing::Retired => self.is_to_tell(),
+            // What one says that has not come in counts for nobody.
+            Standing::Joiner => false,
+        };
+        if tells {
+            self.tell_over(peer);
+        }
+    }
+
+    /// Whether others may have to learn from this replica, which left, that a configuration is
+    /// over.
+    fn is_to_tell(&self) -> bool {
+        !self.may_go && self.rules.tells_ends
     }
 
     /// Whether a peer is no member and will not be one: this replica leads, has no change under
@@ -110,7 +204,7 @@ impl<S: Store> Engine<S> {
         index: u64,
         is_dismissed: bool,
     ) {
-        if self.standing() == Standing::Joiner {
+        if self.standing() == Standing::Joiner && configuration >= self.configuration.id {
             self.may_go = is_dismissed;
         }
         match self.standing() {

@@ -26,6 +26,7 @@ impl<S: Store> Engine<S> {
         if let Some(consensus) = &mut self.consensus {
             consensus.reconnected(peer);
         }
+        self.greet(peer);
     }
 
     /// A session with a peer ended.
@@ -58,6 +59,9 @@ impl<S: Store> Engine<S> {
         if self.rules.tells_sessions && self.outbox.peers.session(peer) != Some(session) {
             self.outbox.notice(Notice::Dropped { what: "a frame of an old session" });
             return;
+        }
+        if !self.listens(peer, &message) {
+            return self.turn_away(peer, session, message);
         }
         match message {
             PeerMessage::Paxos { configuration, message } => {

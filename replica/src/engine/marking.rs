@@ -6,6 +6,8 @@
 
 use kvorum_protocol::status::ConfigurationId;
 
+use kvorum_protocol::weight::bounded;
+
 use super::Engine;
 use super::consensus::Consensus;
 use super::message::{Output, Verdict};
@@ -86,7 +88,10 @@ impl<S: Store> Engine<S> {
                 self.mark_refused = Some(why);
                 self.lose_vote(MARKER.to_owned());
             }
-            Verdict::Refused(why) | Verdict::Unreachable(why) => self.mark_refused = Some(why),
+            // The words may be another system's.
+            Verdict::Refused(why) | Verdict::Unreachable(why) => {
+                self.mark_refused = Some(bounded(why));
+            }
         }
     }
 }

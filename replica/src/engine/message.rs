@@ -302,8 +302,10 @@ pub enum Input {
     WantsStop,
     /// A joiner, or a replica that was left behind, was told of others.
     Learned {
-        /// Those.
+        /// Those: the members.
         members: Vec<Member>,
+        /// The number of their configuration, if it was told.
+        configuration: Option<ConfigurationId>,
     },
     /// A sync returned that began after this was written.
     Synced(Written),

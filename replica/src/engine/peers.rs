@@ -65,13 +65,19 @@ impl Peers {
             learned: BTreeSet::new(),
             configuration: None,
         };
-        peers.reconfigure(chain, me, store);
+        peers.reconfigure(chain, me, store, 0);
         peers
     }
 
     /// The chain is another now; whether others are known than before. Whoever the chain does not
     /// know any more is forgotten, unless there is a session: it may have to be told that it left.
-    pub fn reconfigure<S: Store>(&mut self, chain: &Chain, me: ReplicaId, store: &S) -> bool {
+    pub fn reconfigure<S: Store>(
+        &mut self,
+        chain: &Chain,
+        me: ReplicaId,
+        store: &S,
+        now: u64,
+    ) -> bool {
         let before = self.known();
         let others = chain.current.members.iter().map(|member| member.replica);
         self.members = others.filter(|replica| *replica != me).collect();
@@ -82,25 +88,32 @@ impl Peers {
             // The members are known from the state itself now.
             self.learned.clear();
         }
-        self.insert(&known, me, store);
+        self.insert(&known, me, store, now);
         self.forget();
         self.known() != before
     }
 
     /// These are members too, as somebody says who knows more; whether others are known than
     /// before. Of what was learned in one configuration only the last counts.
-    pub fn learn<S: Store>(&mut self, members: &[Member], me: ReplicaId, store: &S) -> bool {
+    pub fn learn<S: Store>(
+        &mut self,
+        members: &[Member],
+        me: ReplicaId,
+        store: &S,
+        now: u64,
+    ) -> bool {
         if members.is_empty() {
             return false;
         }
         let before = self.known();
         self.learned = members.iter().map(|member| member.replica).collect();
-        self.insert(members, me, store);
+        self.insert(members, me, store, now);
         self.forget();
         self.known() != before
     }
 
-    fn insert<S: Store>(&mut self, members: &[Member], me: ReplicaId, store: &S) {
+    /// Who is new has been silent from now on.
+    fn insert<S: Store>(&mut self, members: &[Member], me: ReplicaId, store: &S, now: u64) {
         for Member { replica, name } in members.iter().filter(|member| member.replica != me) {
             self.peers.entry(*replica).or_insert_with(|| Peer {
                 name: name.clone(),
@@ -109,7 +122,7 @@ impl Peers {
                 is_cut: false,
                 has_met: store.seen(*replica).is_some(),
                 newest: None,
-                silent_since: 0,
+                silent_since: now,
             });
         }
     }
@@ -227,7 +240,7 @@ impl Peers {
     #[must_use]
     pub fn silent_ticks(&self, peer: ReplicaId, now: u64) -> u64 {
         let peer = self.peers.get(&peer).filter(|peer| peer.session.is_none());
-        peer.map_or(0, |peer| now - peer.silent_since)
+        peer.map_or(0, |peer| now.saturating_sub(peer.silent_since))
     }
 
     /// Everybody with a session, whether a member or not.

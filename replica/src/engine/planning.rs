@@ -17,8 +17,8 @@ use crate::storage::Store;
 
 /// Ticks between two plans.
 const PLAN_TICKS: u64 = 3;
-/// A replica whose state lacks no more than so many entries has it, for a change of the members:
-/// what is under way arrives meanwhile.
+/// A replica whose state lacks no more than so many entries is near enough for a change of the
+/// members to begin, and for leadership: what it lacks arrives within a moment.
 pub(super) const LAG_MAX: u64 = 1024;
 
 /// Ticks for which the answer to a look holds.
@@ -95,6 +95,14 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// A leader whose look got no answer repeats it, and asks the peers too: nobody tells it twice.
+    pub(super) fn advance_look(&mut self) {
+        let last = &self.planning.look;
+        if !last.is_answered && self.now >= last.asked_at + LOOK_AGAIN_TICKS && self.is_leading() {
+            self.look();
+        }
+    }
+
     /// Looks again how many are wanted, unless that is under way.
     fn look(&mut self) {
         let last = &self.planning.look;
@@ -127,6 +135,17 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// Whether it is known well enough how many are wanted for these to be the next members; looks
+    /// again if it is not.
+    pub(super) fn is_sure(&mut self, next: &[Member]) -> bool {
+        let is_sure =
+            !self.rules.looks_again || !self.removes(next) || self.planning.sure_until >= self.now;
+        if !is_sure {
+            self.look();
+        }
+        is_sure
+    }
+
     /// Whether the next members lack one whose ordinal is not wanted any more.
     fn removes(&self, next: &[Member]) -> bool {
         let is_left = |member: &&Member| {
@@ -150,9 +169,11 @@ impl<S: Store> Engine<S> {
     /// Whether a replica has the state, but for what is under way.
     pub(super) fn has_state(&self, replica: ReplicaId) -> bool {
         let Some(consensus) = &self.consensus else { return false };
+        // More than there is, nobody can have.
+        let told = self.sending.state_of(replica).filter(|index| *index <= self.last_known());
         let accepted = consensus.accepted_by(replica).unwrap_or(0);
-        let reach = accepted.max(self.sending.state_of(replica).unwrap_or(0));
-        replica == self.me || reach + LAG_MAX >= consensus.decided()
+        let reach = accepted.max(told.unwrap_or(0));
+        replica == self.me || reach.saturating_add(LAG_MAX) >= consensus.decided()
     }
 
     fn candidate(&self, member: &Member) -> Candidate {
@@ -167,7 +188,8 @@ impl<S: Store> Engine<S> {
 
     /// Plans, if it is time to.
     pub(super) fn advance_planning(&mut self) {
-        let is_mine = self.is_leading() && !self.stops && self.hand_over.is_none();
+        let is_quiet = self.stops || self.seals.is_under_way() || self.hand_over.is_some();
+        let is_mine = self.is_leading() && !is_quiet;
         if !self.now.is_multiple_of(PLAN_TICKS) || !is_mine || self.is_adrift() {
             return;
         }
@@ -192,19 +214,17 @@ impl<S: Store> Engine<S> {
         let plan = planner::plan(&view);
         self.planning.waits = match &plan {
             Plan::Wait(why) => Some(why.to_string()),
-            _ => None,
+            Plan::Change(_) => self.seals.why(),
+            Plan::Stay | Plan::HandOver(_) => None,
         };
         match plan {
             Plan::Stay | Plan::Wait(_) => {}
             Plan::HandOver(to) => drop(self.begin_hand_over(Some(to))),
-            Plan::Change(members)
-                if self.rules.looks_again
-                    && self.removes(&members)
-                    && self.planning.sure_until < self.now =>
-            {
-                self.look();
+            Plan::Change(members) => {
+                if self.is_sure(&members) {
+                    self.configure(members);
+                }
             }
-            Plan::Change(members) => self.configure(members),
         }
     }
 

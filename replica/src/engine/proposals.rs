@@ -57,6 +57,19 @@ impl Proposals {
         std::mem::take(&mut self.queue)
     }
 
+    /// Refuses what is in the queue, which was never proposed.
+    pub fn refuse_queue(&mut self, refusal: &Answer, answer: &mut impl FnMut(Origin, Answer)) {
+        for entry in self.take_queue() {
+            let Entry::Command(command) = entry else { continue };
+            if let Some(waiting) = self.waiting.remove(&command.id) {
+                self.bytes -= waiting.bytes;
+                for origin in waiting.origins {
+                    answer(origin, refusal.clone());
+                }
+            }
+        }
+    }
+
     /// How many writes wait.
     #[must_use]
     pub fn count(&self) -> usize {

@@ -52,6 +52,13 @@ pub struct Rules {
     pub reads_know_configuration: bool,
     /// Nobody is removed before it was looked again how many replicas are wanted.
     pub looks_again: bool,
+    /// A configuration is sealed only when a majority of the next members has everything.
+    pub seals_what_heirs_have: bool,
+    /// Whoever needs what led to a later configuration is told of it by those who left, and by
+    /// clients' means, and fetches it.
+    pub tells_ends: bool,
+    /// A message counts only from those who may say it.
+    pub knows_speakers: bool,
     /// A state that differs from a majority's is not used any more.
     pub quarantines: bool,
     /// A disk that ends in an earlier epoch than somebody remembers is an older copy.
@@ -82,6 +89,9 @@ impl Default for Rules {
             looks_again: true,
             compares_epochs: true,
             renews_mark: true,
+            seals_what_heirs_have: true,
+            tells_ends: true,
+            knows_speakers: true,
             lanes: LaneMemory::default(),
         }
     }

@@ -19,7 +19,8 @@ use omnipaxos::util::LogSync;
 use super::PeerMessage;
 use crate::chain::Chain;
 use crate::entry::Entry;
-use crate::planner::{MEMBERS_MAX, Scale};
+use crate::limits::MEMBERS_MAX;
+use crate::planner::Scale;
 use crate::snapshot::{Cursor, Found, Header, Item, Wanted};
 use crate::version::Version;
 

@@ -21,14 +21,14 @@ use serde::{Deserialize, Serialize};
 use super::OrchestratorError;
 use crate::addresses::{Addresses, FILE_NAME};
 use crate::marker::Marker;
-use crate::planner::Scale;
+use crate::planner::{MEMBERS_MAX, Scale};
 
 /// The file that says how many replicas are wanted.
 pub const SET_FILE: &str = "statefulset.json";
 /// The file that the marker is in.
 const MARKER_FILE: &str = "marker.json";
 /// Most replicas of a cluster.
-pub const REPLICAS_MAX: u32 = 7;
+pub const REPLICAS_MAX: u32 = MEMBERS_MAX;
 /// Ordinals that a replica looks for others at.
 const ORDINALS: std::ops::Range<u32> = 0..64;
 

@@ -113,6 +113,38 @@ fn members_follow_what_is_wanted() {
     assert_eq!(told(&View { wanted: None, ..view(9, three(), vec![]) }), "stay");
 }
 
+/// Only a name that is made as the members' are counts, and no number makes a cluster too large.
+#[test]
+fn nobody_becomes_a_member_under_another_name() {
+    let named = |id: u64, name: &str| {
+        let member = Member { replica: ReplicaId(id), name: name.to_owned() };
+        Candidate { member, ..fit(id, 0) }
+    };
+    let three = || vec![fit(1, 0), fit(2, 1), fit(3, 2)];
+    for name in ["evil-1", "evil-3", "kvorum-03", "kvorum-+3", "kvorum", "-3", "other-kvorum-3"] {
+        let view = view(4, three(), vec![named(9, name)]);
+        let planned = told(&View { waited_ticks: TOGETHER_TICKS, ..view });
+        let expected = "wait: waiting for kvorum-3: not started, or without the state";
+        assert_eq!(planned, expected, "{name}");
+    }
+    let all = |ids: std::ops::RangeInclusive<u32>| -> Vec<_> {
+        ids.map(|id| fit(u64::from(id), id - 1)).collect()
+    };
+    let full = |replicas| view(replicas, all(1..=7), vec![]);
+    assert_eq!(told(&full(7)), "stay");
+    let joiners = all(8..=20);
+    for (view, wanted) in [(full(u32::MAX), u32::MAX), (View { joiners, ..full(20) }, 20)] {
+        let expected = format!("wait: {wanted} replicas are wanted, and a cluster has 7 members");
+        assert!(told(&view).starts_with(&expected), "{}", told(&view));
+    }
+    let wild = Scale { start: u32::MAX, replicas: u32::MAX };
+    let planned = told(&View { wanted: Some(wild), ..view(0, three(), vec![]) });
+    assert!(planned.starts_with("wait: 0 of the new members are there"), "{planned}");
+    // Of two joiners for one ordinal one comes in.
+    let twice = vec![fit(8, 3), fit(9, 3)];
+    assert_eq!(told(&view(4, three(), twice)), "1@0 2@1 3@2 8@3");
+}
+
 /// A model of a `StatefulSet` and of the replicas that it starts and ends. Pods of ordinals that
 /// are wanted run, sooner or later (all at once, or each when the one before it is a member); pods
 /// that are not wanted end at any time, whether they have left or not.

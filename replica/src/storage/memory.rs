@@ -33,7 +33,6 @@ use image::{Image, Write};
 pub use snapshots::MemorySnapshots;
 
 /// The disk with what no sync has covered yet.
-#[derive(Default)]
 struct Disk {
     current: Image,
     /// What a crash leaves for certain; not kept unless crashes are to be simulated.
@@ -52,15 +51,14 @@ pub struct Memory {
     identity: Identity,
     /// The secret of this start; without one, as in tests, it is made of the nonce.
     secret: Option<Secret>,
-    /// What is known of the members when nothing is on it.
-    genesis: Configuration,
 }
 
 impl Memory {
     /// An empty disk for one process's life.
     #[must_use]
     pub fn new(identity: Identity, genesis: Configuration) -> Self {
-        Self::with(Disk::default(), identity, genesis)
+        let current = Image::told(LogLimits::default(), genesis, identity.replica);
+        Self::with(Disk::of(current, None), identity)
     }
 
     /// The same, with a secret for its only start.
@@ -72,15 +70,14 @@ impl Memory {
     /// An empty disk that can crash, and whose log is cut as the limits say.
     #[must_use]
     pub fn crashable(identity: Identity, genesis: Configuration, limits: LogLimits) -> Self {
-        let image = Image { limits, ..Image::default() };
-        let disk = Disk { current: image.clone(), durable: Some(image), ..Disk::default() };
-        Self::with(disk, identity, genesis)
+        let image = Image::told(limits, genesis, identity.replica);
+        Self::with(Disk::of(image.clone(), Some(image)), identity)
     }
 
-    fn with(disk: Disk, identity: Identity, genesis: Configuration) -> Self {
+    fn with(disk: Disk, identity: Identity) -> Self {
         let (incarnation, nonce) = (identity.incarnation, identity.nonce);
         let (disk, secret) = (Arc::new(Mutex::new(disk)), None);
-        let memory = Self { disk, identity, secret, genesis };
+        let memory = Self { disk, identity, secret };
         memory.disk().write(Write::Start(incarnation, nonce));
         memory
     }
@@ -94,12 +91,11 @@ impl Memory {
         let tears_commits = old.tears_commits;
         drop(old);
         let current = durable.clone();
-        let unsynced = VecDeque::new();
-        let fresh = Disk { current, durable: Some(durable), unsynced, tears_commits };
+        let fresh = Disk { tears_commits, ..Disk::of(current, Some(durable)) };
         let mut identity = self.identity.clone();
         identity.incarnation += 1;
         identity.nonce = nonce;
-        Self::with(fresh, identity, self.genesis.clone())
+        Self::with(fresh, identity)
     }
 
     /// Another disk with what a copy of this one has that is taken now: what is durable, and the
@@ -198,17 +194,16 @@ impl Memory {
         is_in_state || entry.is_some_and(|entry| is_it(&entry))
     }
 
-    fn chain_of(&self, image: &Image) -> Chain {
-        let told = || Chain::told(self.genesis.clone(), self.identity.replica);
-        image.chain.clone().unwrap_or_else(told)
-    }
-
     fn disk(&self) -> MutexGuard<'_, Disk> {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Disk {
+    fn of(current: Image, durable: Option<Image>) -> Self {
+        Self { current, durable, unsynced: VecDeque::new(), tears_commits: false }
+    }
+
     fn write(&mut self, write: Write) {
         self.current.apply(write.clone());
         if self.durable.is_some() {
@@ -262,12 +257,11 @@ impl Table for Memory {
     }
 
     fn chain(&self) -> Chain {
-        self.chain_of(&self.disk().current)
+        self.disk().current.chain.clone()
     }
 
     fn configuration_id(&self) -> ConfigurationId {
-        let disk = self.disk();
-        disk.current.chain.as_ref().map_or(self.genesis.id, |chain| chain.current.id)
+        self.disk().current.chain.current.id
     }
 
     fn key(&self, key: &[u8]) -> Option<Record> {

@@ -3,6 +3,7 @@
 //! - The decided logs of all replicas agree, and what was decided stays so.
 //! - A message tells only what is durable at its sender.
 //! - An answered write is durable at a majority.
+//! - When a configuration ends, a majority of the next one has durably what was decided in it.
 //! - A program is sent nothing that only newer ones know.
 //! - A request takes effect once, and every answer to it is the same.
 //!
@@ -24,6 +25,9 @@ use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::PaxosMsg;
 
 use super::node::Node;
+
+/// Entries before a stop sign that are looked for at those who come next; whoever has them has all.
+const HEIRS_ENTRIES: usize = 64;
 
 pub struct Checker {
     /// What is decided; index 1 is the first.
@@ -53,6 +57,11 @@ impl Checker {
         &self.configurations.last().expect("there is a first").1
     }
 
+    /// Whether a replica is a member, or ever was.
+    pub fn was_member(&self, id: ReplicaId) -> bool {
+        self.configurations.iter().any(|(_, members)| members.contains(&id))
+    }
+
     /// How many configurations there were.
     pub fn configurations(&self) -> usize {
         self.configurations.len()
@@ -75,7 +84,13 @@ impl Checker {
     }
 
     /// Compares what a replica newly applied with what others have.
-    pub fn observe(&mut self, node: &Node) -> Result<(), String> {
+    pub fn observe(
+        &mut self,
+        place: usize,
+        nodes: &[Node],
+        checks_seals: bool,
+    ) -> Result<(), String> {
+        let node = &nodes[place];
         let Some(process) = &node.process else { return Ok(()) };
         let applied = process.engine.applied();
         let (life, compared) = self.compared.entry(node.id).or_default();
@@ -114,8 +129,11 @@ impl Checker {
                     return Err(format!("entries before {index} were applied by nobody"));
                 }
                 None => {
-                    if let Entry::StopSign(next) = &entry {
-                        self.seal(index, next);
+                    if let Entry::StopSign(next) = &entry
+                        && self.seal(index, next)
+                        && checks_seals
+                    {
+                        self.heirs_have(index - 1, nodes)?;
                     }
                     self.decided.push(entry);
                 }
@@ -131,11 +149,32 @@ impl Checker {
         Ok(())
     }
 
-    /// The first stop sign of a configuration was decided.
-    fn seal(&mut self, index: u64, next: &Configuration) {
-        if next.id.0 as usize == self.configurations.len() + 1 {
+    /// A stop sign was decided; whether it is the first of its configuration.
+    fn seal(&mut self, index: u64, next: &Configuration) -> bool {
+        let is_first = next.id.0 as usize == self.configurations.len() + 1;
+        if is_first {
             let members = next.members.iter().map(|member| member.replica).collect();
             self.configurations.push((index, members));
+        }
+        is_first
+    }
+
+    /// Whether a majority of the last configuration durably has what was decided before it.
+    fn heirs_have(&self, last: u64, nodes: &[Node]) -> Result<(), String> {
+        let members = self.members();
+        let entries = || self.decided.iter().enumerate().rev().take(HEIRS_ENTRIES);
+        let has = |node: &&Node| {
+            let mut entries = entries().map(|(position, entry)| (position as u64 + 1, entry));
+            let has = |(index, entry)| node.disk.durably_has(index, |theirs| theirs == entry);
+            node.lost_disk || entries.all(has)
+        };
+        let heirs = nodes.iter().filter(|node| members.contains(&node.id));
+        let holders = heirs.filter(has).count();
+        match holders > members.len() / 2 {
+            true => Ok(()),
+            false => Err(format!(
+                "a configuration ended at {last}, and {holders} of {members:?} have all of it"
+            )),
         }
     }
 

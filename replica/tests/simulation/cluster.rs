@@ -4,27 +4,25 @@ use std::collections::{BTreeMap, VecDeque};
 
 use kvorum_protocol::message::{Answer, ServerFrame};
 use kvorum_protocol::status::ReplicaId;
-use kvorum_replica::engine::{Input, Notice, Output, PeerMessage, Session};
+use kvorum_replica::engine::{Input, Notice, Output, Session};
 use kvorum_replica::storage::Store;
 use kvorum_replica::version::Version;
-use omnipaxos::messages::Message;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::checker::Checker;
-use super::event::{Event, Link, pair};
+use super::event::{Event, Link};
 use super::faults::Faults;
 use super::node::Node;
 use super::rules::{Rules, Tally};
 use super::scaling::{JOINERS, Scaling};
+use super::strays::Spells;
 use super::workload::Workload;
 
 /// Microseconds of one tick.
 const TICK_US: u64 = 10_000;
 /// All faults end after four of five steps, and then the cluster must converge.
 const CALM_FIFTHS: u32 = 4;
-/// A replica whose sync takes longer than this sends no heartbeats, as the driver has it.
-const SYNC_OVERDUE_US: u64 = 500_000;
 /// How often an answer is lost on its way to the client.
 const LOSES_ANSWERS: f64 = 0.03;
 /// Events that a traced run remembers.
@@ -44,6 +42,8 @@ pub struct Cluster {
     /// Until when a direction carries nothing.
     pub(super) mute_until: BTreeMap<(ReplicaId, ReplicaId), u64>,
     pub(super) next_session: u64,
+    /// Until when hints get lost, and copies are interrupted.
+    pub(super) spells: Spells,
     /// Which faults this seed has, and how often one comes.
     pub(super) faults: Faults,
     pub(super) is_calm: bool,
@@ -102,6 +102,7 @@ impl Cluster {
             arrivals: BTreeMap::new(),
             mute_until: BTreeMap::new(),
             next_session: 0,
+            spells: Spells::default(),
             faults: Faults::random(&mut random),
             is_calm: false,
             is_altered: false,
@@ -319,7 +320,7 @@ impl Cluster {
         }
         let outputs = process.turn();
         let place = self.place(id);
-        self.checker.observe(&self.nodes[place])?;
+        self.checker.observe(place, &self.nodes, self.rules.checks_seals)?;
         for output in outputs {
             self.output(id, output)?;
         }
@@ -364,7 +365,7 @@ impl Cluster {
                 let node = self.node(id);
                 let (life, process) = (node.life, node.process.as_mut());
                 let found = process.and_then(|process| process.read(&wanted, number));
-                if let Some(found) = found {
+                if let Some(found) = found.and_then(|found| self.interrupt(asker, found)) {
                     let input = Box::new(Input::Read { asker, found });
                     self.schedule(delay, Event::Read { node: id, life, input });
                 }
@@ -400,46 +401,6 @@ impl Cluster {
                 Err(format!("nobody asked for {output:?}"))
             }
         }
-    }
-
-    pub(super) fn send(
-        &mut self,
-        from: ReplicaId,
-        to: ReplicaId,
-        message: PeerMessage,
-    ) -> Result<(), String> {
-        let now_us = self.now_us;
-        let node = self.node(from);
-        let Some(process) = &node.process else { return Ok(()) };
-        let Some(session) = process.session(to) else { return Ok(()) };
-        let is_heartbeat = matches!(&message, PeerMessage::Paxos { message: Message::BLE(_), .. });
-        let is_overdue = process.syncing.is_some();
-        if is_heartbeat && is_overdue && now_us > process.sync_began_us + SYNC_OVERDUE_US {
-            return Ok(());
-        }
-        let disk = node.disk.clone();
-        self.tally.messages += 1;
-        if self.rules.checks_messages {
-            Checker::message(&disk, &message)?;
-        }
-        Checker::is_known(&message, self.node(to).newest)?;
-        let current = self.links.get(&pair(from, to)).and_then(|link| link.session);
-        if current != Some(session) {
-            // The other end has gone: the bytes go nowhere.
-            return Ok(());
-        }
-        let delay = self.random.random_range(50..1_500);
-        let mute = self.mute_until.get(&(from, to)).copied().unwrap_or(0);
-        let mut arrival = (now_us + delay).max(mute);
-        // What is urgent has a lane of its own.
-        if !message.is_urgent() {
-            let last = self.arrivals.entry((from, to, session)).or_default();
-            arrival = arrival.max(*last + 1);
-            *last = arrival;
-        }
-        let message = Box::new(message);
-        self.schedule(arrival - now_us, Event::Deliver { from, to, session, message });
-        Ok(())
     }
 
     pub(super) fn begin_sync(&mut self, id: ReplicaId) {

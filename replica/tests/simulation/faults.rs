@@ -39,10 +39,13 @@ enum Fault {
     Altered,
     Copied,
     Scale,
+    LostHints,
+    InterruptedCopies,
+    Stray,
 }
 
 /// How much of each fault there is among all.
-const WEIGHTS: [(Fault, u32); 16] = [
+const WEIGHTS: [(Fault, u32); 19] = [
     (Fault::Crash, 16),
     (Fault::PowerLoss, 4),
     (Fault::LostDisk, 1),
@@ -59,6 +62,9 @@ const WEIGHTS: [(Fault, u32); 16] = [
     (Fault::Altered, 1),
     (Fault::Copied, 2),
     (Fault::Scale, 8),
+    (Fault::LostHints, 2),
+    (Fault::InterruptedCopies, 2),
+    (Fault::Stray, 16),
 ];
 
 /// The faults of one seed: some kinds are left out, because one fault can keep another from
@@ -182,6 +188,9 @@ impl Cluster {
             Fault::Altered => self.alter(victim),
             Fault::Copied => self.copy(victim),
             Fault::Scale => self.scale_at_random(),
+            Fault::LostHints => self.lose_hints(),
+            Fault::InterruptedCopies => self.interrupt_copies(),
+            Fault::Stray => return self.stray(link),
         }
         Ok(())
     }
@@ -191,6 +200,7 @@ impl Cluster {
         self.is_calm = true;
         self.heal();
         self.mute_until.clear();
+        self.end_spells();
         self.nodes.iter_mut().for_each(|node| node.slow_until_us = 0);
         self.calm_scaling();
     }

@@ -1,17 +1,21 @@
 //! Links between replicas: how sessions begin, and how they end.
 
 use kvorum_protocol::status::ReplicaId;
-use kvorum_replica::engine::{Engine, Input, Rejection, Session};
+use kvorum_replica::engine::{Engine, Input, PeerMessage, Rejection, Session};
 use kvorum_replica::start::Start;
 use kvorum_replica::state_machine::Table;
 use kvorum_replica::storage::memory::Memory;
+use omnipaxos::messages::Message;
 use rand::RngExt;
 
+use super::checker::Checker;
 use super::cluster::Cluster;
-use super::event::Event;
+use super::event::{Event, pair};
 
 /// By then both ends know that a session is over.
 const END_IS_KNOWN_US: u64 = 60_000;
+/// A replica whose sync takes longer than this sends no heartbeats, as the driver has it.
+const SYNC_OVERDUE_US: u64 = 500_000;
 /// How often a frame of a broken session comes late, rather than not at all.
 const COMES_LATE: f64 = 0.5;
 
@@ -127,5 +131,49 @@ impl Cluster {
             let delay = self.random.random_range(0..END_IS_KNOWN_US);
             self.schedule(delay, Event::Down { node: to, life, peer: from, session });
         }
+    }
+
+    /// A replica sends a message, if its sessions allow it.
+    pub(super) fn send(
+        &mut self,
+        from: ReplicaId,
+        to: ReplicaId,
+        message: PeerMessage,
+    ) -> Result<(), String> {
+        let now_us = self.now_us;
+        let node = self.node(from);
+        let Some(process) = &node.process else { return Ok(()) };
+        let Some(session) = process.session(to) else { return Ok(()) };
+        let is_heartbeat = matches!(&message, PeerMessage::Paxos { message: Message::BLE(_), .. });
+        let is_overdue = process.syncing.is_some();
+        if is_heartbeat && is_overdue && now_us > process.sync_began_us + SYNC_OVERDUE_US {
+            return Ok(());
+        }
+        let disk = node.disk.clone();
+        self.tally.messages += 1;
+        if self.loses_hint(&message) {
+            return Ok(());
+        }
+        if self.rules.checks_messages {
+            Checker::message(&disk, &message)?;
+        }
+        Checker::is_known(&message, self.node(to).newest)?;
+        let current = self.links.get(&pair(from, to)).and_then(|link| link.session);
+        if current != Some(session) {
+            // The other end has gone: the bytes go nowhere.
+            return Ok(());
+        }
+        let delay = self.random.random_range(50..1_500);
+        let mute = self.mute_until.get(&(from, to)).copied().unwrap_or(0);
+        let mut arrival = (now_us + delay).max(mute);
+        // What is urgent has a lane of its own.
+        if !message.is_urgent() {
+            let last = self.arrivals.entry((from, to, session)).or_default();
+            arrival = arrival.max(*last + 1);
+            *last = arrival;
+        }
+        let message = Box::new(message);
+        self.schedule(arrival - now_us, Event::Deliver { from, to, session, message });
+        Ok(())
     }
 }

@@ -20,6 +20,10 @@ pub struct Rules {
     pub commits_at_once: bool,
     /// The harness looks at each message whether what it tells is durable.
     pub checks_messages: bool,
+    /// The harness looks at each change whether those who come next have what was acknowledged.
+    pub checks_seals: bool,
+    /// Messages come that a faulty peer might send.
+    pub has_strays: bool,
     /// Those of the engine itself.
     pub engine: engine::Rules,
 }
@@ -33,6 +37,8 @@ impl Default for Rules {
             knows_disks: true,
             commits_at_once: true,
             checks_messages: true,
+            checks_seals: true,
+            has_strays: true,
             engine: engine::Rules { lanes, ..engine::Rules::default() },
         }
     }
@@ -80,6 +86,9 @@ tally! {
     slow_disks: "slow disks",
     stuck_syncs: "syncs that were stuck",
     forged: "messages that must not be",
+    strays: "messages of faulty or late peers, and of joiners",
+    lost_hints: "times that hints got lost",
+    interrupted_copies: "times that copies were interrupted",
     lost_answers: "answers lost on the way to a client",
     compactions: "logs cut",
     catching_up: "replicas so far behind that they fetched entries",

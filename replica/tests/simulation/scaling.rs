@@ -194,8 +194,8 @@ impl Cluster {
             self.ask_for_id(ordinal);
         }
         if standing != Standing::Member {
-            let members = self.some_configuration().members;
-            self.turn(id, Input::Learned { members })?;
+            let Configuration { id: newer, members } = self.some_configuration();
+            self.turn(id, Input::Learned { members, configuration: Some(newer) })?;
         }
         if !self.hears(ordinal) {
             return Ok(());
@@ -335,7 +335,8 @@ impl Cluster {
             return Ok(false);
         }
         let is_over = newer.name_of(id).is_none();
-        self.turn(id, Input::Learned { members: newer.members })?;
+        let configuration = Some(newer.id);
+        self.turn(id, Input::Learned { members: newer.members, configuration })?;
         Ok(is_over)
     }
 

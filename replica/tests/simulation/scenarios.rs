@@ -62,6 +62,39 @@ fn three_become_five_at_once() {
     });
 }
 
+/// Whoever is the first leads, and goes on leading while others come and go.
+#[test]
+fn growing_and_shrinking_moves_leadership_only_from_who_leaves() {
+    play(3, |cluster| {
+        expect(leader(cluster) == Some(0), "the first leads", cluster)?;
+        for replicas in [5, 3, 7, 2, 1, 4] {
+            cluster.scale_to(replicas);
+            settle(cluster, replicas)?;
+            cluster.pass(1_000_000)?;
+            expect(leader(cluster) == Some(0), "it leads on", cluster)?;
+        }
+        Ok(())
+    });
+}
+
+/// Replicas are started again one after the other, as in a rollout: leadership moves once, from the
+/// one that leads to the lowest that stays.
+#[test]
+fn a_rollout_moves_leadership_once() {
+    play(3, |cluster| {
+        cluster.pass(1_000_000)?;
+        for (ordinal, then) in [(2, 0), (1, 0), (0, 1)] {
+            cluster.ask_to_stop(ordinal)?;
+            cluster.until("leave", |cluster| cluster.may_go(ordinal))?;
+            cluster.kill(ordinal);
+            settle(cluster, 3)?;
+            cluster.pass(1_500_000)?;
+            expect(leader(cluster) == Some(then), &format!("{then} leads"), cluster)?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_leader_that_leaves_hands_over_first() {
     play(5, |cluster| {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use kvorum_protocol::data::LaneId;
-use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
 use omnipaxos::storage::Storage;
 use omnipaxos_storage::memory_storage::MemoryStorage;
 
@@ -40,7 +40,7 @@ pub struct ImageLog {
 }
 
 /// Everything on the disk.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Image {
     pub limits: LogLimits,
     pub logs: BTreeMap<ConfigurationId, ImageLog>,
@@ -49,8 +49,8 @@ pub struct Image {
     pub applied: u64,
     pub since: u64,
     pub version: Version,
-    /// The configuration, if it is not the first any more.
-    pub chain: Option<Chain>,
+    /// The configuration; at first the one that the replica was told.
+    pub chain: Chain,
     pub quarantine: Option<Quarantine>,
     pub install: Option<Install>,
     /// The state that is being copied.
@@ -78,6 +78,25 @@ pub enum Write {
 }
 
 impl Image {
+    /// An empty disk of a replica that was told the members.
+    pub fn told(limits: LogLimits, members: Configuration, replica: ReplicaId) -> Self {
+        Self {
+            limits,
+            logs: BTreeMap::new(),
+            state: State::default(),
+            void: BTreeSet::new(),
+            applied: 0,
+            since: 0,
+            version: Version::default(),
+            chain: Chain::told(members, replica),
+            quarantine: None,
+            install: None,
+            aside: State::default(),
+            seen: BTreeMap::new(),
+            nonces: BTreeMap::new(),
+        }
+    }
+
     pub fn apply(&mut self, write: Write) {
         match write {
             Write::Log(configuration, writes) => {
@@ -159,14 +178,13 @@ impl Image {
         }
     }
 
-    /// The id of the configuration, where it is known here.
     fn id(&self) -> ConfigurationId {
-        self.chain.as_ref().map_or(ConfigurationId(1), |chain| chain.current.id)
+        self.chain.current.id
     }
 
     fn enter(&mut self, next: Chain) {
         if self.id() == next.current.id {
-            self.chain = Some(next);
+            self.chain = next;
             return;
         }
         let position = usize::try_from(next.began).expect("indexes fit the address space");
@@ -177,13 +195,12 @@ impl Image {
         log.apply(LogWrite::Compact(position));
         log.apply(LogWrite::Decided(position));
         self.logs.insert(next.current.id, log);
-        self.chain = Some(next);
+        self.chain = next;
     }
 
     /// The configuration whose log has the entry at an index, and the last index that it can have.
     pub fn log_of(&self, index: u64) -> (ConfigurationId, u64) {
-        let first = (ConfigurationId(1), u64::MAX);
-        self.chain.as_ref().map_or(first, |chain| chain.log_of(index))
+        self.chain.log_of(index)
     }
 
     fn drop_install(&mut self) {

@@ -50,7 +50,7 @@ impl Snapshots for MemorySnapshots {
                 let snapshot = SnapshotId { nonce, number };
                 self.open.insert(snapshot, image.state.clone());
                 let (applied, version) = (image.applied, image.version);
-                let chain = self.memory.chain_of(image);
+                let chain = image.chain.clone();
                 let header = Header { applied, items, version, chain };
                 Found::Snapshot { snapshot, header }
             }

@@ -1,0 +1,164 @@
+//! Pure: a configuration is sealed when a majority of those who come next has everything.
+//!
+//! Whatever was acknowledged before a change has to be with those who are left after it: the others
+//! may go for good. So the leader stops proposing for a moment, as for a hand-over, waits until a
+//! majority of the next members durably has all that it has, and then proposes the stop sign.
+//! Meanwhile writes wait in the queue.
+//!
+//! Guarantees that this ends: with the stop sign, or after a while the leader goes on serving, says
+//! who held it up, and tries again later with more patience. Does not know why the members change.
+
+use kvorum_protocol::message::{Answer, Refusal};
+use kvorum_protocol::status::{Configuration, ConfigurationId, Member};
+
+use super::Engine;
+use super::consensus::Consensus;
+use super::message::Notice;
+use crate::entry::Entry;
+use crate::planner::Scale;
+use crate::storage::Store;
+
+/// Ticks that writes may wait for the next members at the first try: a change shall not stop the
+/// service for longer than a quarter of a second.
+const SEAL_TICKS: u64 = 25;
+/// With each try that failed the next may take twice as long, up to this: a disk that is slow makes
+/// a change slow, and not impossible.
+const SEAL_TICKS_MAX: u64 = 200;
+/// Ticks from a try that failed to the next one, as a multiple of what the try could take: most of
+/// the time goes to serving.
+const REST: u64 = 4;
+
+/// A configuration that is about to be sealed.
+struct Sealing {
+    next: Configuration,
+    /// How many were wanted when this began.
+    wanted: Option<Scale>,
+    deadline: u64,
+}
+
+/// What becomes of tries to seal this configuration.
+#[derive(Default)]
+pub(super) struct Seals {
+    under_way: Option<Sealing>,
+    /// Tries that failed.
+    failed: u32,
+    /// When the next may begin.
+    again_at: u64,
+    /// Why the last one failed.
+    why: Option<String>,
+}
+
+impl Seals {
+    /// Nothing is proposed now, so that the next members come into step.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Why the members have not changed yet, if a try failed.
+    pub(super) fn why(&self) -> Option<String> {
+        self.why.clone()
+    }
+
+    fn patience(&self) -> u64 {
+        (SEAL_TICKS << self.failed.min(8)).min(SEAL_TICKS_MAX)
+    }
+}
+
+impl<S: Store> Engine<S> {
+    /// Begins to seal the configuration, if this replica leads, no change is under way, and a
+    /// majority of the new members is linked and nearly has the state: a quorum must never wait for
+    /// one that has to catch up first.
+    pub(super) fn configure(&mut self, members: Vec<Member>) {
+        let next = Configuration { id: ConfigurationId(self.configuration.id.0 + 1), members };
+        let fit = next.members.iter().filter(|member| self.is_fit(member)).count();
+        let is_free = !self.stops && !self.seals.is_under_way() && self.hand_over.is_none();
+        let is_ready = self.is_leading() && is_free && fit >= next.quorum();
+        if is_ready && self.now >= self.seals.again_at {
+            let deadline = self.now + self.seals.patience();
+            let wanted = self.scale_wanted();
+            self.seals.under_way = Some(Sealing { next, wanted, deadline });
+        }
+    }
+
+    /// Whether a replica is linked and has the state, but for what is under way.
+    pub(super) fn is_fit(&self, member: &Member) -> bool {
+        self.is_there(member) && self.has_state(member.replica)
+    }
+
+    fn is_there(&self, member: &Member) -> bool {
+        member.replica == self.me || self.outbox.peers.session(member.replica).is_some()
+    }
+
+    /// Whether a replica durably has all that this leader has: of members it is known what they
+    /// accepted, others say up to where they have the state. This leader itself has durably what is
+    /// decided.
+    fn has_everything(&self, member: &Member) -> bool {
+        let Some(consensus) = &self.consensus else { return false };
+        let all = consensus.accepted();
+        let reach = match member.replica {
+            me if me == self.me => consensus.decided(),
+            peer if self.outbox.peers.is_member(peer) => consensus.accepted_by(peer).unwrap_or(0),
+            // More than there is, nobody can have.
+            peer => self.sending.state_of(peer).filter(|index| *index <= all).unwrap_or(0),
+        };
+        reach >= all
+    }
+
+    /// Seals the configuration as soon as a majority of the next members has everything.
+    pub(super) fn advance_sealing(&mut self) {
+        let Some(sealing) = &self.seals.under_way else { return };
+        let (members, quorum) = (&sealing.next.members, sealing.next.quorum());
+        let (has, lacks): (Vec<_>, Vec<_>) =
+            members.iter().partition(|member| self.has_everything(member));
+        if has.len() >= quorum || !self.rules.seals_what_heirs_have {
+            self.seal();
+        } else if self.now >= sealing.deadline {
+            let names: Vec<_> = lacks.iter().map(|member| member.name.as_str()).collect();
+            let why = format!(
+                "the members change when {quorum} of the new ones have all that was written, and \
+                 {} did not get the last of it in time; that is tried again: look at their disks \
+                 and at the network if it goes on",
+                names.join(", ")
+            );
+            self.seals.why = Some(why);
+            self.seals.again_at = self.now + REST * self.seals.patience();
+            self.seals.failed += 1;
+            self.seals.under_way = None;
+        }
+    }
+
+    /// Proposes the stop sign, if what was wanted when this began is so still: that is looked at
+    /// again when it may not be.
+    fn seal(&mut self) {
+        let Some(Sealing { next, wanted, deadline }) = self.seals.under_way.take() else { return };
+        if wanted != self.scale_wanted() {
+            return;
+        }
+        if !self.is_sure(&next.members) {
+            let still = Some(Sealing { next, wanted, deadline });
+            self.seals.under_way = still.filter(|_| self.now < deadline);
+            return;
+        }
+        let is_leading = self.is_leading();
+        let Some(consensus) = self.consensus.as_mut().filter(|_| is_leading) else { return };
+        self.stops = true;
+        let names = next.members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>();
+        let notice = Notice::Configuring { id: next.id.0, members: names.join(",") };
+        self.outbox.notice(notice);
+        consensus.propose(vec![Entry::StopSign(next)]);
+        let mut answer = |origin, answer| self.outbox.answer(origin, answer);
+        // They were never proposed, and whoever leads next takes them.
+        self.proposals.refuse_queue(&Answer::Refused(Refusal::HandingOver), &mut answer);
+    }
+
+    /// This replica leads no more, or in another configuration.
+    pub(super) fn abandon_sealing(&mut self) {
+        self.seals = Seals::default();
+    }
+
+    /// The index that everything this replica knows of ends at.
+    pub(super) fn last_known(&self) -> u64 {
+        let accepted = self.consensus.as_ref().map_or(0, Consensus::accepted);
+        accepted.max(self.store.applied())
+    }
+}

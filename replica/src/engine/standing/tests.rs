@@ -1,0 +1,89 @@
+//! The table of who may say what, as data.
+
+use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, RequestId};
+use kvorum_protocol::message::Request;
+use omnipaxos::ballot_leader_election::Ballot;
+use omnipaxos::messages::Message;
+use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, PrepareReq};
+
+use super::*;
+use crate::chain::Joiner;
+use crate::planner::Scale;
+use crate::snapshot::{Digest, Found, Wanted};
+use kvorum_protocol::status::Configuration;
+
+const NOW: ConfigurationId = ConfigurationId(5);
+
+/// Every message, and who may say it: a letter for each of a stranger, a joiner, one elsewhere, a
+/// member and the leader.
+fn table() -> Vec<(&'static str, PeerMessage)> {
+    let n = Ballot::default();
+    let paxos = |configuration| {
+        let msg = PaxosMsg::PrepareReq(PrepareReq { n });
+        let message = Message::SequencePaxos(PaxosMessage { from: 1, to: 2, msg });
+        PeerMessage::Paxos { configuration: ConfigurationId(configuration), message }
+    };
+    let lane = LaneId { client: ClientId(1), number: 1 };
+    let operation = Operation::Delete { key: "a".into(), condition: Condition::Always };
+    let id = RequestId { lane, sequence: 1 };
+    let request = Request::Write { id, valid_until: 9, operation };
+    let wanted = Scale { start: 0, replicas: 3 };
+    let (configuration, ballot, call, index) = (NOW, n, 1, 1);
+    vec![
+        ("sjeml", paxos(4)),
+        ("ml", paxos(5)),
+        ("eml", paxos(6)),
+        ("ml", PeerMessage::Probe { configuration, ballot, round: 1 }),
+        ("ml", PeerMessage::ProbeAnswer { configuration, ballot, round: 1 }),
+        ("ml", PeerMessage::Relay { call, request }),
+        ("sjeml", PeerMessage::RelayAnswer { call, answer: Answer::Done }),
+        ("ml", PeerMessage::ReadIndex { call }),
+        ("sjeml", PeerMessage::ReadIndexAnswer { call, index: Ok(1) }),
+        ("l", PeerMessage::Lead { configuration, ballot }),
+        ("l", PeerMessage::Yield { configuration, ballot }),
+        ("sjeml", PeerMessage::Fetch { call, wanted: Wanted::Snapshot }),
+        ("sjeml", PeerMessage::Found { call, found: Found::Busy }),
+        ("jml", PeerMessage::HasState { index }),
+        ("ml", PeerMessage::Checksum { index, digest: Digest::default() }),
+        ("eml", PeerMessage::Over { configuration, index, is_dismissed: false }),
+        ("ml", PeerMessage::AskToStop { has_leave: true }),
+        ("ml", PeerMessage::MayStop),
+        ("ml", PeerMessage::Look { number: 1 }),
+        ("ml", PeerMessage::Wanted { wanted, number: Some(1) }),
+        ("ml", PeerMessage::Wanted { wanted, number: None }),
+        ("l", PeerMessage::Differs { index, sound: vec![] }),
+    ]
+}
+
+#[test]
+fn each_message_counts_from_those_who_may_say_it() {
+    use Speaker::{Elsewhere, Joiner, Leader, Member, Stranger};
+    let letters = [('s', Stranger), ('j', Joiner), ('e', Elsewhere), ('m', Member), ('l', Leader)];
+    for (who, message) in table() {
+        for (letter, speaker) in letters {
+            let expected = who.contains(letter);
+            assert_eq!(counts(&message, speaker, NOW), expected, "{speaker:?}: {message:?}");
+        }
+    }
+}
+
+#[test]
+fn who_somebody_is_comes_from_the_state_and_from_clients_ports() {
+    use Speaker::{Elsewhere, Member as M, Stranger};
+    let member = |id: u64| Member { replica: ReplicaId(id), name: format!("kvorum-{id}") };
+    let members = |ids: &[u64]| ids.iter().map(|id| member(*id)).collect::<Vec<_>>();
+    let configuration = |id| Configuration { id: ConfigurationId(id), members: members(&[1, 2]) };
+    let mut chain = Chain::new(configuration(5));
+    chain.former = members(&[3]);
+    chain.joiners = vec![Joiner { member: member(4), nonce: 7 }];
+    let mut standings = Standings::of(&chain);
+    let who = |standings: &Standings| [1, 3, 4, 6].map(|id| standings.speaker(ReplicaId(id)));
+    assert_eq!(who(&standings), [M, Elsewhere, Speaker::Joiner, Stranger]);
+    standings.learn(&members(&[4, 6]), Some(ConfigurationId(7)));
+    assert_eq!(who(&standings), [M, Elsewhere, Elsewhere, Elsewhere]);
+    assert_eq!(standings.later(), Some(ConfigurationId(7)));
+    standings.learn(&members(&[6]), Some(ConfigurationId(6)));
+    assert_eq!(standings.later(), Some(ConfigurationId(7)), "the latest counts");
+    standings.know(&Chain { current: configuration(7), ..chain });
+    assert_eq!(standings.later(), None, "it has come there");
+}

@@ -1,0 +1,226 @@
+//! Faults of what replicas that join, or are behind, live on: hints that get lost, copies that are
+//! interrupted, and messages that a faulty or late peer might send.
+//!
+//! A member may be late, or send numbers that mean nothing; what it says is never a lie that others
+//! could not find out. A joiner may say anything at all, but for how much of the state it has.
+
+use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, RequestId};
+use kvorum_protocol::message::{Answer, Refusal, Request};
+use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use kvorum_replica::chain::Standing;
+use kvorum_replica::engine::{Asker, Input, Origin, PeerMessage};
+use kvorum_replica::planner::Scale;
+use kvorum_replica::snapshot::{Cursor, Digest, Found, SnapshotId, Wanted};
+use kvorum_replica::state_machine::Table;
+use kvorum_replica::storage::Ballot;
+use omnipaxos::messages::Message;
+use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, PrepareReq};
+use rand::RngExt;
+
+use super::cluster::Cluster;
+
+/// No index is higher, nor is any other number of a message; what is decoded is below it.
+const WILD_MAX: u64 = 1 << 53;
+/// How often a hint is lost while hints get lost, and a copy is interrupted while they are.
+const OFTEN: f64 = 0.9;
+
+/// Until when something goes wrong again and again.
+#[derive(Clone, Copy, Default)]
+pub struct Spells {
+    loses_hints_until_us: u64,
+    interrupts_copies_until_us: u64,
+}
+
+impl Cluster {
+    /// For a while most hints get lost: whoever sends them is busy, or forgets.
+    pub(super) fn lose_hints(&mut self) {
+        self.tally.lost_hints += 1;
+        let time = self.random.random_range(50_000..3_000_000);
+        self.spells.loses_hints_until_us = self.now_us + time;
+    }
+
+    /// For a while most of what is copied is interrupted.
+    pub(super) fn interrupt_copies(&mut self) {
+        self.tally.interrupted_copies += 1;
+        let time = self.random.random_range(50_000..2_000_000);
+        self.spells.interrupts_copies_until_us = self.now_us + time;
+    }
+
+    /// All of that ends.
+    pub(super) fn end_spells(&mut self) {
+        self.spells = Spells::default();
+    }
+
+    pub(super) fn loses_hint(&mut self, message: &PeerMessage) -> bool {
+        let is_hint = matches!(message, PeerMessage::Over { .. });
+        is_hint && self.now_us < self.spells.loses_hints_until_us && self.random.random_bool(OFTEN)
+    }
+
+    /// What a replica that is behind gets of what was read for it: all, less, or nothing at all.
+    pub(super) fn interrupt(&mut self, asker: Asker, found: Found) -> Option<Found> {
+        let is_copied = matches!(asker, Asker::Other(Origin::Peer { .. }));
+        let is_spell = self.now_us < self.spells.interrupts_copies_until_us;
+        if !is_copied || !is_spell || !self.random.random_bool(OFTEN) {
+            return Some(found);
+        }
+        match self.random.random_range(0..3) {
+            0 => Some(Found::Busy),
+            1 if matches!(found, Found::Chunk(_)) => Some(Found::Gone),
+            1 => Some(found),
+            _ => None,
+        }
+    }
+
+    /// A message comes from a faulty or late peer.
+    pub(super) fn stray(&mut self, (low, high): (ReplicaId, ReplicaId)) -> Result<(), String> {
+        if !self.rules.has_strays {
+            return Ok(());
+        }
+        let (from, to) = if self.random.random_bool(0.5) { (low, high) } else { (high, low) };
+        let (Some(_), Some(receiver)) = (self.engine(from), self.engine(to)) else {
+            return Ok(());
+        };
+        let chain = receiver.store().chain();
+        let is_member = chain.current.name_of(from).is_some();
+        let is_joiner = chain.standing(from) == Standing::Joiner && !self.checker.was_member(from);
+        let is_retired = chain.standing(to) == Standing::Retired;
+        let Some(session) = self.node(to).process.as_ref().and_then(|p| p.session(from)) else {
+            return Ok(());
+        };
+        let message = match (is_member, is_joiner) {
+            (true, _) => self.late_message(to, is_retired),
+            (_, true) => self.message_of_joiner(to),
+            _ => return Ok(()),
+        };
+        self.tally.strays += 1;
+        self.turn(to, Input::Peer { peer: from, session, message })
+    }
+
+    /// A number that may mean something, or nothing.
+    fn number(&mut self) -> u64 {
+        match self.random.random_range(0..4) {
+            0 => self.random.random_range(0..4),
+            1 => self.checker.decided() + self.random.random_range(0..4),
+            2 => self.random.random_range(0..=self.checker.decided()),
+            _ => self.random.random_range(WILD_MAX / 2..WILD_MAX),
+        }
+    }
+
+    fn some_number_of(&mut self, id: ReplicaId) -> ConfigurationId {
+        let current = self.node(id).disk.chain().current.id.0;
+        ConfigurationId(match self.random.random_range(0..5) {
+            0 => current + 1,
+            1 => current.saturating_sub(1).max(1),
+            2 => self.random.random_range(1 << 20..1 << 30),
+            _ => current,
+        })
+    }
+
+    fn ballot(&mut self) -> Ballot {
+        let n = self.random.random_range(0..20);
+        Ballot::with(1, n, 0, self.random.random_range(0..8))
+    }
+
+    /// The promise of a replica, as a late message may have it.
+    fn ballot_of(&mut self, id: ReplicaId) -> Ballot {
+        let current = self.node(id).disk.chain().current.id;
+        let promise = self.node(id).disk.durable_numbers(current).promise;
+        promise.unwrap_or_default()
+    }
+
+    /// What counts from nobody, and is answered at most.
+    fn question(&mut self) -> PeerMessage {
+        let (call, from) = (self.number(), self.number());
+        let snapshot = SnapshotId { nonce: self.number(), number: self.number() };
+        let configuration = ConfigurationId(self.random.random_range(1..1 << 30));
+        let wanted = match self.random.random_range(0..4) {
+            0 => Wanted::Entries { configuration, from },
+            1 => Wanted::Snapshot,
+            2 => Wanted::Close { snapshot },
+            _ => Wanted::Chunk { snapshot, after: Cursor::Start },
+        };
+        let index = Ok(self.number());
+        match self.random.random_range(0..5) {
+            0 | 1 => PeerMessage::Fetch { call, wanted },
+            2 => PeerMessage::Found { call: WILD_MAX, found: Found::Gone },
+            3 => PeerMessage::ReadIndexAnswer { call: WILD_MAX, index },
+            _ => {
+                let answer = Answer::Refused(Refusal::NoLeader);
+                PeerMessage::RelayAnswer { call: WILD_MAX, answer }
+            }
+        }
+    }
+
+    /// What a member may say that is late, or whose numbers mean nothing.
+    fn late_message(&mut self, to: ReplicaId, is_retired: bool) -> PeerMessage {
+        let (number, round) = (self.number(), WILD_MAX - self.number() / 2);
+        let (configuration, ballot) = (self.some_number_of(to), self.ballot());
+        let promise = self.ballot_of(to);
+        match self.random.random_range(0..11) {
+            0 => PeerMessage::Probe { configuration, ballot, round },
+            1 => PeerMessage::ProbeAnswer { configuration, ballot, round },
+            2 => PeerMessage::ReadIndex { call: number },
+            3 => PeerMessage::Lead { configuration, ballot: promise },
+            4 => PeerMessage::Yield { configuration, ballot: promise },
+            // More than there is.
+            5 => PeerMessage::HasState { index: WILD_MAX },
+            6 => PeerMessage::Checksum { index: WILD_MAX, digest: Digest::default() },
+            // One who left would go.
+            7 if !is_retired => {
+                PeerMessage::Over { configuration, index: number, is_dismissed: false }
+            }
+            8 => PeerMessage::Look { number },
+            9 => PeerMessage::Wanted { wanted: self.scale(), number: None },
+            10 => PeerMessage::AskToStop { has_leave: self.random.random_bool(0.5) },
+            _ => self.question(),
+        }
+    }
+
+    fn scale(&mut self) -> Scale {
+        match self.random.random_range(0..3) {
+            0 => Scale { start: u32::MAX, replicas: u32::MAX },
+            1 => Scale { start: 0, replicas: u32::MAX },
+            _ => Scale { start: 0, replicas: self.random.random_range(0..9) },
+        }
+    }
+
+    /// What somebody may say who got an id, and is nobody: whatever a member could.
+    fn message_of_joiner(&mut self, to: ReplicaId) -> PeerMessage {
+        let (index, call) = (self.number(), self.number());
+        let (configuration, ballot) = (self.some_number_of(to), self.ballot_of(to));
+        let sound = self.nodes.iter().map(|node| node.id).collect();
+        let (digest, wanted) = (Digest::default(), self.scale());
+        match self.random.random_range(0..14) {
+            0 => {
+                let msg = PaxosMsg::PrepareReq(PrepareReq { n: ballot });
+                let (from, to) = (self.random.random_range(0..9), self.random.random_range(0..9));
+                let message = Message::SequencePaxos(PaxosMessage { from, to, msg });
+                PeerMessage::Paxos { configuration, message }
+            }
+            // The question that is under way is easy to guess.
+            1 => PeerMessage::ProbeAnswer { configuration, ballot, round: call },
+            2 => {
+                let lane = LaneId { client: ClientId(self.random.random()), number: 0 };
+                let id = RequestId { lane, sequence: 1 };
+                let operation =
+                    Operation::Delete { key: "stray".into(), condition: Condition::Always };
+                let request = Request::Write { id, valid_until: WILD_MAX, operation };
+                PeerMessage::Relay { call, request }
+            }
+            3 => PeerMessage::ReadIndex { call },
+            4 => PeerMessage::Lead { configuration, ballot },
+            5 => PeerMessage::Yield { configuration, ballot },
+            6 => PeerMessage::HasState { index: WILD_MAX },
+            7 => PeerMessage::Checksum { index, digest },
+            8 => {
+                let is_dismissed = self.random.random_bool(0.5);
+                PeerMessage::Over { configuration, index, is_dismissed }
+            }
+            9 => PeerMessage::AskToStop { has_leave: true },
+            10 => PeerMessage::MayStop,
+            11 => PeerMessage::Wanted { wanted, number: Some(self.random.random_range(0..20)) },
+            12 => PeerMessage::Differs { index, sound },
+            _ => self.question(),
+        }
+    }
+}
