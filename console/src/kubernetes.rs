@@ -45,7 +45,7 @@ const CLIENTS_PORT: u16 = 7301;
 /// Lines of a pod's log that are shown.
 const LOG_LINES: i64 = 1000;
 /// Most replicas of a cluster.
-pub const REPLICAS_MAX: u32 = kvorum_replica::planner::MEMBERS_MAX;
+pub const REPLICAS_MAX: u32 = kvorum_protocol::limits::MEMBERS_MAX;
 
 /// How a pod is deleted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -48,7 +48,7 @@ pub mod validity;
 mod weight;
 
 use kvorum_protocol::message::Refusal;
-use kvorum_protocol::status::{Configuration, ReplicaId};
+use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
 
 use crate::entry::Entry;
@@ -64,8 +64,8 @@ use joining::Asking;
 pub use message::{Asker, ClientKey, Input, Origin, Output, PeerMessage, Session, Verdict};
 pub use notice::Notice;
 use outbox::Outbox;
-use peers::Peers;
 pub use peers::Known;
+use peers::Peers;
 pub use planning::Look;
 use planning::Planning;
 use proposals::Proposals;
@@ -128,8 +128,8 @@ pub struct Engine<S: Store> {
     /// joins, and is not wanted.
     may_go: bool,
     epochs: Epochs,
-    /// When the marker was asked for last, if it was.
-    mark_asked: Option<u64>,
+    /// In which configuration the marker was asked to name this replica last, and when.
+    mark_asked: Option<(ConfigurationId, u64)>,
     /// Why this replica may not decide alone.
     mark_refused: Option<String>,
     /// Why the state must not be used, if it must not; as in the store.

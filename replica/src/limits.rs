@@ -2,7 +2,7 @@
 //!
 //! | what | most | bounded by |
 //! |---|---|---|
-//! | connections of clients: buffers, tasks | 20 MiB | [`CONNECTIONS_MAX`] × [`CONNECTION_BYTES`] |
+//! | connections of clients | 20 MiB | [`CONNECTIONS_MAX`] × [`CONNECTION_BYTES`] |
 //! | requests that are being received | 16 MiB | [`BEGUN_BYTES_MAX`] |
 //! | requests until their answer has left | 24 MiB | [`REQUESTS_BYTES_MAX`] |
 //! | answers and events until they have left | 32 MiB | [`CLIENTS_BYTES_MAX`] |
@@ -12,8 +12,8 @@
 //! | what was read from the disk | 12 MiB | [`FOUND_MAX`] × [`FOUND_BYTES`] |
 //! | writes that are not decided | 12 MiB | [`PROPOSALS_BYTES_MAX`] |
 //! | calls to the leader, beside their messages | 2 MiB | [`RELAYS_MAX`] |
-//! | messages to peers until they have left | 86 MiB | [`OUTBOUND_BYTES_MAX`], [`URGENT_BYTES_MAX`] |
-//! | messages of peers that are being received | 47 MiB | [`MESSAGE_BYTES_MAX`], [`PART_BYTES_FREE`] |
+//! | messages to peers until they left | 86 MiB | [`OUTBOUND_BYTES_MAX`], [`URGENT_BYTES_MAX`] |
+//! | messages being received of peers | 47 MiB | [`MESSAGE_BYTES_MAX`], [`PART_BYTES_FREE`] |
 //! | messages of peers until they are handled | 32 MiB | [`INBOUND_BYTES_MAX`] |
 //! | what one turn makes | 8 MiB | [`TURN_BYTES_MAX`], twice |
 //! | RocksDB | 64 MiB | [`ROCKSDB_BYTES_MAX`] |
@@ -76,7 +76,7 @@ pub const READS_BYTES_MAX: usize = 8 * MIB;
 /// Pages of keys that are read at a time; the next one is refused as overload.
 pub const SCANS_MAX: usize = 256;
 /// Questions for state or old entries that one client or peer has under way; the next one is
-/// answered as *busy*. One is what each needs; the second is that of a peer which gave up the first.
+/// answered as *busy*. One is what each needs, and a second when the first was given up.
 pub const QUESTIONS_EACH_MAX: usize = 2;
 /// The same of all clients and peers.
 pub const QUESTIONS_MAX: usize = 128;
@@ -162,11 +162,12 @@ const _: () = {
     // One call, one message, one page always fits where nothing else is.
     let request = KEY_BYTES_MAX + VALUE_BYTES_MAX + KIB;
     assert!(request <= BEGUN_BYTES_MAX && request + CALL_BYTES <= REQUESTS_BYTES_MAX);
-    assert!(request <= PROPOSALS_BYTES_MAX && request <= RELAYS_BYTES_MAX);
+    assert!(request <= RELAYS_BYTES_MAX);
+    assert!(RELAYS_BYTES_MAX <= PROPOSALS_BYTES_MAX);
     let page = SCAN_BYTES_MAX + request + SCAN_PAIRS_MAX as usize * OVERHEAD;
-    assert!(
-        page <= FOUND_BYTES && page <= CLIENT_BYTES_MAX && CLIENT_BYTES_MAX <= CLIENTS_BYTES_MAX
-    );
+    assert!(page <= FOUND_BYTES);
+    assert!(FOUND_BYTES <= CLIENT_BYTES_MAX);
+    assert!(CLIENT_BYTES_MAX <= CLIENTS_BYTES_MAX);
     assert!(PART_BYTES_FREE >= request && MESSAGE_BYTES_MAX <= u32::MAX as usize);
 };
 

@@ -61,16 +61,7 @@ pub async fn open(
     });
     let failed = |error: io::Error| unusable(data, &error);
     if settings.storage == StorageKind::Memory {
-        if let Some(birth) = &birth {
-            owner.newborn = match another {
-                Some(another) => Some(another),
-                None => Some(birth.newborn().await.map_err(failed)?),
-            };
-            birth.done();
-        }
-        let newborn = owner.newborn.as_ref().expect("settings name the members, or others do");
-        let memory = Memory::new(owner.identity(newborn, nonce), newborn.members.clone());
-        let memory = memory.with_secret(Secret::new(rand::random()));
+        let memory = in_memory(owner, nonce, birth.as_ref(), another).await.map_err(failed)?;
         return Ok(Opened { disk: Disk::Memory(memory), first: Vec::new(), claim: None });
     }
     wait_for_room(settings, waiting).await?;
@@ -115,6 +106,25 @@ pub async fn open(
         None => None,
     };
     Ok(Opened { disk: Disk::Database(database), first, claim })
+}
+
+/// An empty disk in memory, of a replica that has come by an identity.
+async fn in_memory(
+    mut owner: Owner,
+    nonce: u64,
+    birth: Option<&Birth<'_>>,
+    another: Option<Newborn>,
+) -> io::Result<Memory> {
+    if let Some(birth) = birth {
+        owner.newborn = match another {
+            Some(another) => Some(another),
+            None => Some(birth.newborn().await?),
+        };
+        birth.done();
+    }
+    let newborn = owner.newborn.as_ref().expect("settings name the members, or others do");
+    let memory = Memory::new(owner.identity(newborn, nonce), newborn.members.clone());
+    Ok(memory.with_secret(Secret::new(rand::random())))
 }
 
 /// Asks the cluster's marker whether it knows the disk better; what is still to be asked, when the

@@ -2,8 +2,8 @@
 //!
 //! Members are named `BASE-ORDINAL`, all with one base. Scale are the ordinals from `start` on, as
 //! many as there are to be `replicas`. A member whose ordinal is not wanted leaves; a joiner whose
-//! ordinal is wanted becomes a member when it has the state; a joiner with the name of a member that
-//! has been silent for a while takes its place, for it has another disk. Being dead is never a
+//! ordinal is wanted becomes a member when it has the state; a joiner with the name of a member
+//! that has been silent for a while takes its place, for it has another disk. Being dead is never a
 //! reason to leave. A joiner of any other name never becomes a member.
 //!
 //! Guarantees that it plans a change only if a majority of the new members is linked and has the
@@ -23,7 +23,7 @@ pub const TOGETHER_TICKS: u64 = 200;
 
 /// Members that a cluster has at most: with more, each write waits for more disks, and nothing is
 /// gained. Of those wanted beyond it, the ones with the highest ordinals do not become members.
-pub const MEMBERS_MAX: u32 = 7;
+pub const MEMBERS_MAX: u32 = kvorum_protocol::limits::MEMBERS_MAX;
 
 /// How many replicas are wanted, as an orchestrator says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

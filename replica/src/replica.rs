@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvorum_protocol::message::{Admin, Request};
+use kvorum_protocol::message::{Address, Admin, Request};
 use kvorum_protocol::status::{ClusterId, Role, Status};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -144,12 +144,10 @@ impl Replica {
         let lock = take_lock(settings, &waiting_shown).await?;
         let says = orchestrator.as_ref();
         let opened = opening::open(settings, says, another, &waiting_shown, on_fatal).await?;
-
         let (to_driver, peers) = mpsc::channel(PEERS_INBOX);
         let (clients, from_clients) = mpsc::channel(CLIENTS_INBOX);
         let (known_shown, known) = watch::channel(Vec::new());
-        let (marks, marks_wanted) = mpsc::channel(1);
-        let (looks, looks_wanted) = mpsc::channel(LOOKS_MAX);
+        let ((marks, marked), (looks, looked)) = (mpsc::channel(1), mpsc::channel(LOOKS_MAX));
         let shown = Shown {
             status: status_shown,
             metrics: Arc::clone(&metrics),
@@ -162,11 +160,8 @@ impl Replica {
         let (identity, driver, database) = spawn(opened.disk, settings.options(), inboxes, shown);
         hear(&clients, opened.first).await;
 
-        let file = tell_addresses(settings, &addresses)?;
-        let cluster = identity.cluster;
-        let clients_port = settings.statefulset.as_ref().map(|_| settings.listen_clients.port());
-        let reached = Arc::new(Reached::of(&settings.data, clients_port));
-        let others = reached.clients();
+        let (file, cluster) = (tell_addresses(settings, &addresses)?, identity.cluster);
+        let (reached, others) = reached(settings);
         let transport = Transport::new(identity.replica, to_driver.clone(), known, book, reached);
         tasks.spawn(transport.clone().dial_known());
         tasks.spawn(transport.listen(ports.peers));
@@ -174,8 +169,7 @@ impl Replica {
         if let Some(orchestrator) = orchestrator.clone() {
             let clients = clients.clone();
             let keeper = Keeper { orchestrator, cluster, driver: to_driver, clients };
-            let wishes = (looks_wanted, marks_wanted);
-            follow(&mut tasks, keeper, wishes, opened.claim, &name, status.clone());
+            follow(&mut tasks, keeper, (looked, marked), opened.claim, &name, status.clone());
         }
         let serving = Clients::new(name, cluster, clients.clone(), status.clone(), others, metrics);
         tasks.spawn(serving.listen(ports.clients, connections_max));
@@ -378,6 +372,15 @@ async fn take_lock(
             taken => return taken,
         }
     }
+}
+
+/// Where peers were reached by earlier processes, and where their clients connect to.
+fn reached(settings: &Settings) -> (Arc<Reached>, watch::Receiver<Vec<Address>>) {
+    // All pods have the same port.
+    let clients = settings.statefulset.as_ref().map(|_| settings.listen_clients.port());
+    let reached = Arc::new(Reached::of(&settings.data, clients));
+    let others = reached.clients();
+    (reached, others)
 }
 
 fn introduce<S: Store>(store: &S) -> Identity {

@@ -1,6 +1,6 @@
 //! Links to the other replicas: who dials, how two replicas meet, and what a session is.
 //!
-//! Who [dials](dialing) whom is said there. A session is one TCP connection on which both have met;
+//! `dialing` says who dials whom. A session is one TCP connection on which both have met;
 //! it has a number that rises, and a new one replaces the old. Guarantees that messages of a
 //! session arrive in order, whole, at most once, and never after a newer session began.
 //!

@@ -11,12 +11,13 @@ use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member,
 use kvorum_replica::chain::{Chain, Joiner};
 use kvorum_replica::engine::peers::Peers;
 use kvorum_replica::engine::{
-    ClientKey, Engine, Input, Notice, Options, Output, PeerMessage, Session,
+    ClientKey, Engine, Input, Notice, Options, Output, PeerMessage, Session, Verdict,
 };
 use kvorum_replica::entry::Entry;
 use kvorum_replica::snapshot::{
     Chunk, Found, Header, InstallWrite, Quarantine, SnapshotId, Wanted,
 };
+use kvorum_replica::start::Epoch;
 use kvorum_replica::state_machine::{Changes, Table};
 use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::storage::open::{Newborn, Owner};
@@ -141,8 +142,8 @@ fn a_joiner_copies_from_those_who_are_where_it_is_to_be() {
     assert_eq!(follow(database(folder.path(), 9, told())), expected, "on RocksDB");
 }
 
-/// A volume that has a state of a configuration before the one that it was told: nobody answers what
-/// it asks for, and so it copies a state.
+/// A volume that has a state of a configuration before the one that it was told: nobody answers
+/// what it asks for, and so it copies a state.
 #[test]
 fn a_joiner_that_nobody_answers_copies_a_state() {
     let folder = tempfile::tempdir().unwrap();
@@ -154,8 +155,8 @@ fn a_joiner_that_nobody_answers_copies_a_state() {
 /// A leader alone, that may decide.
 fn alone() -> Engine<Memory> {
     let mut engine = Engine::new(memory(1, configuration(1, &[1])), OPTIONS);
-    let (configuration, verdict) = (ConfigurationId(1), Ok(()));
-    engine.step(Input::Marked { configuration, verdict });
+    let (configuration, epoch) = (Some(ConfigurationId(1)), Epoch::default());
+    engine.step(Input::Marked { configuration, epoch, verdict: Verdict::Done });
     settle(&mut engine);
     engine
 }

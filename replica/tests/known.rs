@@ -46,7 +46,7 @@ impl Fixture {
 
     fn join(&mut self, name: &str, nonce: u64) -> ReplicaId {
         self.chain = self.chain.clone().join(name, nonce);
-        self.peers.reconfigure(&self.chain, ME, &self.store);
+        self.peers.reconfigure(&self.chain, ME, &self.store, 0);
         self.chain.id_of(nonce).unwrap()
     }
 
@@ -54,7 +54,7 @@ impl Fixture {
         let id = self.chain.current.id.0 + 1;
         let next = configuration(id, members);
         self.chain = self.chain.clone().next(&next, u64::from(id) * 10).unwrap();
-        self.peers.reconfigure(&self.chain, ME, &self.store);
+        self.peers.reconfigure(&self.chain, ME, &self.store, 0);
     }
 
     fn is_member(&self, id: u64) -> Option<bool> {
@@ -103,11 +103,11 @@ fn members_are_told_from_those_who_left_and_those_who_join() {
     all.configure(&[1, 2, joiner]);
     assert_eq!((all.is_member(3), all.is_member(joiner)), (Some(false), Some(true)));
     // What another one says counts until the state says more.
-    assert!(all.peers.learn(&[member(20), member(21)], ME, &all.store));
+    assert!(all.peers.learn(&[member(20), member(21)], ME, &all.store, 0));
     assert_eq!(all.is_member(20), Some(true));
-    assert!(all.peers.learn(&[member(21), member(22)], ME, &all.store));
+    assert!(all.peers.learn(&[member(21), member(22)], ME, &all.store, 0));
     assert_eq!((all.is_member(20), all.is_member(22)), (None, Some(true)));
-    assert!(!all.peers.learn(&[], ME, &all.store), "nothing was said");
+    assert!(!all.peers.learn(&[], ME, &all.store, 0), "nothing was said");
     all.join("kvorum-9", 8);
     assert_eq!(all.is_member(22), Some(true), "a joiner changes nothing about that");
     all.configure(&[1, 2, 22]);

@@ -226,7 +226,7 @@ impl Replica {
                         }
                         was_silent = false;
                         self.note_leader(&status);
-                        Seen::Status(status)
+                        Seen::Status(Box::new(Arc::unwrap_or_clone(status)))
                     }
                     Some(_) => continue,
                     None => return gone("the connection was lost"),

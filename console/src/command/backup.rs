@@ -79,8 +79,9 @@ fn cannot(file: &Path, error: &std::io::Error) -> Stop {
 
 async fn write(client: &Client, aside: &Path) -> Result<(Header, u64), Stop> {
     let status = client.status(&Route::Any).await?;
-    // All parts come from one replica.
-    let route = Route::Through(status.leader.unwrap_or(status.name));
+    // All parts come from one replica: the one that answered, for the leader may not be among those
+    // that were named.
+    let route = Route::Through(status.name);
     let opened = client.snapshot(SnapshotRequest::Open, &route).await?;
     let Answer::Snapshot { snapshot, index, keys } = opened else {
         return Err(Stop::failed("the replica's answer to a backup makes no sense"));

@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+/// Most members of a cluster: of more, each write would wait for no more safety than seven give.
+pub const MEMBERS_MAX: u32 = 7;
+
 /// Longest key, in bytes. Keys are kept in every index block and shown on one line of a console.
 pub const KEY_BYTES_MAX: usize = 4 * 1024;
 

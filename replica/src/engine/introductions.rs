@@ -149,7 +149,9 @@ impl<S: Store> Engine<S> {
         reaches: Option<Epoch>,
     ) -> Result<(), Rejection> {
         self.admit(theirs)?;
-        if self.store.seen(theirs.replica) != seen {
+        // Its epoch may have been told again since.
+        let now = self.store.seen(theirs.replica);
+        if now.map(|now| now.incarnation) != seen.map(|seen| seen.incarnation) {
             return Err(Rejection::Crossed);
         }
         let is_known = |seen: Seen| {
@@ -157,7 +159,7 @@ impl<S: Store> Engine<S> {
             let remembers = reaches >= Some(seen.epoch) || !self.rules.compares_epochs;
             is_same || (theirs.incarnation > seen.incarnation && remembers)
         };
-        match (seen, reaches) {
+        match (now, reaches) {
             (None, Some(_)) => Ok(()),
             (Some(seen), Some(_)) if is_known(seen) => Ok(()),
             (seen, _) => Err(Rejection::OtherDisk {

@@ -5,7 +5,6 @@
 //! says so. Does not know who keeps the marker.
 
 use kvorum_protocol::status::ConfigurationId;
-
 use kvorum_protocol::weight::bounded;
 
 use super::Engine;
@@ -37,12 +36,14 @@ impl<S: Store> Engine<S> {
             let written = self.written();
             self.outbox.push(Output::Sync(written));
         }
-        let is_due = asked.is_none_or(|asked| now >= asked + MARK_TICKS);
-        let renews = marked.filter(|_| is_due || self.is_witness_due());
-        if let Some(configuration) = wanted.filter(|_| is_due).or(renews)
+        let is_due = |configuration: &ConfigurationId| {
+            asked.is_none_or(|(last, at)| last < *configuration || now >= at + MARK_TICKS)
+        };
+        let renews = marked.filter(|marked| is_due(marked) || self.is_witness_due());
+        if let Some(configuration) = wanted.filter(is_due).or(renews)
             && self.rules.asks_marker
         {
-            self.mark_asked = Some(now);
+            self.mark_asked = Some((configuration, now));
             self.tell_marker(Some(configuration));
         }
     }
@@ -80,9 +81,6 @@ impl<S: Store> Engine<S> {
             Verdict::Done => {
                 solo.marked(configuration);
                 self.mark_refused = None;
-                if solo.wants_mark().is_some() {
-                    self.mark_asked = None;
-                }
             }
             Verdict::Refused(why) if serves && self.rules.renews_mark => {
                 self.mark_refused = Some(why);

@@ -1,7 +1,7 @@
 //! Pure: the other members: their names, and the sessions with them.
 //!
 //! Guarantees that a message of a replaced session is told from one of the current session. Does
-//! not judge whether a peer is who it was; [`introductions`](super::introductions) does.
+//! not judge whether a peer is who it was; `introductions` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -38,6 +38,9 @@ impl Proposals {
     /// again: both callers get its outcome.
     pub fn add(&mut self, origin: Origin, command: Command, now: u64) -> bool {
         if let Some(waiting) = self.waiting.get_mut(&command.id) {
+            if waiting.origins.is_empty() {
+                waiting.deadline = now + PATIENCE_TICKS;
+            }
             waiting.origins.push(origin);
             return true;
         }

@@ -198,7 +198,9 @@ impl Reads {
 
     /// The leader told this follower an index for reads.
     pub fn confirm_at(&mut self, index: u64, mut reads: Vec<Read>) {
-        reads.iter_mut().for_each(|read| self.hold(read));
+        for read in &mut reads {
+            self.hold(read);
+        }
         self.confirmed.entry(index).or_default().extend(reads);
     }
 

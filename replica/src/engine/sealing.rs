@@ -13,7 +13,7 @@ use kvorum_protocol::status::{Configuration, ConfigurationId, Member};
 
 use super::Engine;
 use super::consensus::Consensus;
-use super::message::Notice;
+use super::notice::Notice;
 use crate::entry::Entry;
 use crate::planner::Scale;
 use crate::storage::Store;

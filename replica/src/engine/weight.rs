@@ -3,6 +3,7 @@
 //! Guarantees that every variant is weighed by all that it holds, and that a weight is never less
 //! than the bytes on the wire: what waits for a link or a sync is counted by it.
 
+use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::Member;
 use kvorum_protocol::weight::OVERHEAD;
 use omnipaxos::messages::Message;
@@ -57,7 +58,7 @@ impl PeerMessage {
                 Self::Relay { call: _, request } => request.weight(),
                 Self::RelayAnswer { call: _, answer } => answer.weight(),
                 Self::ReadIndexAnswer { call: _, index } => {
-                    index.as_ref().map_or_else(|refusal| refusal.weight(), |_| 0)
+                    index.as_ref().map_or_else(Refusal::weight, |_| 0)
                 }
                 Self::Fetch { call: _, wanted } => wanted.weight(),
                 Self::Found { call: _, found } => found.weight(),
@@ -74,7 +75,8 @@ impl PeerMessage {
                 | Self::AskToStop { .. }
                 | Self::MayStop
                 | Self::Look { .. }
-                | Self::Wanted { .. } => 0,
+                | Self::Wanted { .. }
+                | Self::Epoch { .. } => 0,
             }
     }
 }
@@ -133,7 +135,7 @@ mod tests {
     use bytes::Bytes;
     use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome, RequestId};
     use kvorum_protocol::frame;
-    use kvorum_protocol::message::{Answer, Refusal, Request};
+    use kvorum_protocol::message::{Answer, Request};
     use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
     use omnipaxos::ballot_leader_election::Ballot;
     use omnipaxos::messages::sequence_paxos::{AcceptDecide, AcceptSync, PaxosMessage, Promise};
@@ -157,7 +159,7 @@ mod tests {
     }
 
     fn configuration() -> Configuration {
-        let member = |id| Member { replica: ReplicaId(u64::MAX - id), name: text() };
+        let member = |id| Member { replica: ReplicaId(u64::MAX / 2 - id), name: text() };
         Configuration { id: ConfigurationId(u32::MAX), members: (0..7).map(member).collect() }
     }
 

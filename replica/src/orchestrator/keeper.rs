@@ -63,6 +63,8 @@ impl Keeper {
     }
 
     async fn carry(&self, mut wanted: mpsc::Receiver<Claim>) {
+        // What went wrong last: it is asked again every second, and people need to hear it once.
+        let mut trouble = String::new();
         while let Some(wish) = wanted.recv().await {
             let driver = &self.driver;
             let proof = |incarnation| async move {
@@ -80,9 +82,16 @@ impl Keeper {
                 }
             };
             match &verdict {
-                Verdict::Done => {}
-                Verdict::Refused(why) => error!("{why}"),
-                Verdict::Unreachable(why) => warn!("{why}"),
+                Verdict::Done => trouble.clear(),
+                Verdict::Refused(why) | Verdict::Unreachable(why) if trouble == *why => {}
+                Verdict::Refused(why) => {
+                    error!("{why}");
+                    trouble.clone_from(why);
+                }
+                Verdict::Unreachable(why) => {
+                    warn!("{why}");
+                    trouble.clone_from(why);
+                }
             }
             let Claim { configuration, epoch, .. } = wish;
             if !self.tell(configuration, epoch, verdict).await {

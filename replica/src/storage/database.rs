@@ -122,9 +122,9 @@ impl Database {
         let generation = opened.get(keys::GENERATION)?.unwrap_or(0);
         let inner = Inner {
             folder: folder.to_owned(),
+            numbers: Mutex::new(opened.numbers(chain.current.id)?),
             db: opened.db,
             on_fatal,
-            numbers: Mutex::default(),
             segments: Mutex::new(Segments::new(limits, 0)),
             limits,
             chain: Mutex::new(chain),

@@ -95,7 +95,7 @@ impl Database {
     }
 
     /// The state was copied.
-    fn set_copied(&mut self, header: &Header) {
+    pub(super) fn set_copied(&mut self, header: &Header) {
         (self.applied, self.since) = (header.applied, header.applied);
         self.version = header.version;
     }

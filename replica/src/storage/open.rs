@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::database::put;
 use super::durable::{Durable, SideFile};
+use super::log::LogNumbers;
 use super::record::{self, RecordError};
 use super::rocks_log::read_numbers;
 use super::starts::StartRecord;
@@ -248,6 +249,12 @@ impl Opened<'_> {
             reason: error.to_string(),
         })?;
         Ok((identity, epoch, chain))
+    }
+
+    /// The numbers of a configuration's log. One that left never opens it again, and others may
+    /// need what it has.
+    pub(super) fn numbers(&self, id: ConfigurationId) -> Result<LogNumbers, OpenError> {
+        Ok(read_numbers(id, |key| self.get(key))?.unwrap_or_default())
     }
 
     pub(super) fn open_side_file(

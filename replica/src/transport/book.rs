@@ -56,6 +56,14 @@ impl AddressBook {
         }
     }
 
+    /// Whether addresses are found by names, which may be gone when the replicas are not.
+    pub(super) fn has_names(&self) -> bool {
+        match self {
+            Self::Hosts(_) | Self::Service { .. } => true,
+            Self::Folder(_) => false,
+        }
+    }
+
     /// The port that all peers listen on, if there is one.
     pub(super) fn port(&self) -> Option<u16> {
         match self {
@@ -78,9 +86,9 @@ pub fn whole_name(service: &str) -> String {
 /// The same, by the text of the resolver's settings: a pod's are searched first in
 /// `NAMESPACE.svc.DOMAIN`.
 fn whole_name_by(service: &str, settings: &str) -> String {
-    let searched = settings.lines().filter_map(|line| line.trim().strip_prefix("search"));
+    let mut searched = settings.lines().filter_map(|line| line.trim().strip_prefix("search"));
     // The last line counts.
-    let searched = searched.last().unwrap_or_default().split_whitespace();
+    let searched = searched.next_back().unwrap_or_default().split_whitespace();
     let is_namespace = |domain: &&str| domain.split('.').nth(1) == Some("svc");
     match searched.into_iter().find(is_namespace) {
         Some(domain) if !service.contains('.') => {

@@ -244,7 +244,10 @@ impl Cluster {
                 let may = may && !self.node(node).is_gone && self.is_to_run(node);
                 if may { self.start_and_ask(node) } else { Ok(()) }
             }
-            Event::BringBack { node, copy } => self.bring_back(node, &copy),
+            Event::BringBack { node, copy } => {
+                self.bring_back(node, &copy);
+                Ok(())
+            }
             Event::Pod { ordinal } => self.pod(ordinal),
             Event::Client { client } => {
                 self.client(client);

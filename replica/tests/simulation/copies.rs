@@ -24,7 +24,7 @@ impl Cluster {
     }
 
     /// The copy takes the place of the disk.
-    pub(super) fn bring_back(&mut self, id: ReplicaId, copy: &Memory) -> Result<(), String> {
+    pub(super) fn bring_back(&mut self, id: ReplicaId, copy: &Memory) {
         let is_free = match self.scaling {
             Some(_) => self.can_lose_one(),
             None => !self.is_altered && self.nodes.iter().all(|node| !node.lost_disk),
@@ -39,7 +39,7 @@ impl Cluster {
             || !runs
             || !self.is_known_better(id, copy)
         {
-            return Ok(());
+            return;
         }
         self.crash(id);
         self.tally.lost_disks += 1;
@@ -50,7 +50,6 @@ impl Cluster {
         let node = self.node(id);
         (node.disk, node.lost_disk, node.is_copy) = (disk, true, true);
         self.steady_after_loss();
-        Ok(())
     }
 
     /// Whether every other member remembers more of a disk than a copy has, whatever crashes; or

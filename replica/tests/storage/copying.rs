@@ -104,7 +104,7 @@ fn take<S: Store>(store: &mut S, step: &Step) {
             let next = (!is_last).then(|| items.last().map_or(Cursor::Start, Item::cursor));
             store.write_install(InstallWrite::Chunk(Chunk { items, next }));
         }
-        Step::Switch if install.is_some_and(|install| install.after.is_none()) => {
+        Step::Switch if install.as_ref().is_some_and(|install| install.after.is_none()) => {
             store.write_install(InstallWrite::Switch);
         }
         Step::Drop if install.is_some() => store.write_install(InstallWrite::Drop),

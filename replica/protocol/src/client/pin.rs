@@ -96,6 +96,7 @@ pub(super) fn changes(request: &Request) -> bool {
         Request::Get { .. }
         | Request::Scan(_)
         | Request::Status
+        | Request::Addresses
         | Request::Subscribe(_)
         | Request::Snapshot(_) => false,
     }

@@ -94,6 +94,8 @@ impl Image {
             aside: State::default(),
             seen: BTreeMap::new(),
             nonces: BTreeMap::new(),
+            epoch: Epoch::default(),
+            began: BTreeMap::new(),
         }
     }
 
