@@ -174,10 +174,10 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             }
             self.turn();
             if let Some(reply) = stop {
-                self.engine.end_epoch();
+                let has_untold = self.engine.end_epoch();
                 let durable = self.engine.store().durable();
                 self.engine.store().sync(durable);
-                let _ = reply.send(());
+                let _ = reply.send(has_untold);
                 return;
             }
         }
@@ -274,7 +274,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    fn client_event(&mut self, event: ClientEvent) -> Option<oneshot::Sender<()>> {
+    fn client_event(&mut self, event: ClientEvent) -> Option<oneshot::Sender<bool>> {
         match event {
             ClientEvent::Up { client, sink } => {
                 let name = self.engine.leader_name();

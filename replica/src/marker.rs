@@ -144,6 +144,9 @@ impl Marker {
         let solo =
             configuration.map(|configuration| Solo { configuration, replica, incarnation, nonce });
         let mut next = Self { solo: solo.or(self.solo), ..self.clone() };
+        // What a start told first may arrive last.
+        let told = self.reached.get(&replica).filter(|told| told.incarnation == incarnation);
+        let epoch = told.map_or(epoch, |told| told.epoch.max(epoch));
         next.reached.insert(replica, Reached { incarnation, nonce, epoch });
         while next.reached.len() > REACHED_MAX {
             next.reached.pop_first();
@@ -229,6 +232,17 @@ mod tests {
         }
         let whole = Claim { began: Epoch(15), ..copy };
         assert!(marker.claim(CLUSTER, whole, Some(10)).is_ok());
+    }
+
+    #[test]
+    fn an_epoch_that_arrives_late_takes_none_back() {
+        let late = Claim { epoch: Epoch(12), ..claim(1, 1, 10) };
+        let marker =
+            [Epoch(15), Epoch(12)].iter().fold(Marker::new(CLUSTER, 1), |marker, epoch| {
+                marker.claim(CLUSTER, Claim { epoch: *epoch, ..late }, Some(10)).unwrap()
+            });
+        let copy = Claim { began: Epoch(12), ..claim(1, 2, 20) };
+        assert_eq!(marker.check_reach(copy), Err(Refused::Forked { marked: 1 }));
     }
 
     #[test]

@@ -50,7 +50,7 @@ const FOLDER_DEPTH: usize = 2;
 /// How long a stopping leader tries to hand leadership over.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a replica that ends tries to tell the cluster's marker how far its disk got.
-const MARKER_PATIENCE: Duration = Duration::from_secs(1);
+const MARKER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a folder that is in use is waited for, where a pod can be replaced while its last
 /// process still ends.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
@@ -256,14 +256,15 @@ impl Replica {
             self.hand_over().await;
         }
         let (reply, stopped) = oneshot::channel();
-        if self.clients.send(ClientEvent::Stop { reply }).await.is_ok() {
-            let _ = stopped.await;
-        }
+        let is_asked = self.clients.send(ClientEvent::Stop { reply }).await.is_ok();
+        let has_untold = is_asked && stopped.await.unwrap_or(false);
         if let Some(driver) = self.driver.take() {
             let _ = tokio::task::spawn_blocking(move || driver.join()).await;
         }
         if let Some(database) = self.database.take() {
-            self.tell_marker(&database).await;
+            if has_untold {
+                self.tell_marker(&database).await;
+            }
             let _ = tokio::task::spawn_blocking(move || database.close()).await;
         }
         self.tasks.shutdown().await;
@@ -272,19 +273,18 @@ impl Replica {
         info!("stopped");
     }
 
-    /// Tells the cluster's marker how far the disk got, unless every other member was told. Whoever
-    /// keeps the marker may be out of reach: then what it was told last has to do.
+    /// Tells the cluster's marker how far the disk got. Whoever keeps the marker may be out of
+    /// reach: then what it was told last has to do.
     async fn tell_marker(&self, database: &Database) {
         let Some(orchestrator) = &self.orchestrator else { return };
-        let status = self.status.borrow().clone();
-        let Some(status) = status.filter(|status| status.role != Role::Outside) else { return };
-        let links = status.links.iter().filter(|link| link.is_up).count();
-        if links + 1 < status.configuration.members.len() || links == 0 {
-            let nonce = |incarnation| std::future::ready(database.nonce_at(incarnation));
-            let told =
-                orchestrator::claim(orchestrator, self.cluster, database.last_claim(), nonce);
-            let _ = timeout(MARKER_PATIENCE, told).await;
-        }
+        let nonce = |incarnation| std::future::ready(database.nonce_at(incarnation));
+        let told = orchestrator::claim(orchestrator, self.cluster, database.last_claim(), nonce);
+        let why = match timeout(MARKER_PATIENCE, told).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", MARKER_PATIENCE.as_secs()),
+        };
+        warn!(why, "the cluster's marker was not told how far the disk got");
     }
 
     async fn hand_over(&mut self) {

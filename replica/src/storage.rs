@@ -117,7 +117,7 @@ pub trait Store: Table {
     fn remember(&mut self, peer: ReplicaId, seen: Seen);
     /// The decided entries with indexes `from..=to`, as many as fit into `bytes_max` and are of one
     /// configuration, at least one; of this configuration, or of the one before while its log is
-    /// there.
+    /// there. None when the first was cut.
     fn decided(&self, from: u64, to: u64, bytes_max: usize) -> Decided;
     /// A page of keys as of the index that is applied when it is read; from any thread.
     fn scan(&self, scan: &Scan) -> ScanPage;

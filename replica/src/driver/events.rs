@@ -111,7 +111,7 @@ pub enum ClientEvent {
     },
     /// End in order; the answer comes when everything is on disk.
     Stop {
-        /// The answer.
-        reply: oneshot::Sender<()>,
+        /// Whether the cluster's marker has to be told how far the disk got.
+        reply: oneshot::Sender<bool>,
     },
 }

@@ -59,6 +59,7 @@ impl<S: Store> Engine<S> {
         }
         if self.standing() == Standing::Retired {
             // What comes after is not for this replica: its program may not even know it.
+            self.close_copied();
             self.fetching = None;
         }
         self.gather();

@@ -74,11 +74,14 @@ impl<S: Store> Engine<S> {
     }
 
     /// The replica ends: what it did since the last epoch began gets one of its own, so that no
-    /// copy taken meanwhile is as good as the disk.
-    pub fn end_epoch(&mut self) {
+    /// copy taken meanwhile is as good as the disk. Whether the marker has to be told of it, as no
+    /// other member, or not every one, can be.
+    pub fn end_epoch(&mut self) -> bool {
         if self.epochs.progress != self.progress() {
             self.store.begin_epoch();
         }
+        let is_alone = self.configuration.members.len() == 1;
+        self.consensus.is_some() && (is_alone || !self.are_linked())
     }
 
     /// What a sync that begins after this turn covers.
@@ -99,12 +102,16 @@ impl<S: Store> Engine<S> {
 
     /// Tells the marker how far this disk has got, while a member cannot be told.
     fn tell_witness(&mut self) {
-        let peers = &self.outbox.peers;
-        let is_linked = |id: ReplicaId| id == self.me || peers.session(id).is_some();
-        let are_linked = self.configuration.members.iter().all(|one| is_linked(one.replica));
-        if !are_linked && self.is_witness_due() {
+        if !self.are_linked() && self.is_witness_due() {
             self.tell_marker(None);
         }
+    }
+
+    /// Whether every other member has a link to this replica.
+    fn are_linked(&self) -> bool {
+        let peers = &self.outbox.peers;
+        let is_linked = |id: ReplicaId| id == self.me || peers.session(id).is_some();
+        self.configuration.members.iter().all(|one| is_linked(one.replica))
     }
 
     /// Whether the marker lacks an epoch, and may be told.

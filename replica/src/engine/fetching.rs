@@ -13,10 +13,11 @@
 
 use kvorum_protocol::status::{CatchingUp, ConfigurationId, ReplicaId};
 
+use super::Engine;
+use super::consensus::Consensus;
 use super::message::{Output, PeerMessage};
 use super::notice::Notice;
 use super::standing::Speaker;
-use super::{Engine, Outbox};
 use crate::chain::Standing;
 use crate::entry::Entry;
 use crate::snapshot::{Found, Header, Install, InstallWrite, Quarantine, SnapshotId, Wanted};
@@ -105,6 +106,7 @@ impl<S: Store> Engine<S> {
     }
 
     fn begin_fetch(&mut self, source: ReplicaId, target: u64, newer: Option<ConfigurationId>) {
+        self.close_copied();
         self.may_have_copied = true;
         self.fetches += 1;
         let (call, due) = (self.fetches, self.now);
@@ -159,7 +161,10 @@ impl<S: Store> Engine<S> {
         let is_in_step = self.leader().is_some_and(|(_, is_in_step)| is_in_step)
             && self.fetching.as_ref().is_none_or(has_come);
         if is_in_step && self.quarantine.is_none() && std::mem::take(&mut self.may_have_copied) {
-            self.fetching = None;
+            // What was fetched came from the leader meanwhile, and is kept for nobody any more.
+            self.close_copied();
+            let source = self.fetching.take().map(|fetching| fetching.source);
+            self.tell_state_to(source);
             if self.store.install().is_some() {
                 self.store.write_install(InstallWrite::Drop);
             }
@@ -366,12 +371,12 @@ impl<S: Store> Engine<S> {
         self.know_joiners();
         self.enter();
         if self.store.applied() >= decided {
-            self.fetching = None;
+            let source = self.fetching.take().map(|fetching| fetching.source);
             // Nothing more is known there. Whoever knows more says so again.
             self.standings.forget_later();
             match self.standing() {
                 Standing::Joiner => self.tell_state(),
-                _ => self.ask_to_be_in_step(),
+                _ => self.ask_to_be_in_step(source),
             }
         } else {
             self.keep_pace(decided);
@@ -388,7 +393,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    fn close_copied(&mut self) {
+    pub(super) fn close_copied(&mut self) {
         let Some(fetching) = &mut self.fetching else { return };
         if let Some(snapshot) = fetching.copied.take() {
             let message = PeerMessage::Fetch { call: 0, wanted: Wanted::Close { snapshot } };
@@ -396,16 +401,22 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Tells the leader up to where the state is here, and asks for what comes after it.
-    fn ask_to_be_in_step(&mut self) {
-        let Some(consensus) = &mut self.consensus else { return };
-        let Some((leader, false)) = consensus.leader().filter(|(leader, _)| *leader != self.me)
-        else {
-            return;
-        };
+    /// Tells the source up to where the state is here: it keeps the entries after that until then.
+    /// Asks the leader for them, if they do not come by themselves.
+    fn ask_to_be_in_step(&mut self, source: Option<ReplicaId>) {
+        let known = self.consensus.as_ref().and_then(Consensus::leader);
+        let leader = known.filter(|(leader, is_in_step)| *leader != self.me && !is_in_step);
+        let leader = leader.map(|(leader, _)| leader);
+        self.tell_state_to(leader);
+        self.tell_state_to(source.filter(|source| Some(*source) != leader));
+        if let Some((leader, consensus)) = leader.zip(self.consensus.as_mut()) {
+            consensus.reconnected(leader);
+        }
+    }
+
+    fn tell_state_to(&mut self, peer: Option<ReplicaId>) {
+        let Some(to) = peer else { return };
         let message = PeerMessage::HasState { index: self.store.applied() };
-        let Outbox { outputs, .. } = &mut self.outbox;
-        outputs.push(Output::Gated { to: leader, message, durable: false });
-        consensus.reconnected(leader);
+        self.outbox.push(Output::Gated { to, message, durable: false });
     }
 }

@@ -420,7 +420,10 @@ impl Store for Database {
         let first = keys::entry(configuration, from - 1);
         self.inner.each(keys::LOG, &first, Some(&end), |key, record| {
             bytes += record.len();
-            let fits = bytes <= bytes_max || decided.entries.is_empty();
+            // What was cut leaves a gap, and its place is not for what comes after.
+            let next = from - 1 + decided.entries.len() as u64;
+            let fits = (bytes <= bytes_max || decided.entries.is_empty())
+                && *key == keys::entry(configuration, next);
             if fits {
                 decided.entries.push(self.inner.decode(keys::LOG, key, record));
             }
