@@ -70,6 +70,9 @@ async fn fill_without_one(cluster: &Cluster, client: &Arc<Client>) -> (String, S
     let leader = leader(client).await;
     let names = cluster.names();
     let away = names.iter().find(|name| **name != leader).unwrap().clone();
+    // While it joins, the others keep for it what it fetches.
+    let has_joined = |s: &Status| is_in_step(s) && s.catching_up.is_none();
+    status_when(client, &Route::Through(away.clone()), has_joined).await;
     stop(cluster.process(&away).unwrap());
     let count = state_mib() * 1024;
     fill(client, 0..count).await;
