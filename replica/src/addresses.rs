@@ -35,10 +35,15 @@ impl Addresses {
 
     /// Writes the file, whole or not at all.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let aside = path.with_extension("json.new");
-        let mut file = fs::File::create(&aside)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        file.write_all(b"\n")?;
-        fs::rename(&aside, path)
+        write_whole(path, self)
     }
+}
+
+/// Writes a JSON file so that a reader sees the whole of it or none. Does not sync it.
+pub(crate) fn write_whole(path: &Path, what: &impl Serialize) -> io::Result<()> {
+    let aside = path.with_extension("json.new");
+    let mut file = fs::File::create(&aside)?;
+    serde_json::to_writer_pretty(&mut file, what)?;
+    file.write_all(b"\n")?;
+    fs::rename(&aside, path)
 }

@@ -102,13 +102,12 @@ impl Dial {
                 let opened = self.open(address).await?;
                 io::Result::Ok((opened, cluster))
             };
-            let Some((before, its)) = before else { return by_name.await };
-            let by_number = async {
+            let by_number = before.map(|(before, its)| async move {
                 let opened = by_tcp(TcpStream::connect(before).await)?;
                 // Somebody else may be there by now.
                 Ok((opened, Some(its)))
-            };
-            first_of(by_name, by_number).await
+            });
+            first_of(NAME_HEAD_START, by_name, by_number).await
         };
         let unreachable =
             |reason: String| ConnectError::Unreachable { address: address.to_owned(), reason };
@@ -143,24 +142,29 @@ fn by_tcp(stream: io::Result<TcpStream>) -> io::Result<Opened> {
     Ok((Box::new(stream), at))
 }
 
-/// What comes first: by the name, or, if that takes long or fails, by the number. Why there is none
-/// is what the name came to.
-async fn first_of<T>(
-    by_name: impl Future<Output = io::Result<T>>,
-    by_number: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
-    let (mut by_name, mut by_number) = (pin!(by_name), pin!(by_number));
-    match timeout(NAME_HEAD_START, &mut by_name).await {
+/// What comes first: by the name, or, if that takes longer than its head start or fails, by the
+/// address that worked last, if there is one.
+///
+/// # Errors
+/// When there is neither: what the name came to.
+pub async fn first_of<T, E>(
+    head_start: Duration,
+    by_name: impl Future<Output = Result<T, E>>,
+    by_address: Option<impl Future<Output = Result<T, E>>>,
+) -> Result<T, E> {
+    let Some(by_address) = by_address else { return by_name.await };
+    let (mut by_name, mut by_address) = (pin!(by_name), pin!(by_address));
+    match timeout(head_start, &mut by_name).await {
         Ok(Ok(opened)) => return Ok(opened),
-        Ok(Err(error)) => return by_number.await.map_err(|_| error),
+        Ok(Err(error)) => return by_address.await.map_err(|_| error),
         Err(_) => {}
     }
     tokio::select! {
         named = &mut by_name => match named {
             Ok(opened) => Ok(opened),
-            Err(error) => by_number.await.map_err(|_| error),
+            Err(error) => by_address.await.map_err(|_| error),
         },
-        numbered = &mut by_number => match numbered {
+        addressed = &mut by_address => match addressed {
             Ok(opened) => Ok(opened),
             Err(_) => by_name.await,
         },

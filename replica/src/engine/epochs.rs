@@ -109,9 +109,7 @@ impl<S: Store> Engine<S> {
 
     /// Whether every other member has a link to this replica.
     fn are_linked(&self) -> bool {
-        let peers = &self.outbox.peers;
-        let is_linked = |id: ReplicaId| id == self.me || peers.session(id).is_some();
-        self.configuration.members.iter().all(|one| is_linked(one.replica))
+        self.configuration.members.iter().all(|one| self.is_there(one.replica))
     }
 
     /// Whether the marker lacks an epoch, and may be told.

@@ -288,9 +288,7 @@ impl<S: Store> Engine<S> {
                 } else {
                     // The other is behind as well: the next question goes elsewhere.
                     (fetching.is_waiting, fetching.due) = (true, self.now + USELESS_TICKS);
-                    let message =
-                        PeerMessage::Fetch { call: 0, wanted: Wanted::Close { snapshot } };
-                    self.outbox.push(Output::Send { to: peer, message });
+                    self.close_at(peer, snapshot);
                 }
             }
             (Step::Chunks, Found::Chunk(chunk)) => {
@@ -393,12 +391,18 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// Closes the snapshot that was copied, where it is open.
     pub(super) fn close_copied(&mut self) {
         let Some(fetching) = &mut self.fetching else { return };
         if let Some(snapshot) = fetching.copied.take() {
-            let message = PeerMessage::Fetch { call: 0, wanted: Wanted::Close { snapshot } };
-            self.outbox.push(Output::Send { to: fetching.source, message });
+            let source = fetching.source;
+            self.close_at(source, snapshot);
         }
+    }
+
+    fn close_at(&mut self, source: ReplicaId, snapshot: SnapshotId) {
+        let message = PeerMessage::Fetch { call: 0, wanted: Wanted::Close { snapshot } };
+        self.outbox.push(Output::Send { to: source, message });
     }
 
     /// Tells the source up to where the state is here: it keeps the entries after that until then.

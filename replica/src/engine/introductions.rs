@@ -218,24 +218,7 @@ mod tests {
     use super::*;
     use crate::engine::Options;
     use crate::start::Secret;
-    use crate::storage::Identity;
     use crate::storage::memory::Memory;
-    use crate::storage::segments::LogLimits;
-    use kvorum_protocol::status::{Configuration, ConfigurationId, Member};
-
-    fn store(replica: u64) -> Memory {
-        let member = |id: u64| Member { replica: ReplicaId(id), name: format!("kvorum-{id}") };
-        let members = vec![member(1), member(2)];
-        let configuration = Configuration { id: ConfigurationId(1), members };
-        let identity = Identity {
-            cluster: ClusterId(9),
-            replica: ReplicaId(replica),
-            name: format!("kvorum-{replica}"),
-            incarnation: 1,
-            nonce: 100 + replica,
-        };
-        Memory::crashable(identity, configuration, LogLimits::default())
-    }
 
     fn engine(store: Memory) -> Engine<Memory> {
         let newest = Version::NEWEST;
@@ -255,8 +238,8 @@ mod tests {
 
     #[test]
     fn a_peer_is_taken_only_if_it_continues_what_was_seen() {
-        let mut here = engine(store(1));
-        let disk = store(2);
+        let mut here = engine(Memory::of_two(1));
+        let disk = Memory::of_two(2);
         assert!(!here.outbox.peers.have_all_met());
         let (first, reaches) = said(&disk, None);
         assert_eq!(here.judge(&first, None, reaches), Ok(()));
@@ -270,7 +253,7 @@ mod tests {
         assert_eq!(here.judge(&again, seen, reaches), Ok(()), "the same start again");
 
         let next = disk.restart(disk.unsynced(), 7);
-        let lost = store(2).restart(0, 5);
+        let lost = Memory::of_two(2).restart(0, 5);
         let other = Introduction { key: Secret::of_nonce(5).key(), ..first.clone() };
         for (theirs, reaches) in [said(&lost, seen), (other, None), (first.clone(), None)] {
             let verdict = here.judge(&theirs, seen, reaches);
@@ -290,8 +273,8 @@ mod tests {
     /// A copy of a running disk has every secret, and ends in an earlier epoch.
     #[test]
     fn a_copy_of_the_current_start_is_told_apart() {
-        let mut here = engine(store(1));
-        let mut disk = store(2);
+        let mut here = engine(Memory::of_two(1));
+        let mut disk = Memory::of_two(2);
         let (first, _) = said(&disk, None);
         here.meet(&first);
         let copy = disk.restart(disk.unsynced(), 7);
@@ -313,8 +296,8 @@ mod tests {
 
     #[test]
     fn a_stranger_is_told_that_it_is_one() {
-        let here = engine(store(1));
-        let (theirs, reaches) = said(&store(2), None);
+        let here = engine(Memory::of_two(1));
+        let (theirs, reaches) = said(&Memory::of_two(2), None);
         let others = [
             Introduction { cluster: ClusterId(1), ..theirs.clone() },
             Introduction { name: "kvorum-1".to_owned(), ..theirs.clone() },

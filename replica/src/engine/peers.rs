@@ -307,28 +307,11 @@ impl Peers {
 mod tests {
     use super::*;
     use crate::state_machine::Table;
-    use crate::storage::Identity;
     use crate::storage::memory::Memory;
-    use crate::storage::segments::LogLimits;
-    use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId};
-
-    fn store(replica: u64) -> Memory {
-        let member = |id: u64| Member { replica: ReplicaId(id), name: format!("kvorum-{id}") };
-        let members = vec![member(1), member(2)];
-        let configuration = Configuration { id: ConfigurationId(1), members };
-        let identity = Identity {
-            cluster: ClusterId(9),
-            replica: ReplicaId(replica),
-            name: format!("kvorum-{replica}"),
-            incarnation: 1,
-            nonce: 100 + replica,
-        };
-        Memory::crashable(identity, configuration, LogLimits::default())
-    }
 
     #[test]
     fn a_frame_of_a_replaced_session_is_told_apart() {
-        let here = store(1);
+        let here = Memory::of_two(1);
         let mut peers = Peers::new(&here.chain(), ReplicaId(1), Version::FIRST, &here);
         let peer = ReplicaId(2);
         peers.up(peer, Session(1));

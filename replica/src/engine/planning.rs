@@ -166,6 +166,11 @@ impl<S: Store> Engine<S> {
         self.began == 0 && self.configuration.id.0 == 1 && self.configuration.members.len() == 1
     }
 
+    /// Whether a replica has a link to this one, or is this one.
+    pub(super) fn is_there(&self, replica: ReplicaId) -> bool {
+        replica == self.me || self.outbox.peers.session(replica).is_some()
+    }
+
     /// Whether a replica has the state, but for what is under way.
     pub(super) fn has_state(&self, replica: ReplicaId) -> bool {
         let Some(consensus) = &self.consensus else { return false };
@@ -180,7 +185,7 @@ impl<S: Store> Engine<S> {
         let replica = member.replica;
         Candidate {
             member: member.clone(),
-            is_linked: replica == self.me || self.outbox.peers.session(replica).is_some(),
+            is_linked: self.is_there(replica),
             has_state: self.has_state(replica),
             silent_ticks: self.outbox.peers.silent_ticks(replica, self.now),
         }

@@ -82,11 +82,7 @@ impl<S: Store> Engine<S> {
 
     /// Whether a replica is linked and has the state, but for what is under way.
     pub(super) fn is_fit(&self, member: &Member) -> bool {
-        self.is_there(member) && self.has_state(member.replica)
-    }
-
-    fn is_there(&self, member: &Member) -> bool {
-        member.replica == self.me || self.outbox.peers.session(member.replica).is_some()
+        self.is_there(member.replica) && self.has_state(member.replica)
     }
 
     /// Whether a replica durably has all that this leader has: of members it is known what they

@@ -74,6 +74,23 @@ impl Memory {
         Self::with(Disk::of(image.clone(), Some(image)), identity)
     }
 
+    /// An empty disk that can crash, of one of the replicas 1 and 2 of a new cluster.
+    #[cfg(test)]
+    pub(crate) fn of_two(replica: u64) -> Self {
+        use kvorum_protocol::status::{ClusterId, Member};
+        let member = |id: u64| Member { replica: ReplicaId(id), name: format!("kvorum-{id}") };
+        let members = vec![member(1), member(2)];
+        let configuration = Configuration { id: ConfigurationId(1), members };
+        let identity = Identity {
+            cluster: ClusterId(9),
+            replica: ReplicaId(replica),
+            name: format!("kvorum-{replica}"),
+            incarnation: 1,
+            nonce: 100 + replica,
+        };
+        Self::crashable(identity, configuration, LogLimits::default())
+    }
+
     fn with(disk: Disk, identity: Identity) -> Self {
         let (incarnation, nonce) = (identity.incarnation, identity.nonce);
         let (disk, secret) = (Arc::new(Mutex::new(disk)), None);

@@ -9,10 +9,10 @@
 //! any more; and that a peer whose name cannot be looked up is dialed where it was reached last.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use kvorum_protocol::dial::first_of;
 use kvorum_protocol::status::ReplicaId;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -201,7 +201,8 @@ impl Transport {
             }
         };
         let by_address = reached.map(|reached| async move { connect(&reached.to_string()).await });
-        let stream = first_of(by_name, by_address).await.map_err(Failure::Unreachable)?;
+        let stream =
+            first_of(NAME_HEAD_START, by_name, by_address).await.map_err(Failure::Unreachable)?;
         let reached = stream.peer_addr();
         let met = self.meet(stream, Some(peer)).await?;
         if let Ok(reached) = reached
@@ -210,31 +211,6 @@ impl Transport {
             self.reached.note(name, reached);
         }
         Ok(met)
-    }
-}
-
-/// What comes first: by the name, or, if that takes long or fails, by the address that worked last.
-/// Why there is none is what the name came to.
-async fn first_of<T>(
-    by_name: impl Future<Output = Result<T, String>>,
-    by_address: Option<impl Future<Output = Result<T, String>>>,
-) -> Result<T, String> {
-    let Some(by_address) = by_address else { return by_name.await };
-    let (mut by_name, mut by_address) = (pin!(by_name), pin!(by_address));
-    match timeout(NAME_HEAD_START, &mut by_name).await {
-        Ok(Ok(reached)) => return Ok(reached),
-        Ok(Err(why)) => return by_address.await.map_err(|_| why),
-        Err(_) => {}
-    }
-    tokio::select! {
-        named = &mut by_name => match named {
-            Ok(reached) => Ok(reached),
-            Err(why) => by_address.await.map_err(|_| why),
-        },
-        addressed = &mut by_address => match addressed {
-            Ok(reached) => Ok(reached),
-            Err(_) => by_name.await,
-        },
     }
 }
 
@@ -326,14 +302,28 @@ mod tests {
             sleep(2 * NAME_HEAD_START).await;
             answer
         };
-        assert_eq!(first_of(ready(Ok(1)), Some(ready(Ok(2)))).await, Ok(1));
-        assert_eq!(first_of(ready(no_name()), Some(ready(Ok(2)))).await, Ok(2));
-        assert_eq!(first_of(pending(), Some(ready(Ok(2)))).await, Ok(2), "it hangs");
-        assert_eq!(first_of(slow(Ok(1)), Some(ready(Err(String::new())))).await, Ok(1));
-        assert_eq!(first_of(slow(no_name()), Some(slow(Ok(2)))).await, Ok(2));
-        let both = first_of(ready(no_name()), Some(ready(Err::<u8, _>("refused".to_owned()))));
+        assert_eq!(
+            first_of(NAME_HEAD_START, ready(Ok::<_, String>(1)), Some(ready(Ok(2)))).await,
+            Ok(1)
+        );
+        assert_eq!(first_of(NAME_HEAD_START, ready(no_name()), Some(ready(Ok(2)))).await, Ok(2));
+        assert_eq!(
+            first_of(NAME_HEAD_START, pending(), Some(ready(Ok::<_, String>(2)))).await,
+            Ok(2),
+            "it hangs"
+        );
+        assert_eq!(
+            first_of(NAME_HEAD_START, slow(Ok(1)), Some(ready(Err(String::new())))).await,
+            Ok(1)
+        );
+        assert_eq!(first_of(NAME_HEAD_START, slow(no_name()), Some(slow(Ok(2)))).await, Ok(2));
+        let both = first_of(
+            NAME_HEAD_START,
+            ready(no_name()),
+            Some(ready(Err::<u8, _>("refused".to_owned()))),
+        );
         assert_eq!(both.await, no_name(), "why there is none is what the name came to");
         let without = None::<std::future::Ready<Result<u8, String>>>;
-        assert_eq!(first_of(ready(no_name()), without).await, no_name());
+        assert_eq!(first_of(NAME_HEAD_START, ready(no_name()), without).await, no_name());
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use kvorum_protocol::message::Address;
 use tokio::sync::watch;
 use tracing::debug;
+
+use crate::addresses::write_whole;
 
 /// The file's name in a replica's folder.
 pub const FILE_NAME: &str = "peers.json";
@@ -81,7 +83,7 @@ impl Reached {
                 other.and_then(|other| addresses.remove(&other));
             }
             self.show(addresses);
-            if let Err(error) = self.write(addresses) {
+            if let Err(error) = write_whole(&self.file, addresses) {
                 debug!(%error, file = %self.file.display(), "cannot remember addresses of peers");
             }
         });
@@ -94,14 +96,6 @@ impl Reached {
             clients: SocketAddr::new(address.ip(), port).to_string(),
         });
         self.shown.send_replace(shown.collect());
-    }
-
-    fn write(&self, addresses: &BTreeMap<String, SocketAddr>) -> io::Result<()> {
-        let aside = self.file.with_extension("json.new");
-        let mut file = fs::File::create(&aside)?;
-        serde_json::to_writer_pretty(&mut file, addresses)?;
-        file.write_all(b"\n")?;
-        fs::rename(&aside, &self.file)
     }
 }
 
