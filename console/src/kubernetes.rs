@@ -144,14 +144,19 @@ impl Kube {
         }
     }
 
+    /// The name of the `ConfigMap` that is the cluster's marker.
+    #[must_use]
+    pub fn marker_name(&self) -> String {
+        format!("{}-cluster", self.set)
+    }
+
     /// The cluster's marker, if there is one: the text that says which cluster has begun.
     ///
     /// # Errors
     /// What the API server says.
     pub async fn marker(&self) -> Result<Option<String>, Stop> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.access.namespace);
-        let name = format!("{}-cluster", self.set);
-        let map = call(&self.access, maps.get_opt(&name)).await?;
+        let map = call(&self.access, maps.get_opt(&self.marker_name())).await?;
         Ok(map.map(|map| {
             map.data.and_then(|mut data| data.remove("marker.json")).unwrap_or_default()
         }))

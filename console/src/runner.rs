@@ -112,7 +112,7 @@ impl Runner {
             #[cfg(feature = "local")]
             Self::Local(_) => Place { name, ..Place::default() },
             Self::Kubernetes(kube) => {
-                let missing = rights::missing(kube.client(), &kube.access).await.ok()?;
+                let missing = rights::missing(kube).await.ok()?;
                 let why_not = |action| rights::why_not(&missing, action, &kube.access);
                 Place {
                     name,

@@ -149,7 +149,7 @@ async fn examine_kubernetes(kube: &Kube, findings: &mut Findings) {
 
 async fn examine_rights(kube: &Kube, findings: &mut Findings) {
     let access = &kube.access;
-    let missing = match rights::missing(kube.client(), access).await {
+    let missing = match rights::missing(kube).await {
         Ok(missing) => missing,
         Err(why) => {
             return findings.warn("rights", why, "what is asked for is asked for in any case");
@@ -163,6 +163,7 @@ async fn examine_rights(kube: &Kube, findings: &mut Findings) {
         (Action::Scale, "scale"),
         (Action::Logs, "logs"),
         (Action::Events, "Events"),
+        (Action::Marker, "read the marker"),
     ];
     for (action, name) in actions {
         match (rights::why_not(&missing, action, access), action) {

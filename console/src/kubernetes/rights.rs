@@ -10,9 +10,10 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
 use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::Api;
 use tokio::time::timeout;
 
+use super::Kube;
 use super::config::Access;
 
 /// How long the answer may take.
@@ -50,10 +51,12 @@ pub enum Action {
     Logs,
     /// See Events.
     Events,
+    /// Read the cluster's marker, that one map only.
+    Marker,
 }
 
 /// All of them.
-pub const RIGHTS: [Right; 12] = [
+pub const RIGHTS: [Right; 13] = [
     right(Action::Watch, "get", "apps", "statefulsets", ""),
     right(Action::Watch, "list", "apps", "statefulsets", ""),
     right(Action::Watch, "watch", "apps", "statefulsets", ""),
@@ -66,6 +69,7 @@ pub const RIGHTS: [Right; 12] = [
     right(Action::Logs, "get", "", "pods", "log"),
     right(Action::Events, "list", "", "events", ""),
     right(Action::Events, "watch", "", "events", ""),
+    right(Action::Marker, "get", "", "configmaps", ""),
 ];
 
 const fn right(
@@ -90,12 +94,13 @@ impl Right {
 }
 
 /// Those that are missing. An error says that nobody tells.
-pub async fn missing(client: &Client, access: &Access) -> Result<Vec<Right>, String> {
-    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+pub async fn missing(kube: &Kube) -> Result<Vec<Right>, String> {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(kube.client().clone());
     let ask = |right: Right| {
         let reviews = reviews.clone();
         let attributes = ResourceAttributes {
-            namespace: Some(access.namespace.clone()),
+            namespace: Some(kube.access.namespace.clone()),
+            name: (right.action == Action::Marker).then(|| kube.marker_name()),
             verb: Some(right.verb.to_owned()),
             group: Some(right.group.to_owned()),
             resource: Some(right.resource.to_owned()),

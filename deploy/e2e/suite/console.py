@@ -174,6 +174,7 @@ RIGHTS = [
     (VIEW, "list", "events", "events", "Events cannot be watched"),
     (VIEW, "watch", "events", "events", "Events cannot be watched"),
     (VIEW, "get", "pods/portforward", "nodes", "no port-forward to kvorum-0"),
+    (VIEW, "get", "configmaps", "nothing", ""),
     # Asked for by Kubernetes 1.35 and newer only.
     (VIEW, "create", "pods/portforward", "nothing", ""),
     (ACT, "delete", "pods", "x", "you may not delete pods"),
