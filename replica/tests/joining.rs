@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -81,7 +82,7 @@ fn reply(theirs: &Chain, decided: u64, wanted: &Wanted) -> Found {
     let id = theirs.current.id;
     match wanted {
         Wanted::Snapshot => Found::Snapshot {
-            snapshot: SnapshotId { nonce: u64::from(id.0), number: 1 },
+            snapshot: SnapshotId { nonce: u64::from(id.0), number: decided },
             header: header(theirs.clone(), decided),
         },
         Wanted::Chunk { snapshot, .. } if snapshot.nonce == u64::from(id.0) => {
@@ -100,7 +101,8 @@ fn reply(theirs: &Chain, decided: u64, wanted: &Wanted) -> Found {
 }
 
 /// How far a joiner gets that was told configuration 5 and hears of it from its leader, who has no
-/// time at first; the second of the members is behind for ten seconds, in configuration 4.
+/// time at first; the second of the members is behind for ten seconds, in configuration 4. The
+/// others' logs reach back less than the first state that they give, so that it asks for another.
 fn follow<S: Store>(store: S) -> (u64, ConfigurationId) {
     let mut engine = Engine::new(store, OPTIONS);
     let peers = [1, 2, 3].map(ReplicaId);
@@ -108,7 +110,7 @@ fn follow<S: Store>(store: S) -> (u64, ConfigurationId) {
         engine.step(Input::PeerUp { peer, session: Session(peer.0) });
     }
     let (newer, older) = (chain(5, &[1, 2, 3], 20), chain(4, &[1, 2], 3));
-    let mut is_busy = true;
+    let (mut is_busy, mut copies, mut open) = (true, 0, BTreeSet::new());
     for tick in 0..6_000u64 {
         if tick.is_multiple_of(3) {
             let configuration = ConfigurationId(5);
@@ -117,19 +119,35 @@ fn follow<S: Store>(store: S) -> (u64, ConfigurationId) {
         }
         engine.step(Input::Tick);
         for output in engine.turn(&|_| true) {
-            let Output::Gated { to, message: PeerMessage::Fetch { call, wanted }, .. } = output
-            else {
-                continue;
+            let (to, call, wanted) = match output {
+                Output::Gated { to, message: PeerMessage::Fetch { call, wanted }, .. } => {
+                    (to, call, wanted)
+                }
+                Output::Send { to, message: PeerMessage::Fetch { call, wanted } } => {
+                    (to, call, wanted)
+                }
+                _ => continue,
             };
+            if let Wanted::Close { snapshot } = wanted {
+                open.remove(&(to, snapshot));
+                continue;
+            }
             let found = match &wanted {
                 Wanted::Snapshot if to == peers[0] && std::mem::take(&mut is_busy) => Found::Busy,
                 wanted if to == peers[1] && tick < 1000 => reply(&older, 15, wanted),
+                Wanted::Snapshot if copies == 0 => reply(&newer, 60, &wanted),
+                Wanted::Entries { from, .. } if *from <= 100 => Found::Gone,
                 wanted => reply(&newer, 100, wanted),
             };
+            if let Found::Snapshot { snapshot, .. } = &found {
+                copies += 1;
+                open.insert((to, *snapshot));
+            }
             let message = PeerMessage::Found { call, found };
             engine.step(Input::Peer { peer: to, session: Session(to.0), message });
         }
     }
+    assert!(open.is_empty(), "they keep the log for it: {open:?}");
     (engine.applied(), engine.store().configuration_id())
 }
 

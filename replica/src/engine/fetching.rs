@@ -165,7 +165,10 @@ impl<S: Store> Engine<S> {
             self.close_copied();
             let source = self.fetching.take().map(|fetching| fetching.source);
             self.tell_state_to(source);
-            if self.store.install().is_some() {
+            if let Some(install) = self.store.install() {
+                if let Some(source) = source {
+                    self.close_at(source, install.snapshot);
+                }
                 self.store.write_install(InstallWrite::Drop);
             }
         }
@@ -265,10 +268,16 @@ impl<S: Store> Engine<S> {
             Found::Snapshot { header, .. } => self.is_of_use(header, Some(peer)),
             _ => true,
         };
-        let Some(fetching) = &mut self.fetching else { return };
-        if fetching.source != peer || fetching.call != call || !fetching.is_waiting {
+        let is_awaited = |fetching: &&mut Fetching| {
+            fetching.source == peer && fetching.call == call && fetching.is_waiting
+        };
+        let Some(fetching) = self.fetching.as_mut().filter(is_awaited) else {
+            // Nobody wants it any more.
+            if let Found::Snapshot { snapshot, .. } = found {
+                self.close_at(peer, snapshot);
+            }
             return;
-        }
+        };
         (fetching.is_waiting, fetching.due) = (false, fetching.asked + PACE_TICKS);
         match (fetching.step, found) {
             (Step::Entries, Found::Entries { from, entries, decided }) => {
@@ -316,6 +325,9 @@ impl<S: Store> Engine<S> {
     fn switch(&mut self) {
         let Some(install) = self.store.install() else { return };
         if !self.is_of_use(&install.header, None) {
+            if let Some(source) = self.fetching.as_ref().map(|fetching| fetching.source) {
+                self.close_at(source, install.snapshot);
+            }
             return self.store.write_install(InstallWrite::Drop);
         }
         self.store.write_install(InstallWrite::Switch);
@@ -323,6 +335,7 @@ impl<S: Store> Engine<S> {
             // Nobody knows what made the states differ: the entries before go too.
             self.rebuilt_at = Some(install.header.applied);
         }
+        self.close_copied();
         if let Some(fetching) = &mut self.fetching {
             fetching.copied = Some(install.snapshot);
         }
