@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::pin::{Pin, changes};
@@ -24,6 +26,10 @@ use crate::status::ClusterId;
 /// How long the first attempt of a call may take; each further one twice as long. A paused
 /// replica must not use up the whole deadline.
 const ATTEMPT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long an endpoint has before the next one is tried beside it: most answer sooner, and one
+/// that is gone may say nothing at all.
+const HEAD_START: Duration = Duration::from_millis(100);
 
 /// Where a replica's clients connect to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -306,7 +312,7 @@ impl Tries<'_> {
         }
     }
 
-    /// One round over the endpoints.
+    /// One round over the endpoints: each begins when one before it failed or had its head start.
     async fn reach(&mut self) -> Result<Option<Arc<Connection>>, ClientError> {
         if self.turn == 0
             && let Some((endpoint, connection)) = self.attempts.ready(&self.route)
@@ -317,34 +323,32 @@ impl Tries<'_> {
             return Ok(Some(connection));
         }
         let order = self.attempts.order(&self.route, self.turn, self.shunned.as_deref());
-        let mut hopeless = None;
-        let mut waiting_helps = order.is_empty();
-        for endpoint in &order {
-            if Instant::now() >= self.deadline {
-                return Ok(None);
-            }
-            match self.attempts.connect(endpoint, self.deadline).await {
-                Ok(connection) if self.is_wanted(&connection) => {
+        let (attempts, deadline) = (self.attempts, self.deadline);
+        let (mut left, mut dials) = (order.iter(), FuturesUnordered::new());
+        let (mut hopeless, mut waiting_helps) = (None, order.is_empty());
+        loop {
+            dials.extend(left.next().map(|endpoint| async move {
+                (endpoint, attempts.connect(endpoint, deadline).await)
+            }));
+            let next = match left.as_slice() {
+                [] => deadline,
+                [..] => deadline.min(Instant::now() + HEAD_START),
+            };
+            match timeout_at(next, dials.next()).await {
+                Err(_) if Instant::now() >= deadline => return Ok(None),
+                Err(_) => {}
+                Ok(None) => break,
+                Ok(Some((endpoint, Ok(connection)))) if self.is_wanted(&connection) => {
                     self.current.clone_from(endpoint);
-                    self.attempts.pool(|pool| pool.learn(connection.leader()));
-                    self.attempts.ask_for_others(&connection);
+                    attempts.pool(|pool| pool.learn(connection.leader()));
+                    attempts.ask_for_others(&connection);
                     return Ok(Some(connection));
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    self.last = Some(error.to_string());
-                    self.shunned = Some(endpoint.address.clone());
-                    if error.is_other_cluster() {
-                        self.stranger.clone_from(&self.last);
-                    }
-                    match error {
-                        ConnectError::Unreachable { .. }
-                        | ConnectError::Refused {
-                            refusal: HandshakeRefusal::TooManyConnections { .. },
-                            ..
-                        } => waiting_helps = true,
-                        other => hopeless = Some(other),
-                    }
+                Ok(Some((_, Ok(_)))) => {}
+                Ok(Some((endpoint, Err(error)))) => {
+                    let helps = self.failed(endpoint, &error);
+                    waiting_helps |= helps;
+                    hopeless = hopeless.or(Some(error).filter(|_| !helps));
                 }
             }
         }
@@ -352,6 +356,22 @@ impl Tries<'_> {
             (Some(error), _) if !waiting_helps => Err(ClientError::Target(error)),
             (None, Route::Through(name)) if !waiting_helps => Err(self.no_such_node(name)),
             _ => Ok(None),
+        }
+    }
+
+    /// Notes an endpoint to which there is no connection; whether waiting may help.
+    fn failed(&mut self, endpoint: &Endpoint, error: &ConnectError) -> bool {
+        self.last = Some(error.to_string());
+        self.shunned = Some(endpoint.address.clone());
+        if error.is_other_cluster() {
+            self.stranger.clone_from(&self.last);
+        }
+        match error {
+            ConnectError::Unreachable { .. } => true,
+            ConnectError::Refused { refusal, .. } => {
+                matches!(refusal, HandshakeRefusal::TooManyConnections { .. })
+            }
+            ConnectError::NotKvorum { .. } => false,
         }
     }
 

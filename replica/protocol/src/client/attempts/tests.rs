@@ -188,3 +188,18 @@ async fn an_address_is_taken_for_the_cluster_that_it_was_of() {
     get(&client).await.expect("where the first is, is known");
     assert_eq!(other.asked.load(Ordering::SeqCst), 0, "nothing is asked of the other one");
 }
+
+/// Those before it take connections and say nothing, as stopped processes do.
+#[tokio::test]
+async fn one_that_answers_is_enough() {
+    let mut silent = Vec::new();
+    for _ in 0..6 {
+        silent.push(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
+    }
+    let fake = Fake::start("kvorum-6", CLUSTER, Vec::new()).await;
+    let addresses = silent.iter().map(|listener| listener.local_addr().expect("it is bound"));
+    let addresses: Vec<_> = addresses.chain([fake.at]).map(|at| at.to_string()).collect();
+    // Each of them for as long as a dial may take would be longer than this.
+    let client = Client::of_addresses(&addresses, Options::default());
+    get(&client).await.expect("one answers");
+}
