@@ -14,8 +14,8 @@
 //! - I3 A failed write or sync ends the process; a sync is never tried again.
 //! - I4 Held messages to a peer keep their order, and those of an ended session are dropped.
 //!
-//! A replica whose sync is overdue sends no heartbeats, so that a leader with a stuck disk loses
-//! its leadership.
+//! A replica whose sync is overdue, while another one's disk works, sends no heartbeats, so that a
+//! leader with a stuck disk loses its leadership.
 
 mod events;
 mod outbound;
@@ -29,7 +29,7 @@ use std::time::{Duration, Instant, SystemTime};
 use kvorum_protocol::message::{Answer, Event, ServerFrame};
 use kvorum_protocol::status::{ConfigurationId, ReplicaId, Status};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::clients::Sinks;
@@ -46,7 +46,9 @@ use reader::{Job, Readers};
 
 /// The engine's unit of time.
 pub const TICK: Duration = Duration::from_millis(10);
-/// A sync that takes longer makes the replica fall silent to elections.
+/// During a sync that takes longer the others are asked how their disks do.
+const SYNC_SLOW: Duration = Duration::from_millis(250);
+/// A sync that takes longer makes the replica fall silent to elections, if another one's does not.
 const SYNC_OVERDUE: Duration = Duration::from_millis(500);
 /// Inputs taken in one turn from each inbox: bounds how long a heartbeat waits.
 const TURN_INPUTS_MAX: usize = 1024;
@@ -56,6 +58,8 @@ pub const PEERS_INBOX: usize = 4096;
 pub const CLIENTS_INBOX: usize = 8192;
 /// Ticks between two statuses for probes and metrics.
 const PUBLISH_TICKS: u64 = 10;
+/// Ticks between two looks at what the disk owes.
+const DEBT_TICKS: u64 = 100;
 /// Ticks between two lines of the log about progress.
 const PROGRESS_TICKS: u64 = 1000;
 
@@ -143,19 +147,20 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         synced: &mut mpsc::UnboundedReceiver<()>,
         found: &mut mpsc::Receiver<Input>,
     ) {
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let next_tick = sleep(TICK);
+        tokio::pin!(next_tick);
         let (mut from_peers, mut from_clients) = (Vec::new(), Vec::new());
         loop {
-            // When so much waits for a sync that no more should, only the sync and time go on.
+            // When so much waits for a sync that no more should, nothing more is taken of clients.
+            // Peers go on: what they send has bounds of its own, and heartbeats are among it.
             let is_open = !self.gate.is_full();
             let has_more = self.engine.has_more();
             tokio::select! {
                 biased;
                 Some(()) = synced.recv() => self.synced(),
                 Some(read) = found.recv() => self.engine.step(read),
-                _ = ticks.tick() => self.tick(),
-                _ = inboxes.peers.recv_many(&mut from_peers, TURN_INPUTS_MAX), if is_open => {}
+                () = &mut next_tick => {}
+                _ = inboxes.peers.recv_many(&mut from_peers, TURN_INPUTS_MAX) => {}
                 _ = inboxes.clients.recv_many(&mut from_clients, TURN_INPUTS_MAX), if is_open => {}
                 () = std::future::ready(()), if has_more => {}
             }
@@ -163,10 +168,18 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 self.engine.step(read);
             }
             // What came meanwhile shares the turn, and so the sync.
-            drain(&mut inboxes.peers, &mut from_peers, is_open);
-            drain(&mut inboxes.clients, &mut from_clients, is_open);
+            drain(&mut inboxes.peers, &mut from_peers);
+            if is_open {
+                drain(&mut inboxes.clients, &mut from_clients);
+            }
             for event in from_peers.drain(..) {
                 self.peer_event(event);
+            }
+            // What has come was not late, however long this thread has waited for its turn. And
+            // time goes on, whatever else there always is to do.
+            if Instant::now() >= next_tick.deadline().into_std() {
+                self.tick();
+                next_tick.as_mut().reset(tokio::time::Instant::now() + TICK);
             }
             let mut stop = None;
             for event in from_clients.drain(..) {
@@ -185,9 +198,13 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
 
     fn tick(&mut self) {
         self.ticks += 1;
+        self.engine.step(Input::SyncIsSlow(self.sync_takes(SYNC_SLOW)));
         self.engine.step(Input::Tick);
         if self.ticks.is_multiple_of(PUBLISH_TICKS) {
             self.publish();
+        }
+        if self.ticks.is_multiple_of(DEBT_TICKS) {
+            self.look_at_debt();
         }
         if self.ticks.is_multiple_of(PROGRESS_TICKS) && self.engine.applied() != self.last_progress
         {
@@ -203,6 +220,14 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
+    fn look_at_debt(&mut self) {
+        let (debt, metrics) = (self.engine.store().debt(), &self.shown.metrics);
+        metrics.debt_bytes.store(debt.bytes, Ordering::Relaxed);
+        metrics.debt_files.store(debt.files, Ordering::Relaxed);
+        metrics.slows_writes.store(debt.slows_writes, Ordering::Relaxed);
+        self.engine.step(Input::Debt { slows_writes: debt.slows_writes });
+    }
+
     fn publish(&self) {
         let status = self.stamped_status();
         let metrics = &self.shown.metrics;
@@ -211,7 +236,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         metrics.waiting_writes.store(writes as u64, Ordering::Relaxed);
         metrics.waiting_reads.store(reads as u64, Ordering::Relaxed);
         metrics.turned_us.store(status.monotonic_us, Ordering::Relaxed);
-        metrics.sync_is_overdue.store(self.is_sync_overdue(), Ordering::Relaxed);
+        metrics.sync_is_overdue.store(self.sync_takes(SYNC_OVERDUE), Ordering::Relaxed);
         self.shown.status.send_replace(Some(Arc::new(status)));
     }
 
@@ -400,8 +425,9 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    fn is_sync_overdue(&self) -> bool {
-        self.sync_began.is_some_and(|began| began.elapsed() > SYNC_OVERDUE)
+    /// Whether a sync is under way and has taken longer.
+    fn sync_takes(&self, time: Duration) -> bool {
+        self.sync_began.is_some_and(|began| began.elapsed() > time)
     }
 
     fn begin_sync(&mut self) {
@@ -415,6 +441,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     /// The sync under way returned: what it covers may leave.
     fn synced(&mut self) {
         self.sync_began = None;
+        self.engine.step(Input::SyncIsSlow(false));
         if let Some(written) = self.gate.take_synced() {
             self.engine.step(Input::Synced(written));
         }
@@ -424,8 +451,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     }
 }
 
-fn drain<T>(inbox: &mut mpsc::Receiver<T>, into: &mut Vec<T>, is_open: bool) {
-    while is_open && into.len() < TURN_INPUTS_MAX {
+fn drain<T>(inbox: &mut mpsc::Receiver<T>, into: &mut Vec<T>) {
+    while into.len() < TURN_INPUTS_MAX {
         match inbox.try_recv() {
             Ok(event) => into.push(event),
             Err(_) => return,

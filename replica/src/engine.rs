@@ -29,6 +29,7 @@ mod marking;
 pub mod message;
 mod notice;
 mod outbox;
+pub mod patience;
 pub mod peers;
 mod planning;
 mod proposals;
@@ -39,6 +40,7 @@ mod requests;
 mod rules;
 mod sealing;
 mod sending;
+mod slow_disk;
 mod solo;
 mod standing;
 mod status;
@@ -64,6 +66,7 @@ use joining::Asking;
 pub use message::{Asker, ClientKey, Input, Origin, Output, PeerMessage, Session, Verdict};
 pub use notice::Notice;
 use outbox::Outbox;
+use patience::Patience;
 pub use peers::Known;
 use peers::Peers;
 pub use planning::Look;
@@ -75,6 +78,7 @@ use relays::Relays;
 pub use rules::{Options, Rules};
 use sealing::Seals;
 use sending::Sending;
+use slow_disk::SlowDisk;
 pub use solo::Written;
 use standing::Standings;
 use stopping::Stopping;
@@ -106,6 +110,9 @@ pub struct Engine<S: Store> {
     subscriptions: Subscriptions,
     hand_over: Option<HandOver>,
     sending: Sending,
+    slow_disk: SlowDisk,
+    /// What the instance of the configuration before saw of how long answers take.
+    patience: Patience,
     fetching: Option<Fetching>,
     checking: Checking,
     /// What is being read beside the engine.
@@ -180,6 +187,8 @@ impl<S: Store> Engine<S> {
             subscriptions: Subscriptions::default(),
             hand_over: None,
             sending: Sending::default(),
+            slow_disk: SlowDisk::default(),
+            patience: Patience::new(0),
             fetching: None,
             checking: Checking::default(),
             questions: Questions::default(),
@@ -237,6 +246,8 @@ impl<S: Store> Engine<S> {
             Input::WantsStop => self.wants_stop(),
             Input::Learned { members, configuration } => self.learned(&members, configuration),
             Input::Synced(written) => self.wrote(written),
+            Input::SyncIsSlow(is_slow) => self.sync_is_slow(is_slow),
+            Input::Debt { slows_writes } => self.slow_disk.owes(slows_writes, self.now),
             Input::Marked { configuration, epoch, verdict } => {
                 self.marked(configuration, epoch, verdict);
             }
@@ -287,6 +298,7 @@ impl<S: Store> Engine<S> {
         for peer in self.outbox.peers.connected().collect::<Vec<_>>() {
             consensus.reconnected(peer);
         }
+        consensus.learn_patience(&self.patience);
         self.consensus = Some(consensus);
         self.outbox.notice(Notice::Gathered);
     }
@@ -295,9 +307,7 @@ impl<S: Store> Engine<S> {
         self.now += 1;
         let speed = if self.now < self.hurry_until { HURRY } else { 1 };
         if let Some(consensus) = &mut self.consensus {
-            for _ in 0..speed {
-                consensus.tick();
-            }
+            consensus.tick(speed);
         }
         self.expire();
         self.expire_joins();

@@ -14,6 +14,7 @@
 //! | calls to the leader, beside their messages | 2 MiB | [`RELAYS_MAX`] |
 //! | messages to peers until they left | 86 MiB | [`OUTBOUND_BYTES_MAX`], [`URGENT_BYTES_MAX`] |
 //! | messages being received of peers | 47 MiB | [`MESSAGE_BYTES_MAX`], [`PART_BYTES_FREE`] |
+//! | sessions with those who are no members | 5 MiB | [`GUESTS_MAX`] × [`GUEST_PART_BYTES`], and frames |
 //! | messages of peers until they are handled | 32 MiB | [`INBOUND_BYTES_MAX`] |
 //! | what one turn makes | 8 MiB | [`TURN_BYTES_MAX`], twice |
 //! | RocksDB | 64 MiB | [`ROCKSDB_BYTES_MAX`] |
@@ -108,6 +109,11 @@ pub const SYNC_BYTES_MAX: usize = 8 * MIB;
 pub const FRAGMENT_BYTES_MAX: usize = 256 * KIB;
 /// So much of a message is put together at any link; of longer ones, one at a time at all links.
 pub const PART_BYTES_FREE: usize = 2 * MIB;
+/// Sessions with replicas that are no members: those that are to be, and that were. The next one is
+/// closed.
+pub const GUESTS_MAX: usize = 8;
+/// The same for one that is no member: it has nothing long to say before it is asked.
+pub const GUEST_PART_BYTES: usize = 64 * KIB;
 /// Bytes of peers' messages that were received and not handled. Beyond, links are not read.
 pub const INBOUND_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 /// Bytes of messages that may wait for one peer: for a sync, for the link, or to be written.
@@ -115,8 +121,8 @@ pub const INBOUND_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 pub const PEER_BYTES_MAX: usize = MESSAGE_BYTES_MAX + PROPOSALS_BYTES_MAX;
 /// The same for all peers; beyond, the session of the peer that has most ends.
 pub const OUTBOUND_BYTES_MAX: usize = 80 * MIB;
-/// Bytes of messages that wait for a sync beyond which the driver takes no further input until it
-/// returns. They are part of what waits for peers.
+/// Bytes of messages that wait for a sync beyond which the driver takes no further calls of clients
+/// until it returns. They are part of what waits for peers.
 pub const HELD_BYTES_MAX: usize = OUTBOUND_BYTES_MAX / 2;
 /// Bytes of urgent messages that may wait for one peer beside the others: some thousands.
 pub const URGENT_BYTES_MAX: usize = MIB;
@@ -143,6 +149,7 @@ pub const SUM_BYTES: usize = CONNECTIONS_MAX * CONNECTION_BYTES
     + RELAYS_MAX * OVERHEAD
     + (OUTBOUND_BYTES_MAX + (MEMBERS_MAX - 1) * URGENT_BYTES_MAX)
     + (MESSAGE_BYTES_MAX + (MEMBERS_MAX - 1) * (PART_BYTES_FREE + 2 * FRAGMENT_BYTES_MAX))
+    + GUESTS_MAX * (GUEST_PART_BYTES + 2 * FRAGMENT_BYTES_MAX)
     + INBOUND_BYTES_MAX
     + 2 * TURN_BYTES_MAX
     + ROCKSDB_BYTES_MAX

@@ -30,8 +30,8 @@ pub struct Marker {
     pub reached: BTreeMap<ReplicaId, Reached>,
 }
 
-/// Replicas of which the marker knows how far they got; of more, those with the lowest ids are
-/// forgotten: they left long ago.
+/// Replicas of which the marker knows how far they got; of more, those that told longest ago are
+/// forgotten. A member tells whenever another one is not linked, so they left long ago.
 const REACHED_MAX: usize = 16;
 
 /// Who decides alone.
@@ -87,6 +87,9 @@ pub struct Reached {
     pub nonce: u64,
     /// The epoch of the disk.
     pub epoch: Epoch,
+    /// Rises with each replica that tells: who told last has the highest.
+    #[serde(default)]
+    pub turn: u64,
 }
 
 /// What a replica tells the marker, and asks of it.
@@ -147,11 +150,25 @@ impl Marker {
         // What a start told first may arrive last.
         let told = self.reached.get(&replica).filter(|told| told.incarnation == incarnation);
         let epoch = told.map_or(epoch, |told| told.epoch.max(epoch));
-        next.reached.insert(replica, Reached { incarnation, nonce, epoch });
-        while next.reached.len() > REACHED_MAX {
-            next.reached.pop_first();
-        }
+        let last = self.reached.values().map(|told| told.turn).max().unwrap_or(0);
+        // Who was the last keeps its turn, lest the marker change each time that it tells.
+        let turn = told.filter(|told| told.turn == last).map_or(last.saturating_add(1), |t| t.turn);
+        next.reached.insert(replica, Reached { incarnation, nonce, epoch, turn });
+        next.forget_longest_ago(replica);
         Ok(next)
+    }
+
+    /// Keeps it small: who told longest ago left, or is told of again when it matters.
+    fn forget_longest_ago(&mut self, claimant: ReplicaId) {
+        while self.reached.len() > REACHED_MAX {
+            let keeps = |replica: ReplicaId| {
+                replica == claimant || self.solo.is_some_and(|solo| solo.replica == replica)
+            };
+            let others = self.reached.iter().filter(|(replica, _)| !keeps(**replica));
+            let first = others.min_by_key(|(_, told)| told.turn).map(|(replica, _)| *replica);
+            let Some(first) = first else { return };
+            self.reached.remove(&first);
+        }
     }
 
     /// Whether a volume continues what the marker was told of it.
@@ -256,6 +273,14 @@ mod tests {
             marker = marker.claim(CLUSTER, claim, None).unwrap();
         }
         assert_eq!(marker.reached.len(), REACHED_MAX);
+        // The oldest of all tells again, and then so many others as fit beside it.
+        for replica in [1].into_iter().chain(100..100 + REACHED_MAX as u64 - 1) {
+            let claim =
+                Claim { replica: ReplicaId(replica), configuration: None, ..claim(1, 1, 1) };
+            marker = marker.claim(CLUSTER, claim, None).unwrap();
+            assert_eq!(marker.claim(CLUSTER, claim, None).as_ref(), Ok(&marker), "told twice");
+        }
+        assert!(marker.reached.contains_key(&ReplicaId(1)));
         let text = serde_json::to_string(&marker).unwrap();
         assert_eq!(serde_json::from_str::<Marker>(&text).unwrap(), marker);
     }

@@ -42,6 +42,12 @@ pub struct Metrics {
     pub turned_us: AtomicU64,
     /// Whether the sync under way is overdue.
     pub sync_is_overdue: AtomicBool,
+    /// Bytes of table files that have to be merged.
+    pub debt_bytes: AtomicU64,
+    /// Files of level 0, of the column family that has most.
+    pub debt_files: AtomicU64,
+    /// Whether writes are slowed until less is owed.
+    pub slows_writes: AtomicBool,
     syncs: AtomicU64,
     sync_seconds: Histogram,
 }
@@ -61,6 +67,9 @@ impl Default for Metrics {
             malformed: AtomicU64::new(0),
             turned_us: AtomicU64::new(0),
             sync_is_overdue: AtomicBool::new(false),
+            debt_bytes: AtomicU64::new(0),
+            debt_files: AtomicU64::new(0),
+            slows_writes: AtomicBool::new(false),
             syncs: AtomicU64::new(0),
             sync_seconds: Histogram::new(buckets),
         }
@@ -115,10 +124,15 @@ impl Metrics {
             ("writes_waiting", "Writes that wait for a decision", &self.waiting_writes),
             ("reads_waiting", "Reads that wait", &self.waiting_reads),
             ("connections", "Client connections open", &self.connections),
+            ("disk_debt_bytes", "Bytes of table files that wait to be merged", &self.debt_bytes),
+            ("disk_debt_files", "Files of level 0 that wait to be merged", &self.debt_files),
         ];
         for (name, help, atomic) in waiting {
             gauge(&mut registry, name, help, value(atomic));
         }
+        let slows = u64::from(self.slows_writes.load(Ordering::Relaxed));
+        let help = "1 while writes are slowed until fewer files wait to be merged";
+        gauge(&mut registry, "disk_slows_writes", help, slows);
         let counted = [
             ("connections_refused", "Client connections refused", &self.refused_connections),
             ("calls", "Calls taken from clients", &self.calls),

@@ -23,6 +23,7 @@ pub mod scan;
 pub mod seed;
 pub mod segments;
 mod starts;
+pub mod tables;
 
 use kvorum_protocol::message::Scan;
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
@@ -41,6 +42,7 @@ use durable::Durable;
 pub use omnipaxos::ballot_leader_election::Ballot;
 pub use open::OpenError;
 use segments::LogLimits;
+use tables::Debt;
 
 /// Who a replica is. Lives on its volume and nowhere else.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -115,6 +117,10 @@ pub trait Store: Table {
     fn seen(&self, peer: ReplicaId) -> Option<Seen>;
     /// Remembers a peer.
     fn remember(&mut self, peer: ReplicaId, seen: Seen);
+    /// How much work the disk has put off; nothing, where all is done at once.
+    fn debt(&self) -> Debt {
+        Debt::default()
+    }
     /// The decided entries with indexes `from..=to`, as many as fit into `bytes_max` and are of one
     /// configuration, at least one; of this configuration, or of the one before while its log is
     /// there. None when the first was cut.

@@ -41,6 +41,8 @@ const MEETINGS_MAX: usize = 64;
 const STRANGERS_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a failed accept: descriptors may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Time between two looks whether one that was no member is one.
+const GUEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What every link needs.
 #[derive(Clone)]
@@ -119,9 +121,15 @@ impl Transport {
         }
     }
 
-    /// A peer dialed this replica: it listens where it came from, if the port is agreed.
+    fn is_member(&self, peer: ReplicaId) -> bool {
+        let known = self.known.borrow();
+        known.iter().any(|known| known.member.replica == peer && known.is_member)
+    }
+
+    /// A member dialed this replica: it listens where it came from, if the port is agreed. What
+    /// anybody else is called says nothing of where the member of that name is.
     fn called_from(&self, peer: ReplicaId, from: SocketAddr) {
-        let Some(port) = self.book.port() else { return };
+        let Some(port) = self.book.port().filter(|_| self.is_member(peer)) else { return };
         let known = self.known.borrow().clone();
         if let Some(known) = known.iter().find(|known| known.member.replica == peer) {
             self.reached.note(&known.member.name, SocketAddr::new(from.ip(), port));
@@ -149,8 +157,25 @@ impl Transport {
     async fn session(&self, met: Met) {
         let session = Session(self.sessions.fetch_add(1, Ordering::Relaxed) + 1);
         let peer = met.peer;
+        let is_member = || self.is_member(peer);
+        // Ids are given to whoever asks: sessions are not.
+        let place = Arc::clone(&self.inbound.guests).try_acquire_owned();
+        if place.is_err() && !is_member() {
+            debug!(peer = peer.0, "too many replicas that are no members are linked");
+            return;
+        }
+        let keep_place = async {
+            while !is_member() {
+                sleep(GUEST_INTERVAL).await;
+            }
+            drop(place);
+            std::future::pending::<()>().await;
+        };
         self.linked(|linked| *linked.entry(peer).or_default() += 1);
-        link::run(met, session, &self.inbound, &self.driver).await;
+        tokio::select! {
+            () = link::run(met, session, &self.inbound, is_member, &self.driver) => {}
+            () = keep_place => {}
+        }
         self.linked(|linked| {
             let open = linked.entry(peer).or_default();
             *open -= 1;

@@ -238,11 +238,13 @@ impl World {
             }
             21 => PeerMessage::Checksum { index, digest: Digest::default() },
             22 => PeerMessage::Differs { index, sound: vec![from] },
-            _ => match self.random.random_range(0..5) {
+            _ => match self.random.random_range(0..7) {
                 0 => PeerMessage::AskToStop { has_leave: self.chance(2) },
                 1 => PeerMessage::MayStop,
                 2 => PeerMessage::Look { number: call },
                 3 => PeerMessage::ReadIndex { call },
+                4 => PeerMessage::AskDisk { number: call },
+                5 => PeerMessage::DiskWorks { number: call },
                 _ => PeerMessage::Epoch { epoch: Epoch(index) },
             },
         }

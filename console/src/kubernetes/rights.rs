@@ -9,8 +9,8 @@ use futures::future::join_all;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
-use kube::api::PostParams;
 use kube::Api;
+use kube::api::PostParams;
 use tokio::time::timeout;
 
 use super::Kube;

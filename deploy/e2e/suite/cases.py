@@ -7,11 +7,14 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import time
 
-from .world import DEPLOY, SET, Failed, expect, names
+from .world import DEPLOY, NAMESPACE, SET, Failed, expect, names
 
 REPLICAS = names(3)
+# Most members of a cluster.
+MEMBERS_MAX = 7
 
 
 def applies(world):
@@ -103,9 +106,37 @@ def rolls_out(world):
     world.start_load("load-roll")
     world.kubectl("rollout", "restart", f"statefulset/{SET}")
     patience = 180 + 3 * world.sweep
-    world.kubectl("rollout", "status", f"statefulset/{SET}", f"--timeout={patience}s", timeout=patience + 20)
+    leaders = [world.leader()]
+    with subprocess.Popen(["kubectl", "-n", NAMESPACE, "rollout", "status", f"statefulset/{SET}",
+                           f"--timeout={patience}s"], stdout=subprocess.DEVNULL) as rollout:
+        while rollout.poll() is None:
+            leader = world.leader()
+            if leader != leaders[-1]:
+                leaders.append(leader)
+    expect(rollout.returncode == 0, "the rollout did not end")
     world.wait_ready(3)
     world.end_load("load-roll")
+    world.figure("leaders", ", ".join(leaders))
+    # Who is started again first has to leave leadership to one whose turn comes later.
+    most = 2 if leaders[0] == f"{SET}-2" else 1
+    expect(len(leaders) - 1 <= most, f"the leader changed more than {most} times: {leaders}")
+
+
+def asks_no_names(world):
+    """After scaling 3, 4, 3, 9, 3 an idle cluster asks the name service nothing."""
+    for count in (4, 3, 9, 3):
+        world.scale(count)
+        world.wait_pods(count, 60 + world.sweep)
+        world.wait_ready(min(count, MEMBERS_MAX))
+    world.wait_members(3)
+    # Who left is dialed for up to a minute.
+    time.sleep(75)
+    before = world.datagrams()
+    expect(len(before) == 3, f"not the pods of three replicas: {before}")
+    time.sleep(20)
+    after = world.datagrams()
+    world.figure("datagrams of each pod in 20 s", [after[name] - before[name] for name in sorted(before)])
+    expect(before == after, f"idle replicas ask for names: {before}, then {after}")
 
 
 def rollout_is_broken(world):
@@ -382,7 +413,7 @@ def comes_back_from_its_volumes(world):
 
 
 CASES = [applies, demo_of_the_seed, leader_is_deleted_by_force, leader_is_killed_by_command,
-         scales_in_every_direction, scales_by_command, rolls_out, rollout_is_broken, two_pods_are_deleted, volume_is_lost,
+         scales_in_every_direction, scales_by_command, asks_no_names, rolls_out, rollout_is_broken, two_pods_are_deleted, volume_is_lost,
          all_pods_are_deleted, stops_and_starts_again, set_is_made_anew, backup_is_restored, majority_is_lost,
          overlays_differ_where_they_must, role_is_deleted]
 LAST = [ends_at_once, comes_back_from_its_volumes]

@@ -91,8 +91,18 @@ class World:
         """The replicas' processes on this machine, of pods with these uids."""
         programs = [file.parent for file in pathlib.Path("/proc").glob("[0-9]*/comm")
                     if self.text(file) == "kvorum-replica"]
-        groups = [self.text(program / "cgroup") for program in programs]
-        return [group for group in groups if any(f"pod{uid}" in group for uid in uids)]
+        groups = [(program, self.text(program / "cgroup")) for program in programs]
+        return [program for program, group in groups if any(f"pod{uid}" in group for uid in uids)]
+
+    def datagrams(self):
+        """How many datagrams the replicas' pods have sent: questions for names, and nothing else."""
+        sent = {}
+        for name, uid in self.uids().items():
+            for process in self.processes([uid]):
+                names, values = [line.split()[1:] for line in self.text(process / "net" / "snmp").splitlines()
+                                 if line.startswith("Udp:")]
+                sent[name] = int(values[names.index("OutDatagrams")])
+        return sent
 
     # The cluster.
 

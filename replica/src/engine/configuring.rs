@@ -44,7 +44,9 @@ impl<S: Store> Engine<S> {
         // A replica that joins has no log of the configuration before.
         let begins_after = self.consensus.as_ref().map(Consensus::compacted);
         self.old_log = Some(begins_after.unwrap_or(chain.began));
-        self.consensus = None;
+        if let Some(consensus) = self.consensus.take() {
+            self.patience = consensus.patience().clone();
+        }
         self.outbox.peers.reconfigure(&chain, self.me, &self.store, self.now);
         self.outbox.tell_known();
         self.forget_strangers();

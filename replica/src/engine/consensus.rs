@@ -8,19 +8,17 @@
 use kvorum_protocol::status::{Configuration, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
+use omnipaxos::messages::ballot_leader_election::{BLEMessage, HeartbeatMsg};
 use omnipaxos::messages::sequence_paxos::{Compaction, PaxosMessage, PaxosMsg};
 use omnipaxos::storage::Storage;
 use omnipaxos::util::LogEntry;
 use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
 
+use super::patience::{Patience, ROUND_TICKS};
 use super::solo::Solo;
 use super::validity::{Local, fits};
 use super::{Rules, log_sync};
 use crate::entry::Entry;
-
-/// Ticks of one round of heartbeats. A failed leader is replaced after two to three of them; a
-/// round trip, the peer's turn included, must fit into one.
-pub const ELECTION_TICKS: u64 = 10;
 
 /// The round of the ballot with which whoever led a configuration leads the next one.
 const LEADS_ON_ROUND: u32 = 2;
@@ -30,12 +28,12 @@ const LEADS_ON_ROUND: u32 = 2;
 /// before it knew of one would take leadership over, the latest with the highest slot. Three
 /// rounds: one to be heard, one to be answered, one to spare. If that one died, so much later
 /// another leads.
-const HOLD_BACK_TICKS: u64 = 3 * ELECTION_TICKS;
+const HOLD_BACK_TICKS: u64 = 3 * ROUND_TICKS;
 
 /// Ticks after which an unanswered Prepare or Promise is sent again. Links lose nothing without
 /// breaking, and then both sides start over; so this is a last resort, and rare enough never to
 /// overlap a long synchronization.
-const RESEND_TICKS: u64 = 500;
+const RESEND_TICKS: u64 = 250;
 
 /// Ballots that a leader raises itself by at once, above a peer that promised a higher one. Two
 /// candidates are rarely more than one apart; what is left is done at the peer's next request.
@@ -96,6 +94,7 @@ pub struct Consensus<L: Storage<Entry>> {
     rules: Rules,
     /// Ticks for which this replica leaves elections to others.
     held_back: u64,
+    patience: Patience,
 }
 
 impl<L: Storage<Entry>> Consensus<L> {
@@ -111,9 +110,10 @@ impl<L: Storage<Entry>> Consensus<L> {
             1 => Instance::Solo(Solo::start(configuration.id, log, rules.solo_waits_for_sync)),
             _ => Instance::Paxos(Self::paxos(configuration, slot, log)),
         };
+        let patience = Patience::new(configuration.members.len());
         let (configuration, buffer) = (configuration.clone(), Vec::new());
         let (leading, dropped, held_back) = (None, 0, 0);
-        Self { instance, configuration, slot, leading, buffer, dropped, rules, held_back }
+        Self { instance, configuration, slot, leading, buffer, dropped, rules, held_back, patience }
     }
 
     fn paxos(configuration: &Configuration, slot: u64, log: L) -> OmniPaxos<Entry, L> {
@@ -125,7 +125,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         };
         let server = ServerConfig {
             pid: slot,
-            election_tick_timeout: ELECTION_TICKS,
+            election_tick_timeout: ROUND_TICKS,
             resend_message_tick_timeout: RESEND_TICKS,
             buffer_size: BUFFER_MESSAGES,
             ..ServerConfig::default()
@@ -133,6 +133,17 @@ impl<L: Storage<Entry>> Consensus<L> {
         cluster
             .build_for_server(server, log)
             .expect("a configuration of two or more with slots from 1 is valid")
+    }
+
+    /// How long answers took lately.
+    #[must_use]
+    pub fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    /// Goes on with what another configuration's instance saw of that.
+    pub fn learn_patience(&mut self, seen: &Patience) {
+        self.patience.learn(seen);
     }
 
     /// The instance of a configuration of one.
@@ -148,14 +159,14 @@ impl<L: Storage<Entry>> Consensus<L> {
         self.held_back = HOLD_BACK_TICKS;
     }
 
-    /// Lets logical time pass.
-    pub fn tick(&mut self) {
-        if self.held_back > 0 {
-            self.held_back -= 1;
-            return;
-        }
+    /// Lets a tick pass, at so many times the speed.
+    pub fn tick(&mut self, speed: u64) {
+        let held = self.held_back.min(speed);
+        self.held_back -= held;
         if let Instance::Paxos(paxos) = &mut self.instance {
-            paxos.tick();
+            for _ in 0..self.patience.tick(speed - held) {
+                paxos.tick();
+            }
         }
     }
 
@@ -181,6 +192,11 @@ impl<L: Storage<Entry>> Consensus<L> {
         match self.lacks_state(&message, applied) {
             Some(handled) if self.rules.waits_for_state => handled,
             _ => {
+                if let Message::BLE(BLEMessage { from, msg: HeartbeatMsg::Reply(reply), .. }) =
+                    &message
+                {
+                    self.patience.answered(reply.round, *from);
+                }
                 self.outbid(&message);
                 self.give(message);
                 Handled::Taken
@@ -434,6 +450,11 @@ impl<L: Storage<Entry>> Consensus<L> {
         for mut message in std::mem::take(&mut self.buffer) {
             match (gate(&message), replica_at(&self.configuration, message.get_receiver())) {
                 (Some(gate), Some(to)) => {
+                    if let Message::BLE(BLEMessage { msg: HeartbeatMsg::Request(asked), .. }) =
+                        &message
+                    {
+                        self.patience.asked(asked.round);
+                    }
                     if log_sync::complete(paxos, &mut message, state_of(to)) {
                         send(to, message, gate);
                     }

@@ -31,12 +31,15 @@ pub(super) struct HandOver {
 
 impl<S: Store> Engine<S> {
     /// How soon a peer goes: the least stays longest. One that is about to stop goes before all,
-    /// one that is not wanted next, and of the others an orchestrator takes the one with the
-    /// highest ordinal first, in each rollout and each time there are to be fewer.
-    fn departure(&self, peer: ReplicaId) -> (bool, bool, Option<u32>, ReplicaId) {
+    /// one that is not wanted next. Of the others an orchestrator takes the one with the highest
+    /// ordinal first, in each rollout and each time there are to be fewer; so when this replica is
+    /// to be started again itself, those above it have been, and it is the turn of those below.
+    fn departure(&self, peer: ReplicaId) -> (bool, bool, bool, Option<u32>, ReplicaId) {
         let ordinal = planner::ordinal(self.outbox.peers.name(peer));
         let is_unwanted = self.scale_wanted().zip(ordinal).is_some_and(|(s, o)| !s.has(o));
-        (self.is_stopping(peer), is_unwanted, ordinal, peer)
+        let own = planner::ordinal(&self.store.identity().name);
+        let is_next = self.is_to_restart() && ordinal < own;
+        (self.is_stopping(peer), is_unwanted, is_next, ordinal, peer)
     }
 
     /// Begins to hand leadership over; if nobody is named, to the one in step that stays longest,

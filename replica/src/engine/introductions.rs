@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::notice::Notice;
+use super::validity::INDEX_MAX;
 use crate::start::{Epoch, Start, StartKey};
 use crate::storage::{Seen, Store};
 use crate::version::Version;
@@ -89,6 +90,9 @@ pub enum Rejection {
     /// Another meeting with it came in between; it may try again.
     #[error("another meeting came in between")]
     Crossed,
+    /// It counts starts that nobody ever made.
+    #[error("it says that it was started more often than anything can be")]
+    Impossible,
 }
 
 impl<S: Store> Engine<S> {
@@ -122,6 +126,9 @@ impl<S: Store> Engine<S> {
     pub fn admit(&self, theirs: &Introduction) -> Result<(), Rejection> {
         if theirs.cluster != self.store.identity().cluster {
             return Err(Rejection::OtherCluster { theirs: theirs.cluster });
+        }
+        if theirs.incarnation.max(theirs.last_saw) >= INDEX_MAX {
+            return Err(Rejection::Impossible);
         }
         let (cluster, knows) = (self.store.version(), theirs.versions);
         let name = theirs.name.clone();
@@ -160,7 +167,9 @@ impl<S: Store> Engine<S> {
             is_same || (theirs.incarnation > seen.incarnation && remembers)
         };
         match (now, reaches) {
-            (None, Some(_)) => Ok(()),
+            // One that left before this replica met it has nothing to tell it, and anybody may say
+            // to be it.
+            (None, Some(_)) if !self.is_former(theirs.replica) => Ok(()),
             (Some(seen), Some(_)) if is_known(seen) => Ok(()),
             (seen, _) => Err(Rejection::OtherDisk {
                 name: theirs.name.clone(),
@@ -218,6 +227,7 @@ mod tests {
     use super::*;
     use crate::engine::Options;
     use crate::start::Secret;
+    use crate::state_machine::Table;
     use crate::storage::memory::Memory;
 
     fn engine(store: Memory) -> Engine<Memory> {
@@ -302,10 +312,33 @@ mod tests {
             Introduction { cluster: ClusterId(1), ..theirs.clone() },
             Introduction { name: "kvorum-1".to_owned(), ..theirs.clone() },
             Introduction { replica: ReplicaId(3), ..theirs.clone() },
-            Introduction { versions: (Version(9), Version(9)), ..theirs },
+            Introduction { versions: (Version(9), Version(9)), ..theirs.clone() },
+            Introduction { incarnation: u64::MAX, ..theirs.clone() },
+            Introduction { last_saw: u64::MAX, ..theirs },
         ];
         for other in others {
+            assert!(here.admit(&other).is_err(), "{other:?}");
             assert!(here.judge(&other, None, reaches).is_err(), "{other:?}");
         }
+        assert!(here.start_seen(u64::MAX).is_none());
+    }
+
+    /// Whoever left before this replica came is known by its id only, which is no secret.
+    #[test]
+    fn one_that_left_is_not_met_for_the_first_time() {
+        let mut here = engine(Memory::of_two(1));
+        let (theirs, reaches) = said(&Memory::of_two(2), None);
+        let mut chain = here.store().chain();
+        chain.former = chain.current.members.split_off(1);
+        here.standings.know(&chain);
+        assert!(here.judge(&theirs, None, reaches).is_err());
+        chain.current.members.append(&mut chain.former);
+        here.standings.know(&chain);
+        assert_eq!(here.judge(&theirs, None, reaches), Ok(()));
+        here.meet(&theirs);
+        chain.former = chain.current.members.split_off(1);
+        here.standings.know(&chain);
+        let seen = here.store().seen(THERE);
+        assert_eq!(here.judge(&theirs, seen, reaches), Ok(()), "it was met as a member");
     }
 }

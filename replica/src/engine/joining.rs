@@ -20,7 +20,7 @@ use super::message::{ClientKey, Output, PeerMessage};
 use super::{Engine, Origin};
 use crate::chain::Standing;
 use crate::entry::Entry;
-use crate::planner;
+use crate::planner::{self, MEMBERS_MAX};
 use crate::storage::Store;
 use crate::version::Version;
 
@@ -76,6 +76,11 @@ impl<S: Store> Engine<S> {
             Some(Refusal::NotLeader { leader: self.leader_name() })
         } else if let Err(why) = check_name(&name, &self.configuration.members) {
             Some(Refusal::Unavailable(why))
+        } else if self.is_beyond(&name) {
+            Some(Refusal::Unavailable(format!(
+                "{name} is beyond the {MEMBERS_MAX} replicas that a cluster can have: scale to that \
+                 many or fewer"
+            )))
         } else if self.store.version() < Version::JOINERS {
             let (has, needs) = (self.store.version(), Version::JOINERS);
             Some(Refusal::Unavailable(format!(
@@ -99,6 +104,15 @@ impl<S: Store> Engine<S> {
         let index = self.consensus.as_ref().map_or(0, Consensus::accepted);
         self.joins.push(Asking { origin, nonce, index, deadline: self.now + JOIN_TICKS });
         self.answer_joins();
+    }
+
+    /// Whether a name's ordinal can never be a member's. Ids are given to whoever asks, so there are
+    /// no more of them than of members.
+    fn is_beyond(&self, name: &str) -> bool {
+        let wanted = self.scale_wanted().zip(planner::ordinal(name));
+        wanted.is_some_and(|(scale, ordinal)| {
+            !(scale.start..scale.start.saturating_add(MEMBERS_MAX)).contains(&ordinal)
+        })
     }
 
     /// Tells those who wait for an id, if they have one by now; what told it is decided. Of one

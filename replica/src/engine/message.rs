@@ -194,6 +194,16 @@ pub enum PeerMessage {
         /// Its epoch.
         epoch: Epoch,
     },
+    /// The sender waits long for a sync: the peer should sync something, and answer then.
+    AskDisk {
+        /// The number of the question.
+        number: u64,
+    },
+    /// The sender has synced something since it was asked.
+    DiskWorks {
+        /// As asked.
+        number: u64,
+    },
 }
 
 impl PeerMessage {
@@ -309,6 +319,13 @@ pub enum Input {
     },
     /// A sync returned that began after this was written.
     Synced(Written),
+    /// Whether the disk owes so much that it slows writes.
+    Debt {
+        /// Whether it does.
+        slows_writes: bool,
+    },
+    /// Whether the sync under way takes long.
+    SyncIsSlow(bool),
     /// The cluster's marker was told how far this disk has got.
     Marked {
         /// The configuration in which it was asked to name this replica, if it was.

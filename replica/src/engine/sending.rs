@@ -39,7 +39,8 @@ pub(super) struct Sending {
 struct Fetched {
     index: u64,
     used: u64,
-    by_client: bool,
+    /// The peer, or a client.
+    by: Option<ReplicaId>,
 }
 
 impl Sending {
@@ -50,7 +51,7 @@ impl Sending {
     }
 
     fn client_snapshots(&self) -> usize {
-        self.snapshots.values().filter(|fetched| fetched.by_client).count()
+        self.snapshots.values().filter(|fetched| fetched.by.is_none()).count()
     }
 
     /// What names a snapshot, if one is opened by this question.
@@ -94,7 +95,7 @@ impl<S: Store> Engine<S> {
             Wanted::Entries { from, .. } => {
                 let index = from.saturating_sub(1);
                 if let Origin::Peer { peer, .. } = origin {
-                    let fetched = Fetched { index, used, by_client: false };
+                    let fetched = Fetched { index, used, by: Some(peer) };
                     self.sending.entries.insert(peer, fetched);
                 }
             }
@@ -105,8 +106,9 @@ impl<S: Store> Engine<S> {
             }
             Wanted::Snapshot => {
                 if let Origin::Peer { peer, .. } = origin {
-                    // The entries that it asked for before are gone.
+                    // The entries that it asked for before are gone, and it reads one at a time.
                     self.sending.entries.remove(&peer);
+                    self.close_snapshots_of(peer);
                 }
                 let by_client = matches!(origin, Origin::Client { .. });
                 if by_client && self.sending.client_snapshots() >= CLIENT_SNAPSHOTS_MAX {
@@ -136,8 +138,11 @@ impl<S: Store> Engine<S> {
         };
         self.questions.end(origin);
         if let Found::Snapshot { snapshot, header } = &found {
-            let by_client = matches!(origin, Origin::Client { .. });
-            let fetched = Fetched { index: header.applied, used: self.now, by_client };
+            let by = match origin {
+                Origin::Peer { peer, .. } => Some(peer),
+                Origin::Client { .. } => None,
+            };
+            let fetched = Fetched { index: header.applied, used: self.now, by };
             self.sending.snapshots.insert(*snapshot, fetched);
         }
         self.tell_found(origin, found);
@@ -160,6 +165,16 @@ impl<S: Store> Engine<S> {
         let snapshots = self.sending.snapshots.iter();
         let idle = snapshots.filter(|(_, fetched)| is_idle(fetched));
         for snapshot in idle.map(|(snapshot, _)| *snapshot).collect::<Vec<_>>() {
+            self.sending.snapshots.remove(&snapshot);
+            self.close_snapshot(snapshot);
+        }
+    }
+
+    /// Closes what a peer has open.
+    fn close_snapshots_of(&mut self, peer: ReplicaId) {
+        let snapshots = self.sending.snapshots.iter();
+        let its = snapshots.filter(|(_, fetched)| fetched.by == Some(peer));
+        for snapshot in its.map(|(snapshot, _)| *snapshot).collect::<Vec<_>>() {
             self.sending.snapshots.remove(&snapshot);
             self.close_snapshot(snapshot);
         }

@@ -87,6 +87,8 @@ pub fn counts(message: &PeerMessage, from: Speaker, ours: ConfigurationId) -> bo
         | PeerMessage::Wanted { .. }
         | PeerMessage::Checksum { .. }
         | PeerMessage::AskToStop { .. }
+        | PeerMessage::AskDisk { .. }
+        | PeerMessage::DiskWorks { .. }
         | PeerMessage::MayStop => from >= Speaker::Member,
         PeerMessage::Lead { .. } | PeerMessage::Yield { .. } | PeerMessage::Differs { .. } => {
             from == Speaker::Leader
@@ -154,6 +156,11 @@ impl Standings {
         self.later
     }
 
+    fn is_former(&self, peer: ReplicaId) -> bool {
+        let is_one = self.members.contains(&peer) || self.learned.contains(&peer);
+        self.former.contains(&peer) && !is_one
+    }
+
     fn speaker(&self, peer: ReplicaId) -> Speaker {
         match peer {
             _ if self.members.contains(&peer) => Speaker::Member,
@@ -173,6 +180,11 @@ impl<S: Store> Engine<S> {
             }
             speaker => speaker,
         }
+    }
+
+    /// Whether a replica was a member, and nobody says that it is one.
+    pub(super) fn is_former(&self, peer: ReplicaId) -> bool {
+        self.standings.is_former(peer)
     }
 
     /// Whether a message of a peer counts.

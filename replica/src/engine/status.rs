@@ -214,7 +214,7 @@ impl<S: Store> Engine<S> {
                  make room, or give the volume more"
             ));
         }
-        None
+        self.slow_disk.trouble(self.now)
     }
 
     /// Who remembers this replica with another disk, so that it does not vote.

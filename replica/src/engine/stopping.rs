@@ -74,6 +74,11 @@ impl<S: Store> Engine<S> {
         self.ask_to_stop();
     }
 
+    /// Whether this replica was told to end, and will be started again.
+    pub(super) fn is_to_restart(&self) -> bool {
+        self.stopping.is_wanted
+    }
+
     /// Asks again, if it is time to.
     pub(super) fn advance_stopping(&mut self) {
         if self.stopping.is_wanted && self.now.is_multiple_of(ASK_TICKS) {

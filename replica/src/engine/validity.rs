@@ -72,7 +72,7 @@ pub fn check(message: &PeerMessage) -> Result<(), Invalid> {
             check_configuration_id(*configuration)?;
             check_index(*index)
         }
-        M::Look { .. } => Ok(()),
+        M::Look { .. } | M::AskDisk { .. } | M::DiskWorks { .. } => Ok(()),
         M::Wanted { wanted: Scale { start, replicas }, .. } => {
             ensure(*start < NUMBER_MAX, "an ordinal")?;
             ensure(*replicas as usize <= MEMBERS_MAX, "a number of replicas")

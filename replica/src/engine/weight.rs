@@ -76,7 +76,9 @@ impl PeerMessage {
                 | Self::MayStop
                 | Self::Look { .. }
                 | Self::Wanted { .. }
-                | Self::Epoch { .. } => 0,
+                | Self::Epoch { .. }
+                | Self::AskDisk { .. }
+                | Self::DiskWorks { .. } => 0,
             }
     }
 }

@@ -27,11 +27,12 @@ use super::durable::{Durable, SideFile};
 use super::framing::look_through;
 use super::keys::{Generation, LogField};
 use super::log::{Log, LogNumbers};
-use super::open::{OpenError, Opened, Owner, is_damage, open_rocksdb};
+use super::open::{OpenError, Opened, Owner, is_damage};
 use super::record;
 use super::rocks_log::{Number, RocksLog};
 use super::rocks_snapshots::RocksSnapshots;
 use super::segments::{LogLimits, Segments};
+use super::tables::{Debt, open_rocksdb};
 use super::{Decided, Identity, ScanPage, Seen, Store, keys};
 use crate::chain::Chain;
 use crate::snapshot::{Install, InstallWrite, Quarantine};
@@ -196,23 +197,6 @@ impl Inner {
 
     pub(super) fn to_drop(&self) -> MutexGuard<'_, ToDrop> {
         self.to_drop.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Removes whole files of what is gone, sooner than RocksDB would.
-    fn drop_files(&self, what: &ToDrop) {
-        let drop = |family: &str, end: &[u8]| {
-            let family = self.family(family);
-            if let Err(error) = self.db.delete_file_in_range_cf(family, &[][..], end) {
-                self.fatal("files could not be removed", &error);
-            }
-        };
-        if let Some(end) = what.log {
-            drop(keys::LOG, &end);
-        }
-        if let Some(generation) = what.generation {
-            drop(generation.keys(), &keys::end());
-            drop(generation.sessions(), &keys::end());
-        }
     }
 
     pub(super) fn family(&self, name: &str) -> &ColumnFamily {
@@ -402,6 +386,10 @@ impl Store for Database {
 
     fn touch(&mut self) {
         self.inner.touch();
+    }
+
+    fn debt(&self) -> Debt {
+        self.inner.debt()
     }
 
     fn seen(&self, peer: ReplicaId) -> Option<Seen> {

@@ -75,10 +75,16 @@ impl Generation {
     }
 }
 
+/// Whether a column family holds users' keys.
+#[must_use]
+pub fn holds_keys(family: &str) -> bool {
+    KEYS.contains(&family)
+}
+
 /// Whether a column family's records are looked up one by one.
 #[must_use]
 pub fn is_looked_up(family: &str) -> bool {
-    KEYS.contains(&family) || SESSIONS.contains(&family)
+    holds_keys(family) || SESSIONS.contains(&family)
 }
 
 /// A key after every other one of `keys` and `sessions`.

@@ -327,7 +327,7 @@ impl Store for Memory {
             Some(secret) => secret,
             None => Secret::of_nonce(*nonces.get(&incarnation)?),
         };
-        let until = began.get(&(incarnation + 1)).copied();
+        let until = incarnation.checked_add(1).and_then(|next| began.get(&next).copied());
         Some(Start { secret, began: *began.get(&incarnation)?, until })
     }
 

@@ -6,10 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
-use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRecoveryMode, Env, LogLevel, Options, WriteBatch, WriteOptions,
-};
+use rocksdb::{DB, WriteBatch, WriteOptions};
 use serde::de::DeserializeOwned;
 
 use super::database::put;
@@ -20,27 +17,8 @@ use super::rocks_log::read_numbers;
 use super::starts::StartRecord;
 use super::{Identity, keys};
 use crate::chain::Chain;
-use crate::limits::{BLOCK_CACHE_BYTES, WRITE_BUFFERS_BYTES};
 use crate::start::{Epoch, Secret};
 use crate::version::Version;
-
-/// The write-ahead log is cut by flushing the oldest column family beyond this, in bytes; bounds
-/// the time of a recovery.
-const WAL_BYTES_MAX: u64 = 64 << 20;
-
-/// Of a table file that is written, so much may wait in the system's memory, in bytes.
-const TABLE_SYNC_BYTES: u64 = 512 << 10;
-
-/// Table files are written at a twentieth of this, in bytes a second, faster only as long as there
-/// is more to write: RocksDB adjusts it each second.
-const TABLE_RATE_MAX: i64 = 1 << 30;
-/// How often a part of that may be written, in microseconds: half a MiB at the slowest.
-const TABLE_RATE_PERIOD_US: i64 = 10_000;
-/// One in so many parts goes to compaction even while a flush waits.
-const TABLE_RATE_FAIRNESS: i32 = 10;
-
-/// Table files that RocksDB keeps open; the rest of the descriptors is for connections.
-const OPEN_FILES_MAX: i32 = 256;
 
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -308,56 +286,4 @@ pub(super) fn is_damage(error: &rocksdb::Error) -> bool {
         IOError => error.as_ref().contains("No such file"),
         _ => false,
     }
-}
-
-pub(super) fn open_rocksdb(path: &Path) -> Result<DB, rocksdb::Error> {
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
-    // What survives must be a prefix of the writes, over several log files too: a mode that
-    // tolerates a torn tail of each file would leave a hole between two. A prefix that ends before
-    // what was synced is noticed by the side file.
-    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-    options.set_track_and_verify_wals_in_manifest(true);
-    // Writes stay in the log's buffer until the sync that the driver asks for.
-    options.set_manual_wal_flush(true);
-    options.set_max_total_wal_size(WAL_BYTES_MAX);
-    options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
-    options.set_max_background_jobs(2);
-    // Compaction can wait; those who wait for a sync cannot.
-    let mut env = Env::new()?;
-    env.lower_thread_pool_cpu_priority();
-    options.set_env(&env);
-    // Table files go to the disk as they are written, not all at once when they are synced: the
-    // log's syncs would wait for that.
-    options.set_bytes_per_sync(TABLE_SYNC_BYTES);
-    // A flush has 16 MiB: in one go it takes a core, and the disk, from those who wait for a sync.
-    options.set_auto_tuned_ratelimiter(TABLE_RATE_MAX, TABLE_RATE_PERIOD_US, TABLE_RATE_FAIRNESS);
-    options.set_max_open_files(OPEN_FILES_MAX);
-    options.set_keep_log_file_num(3);
-    options.set_max_log_file_size(1 << 20);
-    options.set_log_level(LogLevel::Warn);
-    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
-    let families = keys::COLUMN_FAMILIES
-        .map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache)));
-    DB::open_cf_descriptors(&options, path, families)
-}
-
-fn family_options(name: &str, cache: &Cache) -> Options {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
-    table.set_cache_index_and_filter_blocks(true);
-    // Indexes and filters are read in parts, like data: those of a whole file have hundreds of KiB,
-    // and a few of them would push everything else out of the cache.
-    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
-    table.set_partition_filters(true);
-    table.set_pin_top_level_index_and_filter(true);
-    if keys::is_looked_up(name) {
-        table.set_bloom_filter(10.0, false);
-    }
-    let mut options = Options::default();
-    options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(WRITE_BUFFERS_BYTES / 2);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options
 }

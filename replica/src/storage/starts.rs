@@ -34,7 +34,7 @@ impl Inner {
     /// One of this replica's starts.
     pub(super) fn start(&self, incarnation: u64) -> Option<Start> {
         let read = |incarnation| self.get(keys::META, &keys::start(incarnation));
-        let next: Option<StartRecord> = read(incarnation + 1);
+        let next: Option<StartRecord> = incarnation.checked_add(1).and_then(read);
         let until = next.map(|next| next.began);
         if let Some(StartRecord { secret, began }) = read(incarnation) {
             return Some(Start { secret, began, until });

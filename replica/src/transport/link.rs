@@ -13,8 +13,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
 use kvorum_protocol::frame;
 use kvorum_protocol::status::ReplicaId;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -22,8 +22,15 @@ use super::meeting::{Frames, Met, Sink};
 use crate::driver::PeerEvent;
 use crate::engine::{PeerMessage, Session, validity};
 use crate::limits::{
-    FRAGMENT_BYTES_MAX, INBOUND_BYTES_MAX, MESSAGE_BYTES_MAX, PART_BYTES_FREE, URGENT_BYTES_MAX,
+    FRAGMENT_BYTES_MAX, GUEST_PART_BYTES, GUESTS_MAX, INBOUND_BYTES_MAX, MESSAGE_BYTES_MAX,
+    PART_BYTES_FREE, URGENT_BYTES_MAX,
 };
+
+/// Longest urgent message, in bytes: what is urgent has a few numbers in it.
+const URGENT_FRAME_BYTES_MAX: usize = 1024;
+/// Whoever puts a long message together more slowly than this, in bytes a second, after a second
+/// of grace, keeps others from theirs: its session ends.
+const LONG_BYTES_PER_SECOND: usize = 4 << 20;
 
 /// A link that has said nothing for so long says so.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
@@ -64,12 +71,15 @@ pub struct Inbound {
     room: Arc<Semaphore>,
     /// For whoever puts a long message together.
     long: Arc<Semaphore>,
+    /// For the sessions of those who are no members.
+    pub guests: Arc<Semaphore>,
 }
 
 impl Default for Inbound {
     fn default() -> Self {
         let room = Arc::new(Semaphore::new(INBOUND_BYTES_MAX));
-        Self { room, long: Arc::new(Semaphore::new(1)) }
+        let (long, guests) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(GUESTS_MAX)));
+        Self { room, long, guests }
     }
 }
 
@@ -108,7 +118,13 @@ struct Queues {
 }
 
 /// Runs a session until it ends, and tells the driver of its beginning and end.
-pub async fn run(met: Met, session: Session, inbound: &Inbound, driver: &mpsc::Sender<PeerEvent>) {
+pub async fn run(
+    met: Met,
+    session: Session,
+    inbound: &Inbound,
+    is_member: impl Fn() -> bool,
+    driver: &mpsc::Sender<PeerEvent>,
+) {
     let Met { peer, mut frames, mut sink } = met;
     frames.decoder_mut().set_max_frame_length(FRAGMENT_BYTES_MAX + 1);
     sink.encoder_mut().set_max_frame_length(FRAGMENT_BYTES_MAX + 1);
@@ -123,7 +139,7 @@ pub async fn run(met: Met, session: Session, inbound: &Inbound, driver: &mpsc::S
     tokio::select! {
         () = end.cancelled() => {}
         () = write_messages(sink, queues) => {}
-        () = read_messages(frames, peer, session, inbound, driver) => {}
+        () = read_messages(frames, (peer, session), inbound, is_member, driver) => {}
     }
     let _ = driver.send(PeerEvent::Down { peer, session }).await;
 }
@@ -195,27 +211,41 @@ fn frame_of(kind: u8, payload: &[u8]) -> Bytes {
     frame.freeze()
 }
 
+/// Whether so many bytes of a long message are too few for the time that they took.
+fn is_too_slow(bytes: usize, took: Duration) -> bool {
+    let due = took.saturating_sub(Duration::from_secs(1)).as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a rough measure of speed")]
+    let (bytes, rate) = (bytes as f64, LONG_BYTES_PER_SECOND as f64);
+    bytes < due * rate
+}
+
 async fn read_messages(
     mut frames: Frames,
-    peer: ReplicaId,
-    session: Session,
+    (peer, session): (ReplicaId, Session),
     inbound: &Inbound,
+    is_member: impl Fn() -> bool,
     driver: &mpsc::Sender<PeerEvent>,
 ) {
     let mut parts = BytesMut::new();
-    let mut long = None;
+    let mut long: Option<(SemaphorePermit<'_>, Instant)> = None;
     while let Ok(Some(Ok(frame))) = timeout(SILENCE_MAX, frames.next()).await {
         let Some((kind, payload)) = frame.split_first() else { return };
+        if long.as_ref().is_some_and(|(_, began)| is_too_slow(parts.len(), began.elapsed())) {
+            warn!(peer = peer.0, "a peer is too slow with a long message; its session ends");
+            return;
+        }
         let (bytes, room) = match *kind {
             ALIVE => continue,
             // What is urgent waits for nobody's room: it is small, and handled at once.
+            URGENT if payload.len() > URGENT_FRAME_BYTES_MAX => return,
             URGENT => (None, 0),
             LAST if parts.is_empty() => (None, payload.len()),
             MORE | LAST if parts.len() + payload.len() > MESSAGE_BYTES_MAX => return,
             MORE | LAST => {
-                if long.is_none() && parts.len() + payload.len() > PART_BYTES_FREE {
+                let free = if is_member() { PART_BYTES_FREE } else { GUEST_PART_BYTES };
+                if long.is_none() && parts.len() + payload.len() > free {
                     let Ok(slot) = inbound.long.acquire().await else { return };
-                    long = Some(slot);
+                    long = Some((slot, Instant::now()));
                 }
                 parts.extend_from_slice(payload);
                 if *kind == MORE {
@@ -236,6 +266,10 @@ async fn read_messages(
             warn!(peer = peer.0, "a peer sent what is no message; its session ends");
             return;
         };
+        if *kind == URGENT && !message.is_urgent() {
+            warn!(peer = peer.0, "a peer sent as urgent what is not; its session ends");
+            return;
+        }
         if let Err(invalid) = validity::check(&message) {
             warn!(peer = peer.0, %invalid, "its session ends");
             return;

@@ -225,6 +225,7 @@ impl Cluster {
             Event::Tick { node, life } if self.lives(node, life) => {
                 let jitter = self.random.random_range(0..2_000);
                 self.schedule(TICK_US + jitter, Event::Tick { node, life });
+                self.look_at_sync(node);
                 self.turn(node, Input::Tick)
             }
             Event::Deliver { from, to, session, message } => {
@@ -435,6 +436,7 @@ impl Cluster {
         let disk = node.disk.clone();
         let process = node.process.as_mut().expect("only a living process syncs");
         disk.sync_writes(process.syncing.take().expect("a sync was under way"));
+        process.step(Input::SyncIsSlow(false));
         let written = process.gate.take_synced();
         for (to, message) in process.gate.complete() {
             self.send(id, to, message)?;

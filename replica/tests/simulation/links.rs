@@ -14,7 +14,9 @@ use super::event::{Event, pair};
 
 /// By then both ends know that a session is over.
 const END_IS_KNOWN_US: u64 = 60_000;
-/// A replica whose sync takes longer than this sends no heartbeats, as the driver has it.
+/// During a sync that takes longer a replica asks the others, as the driver has it.
+const SYNC_SLOW_US: u64 = 250_000;
+/// A replica whose sync takes longer sends no heartbeats, if another one's does not.
 const SYNC_OVERDUE_US: u64 = 500_000;
 /// How often a frame of a broken session comes late, rather than not at all.
 const COMES_LATE: f64 = 0.5;
@@ -133,6 +135,15 @@ impl Cluster {
         }
     }
 
+    /// Tells a replica whether its sync takes long, as the driver does at each tick.
+    pub(super) fn look_at_sync(&mut self, id: ReplicaId) {
+        let now_us = self.now_us;
+        if let Some(process) = &mut self.node(id).process {
+            let is_slow = process.sync_takes(SYNC_SLOW_US, now_us);
+            process.step(Input::SyncIsSlow(is_slow));
+        }
+    }
+
     /// A replica sends a message, if its sessions allow it.
     pub(super) fn send(
         &mut self,
@@ -145,8 +156,8 @@ impl Cluster {
         let Some(process) = &node.process else { return Ok(()) };
         let Some(session) = process.session(to) else { return Ok(()) };
         let is_heartbeat = matches!(&message, PeerMessage::Paxos { message: Message::BLE(_), .. });
-        let is_overdue = process.syncing.is_some();
-        if is_heartbeat && is_overdue && now_us > process.sync_began_us + SYNC_OVERDUE_US {
+        let is_overdue = process.sync_takes(SYNC_OVERDUE_US, now_us);
+        if is_heartbeat && is_overdue && process.engine.has_slower_disk() {
             return Ok(());
         }
         let disk = node.disk.clone();

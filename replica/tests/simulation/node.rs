@@ -142,6 +142,11 @@ impl Node {
 }
 
 impl Process {
+    /// Whether a sync is under way and has taken longer.
+    pub fn sync_takes(&self, time_us: u64, now_us: u64) -> bool {
+        self.syncing.is_some() && now_us > self.sync_began_us + time_us
+    }
+
     /// Takes in one input, as the driver does.
     pub fn step(&mut self, input: Input) {
         match &input {

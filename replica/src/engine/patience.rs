@@ -1,0 +1,156 @@
+//! Pure: how long silence lasts before it counts.
+//!
+//! When a leader's process dies its session ends, which is told at once. Silence on a session that
+//! stands is a slower sign, and a doubtful one: where processors or disks are busy everybody
+//! answers late, and another leader would be as late as this one. So a round of heartbeats lasts as
+//! long as what was seen lately asks for. What counts is how long the answers took that make a
+//! majority: one replica that is stopped or cut off makes nobody patient, and a leader that alone
+//! is late is replaced.
+//!
+//! Does not know what a heartbeat says.
+
+use std::collections::{BTreeSet, VecDeque};
+
+/// Ticks of a round of heartbeats when everybody answers at once. A failed leader is replaced after
+/// two to three rounds; a round trip, the peer's turn included, must fit into one.
+pub const ROUND_TICKS: u64 = 10;
+/// Ticks of the longest round.
+pub const ROUND_TICKS_MAX: u64 = 60;
+/// A round is so many times as long as the longest wait for answers that was seen lately.
+const MARGIN: u64 = 3;
+/// Ticks for which a wait is remembered: in so many parts, the oldest of which is forgotten.
+const PART_TICKS: u64 = 1000;
+const PARTS: usize = 6;
+/// Rounds whose answers are still counted when they come late.
+const ROUNDS_MAX: usize = 16;
+
+/// A round of heartbeats that this replica began.
+#[derive(Clone)]
+struct Round {
+    number: u32,
+    began: u64,
+    answered: BTreeSet<u64>,
+}
+
+/// How long answers took lately.
+#[derive(Clone)]
+pub struct Patience {
+    now: u64,
+    /// Answers of others that make a majority.
+    needed: usize,
+    rounds: VecDeque<Round>,
+    /// The longest wait in ticks, by part of the time; the current part is the last.
+    longest: VecDeque<u64>,
+    /// Logical time that has passed and was not spent: a tick of a round costs [`ROUND_TICKS`] as
+    /// often as the round is longer than that.
+    unspent: u64,
+}
+
+impl Patience {
+    /// Patience in a configuration of so many members.
+    #[must_use]
+    pub fn new(members: usize) -> Self {
+        let longest = VecDeque::from(vec![0; PARTS]);
+        Self { now: 0, needed: members / 2, rounds: VecDeque::new(), longest, unspent: 0 }
+    }
+
+    /// Remembers what was seen in another configuration: it may have been as busy as this one.
+    pub fn learn(&mut self, seen: &Self) {
+        self.longest.clone_from(&seen.longest);
+    }
+
+    /// Lets a tick pass, at so many times the speed; how many ticks pass for the round under way.
+    pub fn tick(&mut self, speed: u64) -> u64 {
+        self.now += 1;
+        if self.now.is_multiple_of(PART_TICKS) {
+            self.longest.pop_front();
+            self.longest.push_back(0);
+        }
+        self.unspent += speed * ROUND_TICKS;
+        let cost = self.round_ticks();
+        let passed = self.unspent / cost;
+        self.unspent %= cost;
+        passed
+    }
+
+    /// Ticks of a round now.
+    #[must_use]
+    pub fn round_ticks(&self) -> u64 {
+        let longest = self.longest.iter().max().copied().unwrap_or_default();
+        (longest * MARGIN).clamp(ROUND_TICKS, ROUND_TICKS_MAX)
+    }
+
+    /// A round began: its question is on its way to a peer.
+    pub fn asked(&mut self, number: u32) {
+        if self.rounds.back().is_some_and(|round| round.number == number) {
+            return;
+        }
+        if self.rounds.len() == ROUNDS_MAX {
+            self.rounds.pop_front();
+        }
+        self.rounds.push_back(Round { number, began: self.now, answered: BTreeSet::new() });
+    }
+
+    /// A peer answers in a round.
+    pub fn answered(&mut self, number: u32, slot: u64) {
+        let (now, needed) = (self.now, self.needed);
+        let Some(round) = self.rounds.iter_mut().find(|round| round.number == number) else {
+            return;
+        };
+        if round.answered.insert(slot) && round.answered.len() == needed {
+            let waited = now - round.began;
+            if let Some(longest) = self.longest.back_mut() {
+                *longest = waited.max(*longest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lets ticks pass; how many of them passed for rounds.
+    fn pass(patience: &mut Patience, ticks: u64, speed: u64) -> u64 {
+        (0..ticks).map(|_| patience.tick(speed)).sum()
+    }
+
+    #[test]
+    fn a_round_lasts_as_long_as_a_majority_needs() {
+        // Members, after how many ticks each answer comes, and how long a round is then.
+        let cases = [
+            (3, vec![0, 0], 10),
+            (3, vec![3, 500], 10),
+            (3, vec![8, 500], 24),
+            (3, vec![500, 500], 60),
+            (5, vec![0, 12, 500, 500], 36),
+            (2, vec![15], 45),
+        ];
+        for (members, waits, expected) in cases {
+            let mut patience = Patience::new(members);
+            patience.asked(1);
+            for (slot, wait) in (2..).zip(&waits) {
+                let passed = patience.now;
+                pass(&mut patience, wait - passed.min(*wait), 1);
+                patience.answered(1, slot);
+                patience.answered(1, slot);
+            }
+            assert_eq!(patience.round_ticks(), expected, "{members} members, {waits:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_seen_is_forgotten() {
+        let mut patience = Patience::new(3);
+        patience.asked(1);
+        assert_eq!(pass(&mut patience, 20, 1), 20);
+        patience.answered(1, 2);
+        assert_eq!(pass(&mut patience, 600, 1), 100, "a sixth of the speed");
+        assert_eq!(pass(&mut patience, 600, 3), 300, "in a hurry");
+        pass(&mut patience, PART_TICKS * PARTS as u64, 1);
+        assert_eq!(patience.round_ticks(), ROUND_TICKS);
+        assert_eq!(pass(&mut patience, 100, 3), 300);
+        patience.answered(7, 2);
+        assert_eq!(patience.round_ticks(), ROUND_TICKS, "a round that nobody began");
+    }
+}

@@ -1,0 +1,147 @@
+//! RocksDB's table files: how they are made, and how much of that it owes.
+//!
+//! What is written goes to memory and the write-ahead log. In the background a family's memory is
+//! flushed to a file of level 0, and files are merged into lower levels. That can wait a little,
+//! and not for ever: whatever paces it keeps up with the writes, or the writes are slowed before it
+//! falls far behind. Guarantees that families whose files are tiny slow nobody.
+
+use std::path::Path;
+
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRecoveryMode, LogLevel, Options, properties, properties::PropName,
+};
+
+use super::database::{Inner, ToDrop};
+use super::keys;
+use crate::limits::{BLOCK_CACHE_BYTES, WRITE_BUFFERS_BYTES};
+
+/// The write-ahead log is cut by flushing the oldest column family beyond this, in bytes; bounds
+/// the time of a recovery.
+const WAL_BYTES_MAX: u64 = 64 << 20;
+
+/// Of a table file that is written, so much may wait in the system's memory, in bytes.
+const TABLE_SYNC_BYTES: u64 = 512 << 10;
+
+/// Table files are written at a twentieth of this, in bytes a second, faster only as long as there
+/// is more to write: RocksDB adjusts it each second.
+const TABLE_RATE_MAX: i64 = 1 << 30;
+/// How often a part of that may be written, in microseconds: half a MiB at the slowest.
+const TABLE_RATE_PERIOD_US: i64 = 10_000;
+/// One in so many parts goes to compaction even while a flush waits.
+const TABLE_RATE_FAIRNESS: i32 = 10;
+
+/// Threads for table files: one flushes, the others merge.
+const BACKGROUND_JOBS: i32 = 3;
+
+/// Files of level 0 beyond which writes are slowed, and twice as many stop them: of the keys, whose
+/// files are large, as RocksDB has it.
+const KEYS_FILES_MAX: i32 = 20;
+/// The same of what is small, or deleted before it is merged: their files are made whenever the
+/// write-ahead log is cut.
+const OTHER_FILES_MAX: i32 = 60;
+
+/// Table files that RocksDB keeps open; the rest of the descriptors is for connections.
+const OPEN_FILES_MAX: i32 = 256;
+
+/// What the disk owes: work that was put off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Debt {
+    /// Bytes that have to be merged before the levels are in proportion; an estimate.
+    pub bytes: u64,
+    /// Files of level 0, of the family that has most.
+    pub files: u64,
+    /// Whether writes are slowed, or stopped, until less is owed.
+    pub slows_writes: bool,
+}
+
+pub(super) fn open_rocksdb(path: &Path) -> Result<DB, rocksdb::Error> {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    // What survives must be a prefix of the writes, over several log files too: a mode that
+    // tolerates a torn tail of each file would leave a hole between two. A prefix that ends before
+    // what was synced is noticed by the side file.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options.set_track_and_verify_wals_in_manifest(true);
+    // Writes stay in the log's buffer until the sync that the driver asks for.
+    options.set_manual_wal_flush(true);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
+    // At the priority of everything else: at a lower one they get nothing while others keep the
+    // processors busy, and what they put off stops the writes in the end.
+    options.set_max_background_jobs(BACKGROUND_JOBS);
+    // Table files go to the disk as they are written, not all at once when they are synced: the
+    // log's syncs would wait for that.
+    options.set_bytes_per_sync(TABLE_SYNC_BYTES);
+    // A flush has 16 MiB: in one go it takes a core, and the disk, from those who wait for a sync.
+    options.set_auto_tuned_ratelimiter(TABLE_RATE_MAX, TABLE_RATE_PERIOD_US, TABLE_RATE_FAIRNESS);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_keep_log_file_num(3);
+    options.set_max_log_file_size(1 << 20);
+    options.set_log_level(LogLevel::Warn);
+    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+    let families = keys::COLUMN_FAMILIES
+        .map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache)));
+    DB::open_cf_descriptors(&options, path, families)
+}
+
+fn family_options(name: &str, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    // Indexes and filters are read in parts, like data: those of a whole file have hundreds of KiB,
+    // and a few of them would push everything else out of the cache.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_pin_top_level_index_and_filter(true);
+    if keys::is_looked_up(name) {
+        table.set_bloom_filter(10.0, false);
+    }
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(WRITE_BUFFERS_BYTES / 2);
+    let files = if keys::holds_keys(name) { KEYS_FILES_MAX } else { OTHER_FILES_MAX };
+    options.set_level_zero_slowdown_writes_trigger(files);
+    options.set_level_zero_stop_writes_trigger(2 * files);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options
+}
+
+impl Inner {
+    /// How much work is put off.
+    pub(super) fn debt(&self) -> Debt {
+        let level_0 = properties::num_files_at_level(0);
+        let of = |family: &str, name: &PropName| {
+            let value = self.db.property_int_value_cf(self.family(family), name);
+            value.ok().flatten().unwrap_or(0)
+        };
+        let is = |name| self.db.property_int_value(name).ok().flatten().unwrap_or(0) > 0;
+        let families = keys::COLUMN_FAMILIES;
+        let bytes = families.map(|name| of(name, properties::ESTIMATE_PENDING_COMPACTION_BYTES));
+        let files = families.map(|name| of(name, &level_0));
+        Debt {
+            bytes: bytes.into_iter().sum(),
+            files: files.into_iter().max().unwrap_or(0),
+            slows_writes: is(properties::ACTUAL_DELAYED_WRITE_RATE)
+                || is(properties::IS_WRITE_STOPPED),
+        }
+    }
+
+    /// Removes whole files of what is gone, sooner than RocksDB would.
+    pub(super) fn drop_files(&self, what: &ToDrop) {
+        let drop = |family: &str, end: &[u8]| {
+            let family = self.family(family);
+            if let Err(error) = self.db.delete_file_in_range_cf(family, &[][..], end) {
+                self.fatal("files could not be removed", &error);
+            }
+        };
+        if let Some(end) = &what.log {
+            drop(keys::LOG, end);
+        }
+        if let Some(generation) = what.generation {
+            drop(generation.keys(), &keys::end());
+            drop(generation.sessions(), &keys::end());
+        }
+    }
+}
