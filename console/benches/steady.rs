@@ -138,8 +138,9 @@ fn compile(stop: &AtomicBool, folder: &PathBuf) {
     for number in 0..FUNCTIONS {
         writeln!(
             program,
-            "pub fn f{number}(v: &mut Vec<(u64, String)>) {{ v.push(({number}, format!(\"{{:?}}\", v))); \
-             v.sort(); v.retain(|(n, s)| *n != {number} || s.len() > {number}); }}"
+            "pub fn f{number}(v: &mut Vec<(u64, String)>) {{ \
+             v.push(({number}, format!(\"{{:?}}\", v))); v.sort(); \
+             v.retain(|(n, s)| *n != {number} || s.len() > {number}); }}"
         )
         .unwrap();
     }
@@ -198,7 +199,8 @@ async fn run(kills: u64, minutes: f64, file_mib: u64) {
     if let Some(most) = took.last() {
         let (median, p90) = (took[took.len() / 2], took[took.len() * 9 / 10]);
         println!(
-            "{kills} leaders killed; ms to the next write: median {median:.0}, p90 {p90:.0}, most {most:.0}"
+            "{kills} leaders killed; ms to the next write: median {median:.0}, p90 {p90:.0}, \
+             most {most:.0}"
         );
     }
     all_are_linked(&cluster, &client).await;

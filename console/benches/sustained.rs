@@ -2,9 +2,9 @@
 //!
 //! Three real replicas with synced disks on this machine, and 256 clients, each with one request
 //! in flight. First new keys again and again without a pause, then a few keys and all keys
-//! overwritten, and all keys read; then a mixture of these for some minutes, a row a minute. What is
-//! looked for is debt: work that the disk was given and has put off. Rows are compared with the
-//! first one of their kind.
+//! overwritten, and all keys read; then a mixture of these for some minutes, a row a minute. What
+//! is looked for is debt: work that the disk was given and has put off. Minutes are compared with
+//! the first one.
 //!
 //! `KVORUM_NEW_ROWS` sets how many rows of new keys there are, `KVORUM_MINUTES` how many minutes of
 //! the mixture, and `KVORUM_STATE_MIB` how much state that grows to.

@@ -14,7 +14,7 @@
 //! | calls to the leader, beside their messages | 2 MiB | [`RELAYS_MAX`] |
 //! | messages to peers until they left | 86 MiB | [`OUTBOUND_BYTES_MAX`], [`URGENT_BYTES_MAX`] |
 //! | messages being received of peers | 47 MiB | [`MESSAGE_BYTES_MAX`], [`PART_BYTES_FREE`] |
-//! | sessions with those who are no members | 5 MiB | [`GUESTS_MAX`] × [`GUEST_PART_BYTES`], and frames |
+//! | sessions with those who are no members | 5 MiB | [`GUESTS_MAX`], [`GUEST_PART_BYTES`] |
 //! | messages of peers until they are handled | 32 MiB | [`INBOUND_BYTES_MAX`] |
 //! | what one turn makes | 8 MiB | [`TURN_BYTES_MAX`], twice |
 //! | RocksDB | 64 MiB | [`ROCKSDB_BYTES_MAX`] |

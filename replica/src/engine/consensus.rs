@@ -8,7 +8,6 @@
 use kvorum_protocol::status::{Configuration, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
-use omnipaxos::messages::ballot_leader_election::{BLEMessage, HeartbeatMsg};
 use omnipaxos::messages::sequence_paxos::{Compaction, PaxosMessage, PaxosMsg};
 use omnipaxos::storage::Storage;
 use omnipaxos::util::LogEntry;
@@ -192,11 +191,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         match self.lacks_state(&message, applied) {
             Some(handled) if self.rules.waits_for_state => handled,
             _ => {
-                if let Message::BLE(BLEMessage { from, msg: HeartbeatMsg::Reply(reply), .. }) =
-                    &message
-                {
-                    self.patience.answered(reply.round, *from);
-                }
+                self.patience.takes(&message);
                 self.outbid(&message);
                 self.give(message);
                 Handled::Taken
@@ -450,11 +445,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         for mut message in std::mem::take(&mut self.buffer) {
             match (gate(&message), replica_at(&self.configuration, message.get_receiver())) {
                 (Some(gate), Some(to)) => {
-                    if let Message::BLE(BLEMessage { msg: HeartbeatMsg::Request(asked), .. }) =
-                        &message
-                    {
-                        self.patience.asked(asked.round);
-                    }
+                    self.patience.sends(&message);
                     if log_sync::complete(paxos, &mut message, state_of(to)) {
                         send(to, message, gate);
                     }

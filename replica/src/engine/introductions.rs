@@ -169,7 +169,10 @@ impl<S: Store> Engine<S> {
         match (now, reaches) {
             // One that left before this replica met it has nothing to tell it, and anybody may say
             // to be it.
-            (None, Some(_)) if !self.is_former(theirs.replica) => Ok(()),
+            (None, _) if self.is_former(theirs.replica) => {
+                Err(Rejection::NoMember { name: theirs.name.clone(), replica: theirs.replica.0 })
+            }
+            (None, Some(_)) => Ok(()),
             (Some(seen), Some(_)) if is_known(seen) => Ok(()),
             (seen, _) => Err(Rejection::OtherDisk {
                 name: theirs.name.clone(),
@@ -331,7 +334,8 @@ mod tests {
         let mut chain = here.store().chain();
         chain.former = chain.current.members.split_off(1);
         here.standings.know(&chain);
-        assert!(here.judge(&theirs, None, reaches).is_err());
+        let verdict = here.judge(&theirs, None, reaches);
+        assert!(matches!(verdict, Err(Rejection::NoMember { .. })), "{verdict:?}");
         chain.current.members.append(&mut chain.former);
         here.standings.know(&chain);
         assert_eq!(here.judge(&theirs, None, reaches), Ok(()));

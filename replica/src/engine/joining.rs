@@ -78,8 +78,8 @@ impl<S: Store> Engine<S> {
             Some(Refusal::Unavailable(why))
         } else if self.is_beyond(&name) {
             Some(Refusal::Unavailable(format!(
-                "{name} is beyond the {MEMBERS_MAX} replicas that a cluster can have: scale to that \
-                 many or fewer"
+                "{name} is beyond the {MEMBERS_MAX} replicas that a cluster can have: scale to \
+                 that many or fewer"
             )))
         } else if self.store.version() < Version::JOINERS {
             let (has, needs) = (self.store.version(), Version::JOINERS);
@@ -106,8 +106,8 @@ impl<S: Store> Engine<S> {
         self.answer_joins();
     }
 
-    /// Whether a name's ordinal can never be a member's. Ids are given to whoever asks, so there are
-    /// no more of them than of members.
+    /// Whether a name's ordinal can never be a member's. Ids are given to whoever asks, so there
+    /// are no more of them than of members.
     fn is_beyond(&self, name: &str) -> bool {
         let wanted = self.scale_wanted().zip(planner::ordinal(name));
         wanted.is_some_and(|(scale, ordinal)| {

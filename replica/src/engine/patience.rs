@@ -7,9 +7,14 @@
 //! majority: one replica that is stopped or cut off makes nobody patient, and a leader that alone
 //! is late is replaced.
 //!
-//! Does not know what a heartbeat says.
+//! Does not know who leads.
 
 use std::collections::{BTreeSet, VecDeque};
+
+use omnipaxos::messages::Message;
+use omnipaxos::messages::ballot_leader_election::{BLEMessage, HeartbeatMsg};
+
+use crate::entry::Entry;
 
 /// Ticks of a round of heartbeats when everybody answers at once. A failed leader is replaced after
 /// two to three rounds; a round trip, the peer's turn included, must fit into one.
@@ -80,8 +85,22 @@ impl Patience {
         (longest * MARGIN).clamp(ROUND_TICKS, ROUND_TICKS_MAX)
     }
 
+    /// A message leaves.
+    pub fn sends(&mut self, message: &Message<Entry>) {
+        if let Message::BLE(BLEMessage { msg: HeartbeatMsg::Request(asked), .. }) = message {
+            self.asked(asked.round);
+        }
+    }
+
+    /// A message came.
+    pub fn takes(&mut self, message: &Message<Entry>) {
+        if let Message::BLE(BLEMessage { from, msg: HeartbeatMsg::Reply(reply), .. }) = message {
+            self.answered(reply.round, *from);
+        }
+    }
+
     /// A round began: its question is on its way to a peer.
-    pub fn asked(&mut self, number: u32) {
+    fn asked(&mut self, number: u32) {
         if self.rounds.back().is_some_and(|round| round.number == number) {
             return;
         }
@@ -92,7 +111,7 @@ impl Patience {
     }
 
     /// A peer answers in a round.
-    pub fn answered(&mut self, number: u32, slot: u64) {
+    fn answered(&mut self, number: u32, slot: u64) {
         let (now, needed) = (self.now, self.needed);
         let Some(round) = self.rounds.iter_mut().find(|round| round.number == number) else {
             return;
