@@ -369,9 +369,10 @@ impl Cluster {
                 let node = self.node(id);
                 let (life, process) = (node.life, node.process.as_mut());
                 let found = process.and_then(|process| process.read(&wanted, number));
-                if let Some(found) = found.and_then(|found| self.interrupt(asker, found)) {
+                if let Some(found) = found {
+                    let (found, late) = self.interrupt(asker, found);
                     let input = Box::new(Input::Read { asker, found });
-                    self.schedule(delay, Event::Read { node: id, life, input });
+                    self.schedule(delay + late, Event::Read { node: id, life, input });
                 }
                 Ok(())
             }

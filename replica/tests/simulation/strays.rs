@@ -8,7 +8,7 @@ use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, RequestId};
 use kvorum_protocol::message::{Answer, Refusal, Request};
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use kvorum_replica::chain::Standing;
-use kvorum_replica::engine::{Asker, Input, Origin, PeerMessage};
+use kvorum_replica::engine::{Asker, Input, Origin, PeerMessage, validity};
 use kvorum_replica::planner::Scale;
 use kvorum_replica::snapshot::{Cursor, Digest, Found, SnapshotId, Wanted};
 use kvorum_replica::state_machine::Table;
@@ -56,18 +56,19 @@ impl Cluster {
         is_hint && self.now_us < self.spells.loses_hints_until_us && self.random.random_bool(OFTEN)
     }
 
-    /// What a replica that is behind gets of what was read for it: all, less, or nothing at all.
-    pub(super) fn interrupt(&mut self, asker: Asker, found: Found) -> Option<Found> {
+    /// What a replica that is behind gets of what was read for it, all or less, and how much later
+    /// than otherwise, in microseconds: when it has given up waiting, perhaps.
+    pub(super) fn interrupt(&mut self, asker: Asker, found: Found) -> (Found, u64) {
         let is_copied = matches!(asker, Asker::Other(Origin::Peer { .. }));
         let is_spell = self.now_us < self.spells.interrupts_copies_until_us;
         if !is_copied || !is_spell || !self.random.random_bool(OFTEN) {
-            return Some(found);
+            return (found, 0);
         }
         match self.random.random_range(0..3) {
-            0 => Some(Found::Busy),
-            1 if matches!(found, Found::Chunk(_)) => Some(Found::Gone),
-            1 => Some(found),
-            _ => None,
+            0 => (Found::Busy, 0),
+            1 if matches!(found, Found::Chunk(_)) => (Found::Gone, 0),
+            1 => (found, 0),
+            _ => (found, self.random.random_range(1_000_000..6_000_000)),
         }
     }
 
@@ -92,6 +93,10 @@ impl Cluster {
             (_, true) => self.message_of_joiner(to),
             _ => return Ok(()),
         };
+        // A link passes nothing else on.
+        if validity::check(&message).is_err() {
+            return Ok(());
+        }
         self.tally.strays += 1;
         self.turn(to, Input::Peer { peer: from, session, message })
     }
