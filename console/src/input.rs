@@ -111,18 +111,53 @@ pub fn lines() -> io::Result<Input> {
     let (sender, events) = mpsc::channel(KEYS_MAX);
     std::thread::Builder::new().name("lines".to_owned()).spawn(move || {
         let mut stdin = io::BufReader::new(io::stdin());
-        loop {
-            let mut line = Vec::new();
-            let mut bounded = io::Read::take(&mut stdin, LINE_BYTES_MAX);
-            match bounded.read_until(b'\n', &mut line) {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            if sender.blocking_send(Event::Line(text)).is_err() {
+        while let Ok(Some(read)) = read_line(&mut stdin, LINE_BYTES_MAX) {
+            let event = read.map_or_else(Event::NoLine, Event::Line);
+            if sender.blocking_send(event).is_err() {
                 return;
             }
         }
     })?;
     Ok(Input { events, gone: None })
+}
+
+/// Reads a line, or why it is none; `None` at the end. A line that is too long is read to its end:
+/// its tail is no line.
+fn read_line(from: &mut impl BufRead, most: u64) -> io::Result<Option<Result<String, String>>> {
+    let mut line = Vec::new();
+    if io::Read::take(&mut *from, most).read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    if line.len() as u64 == most && !line.ends_with(b"\n") && !from.fill_buf()?.is_empty() {
+        from.skip_until(b'\n')?;
+        return Ok(Some(Err(format!(
+            "a line of more than {most} bytes is none, and none of it was done; values that long \
+             are for 'kvorum put KEY @FILE'"
+        ))));
+    }
+    Ok(Some(String::from_utf8(line).map(|line| line.trim_end().to_owned()).map_err(|_| {
+        "a line that is not UTF-8 is none, and none of it was done; write other bytes as \\xHH \
+         between double quotes"
+            .to_owned()
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_whole_or_not_at_all() {
+        let mut from: &[u8] = b"put a 1\nput long aaaa\nput b 2\nput k \xff\nexactly 8\nlast";
+        let mut read = Vec::new();
+        while let Some(line) = read_line(&mut from, 10).unwrap() {
+            read.push(line.map_err(|why| why.chars().take(28).collect::<String>()));
+        }
+        let line = |text: &str| Ok(text.to_owned());
+        let long = Err("a line of more than 10 bytes".to_owned());
+        let bytes = Err("a line that is not UTF-8 is ".to_owned());
+        let expected =
+            [line("put a 1"), long, line("put b 2"), bytes, line("exactly 8"), line("last")];
+        assert_eq!(read, expected);
+    }
 }

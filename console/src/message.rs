@@ -40,6 +40,8 @@ pub enum Event {
     },
     /// A whole line was entered, where there is no screen.
     Line(String),
+    /// A line was entered that is none: why, and what next. None of it is done.
+    NoLine(String),
     /// Time has passed.
     Tick,
     /// The backend stands.

@@ -54,6 +54,10 @@ pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
             Vec::new()
         }
         Event::Line(line) => commands::entered(app, &line),
+        Event::NoLine(why) => {
+            app.output.say(now, Verdict::Refused, why);
+            Vec::new()
+        }
         Event::Tick => Vec::new(),
         Event::Attached(place) => attached(app, place),
         Event::NotAttached(why) => {

@@ -162,6 +162,16 @@ fn a_backup_that_is_not_whole_makes_no_cluster() {
     assert_eq!(status, 0, "{err}");
     assert!(link.is_symlink() && empty.join("statefulset.json").exists());
     assert!(!empty.join(".restoring").exists(), "what it was made in is gone");
+
+    // One that was broken off is no empty folder, in which another cluster could begin.
+    let begun = path("begun");
+    std::fs::create_dir_all(begun.join(".restoring/kvorum-0")).unwrap();
+    let local = kvorum().args(["local", "--no-console", "--data"]).arg(&begun).output().unwrap();
+    let (status, _, err) = said(&local);
+    assert_eq!((status, err.contains("was broken off")), (2, true), "{err}");
+    assert!(!begun.join("statefulset.json").exists());
+    let (status, _, err) = said(&restore(&file, &begun));
+    assert_eq!(status, 0, "{err}");
 }
 
 /// Two of three folders are gone. What the third one has goes on, under a new id, once the first

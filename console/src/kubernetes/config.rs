@@ -118,7 +118,14 @@ fn files() -> Vec<PathBuf> {
 /// The names of the contexts, the current one first.
 #[must_use]
 pub fn contexts() -> Vec<String> {
-    Kubeconfig::read().map_or_else(|_| Vec::new(), |kubeconfig| contexts_of(&kubeconfig))
+    read(&files()).map_or_else(|_| Vec::new(), |kubeconfig| contexts_of(&kubeconfig))
+}
+
+/// Reads the files of a list that are there, as `kubectl` does: of what several have, the first's
+/// counts.
+fn read(files: &[PathBuf]) -> Result<Kubeconfig, KubeconfigError> {
+    let there = files.iter().filter(|file| file.exists());
+    there.map(Kubeconfig::read_from).try_fold(Kubeconfig::default(), |all, one| all.merge(one?))
 }
 
 fn contexts_of(kubeconfig: &Kubeconfig) -> Vec<String> {
@@ -149,7 +156,7 @@ pub async fn load(named: &Named) -> Result<Access, Stop> {
             ),
         ));
     }
-    let mut kubeconfig = Kubeconfig::read().map_err(|error| unreadable(&error))?;
+    let mut kubeconfig = read(&files()).map_err(|error| unreadable(&error))?;
     for user in &mut kubeconfig.auth_infos {
         // It would take the terminal that the console draws on.
         if let Some(exec) = user.auth_info.as_mut().and_then(|user| user.exec.as_mut()) {
@@ -206,4 +213,35 @@ fn unreadable(error: &KubeconfigError) -> Stop {
         }
     }
     Stop::usage(format!("the kubeconfig ({}) cannot be used: {why}", files.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read of files with these contexts; `None` is one that is not there.
+    fn contexts_in(list: &[Option<&str>]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |(number, context): (usize, &Option<&str>)| {
+            let file = folder.path().join(number.to_string());
+            if let Some(context) = context {
+                let text = format!(
+                    "apiVersion: v1\nkind: Config\ncurrent-context: {context}\n\
+                     contexts: [{{name: {context}, context: {{cluster: c, user: u}}}}]\n"
+                );
+                std::fs::write(&file, text).unwrap();
+            }
+            file
+        };
+        let files: Vec<_> = list.iter().enumerate().map(file).collect();
+        contexts_of(&read(&files).unwrap())
+    }
+
+    #[test]
+    fn files_of_the_list_that_are_not_there_are_passed_over() {
+        assert_eq!(contexts_in(&[Some("a"), None]), ["a"]);
+        assert_eq!(contexts_in(&[None, Some("a")]), ["a"]);
+        assert_eq!(contexts_in(&[Some("b"), None, Some("a")]), ["b", "a"], "the current one first");
+        assert_eq!(contexts_in(&[None]), [""; 0]);
+    }
 }

@@ -23,6 +23,7 @@ use kvorum_replica::version::Version;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::restore::ASIDE;
 use crate::exit::{Exit, Stop};
 
 /// Most replicas of a local cluster.
@@ -178,6 +179,12 @@ impl Folder {
                 set.write(&path).map_err(cannot)?;
             }
             set
+        } else if path.join(ASIDE).exists() {
+            let folder = path.display();
+            return Err(Stop::usage(format!(
+                "a restore into {folder} was broken off: run 'kvorum restore FILE --data {folder}' \
+                 again, or remove {folder} for a new cluster"
+            )));
         } else {
             let replicas = replicas.unwrap_or(REPLICAS_DEFAULT);
             let set = StatefulSet { cluster: ClusterId(rand::random()), replicas };

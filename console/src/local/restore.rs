@@ -21,7 +21,7 @@ use crate::arguments::Restore;
 use crate::exit::Stop;
 
 /// Where it is made, in the folder that it is for.
-const ASIDE: &str = ".restoring";
+pub(super) const ASIDE: &str = ".restoring";
 
 /// Makes the cluster.
 pub fn run(restore: &Restore) -> Result<(), Stop> {
