@@ -258,6 +258,10 @@ async fn replicas_that_had_left_give_what_they_hold() {
     let before = all(&client).await;
     let (status, _, err) = said(&cluster.run(&["scale", "1", "--yes"]));
     assert_eq!(status, 0, "{err}");
+    // Until they have left they do not know that they have.
+    while cluster.process("kvorum-1").is_some() || cluster.process("kvorum-2").is_some() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     cluster.stop(rustix::process::Signal::TERM);
     let recover = |words: &[&str]| {
         said(&kvorum().args(["recover", "--data"]).arg(&folder).args(words).output().unwrap())

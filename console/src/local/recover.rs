@@ -97,9 +97,12 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     if left.can_serve(&path)? {
         let left = left.members;
         let folder = path.display();
+        // They may not have heard that fewer are wanted.
+        let count = u32::try_from(total).ok().filter(|total| *total > set.replicas);
+        let count = count.map_or_else(String::new, |total| format!(" --replicas {total}"));
         return Err(Stop::usage(format!(
             "{left} of {total} replicas are there, a majority: nothing needs to be recovered; \
-             start the cluster with 'kvorum local --data {folder}'"
+             start the cluster with 'kvorum local --data {folder}{count}'"
         )));
     }
     let lost = beside(&path, &format!("lost-{}", &set.cluster.to_string()[..DIGITS]));
