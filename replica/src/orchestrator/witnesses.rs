@@ -18,11 +18,11 @@ use kvorum_protocol::status::ClusterId;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long the others are asked. A replica that lives answers within milliseconds, and a pod in
-/// which nobody listens refuses at once; so one that begins a cluster on Kubernetes waits for pods
-/// that are not there yet, once in its life. They may have volumes of a cluster whose marker is
-/// lost. Where addresses are known only of those who listen, nobody is waited for who does not.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the others are asked. A replica that lives answers within milliseconds; one that begins
+/// a cluster on Kubernetes waits so long for others that are only starting, once in its life: they
+/// may have volumes of a cluster whose marker is lost. Whoever installs waits as long. Where
+/// addresses are known only of those who listen, nobody is waited for who does not.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long one may take to answer, before it is asked again.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// Time between two rounds.
