@@ -222,7 +222,7 @@ mod tests {
     /// What is read of files with these contexts; `None` is one that is not there.
     fn contexts_in(list: &[Option<&str>]) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
-        let file = |(number, context): (usize, &Option<&str>)| {
+        let file = |(number, context): (usize, Option<&str>)| {
             let file = folder.path().join(number.to_string());
             if let Some(context) = context {
                 let text = format!(
@@ -233,7 +233,7 @@ mod tests {
             }
             file
         };
-        let files: Vec<_> = list.iter().enumerate().map(file).collect();
+        let files: Vec<_> = list.iter().copied().enumerate().map(file).collect();
         contexts_of(&read(&files).unwrap())
     }
 
