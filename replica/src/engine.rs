@@ -32,6 +32,7 @@ mod outbox;
 pub mod patience;
 pub mod peers;
 mod planning;
+pub mod promises;
 mod proposals;
 mod questions;
 mod reads;
@@ -48,6 +49,7 @@ mod stopping;
 mod subscriptions;
 pub mod validity;
 mod weight;
+mod whitelist;
 
 use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
@@ -57,7 +59,7 @@ use crate::entry::Entry;
 use crate::snapshot::Quarantine;
 use crate::storage::Store;
 use checking::Checking;
-use consensus::{Consensus, Gate};
+use consensus::Consensus;
 use epochs::Epochs;
 use fetching::Fetching;
 use hand_over::HandOver;
@@ -83,6 +85,7 @@ pub use solo::Written;
 use standing::Standings;
 use stopping::Stopping;
 use subscriptions::Subscriptions;
+use whitelist::Gate;
 
 /// Ticks after which a leader proposes a no-op because what it accepted stays undecided.
 const UNDECIDED_TICKS: u64 = 50;

@@ -1,8 +1,8 @@
 //! An engine among peers that err: what they send passes the decoder, and makes no sense.
 //!
-//! Two puppets stand for the other members. To what the engine sends them they answer as the
+//! Puppets stand for the other members, two or four. To what the engine sends them they answer as the
 //! protocol has it, so that it comes to lead and to follow, and among that they say anything: wild
-//! and slightly wrong numbers, answers to what nobody asked, state that does not exist. A third one
+//! and slightly wrong numbers, answers to what nobody asked, state that does not exist. One more
 //! is a joiner, whose word must change nothing. Clients ask for anything meanwhile. Nothing may
 //! panic. `KVORUM_FUZZ_SECONDS` says for how long; a failing run prints its seed.
 
@@ -46,7 +46,7 @@ const SECONDS: f64 = 5.0;
 /// Things that happen in one run.
 const STEPS: u32 = 800;
 const ME: ReplicaId = ReplicaId(1);
-const JOINER: ReplicaId = ReplicaId(4);
+const JOINER: ReplicaId = ReplicaId(6);
 /// A log that is cut often, and of which little travels at once.
 const LIMITS: LogLimits =
     LogLimits { window: 2000, step: 1000, sync: 800, chunk: 400, segment: 200 };
@@ -55,8 +55,8 @@ fn member(id: u64) -> Member {
     Member { replica: ReplicaId(id), name: format!("kvorum-{}", id - 1) }
 }
 
-fn members() -> Configuration {
-    Configuration { id: ConfigurationId(1), members: (1..=3).map(member).collect() }
+fn members(size: u64) -> Configuration {
+    Configuration { id: ConfigurationId(1), members: (1..=size).map(member).collect() }
 }
 
 /// The engine, what it reads beside itself, and chance.
@@ -64,6 +64,8 @@ struct World {
     engine: Engine<Memory>,
     snapshots: MemorySnapshots,
     random: StdRng,
+    /// How many members there are.
+    size: u64,
     /// The last question that the engine asked of each peer.
     fetch: u64,
     relay: u64,
@@ -73,19 +75,20 @@ impl World {
     fn new(seed: u64) -> Self {
         let (cluster, name) = (ClusterId(1), "kvorum-0".to_owned());
         let identity = Identity { cluster, replica: ME, name, incarnation: 1, nonce: 1 };
-        let disk = Memory::crashable(identity, members(), LIMITS);
+        let size = if seed.is_multiple_of(2) { 3 } else { 5 };
+        let disk = Memory::crashable(identity, members(size), LIMITS);
         let newest = Version::NEWEST;
         let options = Options { allows_faults: false, newest, checksum_ticks: 40 };
         let mut engine = Engine::new(disk.clone(), options);
-        for id in 2..=3 {
-            let (theirs, _) = puppet(id).introduce(ME);
+        for id in 2..=size {
+            let (theirs, _) = puppet(id, size).introduce(ME);
             engine.meet(&theirs);
             engine.step(Input::PeerUp { peer: ReplicaId(id), session: Session(id) });
         }
         engine.step(Input::Learned { members: vec![member(JOINER.0)], configuration: None });
         engine.step(Input::PeerUp { peer: JOINER, session: Session(JOINER.0) });
         let (snapshots, random) = (disk.snapshots(), StdRng::seed_from_u64(seed));
-        Self { engine, snapshots, random, fetch: 0, relay: 0 }
+        Self { engine, snapshots, random, size, fetch: 0, relay: 0 }
     }
 
     fn chance(&mut self, of: u32) -> bool {
@@ -170,7 +173,7 @@ impl World {
         let snapshot = SnapshotId { nonce: 1, number: self.random.random_range(0..3) };
         match self.random.random_range(0..5) {
             0 => {
-                let mut chain = Chain::new(members());
+                let mut chain = Chain::new(members(self.size));
                 chain.current.id = ConfigurationId(self.random.random_range(1..4));
                 chain.began = self.number();
                 let applied = chain.began.saturating_add(self.random.random_range(0..9));
@@ -207,7 +210,7 @@ impl World {
     fn message(&mut self, from: ReplicaId) -> PeerMessage {
         let configuration = ConfigurationId(self.random.random_range(1..4));
         let (ballot, index, call) = (self.ballot(), self.number(), self.random.random_range(0..9));
-        let slot = from.0.min(3);
+        let slot = from.0.min(self.size);
         match self.random.random_range(0..24) {
             0..=8 => {
                 let msg = self.paxos();
@@ -322,7 +325,8 @@ impl World {
     }
 
     fn step(&mut self, call: u64) {
-        let peer = ReplicaId(self.random.random_range(2..5));
+        let peer = self.random.random_range(2..=self.size + 1);
+        let peer = if peer > self.size { JOINER } else { ReplicaId(peer) };
         match self.random.random_range(0..10) {
             0..=3 => self.engine.step(Input::Tick),
             4..=6 => {
@@ -350,13 +354,13 @@ impl World {
 }
 
 /// A peer's engine, to introduce itself.
-fn puppet(id: u64) -> Engine<Memory> {
+fn puppet(id: u64, size: u64) -> Engine<Memory> {
     let member = member(id);
     let (cluster, name) = (ClusterId(1), member.name);
     let identity = Identity { cluster, replica: member.replica, name, incarnation: 1, nonce: id };
     let newest = Version::NEWEST;
     let options = Options { allows_faults: false, newest, checksum_ticks: 0 };
-    Engine::new(Memory::new(identity, members()), options)
+    Engine::new(Memory::new(identity, members(size)), options)
 }
 
 #[test]

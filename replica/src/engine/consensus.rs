@@ -14,8 +14,10 @@ use omnipaxos::util::LogEntry;
 use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
 
 use super::patience::{Patience, ROUND_TICKS};
+use super::promises::Promises;
 use super::solo::Solo;
 use super::validity::{Local, fits};
+use super::whitelist::{Gate, gate};
 use super::{Rules, log_sync};
 use crate::entry::Entry;
 
@@ -40,17 +42,6 @@ const OUTBID_MAX: usize = 64;
 
 /// Messages that the library's buffer has room for at the start.
 const BUFFER_MESSAGES: usize = 1024;
-
-/// What a message may cost before it leaves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Gate {
-    /// It carries no durable fact.
-    Open,
-    /// It must not overtake earlier ones, but needs no sync of its own.
-    Ordered,
-    /// What it tells must be durable.
-    Durable,
-}
 
 /// What became of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +85,8 @@ pub struct Consensus<L: Storage<Entry>> {
     /// Ticks for which this replica leaves elections to others.
     held_back: u64,
     patience: Patience,
+    /// What was promised to this replica's own ballot, while it is a candidate.
+    promises: Option<Promises>,
 }
 
 impl<L: Storage<Entry>> Consensus<L> {
@@ -111,8 +104,18 @@ impl<L: Storage<Entry>> Consensus<L> {
         };
         let patience = Patience::new(configuration.members.len());
         let (configuration, buffer) = (configuration.clone(), Vec::new());
-        let (leading, dropped, held_back) = (None, 0, 0);
-        Self { instance, configuration, slot, leading, buffer, dropped, rules, held_back, patience }
+        Self {
+            instance,
+            configuration,
+            slot,
+            leading: None,
+            buffer,
+            dropped: 0,
+            rules,
+            held_back: 0,
+            patience,
+            promises: None,
+        }
     }
 
     fn paxos(configuration: &Configuration, slot: u64, log: L) -> OmniPaxos<Entry, L> {
@@ -183,13 +186,18 @@ impl<L: Storage<Entry>> Consensus<L> {
         let is_sound = self.slot_of(peer) == Some(message.get_sender())
             && message.get_receiver() == self.slot
             && (gate(&message).is_some() || !self.rules.has_whitelist)
-            && fits(&message, self.local(applied));
+            && fits(&message, self.local());
         if !is_sound {
             self.dropped += 1;
             return Handled::Forged;
         }
         match self.lacks_state(&message, applied) {
             Some(handled) if self.rules.waits_for_state => handled,
+            _ if self.is_late(&message) => Handled::Taken,
+            _ if !self.counts(&message) => {
+                self.dropped += 1;
+                Handled::Forged
+            }
             _ => {
                 self.patience.takes(&message);
                 self.outbid(&message);
@@ -199,15 +207,32 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    fn local(&self, applied: u64) -> Local {
+    fn local(&self) -> Local {
         Local {
             promise: self.promise(),
             accepted: self.accepted(),
-            compacted: self.compacted(),
-            applied,
+            decided: self.decided(),
             slots: self.configuration.members.len(),
             is_leading: self.ballot_if_leading().is_some(),
         }
+    }
+
+    /// Whether a message would put something in the place of what is chosen. Nobody who answers a
+    /// promise sends one; it was sent before this replica had the state, or is in step already.
+    fn is_late(&self, message: &Message<Entry>) -> bool {
+        let Message::SequencePaxos(PaxosMessage { msg, .. }) = message else { return false };
+        matches!(msg, PaxosMsg::AcceptSync(sync)
+            if sync.n == self.promise() && (sync.log_sync.sync_idx as u64) < self.decided())
+    }
+
+    /// Counts a promise, if it is one: whether it fits those that came before.
+    fn counts(&mut self, message: &Message<Entry>) -> bool {
+        let Message::SequencePaxos(PaxosMessage { msg: PaxosMsg::Promise(promise), .. }) = message
+        else {
+            return true;
+        };
+        let is_candidate = promise.n == self.promise() && self.ballot_if_leading().is_none();
+        !is_candidate || self.promises.as_mut().is_some_and(|promises| promises.count(promise))
     }
 
     /// Gives a message to the library. With one replica there is none, and nobody to send any.
@@ -446,6 +471,7 @@ impl<L: Storage<Entry>> Consensus<L> {
             match (gate(&message), replica_at(&self.configuration, message.get_receiver())) {
                 (Some(gate), Some(to)) => {
                     self.patience.sends(&message);
+                    Promises::ask(&mut self.promises, &message);
                     if log_sync::complete(paxos, &mut message, state_of(to)) {
                         send(to, message, gate);
                     }
@@ -471,24 +497,4 @@ fn position_of(configuration: &Configuration, replica: ReplicaId) -> Option<usiz
 fn replica_at(configuration: &Configuration, slot: u64) -> Option<ReplicaId> {
     let index = usize::try_from(slot.checked_sub(1)?).ok()?;
     configuration.members.get(index).map(|member| member.replica)
-}
-
-/// What it takes for a message to leave; `None` for one that must not be: forwarded proposals get
-/// lost, the library's compaction loses data, its stop sign miscounts.
-fn gate(message: &Message<Entry>) -> Option<Gate> {
-    let Message::SequencePaxos(message) = message else { return Some(Gate::Open) };
-    match message.msg {
-        PaxosMsg::Decide(_) => Some(Gate::Ordered),
-        PaxosMsg::PrepareReq(_)
-        | PaxosMsg::Prepare(_)
-        | PaxosMsg::Promise(_)
-        | PaxosMsg::AcceptSync(_)
-        | PaxosMsg::AcceptDecide(_)
-        | PaxosMsg::Accepted(_)
-        | PaxosMsg::NotAccepted(_) => Some(Gate::Durable),
-        PaxosMsg::ProposalForward(_)
-        | PaxosMsg::Compaction(_)
-        | PaxosMsg::AcceptStopSign(_)
-        | PaxosMsg::ForwardStopSign(_) => None,
-    }
 }

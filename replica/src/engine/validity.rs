@@ -134,11 +134,12 @@ fn check_paxos(message: &Message<Entry>) -> Result<(), Invalid> {
             check_ballot(promise.n_accepted)?;
             check_position(promise.accepted_idx)?;
             ensure(promise.decided_idx <= promise.accepted_idx, "a decided index")?;
-            promise.log_sync.as_ref().map_or(Ok(()), check_log_sync)
+            let log_sync = promise.log_sync.as_ref();
+            log_sync.map_or(Ok(()), |log_sync| check_log_sync(log_sync, promise.decided_idx))
         }
         PaxosMsg::AcceptSync(sync) => {
             check_ballot(sync.n)?;
-            check_log_sync(&sync.log_sync)?;
+            check_log_sync(&sync.log_sync, sync.decided_idx)?;
             ensure(sync.decided_idx <= end_of(&sync.log_sync), "a decided index")
         }
         PaxosMsg::AcceptDecide(accept) => {
@@ -163,11 +164,14 @@ fn check_paxos(message: &Message<Entry>) -> Result<(), Invalid> {
     }
 }
 
-fn end_of(log_sync: &LogSync<Entry>) -> usize {
+/// Where a log ends that is sent.
+pub(super) fn end_of(log_sync: &LogSync<Entry>) -> usize {
     log_sync.sync_idx.saturating_add(log_sync.suffix.len())
 }
 
-fn check_log_sync(log_sync: &LogSync<Entry>) -> Result<(), Invalid> {
+fn check_log_sync(log_sync: &LogSync<Entry>, decided: usize) -> Result<(), Invalid> {
+    let is_chosen = log_sync.decided_snapshot.is_none() || log_sync.sync_idx <= decided;
+    ensure(is_chosen, "state of what is not chosen")?;
     ensure(log_sync.stopsign.is_none(), "a stop sign of the library")?;
     check_position(end_of(log_sync))?;
     log_sync.suffix.iter().try_for_each(check_entry)
@@ -267,10 +271,8 @@ pub struct Local {
     pub promise: Ballot,
     /// Entries written.
     pub accepted: u64,
-    /// Entries no longer in the log.
-    pub compacted: u64,
-    /// Up to where it has the state.
-    pub applied: u64,
+    /// Entries known to be chosen.
+    pub decided: u64,
     /// How many members there are.
     pub slots: usize,
     /// Whether it leads in the accept phase.
@@ -286,12 +288,11 @@ pub fn fits(message: &Message<Entry>, local: Local) -> bool {
         is_slot && ballot.n <= local.promise.n.saturating_add(BALLOT_LEAP_MAX)
     };
     let accepted = usize::try_from(local.accepted).unwrap_or(usize::MAX);
-    let is_sync = |log_sync: &LogSync<Entry>| {
-        let sync_idx = log_sync.sync_idx as u64;
-        // What stands on state is held back until the state is here.
-        let follows = sync_idx <= local.accepted || log_sync.decided_snapshot.is_some();
-        follows && sync_idx >= local.compacted.min(local.applied)
+    // What stands on state is held back until the state is here.
+    let follows = |log_sync: &LogSync<Entry>| {
+        log_sync.sync_idx <= accepted || log_sync.decided_snapshot.is_some()
     };
+    let keeps = |log_sync: &LogSync<Entry>| log_sync.sync_idx as u64 >= local.decided;
     let message = match message {
         Message::SequencePaxos(message) => &message.msg,
         Message::BLE(message) => {
@@ -306,12 +307,20 @@ pub fn fits(message: &Message<Entry>, local: Local) -> bool {
         PaxosMsg::Prepare(prepare) => is_ballot(prepare.n) && prepare.n.pid > 0,
         PaxosMsg::Promise(promise) => {
             let log_sync = promise.log_sync.as_ref();
-            let end = log_sync.map_or(0, end_of);
-            let is_told = promise.decided_idx <= accepted.max(end);
-            // Whoever leads already passes a late one over.
-            local.is_leading || (is_ballot(promise.n) && is_told && log_sync.is_none_or(is_sync))
+            let end = log_sync.map_or(accepted, end_of);
+            match promise.n == local.promise {
+                // Whoever leads already has all that was chosen before, and takes no entries.
+                true if local.is_leading => promise.decided_idx <= accepted,
+                true => {
+                    promise.decided_idx <= end
+                        && log_sync.is_none_or(|log_sync| follows(log_sync) && keeps(log_sync))
+                }
+                false => is_ballot(promise.n),
+            }
         }
-        PaxosMsg::AcceptSync(sync) => is_ballot(sync.n) && is_sync(&sync.log_sync),
+        PaxosMsg::AcceptSync(sync) => {
+            is_ballot(sync.n) && (sync.n != local.promise || follows(&sync.log_sync))
+        }
         PaxosMsg::AcceptDecide(accept) => is_ballot(accept.n),
         PaxosMsg::Accepted(sent) => {
             is_ballot(sent.n) && (sent.n != local.promise || sent.accepted_idx <= accepted)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use kvorum_protocol::message::{Answer, ServerFrame};
 use kvorum_protocol::status::ReplicaId;
-use kvorum_replica::engine::{Input, Notice, Output, Session};
+use kvorum_replica::engine::{Engine, Input, Notice, Output, Session};
 use kvorum_replica::storage::Store;
 use kvorum_replica::version::Version;
 use rand::rngs::StdRng;
@@ -229,7 +229,13 @@ impl Cluster {
                 self.turn(node, Input::Tick)
             }
             Event::Deliver { from, to, session, message } => {
-                self.turn(to, Input::Peer { peer: from, session, message: *message })
+                let dropped = |cluster: &Self| cluster.engine(to).map_or(0, Engine::dropped);
+                let before = dropped(self);
+                self.turn(to, Input::Peer { peer: from, session, message: *message })?;
+                if dropped(self) > before {
+                    return Err(format!("{to:?} drops what {from:?} sends by the protocol"));
+                }
+                Ok(())
             }
             Event::Up { node, life, peer, session } if self.lives(node, life) => {
                 self.session_begins(node, peer, session)

@@ -1,0 +1,148 @@
+//! Pure: whether what a candidate is promised adds up.
+//!
+//! Of the logs that a majority promises, the library takes the one that was written in the highest
+//! ballot, and of several such the longest (the Omni-Paxos paper, section 4.1). By the protocol
+//! that one holds whatever anybody of the majority knows to be chosen, and a log comes with the
+//! promise whenever it is further than the candidate's own. The library relies on both, and panics
+//! where a peer errs.
+//!
+//! Guarantees that the promises which were counted add up to a log that holds what they say is
+//! chosen. Knows one ballot.
+
+use omnipaxos::ballot_leader_election::Ballot;
+use omnipaxos::messages::Message;
+use omnipaxos::messages::sequence_paxos::{PaxosMsg, Prepare, Promise};
+
+use super::validity::end_of;
+use crate::entry::Entry;
+
+/// How far a log is: the ballot in which its end was accepted, and how long it is.
+type Rank = (Ballot, usize);
+
+/// What was promised to a candidate's ballot.
+pub struct Promises {
+    ballot: Ballot,
+    own: Rank,
+    /// The furthest log, the candidate's own included.
+    furthest: Rank,
+    /// How much is known to be chosen.
+    decided: usize,
+}
+
+impl Promises {
+    /// Begins to count when the candidate sends its question, if the message is one. It sends the
+    /// same one to everybody, and again to those who do not answer.
+    pub fn ask(promises: &mut Option<Self>, message: &Message<Entry>) {
+        let Message::SequencePaxos(message) = message else { return };
+        let PaxosMsg::Prepare(Prepare { n, decided_idx, n_accepted, accepted_idx }) = message.msg
+        else {
+            return;
+        };
+        if promises.as_ref().is_none_or(|promises| promises.ballot < n) {
+            let own = (n_accepted, accepted_idx);
+            *promises = Some(Self { ballot: n, own, furthest: own, decided: decided_idx });
+        }
+    }
+
+    /// Counts a promise; whether it fits the question and those that came before.
+    pub fn count(&mut self, promise: &Promise<Entry>) -> bool {
+        let theirs = (promise.n_accepted, promise.accepted_idx);
+        let (furthest, decided) =
+            (self.furthest.max(theirs), self.decided.max(promise.decided_idx));
+        let has_log = match &promise.log_sync {
+            Some(log) => theirs > self.own && end_of(log) == promise.accepted_idx,
+            None => theirs <= self.own,
+        };
+        let fits = promise.n == self.ballot
+            && promise.n_accepted <= promise.n
+            && has_log
+            && decided <= furthest.1;
+        if fits {
+            (self.furthest, self.decided) = (furthest, decided);
+        }
+        fits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use omnipaxos::messages::sequence_paxos::PaxosMessage;
+    use omnipaxos::util::LogSync;
+
+    use super::*;
+
+    const CANDIDATE: Ballot = Ballot { config_id: 1, n: 9, priority: 0, pid: 1 };
+
+    fn accepted_in(n: u32) -> Ballot {
+        Ballot { n, ..CANDIDATE }
+    }
+
+    /// A promise of a log that was accepted in a ballot and is so long, of which so much is known
+    /// to be chosen. The log itself comes with it from where it says.
+    fn promise(
+        n: u32,
+        accepted_idx: usize,
+        decided_idx: usize,
+        from: Option<usize>,
+    ) -> Promise<Entry> {
+        let log_sync = from.map(|sync_idx| LogSync {
+            decided_snapshot: None,
+            suffix: vec![Entry::Noop; accepted_idx - sync_idx],
+            sync_idx,
+            stopsign: None,
+        });
+        Promise { n: CANDIDATE, n_accepted: accepted_in(n), decided_idx, accepted_idx, log_sync }
+    }
+
+    /// A candidate whose own log was accepted in ballot 5: ten entries, eight of them chosen.
+    fn promises() -> Promises {
+        let prepare = |n| {
+            let (n_accepted, accepted_idx, decided_idx) = (accepted_in(5), 10, 8);
+            let msg = PaxosMsg::Prepare(Prepare { n, decided_idx, n_accepted, accepted_idx });
+            Message::SequencePaxos(PaxosMessage { from: 1, to: 2, msg })
+        };
+        let mut promises = None;
+        Promises::ask(&mut promises, &prepare(accepted_in(7)));
+        Promises::ask(&mut promises, &prepare(CANDIDATE));
+        promises.unwrap()
+    }
+
+    #[test]
+    fn promises_by_the_protocol_fit() {
+        for honest in [
+            vec![promise(5, 10, 10, None), promise(4, 20, 2, None)],
+            vec![promise(5, 12, 9, Some(10)), promise(5, 12, 12, Some(10))],
+            vec![promise(6, 9, 9, Some(8)), promise(6, 11, 10, Some(8)), promise(5, 10, 8, None)],
+            // The second is further, though shorter; what was chosen is in it.
+            vec![promise(6, 14, 8, Some(8)), promise(7, 9, 9, Some(8)), promise(6, 20, 8, Some(8))],
+        ] {
+            let mut promises = promises();
+            assert!(honest.iter().all(|promise| promises.count(promise)), "{honest:?}");
+        }
+    }
+
+    #[test]
+    fn promises_that_do_not_add_up_are_refused() {
+        let other_end = Promise { accepted_idx: 13, ..promise(5, 12, 9, Some(10)) };
+        let other_ballot = Promise { n: accepted_in(8), ..promise(5, 10, 8, None) };
+        for (last, why) in [
+            (promise(6, 12, 9, None), "a further log does not come with it"),
+            (promise(4, 12, 9, Some(8)), "a log comes that is not further"),
+            (promise(5, 10, 9, Some(8)), "a log comes that is as far"),
+            (promise(6, 5, 5, Some(3)), "its end is before what the candidate knows is chosen"),
+            (promise(5, 10, 11, None), "more is chosen than any log has"),
+            (other_end, "the log ends elsewhere"),
+            (other_ballot, "it answers another question"),
+            (promise(10, 12, 9, Some(8)), "its log is of a later ballot than it promises"),
+        ] {
+            assert!(!promises().count(&last), "{why}");
+        }
+        let mut promises = promises();
+        assert!(promises.count(&promise(5, 12, 12, Some(10))));
+        assert!(
+            !promises.count(&promise(6, 11, 9, Some(8))),
+            "it lacks what another says is chosen"
+        );
+        assert!(promises.count(&promise(6, 12, 9, Some(8))), "what was refused is not counted");
+    }
+}
