@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, leader, status_when, status_within};
+use cluster::{Cluster, leader, number, random_value, status_when, status_within};
 use futures::StreamExt;
 use hdrhistogram::Histogram;
 use kvorum_protocol::client::Route;
@@ -46,16 +46,6 @@ const COPY_PATIENCE: Duration = Duration::from_secs(300);
 const SETTLE: Duration = Duration::from_secs(30);
 /// Highest latency that is told apart, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
-
-fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
-}
-
-fn random_value() -> Value {
-    let mut value = vec![0; VALUE_BYTES];
-    rand::fill(&mut value[..]);
-    Value::from(value)
-}
 
 /// Puts keys as fast as it goes: how many a second.
 async fn fill(client: &Arc<Client>, keys: u64, key: fn(u64) -> Key, value: fn() -> Value) -> f64 {
@@ -93,7 +83,8 @@ impl Load {
                     let due = began + Duration::from_secs_f64(number as f64 / per_second);
                     tokio::time::sleep_until(due.into()).await;
                     let key = Key::from(format!("load/{}", number % LOAD_KEYS));
-                    let outcome = client.put(key, random_value(), &Route::Any).await.unwrap();
+                    let outcome =
+                        client.put(key, random_value(VALUE_BYTES), &Route::Any).await.unwrap();
                     assert!(matches!(outcome, Outcome::Put { .. }), "{outcome:?}");
                     let us = u64::try_from(due.elapsed().as_micros()).unwrap();
                     latencies.record(us.min(LATENCY_MAX_US)).unwrap();
@@ -171,7 +162,8 @@ async fn run(state_mib: u64, bulk: u64, calm: Duration, settle: Duration) {
     let cluster = Cluster::start(&["--replicas=3"]);
     let client = cluster.client(Duration::from_secs(30));
     let state_key = |number| Key::from(format!("state/{number:08}"));
-    let peak = fill(&client, state_mib * 1024, state_key, random_value).await;
+    let random = || random_value(VALUE_BYTES);
+    let peak = fill(&client, state_mib * 1024, state_key, random).await;
     println!("{state_mib} MiB of state; {peak:.0} puts a second at the peak");
     println!(
         "{:<34} {:>7} {:>8} {:>8} {:>8} {:>8} {:>6} {:>9}",
@@ -186,7 +178,7 @@ async fn run(state_mib: u64, bulk: u64, calm: Duration, settle: Duration) {
     let process = cluster.process(&away).unwrap();
     kill_process(process, Signal::STOP).unwrap();
     let writes = AWAY_WRITES.min(state_mib * 1024);
-    fill(&client, writes, |n| Key::from(format!("away/{}", n % 1000)), random_value).await;
+    fill(&client, writes, |n| Key::from(format!("away/{}", n % 1000)), random).await;
     tokio::time::sleep(settle).await;
     // Without it, each write waits for the slower of two instead of the second of three.
     report.row(&client, "a replica is away", tokio::time::sleep(calm)).await;

@@ -27,11 +27,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, PATIENCE, leader};
+use cluster::{Cluster, leader, number, status_when};
 use hdrhistogram::Histogram;
 use kvorum_protocol::client::Route;
+use kvorum_protocol::status::Status;
 use kvorum_protocol::{Client, Key, Value};
-use tokio::task::JoinSet;
 
 /// Writes a second, and the clients that take turns with them.
 const PER_SECOND: f64 = 200.0;
@@ -42,10 +42,6 @@ const FUNCTIONS: usize = 2_000;
 const GAP: Duration = Duration::from_millis(300);
 /// What is told apart at most, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
-
-fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
-}
 
 /// What came of the writes since the last look.
 struct Seen {
@@ -159,22 +155,14 @@ fn compile(stop: &AtomicBool, folder: &PathBuf) {
 }
 
 async fn all_are_linked(cluster: &Cluster, client: &Client) {
-    let began = Instant::now();
-    'looks: loop {
-        assert!(began.elapsed() < PATIENCE, "all are linked");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        for name in cluster.names() {
-            let status = client.status(&Route::Through(name)).await;
-            if !status.is_ok_and(|s| s.is_ready && s.links.iter().all(|link| link.is_up)) {
-                continue 'looks;
-            }
-        }
-        return;
+    let is_linked = |s: &Status| s.is_ready && s.links.iter().all(|link| link.is_up);
+    for name in cluster.names() {
+        status_when(client, &Route::Through(name), is_linked).await;
     }
 }
 
 /// Kills the leader again and again; how long it took until the next write, in milliseconds.
-async fn kill_leaders(cluster: &Cluster, client: &Arc<Client>, times: u64) -> Vec<f64> {
+async fn kill_leaders(cluster: &Cluster, client: &Client, times: u64) -> Vec<f64> {
     let mut took = Vec::new();
     for number in 0..times {
         all_are_linked(cluster, client).await;
@@ -182,10 +170,8 @@ async fn kill_leaders(cluster: &Cluster, client: &Arc<Client>, times: u64) -> Ve
         client.put(Key::from("kill"), Value::from("before"), &Route::Any).await.unwrap();
         let began = Instant::now();
         cluster.kill(&leader);
-        let mut writes = JoinSet::new();
-        let (client, key) = (Arc::clone(client), Key::from(format!("kill/{number}")));
-        writes.spawn(async move { client.put(key, Value::from("after"), &Route::Any).await });
-        writes.join_next().await.unwrap().unwrap().unwrap();
+        let key = Key::from(format!("kill/{number}"));
+        client.put(key, Value::from("after"), &Route::Any).await.unwrap();
         took.push(began.elapsed().as_secs_f64() * 1000.0);
     }
     took.sort_by(f64::total_cmp);

@@ -19,11 +19,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cluster::Cluster;
+use cluster::{Cluster, number, random_value};
 use hdrhistogram::Histogram;
 use kvorum_protocol::client::Route;
 use kvorum_protocol::message::Consistency;
-use kvorum_protocol::{Client, Key, Value};
+use kvorum_protocol::{Client, Key};
 use tokio::task::JoinSet;
 
 /// Bytes of a value; incompressible.
@@ -50,10 +50,6 @@ enum Load {
     Mixed,
 }
 
-fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
-}
-
 /// The cluster under load, and the keys that it has.
 struct Trial {
     client: Arc<Client>,
@@ -76,12 +72,6 @@ impl Latencies {
 
 fn key(number: u64) -> Key {
     Key::from(format!("state/{number:010}"))
-}
-
-fn random_value() -> Value {
-    let mut value = vec![0; VALUE_BYTES];
-    rand::fill(&mut value[..]);
-    Value::from(value)
 }
 
 /// One client, until a time.
@@ -110,7 +100,7 @@ async fn one(trial: (Arc<Client>, Arc<AtomicU64>, u64), load: Load, until: Insta
                     Load::Hot => key(any % HOT_KEYS),
                     _ => key(any),
                 };
-                client.put(key, random_value(), &Route::Any).await.unwrap();
+                client.put(key, random_value(VALUE_BYTES), &Route::Any).await.unwrap();
                 &mut latencies.puts
             }
         };

@@ -11,7 +11,7 @@ mod cluster;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, leader, status_when};
+use cluster::{Cluster, leader, number, status_when};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::status::{Role, Status};
@@ -30,7 +30,7 @@ const OVERWRITES: u64 = 110_000;
 const OVERWRITTEN: u64 = 1000;
 
 fn state_mib() -> u64 {
-    std::env::var("KVORUM_STATE_MIB").map_or(STATE_MIB, |text| text.parse().unwrap())
+    number("KVORUM_STATE_MIB", STATE_MIB)
 }
 
 /// A value that does not compress, and is told by its number.
@@ -215,8 +215,7 @@ fn bytes_in(folder: &std::path::Path) -> u64 {
 async fn overwritten_keys_leave_nothing_behind() {
     /// Beyond what lives: the log, the write-ahead log, and what is not merged yet.
     const SLACK_BYTES: u64 = 256 << 20;
-    let count = std::env::var("KVORUM_OVERWRITES");
-    let count = count.map_or(OVERWRITES, |text| text.parse().unwrap());
+    let count = number("KVORUM_OVERWRITES", OVERWRITES);
     let cluster = Cluster::start(&["--replicas=3"]);
     let client = cluster.client(Duration::from_secs(30));
     let mut tasks = JoinSet::new();

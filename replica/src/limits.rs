@@ -109,11 +109,11 @@ pub const SYNC_BYTES_MAX: usize = 8 * MIB;
 pub const FRAGMENT_BYTES_MAX: usize = 256 * KIB;
 /// So much of a message is put together at any link; of longer ones, one at a time at all links.
 pub const PART_BYTES_FREE: usize = 2 * MIB;
-/// Sessions with replicas that are no members: those that are to be, and that were. The next one is
-/// closed.
-pub const GUESTS_MAX: usize = 8;
-/// The same for one that is no member: it has nothing long to say before it is asked.
+/// The same for a link to one that is no member: it has nothing long to say before it is asked.
 pub const GUEST_PART_BYTES: usize = 64 * KIB;
+/// Most sessions with replicas that are no members: those that are to be, and that were. The next
+/// one is closed.
+pub const GUESTS_MAX: usize = 8;
 /// Bytes of peers' messages that were received and not handled. Beyond, links are not read.
 pub const INBOUND_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 /// Bytes of messages that may wait for one peer: for a sync, for the link, or to be written.

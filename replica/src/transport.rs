@@ -121,18 +121,19 @@ impl Transport {
         }
     }
 
-    fn is_member(&self, peer: ReplicaId) -> bool {
+    /// The name of a peer, if it is a member.
+    fn member_name(&self, peer: ReplicaId) -> Option<String> {
         let known = self.known.borrow();
-        known.iter().any(|known| known.member.replica == peer && known.is_member)
+        let is_it = |known: &&Known| known.member.replica == peer && known.is_member;
+        known.iter().find(is_it).map(|known| known.member.name.clone())
     }
 
     /// A member dialed this replica: it listens where it came from, if the port is agreed. What
     /// anybody else is called says nothing of where the member of that name is.
     fn called_from(&self, peer: ReplicaId, from: SocketAddr) {
-        let Some(port) = self.book.port().filter(|_| self.is_member(peer)) else { return };
-        let known = self.known.borrow().clone();
-        if let Some(known) = known.iter().find(|known| known.member.replica == peer) {
-            self.reached.note(&known.member.name, SocketAddr::new(from.ip(), port));
+        let Some(port) = self.book.port() else { return };
+        if let Some(name) = self.member_name(peer) {
+            self.reached.note(&name, SocketAddr::new(from.ip(), port));
         }
     }
 
@@ -157,7 +158,7 @@ impl Transport {
     async fn session(&self, met: Met) {
         let session = Session(self.sessions.fetch_add(1, Ordering::Relaxed) + 1);
         let peer = met.peer;
-        let is_member = || self.is_member(peer);
+        let is_member = || self.member_name(peer).is_some();
         // Ids are given to whoever asks: sessions are not.
         let place = Arc::clone(&self.inbound.guests).try_acquire_owned();
         if place.is_err() && !is_member() {

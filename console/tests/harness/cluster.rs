@@ -8,10 +8,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvorum_protocol::Client;
 use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::message::{Pair, Scan};
 use kvorum_protocol::status::Status;
+use kvorum_protocol::{Client, Value};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -164,4 +164,16 @@ pub async fn scan_all(client: &Client, scan: Scan, route: &Route) -> Vec<Pair> {
 pub fn said(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// What the environment says of a number, or what it is otherwise.
+pub fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// A value that does not compress.
+pub fn random_value(bytes: usize) -> Value {
+    let mut value = vec![0; bytes];
+    rand::fill(&mut value[..]);
+    Value::from(value)
 }

@@ -169,7 +169,7 @@ impl<S: Store> Engine<S> {
         match (now, reaches) {
             // One that left before this replica met it has nothing to tell it, and anybody may say
             // to be it.
-            (None, _) if self.is_former(theirs.replica) => {
+            (None, _) if self.standings.is_former(theirs.replica) => {
                 Err(Rejection::NoMember { name: theirs.name.clone(), replica: theirs.replica.0 })
             }
             (None, Some(_)) => Ok(()),

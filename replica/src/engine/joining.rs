@@ -20,7 +20,7 @@ use super::message::{ClientKey, Output, PeerMessage};
 use super::{Engine, Origin};
 use crate::chain::Standing;
 use crate::entry::Entry;
-use crate::planner::{self, MEMBERS_MAX};
+use crate::planner::{self, MEMBERS_MAX, Scale};
 use crate::storage::Store;
 use crate::version::Version;
 
@@ -110,9 +110,8 @@ impl<S: Store> Engine<S> {
     /// are no more of them than of members.
     fn is_beyond(&self, name: &str) -> bool {
         let wanted = self.scale_wanted().zip(planner::ordinal(name));
-        wanted.is_some_and(|(scale, ordinal)| {
-            !(scale.start..scale.start.saturating_add(MEMBERS_MAX)).contains(&ordinal)
-        })
+        let most = |scale| Scale { replicas: MEMBERS_MAX, ..scale };
+        wanted.is_some_and(|(scale, ordinal)| !most(scale).has(ordinal))
     }
 
     /// Tells those who wait for an id, if they have one by now; what told it is decided. Of one

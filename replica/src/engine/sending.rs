@@ -108,7 +108,7 @@ impl<S: Store> Engine<S> {
                 if let Origin::Peer { peer, .. } = origin {
                     // The entries that it asked for before are gone, and it reads one at a time.
                     self.sending.entries.remove(&peer);
-                    self.close_snapshots_of(peer);
+                    self.close_those(|fetched| fetched.by == Some(peer));
                 }
                 let by_client = matches!(origin, Origin::Client { .. });
                 if by_client && self.sending.client_snapshots() >= CLIENT_SNAPSHOTS_MAX {
@@ -162,27 +162,19 @@ impl<S: Store> Engine<S> {
         let now = self.now;
         let is_idle = |fetched: &Fetched| now > fetched.used + IDLE_TICKS;
         self.sending.entries.retain(|_, fetched| !is_idle(fetched));
-        let snapshots = self.sending.snapshots.iter();
-        let idle = snapshots.filter(|(_, fetched)| is_idle(fetched));
-        for snapshot in idle.map(|(snapshot, _)| *snapshot).collect::<Vec<_>>() {
-            self.sending.snapshots.remove(&snapshot);
-            self.close_snapshot(snapshot);
-        }
-    }
-
-    /// Closes what a peer has open.
-    fn close_snapshots_of(&mut self, peer: ReplicaId) {
-        let snapshots = self.sending.snapshots.iter();
-        let its = snapshots.filter(|(_, fetched)| fetched.by == Some(peer));
-        for snapshot in its.map(|(snapshot, _)| *snapshot).collect::<Vec<_>>() {
-            self.sending.snapshots.remove(&snapshot);
-            self.close_snapshot(snapshot);
-        }
+        self.close_those(is_idle);
     }
 
     /// Closes whatever is being sent of the state.
     pub(super) fn close_snapshots(&mut self) {
-        for snapshot in std::mem::take(&mut self.sending.snapshots).into_keys() {
+        self.close_those(|_| true);
+    }
+
+    /// Closes some of the snapshots that are open.
+    fn close_those(&mut self, is_one: impl Fn(&Fetched) -> bool) {
+        let those = self.sending.snapshots.iter().filter(|(_, fetched)| is_one(fetched));
+        for snapshot in those.map(|(snapshot, _)| *snapshot).collect::<Vec<_>>() {
+            self.sending.snapshots.remove(&snapshot);
             self.close_snapshot(snapshot);
         }
     }

@@ -64,9 +64,8 @@ impl<S: Store> Engine<S> {
         }
         disk.number += u64::from(disk.asked.is_none());
         disk.asked = Some(now);
-        let (number, members) = (disk.number, &self.configuration.members);
-        let is_member = |peer: &ReplicaId| members.iter().any(|m| m.replica == *peer);
-        for to in self.outbox.peers.connected().filter(is_member).collect::<Vec<_>>() {
+        let number = disk.number;
+        for to in self.outbox.peers.connected().collect::<Vec<_>>() {
             self.outbox.push(Output::Send { to, message: PeerMessage::AskDisk { number } });
         }
     }
@@ -87,30 +86,15 @@ impl<S: Store> Engine<S> {
 
 #[cfg(test)]
 mod tests {
-    use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member};
-
     use super::super::{Input, Options, Session};
     use super::*;
-    use crate::storage::Identity;
     use crate::storage::memory::Memory;
-    use crate::storage::segments::LogLimits;
     use crate::version::Version;
 
-    /// The first of three members, which has sessions with the second and with a stranger.
+    /// The first of two members, which has sessions with the second and with a stranger.
     fn engine() -> Engine<Memory> {
-        let member = |id| Member { replica: ReplicaId(id), name: format!("kvorum-{}", id - 1) };
-        let identity = Identity {
-            cluster: ClusterId(1),
-            replica: ReplicaId(1),
-            name: member(1).name,
-            incarnation: 1,
-            nonce: 1,
-        };
-        let configuration =
-            Configuration { id: ConfigurationId(1), members: [1, 2, 3].map(member).into() };
-        let store = Memory::crashable(identity, configuration, LogLimits::default());
         let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
-        let mut engine = Engine::new(store, options);
+        let mut engine = Engine::new(Memory::of_two(1), options);
         for peer in [2, 9].map(ReplicaId) {
             engine.step(Input::PeerUp { peer, session: Session(peer.0) });
         }

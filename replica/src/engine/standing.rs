@@ -156,7 +156,8 @@ impl Standings {
         self.later
     }
 
-    fn is_former(&self, peer: ReplicaId) -> bool {
+    /// Whether a replica was a member, and nobody says that it is one.
+    pub(super) fn is_former(&self, peer: ReplicaId) -> bool {
         let is_one = self.members.contains(&peer) || self.learned.contains(&peer);
         self.former.contains(&peer) && !is_one
     }
@@ -180,11 +181,6 @@ impl<S: Store> Engine<S> {
             }
             speaker => speaker,
         }
-    }
-
-    /// Whether a replica was a member, and nobody says that it is one.
-    pub(super) fn is_former(&self, peer: ReplicaId) -> bool {
-        self.standings.is_former(peer)
     }
 
     /// Whether a message of a peer counts.
