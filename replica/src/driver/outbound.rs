@@ -17,7 +17,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     /// Sends a message now.
     pub(super) fn send(&mut self, to: ReplicaId, message: PeerMessage) {
         let is_heartbeat = matches!(&message, PeerMessage::Paxos { message: Message::BLE(_), .. });
-        if is_heartbeat && self.sync_takes(SYNC_OVERDUE) && self.engine.has_slower_disk() {
+        if is_heartbeat && self.sync_takes(SYNC_OVERDUE) && self.engine.falls_silent() {
             return;
         }
         if self.count(to, &message) {

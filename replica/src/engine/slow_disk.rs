@@ -2,17 +2,23 @@
 //!
 //! A leader whose sync does not return should lead no more, if another one's does. Where all disks
 //! are busy, or all are one, a change of leader helps nobody. So who waits long for a sync asks the
-//! other members to sync something and to answer; it falls silent, for elections, only when one has
-//! answered while its own sync is still under way.
+//! other members to sync something and to answer, again and again. A leader falls silent, for
+//! elections, when that was done several times while its own sync has not returned: once may be
+//! luck, on a disk that they share. Who only follows goes on answering: the leader needs it to know
+//! of its majority.
 
 use kvorum_protocol::status::ReplicaId;
 
 use super::Engine;
+use super::consensus::Consensus;
 use super::message::{Output, PeerMessage};
 use crate::storage::Store;
 
 /// Ticks after which the others are asked again: a session may have ended.
 const ASK_TICKS: u64 = 100;
+
+/// Questions that are answered during one sync before its disk counts as slower.
+const ANSWERED_MIN: u32 = 3;
 
 /// Ticks for which writes are slowed before that is told as trouble.
 const TELL_TICKS: u64 = 1000;
@@ -20,12 +26,12 @@ const TELL_TICKS: u64 = 1000;
 /// What is known of the sync under way, and of what the disk owes.
 #[derive(Default)]
 pub(super) struct SlowDisk {
-    /// The number of the question; each slow sync has its own.
+    /// The number of the last question.
     number: u64,
-    /// When the others were asked last, while the sync has not returned.
+    /// When it was asked last, while nobody has answered.
     asked: Option<u64>,
-    /// Whether somebody answered.
-    is_slower: bool,
+    /// Questions that somebody answered, while the sync has not returned.
+    answered: u32,
     /// Since when writes are slowed because too much work was put off.
     slows_since: Option<u64>,
 }
@@ -46,20 +52,27 @@ impl SlowDisk {
 }
 
 impl<S: Store> Engine<S> {
-    /// Whether this disk is slower than another member's: heartbeats should not leave.
+    /// Whether this replica leads, or would, on a disk that is slower than another member's: its
+    /// heartbeats should not leave.
     #[must_use]
-    pub fn has_slower_disk(&self) -> bool {
-        self.slow_disk.is_slower
+    pub fn falls_silent(&self) -> bool {
+        let leader = self.consensus.as_ref().and_then(Consensus::leader);
+        self.has_slower_disk() && leader.is_some_and(|(leader, _)| leader == self.me)
+    }
+
+    fn has_slower_disk(&self) -> bool {
+        self.slow_disk.answered >= ANSWERED_MIN
     }
 
     /// The sync under way takes long, or it is over.
     pub(super) fn sync_is_slow(&mut self, is_slow: bool) {
         let (now, disk) = (self.now, &mut self.slow_disk);
         if !is_slow {
-            (disk.asked, disk.is_slower) = (None, false);
+            (disk.asked, disk.answered) = (None, 0);
             return;
         }
-        if disk.asked.is_some_and(|asked| now < asked + ASK_TICKS) {
+        let waits = disk.asked.is_some_and(|asked| now < asked + ASK_TICKS);
+        if waits || disk.answered >= ANSWERED_MIN {
             return;
         }
         disk.number += u64::from(disk.asked.is_none());
@@ -80,7 +93,9 @@ impl<S: Store> Engine<S> {
     /// A peer's disk did what this one has not.
     pub(super) fn disk_works(&mut self, number: u64) {
         let disk = &mut self.slow_disk;
-        disk.is_slower |= disk.asked.is_some() && number == disk.number;
+        if disk.asked.is_some() && number == disk.number {
+            (disk.asked, disk.answered) = (None, disk.answered + 1);
+        }
     }
 }
 
@@ -95,6 +110,8 @@ mod tests {
     fn engine() -> Engine<Memory> {
         let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
         let mut engine = Engine::new(Memory::of_two(1), options);
+        let (theirs, _) = Engine::new(Memory::of_two(2), options).introduce(ReplicaId(1));
+        engine.meet(&theirs);
         for peer in [2, 9].map(ReplicaId) {
             engine.step(Input::PeerUp { peer, session: Session(peer.0) });
         }
@@ -117,26 +134,58 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_slower_when_another_one_did_what_it_has_not() {
+    fn a_disk_is_slower_when_another_one_did_again_what_it_has_not() {
         let mut engine = engine();
         assert_eq!(asked(&mut engine), [], "no sync takes long");
-        engine.step(Input::SyncIsSlow(true));
-        engine.step(Input::SyncIsSlow(true));
-        assert_eq!(asked(&mut engine), [(2, 1)], "members, once");
-        assert!(!engine.has_slower_disk(), "all may be slow");
-        answer(&mut engine, 9, 1);
-        assert!(!engine.has_slower_disk(), "a stranger's word");
-        engine.step(Input::SyncIsSlow(false));
-        answer(&mut engine, 2, 1);
-        assert!(!engine.has_slower_disk(), "its own sync returned first");
-        engine.step(Input::SyncIsSlow(true));
-        assert_eq!(asked(&mut engine), [(2, 2)]);
-        answer(&mut engine, 2, 1);
-        assert!(!engine.has_slower_disk(), "an answer to the question before");
-        answer(&mut engine, 2, 2);
+        for number in 1..=u64::from(ANSWERED_MIN) {
+            assert!(!engine.has_slower_disk(), "all may be slow");
+            engine.step(Input::SyncIsSlow(true));
+            engine.step(Input::SyncIsSlow(true));
+            assert_eq!(asked(&mut engine), [(2, number)], "members, once");
+            answer(&mut engine, 9, number);
+            answer(&mut engine, 2, number - 1);
+            engine.step(Input::SyncIsSlow(true));
+            assert_eq!(asked(&mut engine), [], "by strangers, or to a question before");
+            answer(&mut engine, 2, number);
+            answer(&mut engine, 2, number);
+        }
         assert!(engine.has_slower_disk());
+        engine.step(Input::SyncIsSlow(true));
+        assert_eq!(asked(&mut engine), [], "it is known");
         engine.step(Input::SyncIsSlow(false));
-        assert!(!engine.has_slower_disk());
+        assert!(!engine.has_slower_disk(), "its own sync returned");
+        engine.step(Input::SyncIsSlow(true));
+        assert_eq!(asked(&mut engine), [(2, 4)]);
+        engine.step(Input::SyncIsSlow(false));
+        answer(&mut engine, 2, 4);
+        engine.step(Input::SyncIsSlow(true));
+        assert_eq!(asked(&mut engine), [(2, 5)], "its own sync returned first");
+    }
+
+    #[test]
+    fn a_question_is_asked_again_when_its_answer_may_be_lost() {
+        let mut engine = engine();
+        engine.step(Input::SyncIsSlow(true));
+        assert_eq!(asked(&mut engine), [(2, 1)]);
+        for _ in 0..ASK_TICKS {
+            engine.step(Input::Tick);
+        }
+        engine.step(Input::SyncIsSlow(true));
+        assert_eq!(asked(&mut engine), [(2, 1)]);
+    }
+
+    #[test]
+    fn who_follows_does_not_fall_silent() {
+        let mut engine = engine();
+        for number in 1..=u64::from(ANSWERED_MIN) {
+            engine.step(Input::SyncIsSlow(true));
+            answer(&mut engine, 2, number);
+        }
+        assert!(engine.has_slower_disk() && !engine.falls_silent());
+        engine.consensus.as_mut().unwrap().lead();
+        assert!(engine.falls_silent());
+        engine.step(Input::SyncIsSlow(false));
+        assert!(!engine.falls_silent());
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl Cluster {
         let Some(session) = process.session(to) else { return Ok(()) };
         let is_heartbeat = matches!(&message, PeerMessage::Paxos { message: Message::BLE(_), .. });
         let is_overdue = process.sync_takes(SYNC_OVERDUE_US, now_us);
-        if is_heartbeat && is_overdue && process.engine.has_slower_disk() {
+        if is_heartbeat && is_overdue && process.engine.falls_silent() {
             return Ok(());
         }
         let disk = node.disk.clone();
