@@ -48,7 +48,7 @@ use reader::{Job, Readers};
 pub const TICK: Duration = Duration::from_millis(10);
 /// During a sync that takes longer the others are asked how their disks do.
 const SYNC_SLOW: Duration = Duration::from_millis(250);
-/// A sync that takes longer makes the replica fall silent to elections, if another one's does not.
+/// A replica whose sync takes longer is not ready: another one should get the requests.
 const SYNC_OVERDUE: Duration = Duration::from_millis(500);
 /// Inputs taken in one turn from each inbox: bounds how long a heartbeat waits.
 const TURN_INPUTS_MAX: usize = 1024;

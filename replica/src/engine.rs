@@ -23,6 +23,7 @@ mod fetching;
 mod hand_over;
 mod introductions;
 mod joining;
+mod lately;
 mod links;
 mod log_sync;
 mod marking;
@@ -312,6 +313,7 @@ impl<S: Store> Engine<S> {
         if let Some(consensus) = &mut self.consensus {
             consensus.tick(speed);
         }
+        self.tick_disk();
         self.expire();
         self.expire_joins();
         self.expire_snapshots();

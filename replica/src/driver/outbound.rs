@@ -8,7 +8,7 @@ use kvorum_protocol::status::ReplicaId;
 use omnipaxos::messages::Message;
 use tracing::warn;
 
-use super::{Driver, SYNC_OVERDUE};
+use super::Driver;
 use crate::engine::{Input, PeerMessage, Session};
 use crate::limits::{OUTBOUND_BYTES_MAX, PEER_BYTES_MAX};
 use crate::storage::Store;
@@ -17,7 +17,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     /// Sends a message now.
     pub(super) fn send(&mut self, to: ReplicaId, message: PeerMessage) {
         let is_heartbeat = matches!(&message, PeerMessage::Paxos { message: Message::BLE(_), .. });
-        if is_heartbeat && self.sync_takes(SYNC_OVERDUE) && self.engine.falls_silent() {
+        if is_heartbeat && self.engine.falls_silent() {
             return;
         }
         if self.count(to, &message) {

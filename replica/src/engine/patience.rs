@@ -3,9 +3,9 @@
 //! When a leader's process dies its session ends, which is told at once. Silence on a session that
 //! stands is a slower sign, and a doubtful one: where processors or disks are busy everybody
 //! answers late, and another leader would be as late as this one. So a round of heartbeats lasts as
-//! long as what was seen lately asks for. What counts is how long the answers took that make a
-//! majority: one replica that is stopped or cut off makes nobody patient, and a leader that alone
-//! is late is replaced.
+//! long as what was seen lately asks for. What counts is how long an answer took that came before
+//! the longest round would have been over: its sender was there all the time. What took longer
+//! counts when a majority needed it: one replica that is stopped or cut off makes nobody patient.
 //!
 //! Does not know who leads.
 
@@ -14,6 +14,7 @@ use std::collections::{BTreeSet, VecDeque};
 use omnipaxos::messages::Message;
 use omnipaxos::messages::ballot_leader_election::{BLEMessage, HeartbeatMsg};
 
+use super::lately::Lately;
 use crate::entry::Entry;
 
 /// Ticks of a round of heartbeats when everybody answers at once. A failed leader is replaced after
@@ -23,9 +24,6 @@ pub const ROUND_TICKS: u64 = 10;
 pub const ROUND_TICKS_MAX: u64 = 60;
 /// A round is so many times as long as the longest wait for answers that was seen lately.
 const MARGIN: u64 = 3;
-/// Ticks for which a wait is remembered: in so many parts, the oldest of which is forgotten.
-const PART_TICKS: u64 = 1000;
-const PARTS: usize = 6;
 /// Rounds whose answers are still counted when they come late.
 const ROUNDS_MAX: usize = 16;
 
@@ -44,8 +42,8 @@ pub struct Patience {
     /// Answers of others that make a majority.
     needed: usize,
     rounds: VecDeque<Round>,
-    /// The longest wait in ticks, by part of the time; the current part is the last.
-    longest: VecDeque<u64>,
+    /// The longest wait for an answer.
+    waits: Lately,
     /// Logical time that has passed and was not spent: a tick of a round costs [`ROUND_TICKS`] as
     /// often as the round is longer than that.
     unspent: u64,
@@ -55,22 +53,19 @@ impl Patience {
     /// Patience in a configuration of so many members.
     #[must_use]
     pub fn new(members: usize) -> Self {
-        let longest = VecDeque::from(vec![0; PARTS]);
-        Self { now: 0, needed: members / 2, rounds: VecDeque::new(), longest, unspent: 0 }
+        let (rounds, waits) = (VecDeque::new(), Lately::default());
+        Self { now: 0, needed: members / 2, rounds, waits, unspent: 0 }
     }
 
     /// Remembers what was seen in another configuration: it may have been as busy as this one.
     pub fn learn(&mut self, seen: &Self) {
-        self.longest.clone_from(&seen.longest);
+        self.waits.clone_from(&seen.waits);
     }
 
     /// Lets a tick pass, at so many times the speed; how many ticks pass for the round under way.
     pub fn tick(&mut self, speed: u64) -> u64 {
         self.now += 1;
-        if self.now.is_multiple_of(PART_TICKS) {
-            self.longest.pop_front();
-            self.longest.push_back(0);
-        }
+        self.waits.tick();
         self.unspent += speed * ROUND_TICKS;
         let cost = self.round_ticks();
         let passed = self.unspent / cost;
@@ -81,8 +76,7 @@ impl Patience {
     /// Ticks of a round now.
     #[must_use]
     pub fn round_ticks(&self) -> u64 {
-        let longest = self.longest.iter().max().copied().unwrap_or_default();
-        (longest * MARGIN).clamp(ROUND_TICKS, ROUND_TICKS_MAX)
+        (self.waits.longest() * MARGIN).clamp(ROUND_TICKS, ROUND_TICKS_MAX)
     }
 
     /// A message leaves.
@@ -116,11 +110,12 @@ impl Patience {
         let Some(round) = self.rounds.iter_mut().find(|round| round.number == number) else {
             return;
         };
-        if round.answered.insert(slot) && round.answered.len() == needed {
-            let waited = now - round.began;
-            if let Some(longest) = self.longest.back_mut() {
-                *longest = waited.max(*longest);
-            }
+        let waited = now - round.began;
+        if !round.answered.insert(slot) {
+            return;
+        }
+        if round.answered.len() == needed || waited <= ROUND_TICKS_MAX {
+            self.waits.see(waited);
         }
     }
 }
@@ -141,6 +136,9 @@ mod tests {
             (3, vec![0, 0], 10),
             (3, vec![3, 500], 10),
             (3, vec![8, 500], 24),
+            (3, vec![0, 15], 45),
+            (3, vec![0, 60], 60),
+            (3, vec![0, 61], 10),
             (3, vec![500, 500], 60),
             (5, vec![0, 12, 500, 500], 36),
             (2, vec![15], 45),
@@ -166,7 +164,7 @@ mod tests {
         patience.answered(1, 2);
         assert_eq!(pass(&mut patience, 600, 1), 100, "a sixth of the speed");
         assert_eq!(pass(&mut patience, 600, 3), 300, "in a hurry");
-        pass(&mut patience, PART_TICKS * PARTS as u64, 1);
+        pass(&mut patience, 60_000, 1);
         assert_eq!(patience.round_ticks(), ROUND_TICKS);
         assert_eq!(pass(&mut patience, 100, 3), 300);
         patience.answered(7, 2);

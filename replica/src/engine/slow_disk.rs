@@ -3,14 +3,15 @@
 //! A leader whose sync does not return should lead no more, if another one's does. Where all disks
 //! are busy, or all are one, a change of leader helps nobody. So who waits long for a sync asks the
 //! other members to sync something and to answer, again and again. A leader falls silent, for
-//! elections, when that was done several times while its own sync has not returned: once may be
-//! luck, on a disk that they share. Who only follows goes on answering: the leader needs it to know
-//! of its majority.
+//! elections, when that was done several times while its own sync has not returned, and it has
+//! taken much longer than any did lately: less may be luck, on a disk that they share. Who only
+//! follows goes on answering: the leader needs it to know of its majority.
 
 use kvorum_protocol::status::ReplicaId;
 
 use super::Engine;
 use super::consensus::Consensus;
+use super::lately::Lately;
 use super::message::{Output, PeerMessage};
 use crate::storage::Store;
 
@@ -19,6 +20,13 @@ const ASK_TICKS: u64 = 100;
 
 /// Questions that are answered during one sync before its disk counts as slower.
 const ANSWERED_MIN: u32 = 3;
+
+/// A leader falls silent when a sync is slow for so many times as long as any was lately,
+const SILENT_MARGIN: u64 = 3;
+/// and for so many ticks at least,
+const SILENT_TICKS_MIN: u64 = 25;
+/// and at most.
+const SILENT_TICKS_MAX: u64 = 500;
 
 /// Ticks for which writes are slowed before that is told as trouble.
 const TELL_TICKS: u64 = 1000;
@@ -32,6 +40,10 @@ pub(super) struct SlowDisk {
     asked: Option<u64>,
     /// Questions that somebody answered, while the sync has not returned.
     answered: u32,
+    /// Since when the sync under way is slow.
+    slow_since: Option<u64>,
+    /// How long others were.
+    slow: Lately,
     /// Since when writes are slowed because too much work was put off.
     slows_since: Option<u64>,
 }
@@ -61,16 +73,22 @@ impl<S: Store> Engine<S> {
     }
 
     fn has_slower_disk(&self) -> bool {
-        self.slow_disk.answered >= ANSWERED_MIN
+        let SlowDisk { answered, slow_since, slow, .. } = &self.slow_disk;
+        let bound = (slow.longest() * SILENT_MARGIN).clamp(SILENT_TICKS_MIN, SILENT_TICKS_MAX);
+        *answered >= ANSWERED_MIN && slow_since.is_some_and(|since| self.now >= since + bound)
     }
 
     /// The sync under way takes long, or it is over.
     pub(super) fn sync_is_slow(&mut self, is_slow: bool) {
         let (now, disk) = (self.now, &mut self.slow_disk);
         if !is_slow {
+            if let Some(since) = disk.slow_since.take() {
+                disk.slow.see(now - since);
+            }
             (disk.asked, disk.answered) = (None, 0);
             return;
         }
+        disk.slow_since.get_or_insert(now);
         let waits = disk.asked.is_some_and(|asked| now < asked + ASK_TICKS);
         if waits || disk.answered >= ANSWERED_MIN {
             return;
@@ -81,6 +99,11 @@ impl<S: Store> Engine<S> {
         for to in self.outbox.peers.connected().collect::<Vec<_>>() {
             self.outbox.push(Output::Send { to, message: PeerMessage::AskDisk { number } });
         }
+    }
+
+    /// Lets a tick pass.
+    pub(super) fn tick_disk(&mut self) {
+        self.slow_disk.slow.tick();
     }
 
     /// A peer waits for its disk, and asks how this one does.
@@ -101,6 +124,10 @@ impl<S: Store> Engine<S> {
 
 #[cfg(test)]
 mod tests {
+    use omnipaxos::ballot_leader_election::Ballot;
+    use omnipaxos::messages::Message;
+    use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, Prepare};
+
     use super::super::{Input, Options, Session};
     use super::*;
     use crate::storage::memory::Memory;
@@ -133,6 +160,23 @@ mod tests {
         engine.step(Input::Peer { peer, session, message: PeerMessage::DiskWorks { number } });
     }
 
+    /// A sync has been slow for so many ticks.
+    fn waits(engine: &mut Engine<Memory>, ticks: u64) {
+        engine.step(Input::SyncIsSlow(true));
+        for _ in 0..ticks {
+            engine.step(Input::Tick);
+        }
+    }
+
+    /// A sync is slow while the other one answers all questions.
+    fn is_outdone(engine: &mut Engine<Memory>) {
+        for _ in 0..ANSWERED_MIN {
+            engine.step(Input::SyncIsSlow(true));
+            let [(2, number)] = asked(engine)[..] else { panic!("it asks") };
+            answer(engine, 2, number);
+        }
+    }
+
     #[test]
     fn a_disk_is_slower_when_another_one_did_again_what_it_has_not() {
         let mut engine = engine();
@@ -149,8 +193,9 @@ mod tests {
             answer(&mut engine, 2, number);
             answer(&mut engine, 2, number);
         }
+        assert!(!engine.has_slower_disk(), "not for long");
+        waits(&mut engine, SILENT_TICKS_MIN);
         assert!(engine.has_slower_disk());
-        engine.step(Input::SyncIsSlow(true));
         assert_eq!(asked(&mut engine), [], "it is known");
         engine.step(Input::SyncIsSlow(false));
         assert!(!engine.has_slower_disk(), "its own sync returned");
@@ -175,15 +220,39 @@ mod tests {
     }
 
     #[test]
+    fn what_was_slow_lately_is_waited_for() {
+        let mut engine = engine();
+        waits(&mut engine, 40);
+        engine.step(Input::SyncIsSlow(false));
+        asked(&mut engine);
+        is_outdone(&mut engine);
+        waits(&mut engine, 40 * SILENT_MARGIN - 1);
+        assert!(!engine.has_slower_disk());
+        waits(&mut engine, 1);
+        assert!(engine.has_slower_disk());
+        waits(&mut engine, 10_000);
+        engine.step(Input::SyncIsSlow(false));
+        asked(&mut engine);
+        is_outdone(&mut engine);
+        waits(&mut engine, SILENT_TICKS_MAX);
+        assert!(engine.has_slower_disk(), "there is a bound");
+    }
+
+    #[test]
     fn who_follows_does_not_fall_silent() {
         let mut engine = engine();
-        for number in 1..=u64::from(ANSWERED_MIN) {
-            engine.step(Input::SyncIsSlow(true));
-            answer(&mut engine, 2, number);
-        }
-        assert!(engine.has_slower_disk() && !engine.falls_silent());
+        is_outdone(&mut engine);
+        waits(&mut engine, SILENT_TICKS_MIN);
+        assert!(engine.falls_silent(), "it would lead");
+        let n = Ballot::with(1, 99, 0, 2);
+        let prepare = Prepare { n, decided_idx: 0, n_accepted: Ballot::default(), accepted_idx: 0 };
+        let msg = PaxosMsg::Prepare(prepare);
+        let message = Message::SequencePaxos(PaxosMessage { from: 2, to: 1, msg });
+        let message = PeerMessage::Paxos { configuration: engine.configuration.id, message };
+        engine.step(Input::Peer { peer: ReplicaId(2), session: Session(2), message });
+        assert!(engine.has_slower_disk() && !engine.falls_silent(), "it follows");
         engine.consensus.as_mut().unwrap().lead();
-        assert!(engine.falls_silent());
+        assert!(engine.falls_silent(), "it leads");
         engine.step(Input::SyncIsSlow(false));
         assert!(!engine.falls_silent());
     }

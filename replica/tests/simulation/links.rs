@@ -16,8 +16,6 @@ use super::event::{Event, pair};
 const END_IS_KNOWN_US: u64 = 60_000;
 /// During a sync that takes longer a replica asks the others, as the driver has it.
 const SYNC_SLOW_US: u64 = 250_000;
-/// A replica whose sync takes longer sends no heartbeats, if another one's does not.
-const SYNC_OVERDUE_US: u64 = 500_000;
 /// How often a frame of a broken session comes late, rather than not at all.
 const COMES_LATE: f64 = 0.5;
 
@@ -156,8 +154,7 @@ impl Cluster {
         let Some(process) = &node.process else { return Ok(()) };
         let Some(session) = process.session(to) else { return Ok(()) };
         let is_heartbeat = matches!(&message, PeerMessage::Paxos { message: Message::BLE(_), .. });
-        let is_overdue = process.sync_takes(SYNC_OVERDUE_US, now_us);
-        if is_heartbeat && is_overdue && process.engine.falls_silent() {
+        if is_heartbeat && process.engine.falls_silent() {
             return Ok(());
         }
         let disk = node.disk.clone();
