@@ -266,10 +266,18 @@ async fn what_clients_see_is_linearizable_under_every_fault() {
     println!("where a majority stayed connected, writes went on after at most {worst:?}");
 }
 
-/// The same checker must find what reads without a majority's confirmation do.
+/// The same checker must find what reads without a majority's confirmation do. One replica is cut
+/// off, so that what it has is stale for certain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_of_whatever_a_replica_has_are_found_stale() {
-    let cluster = Cluster::start(&[]);
+    let cluster = Cluster::start(&["--allow-faults"]);
+    let client = cluster.client(DEADLINE);
+    let (leader, names) = (leader(&client).await, cluster.names());
+    let cut_off = names.iter().find(|name| **name != leader).unwrap();
+    for peer in names.iter().filter(|name| *name != cut_off) {
+        let cut = Admin::Cut { peer: peer.clone() };
+        client.administer(cut, &Route::Through(cut_off.clone())).await.unwrap();
+    }
     for _ in 0..10 {
         let world = World::new(Consistency::Local);
         let workers = world.work(&cluster);
@@ -279,7 +287,7 @@ async fn reads_of_whatever_a_replica_has_are_found_stale() {
         // Each round begins with no key, as the checker takes it.
         for key in 0..KEYS {
             let key = Key::from(format!("key-0-{key}"));
-            cluster.client(DEADLINE).delete(key, &Route::Any).await.unwrap();
+            client.delete(key, &Route::Any).await.unwrap();
         }
         if let Err(why) = world.history.lock().unwrap().check() {
             println!("{}", why.to_string().chars().take(200).collect::<String>());
