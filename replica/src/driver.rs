@@ -14,8 +14,8 @@
 //! - I3 A failed write or sync ends the process; a sync is never tried again.
 //! - I4 Held messages to a peer keep their order, and those of an ended session are dropped.
 //!
-//! A replica whose sync is overdue, while another one's disk works, sends no heartbeats, so that a
-//! leader with a stuck disk loses its leadership.
+//! A leader whose sync does not return, while another one's disk works, sends no heartbeats, so
+//! that it loses its leadership.
 
 mod events;
 mod outbound;
@@ -33,7 +33,9 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::clients::Sinks;
-use crate::engine::{Engine, Input, Known, Look, Notice, Options, Output, Rejection, Session};
+use crate::engine::{
+    Engine, Input, Known, Look, Notice, Options, Output, Rejection, SLOW_TICKS, Session,
+};
 use crate::gate::Gate;
 use crate::marker::Claim;
 use crate::metrics::Metrics;
@@ -47,7 +49,7 @@ use reader::{Job, Readers};
 /// The engine's unit of time.
 pub const TICK: Duration = Duration::from_millis(10);
 /// During a sync that takes longer the others are asked how their disks do.
-const SYNC_SLOW: Duration = Duration::from_millis(250);
+const SYNC_SLOW: Duration = Duration::from_millis(10 * SLOW_TICKS);
 /// A replica whose sync takes longer is not ready: another one should get the requests.
 const SYNC_OVERDUE: Duration = Duration::from_millis(500);
 /// Inputs taken in one turn from each inbox: bounds how long a heartbeat waits.

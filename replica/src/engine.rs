@@ -81,6 +81,7 @@ use relays::Relays;
 pub use rules::{Options, Rules};
 use sealing::Seals;
 use sending::Sending;
+pub use slow_disk::SLOW_TICKS;
 use slow_disk::SlowDisk;
 pub use solo::Written;
 use standing::Standings;

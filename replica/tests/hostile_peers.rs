@@ -1,10 +1,10 @@
 //! An engine among peers that err: what they send passes the decoder, and makes no sense.
 //!
-//! Puppets stand for the other members, two or four. To what the engine sends them they answer as the
-//! protocol has it, so that it comes to lead and to follow, and among that they say anything: wild
-//! and slightly wrong numbers, answers to what nobody asked, state that does not exist. One more
-//! is a joiner, whose word must change nothing. Clients ask for anything meanwhile. Nothing may
-//! panic. `KVORUM_FUZZ_SECONDS` says for how long; a failing run prints its seed.
+//! Puppets stand for the other members, two or four. To what the engine sends them they answer as
+//! the protocol has it, so that it comes to lead and to follow, and among that they say anything:
+//! wild and slightly wrong numbers, answers to what nobody asked, state that does not exist. One
+//! more is a joiner, whose word must change nothing. Clients ask for anything meanwhile. Nothing
+//! may panic. `KVORUM_FUZZ_SECONDS` says for how long; a failing run prints its seed.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -120,7 +120,8 @@ impl World {
             3 => now.number + 1,
             _ => now.number,
         };
-        Ballot::with(1, n, 0, self.random.random_range(0..5))
+        let configuration = if self.chance(12) { 2 } else { 1 };
+        Ballot::with(configuration, n, 0, self.random.random_range(0..=self.size + 1))
     }
 
     fn entries(&mut self) -> Vec<Entry> {

@@ -47,8 +47,8 @@ pub fn complete<L: Storage<Entry>>(
     let Some(log_sync) = log_sync else { return true };
     // Entries that came to the log since are in messages of their own.
     let Some(&Entry::Elsewhere { end }) = log_sync.suffix.first() else { return true };
-    if ballot != paxos.get_promise() {
-        // The log may be another leader's by now.
+    if ballot != paxos.get_promise() || end > paxos.get_accepted_idx() {
+        // The log may be another leader's by now, or was cut by one since.
         return false;
     }
     let ours = paxos.get_decided_idx().min(end);

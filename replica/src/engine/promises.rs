@@ -9,9 +9,11 @@
 //! Guarantees that the promises which were counted add up to a log that holds what they say is
 //! chosen. Knows one ballot.
 
+use std::collections::BTreeSet;
+
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
-use omnipaxos::messages::sequence_paxos::{PaxosMsg, Prepare, Promise};
+use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, Prepare, Promise};
 
 use super::validity::end_of;
 use crate::entry::Entry;
@@ -27,6 +29,8 @@ pub struct Promises {
     furthest: Rank,
     /// How much is known to be chosen.
     decided: usize,
+    /// Slots whose logs stand on state.
+    on_state: BTreeSet<u64>,
 }
 
 impl Promises {
@@ -40,12 +44,35 @@ impl Promises {
         };
         if promises.as_ref().is_none_or(|promises| promises.ballot < n) {
             let own = (n_accepted, accepted_idx);
-            *promises = Some(Self { ballot: n, own, furthest: own, decided: decided_idx });
+            let on_state = BTreeSet::new();
+            *promises =
+                Some(Self { ballot: n, own, furthest: own, decided: decided_idx, on_state });
         }
     }
 
-    /// Counts a promise; whether it fits the question and those that came before.
-    pub fn count(&mut self, promise: &Promise<Entry>) -> bool {
+    /// Whether these are the promises to a ballot.
+    #[must_use]
+    pub fn is_of(&self, ballot: Ballot) -> bool {
+        self.ballot == ballot
+    }
+
+    /// Whether a message takes back a promise to this ballot, or gives it a second time, whose log
+    /// stands on state. The library goes on with that log then, but forgets how much of it is
+    /// chosen, and would keep a log that begins after what it knows to be chosen.
+    #[must_use]
+    pub fn is_shaken_by(&self, message: &Message<Entry>) -> bool {
+        let Message::SequencePaxos(PaxosMessage { from, msg, .. }) = message else { return false };
+        self.on_state.contains(from)
+            && match msg {
+                PaxosMsg::PrepareReq(_) => true,
+                PaxosMsg::NotAccepted(refused) => refused.n > self.ballot,
+                PaxosMsg::Promise(promise) => promise.n == self.ballot,
+                _ => false,
+            }
+    }
+
+    /// Counts a promise from a slot; whether it fits the question and those that came before.
+    pub fn count(&mut self, from: u64, promise: &Promise<Entry>) -> bool {
         let theirs = (promise.n_accepted, promise.accepted_idx);
         let (furthest, decided) =
             (self.furthest.max(theirs), self.decided.max(promise.decided_idx));
@@ -59,6 +86,9 @@ impl Promises {
             && decided <= furthest.1;
         if fits {
             (self.furthest, self.decided) = (furthest, decided);
+            if promise.log_sync.as_ref().is_some_and(|log| log.decided_snapshot.is_some()) {
+                self.on_state.insert(from);
+            }
         }
         fits
     }
@@ -66,10 +96,12 @@ impl Promises {
 
 #[cfg(test)]
 mod tests {
-    use omnipaxos::messages::sequence_paxos::PaxosMessage;
+    use omnipaxos::messages::sequence_paxos::{NotAccepted, PrepareReq};
+    use omnipaxos::storage::SnapshotType;
     use omnipaxos::util::LogSync;
 
     use super::*;
+    use crate::entry::NoSnapshot;
 
     const CANDIDATE: Ballot = Ballot { config_id: 1, n: 9, priority: 0, pid: 1 };
 
@@ -117,7 +149,7 @@ mod tests {
             vec![promise(6, 14, 8, Some(8)), promise(7, 9, 9, Some(8)), promise(6, 20, 8, Some(8))],
         ] {
             let mut promises = promises();
-            assert!(honest.iter().all(|promise| promises.count(promise)), "{honest:?}");
+            assert!(honest.iter().all(|promise| promises.count(2, promise)), "{honest:?}");
         }
     }
 
@@ -135,14 +167,34 @@ mod tests {
             (other_ballot, "it answers another question"),
             (promise(10, 12, 9, Some(8)), "its log is of a later ballot than it promises"),
         ] {
-            assert!(!promises().count(&last), "{why}");
+            assert!(!promises().count(2, &last), "{why}");
         }
         let mut promises = promises();
-        assert!(promises.count(&promise(5, 12, 12, Some(10))));
+        assert!(promises.count(2, &promise(5, 12, 12, Some(10))));
         assert!(
-            !promises.count(&promise(6, 11, 9, Some(8))),
+            !promises.count(2, &promise(6, 11, 9, Some(8))),
             "it lacks what another says is chosen"
         );
-        assert!(promises.count(&promise(6, 12, 9, Some(8))), "what was refused is not counted");
+        assert!(promises.count(2, &promise(6, 12, 9, Some(8))), "what was refused is not counted");
+    }
+
+    #[test]
+    fn a_promise_on_state_is_not_taken_back() {
+        let mut promises = promises();
+        let from = |from, msg| Message::SequencePaxos(PaxosMessage { from, to: 1, msg });
+        let asks = || PaxosMsg::PrepareReq(PrepareReq { n: accepted_in(1) });
+        let mut on_state = promise(6, 60, 50, Some(50));
+        on_state.log_sync.as_mut().unwrap().decided_snapshot =
+            Some(SnapshotType::Complete(NoSnapshot));
+        assert!(promises.count(2, &promise(6, 12, 9, Some(8))) && promises.count(3, &on_state));
+        assert!(!promises.is_shaken_by(&from(2, asks())), "it did not stand on state");
+        for (msg, is_shaken) in [
+            (asks(), true),
+            (PaxosMsg::Promise(promise(4, 9, 5, None)), true),
+            (PaxosMsg::NotAccepted(NotAccepted { n: accepted_in(10) }), true),
+            (PaxosMsg::NotAccepted(NotAccepted { n: accepted_in(8) }), false),
+        ] {
+            assert_eq!(promises.is_shaken_by(&from(3, msg)), is_shaken);
+        }
     }
 }

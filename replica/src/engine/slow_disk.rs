@@ -1,11 +1,12 @@
 //! Pure: whose disk is slow, and what is done about it.
 //!
 //! A leader whose sync does not return should lead no more, if another one's does. Where all disks
-//! are busy, or all are one, a change of leader helps nobody. So who waits long for a sync asks the
-//! other members to sync something and to answer, again and again. A leader falls silent, for
-//! elections, when that was done several times while its own sync has not returned, and it has
-//! taken much longer than any did lately: less may be luck, on a disk that they share. Who only
-//! follows goes on answering: the leader needs it to know of its majority.
+//! are busy, or all are one, a change of leader helps nobody. So a leader that waits long for a
+//! sync asks the other members to sync something and to answer, again and again. It falls silent,
+//! for elections, when they have done so several times, and lately, while its own sync has not
+//! returned and takes much longer than any did in the last minutes: less may be luck, on a disk
+//! that they share. Who only follows goes on answering heartbeats: the leader needs it to know of
+//! its majority.
 
 use kvorum_protocol::status::ReplicaId;
 
@@ -15,37 +16,64 @@ use super::lately::Lately;
 use super::message::{Output, PeerMessage};
 use crate::storage::Store;
 
-/// Ticks after which the others are asked again: a session may have ended.
-const ASK_TICKS: u64 = 100;
+/// Ticks that a sync takes before it is slow.
+pub const SLOW_TICKS: u64 = 25;
+/// Ticks between two questions.
+const ASK_TICKS: u64 = 10;
+/// Ticks after which a question is asked again that nobody answered: a session may have ended.
+const ASK_AGAIN_TICKS: u64 = 100;
+/// Ticks after which an answer is old.
+const ANSWER_TICKS: u64 = 50;
 
 /// Questions that are answered during one sync before its disk counts as slower.
 const ANSWERED_MIN: u32 = 3;
 
-/// A leader falls silent when a sync is slow for so many times as long as any was lately,
+/// A leader falls silent when a sync takes so many times as long as any slow one did lately,
 const SILENT_MARGIN: u64 = 3;
-/// and for so many ticks at least,
-const SILENT_TICKS_MIN: u64 = 25;
-/// and at most.
-const SILENT_TICKS_MAX: u64 = 500;
+/// and so many ticks at least,
+const SILENT_TICKS_MIN: u64 = 50;
+/// and at most: a disk on which each sync takes as long serves nobody.
+const SILENT_TICKS_MAX: u64 = 200;
+/// Ticks for which a slow sync is remembered, ten minutes. Work that keeps a disk busy comes and
+/// goes.
+const REMEMBERED_TICKS: u64 = 60_000;
 
 /// Ticks for which writes are slowed before that is told as trouble.
 const TELL_TICKS: u64 = 1000;
 
 /// What is known of the sync under way, and of what the disk owes.
-#[derive(Default)]
 pub(super) struct SlowDisk {
     /// The number of the last question.
     number: u64,
-    /// When it was asked last, while nobody has answered.
+    /// When it was asked last.
     asked: Option<u64>,
-    /// Questions that somebody answered, while the sync has not returned.
-    answered: u32,
+    /// The last question that somebody answered.
+    answered: u64,
+    /// When that was, while the sync has not returned.
+    answered_at: Option<u64>,
+    /// How many were answered meanwhile.
+    answers: u32,
     /// Since when the sync under way is slow.
     slow_since: Option<u64>,
-    /// How long others were.
+    /// How long slow ones took.
     slow: Lately,
     /// Since when writes are slowed because too much work was put off.
     slows_since: Option<u64>,
+}
+
+impl Default for SlowDisk {
+    fn default() -> Self {
+        Self {
+            number: 0,
+            asked: None,
+            answered: 0,
+            answered_at: None,
+            answers: 0,
+            slow_since: None,
+            slow: Lately::over(REMEMBERED_TICKS),
+            slows_since: None,
+        }
+    }
 }
 
 impl SlowDisk {
@@ -68,32 +96,37 @@ impl<S: Store> Engine<S> {
     /// heartbeats should not leave.
     #[must_use]
     pub fn falls_silent(&self) -> bool {
-        let leader = self.consensus.as_ref().and_then(Consensus::leader);
-        self.has_slower_disk() && leader.is_some_and(|(leader, _)| leader == self.me)
+        let SlowDisk { answers, answered_at, slow_since, slow, .. } = &self.slow_disk;
+        let bound = (slow.longest() * SILENT_MARGIN).clamp(SILENT_TICKS_MIN, SILENT_TICKS_MAX);
+        let is_long = slow_since.is_some_and(|since| self.now - since + SLOW_TICKS >= bound);
+        let is_outdone = *answers >= ANSWERED_MIN
+            && answered_at.is_some_and(|answered| self.now <= answered + ANSWER_TICKS);
+        is_long && is_outdone && self.would_lead()
     }
 
-    fn has_slower_disk(&self) -> bool {
-        let SlowDisk { answered, slow_since, slow, .. } = &self.slow_disk;
-        let bound = (slow.longest() * SILENT_MARGIN).clamp(SILENT_TICKS_MIN, SILENT_TICKS_MAX);
-        *answered >= ANSWERED_MIN && slow_since.is_some_and(|since| self.now >= since + bound)
+    fn would_lead(&self) -> bool {
+        let leader = self.consensus.as_ref().and_then(Consensus::leader);
+        leader.is_some_and(|(leader, _)| leader == self.me)
     }
 
     /// The sync under way takes long, or it is over.
     pub(super) fn sync_is_slow(&mut self, is_slow: bool) {
-        let (now, disk) = (self.now, &mut self.slow_disk);
+        let (now, would_lead, disk) = (self.now, self.would_lead(), &mut self.slow_disk);
         if !is_slow {
             if let Some(since) = disk.slow_since.take() {
-                disk.slow.see(now - since);
+                disk.slow.see(now - since + SLOW_TICKS);
             }
-            (disk.asked, disk.answered) = (None, 0);
+            (disk.asked, disk.answered_at, disk.answers) = (None, None, 0);
+            disk.answered = disk.number;
             return;
         }
         disk.slow_since.get_or_insert(now);
-        let waits = disk.asked.is_some_and(|asked| now < asked + ASK_TICKS);
-        if waits || disk.answered >= ANSWERED_MIN {
+        let is_answered = disk.answered == disk.number;
+        let wait = if is_answered { ASK_TICKS } else { ASK_AGAIN_TICKS };
+        if !would_lead || disk.asked.is_some_and(|asked| now < asked + wait) {
             return;
         }
-        disk.number += u64::from(disk.asked.is_none());
+        disk.number += u64::from(is_answered);
         disk.asked = Some(now);
         let number = disk.number;
         for to in self.outbox.peers.connected().collect::<Vec<_>>() {
@@ -115,9 +148,10 @@ impl<S: Store> Engine<S> {
 
     /// A peer's disk did what this one has not.
     pub(super) fn disk_works(&mut self, number: u64) {
-        let disk = &mut self.slow_disk;
-        if disk.asked.is_some() && number == disk.number {
-            (disk.asked, disk.answered) = (None, disk.answered + 1);
+        let (now, disk) = (self.now, &mut self.slow_disk);
+        if number == disk.number && disk.answered < number {
+            (disk.answered, disk.answered_at) = (number, Some(now));
+            disk.answers += 1;
         }
     }
 }
@@ -133,7 +167,8 @@ mod tests {
     use crate::storage::memory::Memory;
     use crate::version::Version;
 
-    /// The first of two members, which has sessions with the second and with a stranger.
+    /// The first of two members, which would lead, and has sessions with the second and with a
+    /// stranger.
     fn engine() -> Engine<Memory> {
         let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
         let mut engine = Engine::new(Memory::of_two(1), options);
@@ -142,6 +177,8 @@ mod tests {
         for peer in [2, 9].map(ReplicaId) {
             engine.step(Input::PeerUp { peer, session: Session(peer.0) });
         }
+        engine.consensus.as_mut().unwrap().lead();
+        asked(&mut engine);
         engine
     }
 
@@ -160,101 +197,84 @@ mod tests {
         engine.step(Input::Peer { peer, session, message: PeerMessage::DiskWorks { number } });
     }
 
-    /// A sync has been slow for so many ticks.
-    fn waits(engine: &mut Engine<Memory>, ticks: u64) {
-        engine.step(Input::SyncIsSlow(true));
+    /// A sync is slow for so many ticks; the questions that were asked.
+    fn waits(engine: &mut Engine<Memory>, ticks: u64) -> Vec<(u64, u64)> {
+        let tick = |_| {
+            engine.step(Input::SyncIsSlow(true));
+            engine.step(Input::Tick);
+            asked(engine)
+        };
+        (0..ticks).flat_map(tick).collect()
+    }
+
+    /// A sync is slow for so many ticks, while the other one answers every question at once.
+    fn is_outdone(engine: &mut Engine<Memory>, ticks: u64) {
         for _ in 0..ticks {
-            engine.step(Input::Tick);
+            for (_, number) in waits(engine, 1) {
+                answer(engine, 2, number);
+            }
         }
     }
 
-    /// A sync is slow while the other one answers all questions.
-    fn is_outdone(engine: &mut Engine<Memory>) {
-        for _ in 0..ANSWERED_MIN {
-            engine.step(Input::SyncIsSlow(true));
-            let [(2, number)] = asked(engine)[..] else { panic!("it asks") };
-            answer(engine, 2, number);
-        }
+    const LEAST: u64 = SILENT_TICKS_MIN - SLOW_TICKS;
+
+    #[test]
+    fn members_are_asked_again_and_again() {
+        let mut engine = engine();
+        assert_eq!(waits(&mut engine, ASK_AGAIN_TICKS), [(2, 1)], "members, once");
+        assert_eq!(waits(&mut engine, 1), [(2, 1)], "once more: the answer may be lost");
+        answer(&mut engine, 2, 0);
+        assert_eq!(waits(&mut engine, ASK_TICKS), [], "an answer to another question");
+        answer(&mut engine, 2, 1);
+        assert_eq!(waits(&mut engine, 1), [(2, 2)]);
+        engine.step(Input::SyncIsSlow(false));
+        answer(&mut engine, 2, 2);
+        assert_eq!(waits(&mut engine, 1), [(2, 3)], "its own sync returned first");
     }
 
     #[test]
-    fn a_disk_is_slower_when_another_one_did_again_what_it_has_not() {
+    fn a_leader_falls_silent_on_a_disk_that_is_slower() {
         let mut engine = engine();
-        assert_eq!(asked(&mut engine), [], "no sync takes long");
-        for number in 1..=u64::from(ANSWERED_MIN) {
-            assert!(!engine.has_slower_disk(), "all may be slow");
-            engine.step(Input::SyncIsSlow(true));
-            engine.step(Input::SyncIsSlow(true));
-            assert_eq!(asked(&mut engine), [(2, number)], "members, once");
-            answer(&mut engine, 9, number);
-            answer(&mut engine, 2, number - 1);
-            engine.step(Input::SyncIsSlow(true));
-            assert_eq!(asked(&mut engine), [], "by strangers, or to a question before");
-            answer(&mut engine, 2, number);
-            answer(&mut engine, 2, number);
-        }
-        assert!(!engine.has_slower_disk(), "not for long");
-        waits(&mut engine, SILENT_TICKS_MIN);
-        assert!(engine.has_slower_disk());
-        assert_eq!(asked(&mut engine), [], "it is known");
+        is_outdone(&mut engine, LEAST - 1);
+        assert!(!engine.falls_silent(), "not for long");
+        is_outdone(&mut engine, 1);
+        assert!(engine.falls_silent());
+        waits(&mut engine, ANSWER_TICKS + 1);
+        assert!(!engine.falls_silent(), "the others wait, too");
         engine.step(Input::SyncIsSlow(false));
-        assert!(!engine.has_slower_disk(), "its own sync returned");
-        engine.step(Input::SyncIsSlow(true));
-        assert_eq!(asked(&mut engine), [(2, 4)]);
-        engine.step(Input::SyncIsSlow(false));
-        answer(&mut engine, 2, 4);
-        engine.step(Input::SyncIsSlow(true));
-        assert_eq!(asked(&mut engine), [(2, 5)], "its own sync returned first");
-    }
-
-    #[test]
-    fn a_question_is_asked_again_when_its_answer_may_be_lost() {
-        let mut engine = engine();
-        engine.step(Input::SyncIsSlow(true));
-        assert_eq!(asked(&mut engine), [(2, 1)]);
-        for _ in 0..ASK_TICKS {
-            engine.step(Input::Tick);
-        }
-        engine.step(Input::SyncIsSlow(true));
-        assert_eq!(asked(&mut engine), [(2, 1)]);
+        is_outdone(&mut engine, 1);
+        assert!(!engine.falls_silent(), "its own sync returned");
     }
 
     #[test]
     fn what_was_slow_lately_is_waited_for() {
         let mut engine = engine();
-        waits(&mut engine, 40);
+        waits(&mut engine, LEAST);
         engine.step(Input::SyncIsSlow(false));
-        asked(&mut engine);
-        is_outdone(&mut engine);
-        waits(&mut engine, 40 * SILENT_MARGIN - 1);
-        assert!(!engine.has_slower_disk());
-        waits(&mut engine, 1);
-        assert!(engine.has_slower_disk());
+        let bound = SILENT_TICKS_MIN * SILENT_MARGIN - SLOW_TICKS;
+        is_outdone(&mut engine, bound - 1);
+        assert!(!engine.falls_silent());
+        is_outdone(&mut engine, 1);
+        assert!(engine.falls_silent());
         waits(&mut engine, 10_000);
         engine.step(Input::SyncIsSlow(false));
-        asked(&mut engine);
-        is_outdone(&mut engine);
-        waits(&mut engine, SILENT_TICKS_MAX);
-        assert!(engine.has_slower_disk(), "there is a bound");
+        is_outdone(&mut engine, SILENT_TICKS_MAX);
+        assert!(engine.falls_silent(), "there is a bound");
     }
 
     #[test]
-    fn who_follows_does_not_fall_silent() {
+    fn who_follows_neither_asks_nor_falls_silent() {
         let mut engine = engine();
-        is_outdone(&mut engine);
-        waits(&mut engine, SILENT_TICKS_MIN);
-        assert!(engine.falls_silent(), "it would lead");
+        is_outdone(&mut engine, SILENT_TICKS_MIN);
+        assert!(engine.falls_silent(), "it leads");
         let n = Ballot::with(1, 99, 0, 2);
         let prepare = Prepare { n, decided_idx: 0, n_accepted: Ballot::default(), accepted_idx: 0 };
         let msg = PaxosMsg::Prepare(prepare);
         let message = Message::SequencePaxos(PaxosMessage { from: 2, to: 1, msg });
         let message = PeerMessage::Paxos { configuration: engine.configuration.id, message };
         engine.step(Input::Peer { peer: ReplicaId(2), session: Session(2), message });
-        assert!(engine.has_slower_disk() && !engine.falls_silent(), "it follows");
-        engine.consensus.as_mut().unwrap().lead();
-        assert!(engine.falls_silent(), "it leads");
-        engine.step(Input::SyncIsSlow(false));
-        assert!(!engine.falls_silent());
+        assert!(!engine.falls_silent(), "it follows");
+        assert_eq!(waits(&mut engine, ASK_TICKS), []);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::ballot_leader_election::HeartbeatMsg;
 use omnipaxos::messages::sequence_paxos::PaxosMsg;
-use omnipaxos::util::LogSync;
+use omnipaxos::util::{LogSync, SequenceNumber};
 
 use super::PeerMessage;
 use crate::chain::Chain;
@@ -108,6 +108,10 @@ fn check_ballot(ballot: Ballot) -> Result<(), Invalid> {
     ensure(is_ours, "a ballot")
 }
 
+fn check_sequence(sequence: SequenceNumber) -> Result<(), Invalid> {
+    ensure(sequence.session.max(sequence.counter) < INDEX_MAX, "a sequence number")
+}
+
 fn check_paxos(message: &Message<Entry>) -> Result<(), Invalid> {
     let message = match message {
         Message::SequencePaxos(message) => &message.msg,
@@ -139,11 +143,13 @@ fn check_paxos(message: &Message<Entry>) -> Result<(), Invalid> {
         }
         PaxosMsg::AcceptSync(sync) => {
             check_ballot(sync.n)?;
+            check_sequence(sync.seq_num)?;
             check_log_sync(&sync.log_sync, sync.decided_idx)?;
             ensure(sync.decided_idx <= end_of(&sync.log_sync), "a decided index")
         }
         PaxosMsg::AcceptDecide(accept) => {
             check_ballot(accept.n)?;
+            check_sequence(accept.seq_num)?;
             check_position(accept.decided_idx)?;
             accept.entries.iter().try_for_each(check_entry)
         }
@@ -154,6 +160,7 @@ fn check_paxos(message: &Message<Entry>) -> Result<(), Invalid> {
         PaxosMsg::NotAccepted(refused) => check_ballot(refused.n),
         PaxosMsg::Decide(decide) => {
             check_ballot(decide.n)?;
+            check_sequence(decide.seq_num)?;
             check_position(decide.decided_idx)
         }
         // The engine's whitelist drops and counts them.
@@ -273,6 +280,10 @@ pub struct Local {
     pub accepted: u64,
     /// Entries known to be chosen.
     pub decided: u64,
+    /// The configuration's id, which is part of each of its ballots.
+    pub configuration: u32,
+    /// This replica's slot.
+    pub slot: u64,
     /// How many members there are.
     pub slots: usize,
     /// Whether it leads in the accept phase.
@@ -283,10 +294,18 @@ pub struct Local {
 /// protocol fails to.
 #[must_use]
 pub fn fits(message: &Message<Entry>, local: Local) -> bool {
+    // The library orders ballots without a look at their configuration, and compares it otherwise.
     let is_ballot = |ballot: Ballot| {
-        let is_slot = usize::try_from(ballot.pid).is_ok_and(|slot| slot <= local.slots);
-        is_slot && ballot.n <= local.promise.n.saturating_add(BALLOT_LEAP_MAX)
+        let is_slot =
+            usize::try_from(ballot.pid).is_ok_and(|slot| (1..=local.slots).contains(&slot));
+        let is_near = ballot.n <= local.promise.n.saturating_add(BALLOT_LEAP_MAX);
+        let is_one = is_slot && is_near && ballot.config_id == local.configuration;
+        is_one || ballot == Ballot::default()
     };
+    // Who leads in a ballot speaks for it, and is answered in it.
+    let from = message.get_sender();
+    let is_theirs = |ballot: Ballot| is_ballot(ballot) && ballot.pid == from;
+    let is_ours = |ballot: Ballot| is_ballot(ballot) && ballot.pid == local.slot;
     let accepted = usize::try_from(local.accepted).unwrap_or(usize::MAX);
     // What stands on state is held back until the state is here.
     let follows = |log_sync: &LogSync<Entry>| {
@@ -304,29 +323,32 @@ pub fn fits(message: &Message<Entry>, local: Local) -> bool {
     };
     match message {
         PaxosMsg::PrepareReq(request) => is_ballot(request.n),
-        PaxosMsg::Prepare(prepare) => is_ballot(prepare.n) && prepare.n.pid > 0,
+        PaxosMsg::Prepare(prepare) => is_theirs(prepare.n) && is_ballot(prepare.n_accepted),
         PaxosMsg::Promise(promise) => {
             let log_sync = promise.log_sync.as_ref();
             let end = log_sync.map_or(accepted, end_of);
-            match promise.n == local.promise {
-                // Whoever leads already has all that was chosen before, and takes no entries.
-                true if local.is_leading => promise.decided_idx <= accepted,
-                true => {
-                    promise.decided_idx <= end
-                        && log_sync.is_none_or(|log_sync| follows(log_sync) && keeps(log_sync))
+            let is_promise = is_ours(promise.n) && is_ballot(promise.n_accepted);
+            is_promise
+                && match promise.n == local.promise {
+                    // Whoever leads already has all that was chosen before, and takes no entries.
+                    true if local.is_leading => promise.decided_idx <= accepted,
+                    true => {
+                        promise.decided_idx <= end
+                            && log_sync.is_none_or(|log_sync| follows(log_sync) && keeps(log_sync))
+                    }
+                    // The library passes it over.
+                    false => true,
                 }
-                false => is_ballot(promise.n),
-            }
         }
         PaxosMsg::AcceptSync(sync) => {
-            is_ballot(sync.n) && (sync.n != local.promise || follows(&sync.log_sync))
+            is_theirs(sync.n) && (sync.n != local.promise || follows(&sync.log_sync))
         }
-        PaxosMsg::AcceptDecide(accept) => is_ballot(accept.n),
+        PaxosMsg::AcceptDecide(accept) => is_theirs(accept.n),
         PaxosMsg::Accepted(sent) => {
-            is_ballot(sent.n) && (sent.n != local.promise || sent.accepted_idx <= accepted)
+            is_ours(sent.n) && (sent.n != local.promise || sent.accepted_idx <= accepted)
         }
         PaxosMsg::NotAccepted(refused) => is_ballot(refused.n),
-        PaxosMsg::Decide(decide) => is_ballot(decide.n),
+        PaxosMsg::Decide(decide) => is_theirs(decide.n),
         PaxosMsg::ProposalForward(_)
         | PaxosMsg::Compaction(_)
         | PaxosMsg::AcceptStopSign(_)

@@ -1,7 +1,7 @@
 //! What puppets say in the language of the consensus library.
 
 use kvorum_protocol::status::ReplicaId;
-use kvorum_replica::engine::PeerMessage;
+use kvorum_replica::engine::{PeerMessage, validity};
 use kvorum_replica::entry::{Entry, NoSnapshot};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
@@ -26,7 +26,12 @@ impl World {
     }
 
     fn sequence(&mut self) -> SequenceNumber {
-        let (session, counter) = (self.random.random_range(0..3), self.random.random_range(0..4));
+        let session = self.random.random_range(0..3);
+        let counter = match self.random.random_range(0..12) {
+            0 => u64::MAX,
+            1 => validity::INDEX_MAX - 1,
+            _ => self.random.random_range(0..4),
+        };
         SequenceNumber { session, counter }
     }
 

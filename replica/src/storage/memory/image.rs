@@ -274,6 +274,9 @@ impl ImageLog {
         let log = &mut self.storage;
         let written = match write {
             LogWrite::AppendAt(from, entries) => {
+                let compacted = log.get_compacted_idx().expect(MEMORY_NEVER_FAILS);
+                let end = compacted + log.get_log_len().expect(MEMORY_NEVER_FAILS);
+                assert!((compacted..=end).contains(&from), "a log has no holes");
                 self.segments.truncate(from);
                 for entry in &entries {
                     self.segments.push(entry.weight());
