@@ -46,10 +46,11 @@ use crate::transport::link::LinkHandle;
 pub use events::{ClientEvent, PeerEvent};
 use reader::{Job, Readers};
 
+const TICK_MS: u64 = 10;
 /// The engine's unit of time.
-pub const TICK: Duration = Duration::from_millis(10);
+pub const TICK: Duration = Duration::from_millis(TICK_MS);
 /// During a sync that takes longer the others are asked how their disks do.
-const SYNC_SLOW: Duration = Duration::from_millis(10 * SLOW_TICKS);
+const SYNC_SLOW: Duration = Duration::from_millis(TICK_MS * SLOW_TICKS);
 /// A replica whose sync takes longer is not ready: another one should get the requests.
 const SYNC_OVERDUE: Duration = Duration::from_millis(500);
 /// Inputs taken in one turn from each inbox: bounds how long a heartbeat waits.

@@ -33,7 +33,7 @@ mod outbox;
 pub mod patience;
 pub mod peers;
 mod planning;
-pub mod promises;
+mod promises;
 mod proposals;
 mod questions;
 mod reads;

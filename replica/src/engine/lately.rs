@@ -5,26 +5,25 @@ use std::collections::VecDeque;
 /// Parts of the time; the oldest is forgotten as a whole.
 const PARTS: u64 = 10;
 
-/// The longest that was seen, in ticks, by part of the time; the current part is the last.
+/// The longest of the last `TICKS` ticks, or a tenth less, by part of the time; the current part is
+/// the last.
 #[derive(Clone, Debug)]
-pub struct Lately {
+pub struct Lately<const TICKS: u64> {
     longest: VecDeque<u64>,
-    part_ticks: u64,
     ticks: u64,
 }
 
-impl Lately {
-    /// Remembers for so many ticks, or a tenth less.
-    #[must_use]
-    pub fn over(ticks: u64) -> Self {
-        let longest = (0..PARTS).map(|_| 0).collect();
-        Self { longest, part_ticks: ticks / PARTS, ticks: 0 }
+impl<const TICKS: u64> Default for Lately<TICKS> {
+    fn default() -> Self {
+        Self { longest: (0..PARTS).map(|_| 0).collect(), ticks: 0 }
     }
+}
 
+impl<const TICKS: u64> Lately<TICKS> {
     /// Lets a tick pass.
     pub fn tick(&mut self) {
         self.ticks += 1;
-        if self.ticks.is_multiple_of(self.part_ticks) {
+        if self.ticks.is_multiple_of(TICKS / PARTS) {
             self.longest.pop_front();
             self.longest.push_back(0);
         }
@@ -50,7 +49,7 @@ mod tests {
 
     #[test]
     fn the_longest_is_kept_for_its_time() {
-        let mut lately = Lately::over(1000);
+        let mut lately = Lately::<1000>::default();
         for ticks in [3, 9, 4] {
             lately.see(ticks);
         }

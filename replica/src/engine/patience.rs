@@ -45,7 +45,7 @@ pub struct Patience {
     needed: usize,
     rounds: VecDeque<Round>,
     /// The longest wait for an answer.
-    waits: Lately,
+    waits: Lately<REMEMBERED_TICKS>,
     /// Logical time that has passed and was not spent: a tick of a round costs [`ROUND_TICKS`] as
     /// often as the round is longer than that.
     unspent: u64,
@@ -55,7 +55,7 @@ impl Patience {
     /// Patience in a configuration of so many members.
     #[must_use]
     pub fn new(members: usize) -> Self {
-        let (rounds, waits) = (VecDeque::new(), Lately::over(REMEMBERED_TICKS));
+        let (rounds, waits) = (VecDeque::new(), Lately::default());
         Self { now: 0, needed: members / 2, rounds, waits, unspent: 0 }
     }
 

@@ -56,11 +56,11 @@ impl Promises {
         self.ballot == ballot
     }
 
-    /// Whether a message takes back a promise to this ballot, or gives it a second time, whose log
-    /// stands on state. The library goes on with that log then, but forgets how much of it is
-    /// chosen, and would keep a log that begins after what it knows to be chosen.
+    /// Whether a message withdraws a promise whose log stands on state, or makes it a second time.
+    /// The library goes on with that log then, but forgets how much of it is chosen, and would keep
+    /// a log that begins after what it knows to be chosen.
     #[must_use]
-    pub fn is_shaken_by(&self, message: &Message<Entry>) -> bool {
+    pub fn is_withdrawn_by(&self, message: &Message<Entry>) -> bool {
         let Message::SequencePaxos(PaxosMessage { from, msg, .. }) = message else { return false };
         self.on_state.contains(from)
             && match msg {
@@ -187,14 +187,14 @@ mod tests {
         on_state.log_sync.as_mut().unwrap().decided_snapshot =
             Some(SnapshotType::Complete(NoSnapshot));
         assert!(promises.count(2, &promise(6, 12, 9, Some(8))) && promises.count(3, &on_state));
-        assert!(!promises.is_shaken_by(&from(2, asks())), "it did not stand on state");
+        assert!(!promises.is_withdrawn_by(&from(2, asks())), "it did not stand on state");
         for (msg, is_shaken) in [
             (asks(), true),
             (PaxosMsg::Promise(promise(4, 9, 5, None)), true),
             (PaxosMsg::NotAccepted(NotAccepted { n: accepted_in(10) }), true),
             (PaxosMsg::NotAccepted(NotAccepted { n: accepted_in(8) }), false),
         ] {
-            assert_eq!(promises.is_shaken_by(&from(3, msg)), is_shaken);
+            assert_eq!(promises.is_withdrawn_by(&from(3, msg)), is_shaken);
         }
     }
 }

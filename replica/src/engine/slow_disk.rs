@@ -28,11 +28,11 @@ const ANSWER_TICKS: u64 = 50;
 /// Questions that are answered during one sync before its disk counts as slower.
 const ANSWERED_MIN: u32 = 3;
 
-/// A leader falls silent when a sync takes so many times as long as any slow one did lately,
+/// How many times as long as any slow sync of late one takes before its leader falls silent.
 const SILENT_MARGIN: u64 = 3;
-/// and so many ticks at least,
+/// Ticks that it takes then at least.
 const SILENT_TICKS_MIN: u64 = 50;
-/// and at most: a disk on which each sync takes as long serves nobody.
+/// Ticks after which its leader falls silent in any case: a disk that slow serves nobody.
 const SILENT_TICKS_MAX: u64 = 200;
 /// Ticks for which a slow sync is remembered, ten minutes. Work that keeps a disk busy comes and
 /// goes.
@@ -42,6 +42,7 @@ const REMEMBERED_TICKS: u64 = 60_000;
 const TELL_TICKS: u64 = 1000;
 
 /// What is known of the sync under way, and of what the disk owes.
+#[derive(Default)]
 pub(super) struct SlowDisk {
     /// The number of the last question.
     number: u64,
@@ -56,24 +57,9 @@ pub(super) struct SlowDisk {
     /// Since when the sync under way is slow.
     slow_since: Option<u64>,
     /// How long slow ones took.
-    slow: Lately,
+    slow: Lately<REMEMBERED_TICKS>,
     /// Since when writes are slowed because too much work was put off.
     slows_since: Option<u64>,
-}
-
-impl Default for SlowDisk {
-    fn default() -> Self {
-        Self {
-            number: 0,
-            asked: None,
-            answered: 0,
-            answered_at: None,
-            answers: 0,
-            slow_since: None,
-            slow: Lately::over(REMEMBERED_TICKS),
-            slows_since: None,
-        }
-    }
 }
 
 impl SlowDisk {

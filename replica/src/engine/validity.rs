@@ -294,7 +294,8 @@ pub struct Local {
 /// protocol fails to.
 #[must_use]
 pub fn fits(message: &Message<Entry>, local: Local) -> bool {
-    // The library orders ballots without a look at their configuration, and compares it otherwise.
+    // To the library, two ballots that differ in their configuration only are unequal, and yet
+    // neither is higher.
     let is_ballot = |ballot: Ballot| {
         let is_slot =
             usize::try_from(ballot.pid).is_ok_and(|slot| (1..=local.slots).contains(&slot));

@@ -20,7 +20,7 @@ use super::strays::Spells;
 use super::workload::Workload;
 
 /// Microseconds of one tick.
-const TICK_US: u64 = 10_000;
+pub const TICK_US: u64 = 10_000;
 /// All faults end after four of five steps, and then the cluster must converge.
 const CALM_FIFTHS: u32 = 4;
 /// How often an answer is lost on its way to the client.

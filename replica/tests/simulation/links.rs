@@ -1,7 +1,7 @@
 //! Links between replicas: how sessions begin, and how they end.
 
 use kvorum_protocol::status::ReplicaId;
-use kvorum_replica::engine::{Engine, Input, PeerMessage, Rejection, Session};
+use kvorum_replica::engine::{Engine, Input, PeerMessage, Rejection, SLOW_TICKS, Session};
 use kvorum_replica::start::Start;
 use kvorum_replica::state_machine::Table;
 use kvorum_replica::storage::memory::Memory;
@@ -9,13 +9,13 @@ use omnipaxos::messages::Message;
 use rand::RngExt;
 
 use super::checker::Checker;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, TICK_US};
 use super::event::{Event, pair};
 
 /// By then both ends know that a session is over.
 const END_IS_KNOWN_US: u64 = 60_000;
 /// During a sync that takes longer a replica asks the others, as the driver has it.
-const SYNC_SLOW_US: u64 = 250_000;
+const SYNC_SLOW_US: u64 = SLOW_TICKS * TICK_US;
 /// How often a frame of a broken session comes late, rather than not at all.
 const COMES_LATE: f64 = 0.5;
 

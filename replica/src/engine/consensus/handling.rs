@@ -53,7 +53,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         match self.lacks_state(&message, applied) {
             Some(handled) if self.rules.waits_for_state => handled,
             _ if self.is_late(&message) => Handled::Taken,
-            _ if self.is_shaken_by(&message) => {
+            _ if self.must_ask_again(&message) => {
                 self.lead();
                 Handled::Taken
             }
@@ -102,10 +102,10 @@ impl<L: Storage<Entry>> Consensus<L> {
         !is_candidate || promises.is_some_and(|promises| promises.count(*from, promise))
     }
 
-    /// Whether this replica is a candidate and should ask everybody once more, in a higher ballot.
-    fn is_shaken_by(&self, message: &Message<Entry>) -> bool {
+    /// Whether this replica is a candidate and must ask everybody once more, in a higher ballot.
+    fn must_ask_again(&self, message: &Message<Entry>) -> bool {
         let promises = self.promises.as_ref().filter(|_| self.ballot_if_leading().is_none());
-        promises.is_some_and(|asked| asked.is_of(self.promise()) && asked.is_shaken_by(message))
+        promises.is_some_and(|asked| asked.is_of(self.promise()) && asked.is_withdrawn_by(message))
     }
 
     /// Gives a message to the library. With one replica there is none, and nobody to send any.
