@@ -188,13 +188,13 @@ mod tests {
             Some(SnapshotType::Complete(NoSnapshot));
         assert!(promises.count(2, &promise(6, 12, 9, Some(8))) && promises.count(3, &on_state));
         assert!(!promises.is_withdrawn_by(&from(2, asks())), "it did not stand on state");
-        for (msg, is_shaken) in [
+        for (msg, is_withdrawn) in [
             (asks(), true),
             (PaxosMsg::Promise(promise(4, 9, 5, None)), true),
             (PaxosMsg::NotAccepted(NotAccepted { n: accepted_in(10) }), true),
             (PaxosMsg::NotAccepted(NotAccepted { n: accepted_in(8) }), false),
         ] {
-            assert_eq!(promises.is_withdrawn_by(&from(3, msg)), is_shaken);
+            assert_eq!(promises.is_withdrawn_by(&from(3, msg)), is_withdrawn);
         }
     }
 }

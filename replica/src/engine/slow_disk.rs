@@ -32,7 +32,7 @@ const ANSWERED_MIN: u32 = 3;
 const SILENT_MARGIN: u64 = 3;
 /// Ticks that it takes then at least.
 const SILENT_TICKS_MIN: u64 = 50;
-/// Ticks after which its leader falls silent in any case: a disk that slow serves nobody.
+/// Ticks that it takes then at most, whatever was seen lately: a disk that slow serves nobody.
 const SILENT_TICKS_MAX: u64 = 200;
 /// Ticks for which a slow sync is remembered, ten minutes. Work that keeps a disk busy comes and
 /// goes.
