@@ -9,6 +9,7 @@ use kvorum_protocol::status::Configuration;
 use omnipaxos::storage::Snapshot;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::ENTRY_BYTES;
 use crate::version::Version;
 
 /// One position of the replicated log.
@@ -83,13 +84,12 @@ impl Entry {
     /// About how many bytes it takes in memory and on the wire.
     #[must_use]
     pub fn weight(&self) -> usize {
-        const OVERHEAD: usize = 64;
-        OVERHEAD
+        ENTRY_BYTES
             + match self {
                 Self::Noop | Self::Elsewhere { .. } | Self::Version(_) | Self::Checksum => 0,
                 Self::Command(command) => command.operation.bytes(),
                 Self::StopSign(next) => {
-                    next.members.iter().map(|member| OVERHEAD + member.name.len()).sum()
+                    next.members.iter().map(|member| ENTRY_BYTES + member.name.len()).sum()
                 }
                 Self::Join { name, .. } => name.len(),
             }

@@ -9,14 +9,15 @@
 //! | subscriptions | 5 MiB | [`SUBSCRIPTIONS_MAX`], [`PREFIXES_BYTES_MAX`] |
 //! | reads that wait for an index | 8 MiB | [`READS_BYTES_MAX`] |
 //! | questions to the disk that wait | 4 MiB | [`SCANS_MAX`], [`QUESTIONS_MAX`] |
-//! | what was read from the disk | 12 MiB | [`FOUND_MAX`] × [`FOUND_BYTES`] |
-//! | writes that are not decided | 12 MiB | [`PROPOSALS_BYTES_MAX`] |
+//! | what was read from the disk | 9 MiB | [`FOUND_MAX`] × [`FOUND_BYTES`] |
+//! | writes that are not decided | 11 MiB | [`PROPOSALS_BYTES_MAX`] |
 //! | calls to the leader, beside their messages | 2 MiB | [`RELAYS_MAX`] |
-//! | messages to peers until they left | 86 MiB | [`OUTBOUND_BYTES_MAX`], [`URGENT_BYTES_MAX`] |
-//! | messages being received of peers | 47 MiB | [`MESSAGE_BYTES_MAX`], [`PART_BYTES_FREE`] |
+//! | messages to peers until they left | 82 MiB | [`OUTBOUND_BYTES_MAX`], [`URGENT_BYTES_MAX`] |
+//! | messages being received of peers | 45 MiB | [`MESSAGE_BYTES_MAX`], [`PART_BYTES_FREE`] |
 //! | sessions with those who are no members | 5 MiB | [`GUESTS_MAX`], [`GUEST_PART_BYTES`] |
-//! | messages of peers until they are handled | 32 MiB | [`INBOUND_BYTES_MAX`] |
+//! | messages of peers until they are handled | 30 MiB | [`INBOUND_BYTES_MAX`] |
 //! | what one turn makes | 8 MiB | [`TURN_BYTES_MAX`], twice |
+//! | entries that take effect, and their changes | 10 MiB | [`APPLY_BYTES_MAX`], [`READ_ENTRIES`] |
 //! | RocksDB | 64 MiB | [`ROCKSDB_BYTES_MAX`] |
 //! | the program itself | 24 MiB | [`PROGRAM_BYTES`] |
 //!
@@ -81,19 +82,28 @@ pub const SCANS_MAX: usize = 256;
 pub const QUESTIONS_EACH_MAX: usize = 2;
 /// The same of all clients and peers.
 pub const QUESTIONS_MAX: usize = 128;
+/// The same of all clients: peers catch up beside them, and do not wait long.
+pub const CLIENT_QUESTIONS_MAX: usize = 16;
 /// What was read and the driver has not taken yet. When it is full, the threads that read wait.
-pub const FOUND_MAX: usize = 4;
+pub const FOUND_MAX: usize = 3;
 /// What one page or chunk takes: it ends after the pair that makes it long enough.
 pub const FOUND_BYTES: usize = 3 * MIB;
 /// Bytes of answers to reads that one turn makes, and of events; the rest waits for the next turn.
 /// They are made faster than any connection takes them.
 pub const TURN_BYTES_MAX: usize = 4 * MIB;
 
+/// Bytes of decided entries that take effect in one commit; the rest waits for the next one.
+pub const APPLY_BYTES_MAX: usize = MIB;
+/// Entries that are read from the log at a time: so many may go beyond such a bound.
+pub const READ_ENTRIES: usize = 4;
+
 /// Most writes that are not decided; the next one is refused as overload.
 pub const PROPOSALS_MAX: usize = 16 * 1024;
+/// What an entry takes beside its key and value.
+pub const ENTRY_BYTES: usize = 64;
 /// Most bytes of keys and values in writes that are not decided; the next one is refused as
 /// overload. Each of them waits for every peer.
-pub const PROPOSALS_BYTES_MAX: usize = 12 * MIB;
+pub const PROPOSALS_BYTES_MAX: usize = 11 * MIB;
 /// Most calls to the leader; the next one is refused as overload.
 pub const RELAYS_MAX: usize = 16 * 1024;
 /// Most bytes of keys and values in calls to the leader; the next one is refused as overload. They
@@ -120,7 +130,7 @@ pub const INBOUND_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 /// Beyond, its session ends and both sides start over with what is missing.
 pub const PEER_BYTES_MAX: usize = MESSAGE_BYTES_MAX + PROPOSALS_BYTES_MAX;
 /// The same for all peers; beyond, the session of the peer that has most ends.
-pub const OUTBOUND_BYTES_MAX: usize = 80 * MIB;
+pub const OUTBOUND_BYTES_MAX: usize = 76 * MIB;
 /// Bytes of messages that wait for a sync beyond which the driver takes no further calls of clients
 /// until it returns. They are part of what waits for peers.
 pub const HELD_BYTES_MAX: usize = OUTBOUND_BYTES_MAX / 2;
@@ -152,6 +162,7 @@ pub const SUM_BYTES: usize = CONNECTIONS_MAX * CONNECTION_BYTES
     + GUESTS_MAX * (GUEST_PART_BYTES + 2 * FRAGMENT_BYTES_MAX)
     + INBOUND_BYTES_MAX
     + 2 * TURN_BYTES_MAX
+    + 2 * (APPLY_BYTES_MAX + READ_ENTRIES * (KEY_BYTES_MAX + VALUE_BYTES_MAX))
     + ROCKSDB_BYTES_MAX
     + PROGRAM_BYTES;
 
@@ -163,7 +174,8 @@ const _: () = {
     assert!(SUM_BYTES <= SUM_BYTES_MAX);
     assert!(SUM_BYTES_MAX < POD_BYTES);
     // Whoever leads must be able to propose to all peers in one turn without losing one of them.
-    assert!(PROPOSALS_BYTES_MAX * (MEMBERS_MAX - 1) <= OUTBOUND_BYTES_MAX);
+    let proposed = PROPOSALS_BYTES_MAX + PROPOSALS_MAX * ENTRY_BYTES + OVERHEAD;
+    assert!(proposed * (MEMBERS_MAX - 1) <= OUTBOUND_BYTES_MAX);
     assert!(PEER_BYTES_MAX <= OUTBOUND_BYTES_MAX);
     assert!(RELAYS_BYTES_MAX * 2 <= PEER_BYTES_MAX);
     // One call, one message, one page always fits where nothing else is.

@@ -5,11 +5,11 @@
 
 use super::Engine;
 use crate::entry::Entry;
+use crate::limits::APPLY_BYTES_MAX;
 use crate::state_machine::{self, Applied, Source};
 use crate::storage::Store;
 
-/// Entries applied in one commit. Bounds the memory of a turn: so many of the largest values are
-/// held at once.
+/// Entries applied in one commit.
 const APPLY_ENTRIES_MAX: u64 = 256;
 
 impl<S: Store> Engine<S> {
@@ -24,7 +24,7 @@ impl<S: Store> Engine<S> {
                 return;
             }
             let last = decided.min(applied + APPLY_ENTRIES_MAX);
-            let mut entries = consensus.entries(applied + 1, last);
+            let mut entries = consensus.entries_within(applied + 1, last, APPLY_BYTES_MAX);
             let length = state_machine::run_length(&entries);
             let ends_in_checksum = entries.get(length - 1) == Some(&Entry::Checksum);
             let ends =

@@ -6,11 +6,14 @@
 //! replica leads in the accept phase. Does not know links: it speaks of slots and replicas.
 
 mod handling;
+mod leaps;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use kvorum_protocol::status::{Configuration, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
-use omnipaxos::messages::sequence_paxos::{Compaction, PaxosMessage, PaxosMsg};
+use omnipaxos::messages::sequence_paxos::{Compaction, PaxosMessage, PaxosMsg, Promise};
 use omnipaxos::storage::Storage;
 use omnipaxos::util::LogEntry;
 use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
@@ -21,8 +24,10 @@ use super::solo::Solo;
 use super::whitelist::{Gate, gate};
 use super::{Rules, log_sync};
 use crate::entry::Entry;
+use crate::limits::READ_ENTRIES;
 
 pub use handling::Handled;
+use leaps::Leaps;
 
 /// The round of the ballot with which whoever led a configuration leads the next one.
 const LEADS_ON_ROUND: u32 = 2;
@@ -51,6 +56,15 @@ enum Instance<L: Storage<Entry>> {
     Solo(Solo<L>),
 }
 
+/// Promises to this replica's ballot since messages were taken.
+#[derive(Default)]
+struct Promised {
+    /// Whose were taken.
+    now: BTreeSet<u64>,
+    /// The last one of each that has to wait.
+    later: BTreeMap<u64, Promise<Entry>>,
+}
+
 /// One configuration's instance.
 pub struct Consensus<L: Storage<Entry>> {
     instance: Instance<L>,
@@ -67,6 +81,8 @@ pub struct Consensus<L: Storage<Entry>> {
     patience: Patience,
     /// What was promised to this replica's own ballot, while it is a candidate.
     promises: Option<Promises>,
+    promised: Promised,
+    leaps: Leaps,
 }
 
 impl<L: Storage<Entry>> Consensus<L> {
@@ -84,7 +100,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         };
         let patience = Patience::new(configuration.members.len());
         let (configuration, buffer) = (configuration.clone(), Vec::new());
-        Self {
+        let mut started = Self {
             instance,
             configuration,
             slot,
@@ -95,7 +111,11 @@ impl<L: Storage<Entry>> Consensus<L> {
             held_back: 0,
             patience,
             promises: None,
-        }
+            promised: Promised::default(),
+            leaps: Leaps::default(),
+        };
+        started.leaps = Leaps::from(started.promise().n);
+        started
     }
 
     fn paxos(configuration: &Configuration, slot: u64, log: L) -> OmniPaxos<Entry, L> {
@@ -143,6 +163,7 @@ impl<L: Storage<Entry>> Consensus<L> {
 
     /// Lets a tick pass, at so many times the speed.
     pub fn tick(&mut self, speed: u64) {
+        self.leaps.tick();
         let held = self.held_back.min(speed);
         self.held_back -= held;
         if let Instance::Paxos(paxos) = &mut self.instance {
@@ -150,6 +171,7 @@ impl<L: Storage<Entry>> Consensus<L> {
                 paxos.tick();
             }
         }
+        self.account();
     }
 
     /// A session of the link to a peer began: whatever was under way with it starts over.
@@ -186,6 +208,12 @@ impl<L: Storage<Entry>> Consensus<L> {
         if let Instance::Paxos(paxos) = &mut self.instance {
             paxos.try_become_leader();
         }
+        self.account();
+    }
+
+    /// Counts how far the number of the promise was raised.
+    fn account(&mut self) {
+        self.leaps.reached(self.promise().n);
     }
 
     /// Leads a new configuration on, as this replica led the one before. All of its members begin
@@ -312,6 +340,23 @@ impl<L: Storage<Entry>> Consensus<L> {
             .collect()
     }
 
+    /// The same, but no more than have so many bytes, and the few that were read with the last of
+    /// them.
+    ///
+    /// # Panics
+    /// As [`Self::entries`].
+    #[must_use]
+    pub fn entries_within(&self, from: u64, to: u64, bytes: usize) -> Vec<Entry> {
+        let (mut entries, mut read, mut next) = (Vec::new(), 0, from);
+        while next <= to && read < bytes {
+            let few = self.entries(next, to.min(next + READ_ENTRIES as u64 - 1));
+            read += few.iter().map(Entry::weight).sum::<usize>();
+            next += few.len() as u64;
+            entries.extend(few);
+        }
+        entries
+    }
+
     /// Whether a stop sign is in the log that is not known to be decided.
     #[must_use]
     pub fn has_undecided_seal(&self) -> bool {
@@ -365,6 +410,7 @@ impl<L: Storage<Entry>> Consensus<L> {
                 _ => self.dropped += 1,
             }
         }
+        self.take_put_off();
     }
 
     fn slot_of(&self, replica: ReplicaId) -> Option<u64> {
@@ -384,3 +430,6 @@ fn replica_at(configuration: &Configuration, slot: u64) -> Option<ReplicaId> {
     let index = usize::try_from(slot.checked_sub(1)?).ok()?;
     configuration.members.get(index).map(|member| member.replica)
 }
+
+#[cfg(test)]
+mod tests;

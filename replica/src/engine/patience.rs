@@ -88,10 +88,15 @@ impl Patience {
         }
     }
 
-    /// A message came.
-    pub fn takes(&mut self, message: &Message<Entry>) {
-        if let Message::BLE(BLEMessage { from, msg: HeartbeatMsg::Reply(reply), .. }) = message {
-            self.answered(reply.round, *from);
+    /// A message came; whether it is worth looking at: a peer answers once in a round, and whoever
+    /// answers twice must not count twice.
+    #[must_use]
+    pub fn takes(&mut self, message: &Message<Entry>) -> bool {
+        match message {
+            Message::BLE(BLEMessage { from, msg: HeartbeatMsg::Reply(reply), .. }) => {
+                self.answered(reply.round, *from)
+            }
+            _ => true,
         }
     }
 
@@ -106,15 +111,19 @@ impl Patience {
         self.rounds.push_back(Round { number, began: self.now, answered: BTreeSet::new() });
     }
 
-    /// A peer answers in a round.
-    fn answered(&mut self, number: u32, slot: u64) {
+    /// A peer answers in a round; whether it had not yet.
+    fn answered(&mut self, number: u32, slot: u64) -> bool {
         let (now, needed) = (self.now, self.needed);
+        // What was not asked yet is no answer; one to a round of long ago is passed over later.
+        let last = self.rounds.back().map(|round| round.number);
         let Some(round) = self.rounds.iter_mut().find(|round| round.number == number) else {
-            return;
+            return last.is_some_and(|last| number < last);
         };
-        if round.answered.insert(slot) && round.answered.len() == needed {
+        let is_new = round.answered.insert(slot);
+        if is_new && round.answered.len() == needed {
             self.waits.see(now - round.began);
         }
+        is_new
     }
 }
 
@@ -164,5 +173,16 @@ mod tests {
         assert_eq!(pass(&mut patience, 100, 3), 300);
         patience.answered(7, 2);
         assert_eq!(patience.round_ticks(), ROUND_TICKS, "a round that nobody began");
+    }
+
+    #[test]
+    fn a_peer_answers_once_in_a_round() {
+        let mut patience = Patience::new(5);
+        patience.asked(1);
+        assert!(patience.answered(1, 2) && patience.answered(1, 3));
+        assert!(!patience.answered(1, 2));
+        patience.asked(2);
+        assert!(patience.answered(2, 2));
+        assert!(!patience.answered(3, 3), "it was not asked yet");
     }
 }

@@ -21,6 +21,18 @@ use crate::entry::Entry;
 /// How far a log is: the ballot in which its end was accepted, and how long it is.
 type Rank = (Ballot, usize);
 
+/// Whether a promise adds up with the candidate's question and the promises before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sum {
+    /// It does, and is counted.
+    Fits,
+    /// More is chosen than any log has that was promised: this peer errs, or one before it. The
+    /// candidate cannot tell which, and must not go on with these promises.
+    Beyond,
+    /// It cannot be.
+    Wrong,
+}
+
 /// What was promised to a candidate's ballot.
 pub struct Promises {
     ballot: Ballot,
@@ -56,9 +68,9 @@ impl Promises {
         self.ballot == ballot
     }
 
-    /// Whether a message withdraws a promise whose log stands on state, or makes it a second time.
-    /// The library goes on with that log then, but forgets how much of it is chosen, and would keep
-    /// a log that begins after what it knows to be chosen.
+    /// Whether a message withdraws a promise whose log stands on state. The library goes on with
+    /// that log then, but forgets how much of it is chosen, and would keep a log that begins after
+    /// what it knows to be chosen.
     #[must_use]
     pub fn is_withdrawn_by(&self, message: &Message<Entry>) -> bool {
         let Message::SequencePaxos(PaxosMessage { from, msg, .. }) = message else { return false };
@@ -66,13 +78,19 @@ impl Promises {
             && match msg {
                 PaxosMsg::PrepareReq(_) => true,
                 PaxosMsg::NotAccepted(refused) => refused.n > self.ballot,
-                PaxosMsg::Promise(promise) => promise.n == self.ballot,
                 _ => false,
             }
     }
 
-    /// Counts a promise from a slot; whether it fits the question and those that came before.
-    pub fn count(&mut self, from: u64, promise: &Promise<Entry>) -> bool {
+    /// Whether a slot has promised a log that stands on state. A peer sends its promise again when
+    /// it has waited long, and the library would take the first one back.
+    #[must_use]
+    pub fn has_on_state(&self, from: u64) -> bool {
+        self.on_state.contains(&from)
+    }
+
+    /// Counts a promise from a slot, if it adds up.
+    pub fn count(&mut self, from: u64, promise: &Promise<Entry>) -> Sum {
         let theirs = (promise.n_accepted, promise.accepted_idx);
         let (furthest, decided) =
             (self.furthest.max(theirs), self.decided.max(promise.decided_idx));
@@ -80,17 +98,18 @@ impl Promises {
             Some(log) => theirs > self.own && end_of(log) == promise.accepted_idx,
             None => theirs <= self.own,
         };
-        let fits = promise.n == self.ballot
-            && promise.n_accepted <= promise.n
-            && has_log
-            && decided <= furthest.1;
-        if fits {
-            (self.furthest, self.decided) = (furthest, decided);
-            if promise.log_sync.as_ref().is_some_and(|log| log.decided_snapshot.is_some()) {
-                self.on_state.insert(from);
-            }
+        let is_possible = promise.n == self.ballot && promise.n_accepted <= promise.n && has_log;
+        if !is_possible {
+            return Sum::Wrong;
         }
-        fits
+        if decided > furthest.1 {
+            return Sum::Beyond;
+        }
+        (self.furthest, self.decided) = (furthest, decided);
+        if promise.log_sync.as_ref().is_some_and(|log| log.decided_snapshot.is_some()) {
+            self.on_state.insert(from);
+        }
+        Sum::Fits
     }
 }
 
@@ -149,33 +168,36 @@ mod tests {
             vec![promise(6, 14, 8, Some(8)), promise(7, 9, 9, Some(8)), promise(6, 20, 8, Some(8))],
         ] {
             let mut promises = promises();
-            assert!(honest.iter().all(|promise| promises.count(2, promise)), "{honest:?}");
+            assert!(
+                honest.iter().all(|promise| promises.count(2, promise) == Sum::Fits),
+                "{honest:?}"
+            );
         }
     }
 
     #[test]
     fn promises_that_do_not_add_up_are_refused() {
+        use Sum::{Beyond, Fits, Wrong};
         let other_end = Promise { accepted_idx: 13, ..promise(5, 12, 9, Some(10)) };
         let other_ballot = Promise { n: accepted_in(8), ..promise(5, 10, 8, None) };
-        for (last, why) in [
-            (promise(6, 12, 9, None), "a further log does not come with it"),
-            (promise(4, 12, 9, Some(8)), "a log comes that is not further"),
-            (promise(5, 10, 9, Some(8)), "a log comes that is as far"),
-            (promise(6, 5, 5, Some(3)), "its end is before what the candidate knows is chosen"),
-            (promise(5, 10, 11, None), "more is chosen than any log has"),
-            (other_end, "the log ends elsewhere"),
-            (other_ballot, "it answers another question"),
-            (promise(10, 12, 9, Some(8)), "its log is of a later ballot than it promises"),
+        for (last, sum, why) in [
+            (promise(6, 12, 9, None), Wrong, "a further log does not come with it"),
+            (promise(4, 12, 9, Some(8)), Wrong, "a log comes that is not further"),
+            (promise(5, 10, 9, Some(8)), Wrong, "a log comes that is as far"),
+            (promise(6, 5, 5, Some(3)), Beyond, "it lacks what the candidate knows is chosen"),
+            (promise(5, 10, 11, None), Beyond, "more is chosen than any log has"),
+            (other_end, Wrong, "the log ends elsewhere"),
+            (other_ballot, Wrong, "it answers another question"),
+            (promise(10, 12, 9, Some(8)), Wrong, "its log is of a later ballot than it promises"),
         ] {
-            assert!(!promises().count(2, &last), "{why}");
+            assert_eq!(promises().count(2, &last), sum, "{why}");
         }
         let mut promises = promises();
-        assert!(promises.count(2, &promise(5, 12, 12, Some(10))));
-        assert!(
-            !promises.count(2, &promise(6, 11, 9, Some(8))),
-            "it lacks what another says is chosen"
-        );
-        assert!(promises.count(2, &promise(6, 12, 9, Some(8))), "what was refused is not counted");
+        assert_eq!(promises.count(2, &promise(5, 12, 12, Some(10))), Fits);
+        let lacks = promise(6, 11, 9, Some(8));
+        assert_eq!(promises.count(2, &lacks), Beyond, "it lacks what another says is chosen");
+        let has = promise(6, 12, 9, Some(8));
+        assert_eq!(promises.count(2, &has), Fits, "what was refused is not counted");
     }
 
     #[test]
@@ -186,11 +208,13 @@ mod tests {
         let mut on_state = promise(6, 60, 50, Some(50));
         on_state.log_sync.as_mut().unwrap().decided_snapshot =
             Some(SnapshotType::Complete(NoSnapshot));
-        assert!(promises.count(2, &promise(6, 12, 9, Some(8))) && promises.count(3, &on_state));
+        assert_eq!(promises.count(2, &promise(6, 12, 9, Some(8))), Sum::Fits);
+        assert_eq!(promises.count(3, &on_state), Sum::Fits);
+        assert_eq!([2, 3].map(|slot| promises.has_on_state(slot)), [false, true]);
         assert!(!promises.is_withdrawn_by(&from(2, asks())), "it did not stand on state");
         for (msg, is_withdrawn) in [
             (asks(), true),
-            (PaxosMsg::Promise(promise(4, 9, 5, None)), true),
+            (PaxosMsg::Promise(on_state.clone()), false),
             (PaxosMsg::NotAccepted(NotAccepted { n: accepted_in(10) }), true),
             (PaxosMsg::NotAccepted(NotAccepted { n: accepted_in(8) }), false),
         ] {

@@ -1,14 +1,15 @@
 //! Pure: what is being read beside the engine, for whom.
 //!
 //! Guarantees that the threads which read have a bounded number of questions waiting, of each
-//! client and peer and of all: whoever asks too much is told so, and nobody waits behind it.
+//! client and peer and of all: whoever asks too much is told so, and nobody waits behind it. Peers
+//! that catch up find room whatever clients ask.
 
 use std::collections::BTreeMap;
 
 use kvorum_protocol::status::ReplicaId;
 
 use super::message::{ClientKey, Origin};
-use crate::limits::{QUESTIONS_EACH_MAX, QUESTIONS_MAX, SCANS_MAX};
+use crate::limits::{CLIENT_QUESTIONS_MAX, QUESTIONS_EACH_MAX, QUESTIONS_MAX, SCANS_MAX};
 
 /// Whose questions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -33,7 +34,6 @@ pub(super) struct Questions {
     scans: usize,
     /// State and old entries.
     asked: BTreeMap<Asker, usize>,
-    count: usize,
 }
 
 impl Questions {
@@ -51,13 +51,18 @@ impl Questions {
 
     /// Somebody wants state or old entries; false when it, or all together, have asked too much.
     pub(super) fn begin(&mut self, origin: Origin) -> bool {
-        let own = self.asked.entry(origin.into()).or_default();
-        let has_room = *own < QUESTIONS_EACH_MAX && self.count < QUESTIONS_MAX;
+        let asker = Asker::from(origin);
+        let is_client = |asker: &Asker| matches!(asker, Asker::Client(_));
+        let counted = |of: &dyn Fn(&Asker) -> bool| -> usize {
+            self.asked.iter().filter(|(asker, _)| of(asker)).map(|(_, count)| count).sum()
+        };
+        let clients_have_room = counted(&is_client) < CLIENT_QUESTIONS_MAX;
+        let own = self.asked.get(&asker).copied().unwrap_or(0);
+        let has_room = own < QUESTIONS_EACH_MAX
+            && counted(&|_| true) < QUESTIONS_MAX
+            && (clients_have_room || !is_client(&asker));
         if has_room {
-            *own += 1;
-            self.count += 1;
-        } else if *own == 0 {
-            self.asked.remove(&origin.into());
+            self.asked.insert(asker, own + 1);
         }
         has_room
     }
@@ -66,7 +71,6 @@ impl Questions {
     pub(super) fn end(&mut self, origin: Origin) {
         if let Some(own) = self.asked.get_mut(&origin.into()) {
             *own -= 1;
-            self.count -= 1;
             if *own == 0 {
                 self.asked.remove(&origin.into());
             }
@@ -76,10 +80,15 @@ impl Questions {
 
 #[cfg(test)]
 mod tests {
+    use super::super::message::Session;
     use super::*;
 
     fn client(client: u64) -> Origin {
         Origin::Client { client: ClientKey(client), call: 1 }
+    }
+
+    fn peer(peer: u64) -> Origin {
+        Origin::Peer { peer: ReplicaId(peer), session: Session(1), call: 1 }
     }
 
     #[test]
@@ -90,14 +99,18 @@ mod tests {
         questions.end(client(1));
         assert!(questions.begin(client(1)), "one was answered");
         let others = (2..1000).filter(|other| questions.begin(client(*other))).count();
-        assert_eq!(others, QUESTIONS_MAX - QUESTIONS_EACH_MAX);
+        assert_eq!(others, CLIENT_QUESTIONS_MAX - QUESTIONS_EACH_MAX);
+        let peers = (0..1000).filter(|other| questions.begin(peer(*other))).count();
+        assert_eq!(peers, QUESTIONS_MAX - CLIENT_QUESTIONS_MAX, "clients leave room for peers");
         assert!(questions.asked.len() <= QUESTIONS_MAX, "whoever is refused is not kept");
         for other in 1..1000 {
             for _ in 0..QUESTIONS_EACH_MAX {
                 questions.end(client(other));
+                questions.end(peer(other));
             }
         }
-        assert!(questions.asked.is_empty() && questions.count == 0);
+        questions.end(peer(0));
+        assert!(questions.asked.is_empty());
         let scans = (0..1000).filter(|_| questions.begin_scan()).count();
         assert_eq!(scans, SCANS_MAX);
     }

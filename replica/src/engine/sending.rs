@@ -99,11 +99,11 @@ impl<S: Store> Engine<S> {
                     self.sending.entries.insert(peer, fetched);
                 }
             }
-            Wanted::Chunk { snapshot, .. } => {
-                if let Some(fetched) = self.sending.snapshots.get_mut(snapshot) {
-                    fetched.used = used;
-                }
-            }
+            Wanted::Chunk { snapshot, .. } => match self.sending.snapshots.get_mut(snapshot) {
+                Some(fetched) => fetched.used = used,
+                // It needs no thread to find none.
+                None => return self.tell_found(origin, Found::Gone),
+            },
             Wanted::Snapshot => {
                 if let Origin::Peer { peer, .. } = origin {
                     // The entries that it asked for before are gone, and it reads one at a time.

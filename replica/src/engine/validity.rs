@@ -29,9 +29,6 @@ use crate::version::Version;
 pub const INDEX_MAX: u64 = 1 << 53;
 /// Numbers of ballots and configurations are below this.
 pub const NUMBER_MAX: u32 = 1 << 31;
-/// A ballot is at most so far above the one that this replica promised: each election adds one, so
-/// a message that claims more is an error, and must not use the numbers up.
-const BALLOT_LEAP_MAX: u32 = 1 << 24;
 
 /// What is wrong with a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -299,8 +296,7 @@ pub fn fits(message: &Message<Entry>, local: Local) -> bool {
     let is_ballot = |ballot: Ballot| {
         let is_slot =
             usize::try_from(ballot.pid).is_ok_and(|slot| (1..=local.slots).contains(&slot));
-        let is_near = ballot.n <= local.promise.n.saturating_add(BALLOT_LEAP_MAX);
-        let is_one = is_slot && is_near && ballot.config_id == local.configuration;
+        let is_one = is_slot && ballot.config_id == local.configuration;
         is_one || ballot == Ballot::default()
     };
     // Who leads in a ballot speaks for it, and is answered in it.
@@ -318,7 +314,7 @@ pub fn fits(message: &Message<Entry>, local: Local) -> bool {
         Message::BLE(message) => {
             return match &message.msg {
                 HeartbeatMsg::Request(_) => true,
-                HeartbeatMsg::Reply(reply) => is_ballot(reply.ballot) && is_ballot(reply.leader),
+                HeartbeatMsg::Reply(reply) => is_theirs(reply.ballot) && is_ballot(reply.leader),
             };
         }
     };

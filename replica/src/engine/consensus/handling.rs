@@ -7,18 +7,16 @@
 use kvorum_protocol::status::ReplicaId;
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
-use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg};
+use omnipaxos::messages::ballot_leader_election::HeartbeatMsg;
+use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, Prepare, Promise};
 use omnipaxos::storage::Storage;
 
 use super::super::log_sync;
+use super::super::promises::Sum;
 use super::super::validity::{Local, fits};
 use super::super::whitelist::gate;
-use super::{Consensus, Instance};
+use super::{Consensus, Instance, Promised};
 use crate::entry::Entry;
-
-/// Ballots that a leader raises itself by at once, above a peer that promised a higher one. Two
-/// candidates are rarely more than one apart; what is left is done at the peer's next request.
-const OUTBID_MAX: usize = 64;
 
 /// What became of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +30,8 @@ pub enum Handled {
         /// The index.
         index: u64,
     },
-    /// This replica is a candidate, and the peer is so far ahead that it should lead instead.
+    /// This replica is a candidate, and the peer is so far ahead that it should lead instead, or
+    /// tells what does not fit what others told.
     Outrun {
         /// This replica's ballot.
         ballot: Ballot,
@@ -52,22 +51,41 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
         match self.lacks_state(&message, applied) {
             Some(handled) if self.rules.waits_for_state => handled,
-            _ if self.is_late(&message) => Handled::Taken,
+            _ if self.is_late(&message) || self.is_far(&message) || self.is_put_off(&message) => {
+                Handled::Taken
+            }
             _ if self.must_ask_again(&message) => {
                 self.lead();
                 Handled::Taken
             }
-            _ if !self.counts(&message) => {
-                self.dropped += 1;
-                Handled::Forged
-            }
-            _ => {
-                self.patience.takes(&message);
-                self.outbid(&message);
-                self.give(message);
-                Handled::Taken
-            }
+            _ => match self.counts(&message) {
+                Sum::Fits => {
+                    self.take_in(message);
+                    Handled::Taken
+                }
+                Sum::Beyond => Handled::Outrun { ballot: self.promise() },
+                Sum::Wrong => {
+                    self.dropped += 1;
+                    Handled::Forged
+                }
+            },
         }
+    }
+
+    /// Lets the library see a message, unless it answers what was answered already.
+    fn take_in(&mut self, message: Message<Entry>) {
+        if !self.patience.takes(&message) {
+            return;
+        }
+        let may_promise = matches!(&message, Message::SequencePaxos(PaxosMessage { msg, .. })
+            if matches!(msg, PaxosMsg::Prepare(_) | PaxosMsg::PrepareReq(_)));
+        if !self.outbid(&message) {
+            self.give(message);
+        }
+        if may_promise {
+            self.drop_stale_promises();
+        }
+        self.account();
     }
 
     fn local(&self) -> Local {
@@ -90,16 +108,94 @@ impl<L: Storage<Entry>> Consensus<L> {
             if sync.n == self.promise() && (sync.log_sync.sync_idx as u64) < self.decided())
     }
 
-    /// Counts a promise, if it is one: whether it fits those that came before.
-    fn counts(&mut self, message: &Message<Entry>) -> bool {
-        let Message::SequencePaxos(PaxosMessage { from, msg: PaxosMsg::Promise(promise), .. }) =
-            message
-        else {
-            return true;
+    /// Whether a message speaks of a ballot so high that this replica does not follow it now. An
+    /// honest peer that was led so far by others says it again, and by then more is left.
+    fn is_far(&self, message: &Message<Entry>) -> bool {
+        let highest = match message {
+            Message::BLE(message) => match &message.msg {
+                HeartbeatMsg::Request(_) => return false,
+                HeartbeatMsg::Reply(reply) => reply.ballot.n,
+            },
+            Message::SequencePaxos(message) => match &message.msg {
+                PaxosMsg::Prepare(prepare) => prepare.n.n,
+                PaxosMsg::NotAccepted(refused) => refused.n.n,
+                _ => return false,
+            },
         };
-        let is_candidate = promise.n == self.promise() && self.ballot_if_leading().is_none();
-        let promises = self.promises.as_mut();
-        !is_candidate || promises.is_some_and(|promises| promises.count(*from, promise))
+        self.leaps.is_far(highest)
+    }
+
+    /// The slot that a message comes from, and its promise to this replica's ballot, if it is one.
+    fn promise_of<'a>(&self, message: &'a Message<Entry>) -> Option<(u64, &'a Promise<Entry>)> {
+        match message {
+            Message::SequencePaxos(PaxosMessage {
+                from, msg: PaxosMsg::Promise(promise), ..
+            }) if promise.n == self.promise() => Some((*from, promise)),
+            _ => None,
+        }
+    }
+
+    /// Whether a promise has to wait, or does not count. A leader answers each with the log that
+    /// the peer lacks, and what that has got is not known before this replica's next message: so
+    /// it answers one of each peer in a turn. To a candidate, the first one on state stands.
+    fn is_put_off(&mut self, message: &Message<Entry>) -> bool {
+        let Message::SequencePaxos(PaxosMessage { from, msg, .. }) = message else { return false };
+        let PaxosMsg::Promise(promise) = msg else {
+            if matches!(msg, PaxosMsg::PrepareReq(_)) {
+                // It starts over, and promises once more.
+                self.promised.later.remove(from);
+            }
+            return false;
+        };
+        let Promise { n, n_accepted, decided_idx, accepted_idx, .. } = *promise;
+        if n != self.promise() {
+            return false;
+        }
+        let is_answered = !self.promised.now.insert(*from);
+        if self.ballot_if_leading().is_none() {
+            let promises = self.promises.as_ref().filter(|asked| asked.is_of(n));
+            return promises.is_some_and(|asked| asked.has_on_state(*from));
+        }
+        if is_answered {
+            // Whoever leads does not need its log.
+            let promise = Promise { n, n_accepted, decided_idx, accepted_idx, log_sync: None };
+            self.promised.later.insert(*from, promise);
+        }
+        is_answered
+    }
+
+    /// Begins a turn: takes the promises that waited for it.
+    pub(super) fn take_put_off(&mut self) {
+        let Promised { later, .. } = std::mem::take(&mut self.promised);
+        for (from, promise) in later {
+            if self.ballot_if_leading() == Some(promise.n) {
+                self.promised.now.insert(from);
+                let (to, msg) = (self.slot, PaxosMsg::Promise(promise));
+                self.give(Message::SequencePaxos(PaxosMessage { from, to, msg }));
+            }
+        }
+    }
+
+    /// Counts a promise, if it is one to a candidate: whether it adds up with those before.
+    fn counts(&mut self, message: &Message<Entry>) -> Sum {
+        match self.promise_of(message) {
+            Some((from, promise)) if self.ballot_if_leading().is_none() => {
+                self.promises.as_mut().map_or(Sum::Wrong, |asked| asked.count(from, promise))
+            }
+            _ => Sum::Fits,
+        }
+    }
+
+    /// Drops the library's promises to ballots below the highest one: nobody needs them, and each
+    /// may come with a long log. Whoever asks again and again would fill the memory with them.
+    fn drop_stale_promises(&mut self) {
+        let promise = self.promise();
+        let Instance::Paxos(paxos) = &mut self.instance else { return };
+        paxos.take_outgoing_messages(&mut self.buffer);
+        self.buffer.retain(|message| {
+            let Message::SequencePaxos(PaxosMessage { msg, .. }) = message else { return true };
+            !matches!(msg, PaxosMsg::Promise(made) if made.n < promise)
+        });
     }
 
     /// Whether this replica is a candidate and must ask everybody once more, in a higher ballot.
@@ -134,17 +230,23 @@ impl<L: Storage<Entry>> Consensus<L> {
     /// A peer that asks to be prepared may have promised a higher ballot than the one that leads:
     /// of two candidates at once, the one that lost crashed or was cut off. The library leaves
     /// such a peer behind for ever, for it ignores the leader and the leader ignores it. So the
-    /// leader is elected once more, above both.
-    fn outbid(&mut self, message: &Message<Entry>) {
-        let Message::SequencePaxos(message) = message else { return };
-        let PaxosMsg::PrepareReq(request) = message.msg else { return };
-        if self.ballot_if_leading().is_some_and(|ballot| ballot < request.n) {
-            for _ in 0..OUTBID_MAX {
-                if self.promise() > request.n {
-                    return;
-                }
-                self.lead();
-            }
-        }
+    /// leader is elected once more, above both; whether it is to be.
+    fn outbid(&mut self, message: &Message<Entry>) -> bool {
+        let Message::SequencePaxos(message) = message else { return false };
+        let PaxosMsg::PrepareReq(request) = message.msg else { return false };
+        let Some(ballot) = self.ballot_if_leading().filter(|ballot| *ballot < request.n) else {
+            return false;
+        };
+        let Some(n) = self.leaps.towards(request.n.n) else { return false };
+        // The library goes one above what it promised. So it promises the peer's ballot, to nobody:
+        // a promise is always safe.
+        let position = |index: u64| usize::try_from(index).expect("indexes fit the address space");
+        let (accepted_idx, decided_idx) = (position(self.accepted()), position(self.decided()));
+        let n = Ballot { n, ..request.n };
+        let prepare = Prepare { n, n_accepted: ballot, accepted_idx, decided_idx };
+        let (from, to, msg) = (message.from, self.slot, PaxosMsg::Prepare(prepare));
+        self.give(Message::SequencePaxos(PaxosMessage { from, to, msg }));
+        self.lead();
+        true
     }
 }
