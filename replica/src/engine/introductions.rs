@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::notice::Notice;
+use super::standing::Speaker;
 use super::validity::INDEX_MAX;
 use crate::start::{Epoch, Start, StartKey};
 use crate::storage::{Seen, Store};
@@ -200,13 +201,14 @@ impl<S: Store> Engine<S> {
     }
 
     /// A peer remembers this replica with another disk. One that did not prove who it is may be
-    /// anybody: its word takes no vote away, and only explains why there is none.
+    /// anybody, and one that is no member has nothing to remember: the word of either takes no vote
+    /// away, and only explains why there is none.
     pub(super) fn disowned(&mut self, peer: ReplicaId, is_proven: bool) {
         if !self.outbox.peers.knows(peer) {
             return;
         }
         let by = self.outbox.peers.name(peer).to_owned();
-        match is_proven {
+        match is_proven && self.speaker(peer) >= Speaker::Elsewhere {
             true => self.lose_vote(by),
             false => self.turned_away_by = Some(by),
         }
@@ -228,6 +230,7 @@ impl<S: Store> Engine<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chain::Joiner;
     use crate::engine::Options;
     use crate::start::Secret;
     use crate::state_machine::Table;
@@ -344,5 +347,22 @@ mod tests {
         here.standings.know(&chain);
         let seen = here.store().seen(THERE);
         assert_eq!(here.judge(&theirs, seen, reaches), Ok(()), "it was met as a member");
+    }
+
+    /// An id is given to whoever asks for one.
+    #[test]
+    fn only_who_was_a_member_takes_a_vote_away() {
+        let mut here = engine(Memory::of_two(1));
+        here.meet(&said(&Memory::of_two(2), None).0);
+        let members = here.store().chain();
+        let mut joins = members.clone();
+        let joiner = joins.current.members.pop().map(|member| Joiner { member, nonce: 1 });
+        joins.joiners.extend(joiner);
+        here.standings.know(&joins);
+        here.disowned(THERE, true);
+        assert!(here.disowned_by.is_none() && here.turned_away_by.is_some());
+        here.standings.know(&members);
+        here.disowned(THERE, true);
+        assert!(here.disowned_by.is_some());
     }
 }
