@@ -34,6 +34,7 @@ use rustix::io::Errno;
 use super::folder::{self, Folder, REPLICAS_MAX, SET_FILE, StatefulSet};
 use crate::arguments::Recover;
 use crate::exit::{Exit, Stop};
+use crate::output::shell_path;
 
 /// Digits of the cluster's id that have to be given.
 const DIGITS: usize = 8;
@@ -96,7 +97,7 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     let (best, total) = (&left.best, left.total());
     if left.can_serve(&path)? {
         let left = left.members;
-        let folder = path.display();
+        let folder = shell_path(&path);
         // They may not have heard that fewer are wanted.
         let count = u32::try_from(total).ok().filter(|total| *total > set.replicas);
         let count = count.map_or_else(String::new, |total| format!(" --replicas {total}"));
@@ -114,13 +115,13 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
         )));
     }
     let end = best.end();
-    let Some(after) = seed::leap(end) else {
+    let (cluster, replicas) = (ClusterId(rand::random()), set.replicas.max(1));
+    let Some(after) = seed::leap(end, cluster) else {
         return Err(Stop::failed(format!("no cluster can go on after index {end}")));
     };
     say(best, left.members, total);
     confirm(recover, set.cluster)?;
-    let replicas = set.replicas.max(1);
-    let new = StatefulSet { cluster: ClusterId(rand::random()), replicas };
+    let new = StatefulSet { cluster, replicas };
     let aside = beside(&path, "recovering");
     new.make(&aside, |folder, owner| make(best, folder, owner))?;
     // RocksDB removes files by their names when it ends: they must still be its own.
@@ -129,18 +130,21 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     drop(lock);
     println!(
         "a new cluster, {}, has the state as of index {end} in {}, and goes on after {after}. The \
-         old folder is {}. Start the new one with 'kvorum local --data {}'. Clients of the old \
-         one that still run have to be started anew",
+         old folder is {}. Start the new one with 'kvorum local --data {}', or, when it is for \
+         Kubernetes, bring its folders onto the volumes as deploy/README.md says. Clients of the \
+         old one that still run have to be started anew",
         new.cluster,
         path.display(),
         lost.display(),
-        path.display(),
+        shell_path(&path),
     );
     Ok(())
 }
 
 fn beside(path: &Path, what: &str) -> PathBuf {
-    PathBuf::from(format!("{}.{what}", path.display()))
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{what}"));
+    PathBuf::from(name)
 }
 
 /// Puts a new folder in the place of an old one, which is kept under another name.

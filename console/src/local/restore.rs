@@ -19,6 +19,7 @@ use kvorum_replica::storage::seed::{self, Seed};
 use super::folder::{self, StatefulSet};
 use crate::arguments::Restore;
 use crate::exit::Stop;
+use crate::output::shell_path;
 
 /// Where it is made, in the folder that it is for.
 pub(super) const ASIDE: &str = ".restoring";
@@ -43,12 +44,14 @@ pub fn run(restore: &Restore) -> Result<(), Stop> {
     set.make(&aside, |folder, owner| make(file, folder, owner, index))?;
     bring_in(&aside, &data).map_err(|error| folder::cannot_make(&data, &error))?;
     drop(lock);
-    let folder = data.display();
-    let after = seed::leap(index).unwrap_or(index);
+    let (folder, word) = (data.display(), shell_path(&data));
+    let plural = if *replicas == 1 { "" } else { "s" };
+    let after = seed::leap(index, set.cluster).unwrap_or(index);
     println!(
-        "cluster {} of {replicas} replicas with {keys} keys as of index {index} is in {folder}, \
-         and goes on after index {after}; start it with 'kvorum local --data {folder}'. Clients of \
-         the old cluster that still run have to be started anew",
+        "cluster {} of {replicas} replica{plural} with {keys} keys as of index {index} is in \
+         {folder}, and goes on after index {after}; start it with 'kvorum local --data {word}', \
+         or, when it is for Kubernetes, bring its folders onto the volumes as deploy/README.md \
+         says. Clients of the old cluster that still run have to be started anew",
         set.cluster,
     );
     Ok(())
@@ -95,7 +98,9 @@ fn open(file: &Path) -> Result<Reader<BufReader<File>>, BackupError> {
 fn look_through(file: &Path) -> Result<(u64, u64), BackupError> {
     let mut reader = open(file)?;
     let (index, mut count) = (reader.header.index, 0);
-    seed::leap(index).ok_or(BackupError::Foreign)?;
+    if !seed::can_leap(index) {
+        return Err(BackupError::Foreign);
+    }
     let is_of_then = |item: &Item| match item {
         Item::Lane(_, lane) => lane.last_use <= index,
         Item::Key(_, record) => record.revision <= index,

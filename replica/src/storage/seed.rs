@@ -17,6 +17,8 @@ use super::log::{LogDisk, LogWrite};
 use super::open::{OpenError, Owner};
 use super::segments::LogLimits;
 use super::{Database, Store, keys};
+use kvorum_protocol::status::ClusterId;
+
 use crate::entry::Entry;
 use crate::snapshot::{Chunk, Header, Install, InstallWrite, Item, SnapshotId};
 use crate::state_machine::{self, LaneMemory, Source, Table};
@@ -30,18 +32,29 @@ use crate::version::Version;
 /// cluster they are of, and only there.
 pub const LEAP: u64 = 1_000_000_000;
 
-/// Indexes stay below this: JSON has no whole numbers beyond. A state whose cluster would pass it
-/// is refused; it would have been restored nine million times.
+/// How much further it goes on at most, as the new cluster's id has it: of two clusters that are
+/// made of one state, the second must not give the first one's indexes again.
+pub const SPREAD: u64 = 1 << 43;
+
+/// Indexes stay below this: JSON has no whole numbers beyond. A state whose cluster might pass it
+/// is refused; it would have been restored a thousand times.
 pub const INDEX_MAX: u64 = 1 << 53;
 
 // A write that was promised to be void after some index of the old cluster is void in the new one.
-const _: () = assert!(SESSION_ENTRIES < LEAP && LEAP < INDEX_MAX);
+const _: () = assert!(SESSION_ENTRIES < LEAP && LEAP + SPREAD < INDEX_MAX);
+
+/// Whether a cluster can go on that is made of a state as of an index.
+#[must_use]
+pub fn can_leap(index: u64) -> bool {
+    index < INDEX_MAX - LEAP - SPREAD
+}
 
 /// The index after which a cluster goes on that is made of a state as of `index`; `None` when
 /// indexes do not go so far.
 #[must_use]
-pub fn leap(index: u64) -> Option<u64> {
-    index.checked_add(LEAP).filter(|after| *after < INDEX_MAX)
+pub fn leap(index: u64, cluster: ClusterId) -> Option<u64> {
+    let spread = u64::try_from(cluster.0 % u128::from(SPREAD)).expect("it is below 64 bits");
+    can_leap(index).then(|| index + LEAP + spread)
 }
 
 /// A folder that is being made.
@@ -82,7 +95,7 @@ impl Seed {
             let lanes = LaneMemory::default();
             state_machine::apply(database, lanes, Source::Peer, first, &writes);
         }
-        let after = leap(database.applied())?;
+        let after = leap(database.applied(), database.identity().cluster)?;
         database.leap(after);
         let position = usize::try_from(after).expect("indexes fit the address space");
         let mut log = self.database.log(self.database.chain().current.id);
@@ -126,7 +139,7 @@ mod tests {
     use std::sync::Arc;
 
     use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome, RequestId};
-    use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
+    use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId};
 
     use super::*;
     use crate::entry::Command;
@@ -170,7 +183,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let mut database = seeded(folder.path(), &[]);
         let numbers = database.log(ConfigurationId(1)).0.numbers();
-        let after = INDEX + LEAP;
+        let after = leap(INDEX, ClusterId(7)).expect("indexes go so far");
+        assert_eq!(after, INDEX + LEAP + 7);
         assert_eq!((database.applied(), database.since()), (after, after));
         let position = usize::try_from(after).expect("it fits");
         assert_eq!(
@@ -210,12 +224,21 @@ mod tests {
         assert!(database.key(b"again").is_none(), "its lane was known: it had been done");
         assert_eq!(database.key(b"written").map(|record| record.revision), Some(INDEX + 5));
         assert!(database.key(b"after the seal").is_none());
-        assert_eq!(database.applied(), INDEX + 5 + LEAP);
+        assert_eq!(Some(database.applied()), leap(INDEX + 5, ClusterId(7)));
     }
 
     #[test]
     fn indexes_have_an_end() {
-        assert_eq!(leap(16), Some(1_000_000_016));
-        assert_eq!((leap(INDEX_MAX - LEAP), leap(u64::MAX)), (None, None));
+        let cluster = ClusterId(u128::MAX);
+        assert_eq!(leap(16, cluster), Some(16 + LEAP + SPREAD - 1));
+        let ends = [INDEX_MAX - LEAP - SPREAD, u64::MAX];
+        assert_eq!(ends.map(|index| leap(index, cluster)), [None, None]);
+    }
+
+    #[test]
+    fn two_clusters_of_one_state_give_other_indexes() {
+        let after = |id| leap(16, ClusterId(id)).expect("indexes go so far");
+        let [one, other] = [after(rand::random()), after(rand::random())];
+        assert!(one.abs_diff(other) > 1_000_000, "{one}, {other}");
     }
 }
