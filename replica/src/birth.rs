@@ -21,6 +21,7 @@ use tokio::time::sleep;
 use tracing::info;
 
 use crate::chain::Standing;
+use crate::orchestrator::folder::INTENT_FILE;
 use crate::orchestrator::{self, Orchestrator, OrchestratorError, Origin};
 use crate::planner::ordinal;
 use crate::state_machine::Table;
@@ -33,8 +34,6 @@ const TRY_INTERVAL: Duration = Duration::from_millis(200);
 const MARKER_INTERVAL: Duration = Duration::from_secs(3);
 /// How long one try may take.
 const TRY_PATIENCE: Duration = Duration::from_secs(2);
-/// The file that holds the intent.
-const INTENT: &str = "intent";
 
 /// What a replica needs to come by an identity.
 pub struct Birth<'a> {
@@ -80,7 +79,7 @@ impl Birth<'_> {
     /// The identity is on the volume: the intent has served.
     pub fn done(&self) {
         // One that comes back would only ask once more for the id that it got.
-        let _ = fs::remove_file(self.data.join(INTENT));
+        let _ = fs::remove_file(self.data.join(INTENT_FILE));
         let _ = File::open(self.data).and_then(|folder| folder.sync_all());
     }
 
@@ -171,7 +170,7 @@ impl Birth<'_> {
 
     /// A number that this volume keeps until it has an identity.
     fn intent(&self) -> io::Result<u64> {
-        let path = self.data.join(INTENT);
+        let path = self.data.join(INTENT_FILE);
         let read = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
         if let Some(intent) = read {
             return Ok(intent);

@@ -154,7 +154,7 @@ impl Leaving<'_> {
     async fn warn(&self, reason: &'static str, note: String) {
         warn!("{note}");
         if let Some(herald) = self.orchestrator.herald(self.name) {
-            herald.tell(Happening { is_warning: true, reason, note }).await;
+            herald.tell(Happening { is_warning: true, reason, note, name: None }).await;
         }
     }
 

@@ -49,6 +49,14 @@ pub enum OrchestratorError {
     /// It is out of reach, or does not make sense.
     #[error("{0}")]
     Unreachable(String),
+    /// More replicas are wanted than there can be.
+    #[error("{why}")]
+    TooMany {
+        /// How many.
+        replicas: u32,
+        /// What next.
+        why: String,
+    },
     /// What says how many replicas are wanted is gone or about to be, or this replica may not ask
     /// any more.
     #[error("{0}")]
@@ -128,6 +136,19 @@ impl Orchestrator {
         match self {
             Self::Folder(folder) => folder.clients(name),
             Self::Kubernetes(kubernetes) => kubernetes.clients(name),
+        }
+    }
+
+    /// The volume of another replica that is wanted and has had one, if that can be seen here: it
+    /// belongs to a cluster, whether its replica runs or not.
+    pub async fn other_volume(
+        &self,
+        name: &str,
+        wanted: Scale,
+    ) -> Result<Option<String>, OrchestratorError> {
+        match self {
+            Self::Folder(folder) => folder.other_volume(name, wanted).await,
+            Self::Kubernetes(_) => Ok(None),
         }
     }
 
@@ -230,6 +251,12 @@ pub async fn origin(
              answers: the replica of ordinal {first} begins it"
         )));
     }
+    if let Some(volume) = orchestrator.other_volume(name, wanted).await? {
+        return Err(OrchestratorError::Unreachable(format!(
+            "the cluster has no marker ({place}), and {volume} holds a volume of one: no second \
+             cluster begins beside it; start its replica, or remove the folder if it is lost"
+        )));
+    }
     let cluster = cluster.unwrap_or_else(|| ClusterId(rand::random()));
     let marker = orchestrator.make_marker(Marker::new(cluster, intent)).await?;
     Ok(match marker.nonce == intent {
@@ -242,6 +269,7 @@ pub async fn origin(
 /// again. While the orchestrator is out of reach, what was told last stays.
 pub async fn watch(
     orchestrator: Orchestrator,
+    name: String,
     driver: mpsc::Sender<ClientEvent>,
     mut looks: mpsc::Receiver<Look>,
 ) {
@@ -266,6 +294,9 @@ pub async fn watch(
                 let why = error.to_string();
                 if why != trouble {
                     warn!(why, "cannot tell how many replicas are wanted; the members stay");
+                    if let OrchestratorError::TooMany { replicas, .. } = error {
+                        tell_too_many(&orchestrator, &name, replicas, why.clone()).await;
+                    }
                     trouble = why;
                 }
             }
@@ -277,6 +308,15 @@ pub async fn watch(
             },
             _ = hints.next() => None,
         };
+    }
+}
+
+/// Tells where the number was asked for that it cannot be.
+async fn tell_too_many(orchestrator: &Orchestrator, name: &str, replicas: u32, note: String) {
+    if let Some(herald) = orchestrator.herald(name) {
+        // Every replica sees it.
+        let name = Some(format!("{replicas}-replicas"));
+        herald.tell(Happening { is_warning: true, reason: "TooMany", note, name }).await;
     }
 }
 
@@ -342,7 +382,13 @@ mod tests {
         assert_eq!(asks("kvorum-1", 1).await.unwrap(), Origin::Joins(cluster));
         assert_eq!(asks("kvorum-0", 3).await.unwrap(), Origin::Joins(cluster), "emptied");
         folder.forget_marker().unwrap();
-        assert_eq!(asks("kvorum-0", 3).await.unwrap(), Origin::Begins(cluster), "the control");
+        let volume = path.join("kvorum-2");
+        std::fs::create_dir_all(volume.join("db")).unwrap();
+        std::fs::write(volume.join("db/CURRENT"), "MANIFEST-1").unwrap();
+        let why = asks("kvorum-0", 3).await.unwrap_err().to_string();
+        assert!(why.contains("kvorum-2 holds a volume"), "{why}");
+        std::fs::write(volume.join(folder::INTENT_FILE), "7").unwrap();
+        assert_eq!(asks("kvorum-0", 3).await.unwrap(), Origin::Begins(cluster), "it is as new");
         std::fs::remove_dir_all(path).unwrap();
     }
 }

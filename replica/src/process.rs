@@ -7,6 +7,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::info;
@@ -43,6 +44,9 @@ pub fn run(settings: &Settings) -> ExitCode {
 }
 
 async fn run_until_told(settings: &Settings) -> ExitCode {
+    // A file that may not grow any more (`ulimit -f`) is an error of the write to it, which can be
+    // told. Listening once is enough: a signal that was listened for ends nobody again.
+    drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).expect("SIGXFSZ can be handled"));
     let stopped = stop_signal(settings.stop_with_stdin);
     let on_fatal = Arc::new(|what: &str| {
         eprintln!("kvorum-replica: the disk failed, so this replica stops: {what}");

@@ -337,7 +337,7 @@ fn follow(
     let upkeep =
         Upkeep { orchestrator: orchestrator.clone(), cluster, name: name.to_owned(), status };
     tasks.spawn(upkeep.keep());
-    tasks.spawn(orchestrator::watch(orchestrator, keeper.clients.clone(), looks));
+    tasks.spawn(orchestrator::watch(orchestrator, name.to_owned(), keeper.clients.clone(), looks));
     tasks.spawn(keeper.keep(marks, unasked));
 }
 

@@ -1,8 +1,10 @@
 //! Tells in Events of Kubernetes what a replica does and refuses; `kubectl describe` shows them.
 //!
 //! Guarantees that nothing waits for an Event, that one which cannot be written is lost without
-//! harm, and that there is at most one in a while: an Event is for people.
+//! harm, and that there is at most one in a while: an Event is for people. A Warning is for what is
+//! wrong, and lasts; each change of the members is told once, by whoever comes first.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,16 +13,18 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
-use kvorum_protocol::status::{Configuration, Role, Status};
+use kvorum_protocol::status::{ClusterId, Configuration, Role, Status};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::kubernetes::{Kubernetes, parameters};
 
 /// Least time between two Events of a replica.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// A configuration that somebody else leads for so long was told by that one.
-const TOLD_BY_OTHERS: Duration = Duration::from_secs(10);
+/// News that wait to be told; more are lost.
+const NEWS_MAX: usize = 16;
+/// What lasts so long is no step on the way to something: it is wrong.
+const LASTS: Duration = Duration::from_secs(30);
 /// Longest note, in characters; an Event may have a KiB.
 const NOTE_CHARACTERS_MAX: usize = 300;
 
@@ -33,6 +37,8 @@ pub struct Happening {
     pub reason: &'static str,
     /// A sentence.
     pub note: String,
+    /// What the Event is called, for one that several replicas may tell: it is there once.
+    pub name: Option<String>,
 }
 
 /// Tells what happens to one replica.
@@ -46,14 +52,25 @@ impl Herald {
         Self { kubernetes, name }
     }
 
-    /// Tells what the leader does with the members, and why it waits, until the replica ends.
+    /// Tells which members there are, and what is wrong with this replica, until it ends.
     pub async fn follow(self, mut status: watch::Receiver<Option<Arc<Status>>>) {
-        let mut last = Last::default();
-        while status.changed().await.is_ok() {
+        let (mut last, mut news) = (Last::default(), VecDeque::new());
+        let mut pace = interval(INTERVAL);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_time = tokio::select! {
+                changed = status.changed() => match changed {
+                    Ok(()) => false,
+                    Err(_) => return,
+                },
+                _ = pace.tick() => true,
+            };
             let now = status.borrow_and_update().clone();
-            let Some(happening) = now.and_then(|status| last.news(&status)) else { continue };
-            self.tell(happening).await;
-            sleep(INTERVAL).await;
+            news.extend(now.map_or_else(Vec::new, |status| last.news(&status, Instant::now())));
+            news.truncate(NEWS_MAX);
+            if is_time && let Some(happening) = news.pop_front() {
+                self.tell(happening).await;
+            }
         }
     }
 
@@ -72,7 +89,8 @@ impl Herald {
         let note: String = happening.note.chars().take(NOTE_CHARACTERS_MAX).collect();
         let event = Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}-", self.name)),
+                generate_name: happening.name.is_none().then(|| format!("{}-", self.name)),
+                name: happening.name.map(|name| format!("{set}-{name}")),
                 namespace: Some(namespace.clone()),
                 ..ObjectMeta::default()
             },
@@ -100,63 +118,67 @@ impl Herald {
 struct Last {
     /// The configuration that needs no telling.
     configuration: u32,
-    /// Since when another one is there, of which this replica does not know who tells it: each new
-    /// configuration begins without a leader.
-    unclear_since: Option<Instant>,
-    waits: Option<String>,
-    trouble: Option<String>,
+    waits: Lasting,
+    trouble: Lasting,
 }
 
 impl Last {
     /// What a status tells that is new.
-    fn news(&mut self, status: &Status) -> Option<Happening> {
-        let trouble = self.trouble(&status.name, status.trouble.as_ref());
-        let (leads, membership) = (status.role == Role::Leader, &status.membership);
-        let waits = membership.waits.as_ref();
-        trouble.or_else(|| self.change(leads, &status.configuration, waits, Instant::now()))
+    fn news(&mut self, status: &Status, now: Instant) -> Vec<Happening> {
+        let Status { cluster, configuration, membership, trouble, name, .. } = status;
+        let trouble = trouble.as_ref().map(|trouble| format!("{name}: {trouble}"));
+        // Why the members are not those wanted, the leader alone knows.
+        let waits = membership.waits.clone().filter(|_| status.role == Role::Leader);
+        let change = self.change(*cluster, configuration);
+        let trouble = self.trouble.news("Trouble", trouble, now);
+        let waits = self.waits.news("ScalingWaits", waits, now);
+        [change, trouble, waits].into_iter().flatten().collect()
     }
 
-    fn trouble(&mut self, name: &str, trouble: Option<&String>) -> Option<Happening> {
-        if trouble == self.trouble.as_ref() {
-            return None;
-        }
-        self.trouble = trouble.cloned();
-        let note = format!("{name}: {}", trouble?);
-        Some(Happening { is_warning: true, reason: "Trouble", note })
+    /// Which members there are, when others were before. What there was at first is no news.
+    fn change(&mut self, cluster: ClusterId, configuration: &Configuration) -> Option<Happening> {
+        let Configuration { id, members } = configuration;
+        let before = std::mem::replace(&mut self.configuration, id.0);
+        let members: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
+        (before != 0 && id.0 > before).then(|| Happening {
+            is_warning: false,
+            reason: "Configured",
+            note: format!("configuration {}: {}", id.0, members.join(", ")),
+            name: Some(format!("{cluster}-configuration-{}", id.0)),
+        })
     }
+}
 
-    /// What the leader does with the members. What there was at first is no news.
-    fn change(
+/// Something that may pass by itself, and is wrong when it lasts.
+#[derive(Default)]
+struct Lasting {
+    since: Option<Instant>,
+    /// What was told, whether as a warning, and when.
+    told: Option<(String, bool, Instant)>,
+}
+
+impl Lasting {
+    /// What there is to tell of it now.
+    fn news(
         &mut self,
-        leads: bool,
-        configuration: &Configuration,
-        waits: Option<&String>,
+        reason: &'static str,
+        what: Option<String>,
         now: Instant,
     ) -> Option<Happening> {
-        let Configuration { id, members } = configuration;
-        if self.configuration == 0 {
-            self.configuration = id.0;
-        }
-        let is_new = id.0 > self.configuration;
-        if !leads {
-            let since = *self.unclear_since.get_or_insert(now);
-            if !is_new || now - since > TOLD_BY_OTHERS {
-                (self.configuration, self.unclear_since) = (id.0, None);
-            }
+        let Some(what) = what else {
+            *self = Self::default();
+            return None;
+        };
+        let is_warning = now - *self.since.get_or_insert(now) >= LASTS;
+        // The words may change all the time, as those about a disk do that has so much room.
+        let is_old = |(told, as_warning, at): &(String, bool, Instant)| {
+            *as_warning == is_warning && (*told == what || now - *at < LASTS)
+        };
+        if self.told.as_ref().is_some_and(is_old) {
             return None;
         }
-        self.unclear_since = None;
-        if is_new {
-            self.configuration = id.0;
-            let members: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
-            let note = format!("configuration {}: {}", id.0, members.join(", "));
-            return Some(Happening { is_warning: false, reason: "Configured", note });
-        }
-        if waits == self.waits.as_ref() {
-            return None;
-        }
-        self.waits = waits.cloned();
-        Some(Happening { is_warning: true, reason: "ScalingWaits", note: waits?.clone() })
+        self.told = Some((what.clone(), is_warning, now));
+        Some(Happening { is_warning, reason, note: what, name: None })
     }
 }
 
@@ -166,28 +188,34 @@ mod tests {
     use kvorum_protocol::status::ConfigurationId;
 
     #[test]
-    fn what_is_new_is_told_once() {
+    fn a_change_of_the_members_is_told_and_what_was_before_is_not() {
         let mut last = Last::default();
-        let configuration = |id| Configuration { id: ConfigurationId(id), members: Vec::new() };
-        let mut now = Instant::now();
-        let mut change = |leads, id, waits: Option<&String>, later| {
-            now += Duration::from_secs(later);
-            last.change(leads, &configuration(id), waits, now).map(|told| told.reason)
+        let mut change = |id| {
+            let configuration = Configuration { id: ConfigurationId(id), members: Vec::new() };
+            last.change(ClusterId(0x7b), &configuration).and_then(|told| told.name)
         };
-        assert_eq!(change(true, 1, None, 0), None, "what there was before");
-        assert_eq!(change(false, 2, None, 1), None, "nobody leads yet");
-        assert_eq!(change(true, 2, None, 1), Some("Configured"));
-        assert_eq!(change(true, 2, None, 1), None);
-        let waits = "kvorum-2 has not come".to_owned();
-        assert_eq!(change(true, 2, Some(&waits), 1), Some("ScalingWaits"));
-        assert_eq!(change(true, 2, Some(&waits), 1), None);
-        assert_eq!(change(false, 3, None, 1), None);
-        assert_eq!(change(false, 3, None, 20), None, "another one leads, and told it");
-        assert_eq!(change(true, 3, Some(&waits), 1), None);
-        let trouble = "the disk is full".to_owned();
-        let told = last.trouble("kvorum-1", Some(&trouble)).map(|told| told.note);
-        assert_eq!(told.as_deref(), Some("kvorum-1: the disk is full"));
-        assert_eq!(last.trouble("kvorum-1", Some(&trouble)), None);
-        assert_eq!(last.trouble("kvorum-1", None), None, "an end of trouble");
+        assert_eq!(change(3), None, "what there was before");
+        assert_eq!(change(3), None);
+        let name = change(4).unwrap();
+        assert!(name.ends_with("7b-configuration-4"), "{name}");
+        assert_eq!(change(4), None);
+        assert!(change(6).is_some());
+    }
+
+    #[test]
+    fn a_warning_is_for_what_lasts() {
+        let (mut lasting, began) = (Lasting::default(), Instant::now());
+        let mut news = |seconds, what: Option<&str>| {
+            let now = began + Duration::from_secs(seconds);
+            lasting.news("Trouble", what.map(str::to_owned), now).map(|told| told.is_warning)
+        };
+        assert_eq!(news(0, None), None);
+        assert_eq!(news(1, Some("it copies the state")), Some(false));
+        assert_eq!(news(2, Some("it copies the state")), None);
+        assert_eq!(news(3, Some("it copies more")), None);
+        assert_eq!(news(31, Some("it copies more")), Some(true), "it lasts, whatever is said");
+        assert_eq!(news(90, Some("it copies more")), None);
+        assert_eq!(news(91, None), None, "an end");
+        assert_eq!(news(92, Some("it copies more")), Some(false), "and again");
     }
 }

@@ -6,6 +6,7 @@
 //! | `marker.json` | the cluster's [marker](crate::marker) |
 //! | `marker.lock` | held while the marker is looked at and replaced |
 //! | `NAME/addresses.json` | where a replica listens |
+//! | `NAME/intent` | there until a replica has an identity |
 //!
 //! Guarantees that the marker is made once, and replaced only if it still is what was expected.
 
@@ -25,6 +26,9 @@ use crate::planner::{MEMBERS_MAX, Scale};
 
 /// The file that says how many replicas are wanted.
 pub const SET_FILE: &str = "statefulset.json";
+/// The file on a replica's volume with the number by which it asks for an identity; it is there
+/// until the replica has one.
+pub const INTENT_FILE: &str = "intent";
 /// The file that the marker is in.
 const MARKER_FILE: &str = "marker.json";
 /// Most replicas of a cluster.
@@ -76,6 +80,30 @@ impl Folder {
             };
             others.filter(|other| *other != name).filter_map(endpoint).collect()
         })
+    }
+
+    /// The folder of another replica that is wanted and has an identity: a database, and no longer
+    /// the intent with which it asks for one.
+    pub(super) async fn other_volume(
+        &self,
+        name: &str,
+        wanted: Scale,
+    ) -> Result<Option<String>, OrchestratorError> {
+        let name = name.to_owned();
+        self.blocking(move |folder| {
+            let base = name.rsplit_once('-').map_or(name.as_str(), |(base, _)| base);
+            for ordinal in wanted.start..wanted.start.saturating_add(wanted.replicas) {
+                let other = format!("{base}-{ordinal}");
+                let own = folder.path.join(&other);
+                let has = |file: &Path| own.join(file).try_exists();
+                let is_opened = has(Path::new("db/CURRENT"))?;
+                if other != name && is_opened && !has(Path::new(INTENT_FILE))? {
+                    return Ok(Some(own.display().to_string()));
+                }
+            }
+            Ok(None)
+        })
+        .await
     }
 
     /// How many replicas are wanted, now.

@@ -75,11 +75,9 @@ impl Keeper {
             let verdict = match claim(&self.orchestrator, self.cluster, wish, proof).await {
                 Ok(()) => Verdict::Done,
                 Err(OrchestratorError::Refused(why)) => Verdict::Refused(why.to_string()),
-                Err(OrchestratorError::Unreachable(why) | OrchestratorError::Gone(why)) => {
-                    Verdict::Unreachable(format!(
-                        "the cluster's marker cannot be had, and is asked for again: {why}"
-                    ))
-                }
+                Err(why) => Verdict::Unreachable(format!(
+                    "the cluster's marker cannot be had, and is asked for again: {why}"
+                )),
             };
             match &verdict {
                 Verdict::Done => trouble.clear(),

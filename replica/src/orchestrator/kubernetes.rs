@@ -82,6 +82,9 @@ impl Kubernetes {
         };
         let mut config = Config::infer().await.map_err(|error| unusable(&error))?;
         config.connect_timeout = Some(CALL_PATIENCE);
+        // Administrators look for it in the API server's logs.
+        let program = concat!("kvorum-replica/", env!("CARGO_PKG_VERSION"));
+        config.headers.extend("user-agent".parse().ok().zip(program.parse().ok()));
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).map_err(|error| unusable(&error))?;
         Ok(Self {
@@ -110,10 +113,11 @@ impl Kubernetes {
         let known = Known { uid: set.metadata.uid, start };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
         if replicas > REPLICAS_MAX {
-            return Err(OrchestratorError::Unreachable(format!(
+            let why = format!(
                 "{replicas} replicas are not possible, the members stay as they are: kubectl -n \
                  {namespace} scale statefulset {name} --replicas={REPLICAS_MAX} or less"
-            )));
+            );
+            return Err(OrchestratorError::TooMany { replicas, why });
         }
         Ok(Scale { start, replicas })
     }

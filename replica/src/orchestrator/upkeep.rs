@@ -108,7 +108,7 @@ impl Upkeep {
     async fn tell(&self, note: String) {
         warn!("{note}");
         if let Some(herald) = self.orchestrator.herald(&self.name) {
-            herald.tell(Happening { is_warning: true, reason: "Marker", note }).await;
+            herald.tell(Happening { is_warning: true, reason: "Marker", note, name: None }).await;
         }
     }
 }
