@@ -360,7 +360,8 @@ impl Client {
         while tries.next().await?.is_some() {
             // A connection of its own: a subscriber that dawdles slows whatever shares it.
             let Ok(connection) = tries.connect_anew().await else { continue };
-            let opened = timeout_at(deadline, connection.subscribe(subscription.clone())).await;
+            let asked = subscription.clone().in_version(connection.welcome().version);
+            let opened = timeout_at(deadline, connection.subscribe(asked)).await;
             match opened {
                 Ok(Ok((from, events))) if self.attempts.pin.holds(&connection) => {
                     return Ok(Events { from, events, connection });

@@ -438,6 +438,11 @@ impl Tries<'_> {
         self.last = Some(format!("{}: {refusal}", connection.welcome().name));
         let leader = match refusal {
             Refusal::NotLeader { leader } => leader.clone(),
+            // It may belong to another cluster than those that serve, and lead in that one.
+            Refusal::Unavailable(_) if self.attempts.pin.get().is_none() => {
+                self.shunned = Some(self.current.address.clone());
+                None
+            }
             _ => connection.leader(),
         };
         self.attempts.pool(|pool| {

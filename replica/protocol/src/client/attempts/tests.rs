@@ -34,7 +34,16 @@ fn who_leads_is_forgotten_only_with_a_reason() {
 
 const CLUSTER: ClusterId = ClusterId(7);
 
-/// A replica that has no keys, and knows where others are. Its connections end when told to.
+/// What a replica does.
+#[derive(Clone)]
+enum Does {
+    /// It has no keys, and knows where others are.
+    Knows(Vec<Address>),
+    /// It says that it does not serve.
+    Refuses,
+}
+
+/// A replica that leads, as it says. Its connections end when told to.
 struct Fake {
     at: SocketAddr,
     end: watch::Sender<bool>,
@@ -51,6 +60,10 @@ impl Fake {
     }
 
     async fn start(name: &'static str, cluster: ClusterId, others: Vec<Address>) -> Self {
+        Self::listen(name, cluster, Does::Knows(others)).await
+    }
+
+    async fn listen(name: &'static str, cluster: ClusterId, does: Does) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let at = listener.local_addr().expect("it is bound");
         let (end, ended) = watch::channel(false);
@@ -58,13 +71,13 @@ impl Fake {
         let counted = Arc::clone(&asked);
         let listens = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (mut ended, others) = (ended.clone(), others.clone());
+                let (mut ended, does) = (ended.clone(), does.clone());
                 ended.mark_unchanged();
                 let frames = Framed::new(stream, frame::codec(FRAME_BYTES_MAX));
                 let asked = Arc::clone(&counted);
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = serve(frames, name, cluster, others, asked) => {}
+                        () = serve(frames, name, cluster, does, asked) => {}
                         _ = ended.changed() => {}
                     }
                 });
@@ -78,7 +91,7 @@ async fn serve(
     mut frames: Framed<tokio::net::TcpStream, tokio_util::codec::LengthDelimitedCodec>,
     name: &str,
     cluster: ClusterId,
-    others: Vec<Address>,
+    does: Does,
     asked: Arc<AtomicUsize>,
 ) {
     let Some(Ok(hello)) = frames.next().await else { return };
@@ -98,12 +111,17 @@ async fn serve(
         let ClientFrame::Call { call, request } = frame::decode(&bytes).expect("a frame") else {
             continue;
         };
-        let answer = match request {
-            Request::Addresses => {
+        let answer = match (&does, request) {
+            (Does::Knows(others), Request::Addresses) => {
                 asked.fetch_add(1, Ordering::SeqCst);
                 Answer::Addresses(others.clone())
             }
-            _ => Answer::Value(None),
+            (Does::Knows(_), _) => Answer::Value(None),
+            (Does::Refuses, Request::Addresses) => Answer::Addresses(Vec::new()),
+            (Does::Refuses, _) => {
+                asked.fetch_add(1, Ordering::SeqCst);
+                Answer::Refused(Refusal::Unavailable("it does not serve".to_owned()))
+            }
         };
         let answer = ServerFrame::Answer { call, answer };
         let bytes = frame::encode(&answer, FRAME_BYTES_MAX).expect("it fits");
@@ -202,4 +220,16 @@ async fn one_that_answers_is_enough() {
     // Each of them for as long as a dial may take would be longer than this.
     let client = Client::of_addresses(&addresses, Options::default());
     get(&client).await.expect("one answers");
+}
+
+/// A cluster that began by mistake has a leader, and serves nobody.
+#[tokio::test]
+async fn a_leader_that_does_not_serve_is_left_for_another_one() {
+    let mistake = Fake::listen("kvorum-0", ClusterId(8), Does::Refuses).await;
+    let serves = Fake::start("kvorum-1", CLUSTER, Vec::new()).await;
+    let addresses = [mistake.at, serves.at].map(|at| at.to_string());
+    let client = Client::of_addresses(&addresses, Options::default());
+    get(&client).await.expect("one serves");
+    assert_eq!(mistake.asked.load(Ordering::SeqCst), 1, "it is not asked again and again");
+    assert_eq!(client.attempts.pin.get(), Some(CLUSTER));
 }
