@@ -3,9 +3,11 @@
 //! Guarantees that both take the same words: there is one grammar. Does not know a cluster.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::parse_timeout;
 use crate::node::Node;
 
 /// What to do with a cluster.
@@ -76,8 +78,12 @@ pub enum Verb {
         /// Where to watch
         #[arg(long)]
         node: Option<Node>,
+        /// How long to wait for a cluster that is away for a while; for ever if not given
+        #[arg(long, value_parser = parse_timeout, value_name = "TIME")]
+        wait: Option<Duration>,
     },
-    /// Kill a replica: SIGKILL in a local cluster, a crash where faults are allowed
+    /// Kill a replica: its process by SIGKILL in a local cluster, its pod on Kubernetes, by a crash
+    /// at an address where faults are allowed
     Kill {
         /// Which
         node: Node,

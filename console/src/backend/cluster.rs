@@ -391,6 +391,7 @@ impl Store for RealCluster {
                         Some(Event::Compacted { .. }) => {
                             return Err("the log of that time is compacted".to_owned());
                         }
+                        Some(Event::Progress { next: told }) => next = told,
                         Some(_) => {}
                         // Where it broke, it goes on.
                         None => break,

@@ -334,7 +334,7 @@ fn take(event: Event, entries: &mut Vec<EntryEvent>) -> Option<u64> {
             None
         }
         Event::Compacted { from } => Some(from),
-        Event::Status(_) | Event::Key(_) => None,
+        Event::Status(_) | Event::Key(_) | Event::Progress { .. } => None,
     }
 }
 

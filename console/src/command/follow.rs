@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
 
-use kvorum_protocol::client::Route;
+use kvorum_protocol::ClientError;
+use kvorum_protocol::client::{Events, Route};
 use kvorum_protocol::message::{Event, Subscription};
 use serde_json::json;
 
@@ -13,6 +15,8 @@ use crate::exit::Stop;
 use crate::node::Node;
 use crate::output;
 
+/// Time between two tries to go on, while the cluster is away.
+const RETRY: Duration = Duration::from_millis(500);
 /// Entries that `log` shows when it is not told from where.
 const LOG_ENTRIES: u64 = 20;
 
@@ -35,7 +39,9 @@ pub async fn log(
         return Ok(());
     }
     let until = if follow { u64::MAX } else { applied };
-    follow_from(context, &route, from, until, |from| Subscription::Log { from }).await
+    let log = |from| Subscription::Log { from };
+    let wait = if follow { Duration::MAX } else { Duration::ZERO };
+    follow_from(context, &route, from, until, wait, log).await
 }
 
 pub async fn watch(
@@ -43,24 +49,27 @@ pub async fn watch(
     prefix: OsString,
     from: Option<u64>,
     node: Option<Node>,
+    wait: Option<Duration>,
 ) -> Result<(), Stop> {
     let route = context.route(node.as_ref()).await?;
     let prefix = prefix.as_bytes().to_vec();
     let keys = |from| Subscription::Keys { prefix: prefix.clone(), from };
-    follow_from(context, &route, from.unwrap_or(0), u64::MAX, keys).await
+    let wait = wait.unwrap_or(Duration::MAX);
+    follow_from(context, &route, from.unwrap_or(0), u64::MAX, wait, keys).await
 }
 
 /// Follows a subscription until an index is shown. When the connection is lost it goes on where it
-/// stood, at whichever replica answers.
+/// stood, at whichever replica answers; when none does, it waits so long for one that does.
 async fn follow_from(
     context: &Context,
     route: &Route,
     mut next: u64,
     until: u64,
+    wait: Duration,
     subscription: impl Fn(u64) -> Subscription,
 ) -> Result<(), Stop> {
+    let mut events = context.client.subscribe(subscription(next), route).await?;
     loop {
-        let mut events = context.client.subscribe(subscription(next), route).await?;
         next = next.max(events.from);
         while let Some(event) = events.next().await {
             match &event {
@@ -79,6 +88,7 @@ async fn follow_from(
                     );
                     return Err(Stop::failed(message));
                 }
+                Event::Progress { next: told } => next = *told,
                 Event::Status(_) => {}
             }
             if next > until {
@@ -86,6 +96,31 @@ async fn follow_from(
             }
         }
         crate::note(format!("lost {}; going on from index {next}", events.node()));
+        events = resume(context, route, wait, || subscription(next)).await?;
+    }
+}
+
+/// Subscribes again, and waits so long for a cluster that is away.
+async fn resume(
+    context: &Context,
+    route: &Route,
+    wait: Duration,
+    subscription: impl Fn() -> Subscription,
+) -> Result<Events, Stop> {
+    let began = Instant::now();
+    let mut is_told = false;
+    loop {
+        match context.client.subscribe(subscription(), route).await {
+            Ok(events) => return Ok(events),
+            Err(error @ ClientError::Unavailable { .. }) if began.elapsed() < wait => {
+                if !is_told {
+                    crate::note(format!("{error}; waiting for the cluster"));
+                }
+                is_told = true;
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -41,10 +41,15 @@ pub use status::{ReplicaId, Status};
 /// History:
 /// - 1: the first version.
 /// - 2: a replica may be asked where the others are ([`message::Request::Addresses`]).
-pub const WIRE_VERSION: u16 = 2;
+/// - 3: who subscribes to keys may be told where the subscription stands while none of them changes
+///   ([`message::Subscription::Watch`]).
+pub const WIRE_VERSION: u16 = 3;
 
 /// The oldest version of the wire that this crate speaks.
 pub const WIRE_VERSION_OLDEST: u16 = 1;
 
 /// The first version in which a replica may be asked where the others are.
 pub const WIRE_VERSION_ADDRESSES: u16 = 2;
+
+/// The first version in which a subscription to keys may tell where it stands.
+pub const WIRE_VERSION_PROGRESS: u16 = 3;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::WIRE_VERSION_PROGRESS;
 use crate::data::{Key, LimitError, Operation, Outcome, RequestId, Value};
 use crate::status::{self, Configuration, ReplicaId, Status};
 
@@ -207,6 +208,30 @@ pub enum Subscription {
         /// From this index on; 0 for what changes from now on.
         from: u64,
     },
+    /// As [`Self::Keys`], and now and then where it stands while no such key changes: whoever loses
+    /// it can go on from there, when what came before is no longer in the log.
+    Watch {
+        /// Only keys with this prefix; empty for all.
+        prefix: Vec<u8>,
+        /// From this index on; 0 for what changes from now on.
+        from: u64,
+    },
+}
+
+impl Subscription {
+    /// The same in words of a version of the wire.
+    #[must_use]
+    pub fn in_version(self, version: u16) -> Self {
+        match self {
+            Self::Keys { prefix, from } if version >= WIRE_VERSION_PROGRESS => {
+                Self::Watch { prefix, from }
+            }
+            Self::Watch { prefix, from } if version < WIRE_VERSION_PROGRESS => {
+                Self::Keys { prefix, from }
+            }
+            subscription => subscription,
+        }
+    }
 }
 
 /// Administration.
@@ -403,6 +428,11 @@ pub enum Event {
     Compacted {
         /// The first index that can be had.
         from: u64,
+    },
+    /// Everything before an index was told.
+    Progress {
+        /// The index.
+        next: u64,
     },
 }
 

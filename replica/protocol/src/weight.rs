@@ -59,7 +59,10 @@ impl Request {
                 Self::Get { key, consistency: _ } => key.0.len(),
                 Self::Scan(scan) => scan.weight(),
                 Self::Status | Self::Addresses => 0,
-                Self::Subscribe(Subscription::Keys { prefix, from: _ }) => prefix.len(),
+                Self::Subscribe(
+                    Subscription::Keys { prefix, from: _ }
+                    | Subscription::Watch { prefix, from: _ },
+                ) => prefix.len(),
                 Self::Subscribe(Subscription::Status | Subscription::Log { from: _ }) => 0,
                 Self::Admin(admin) => admin.weight(),
                 Self::Snapshot(SnapshotRequest::Part { snapshot: _, after }) => after.0.len(),
@@ -79,7 +82,9 @@ impl Request {
             Self::Scan(Scan { prefix, from, until, .. }) => {
                 [prefix, from, until].into_iter().try_for_each(|bound| validate_bound(bound.len()))
             }
-            Self::Subscribe(Subscription::Keys { prefix, .. }) => validate_bound(prefix.len()),
+            Self::Subscribe(
+                Subscription::Keys { prefix, .. } | Subscription::Watch { prefix, .. },
+            ) => validate_bound(prefix.len()),
             Self::Snapshot(SnapshotRequest::Part { after, .. }) => match after.0.len() {
                 0..=CURSOR_BYTES_MAX => Ok(()),
                 bytes => Err(LimitError::KeyTooLong { bytes: bytes as u64 }),
@@ -235,7 +240,7 @@ impl Event {
                 Self::Key(KeyEvent { index: _, key: Key(key), value: of }) => {
                     key.len() + value(of.as_ref())
                 }
-                Self::Compacted { from: _ } => 0,
+                Self::Compacted { from: _ } | Self::Progress { next: _ } => 0,
             }
     }
 }

@@ -5,7 +5,8 @@
 //! that were told everything cost nothing until there is more to tell.
 //!
 //! Guarantees that each subscription gets every decided entry (or change of a key) from its index
-//! on, in order, once. Does not keep entries itself.
+//! on, in order, once, and that one which asks for it is never far from where it said it stands.
+//! Does not keep entries itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +25,9 @@ use crate::storage::{Decided, Store};
 
 /// Bytes of entries that one subscription is given in one turn, at most one entry more.
 const CURSOR_BYTES_MAX: usize = 256 << 10;
+/// Bytes of the log after which a subscription that has nothing to tell says where it stands. Far
+/// less than the log keeps: whoever loses the connection can go on from there.
+const SILENT_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a value that the log pane is shown.
 const PREVIEW_BYTES: usize = 128;
 /// Ticks between two statuses that differ by no more than indexes.
@@ -50,11 +54,24 @@ struct Cursor {
     next: u64,
     /// Only changes of keys with this prefix; `None` for every entry.
     prefix: Option<Vec<u8>>,
+    /// Bytes of the log that were passed over without a word; `None` if that is never told.
+    silent: Option<usize>,
 }
 
 impl Cursor {
     fn bytes(&self) -> usize {
         self.prefix.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Counts what was passed over; whether it is time to tell where it stands.
+    fn passes_over(&mut self, bytes: usize) -> bool {
+        let Some(silent) = &mut self.silent else { return false };
+        *silent += bytes;
+        let is_due = *silent >= SILENT_BYTES_MAX;
+        if is_due {
+            *silent = 0;
+        }
+        is_due
     }
 }
 
@@ -105,20 +122,21 @@ impl Subscriptions {
         if self.cursors.len() + self.statuses.len() >= ALL_SUBSCRIPTIONS_MAX {
             return Err(Refusal::Overloaded);
         }
-        let (from, prefix) = match subscription {
+        let (from, prefix, silent) = match subscription {
             Subscription::Status => {
                 self.statuses.insert(id, 0);
                 return Ok(applied);
             }
-            Subscription::Log { from } => (from, None),
-            Subscription::Keys { prefix, from } => (from, Some(prefix)),
+            Subscription::Log { from } => (from, None, None),
+            Subscription::Keys { prefix, from } => (from, Some(prefix), None),
+            Subscription::Watch { prefix, from } => (from, Some(prefix), Some(0)),
         };
         let next = match from {
             0 => applied + 1,
             from if from <= compacted => return Err(Refusal::Compacted { from: compacted + 1 }),
             from => from,
         };
-        let cursor = Cursor { next, prefix };
+        let cursor = Cursor { next, prefix, silent };
         if self.bytes + cursor.bytes() > PREFIXES_BYTES_MAX {
             return Err(Refusal::Overloaded);
         }
@@ -248,10 +266,19 @@ impl Subscriptions {
                     Some(prefix) if took_effect => key_event(index, entry, prefix).map(Event::Key),
                     Some(_) => None,
                 };
+                cursor.next = index + 1;
+                let event = match event {
+                    Some(event) => {
+                        cursor.silent = cursor.silent.map(|_| 0);
+                        Some(event)
+                    }
+                    None => cursor
+                        .passes_over(entry.weight())
+                        .then_some(Event::Progress { next: cursor.next }),
+                };
                 if let Some(event) = event {
                     send(client, ServerFrame::Event { call, event });
                 }
-                cursor.next = index + 1;
             }
             if cursor.next > applied {
                 self.due.remove(&id);

@@ -137,7 +137,8 @@ fn events() -> Vec<Event> {
         Event::Status(_) => Some(Event::Entry(entry.clone())),
         Event::Entry(_) => Some(Event::Key(change.clone())),
         Event::Key(_) => Some(Event::Compacted { from: u64::MAX }),
-        Event::Compacted { .. } => None,
+        Event::Compacted { .. } => Some(Event::Progress { next: u64::MAX }),
+        Event::Progress { .. } => None,
     };
     std::iter::successors(Some(Event::Status(Arc::new(status()))), next).collect()
 }
@@ -164,6 +165,10 @@ fn requests() -> Vec<Request> {
         Request::Status => {
             let prefix = vec![7; LARGE];
             Some(Request::Subscribe(Subscription::Keys { prefix, from: u64::MAX }))
+        }
+        Request::Subscribe(Subscription::Keys { .. }) => {
+            let prefix = vec![7; LARGE];
+            Some(Request::Subscribe(Subscription::Watch { prefix, from: u64::MAX }))
         }
         Request::Subscribe(_) => {
             Some(Request::Admin(Admin::Join { name: text(), nonce: u64::MAX }))
