@@ -96,7 +96,7 @@ fn starts(scale: &Scale) {
         let mut terminal = Terminal::local(folder.path());
         terminal.wait_for(" kvorum ");
         note(&mut took, terminal.began.elapsed());
-        terminal.press("q");
+        terminal.paste("q");
         terminal.wait_for_end();
     }
     print(&format!("first frame of `kvorum local`, {} starts", scale.starts), &took);
@@ -134,7 +134,7 @@ fn load(scale: &Scale) {
     let before = cpu(terminal.process());
     let (mut took, began) = (times(), Instant::now());
     let mut random = rand::rng();
-    terminal.press(":");
+    terminal.paste(":");
     while began.elapsed() < scale.time / 2 {
         let mut typed = String::from("get k");
         terminal.press(&typed);
@@ -144,11 +144,11 @@ fn load(scale: &Scale) {
             let key = char::from(random.random_range(b'a'..=b'z'));
             typed.push(key);
             let pressed = Instant::now();
-            terminal.press(&key.to_string());
+            terminal.paste(&key.to_string());
             terminal.wait_for(&typed);
             note(&mut took, pressed.elapsed());
         }
-        terminal.press("\u{15}");
+        terminal.paste("\u{15}");
         terminal.wait_until("an empty prompt", |text| !text.contains("get k"));
     }
     let used = 100.0 * (cpu(terminal.process()) - before) / began.elapsed().as_secs_f64();
@@ -196,30 +196,30 @@ fn keys(mut terminal: Terminal, scale: &Scale, place: &str) {
     terminal.wait_for("3/3 ready");
     let (mut opened, mut filtered, mut paged) = (times(), times(), times());
     let pressed = Instant::now();
-    terminal.press("3z");
+    terminal.paste("3z");
     terminal.wait_for("keys, page 1");
     note(&mut opened, pressed.elapsed());
     for page in 2..scale.pages + 2 {
-        terminal.press("G");
+        terminal.paste("G");
         terminal.wait_for(&format!("{:07}", 500 * (page - 1) - 1));
         let pressed = Instant::now();
-        terminal.press("\u{1b}[6~");
+        terminal.paste("\u{1b}[6~");
         terminal.wait_for(&format!("page {page}"));
         note(&mut paged, pressed.elapsed());
     }
     for number in 0..scale.pages {
         let text = format!("user:{:05}", number % usize::try_from(scale.keys / 100).unwrap());
-        terminal.press("/");
+        terminal.paste("/");
         terminal.press(&text);
         let pressed = Instant::now();
-        terminal.press("\r");
+        terminal.paste("\r");
         terminal.wait_until(&text, |screen| {
             let rows = screen.matches(&text).count();
             screen.contains("100 keys, page 1") && rows > 10
         });
         note(&mut filtered, pressed.elapsed());
         let pressed = Instant::now();
-        terminal.press("\u{1b}");
+        terminal.paste("\u{1b}");
         terminal.wait_for("500 keys, page 1");
         note(&mut opened, pressed.elapsed());
     }

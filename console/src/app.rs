@@ -194,6 +194,17 @@ pub struct Frozen {
     pub failover: Failover,
 }
 
+/// How soon a key came after others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Haste {
+    /// Whoever pressed it had time to read what the one before did.
+    None,
+    /// It came alone, and soon.
+    Soon,
+    /// It came all at once with others, or right after such: it may be the rest of them.
+    Burst,
+}
+
 /// Everything the console knows.
 #[derive(Debug)]
 pub struct App {
@@ -201,6 +212,12 @@ pub struct App {
     pub now: Now,
     /// When somebody pressed a key last, or came to look.
     pub attended: Now,
+    /// When a key was pressed last.
+    pub pressed: Option<Duration>,
+    /// When keys came all at once last.
+    pub burst: Option<Duration>,
+    /// How soon the key that is looked at came after others.
+    pub haste: Haste,
     /// Which cluster to attach to: the one that was chosen last.
     pub destination: Destination,
     /// When it could not be attached to; nothing while that is tried.
@@ -264,6 +281,9 @@ impl App {
     pub fn new(settings: Settings) -> Self {
         Self {
             now: Now::default(),
+            pressed: None,
+            burst: None,
+            haste: Haste::None,
             size: (0, 0),
             settings,
             stage: Stage::Attaching,

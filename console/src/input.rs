@@ -8,14 +8,17 @@
 use std::io::{self, BufRead};
 use std::time::Duration;
 
+use crossterm::event::KeyEvent;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::message::Event;
 
-/// Keys that wait for the console. When it is full, reading waits.
-const KEYS_MAX: usize = 1024;
+/// What waits for the console. When it is full, reading waits.
+const EVENTS_MAX: usize = 64;
+/// Keys that are told as one burst.
+const BURST_KEYS_MAX: usize = 1024;
 /// How long a look takes whether there are more keys; without any time crossterm does not look.
 const LOOK: Duration = Duration::from_millis(1);
 /// Longest line that is read where there is no screen.
@@ -55,7 +58,7 @@ impl Input {
 /// # Errors
 /// When no thread can be started.
 pub fn keys() -> io::Result<Input> {
-    let (sender, events) = mpsc::channel(KEYS_MAX);
+    let (sender, events) = mpsc::channel(EVENTS_MAX);
     let (ends, gone) = oneshot::channel();
     std::thread::Builder::new().name("keys".to_owned()).spawn(move || read_keys(&sender))?;
     std::thread::Builder::new().name("hang-up".to_owned()).spawn(move || {
@@ -66,22 +69,38 @@ pub fn keys() -> io::Result<Input> {
     Ok(Input { events, gone: Some(gone) })
 }
 
-fn read_keys(keys: &mpsc::Sender<Event>) {
+fn read_keys(events: &mpsc::Sender<Event>) {
     while wait_for_keys() {
+        let mut keys = Vec::new();
         // Everything that is there; what is incomplete stays with crossterm.
-        while crossterm::event::poll(LOOK).unwrap_or(false) {
+        while keys.len() < BURST_KEYS_MAX && crossterm::event::poll(LOOK).unwrap_or(false) {
             let Ok(event) = crossterm::event::read() else { return };
-            let event = match event {
-                crossterm::event::Event::Key(key) => Event::Key(key),
-                crossterm::event::Event::Paste(text) => Event::Paste(text),
+            match event {
+                crossterm::event::Event::Key(key) => keys.push(key),
+                crossterm::event::Event::Paste(text) => {
+                    let is_told = tell(events, std::mem::take(&mut keys));
+                    if !is_told || events.blocking_send(Event::Paste(text)).is_err() {
+                        return;
+                    }
+                }
                 // The size is asked for when the system says that it has changed.
-                _ => continue,
-            };
-            if keys.blocking_send(event).is_err() {
-                return;
+                _ => {}
             }
         }
+        if !tell(events, keys) {
+            return;
+        }
     }
+}
+
+/// Tells keys that were there in one go; false when nobody listens.
+fn tell(events: &mpsc::Sender<Event>, keys: Vec<KeyEvent>) -> bool {
+    let event = match keys[..] {
+        [] => return true,
+        [key] => Event::Key(key),
+        _ => Event::Burst(keys),
+    };
+    events.blocking_send(event).is_ok()
 }
 
 /// Waits until there are keys; false when there never will be.
@@ -108,7 +127,7 @@ fn wait_for(wanted: PollFlags) -> rustix::io::Result<PollFlags> {
 /// # Errors
 /// When no thread can be started.
 pub fn lines() -> io::Result<Input> {
-    let (sender, events) = mpsc::channel(KEYS_MAX);
+    let (sender, events) = mpsc::channel(EVENTS_MAX);
     std::thread::Builder::new().name("lines".to_owned()).spawn(move || {
         let mut stdin = io::BufReader::new(io::stdin());
         while let Ok(Some(read)) = read_line(&mut stdin, LINE_BYTES_MAX) {

@@ -2,7 +2,8 @@
 //!
 //! The table feeds dispatch, the hint line, the help page and the readme, so they cannot disagree.
 //! Left out on purpose, since terminals, multiplexers and `kubectl attach` take them: Ctrl-P,
-//! Ctrl-Q, Ctrl-S, Ctrl-Z, Ctrl-\, Ctrl-H, Ctrl-A, Ctrl-B, and everything with Alt.
+//! Ctrl-Q, Ctrl-S, Ctrl-\, Ctrl-H, Ctrl-A, Ctrl-B, and everything with Alt. Ctrl-Z is left out
+//! where viewers share the console: none of them stops it for the others.
 //! Guarantees that a key means one thing in one place. Does not know what an intent does.
 
 use std::fmt::Write;
@@ -73,6 +74,7 @@ pub enum Intent {
     Picture,
     Retry,
     Redraw,
+    Suspend,
     StartLocal,
     AttachTo,
     Send,
@@ -92,6 +94,15 @@ pub enum Intent {
     Yes,
     No,
     OtherWay,
+}
+
+impl Intent {
+    /// Whether it does something at once, beyond what is on the screen.
+    #[must_use]
+    pub fn acts_at_once(self) -> bool {
+        use Intent::{Context, Copy, CopyJson, HealAll, Probe, Quit, StartLocal};
+        matches!(self, Context | Copy | CopyJson | HealAll | Probe | Quit | StartLocal)
+    }
 }
 
 /// One line of the table.
@@ -247,6 +258,7 @@ pub const TABLE: &[Binding] = &[
     on(Screen, None, &[Char('?')], I::Help, "this page", "help"),
     on(Screen, None, &[Code(Esc)], I::Back, "one step back; never quits", ""),
     on(Screen, None, &[Ctrl('l')], I::Redraw, "draw everything anew", ""),
+    on(Screen, None, &[Ctrl('z')], I::Suspend, "back to the shell, anywhere; `fg` goes on", ""),
     on(Screen, None, &[Char('q')], I::Quit, "back, and at the top the end", "quit"),
     on(Screen, None, &[Ctrl('c')], I::Quit, "as q", ""),
     on(Prompt, None, &[Code(Enter)], I::Send, "do it", "send"),
@@ -393,7 +405,7 @@ mod tests {
 
     #[test]
     fn keys_that_others_take_are_left_alone() {
-        let taken = "pqszhab\\".chars().map(Ctrl);
+        let taken = "pqshab\\".chars().map(Ctrl);
         for press in taken {
             assert!(TABLE.iter().all(|binding| !binding.keys.contains(&press)), "{press}");
         }

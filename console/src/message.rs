@@ -29,6 +29,9 @@ pub struct Now {
 pub enum Event {
     /// A key was pressed.
     Key(KeyEvent),
+    /// Keys came all at once: a paste that the terminal did not tell as one, or a way that was
+    /// slow. Nobody has seen what each of them did before the next one came.
+    Burst(Vec<KeyEvent>),
     /// Text was pasted.
     Paste(String),
     /// The terminal has another size now.
@@ -426,6 +429,8 @@ pub enum Effect {
     },
     /// Draw everything anew.
     Redraw,
+    /// The terminal is given back and the process stops, until it is told to go on.
+    Suspend,
     /// End the program.
     Quit,
 }

@@ -2,16 +2,19 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | `bursts` | keys that came all at once |
 //! | `press` | keys |
 //! | `commands` | lines of the prompt |
 //! | `acts` | what is done with the cluster, and the questions before it |
 //! | `answers` | what came back |
 //!
-//! Guarantees that a destructive call comes out only after a `y`, a typed name or `--yes`; that no
-//! event, in any order, makes it panic; and that nothing in it waits. Time comes with the event.
+//! Guarantees that a destructive call comes out only after a `y`, a typed name or `--yes`, none of
+//! them among keys that came all at once; that no event, in any order, makes it panic; and that
+//! nothing in it waits. Time comes with the event.
 
 pub(crate) mod acts;
 mod answers;
+mod bursts;
 mod commands;
 mod press;
 
@@ -40,11 +43,9 @@ const PAGE_RETRY: Duration = Duration::from_secs(1);
 pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
     app.now = now;
     let mut effects = match event {
-        Event::Key(key) => {
-            app.attended = now;
-            press::key(app, &key)
-        }
-        Event::Paste(text) => press::paste(app, &text),
+        Event::Key(key) => bursts::alone(app, &key),
+        Event::Burst(keys) => bursts::burst(app, &keys),
+        Event::Paste(text) => bursts::paste(app, &text),
         Event::Resize { width, height } => {
             app.size = (width, height);
             app.attended = now;
@@ -59,7 +60,11 @@ pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
             Vec::new()
         }
         Event::Tick => Vec::new(),
-        Event::Attached(place) => attached(app, place),
+        Event::Attached(place) => {
+            // What failed before was no line.
+            app.output.failed = 0;
+            attached(app, place)
+        }
         Event::NotAttached(why) => {
             // One that is tried again and again says a new reason only.
             if !matches!(&app.stage, Stage::Detached { why: last } if *last == why) {

@@ -5,6 +5,8 @@
 #[path = "harness/console.rs"]
 mod harness;
 
+use std::time::Duration;
+
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use harness::{Console, SCREENS};
 use kvorum::app::Settings;
@@ -215,6 +217,74 @@ proptest! {
                 assert!(calls.iter().all(|call| !call.is_destructive()), "{calls:?}");
             }
         });
+    }
+}
+
+/// Text comes all at once, whatever it says and wherever, and in parts: nothing is done to the
+/// cluster. `KVORUM_BURSTS` says how often.
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_text_does_nothing() {
+    use rand::rngs::StdRng;
+    use rand::seq::IndexedRandom;
+    use rand::{RngExt, SeedableRng};
+    const PLACES: [&str; 10] = ["", "1", "2", "3", "4", "5", "6", "3z", "?", ":"];
+    const QUESTIONS: [&str; 7] = ["x", "d", "+", "-", "L", "D", ":kill n2"];
+    const WORDS: [&str; 22] = [
+        "expiry date",
+        "delete my key please",
+        "\n",
+        "y",
+        "x",
+        "d",
+        "+",
+        "-",
+        "L",
+        "D",
+        "H",
+        "u",
+        "w",
+        "yes",
+        "kvorum-1",
+        "kvorum-2\n",
+        ":kill n2 --yes\n",
+        ":scale 1 --yes\n",
+        " --yes",
+        "p",
+        "\u{1b}",
+        "put a b\n",
+    ];
+    let bursts = std::env::var("KVORUM_BURSTS").ok().and_then(|text| text.parse().ok());
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut console = Console::start(Settings::default(), 3).await;
+    for _ in 0..bursts.unwrap_or(5_000_u32) {
+        console.press(PLACES.choose(&mut random).unwrap()).await;
+        if random.random_range(0..3) == 0 {
+            console.press(QUESTIONS.choose(&mut random).unwrap()).await;
+        }
+        console.now.monotonic += Duration::from_secs(1);
+        let words = (0..random.random_range(1..8)).map(|_| *WORDS.choose(&mut random).unwrap());
+        let text: Vec<char> = "ab".chars().chain(words.collect::<String>().chars()).collect();
+        // The first part is more than a key: that would be one.
+        let (mut rest, mut size) = (&text[..], 2 + random.random_range(0..8));
+        while !rest.is_empty() {
+            let (part, others) = rest.split_at(size.min(rest.len()));
+            console.burst(part);
+            (rest, size) = (others, random.random_range(1..12));
+            console.now.monotonic += Duration::from_millis(random.random_range(0..250));
+        }
+        console.now.monotonic += Duration::from_secs(1);
+        console.press("\u{1b}\u{1b}").await;
+        assert!(!console.app.is_quitting, "{text:?}");
+        let reads = |call: &Call| {
+            matches!(
+                call,
+                Call::Get { .. } | Call::Scan { .. } | Call::Inspect { .. } | Call::Logs { .. }
+            )
+        };
+        assert!(console.called.iter().all(reads), "{text:?}: {:?}", console.called);
+        assert!(console.app.demo.is_none(), "{text:?}");
     }
 }
 

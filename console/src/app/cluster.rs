@@ -11,6 +11,7 @@ use kvorum_protocol::Status;
 use kvorum_protocol::status::{Configuration, Membership, Reign, Role};
 
 use crate::message::{Now, Seen};
+use crate::output::Said;
 
 /// A connection that was silent for longer is no proof of life.
 pub const SILENT_AFTER: Duration = Duration::from_secs(2);
@@ -29,6 +30,22 @@ pub struct Cluster {
     pub(super) gone: BTreeSet<String>,
     /// What the leader said last about the members.
     pub(super) membership: Membership,
+}
+
+impl Cluster {
+    /// The cluster as replicas tell it that were asked once.
+    #[must_use]
+    pub fn of(said: &[Said]) -> Self {
+        let mut cluster = Self::default();
+        for (name, told) in said {
+            let seen = match told {
+                Ok(status) => Seen::Status(Box::new(status.clone())),
+                Err(why) => Seen::Down { node: name.clone(), why: why.clone() },
+            };
+            cluster.observe(Now::default(), &seen);
+        }
+        cluster
+    }
 }
 
 /// One replica.

@@ -2,21 +2,22 @@
 //!
 //! Tiers by computed consequence, not by verb: an act that keeps the quorum takes a `y`; one that
 //! loses it takes the typed name of what is acted upon. Guarantees that nothing but these answers
-//! gives the call out, that a dialog whose facts changed wants its answer anew, and that it closes
-//! by itself. Does not carry out the call.
+//! gives the call out, that an answer counts only when the question was there to be read, that a
+//! dialog whose facts changed wants its answer anew, and that it closes by itself. Does not carry
+//! out the call.
+
+mod words;
 
 use std::time::Duration;
 
-use kvorum_protocol::Condition;
-
 use super::cluster::{Cluster, short};
-use super::quorum::Consequence;
 use crate::arguments::DemoName;
-use crate::message::{Call, HowToKill, Now, Source};
-use crate::output;
+use crate::message::{Call, HowToKill, Now};
 
 /// A dialog without an answer closes after this time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// A key so soon after the question came was pressed before anybody could read it.
+pub const READING: Duration = Duration::from_millis(300);
 /// An answer so soon after the facts changed was meant for the facts before.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -37,8 +38,10 @@ pub struct Dialog {
     pub until: Duration,
     /// The facts that the answer is about.
     facts: Facts,
-    /// When they last changed.
-    changed: Option<Duration>,
+    /// From when on an answer is one to them.
+    settles: Duration,
+    /// Whether they changed since the question was asked.
+    has_changed: bool,
     /// The incarnation of the replica that is meant.
     incarnation: Option<u64>,
 }
@@ -121,7 +124,8 @@ impl Dialog {
             typed: String::new(),
             until: now.monotonic + PATIENCE,
             facts: Facts::default(),
-            changed: None,
+            settles: now.monotonic + READING,
+            has_changed: false,
             incarnation: None,
         }
     }
@@ -146,10 +150,10 @@ impl Dialog {
 
     fn describe(&mut self, cluster: &Cluster, last_gap_us: Option<u64>) {
         let (title, lines, tier, facts) = match &self.act {
-            Some(Act::Call(call)) => describe_call(call, cluster, last_gap_us),
-            Some(Act::Cuts { name, cuts }) => describe_cuts(name, cuts, cluster),
-            Some(Act::Demo(DemoName::Failover)) => describe_demo(cluster),
-            Some(Act::Demo(DemoName::Scale)) => describe_walk(cluster),
+            Some(Act::Call(call)) => words::of_call(call, cluster, last_gap_us),
+            Some(Act::Cuts { name, cuts }) => words::of_cuts(name, cuts, cluster),
+            Some(Act::Demo(DemoName::Failover)) => words::of_demo(cluster),
+            Some(Act::Demo(DemoName::Scale)) => words::of_walk(cluster),
             None => return,
         };
         (self.title, self.lines, self.tier, self.facts) = (title, lines, tier, facts);
@@ -173,7 +177,7 @@ impl Dialog {
         let before = self.facts.clone();
         self.describe(cluster, last_gap_us);
         if before != self.facts {
-            self.changed = Some(now.monotonic);
+            (self.settles, self.has_changed) = (now.monotonic + SETTLE, true);
             self.typed.clear();
         }
         None
@@ -182,7 +186,20 @@ impl Dialog {
     /// Whether the facts have just changed, so that an answer would be for the facts before.
     #[must_use]
     pub fn is_unsettled(&self, now: Now) -> bool {
-        self.changed.is_some_and(|changed| now.monotonic < changed + SETTLE)
+        self.has_changed && !self.takes_answers(now)
+    }
+
+    /// Whether the question, with these facts, has been there long enough to be answered.
+    fn takes_answers(&self, now: Now) -> bool {
+        now.monotonic >= self.settles
+    }
+
+    /// Whoever answers by a line has read the question, unless its facts have changed since: a line
+    /// comes on purpose, however soon.
+    pub fn is_read(&mut self) {
+        if !self.has_changed {
+            self.settles = Duration::ZERO;
+        }
     }
 
     /// Takes a typed character.
@@ -190,7 +207,7 @@ impl Dialog {
         match self.tier {
             Tier::Never => Answer::Cancel,
             Tier::Yes => match character {
-                'y' if !self.is_unsettled(now) => {
+                'y' if self.takes_answers(now) => {
                     self.act.take().map_or(Answer::Cancel, Answer::Act)
                 }
                 'n' | 'N' => Answer::Cancel,
@@ -207,7 +224,7 @@ impl Dialog {
 
     /// Takes Enter: no, unless the name was typed.
     pub fn entered(&mut self, now: Now) -> Answer {
-        if self.tier == Tier::Name && self.typed == self.name() && !self.is_unsettled(now) {
+        if self.tier == Tier::Name && self.typed == self.name() && self.takes_answers(now) {
             return self.act.take().map_or(Answer::Cancel, Answer::Act);
         }
         Answer::Cancel
@@ -229,184 +246,6 @@ impl Dialog {
 
 fn incarnation(cluster: &Cluster, node: &str) -> Option<u64> {
     Some(cluster.node(node)?.status.as_ref()?.incarnation)
-}
-
-/// What a call that can be asked about does: title, lines, tier.
-fn describe_call(call: &Call, cluster: &Cluster, last_gap_us: Option<u64>) -> Words {
-    let key_of = |key: &kvorum_protocol::Key| output::preview(&key.0);
-    match call {
-        Call::Kill { node, how } => describe_kill(node, *how, cluster, last_gap_us),
-        Call::Scale { replicas } => describe_scale(*replicas, cluster),
-        Call::Delete { key, condition, .. } => {
-            let mut lines = vec!["The key and its value go; u brings them back.".to_owned()];
-            if let Condition::AtRevision(revision) = condition {
-                lines.push(format!("Only if its last write is still revision {revision}."));
-            }
-            (format!("Delete {}?", key_of(key)), lines, Tier::Yes, Facts::default())
-        }
-        Call::Put { key, value, condition, .. } => {
-            let value = match value {
-                Source::Bytes(bytes) => output::preview(bytes),
-                Source::File(path) => format!("the bytes of {}", path.display()),
-                Source::StandardInput => "what standard input says".to_owned(),
-            };
-            let mut lines = vec![format!("Its value becomes {value}.")];
-            if let Condition::AtRevision(revision) = condition {
-                lines.push(format!("Only if its last write is still revision {revision}."));
-            }
-            (format!("Put {}?", key_of(key)), lines, Tier::Yes, Facts::default())
-        }
-        Call::HandOver { from, to } => {
-            let to = match to {
-                Some(to) => format!("{} {to}", short(to)),
-                None => "the replica that is best in step".to_owned(),
-            };
-            let lines = vec![
-                format!("{} {from} stops proposing, waits until {to}", short(from)),
-                "has everything, and lets it lead. Writes wait for an instant.".to_owned(),
-            ];
-            ("Hand leadership over?".to_owned(), lines, Tier::Yes, Facts::default())
-        }
-        Call::Cut { node, peer } => {
-            let after = Consequence::of_cut(cluster, node, peer);
-            let mut lines = vec![verdict(&after)];
-            lines.push("The cut stays until it is healed (h, H for all).".to_owned());
-            (
-                format!("Cut the link {}–{}?", short(node), short(peer)),
-                lines,
-                tier(&after),
-                facts(&after),
-            )
-        }
-        Call::Heal { node, peer } => {
-            let lines = vec!["The two replicas talk to each other again.".to_owned()];
-            (
-                format!("Heal the link {}–{}?", short(node), short(peer)),
-                lines,
-                Tier::Yes,
-                Facts::default(),
-            )
-        }
-        Call::Get { .. }
-        | Call::Scan { .. }
-        | Call::Inspect { .. }
-        | Call::Batch { .. }
-        | Call::Logs { .. } => ("Go on?".to_owned(), Vec::new(), Tier::Yes, Facts::default()),
-    }
-}
-
-fn describe_kill(node: &str, how: HowToKill, cluster: &Cluster, last_gap_us: Option<u64>) -> Words {
-    let after = Consequence::of_kill(cluster, node);
-    let mut lines = Vec::new();
-    match (after.is_leader, how) {
-        (true, HowToKill::Now | HowToKill::Force) => {
-            lines.push("It is the LEADER: writes stop until a new one is elected".to_owned());
-            lines.push(match last_gap_us {
-                Some(gap) => format!("(last failover: {} ms without writes).", gap / 1000),
-                None => "(well under a second, as a rule).".to_owned(),
-            });
-        }
-        (true, HowToKill::Graceful) => {
-            lines.push("It is the LEADER: it hands leadership over first.".to_owned());
-        }
-        (false, _) => lines.push("It is not the leader.".to_owned()),
-    }
-    lines.push(verdict(&after));
-    let behind: Vec<String> =
-        after.behind.iter().map(|(name, lag)| format!("{} is {lag} behind", short(name))).collect();
-    if !behind.is_empty() {
-        lines.push(format!("({}).", behind.join(", ")));
-    }
-    lines.push(String::new());
-    let is_pod = cluster.node(node).is_some_and(|node| node.pod.is_some());
-    let (by_now, by_graceful) = match is_pod {
-        true => ("1 s of grace", "its own grace"),
-        false => ("SIGKILL", "SIGTERM"),
-    };
-    let ways =
-        |now, graceful| format!("how  {now} now, {by_now}    {graceful} graceful, {by_graceful}");
-    let (way, least) = match how {
-        HowToKill::Now => (ways("(•)", "( )"), Tier::Yes),
-        HowToKill::Graceful => (ways("( )", "(•)"), Tier::Yes),
-        HowToKill::Force => {
-            lines.push("Its pod is replaced even while its processes still run.".to_owned());
-            ("how  by force".to_owned(), Tier::Name)
-        }
-    };
-    lines.push(way);
-    let title = format!("Kill {} {node}?", short(node));
-    (title, lines, tier(&after).max(least), facts(&after))
-}
-
-fn describe_scale(replicas: u32, cluster: &Cluster) -> Words {
-    let count = usize::try_from(replicas).unwrap_or(usize::MAX).min(1000);
-    let after = Consequence::of_scale(cluster, count);
-    let now = cluster.wanted();
-    let mut lines = vec![format!("Now {now}, then {replicas}; {} must agree.", after.quorum)];
-    if count < now {
-        let names: Vec<String> = cluster
-            .nodes()
-            .filter(|node| node.ordinal() >= count)
-            .map(super::cluster::Node::short)
-            .collect();
-        lines.push(format!("{} leave and their pods end.", names.join(", ")));
-    }
-    lines.push(verdict(&after));
-    (format!("Scale to {replicas}?"), lines, tier(&after), facts(&after))
-}
-
-fn describe_cuts(name: &str, cuts: &[(String, String)], cluster: &Cluster) -> Words {
-    let after = Consequence::of_cuts(cluster, cuts);
-    let links = cuts.iter().map(|(a, b)| format!("{}–{}", short(a), short(b)));
-    let lines = vec![
-        format!("Cuts {}.", links.collect::<Vec<_>>().join(", ")),
-        verdict(&after),
-        "The cuts stay until they are healed (H).".to_owned(),
-    ];
-    (format!("Cut links as in '{name}'?"), lines, tier(&after), facts(&after))
-}
-
-fn describe_demo(cluster: &Cluster) -> Words {
-    let leader = cluster.leader().unwrap_or_default().to_owned();
-    let after = Consequence::of_kill(cluster, &leader);
-    let lines = vec![
-        "Writes 200 times a second under keys of its own, kills the".to_owned(),
-        format!("leader {} by SIGKILL, waits until it is back, reads all", short(&leader)),
-        "again, and removes its keys.".to_owned(),
-        verdict(&after),
-    ];
-    ("Run the failover demo on this cluster?".to_owned(), lines, tier(&after), facts(&after))
-}
-
-fn describe_walk(cluster: &Cluster) -> Words {
-    let after = Consequence::of_scale(cluster, 1);
-    let lines = vec![
-        "Writes 200 times a second under keys of its own, scales to 5".to_owned(),
-        format!("replicas, to 1, and back to {}, reads all again, and", cluster.wanted()),
-        "removes its keys.".to_owned(),
-        verdict(&after),
-    ];
-    ("Run the scaling demo on this cluster?".to_owned(), lines, tier(&after), facts(&after))
-}
-
-/// The facts of a consequence.
-fn facts(after: &Consequence) -> Facts {
-    let Consequence { is_leader, up, total, keeps, had, .. } = *after;
-    Facts { is_leader, up, total, keeps, had }
-}
-
-fn tier(after: &Consequence) -> Tier {
-    if after.keeps { Tier::Yes } else { Tier::Name }
-}
-
-fn verdict(after: &Consequence) -> String {
-    let Consequence { up, total, quorum, .. } = after;
-    let count = format!("After: {up} of {total} voters up, {quorum} needed");
-    match (after.had, after.keeps) {
-        (_, true) => format!("{count}: quorum KEPT."),
-        (true, false) => format!("{count}: quorum LOST."),
-        (false, false) => format!("{count}: there is NO quorum now either."),
-    }
 }
 
 #[cfg(test)]
@@ -435,14 +274,15 @@ mod tests {
         }
         assert_eq!(dialog.tier, Tier::Yes);
         for character in ['Y', 'x', ' ', 'k'] {
-            assert_eq!(dialog.typed(character, at(1)), Answer::Stay);
+            assert_eq!(dialog.typed(character, at(400)), Answer::Stay);
         }
         let mut other = dialog.clone();
-        assert_eq!(other.entered(at(1)), Answer::Cancel, "Enter is no");
+        assert_eq!(other.entered(at(400)), Answer::Cancel, "Enter is no");
+        assert_eq!(dialog.typed('y', at(299)), Answer::Stay, "nobody has read it");
         dialog.other_way(&cluster, None);
         assert!(dialog.lines.join("\n").contains("hands leadership over"));
         assert!(matches!(
-            dialog.typed('y', at(1)),
+            dialog.typed('y', at(300)),
             Answer::Act(Act::Call(Call::Kill { how: HowToKill::Graceful, .. }))
         ));
     }
@@ -454,14 +294,15 @@ mod tests {
         let mut dialog = kill(&cluster, "kvorum-1");
         assert_eq!(dialog.tier, Tier::Name);
         for character in "y".chars() {
-            assert_eq!(dialog.typed(character, at(1)), Answer::Stay);
+            assert_eq!(dialog.typed(character, at(400)), Answer::Stay);
         }
-        assert_eq!(dialog.clone().entered(at(1)), Answer::Cancel, "that is not the name");
+        assert_eq!(dialog.clone().entered(at(400)), Answer::Cancel, "that is not the name");
         dialog.typed.clear();
         for character in "kvorum-1".chars() {
-            dialog.typed(character, at(1));
+            dialog.typed(character, at(100));
         }
-        assert!(matches!(dialog.entered(at(1)), Answer::Act(_)));
+        assert!(matches!(dialog.clone().entered(at(300)), Answer::Act(_)));
+        assert_eq!(dialog.entered(at(299)), Answer::Cancel, "nobody has read it");
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub struct Output {
     pub events: VecDeque<Happening>,
     /// Errors, the last one at the end.
     pub errors: VecDeque<Line>,
+    /// How many errors there ever were.
+    pub failed: u64,
     /// How many lines and events there ever were: what a plain console has not printed yet.
     pub said: (u64, u64),
 }
@@ -85,6 +87,7 @@ impl Output {
         let line = Line { verdict, text: text.into(), at };
         if matches!(verdict, Verdict::Refused | Verdict::Unknown) {
             push(&mut self.errors, line.clone());
+            self.failed += 1;
         }
         push(&mut self.lines, line);
         self.said.0 += 1;

@@ -6,7 +6,7 @@ use crate::app::cluster::short;
 use crate::app::dialog::{Act, Dialog, Tier};
 use crate::app::output::Verdict;
 use crate::app::writes::ProbeState;
-use crate::app::{App, Purpose, Undo};
+use crate::app::{App, Haste, Purpose, Undo};
 use crate::arguments::DemoName;
 use crate::message::{Call, CallId, Effect, Source};
 use crate::output;
@@ -101,7 +101,8 @@ pub fn ask(app: &mut App, act: Act, yes: bool) -> Vec<Effect> {
         return Vec::new();
     }
     let dialog = Dialog::new(act.clone(), &app.cluster, app.last_gap_us(), app.now);
-    if dialog.tier == Tier::Yes && (yes || !app.settings.confirm) {
+    let is_meant = app.haste != Haste::Burst && (yes || !app.settings.confirm);
+    if dialog.tier == Tier::Yes && is_meant {
         return carry_out(app, act);
     }
     app.dialog = Some(dialog);

@@ -77,6 +77,7 @@ pub fn submit(app: &mut App) -> Vec<Effect> {
 /// Takes a line where there is no screen: an answer, or commands.
 pub fn entered(app: &mut App, line: &str) -> Vec<Effect> {
     if let Some(mut dialog) = app.dialog.take() {
+        dialog.is_read();
         let word = line.trim();
         let answer = match word {
             "y" | "Y" | "yes" if dialog.tier == crate::app::dialog::Tier::Yes => {

@@ -1,7 +1,7 @@
 //! Pure: what each key does.
 
 use clap::ValueEnum;
-use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use kvorum_protocol::Condition;
 use tui_input::InputRequest;
 
@@ -9,9 +9,9 @@ use super::{acts, commands};
 use crate::app::dialog::{Act, Answer, Tier};
 use crate::app::output::Verdict;
 use crate::app::writes::ProbeState;
-use crate::app::{App, Frozen, Page, Stage};
+use crate::app::{App, Frozen, Haste, Page, Stage};
 use crate::arguments::{DemoName, ThemeName};
-use crate::keymap::{self, Intent, Mode};
+use crate::keymap::{self, Intent, Mode, Press};
 use crate::message::{Call, Destination, Effect, HowToKill};
 use crate::output;
 use crate::prompt::PaneName;
@@ -20,10 +20,12 @@ use crate::prompt::grammar::ReadMode;
 /// Lines of a page, where the view's height does not matter.
 const PAGE_LINES: isize = 10;
 
-/// Takes in a key.
+/// Takes in a key that was pressed.
 pub fn key(app: &mut App, event: &KeyEvent) -> Vec<Effect> {
-    if event.kind == KeyEventKind::Release {
-        return Vec::new();
+    let meaning = keymap::meaning(Mode::Screen, app.focus, event);
+    if meaning == Some(Intent::Suspend) {
+        let is_meant = !app.settings.is_shared && app.haste != Haste::Burst;
+        return if is_meant { vec![Effect::Suspend] } else { Vec::new() };
     }
     if event.modifiers.contains(KeyModifiers::ALT) {
         // On a slow way an Esc and the key after it arrive together.
@@ -40,6 +42,13 @@ pub fn key(app: &mut App, event: &KeyEvent) -> Vec<Effect> {
         }
         _ => None,
     };
+    let does_something = intent.is_some_and(Intent::acts_at_once) && !Press::Ctrl('c').is(event);
+    if app.haste == Haste::Burst && does_something {
+        return note(
+            app,
+            "the key came all at once with others, so nothing was done; press it alone",
+        );
+    }
     match mode {
         Mode::Connect if intent == Some(Intent::Context) => by_context(app, character),
         Mode::Dialog => in_dialog(app, intent, character),
@@ -59,18 +68,16 @@ fn by_context(app: &mut App, digit: Option<char>) -> Vec<Effect> {
     }
 }
 
-/// Takes in pasted text: it goes into the prompt or nowhere.
-pub fn paste(app: &mut App, text: &str) -> Vec<Effect> {
-    if app.mode() == Mode::Prompt {
-        app.prompt.paste(text);
-        commands::check(app);
-    }
-    Vec::new()
-}
-
 fn in_dialog(app: &mut App, intent: Option<Intent>, character: Option<char>) -> Vec<Effect> {
     let Some(mut dialog) = app.dialog.take() else { return Vec::new() };
+    // The end of something else that was typed or pasted is no answer.
+    let is_hasty = match dialog.tier {
+        Tier::Yes => character == Some('y') && app.haste != Haste::None,
+        Tier::Name => intent == Some(Intent::Send) && app.haste == Haste::Burst,
+        Tier::Never => false,
+    };
     let answer = match (intent, character) {
+        _ if is_hasty => Answer::Stay,
         (Some(Intent::Back), _) => Answer::Cancel,
         (Some(Intent::Redraw), _) => {
             app.dialog = Some(dialog);
@@ -100,6 +107,12 @@ fn in_dialog(app: &mut App, intent: Option<Intent>, character: Option<char>) -> 
 fn in_prompt(app: &mut App, intent: Option<Intent>, character: Option<char>) -> Vec<Effect> {
     let edit = |request| Some(request);
     let request = match intent {
+        Some(Intent::Send) if app.haste == Haste::Burst => {
+            let note =
+                "Enter came all at once with other keys, so nothing was sent; press it alone";
+            app.output.say(app.now, Verdict::Note, note);
+            None
+        }
         Some(Intent::Send) => return commands::submit(app),
         Some(Intent::Back) => {
             app.prompt.close();
@@ -453,7 +466,7 @@ fn copy(app: &mut App, as_json: bool) -> Vec<Effect> {
                 "key": String::from_utf8_lossy(&row.key.0), "revision": row.revision,
             })
             .to_string(),
-            false => output::line(&row.key.0),
+            false => output::shown(&row.key.0),
         }),
         PaneName::Log => app.log.window(1).first().map(|entry| match as_json {
             true => output::entry_json(entry).to_string(),

@@ -82,16 +82,16 @@ fn row_line(app: &App, row: &Row, is_selected: bool, key_width: usize) -> Vec<Pi
     let tone = if is_selected { Tone::Title } else { Tone::Plain };
     vec![
         piece(mark, Tone::Accent),
-        piece(fit(&output::line(&row.key.0), key_width), tone),
+        piece(fit(&output::shown(&row.key.0), key_width), tone),
         piece(format!(" {:>9} {:>6}  ", row.revision, bytes(row.value_bytes)), Tone::Dim),
-        piece(app.shown_value(output::line(&row.preview)), tone),
+        piece(app.shown_value(output::shown(&row.preview)), tone),
     ]
 }
 
 fn inspected(app: &App, open: &Inspected, area: Rect, canvas: &mut Canvas<'_>) {
     let width = usize::from(area.width).saturating_sub(2).max(1);
     let mut lines: Vec<Vec<Piece>> = Vec::new();
-    lines.push(vec![piece(" key ", Tone::Dim), piece(output::line(&open.key.0), Tone::Title)]);
+    lines.push(vec![piece(" key ", Tone::Dim), piece(output::shown(&open.key.0), Tone::Title)]);
     match &open.found {
         None => lines.push(vec![piece(" reading…", Tone::Dim)]),
         Some(found) => lines.extend(found_lines(app, found, width, canvas)),

@@ -184,7 +184,7 @@ pub fn log(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
 }
 
 fn entry_line(app: &App, entry: &EntryEvent, width: usize) -> Vec<Piece> {
-    let key = entry.key.as_ref().map_or(String::new(), |key| output::line(&key.0));
+    let key = entry.key.as_ref().map_or(String::new(), |key| output::shown(&key.0));
     let tone = match (entry.kind, entry.took_effect) {
         (EntryKind::Noop, _) | (_, false) => Tone::Dim,
         (EntryKind::Delete, true) => Tone::Warn,

@@ -17,6 +17,9 @@ import time
 FORBIDDEN = [b"\x1b[?1049h", b"\x1b[?1000h", b"\x1b[?1002h", b"\x1b[?1003h", b"\x1b[?1006h", b"\x1b[?2004h",
              b"\x1b[?1004h", b"\x1b[>", b"\x1b]11;", b"\x1b[6n"]
 SEQUENCE = re.compile(rb"\x1b(?:\[([?>=]?)([0-9;]*)([@-~])|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9]|[=>78cDEHMNOZ])")
+# Seconds for which whoever presses keys looks at what is asked, and between two keys.
+LOOKS = 0.4
+BETWEEN_KEYS = 0.02
 # Modes that are on when a terminal begins: the cursor is shown, lines wrap.
 MODES = frozenset({b"7", b"25"})
 
@@ -203,7 +206,13 @@ class Terminal:
                 raise AssertionError(f"the program ended ({self.process.returncode}):\n{self.text()}\n{self.raw[-500:]}")
 
     def keys(self, text):
-        os.write(self.master, text.encode())
+        """Presses keys one by one, as somebody does who looks at what each of them does: what comes
+        all at once is taken as pasted."""
+        for key in text:
+            if key in "y\r\n":
+                self.read(LOOKS)
+            os.write(self.master, key.encode())
+            self.read(LOOKS if key == ":" else BETWEEN_KEYS)
         self.read(0.2)
 
     def forbidden(self):
