@@ -10,6 +10,7 @@
 //! Guarantees that a panic on any thread gives the terminal back and ends the process: half a
 //! console is worse than none.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -271,8 +272,14 @@ async fn run(global: &Global, settings: Settings, attach: Attach) -> Result<(), 
         }
         false => on_screen(app, attach)?,
     };
-    Box::pin(console.run()).await?;
-    Ok(())
+    let ended = Box::pin(console.run()).await?;
+    match ended.output.failed {
+        1.. if global.plain && !std::io::stdin().is_terminal() => Err(Stop::failed(format!(
+            "{} of the lines were not done, as it was said",
+            ended.output.failed
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Takes the terminal for a console that attaches as `attach` says. From now on a panic on any
@@ -303,7 +310,7 @@ fn settings(global: &Global, shown: &str) -> Settings {
         confirm: true,
         theme: global.theme.unwrap_or(ThemeName::Auto),
         no_color: is_set("NO_COLOR"),
-        ascii: global.ascii,
+        ascii: global.ascii || has_ascii_locale(|name| std::env::var(name).ok()),
         read: if global.local_read { ReadMode::Local } else { ReadMode::Linearizable },
         zone: TimeZone::system(),
         target: shown.to_owned(),
@@ -312,6 +319,14 @@ fn settings(global: &Global, shown: &str) -> Settings {
         is_shared: global.attach,
         mask: global.mask,
     }
+}
+
+/// Whether the environment says that only ASCII is shown. Where it says nothing, as in a container,
+/// the terminal is elsewhere, and shows all as nearly every one does.
+fn has_ascii_locale(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let set = |name| variable(name).filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
+    locale.is_some_and(|locale| matches!(&*locale, "C" | "POSIX"))
 }
 
 /// Makes a panic on any thread the end of the process, with the terminal given back first. The
@@ -327,4 +342,27 @@ fn give_back_on_panic() {
         ));
         std::process::exit(i32::from(Exit::Bug as u8));
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locale_may_ask_for_ascii() {
+        let cases: [(&[(&str, &str)], bool); 6] = [
+            (&[], false),
+            (&[("LANG", "C")], true),
+            (&[("LANG", "C.UTF-8")], false),
+            (&[("LANG", "de_DE.UTF-8"), ("LC_ALL", "POSIX")], true),
+            (&[("LANG", "C"), ("LC_CTYPE", "en_US.UTF-8")], false),
+            (&[("LANG", "C"), ("LC_ALL", "")], true),
+        ];
+        for (set, expected) in cases {
+            let variable = |name: &str| {
+                set.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
+            };
+            assert_eq!(has_ascii_locale(variable), expected, "{set:?}");
+        }
+    }
 }

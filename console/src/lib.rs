@@ -62,6 +62,7 @@ pub mod view;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 use rustix::fs::Mode;
@@ -78,7 +79,7 @@ const WORKERS: usize = 2;
 pub fn run() -> ExitCode {
     // Backups, logs and the folders of replicas hold values: they are for their owner only.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    let matches = match Arguments::command().try_get_matches() {
+    let matches = match without_empty(Arguments::command()).try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return misread(&error),
     };
@@ -105,6 +106,16 @@ pub fn run() -> ExitCode {
     // What still runs in the background must not keep the command from ending.
     runtime.shutdown_background();
     exit
+}
+
+/// A grammar that takes no notice of variables which are set to nothing: manifests set them so.
+fn without_empty(grammar: clap::Command) -> clap::Command {
+    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|v| v.is_empty());
+    let grammar = grammar.mut_args(|argument| match argument.get_env() {
+        Some(name) if is_empty(name) => argument.env(Resettable::Reset),
+        _ => argument,
+    });
+    grammar.mut_subcommands(without_empty)
 }
 
 /// The command line does not parse, or asks for help.

@@ -5,6 +5,7 @@
 //! runs. Guarantees that no call, however long it takes, delays a key.
 
 mod printing;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::input::Input;
 use crate::message::{CallId, Destination, Effect, Event, Reply};
 use crate::probe;
 use crate::screen::{Frame, Screen};
-use crate::signals::ConsoleSignals;
+use crate::signals::{ConsoleSignals, Told};
 use crate::update::update;
 use crate::view;
 
@@ -38,8 +39,6 @@ const AGE_INTERVAL: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(view::HEARTBEAT_SECONDS);
 /// A shared console that nobody did anything with for so long is left alone.
 const LEFT_AFTER: Duration = Duration::from_secs(600);
-/// How long the sizes of a viewer who attaches take to settle.
-const SIZE_SETTLES: Duration = Duration::from_millis(50);
 /// Events taken before the next drawing.
 const BURST_MAX: usize = 64;
 /// How long the probe may take to remove its keys when the console ends.
@@ -189,6 +188,7 @@ impl Runtime {
                     screen.redraw();
                 }
             }
+            Effect::Suspend => self.ask_to_suspend(),
             Effect::Quit => self.app.is_quitting = true,
         }
     }
@@ -321,7 +321,7 @@ enum Woken {
     Key(Option<Event>),
     Event(Event),
     Attached(Attempt),
-    Signal { ends: bool },
+    Signal(Told),
     Time,
 }
 
@@ -385,7 +385,7 @@ impl Loop {
         };
         tokio::select! {
             biased;
-            ends = signals.next() => Woken::Signal { ends },
+            told = signals.next() => Woken::Signal(told),
             key = key => Woken::Key(key),
             Some(attached) = self.attachments.recv() => Woken::Attached(attached),
             Some(event) = self.inbox.recv() => Woken::Event(event),
@@ -413,20 +413,7 @@ impl Loop {
                 runtime.attached(attempt);
                 Due::Now
             }
-            Woken::Signal { ends: true } => {
-                runtime.app.is_quitting = true;
-                Due::Not
-            }
-            // A viewer who attaches tells two sizes; the first one is not drawn.
-            Woken::Signal { ends: false } => {
-                if runtime.app.settings.is_shared {
-                    std::thread::sleep(SIZE_SETTLES);
-                }
-                let (width, height) = crate::screen::size();
-                runtime.take(Event::Resize { width, height });
-                runtime.carry_out(Effect::Redraw);
-                Due::Now
-            }
+            Woken::Signal(told) => runtime.told(told),
             Woken::Time => {
                 if tick_at.is_some_and(|at| Instant::now() >= at) {
                     *ticked = Instant::now();

@@ -5,6 +5,7 @@
 //! Guarantees that the terminal is given back as it was, on every way out: [`Screen::leave`], a
 //! panic on any thread, a signal; and that giving it back waits no longer than `PATIENCE`. A
 //! terminal that viewers share gets no modes at all but raw lines, since they leave without a word.
+//! Whoever stopped the process meanwhile finds the terminal as it was.
 //! A frame that shows nothing new writes nothing.
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
@@ -31,6 +32,11 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// Bytes of a frame that are written at once.
 const BUFFER_BYTES: usize = 64 << 10;
 
+/// Most columns and rows that are drawn on; what is beyond stays empty. Anything may be told of a
+/// terminal's size, and each cell takes memory several times.
+const COLUMNS_MAX: u16 = 1000;
+const ROWS_MAX: u16 = 500;
+
 /// A write that took so long may not have reached whoever looks now.
 const STUCK: Duration = Duration::from_secs(5);
 
@@ -47,6 +53,8 @@ pub enum Modes {
 static IS_ENTERED: AtomicBool = AtomicBool::new(false);
 /// And they are those of a shared one.
 static IS_SHARED: AtomicBool = AtomicBool::new(false);
+/// The terminal is given back for a while: nothing is written to it.
+static IS_SUSPENDED: AtomicBool = AtomicBool::new(false);
 /// Held while a frame is written, so that a way out does not write into the middle of one.
 static WRITING: Mutex<()> = Mutex::new(());
 
@@ -83,14 +91,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Whether keys can be read and a screen can be drawn.
 #[must_use]
 pub fn is_terminal() -> bool {
-    io::stdin().is_terminal() && io::stdout().is_terminal()
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stdin().is_terminal() && io::stdout().is_terminal() && !is_dumb
 }
 
-/// Columns and rows of the terminal; none where it has not been told.
+/// Columns and rows of the terminal that are drawn on; none where it has not been told.
 #[must_use]
 pub fn size() -> (u16, u16) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
-        Ok(size) => (size.ws_col, size.ws_row),
+        Ok(size) => (size.ws_col.min(COLUMNS_MAX), size.ws_row.min(ROWS_MAX)),
         Err(_) => (0, 0),
     }
 }
@@ -106,11 +115,7 @@ impl Screen {
         enable_raw_mode()?;
         IS_SHARED.store(modes == Modes::Shared, Ordering::SeqCst);
         IS_ENTERED.store(true, Ordering::SeqCst);
-        let entered = match modes {
-            Modes::Own => execute!(io::stdout(), EnterAlternateScreen, EnableBracketedPaste, Hide),
-            Modes::Shared => Ok(()),
-        };
-        if let Err(error) = entered {
+        if let Err(error) = set_modes(modes) {
             give_back();
             return Err(error);
         }
@@ -144,6 +149,24 @@ impl Screen {
     /// Puts text into the terminal's clipboard (OSC 52).
     pub fn copy(&self, text: String) {
         self.tell(|slot| slot.copy = Some(text));
+    }
+
+    /// Gives the terminal back for a while.
+    pub fn suspend(&self) {
+        IS_SUSPENDED.store(true, Ordering::SeqCst);
+        put_back();
+    }
+
+    /// Takes the terminal again, after the process was stopped: whoever had it meanwhile may have
+    /// left it in any mode. To be drawn anew.
+    pub fn resume(&self) {
+        // What it was put into before is remembered, and would not be set again.
+        let _ = disable_raw_mode().and_then(|()| enable_raw_mode());
+        let modes = if IS_SHARED.load(Ordering::SeqCst) { Modes::Shared } else { Modes::Own };
+        // A terminal that is gone is noticed by whoever reads it.
+        let _ = set_modes(modes);
+        IS_SUSPENDED.store(false, Ordering::SeqCst);
+        self.redraw();
     }
 
     /// Gives the terminal back.
@@ -184,6 +207,9 @@ fn write_frames(slot: &(Mutex<Slot>, Condvar)) -> io::Result<()> {
             execute!(io::stdout(), clipboard)?;
         }
         let Some(frame) = frame else { continue };
+        if IS_SUSPENDED.load(Ordering::SeqCst) {
+            continue;
+        }
         if !anew && last.as_ref() == Some(&frame) {
             continue;
         }
@@ -224,9 +250,20 @@ fn write_frame<W: Write>(
 
 /// Gives the terminal back, from wherever; once.
 pub fn give_back() {
-    if !IS_ENTERED.swap(false, Ordering::SeqCst) {
-        return;
+    if IS_ENTERED.swap(false, Ordering::SeqCst) {
+        put_back();
     }
+}
+
+fn set_modes(modes: Modes) -> io::Result<()> {
+    match modes {
+        Modes::Own => execute!(io::stdout(), EnterAlternateScreen, EnableBracketedPaste, Hide),
+        Modes::Shared => Ok(()),
+    }
+}
+
+/// Puts the terminal back into the modes that it was in.
+fn put_back() {
     // A write that is under way ends first, unless the terminal does not take it.
     let began = Instant::now();
     let mut writing = WRITING.try_lock();

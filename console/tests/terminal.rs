@@ -5,7 +5,8 @@
 #[path = "harness/terminal.rs"]
 mod harness;
 
-use harness::{END, Terminal, is_alive, kvorum, replicas, wait_until_gone};
+use harness::{END, LOOKS, Terminal, is_alive, kvorum, replicas, wait_until_gone};
+use portable_pty::CommandBuilder;
 use rustix::process::{Signal, kill_process};
 
 #[test]
@@ -39,6 +40,85 @@ fn put_get_delete_and_a_killed_leader_by_keys() {
     let (took, _) = terminal.wait_for_end();
     assert!(took < END, "{took:?}");
     assert!(terminal.is_restored());
+}
+
+/// Where the terminal does not tell a paste as one, in an own console and in a shared one.
+#[test]
+fn pasted_text_does_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut own = Terminal::local(folder.path());
+    own.wait_for("3/3 ready");
+    own.press(":put a 1\r");
+    own.wait_for("put a at revision");
+    let data = folder.path().to_str().unwrap();
+    let mut shared = Terminal::start(kvorum(&["--attach", "--local", data]));
+    shared.wait_for("3/3 ready");
+    let before = replicas(folder.path());
+    for terminal in [&mut own, &mut shared] {
+        for pane in ["1", "3"] {
+            terminal.press(pane);
+            for text in ["expiry date\ry\r", "delete my key please", "xy", "dy", "x\ry\r"] {
+                terminal.paste(text);
+                std::thread::sleep(LOOKS);
+                terminal.press("\u{1b}");
+            }
+        }
+        terminal.press("1x");
+        terminal.wait_for("quorum KEPT");
+        std::thread::sleep(LOOKS);
+        terminal.paste("the key");
+        std::thread::sleep(LOOKS);
+        terminal.wait_for("quorum KEPT");
+        terminal.press("\u{1b}:");
+        terminal.paste("put pasted text\ry\r");
+        terminal.wait_for(":put pasted text y");
+        terminal.press("\u{1b}");
+    }
+    own.press(":get a 8002\r");
+    own.wait_for("get a at n2 = 1");
+    assert_eq!(replicas(folder.path()), before, "no replica was killed");
+}
+
+/// By the key and by the signal, below a shell that has jobs.
+#[test]
+fn it_stops_for_a_while_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let mut shell = CommandBuilder::new("bash");
+    shell.args(["--norc", "--noprofile", "-i"]);
+    shell.env("PS1", "shell> ");
+    let mut terminal = Terminal::start(shell);
+    terminal.wait_for("shell>");
+    let program = env!("CARGO_BIN_EXE_kvorum");
+    terminal.paste(&format!("{program} local --disk-reserve=1MiB --data {data}\r"));
+    terminal.wait_for("3/3 ready");
+    let before = replicas(folder.path());
+    for (number, stop) in ["the key", "the signal"].into_iter().enumerate() {
+        match number {
+            0 => terminal.press("\u{1a}"),
+            _ => {
+                let process = kvorum::local::folder::process_of(folder.path()).unwrap();
+                kill_process(process, Signal::TSTP).unwrap();
+            }
+        }
+        terminal.wait_for("Stopped");
+        terminal.paste(&format!("clear; echo $((41 + {number}))\r"));
+        terminal.wait_for(&format!("{}", 41 + number));
+        terminal.paste("fg\r");
+        terminal.wait_for("3/3 ready");
+        terminal.press(&format!(":put key{number} 1\r"));
+        terminal.wait_for(&format!("put key{number} at revision"));
+        assert_eq!(replicas(folder.path()), before, "{stop}: the replicas went on");
+    }
+    terminal.press("q");
+    // Until it has ended it reads keys.
+    wait_until_gone(&before, "the replicas end");
+    while kvorum::local::folder::process_of(folder.path()).is_some() {
+        std::thread::sleep(LOOKS);
+    }
+    std::thread::sleep(LOOKS);
+    terminal.paste("exit\r");
+    terminal.wait_for_end();
 }
 
 #[test]

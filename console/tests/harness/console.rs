@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use kvorum::app::dialog::READING;
 use kvorum::app::{App, Settings};
 use kvorum::backend::memory::Memory;
 use kvorum::backend::{Backend, Sink};
@@ -81,20 +82,29 @@ impl Console {
         self.settle().await;
     }
 
+    /// Presses keys one by one; before an answer, its question is read.
     pub async fn press(&mut self, keys: &str) {
         for key in keys.chars() {
-            let code = match key {
-                '\n' => KeyCode::Enter,
-                '\u{1b}' => KeyCode::Esc,
-                '\t' => KeyCode::Tab,
-                key => KeyCode::Char(key),
-            };
+            if matches!(key, 'y' | '\n') {
+                self.now.monotonic += READING;
+            }
+            let code = code(key);
             self.feed(Event::Key(KeyEvent::new(code, KeyModifiers::NONE)));
             if code == KeyCode::Enter {
                 self.settle().await;
             }
         }
         self.settle().await;
+    }
+
+    /// Keys come all at once, as the terminal's reader tells them.
+    pub fn burst(&mut self, keys: &[char]) {
+        let key = |key: &char| KeyEvent::new(code(*key), KeyModifiers::NONE);
+        let event = match keys {
+            [alone] => Event::Key(key(alone)),
+            keys => Event::Burst(keys.iter().map(key).collect()),
+        };
+        self.feed(event);
     }
 
     pub fn draw(&self, width: u16, height: u16) -> Buffer {
@@ -106,6 +116,15 @@ impl Console {
 
     pub fn text(&self, width: u16, height: u16) -> String {
         view::picture::text(&self.draw(width, height))
+    }
+}
+
+fn code(key: char) -> KeyCode {
+    match key {
+        '\n' => KeyCode::Enter,
+        '\u{1b}' => KeyCode::Esc,
+        '\t' => KeyCode::Tab,
+        key => KeyCode::Char(key),
     }
 }
 

@@ -20,6 +20,10 @@ const COLUMNS: NonZero<u16> = NonZero::new(80).unwrap();
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long an end may take.
 pub const END: Duration = Duration::from_secs(2);
+/// How long whoever presses keys looks at what is asked.
+pub const LOOKS: Duration = Duration::from_millis(400);
+/// Time between two keys.
+const BETWEEN_KEYS: Duration = Duration::from_millis(20);
 /// What begins each frame: a synchronized update (DEC mode 2026).
 const FRAME: &[u8] = b"\x1b[?2026h";
 
@@ -56,9 +60,11 @@ impl Shown {
 pub fn kvorum(words: &[&str]) -> CommandBuilder {
     let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_kvorum"));
     command.args(words);
-    for name in ["KVORUM_ENDPOINTS", "KVORUM_LOCAL", "KVORUM_READONLY", "NO_COLOR"] {
+    let settings = ["KVORUM_ENDPOINTS", "KVORUM_LOCAL", "KVORUM_READONLY", "NO_COLOR"];
+    for name in settings.into_iter().chain(["LC_ALL", "LC_CTYPE", "LANG"]) {
         command.env_remove(name);
     }
+    command.env("TERM", "xterm-256color");
     command
 }
 
@@ -67,6 +73,7 @@ pub fn this_program(words: &[&str], role: (&str, &str)) -> CommandBuilder {
     let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
     command.args(words);
     command.env(role.0, role.1);
+    command.env("TERM", "xterm-256color");
     command.env_remove("NO_COLOR");
     command
 }
@@ -120,9 +127,21 @@ impl Terminal {
         self.shown.0.lock().unwrap().frames
     }
 
+    /// Presses keys one by one, as somebody does who looks at what each of them does.
     pub fn press(&mut self, keys: &str) {
+        for key in keys.chars() {
+            if matches!(key, 'y' | '\r') {
+                std::thread::sleep(LOOKS);
+            }
+            self.paste(&key.to_string());
+            std::thread::sleep(if key == ':' { LOOKS } else { BETWEEN_KEYS });
+        }
+    }
+
+    /// Sends text all at once, as a terminal does that knows of no brackets.
+    pub fn paste(&mut self, text: &str) {
         let writer = self.keys.as_mut().unwrap();
-        writer.write_all(keys.as_bytes()).unwrap();
+        writer.write_all(text.as_bytes()).unwrap();
         writer.flush().unwrap();
     }
 
