@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`config`] | which API server, as whom: the kubeconfig, or the pod that this runs in |
 //! | [`pods`] | the pods and the `StatefulSet`, watched |
+//! | `proxy` | the way to the API server |
 //! | [`forward`] | a byte stream to a pod, through the API server |
 //! | [`happenings`] | what Kubernetes says of the pods |
 //! | [`rights`] | what the API server lets this user do |
@@ -18,6 +19,7 @@ pub mod config;
 pub mod forward;
 pub mod happenings;
 pub mod pods;
+mod proxy;
 pub mod rights;
 pub mod trouble;
 pub mod watching;

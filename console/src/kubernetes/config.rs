@@ -1,8 +1,8 @@
 //! Which API server to talk to, and as whom.
 //!
-//! By kubeconfig, as `kubectl` does; without one, as the pod that this program runs in. Guarantees
-//! that a login plugin never writes on the screen nor reads from it, and that what is wrong is said
-//! with the file that it is in.
+//! By kubeconfig, as `kubectl` does; without one, as the pod that this program runs in; through a
+//! proxy, if there is one on the way. Guarantees that a login plugin never writes on the screen nor
+//! reads from it, and that what is wrong is said with the file that it is in.
 
 use std::env;
 use std::path::PathBuf;
@@ -78,10 +78,15 @@ impl Access {
         }
     }
 
+    /// The login plugin of the user.
+    #[must_use]
+    pub fn plugin(&self) -> Option<&str> {
+        self.config.auth_info.exec.as_ref()?.command.as_deref()
+    }
+
     /// A login plugin has not answered.
     fn no_login(&self) -> Stop {
-        let exec = self.config.auth_info.exec.as_ref();
-        let plugin = exec.and_then(|exec| exec.command.as_deref()).unwrap_or("for it");
+        let plugin = self.plugin().unwrap_or("for it");
         let (user, seconds) = (&self.user, LOGIN_PATIENCE.as_secs());
         Stop::new(
             Exit::Unavailable,
@@ -173,12 +178,23 @@ pub async fn load(named: &Named) -> Result<Access, Stop> {
         return Err(no_context(&what, &known));
     };
     let options = KubeConfigOptions { context: Some(context.clone()), ..Default::default() };
+    let cluster = kubeconfig.clusters.iter().find(|one| one.name == found.cluster);
+    let proxy = cluster.and_then(|one| one.cluster.as_ref()?.proxy_url.clone());
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
     let mut config = config.map_err(|error| unreadable(&error))?;
     config.connect_timeout = Some(CALL_PATIENCE);
+    super::proxy::set(&mut config, proxy)?;
+    introduce(&mut config);
     let namespace = named.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let user = found.user.unwrap_or_default();
     Ok(Access { config, context, user, namespace, is_inside: false })
+}
+
+/// Says to the API server who calls: administrators look for it in their logs.
+fn introduce(config: &mut Config) {
+    let program = concat!("kvorum/", env!("CARGO_PKG_VERSION"));
+    let (name, value) = ("user-agent".parse(), program.parse());
+    config.headers.extend(name.ok().zip(value.ok()));
 }
 
 fn inside(named: &Named) -> Result<Access, Stop> {
@@ -189,6 +205,7 @@ fn inside(named: &Named) -> Result<Access, Stop> {
         ))
     })?;
     config.connect_timeout = Some(CALL_PATIENCE);
+    introduce(&mut config);
     let namespace = named.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let (context, user) = (INSIDE.to_owned(), "the pod's ServiceAccount".to_owned());
     Ok(Access { config, context, user, namespace, is_inside: true })
@@ -203,6 +220,12 @@ fn no_context(what: &str, known: &[String]) -> Stop {
 }
 
 fn unreadable(error: &KubeconfigError) -> Stop {
+    if let KubeconfigError::ParseNoProxy(error) = error {
+        return Stop::usage(format!(
+            "NO_PROXY cannot be read: {error}; write names, addresses and networks, with one comma \
+             between two of them"
+        ));
+    }
     let files: Vec<_> = files().iter().map(|file| file.display().to_string()).collect();
     let mut why = error.to_string();
     let mut cause: &dyn std::error::Error = error;

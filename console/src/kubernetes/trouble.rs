@@ -4,6 +4,7 @@
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::ListParams;
+use kube::client::AuthError;
 use kube::runtime::watcher;
 use kube::{Api, Client, Error};
 use tokio::time::timeout;
@@ -42,7 +43,7 @@ pub fn explain(access: &Access, error: &Error) -> Stop {
             ),
             code => Stop::failed(format!("the API server refuses ({code}): {}", status.message)),
         },
-        Error::Auth(error) => Stop::new(Exit::NotAuthorized, login(access, &error.to_string())),
+        Error::Auth(error) => Stop::new(Exit::NotAuthorized, login(access, error)),
         Error::UpgradeConnection(error) => Stop::new(
             Exit::Unavailable,
             format!(
@@ -119,15 +120,34 @@ pub async fn no_set(client: &Client, access: &Access, set: &str) -> Stop {
     )
 }
 
-fn login(access: &Access, why: &str) -> String {
-    let lines: Vec<_> = why.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let last = lines.len().saturating_sub(PLUGIN_LINES);
+/// Why nobody is logged in.
+fn login(access: &Access, error: &AuthError) -> String {
+    let plugin = access.plugin().unwrap_or("of the kubeconfig");
+    let why = match error {
+        AuthError::AuthExecRun { out, .. } => {
+            let said = last_lines(&String::from_utf8_lossy(&out.stderr));
+            let said = if said.is_empty() { "it says nothing".to_owned() } else { said };
+            format!("the login plugin {plugin} failed ({}): {said}", out.status)
+        }
+        AuthError::AuthExecStart(error) => {
+            format!("the login plugin {plugin} cannot be run: {error}")
+        }
+        AuthError::AuthExecParse(_) | AuthError::ExecPluginFailed => {
+            format!("the login plugin {plugin} printed something else than an ExecCredential")
+        }
+        other => last_lines(&other.to_string()),
+    };
     format!(
-        "cannot log in as {}: {}; run the login command of your cluster in a terminal, then try \
+        "cannot log in as {}: {why}; run the login command of your cluster in a terminal, then try \
          again",
-        access.user,
-        lines[last..].join(" ")
+        access.user
     )
+}
+
+/// The end of what somebody said, as one line.
+fn last_lines(said: &str) -> String {
+    let lines: Vec<_> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(PLUGIN_LINES)..].join(" ")
 }
 
 /// The innermost reason, which is the one that people can act on.

@@ -1,0 +1,124 @@
+//! The proxy on the way to the API server, as `kubectl` chooses it.
+//!
+//! The kubeconfig's `proxy-url` counts whatever the environment says. Without one, it is that of
+//! `HTTPS_PROXY` (`HTTP_PROXY` for a server without TLS), unless `NO_PROXY` names the server or the
+//! server is this machine.
+
+use hyper_util::client::proxy::matcher::Matcher;
+use kube::Config;
+
+use crate::exit::Stop;
+
+/// Sets the proxy of a configuration. What the library found in the environment is not asked: it
+/// looks for the proxy, and not for the server, in `NO_PROXY`.
+///
+/// # Errors
+/// When what is set is no URL.
+pub fn set(config: &mut Config, of_cluster: Option<String>) -> Result<(), Stop> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let host = config.cluster_url.host().unwrap_or_default().to_owned();
+    let is_plain = config.cluster_url.scheme_str() == Some("http");
+    let port = config.cluster_url.port_u16().unwrap_or(if is_plain { 80 } else { 443 });
+    let chosen = choose((&host, port), is_plain, of_cluster, variable);
+    config.proxy_url = match chosen {
+        None => None,
+        Some(url) => Some(url.parse().map_err(|error| {
+            Stop::usage(format!(
+                "the proxy '{url}' cannot be used: {error}; write it as http://HOST:PORT or \
+                 socks5://HOST:PORT, in proxy-url of the kubeconfig or in HTTPS_PROXY"
+            ))
+        })?),
+    };
+    Ok(())
+}
+
+/// The URL of the proxy for a server.
+fn choose(
+    (host, port): (&str, u16),
+    is_plain: bool,
+    of_cluster: Option<String>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<String> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let either = |name: &str| set(name).or_else(|| set(&name.to_lowercase()));
+    if let Some(url) = of_cluster.filter(|url| !url.is_empty()) {
+        return Some(url);
+    }
+    let bare = host.trim_matches(['[', ']']);
+    let is_here = bare == "localhost"
+        || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    let url = either(if is_plain { "HTTP_PROXY" } else { "HTTPS_PROXY" }).filter(|_| !is_here)?;
+    let url = if url.contains("://") { url } else { format!("http://{url}") };
+    let mut matcher = Matcher::builder().all(url.as_str());
+    if let Some(no) = either("NO_PROXY") {
+        matcher = matcher.no(entries(&no, port));
+    }
+    let server = format!("{}://{host}/", if is_plain { "http" } else { "https" }).parse().ok()?;
+    matcher.build().intercept(&server).map(|_| url)
+}
+
+/// The entries of `NO_PROXY` that count for a port, in the matcher's words: `*.example` is
+/// `.example`, and what names another port is left out.
+fn entries(no: &str, port: u16) -> String {
+    let entry = |entry: &str| {
+        let entry = entry.trim();
+        let entry = entry.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(entry);
+        match entry.rsplit_once(':') {
+            // An address of the sixth version has more than one.
+            Some((name, own)) if !name.contains(':') || name.ends_with(']') => {
+                (own.parse() == Ok(port)).then(|| name.to_owned())
+            }
+            _ => Some(entry.to_owned()),
+        }
+    };
+    no.split(',').filter_map(entry).filter(|entry| !entry.is_empty()).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proxy_is_that_which_kubectl_takes() {
+        type Case<'a> = (&'a str, Option<&'a str>, &'a [(&'a str, &'a str)], Option<&'a str>);
+        let proxy = "http://proxy:3128";
+        let cases: [Case; 18] = [
+            ("api.example", None, &[], None),
+            ("api.example", None, &[("HTTPS_PROXY", proxy)], Some(proxy)),
+            ("api.example", None, &[("https_proxy", proxy)], Some(proxy)),
+            ("api.example", None, &[("HTTPS_PROXY", "proxy:3128")], Some(proxy)),
+            ("api.example", None, &[("HTTPS_PROXY", "")], None),
+            ("api.example", None, &[("HTTP_PROXY", proxy)], None),
+            ("api.example", None, &[("HTTPS_PROXY", proxy), ("NO_PROXY", "other")], Some(proxy)),
+            ("api.example", None, &[("HTTPS_PROXY", proxy), ("NO_PROXY", "api.example")], None),
+            ("api.example", None, &[("HTTPS_PROXY", proxy), ("no_proxy", "a, .example")], None),
+            ("api.example", None, &[("HTTPS_PROXY", proxy), ("NO_PROXY", "*.example,")], None),
+            (
+                "api.example",
+                None,
+                &[("HTTPS_PROXY", proxy), ("NO_PROXY", "api.example:6443")],
+                None,
+            ),
+            (
+                "api.example",
+                None,
+                &[("HTTPS_PROXY", proxy), ("NO_PROXY", "example:1")],
+                Some(proxy),
+            ),
+            ("api.example", None, &[("HTTPS_PROXY", proxy), ("NO_PROXY", "*")], None),
+            ("10.1.2.3", None, &[("HTTPS_PROXY", proxy), ("NO_PROXY", "10.0.0.0/8")], None),
+            ("11.1.2.3", None, &[("HTTPS_PROXY", proxy), ("NO_PROXY", "10.0.0.0/8")], Some(proxy)),
+            ("127.0.0.1", None, &[("HTTPS_PROXY", proxy)], None),
+            ("[::1]", None, &[("HTTPS_PROXY", proxy)], None),
+            ("api.example", Some("socks5://s:1"), &[("NO_PROXY", "*")], Some("socks5://s:1")),
+        ];
+        for (host, of_cluster, variables, expected) in cases {
+            let variable = |name: &str| {
+                let found = variables.iter().find(|(set, _)| *set == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            let chosen = choose((host, 6443), false, of_cluster.map(str::to_owned), variable);
+            assert_eq!(chosen.as_deref(), expected, "{host} {variables:?}");
+        }
+    }
+}
