@@ -1,6 +1,11 @@
 //! Pure: how keys, values, statuses and entries are shown.
 //!
-//! Guarantees that bytes which a terminal would obey are shown escaped wherever text is printed.
+//! Guarantees that bytes which a terminal would obey are shown escaped wherever text is printed,
+//! and that no two keys are shown alike.
+
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
@@ -11,53 +16,82 @@ use serde_json::{Value as Json, json};
 /// Bytes of a value that a list shows.
 const PREVIEW_BYTES: usize = 160;
 
-/// Bytes as one line of text: printable UTF-8 as it is, the rest escaped.
+/// A sentence as one line: printable UTF-8 as it is, the rest escaped. Bytes in it that may be
+/// anything are [`shown()`] before.
 #[must_use]
-pub fn line(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if text.chars().all(is_printable) => text.to_owned(),
-        Ok(text) => text
-            .chars()
-            .flat_map(|c| if is_printable(c) { vec![c] } else { c.escape_debug().collect() })
-            .collect(),
-        Err(_) => bytes.escape_ascii().to_string(),
+pub fn line(sentence: &[u8]) -> String {
+    escape(sentence, |c| c == '\\')
+}
+
+/// A key or a value as one line: printable UTF-8 as it is, the rest escaped, and the backslash with
+/// it, so that what is shown stands for nothing else.
+#[must_use]
+pub fn shown(bytes: &[u8]) -> String {
+    escape(bytes, |_| false)
+}
+
+/// Bytes as text in which what is not printable is escaped, but for what is kept.
+fn escape(bytes: &[u8], is_kept: impl Fn(char) -> bool) -> String {
+    let mut escaped = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        let (mut before, mut characters) = (None, chunk.valid().chars().peekable());
+        while let Some(c) = characters.next() {
+            let joins =
+                is_joiner(c) && [before, characters.peek().copied()].map(is_joined) == [true; 2];
+            match c {
+                c if is_kept(c) || joins => escaped.push(c),
+                '\\' => escaped.push_str("\\\\"),
+                c if is_printable(c) => escaped.push(c),
+                c => escaped.extend(c.escape_debug()),
+            }
+            before = Some(c);
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(escaped, "\\x{byte:02x}");
+        }
     }
+    escaped
 }
 
 /// A value as one line of a list: cut when it is long.
 #[must_use]
 pub fn preview(bytes: &[u8]) -> String {
     if bytes.len() <= PREVIEW_BYTES {
-        return line(bytes);
+        return shown(bytes);
     }
     // A character that is cut in two must not turn the whole line into escapes.
     let end = (PREVIEW_BYTES - 3..=PREVIEW_BYTES)
         .rev()
         .find(|end| std::str::from_utf8(&bytes[..*end]).is_ok());
-    let shown = line(&bytes[..end.unwrap_or(PREVIEW_BYTES)]);
-    format!("{shown}… ({} bytes)", bytes.len())
+    let start = shown(&bytes[..end.unwrap_or(PREVIEW_BYTES)]);
+    format!("{start}… ({} bytes)", bytes.len())
 }
 
-/// Bytes as one word of a shell.
+/// Bytes as one word of a shell: what every shell knows, if they can be printed.
 #[must_use]
 pub fn shell_word(bytes: &[u8]) -> String {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(byte);
-    match !bytes.is_empty() && bytes.iter().all(is_plain) {
-        true => String::from_utf8_lossy(bytes).into_owned(),
-        false => format!("$'{}'", bytes.escape_ascii()),
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() && bytes.iter().all(is_plain) => text.to_owned(),
+        Ok(text) if text.chars().all(is_printable) => {
+            format!("'{}'", text.replace('\'', r"'\''"))
+        }
+        _ => format!("$'{}'", bytes.escape_ascii()),
     }
 }
 
-/// A value as text: like [`line()`], but with line ends and tabs.
+/// A path as one word of a shell.
+#[must_use]
+pub fn shell_path(path: &Path) -> String {
+    shell_word(path.as_os_str().as_bytes())
+}
+
+/// A value as text, with line ends and tabs. When anything is escaped, backslashes are as well.
 #[must_use]
 pub fn text(bytes: &[u8]) -> String {
-    let lines = bytes
-        .split(|byte| *byte == b'\n')
-        .map(|part| part.split(|byte| *byte == b'\t').map(line).collect::<Vec<_>>().join("\t"));
-    match std::str::from_utf8(bytes) {
-        Ok(_) => lines.collect::<Vec<_>>().join("\n"),
-        Err(_) => line(bytes),
-    }
+    let is_kept = |c| matches!(c, '\n' | '\t');
+    let plain = escape(bytes, |c| is_kept(c) || c == '\\');
+    if plain.as_bytes() == bytes { plain } else { escape(bytes, is_kept) }
 }
 
 /// Whether a character moves nothing and hides nothing.
@@ -67,6 +101,16 @@ pub(crate) fn is_printable(c: char) -> bool {
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
     );
     !c.is_control() && !hides_or_turns
+}
+
+/// Whether a character joins or parts those beside it, as in Persian and in emoji of families.
+fn is_joiner(c: char) -> bool {
+    matches!(c, '\u{200c}' | '\u{200d}')
+}
+
+/// Whether a character looks different when it is joined to another one.
+fn is_joined(c: Option<char>) -> bool {
+    c.is_some_and(|c| !c.is_ascii() && is_printable(c))
 }
 
 /// Puts bytes into a JSON object: as text where they are UTF-8, else in hexadecimal.
@@ -112,10 +156,10 @@ pub fn entry_json(event: &EntryEvent) -> Json {
 /// An entry as one line.
 #[must_use]
 pub fn entry_line(event: &EntryEvent) -> String {
-    let key = event.key.as_ref().map_or(String::new(), |key| line(&key.0));
-    let value = event.preview.as_ref().map_or(String::new(), |value| line(&value.0));
+    let key = event.key.as_ref().map_or(String::new(), |key| shown(&key.0));
+    let value = event.preview.as_ref().map_or(String::new(), |value| shown(&value.0));
     let rest = match &event.preview {
-        Some(shown) if (shown.0.len() as u64) < event.value_bytes => {
+        Some(start) if (start.0.len() as u64) < event.value_bytes => {
             format!("… ({} bytes)", event.value_bytes)
         }
         _ => String::new(),
@@ -156,9 +200,9 @@ pub fn change_json(event: &KeyEvent) -> Json {
 /// A change of a key as one line.
 #[must_use]
 pub fn change_line(event: &KeyEvent) -> String {
-    let key = line(&event.key.0);
+    let key = shown(&event.key.0);
     match &event.value {
-        Some(value) => format!("{:>8}  put    {key}  {}", event.index, line(&value.0)),
+        Some(value) => format!("{:>8}  put    {key}  {}", event.index, shown(&value.0)),
         None => format!("{:>8}  delete {key}", event.index),
     }
 }
@@ -274,17 +318,97 @@ mod tests {
 
     #[test]
     fn what_a_terminal_would_obey_is_escaped() {
-        let cases: [(&[u8], &str, &str); 6] = [
+        let (family, persian) = ("👨\u{200d}👩\u{200d}👧", "می\u{200c}خواهم");
+        let cases: [(&[u8], &str, &str); 10] = [
             (b"plain", "plain", "plain"),
             ("åäö ✓".as_bytes(), "åäö ✓", "åäö ✓"),
             (b"a\nb\tc", "a\\nb\\tc", "a\nb\tc"),
             (b"\x1b[31mred", "\\u{1b}[31mred", "\\u{1b}[31mred"),
-            (b"\xff\x00\n", "\\xff\\x00\\n", "\\xff\\x00\\n"),
-            ("a\u{202e}b".as_bytes(), "a\\u{202e}b", "a\\u{202e}b"),
+            ("å\u{fffd}".as_bytes(), "å\u{fffd}", "å\u{fffd}"),
+            (b"\xff\x00\n\\", "\\xff\\0\\n\\\\", "\\xff\\0\n\\\\"),
+            (br"C:\new", r"C:\\new", r"C:\new"),
+            ("a\u{202e}b\u{200d}".as_bytes(), "a\\u{202e}b\\u{200d}", "a\\u{202e}b\\u{200d}"),
+            (family.as_bytes(), family, family),
+            (persian.as_bytes(), persian, persian),
         ];
         for (bytes, as_line, as_text) in cases {
-            assert_eq!(line(bytes), as_line);
+            assert_eq!(shown(bytes), as_line);
             assert_eq!(text(bytes), as_text);
+            assert_eq!(line(shown(bytes).as_bytes()), as_line, "a sentence keeps what is shown");
+        }
+    }
+
+    /// Puts back what [`shown()`] escaped.
+    fn unescape(shown: &str) -> Vec<u8> {
+        let (mut bytes, mut rest) = (Vec::new(), shown);
+        let number = |digits: &str| u32::from_str_radix(digits, 16).unwrap();
+        while let Some(c) = rest.chars().next() {
+            let mut length = c.len_utf8();
+            let mut character = c;
+            if c == '\\' {
+                length = 2;
+                character = match rest.as_bytes()[1] {
+                    b'\\' => '\\',
+                    b'n' => '\n',
+                    b't' => '\t',
+                    b'r' => '\r',
+                    b'0' => '\0',
+                    b'u' => {
+                        let end = rest.find('}').unwrap();
+                        length = end + 1;
+                        char::from_u32(number(&rest[3..end])).unwrap()
+                    }
+                    b'x' => {
+                        bytes.push(u8::try_from(number(&rest[2..4])).unwrap());
+                        rest = &rest[4..];
+                        continue;
+                    }
+                    other => panic!("{other} is no escape"),
+                };
+            }
+            bytes.extend(character.encode_utf8(&mut [0; 4]).bytes());
+            rest = &rest[length..];
+        }
+        bytes
+    }
+
+    #[test]
+    fn whatever_is_shown_stands_for_one_thing_only() {
+        let short = (0..=u16::MAX).map(|two| two.to_be_bytes().to_vec());
+        let text = ["\\", "n", "x", "ff", "\u{200d}", "👩", "\u{1b}", "é", "u{", "}", "0"];
+        // Any numbers do, as long as they are many (Knuth, The Art of Computer Programming, 3.3.4).
+        let mut number: u64 = 1;
+        let mut draw = |below: usize| {
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from(number >> 33).expect("it is short") % below
+        };
+        let mut mixed = Vec::new();
+        for _ in 0..20_000 {
+            let mut bytes = Vec::new();
+            for _ in 0..draw(8) {
+                match draw(3) {
+                    0 => bytes.push(u8::try_from(draw(256)).expect("it is a byte")),
+                    _ => bytes.extend(text[draw(text.len())].bytes()),
+                }
+            }
+            mixed.push(bytes);
+        }
+        for bytes in short.chain(mixed) {
+            assert_eq!(unescape(&shown(&bytes)), bytes, "{}", shown(&bytes));
+        }
+    }
+
+    #[test]
+    fn a_word_of_a_shell_is_one() {
+        let cases: [(&[u8], &str); 5] = [
+            (b"plain-1.2/x", "plain-1.2/x"),
+            ("my data ü".as_bytes(), "'my data ü'"),
+            (b"it's", r"'it'\''s'"),
+            (b"", "''"),
+            (b"a\n\xff", r"$'a\n\xff'"),
+        ];
+        for (bytes, word) in cases {
+            assert_eq!(shell_word(bytes), word);
         }
     }
 

@@ -1,7 +1,7 @@
 //! `put`, `get`, `delete`, `scan`.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use kvorum_protocol::Value;
@@ -40,7 +40,7 @@ pub async fn delete(
 async fn write(context: &Context, operation: Operation, node: Option<Node>) -> Result<(), Stop> {
     operation.validate().map_err(|limit| Stop::usage(limit.to_string()))?;
     let route = context.leader_or(node.as_ref()).await?;
-    let key = output::line(&operation.key().0);
+    let key = output::shown(&operation.key().0);
     let outcome = context.client.write(operation, &route).await?;
     let format = context.global.output;
     match outcome {
@@ -74,17 +74,22 @@ pub async fn get(context: &Context, key: OsString, node: Option<Node>) -> Result
     let route = context.leader_or(node.as_ref()).await?;
     let pair = context.client.get(key.clone(), context.consistency(), &route).await?;
     let Some(pair) = pair else {
-        let message = format!("there is no key {}", output::line(&key.0));
+        let message = format!("there is no key {}", output::shown(&key.0));
         return Err(Stop::new(Exit::NotFound, message));
     };
-    match context.global.output {
-        Format::Raw => {
-            let mut out = std::io::stdout().lock();
-            out.write_all(&pair.value.0)?;
-            Ok(out.flush()?)
-        }
-        format => print(format, &output::text(&pair.value.0), &output::pair_json(&pair, false)),
+    let format = context.global.output;
+    let mut out = std::io::stdout().lock();
+    // Only a terminal is shown something else than what is there.
+    if format == Format::Raw || format == Format::Table && !out.is_terminal() {
+        out.write_all(&pair.value.0)?;
+        return Ok(out.flush()?);
     }
+    drop(out);
+    let text = output::text(&pair.value.0);
+    if format == Format::Table && text.as_bytes() != &pair.value.0[..] {
+        crate::note("what cannot be printed is shown as escapes; -o raw, or a pipe, has the bytes");
+    }
+    print(format, &text, &output::pair_json(&pair, false))
 }
 
 pub async fn scan(
@@ -98,8 +103,12 @@ pub async fn scan(
     let route = context.leader_or(node.as_ref()).await?;
     let mut from = from.map_or(Vec::new(), |key| key.as_bytes().to_vec());
     let mut left = if limit == 0 { u64::MAX } else { limit };
-    let mut listing = Listing { format: context.global.output, keys_only, json: Vec::new() };
+    let is_shown = std::io::stdout().is_terminal();
+    let format = context.global.output;
+    let mut listing = Listing { format, keys_only, is_shown, json: Vec::new() };
+    let mut pages = 0;
     loop {
+        pages += 1;
         let page = Scan {
             prefix: prefix.as_bytes().to_vec(),
             from,
@@ -115,9 +124,15 @@ pub async fn scan(
             Some(next) if left > 0 => from = next.0.to_vec(),
             next => {
                 listing.end()?;
+                if pages > 1 {
+                    crate::note(
+                        "these are several pages, each as of its own moment; 'kvorum backup' is of \
+                         one",
+                    );
+                }
                 if let Some(next) = next {
                     let word = output::shell_word(&next.0);
-                    crate::note(format!("there is more; go on with --from {word}"));
+                    crate::note(format!("there is more; go on with --from={word}"));
                 }
                 return Ok(());
             }
@@ -129,6 +144,8 @@ pub async fn scan(
 struct Listing {
     format: Format,
     keys_only: bool,
+    /// On a terminal, where long values are cut.
+    is_shown: bool,
     json: Vec<serde_json::Value>,
 }
 
@@ -137,15 +154,12 @@ impl Listing {
         let mut out = std::io::stdout().lock();
         for pair in pairs {
             match (self.format, self.keys_only) {
-                (Format::Table, true) => writeln!(out, "{}", output::line(&pair.key.0))?,
+                (Format::Table, true) => writeln!(out, "{}", output::shown(&pair.key.0))?,
                 (Format::Table, false) => {
-                    let (key, value) = (output::line(&pair.key.0), output::preview(&pair.value.0));
-                    writeln!(out, "{key}\t{value}")?;
+                    let value = if self.is_shown { output::preview } else { output::shown };
+                    writeln!(out, "{}\t{}", output::shown(&pair.key.0), value(&pair.value.0))?;
                 }
-                (Format::Raw, true) => out.write_all(&[&pair.key.0[..], b"\n"].concat())?,
-                (Format::Raw, false) => {
-                    out.write_all(&[&pair.key.0[..], b"\t", &pair.value.0[..], b"\n"].concat())?;
-                }
+                (Format::Raw, _) => out.write_all(&raw_line(pair, self.keys_only)?)?,
                 (Format::Jsonl, _) => writeln!(out, "{}", output::pair_json(pair, self.keys_only))?,
                 (Format::Json, _) => self.json.push(output::pair_json(pair, self.keys_only)),
             }
@@ -159,4 +173,23 @@ impl Listing {
             _ => Ok(()),
         }
     }
+}
+
+/// A pair as it is, in one line; those that would be taken for others are refused.
+fn raw_line(pair: &Pair, keys_only: bool) -> Result<Vec<u8>, Stop> {
+    let (key, value) = (&pair.key.0[..], &pair.value.0[..]);
+    let parts: &[&[u8]] = if keys_only { &[key, b"\n"] } else { &[key, b"\t", value, b"\n"] };
+    let breaks = |bytes: &[u8], ends: &[u8]| bytes.iter().any(|byte| ends.contains(byte));
+    let is_broken = match keys_only {
+        true => breaks(key, b"\n"),
+        false => breaks(key, b"\t\n") || breaks(value, b"\n"),
+    };
+    if is_broken {
+        return Err(Stop::failed(format!(
+            "{} has a line end or a tab in it, so that a raw list cannot be told apart; \
+             use -o jsonl",
+            output::shown(key)
+        )));
+    }
+    Ok(parts.concat())
 }
