@@ -48,7 +48,6 @@ impl Context {
             return Err(Stop::new(Exit::NotAuthorized, READ_ONLY));
         }
         let target = target::choose(&global, named, Found::look(), is_write)?;
-        crate::note(format!("using {}", target.describe()));
         let (client, runner) = target.open(&global).await?;
         Ok(Self { client, global, runner })
     }
@@ -103,10 +102,13 @@ impl Context {
 /// Carries out a command.
 pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
     let Arguments { global, command } = arguments;
+    crate::signals::outlive_large_files()?;
     match command {
         Some(Command::Completions { shell }) => completions(shell),
         #[cfg(feature = "local")]
         Some(Command::Local(local)) => Box::pin(crate::console::local(local, &global)).await,
+        #[cfg(feature = "local")]
+        Some(Command::Demo(_)) if global.readonly => Err(Stop::new(Exit::NotAuthorized, READ_ONLY)),
         #[cfg(feature = "local")]
         Some(Command::Demo(demo)) => Box::pin(crate::console::demo(demo, &global, named)).await,
         #[cfg(feature = "local")]
@@ -164,7 +166,9 @@ async fn run_verb(verb: Verb, global: Global, named: Named) -> Result<(), Stop> 
         }
         Verb::Status => status::status(&context).await,
         Verb::Log { from, follow, node } => follow::log(&context, from, follow, node).await,
-        Verb::Watch { prefix, from, node } => follow::watch(&context, prefix, from, node).await,
+        Verb::Watch { prefix, from, node, wait } => {
+            follow::watch(&context, prefix, from, node, wait).await
+        }
         Verb::Kill { node, graceful, force, yes } => {
             admin::kill(&context, &node, HowToKill::of(graceful, force), yes).await
         }

@@ -179,7 +179,8 @@ impl Running {
         let (plan, report) = (plan.clone(), Arc::clone(report));
         let (all, at_once) = (quit.clone(), hurry.clone());
         let running = BTreeMap::new();
-        let pods = Pods { place, plan, report, quit: all, hurry: at_once, running };
+        let said = BTreeMap::new();
+        let pods = Pods { place, plan, report, quit: all, hurry: at_once, said, running };
         let orchestration = tokio::spawn(pods.keep(folder.set.replicas));
         Ok(Self { folder, orchestration, quit, hurry })
     }
@@ -272,7 +273,7 @@ fn welcome(folder: &Folder, ready: usize, took: Duration) -> String {
     lines.push("In another terminal:".to_owned());
     lines.push(match folder::default_path() {
         Ok(default) if default == folder.path => "  kvorum put color blue".to_owned(),
-        _ => format!("  kvorum --local {path} put color blue"),
+        _ => format!("  kvorum --local {} put color blue", output::shell_path(&folder.path)),
     });
     lines.push("Ctrl-C stops the cluster; its data stays.".to_owned());
     lines.join("\n")

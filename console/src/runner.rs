@@ -89,7 +89,9 @@ impl Runner {
         told.unwrap_or_else(|| Place { name: self.name(), ..Place::default() })
     }
 
-    fn name(&self) -> String {
+    /// What is acted upon, in a few words.
+    #[must_use]
+    pub fn name(&self) -> String {
         match self {
             Self::Nobody(addresses) => format!("endpoints {}", addresses.join(", ")),
             #[cfg(feature = "local")]

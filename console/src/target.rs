@@ -118,9 +118,11 @@ pub fn choose(global: &Global, named: Named, found: Found, is_write: bool) -> Re
         )));
     }
     if is_named(named.endpoints) {
-        return match global.endpoints.iter().all(String::is_empty) {
+        let words = global.endpoints.iter().map(|word| word.trim().to_owned());
+        let addresses: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+        return match addresses.is_empty() {
             true => Err(Stop::usage("--endpoints is empty; give at least one HOST:PORT")),
-            false => Ok(Target::Endpoints(global.endpoints.clone())),
+            false => Ok(Target::Endpoints(addresses)),
         };
     }
     match (is_named(named.local), global.local.clone()) {
@@ -142,13 +144,18 @@ pub fn choose(global: &Global, named: Named, found: Found, is_write: bool) -> Re
 /// Whether a word is `HOST:PORT`.
 #[must_use]
 pub fn is_address(word: &str) -> bool {
-    word.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    let is_host = |host: &str| {
+        !host.is_empty() && !host.contains(|c: char| c == '/' || c == '@' || c.is_whitespace())
+    };
+    word.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok())
 }
 
 /// Checks that addresses have a host and a port.
 pub fn check_addresses(addresses: &[String]) -> Result<(), Stop> {
     match addresses.iter().find(|address| !is_address(address)) {
-        Some(wrong) => Err(Stop::usage(format!("'{wrong}' in --endpoints is not HOST:PORT"))),
+        Some(wrong) => Err(Stop::usage(format!(
+            "'{wrong}' in --endpoints is not HOST:PORT, as 127.0.0.1:7301 is"
+        ))),
         None => Ok(()),
     }
 }
@@ -172,9 +179,13 @@ impl Target {
         }
     }
 
-    /// A client of the target, and whoever runs it.
+    /// A client of the target, and whoever runs it. Says on standard error which one that is:
+    /// where little is named, context and namespace are known only when it was found.
     pub async fn open(&self, global: &Global) -> Result<(Arc<Client>, Runner), Stop> {
         let options = Options { deadline: global.timeout, ..Options::default() };
+        if !matches!(self, Self::Kubernetes(_)) {
+            crate::note(format!("using {}", self.describe()));
+        }
         match self {
             Self::Endpoints(addresses) => {
                 check_addresses(addresses)?;
@@ -183,6 +194,7 @@ impl Target {
             }
             Self::Kubernetes(named) => {
                 let kube = Kube::find(named).await?;
+                crate::note(format!("using {}", kube.name()));
                 let options = Options { dial: kube.dial(), ..options };
                 Ok((Arc::new(Client::new(kube.resolve(), options)), Runner::Kubernetes(kube)))
             }
@@ -220,6 +232,20 @@ mod tests {
             context: None,
             namespace: None,
             statefulset: None,
+        }
+    }
+
+    #[test]
+    fn addresses_are_spelled_as_people_do() {
+        let words = ["a:1", " b:2 ", "", "[::1]:3"].map(str::to_owned).to_vec();
+        let spelled = Global { endpoints: words, ..global() };
+        let named = Named { endpoints: Some(By::Flag), local: None, kubernetes: None };
+        let chosen = choose(&spelled, named, Found::default(), false).unwrap();
+        let expected = ["a:1", "b:2", "[::1]:3"].map(str::to_owned).to_vec();
+        assert_eq!(chosen, Target::Endpoints(expected.clone()));
+        assert!(check_addresses(&expected).is_ok());
+        for wrong in ["http://127.0.0.1:80", "a b:1", "a", ":1", "a:99999", "user@a:1"] {
+            assert!(check_addresses(&[wrong.to_owned()]).is_err(), "{wrong}");
         }
     }
 

@@ -10,6 +10,8 @@ use tokio::time::sleep;
 
 use super::status::ask_all;
 use super::{Context, print};
+use crate::app::cluster::Cluster;
+use crate::app::quorum::Consequence;
 use crate::exit::{Exit, Stop};
 use crate::message::HowToKill;
 use crate::node::Node;
@@ -28,7 +30,9 @@ pub async fn kill(context: &Context, node: &Node, how: HowToKill, yes: bool) -> 
     let is_sure = match how {
         _ if yes => true,
         HowToKill::Force => ask_name(&name)?,
-        HowToKill::Now | HowToKill::Graceful => ask(&format!("Kill {name}? [y/N] "))?,
+        HowToKill::Now | HowToKill::Graceful => {
+            ask(&format!("Kill {name} of {}? [y/N] ", context.runner.name()))?
+        }
     };
     if !is_sure {
         return Err(Stop::new(Exit::NeedsYes, "nothing was killed; repeat with --yes"));
@@ -55,19 +59,18 @@ fn ask_name(name: &str) -> Result<bool, Stop> {
 
 /// What a kill does, as far as the replicas' statuses tell.
 fn consequence(name: &str, said: &[Said]) -> String {
-    let is_leader = said.iter().any(|(node, status)| {
-        node == name && status.as_ref().is_ok_and(|s| s.leader.as_deref() == Some(name))
-    });
-    let ready = |(node, status): &&Said| node != name && status.as_ref().is_ok_and(|s| s.is_ready);
-    let (left, total) = (said.iter().filter(ready).count(), said.len());
-    let quorum = total / 2 + 1;
+    let cluster = Cluster::of(said);
+    let Consequence { is_leader, up, total, keeps, had, .. } = Consequence::of_kill(&cluster, name);
     let role = if is_leader { " (the leader)" } else { "" };
-    let effect = match left >= quorum {
-        true if is_leader => "a majority: writes stop until another one leads, well under a second",
-        true => "a majority: reads and writes go on",
-        false => "NO majority: reads and writes stop until one is back",
+    let effect = match (keeps, had) {
+        (true, _) if is_leader => {
+            "a majority: writes stop until another one leads, well under a second"
+        }
+        (true, _) => "a majority: reads and writes go on",
+        (false, true) => "NO majority: reads and writes stop until one is back",
+        (false, false) => "NO majority, as there is none now",
     };
-    format!("killing {name}{role} leaves {left} of {total} replicas, {effect}")
+    format!("killing {name}{role} leaves {up} of {total} members, {effect}")
 }
 
 pub(super) fn ask(question: &str) -> Result<bool, Stop> {

@@ -31,10 +31,11 @@ pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), St
         return Err(Stop::usage(format!("{} exists; name another file", file.display())));
     }
     let target = target::choose(global, named, Found::look(), false)?;
-    crate::note(format!("using {}", target.describe()));
     let (client, _runner) = target.open(global).await?;
     // Two may write to one name: each writes beside it, and the first one to end has it.
-    let aside = PathBuf::from(format!("{}.{:08x}.part", file.display(), rand::random::<u32>()));
+    let mut aside = file.as_os_str().to_owned();
+    aside.push(format!(".{:08x}.part", rand::random::<u32>()));
+    let aside = PathBuf::from(aside);
     let mut told = EndSignals::new()?;
     let written = tokio::select! {
         written = write(&client, &aside) => written,
@@ -57,7 +58,8 @@ pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), St
     let bytes = fs::metadata(file)?.len();
     let index = header.index;
     let text = format!("{}: index {index}, {keys} keys, {bytes} bytes", file.display());
-    let json = json!({ "file": file, "index": index, "keys": keys, "bytes": bytes });
+    let json =
+        json!({ "file": file.display().to_string(), "index": index, "keys": keys, "bytes": bytes });
     print(global.output, &text, &json)
 }
 

@@ -241,7 +241,9 @@ impl One {
     }
 
     async fn put(&self, number: u64, revision: Option<u64>) -> Result<Outcome, (Fate, String)> {
-        let text = format!("{number:0width$}", width = self.value_bytes);
+        let digits = number.to_string();
+        let zeros = "0".repeat(self.value_bytes.saturating_sub(digits.len()));
+        let text = zeros + &digits;
         let condition = revision.map_or(Condition::Absent, Condition::AtRevision);
         let operation =
             Operation::Put { key: self.key.clone(), value: Value::from(text), condition };

@@ -6,11 +6,15 @@
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::client::Route;
+use kvorum_protocol::limits::MEMBERS_MAX;
 use kvorum_protocol::status::{Role, Status};
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::status::ask_all;
 use super::{Context, print};
+use crate::app::cluster::Cluster;
+use crate::app::quorum::Consequence;
 use crate::exit::{Exit, Stop};
 
 /// Time between two looks.
@@ -29,10 +33,19 @@ pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), St
         let text = format!("there are {now} replicas already");
         return print(context.global.output, &text, &json!({ "replicas": now }));
     }
-    let consequence = consequence(now, replicas);
-    crate::note(&consequence);
+    crate::note(consequence(now, replicas));
+    let said = ask_all(&context.client).await?;
+    // More than there can be is refused where the number is kept.
+    let then = usize::try_from(replicas.min(MEMBERS_MAX)).unwrap_or(usize::MAX);
+    if replicas > 0 && !Consequence::of_scale(&Cluster::of(&said), then).keeps {
+        crate::note(
+            "NO majority of the members, or of those that stay, is there: nothing changes until \
+             one is",
+        );
+    }
     let shrinks = usize::try_from(replicas).is_ok_and(|replicas| replicas < now);
-    if shrinks && !yes && !super::admin::ask(&format!("Scale to {replicas}? [y/N] "))? {
+    let question = format!("Scale {} to {replicas}? [y/N] ", context.runner.name());
+    if shrinks && !yes && !super::admin::ask(&question)? {
         return Err(Stop::new(Exit::NeedsYes, "nothing was changed; repeat with --yes"));
     }
     change(context, replicas, before.configuration.id.0).await

@@ -13,6 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{Context, print};
+use crate::app::cluster::Cluster;
+use crate::app::quorum::Electorate;
 use crate::clusters::Split;
 use crate::exit::{Exit, Stop};
 use crate::output::{self, Said};
@@ -39,14 +41,20 @@ pub async fn status(context: &Context) -> Result<(), Stop> {
     if let Some(split) = split {
         return Err(Stop::failed(split));
     }
-    let (ready, members) = majority(&said);
-    match ready > members / 2 {
-        true => Ok(()),
-        false => {
-            let message = format!("{ready} of {members} replicas are ready, no majority");
-            Err(Stop::new(Exit::Unavailable, message))
-        }
-    }
+    verdict(&said)
+}
+
+/// Whether the cluster serves, by the same judgement as before a kill.
+fn verdict(said: &[Said]) -> Result<(), Stop> {
+    let (ready, members) = majority(said);
+    let can_decide = Electorate::of(&Cluster::of(said)).can_decide(None);
+    let why = match (can_decide, ready > members / 2) {
+        (true, true) => return Ok(()),
+        (true, false) => "and a majority is there: it may take a moment",
+        (false, _) => "no majority that is linked",
+    };
+    let message = format!("{ready} of {members} replicas are ready, {why}");
+    Err(Stop::new(Exit::Unavailable, message))
 }
 
 /// How many members of the newest configuration are ready, and how many there are.

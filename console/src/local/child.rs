@@ -1,5 +1,6 @@
 //! One replica of a local cluster, as a child process that is started again when it dies.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::folder::cannot_make;
 use super::{Plan, Report};
 use crate::exit::Stop;
 use crate::tail::tail;
@@ -55,7 +57,7 @@ pub struct Child {
     name: String,
     folder: PathBuf,
     program: PathBuf,
-    arguments: Vec<String>,
+    arguments: Vec<OsString>,
     report: Report,
 }
 
@@ -69,7 +71,7 @@ impl Child {
         report: Report,
     ) -> Result<JoinHandle<()>, Stop> {
         let own = folder.path.join(&name);
-        fs::create_dir_all(&own)?;
+        fs::create_dir_all(&own).map_err(|error| cannot_make(&own, &error))?;
         let program = std::env::current_exe()?;
         let arguments = arguments(folder, &name, &own, plan);
         let child = Self { name, folder: own, program, arguments, report };
@@ -82,21 +84,18 @@ impl Child {
         let mut said = String::new();
         while !is_over() {
             let began = Instant::now();
-            match self.run_once(&ends).await {
-                Ok(_) if is_over() => {}
-                Ok(status) => {
-                    let why = last_words(&self.log());
-                    let line = format!("ended ({status}): {why}");
-                    // One that dies again and again for the same reason says it once.
-                    if line != said {
-                        (self.report)(&self.name, &line);
-                    }
-                    said = line;
-                }
+            let line = match self.run_once(&ends).await {
+                Ok(_) if is_over() => break,
+                Ok(status) => format!("ended ({status}): {}", last_words(&self.log())),
                 Err(error) => {
-                    (self.report)(&self.name, &format!("could not be started: {error}"));
+                    format!("could not be started in {}: {error}", self.folder.display())
                 }
+            };
+            // One that dies again and again for the same reason says it once.
+            if line != said {
+                (self.report)(&self.name, &line);
             }
+            said = line;
             pause = if began.elapsed() > STEADY { PAUSE_MIN } else { pause };
             tokio::select! {
                 () = sleep(pause) => {}
@@ -177,15 +176,13 @@ fn open_log(path: &Path) -> io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
-fn arguments(folder: &Place, name: &str, own: &Path, plan: &Plan) -> Vec<String> {
+fn arguments(folder: &Place, name: &str, own: &Path, plan: &Plan) -> Vec<OsString> {
     let storage = plan.storage.to_possible_value();
     let storage = storage.map_or(String::new(), |value| value.get_name().to_owned());
     let mut arguments = vec![
         "replica".to_owned(),
         format!("--name={name}"),
         format!("--cluster={}", folder.cluster),
-        format!("--follow={}", folder.path.display()),
-        format!("--data={}", own.display()),
         format!("--storage={storage}"),
         format!("--disk-reserve={}", plan.disk_reserve),
         "--stop-with-stdin".to_owned(),
@@ -197,5 +194,12 @@ fn arguments(folder: &Place, name: &str, own: &Path, plan: &Plan) -> Vec<String>
         arguments.push("--allow-faults".to_owned());
     }
     arguments.extend(plan.replica_arguments.iter().cloned());
+    let mut arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
+    // A path need not be text.
+    for (option, path) in [("--follow=", folder.path.as_path()), ("--data=", own)] {
+        let mut argument = OsString::from(option);
+        argument.push(path);
+        arguments.push(argument);
+    }
     arguments
 }

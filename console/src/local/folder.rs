@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::restore::ASIDE;
 use crate::exit::{Exit, Stop};
+use crate::output::shell_path;
 
 /// Most replicas of a local cluster.
 pub const REPLICAS_MAX: u32 = orchestrator::folder::REPLICAS_MAX;
@@ -60,10 +61,10 @@ impl StatefulSet {
     pub fn read(folder: &Path) -> Result<Self, Stop> {
         let file = folder.join(SET_FILE);
         let bytes = fs::read(&file).map_err(|error| {
-            let folder = folder.display();
             Stop::usage(format!(
-                "{folder} holds no local cluster ({error}); start one with \
-                 'kvorum local --data {folder}'"
+                "{} holds no local cluster ({error}); start one with 'kvorum local --data {}'",
+                folder.display(),
+                shell_path(folder)
             ))
         })?;
         let wrong = |why: String| Stop::failed(format!("{} is damaged: {why}", file.display()));
@@ -180,7 +181,7 @@ impl Folder {
             }
             set
         } else if path.join(ASIDE).exists() {
-            let folder = path.display();
+            let folder = shell_path(&path);
             return Err(Stop::usage(format!(
                 "a restore into {folder} was broken off: run 'kvorum restore FILE --data {folder}' \
                  again, or remove {folder} for a new cluster"
@@ -257,9 +258,10 @@ pub fn check_running(folder: &Path) -> Result<(), Stop> {
     if is_held(&folder.join("lock")) {
         return Ok(());
     }
-    let folder = folder.display();
     let message = format!(
-        "the local cluster in {folder} is not running; start it with 'kvorum local --data {folder}'"
+        "the local cluster in {} is not running; start it with 'kvorum local --data {}'",
+        folder.display(),
+        shell_path(folder)
     );
     Err(Stop::new(Exit::Unavailable, message))
 }

@@ -29,6 +29,8 @@ pub(super) struct Pods {
     pub(super) quit: CancellationToken,
     /// Those that were told to end are killed.
     pub(super) hurry: CancellationToken,
+    /// What was said of those that cannot be started, by ordinal: once for each reason.
+    pub(super) said: BTreeMap<u32, String>,
     /// By ordinal: how it is told to end, and what ends when it has.
     pub(super) running: BTreeMap<u32, (CancellationToken, JoinHandle<()>)>,
 }
@@ -79,8 +81,15 @@ impl Pods {
             let ends = Ends { stop: stop.clone(), quit, hurry };
             let (name, report) = (folder::name(ordinal), Arc::clone(&self.report));
             match Child::supervise(&self.place, name.clone(), &self.plan, ends, report) {
-                Ok(child) => drop(self.running.insert(ordinal, (stop, child))),
-                Err(why) => (self.report)(&name, &format!("cannot be started: {}", why.message)),
+                Ok(child) => {
+                    self.said.remove(&ordinal);
+                    self.running.insert(ordinal, (stop, child));
+                }
+                Err(why) if self.said.get(&ordinal) != Some(&why.message) => {
+                    (self.report)(&name, &format!("cannot be started: {}", why.message));
+                    self.said.insert(ordinal, why.message);
+                }
+                Err(_) => {}
             }
         }
     }
