@@ -78,10 +78,26 @@ fn introduction(cluster: ClusterId, replica: ReplicaId, name: &str) -> Introduct
 
 /// Meets a replica as whoever got an id.
 fn meet(at: &str, mine: &Introduction) -> TcpStream {
+    try_to_meet(at, mine).unwrap()
+}
+
+/// Waits until all know of an id, as it is in the log.
+fn become_known(cluster: &Cluster, mine: &Introduction) {
+    let began = Instant::now();
+    for name in NAMES {
+        while let Err(why) = try_to_meet(&addresses(cluster, name).peers, mine) {
+            assert!(matches!(why, Rejection::NoMember { .. }), "{why:?}");
+            assert!(began.elapsed() < PATIENCE, "{name} knows of it");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn try_to_meet(at: &str, mine: &Introduction) -> Result<TcpStream, Rejection> {
     let mut stream = connect(at);
     send(&mut stream, &hello(mine.clone())).unwrap();
     let told: Result<(Hello, Option<Proof>), Rejection> = receive(&mut stream).unwrap();
-    let (theirs, _) = told.unwrap();
+    let (theirs, _) = told?;
     let statement = Statement {
         cluster: mine.cluster,
         prover: mine.replica,
@@ -95,8 +111,7 @@ fn meet(at: &str, mine: &Introduction) -> TcpStream {
     let proof = Start { secret, began, until: None }.prove(&statement);
     send(&mut stream, &(Some(proof), Ok::<(), Rejection>(()))).unwrap();
     let welcome: Result<(), Rejection> = receive(&mut stream).unwrap();
-    welcome.unwrap();
-    stream
+    welcome.map(|()| stream)
 }
 
 /// A message as a link has it: one fragment, the last.
@@ -173,6 +188,7 @@ fn one_message_ends_nobody() {
     put(&cluster, "a");
     let (cluster_id, name) = (status(&cluster, "kvorum-0").cluster, "kvorum-6");
     let mine = introduction(cluster_id, join(&cluster, name), name);
+    become_known(&cluster, &mine);
     let before = processes(&cluster);
     let configuration = ConfigurationId(1);
     let messages = [
@@ -240,6 +256,7 @@ fn a_strangers_frames_change_nothing() {
     let before = (processes(&cluster), status(&cluster, "kvorum-0").configuration);
     let id = status(&cluster, "kvorum-0").cluster;
     let mine = introduction(id, join(&cluster, "kvorum-6"), "kvorum-6");
+    become_known(&cluster, &mine);
     let corpus = [
         PeerMessage::HasState { index: 7 },
         PeerMessage::Over { configuration: ConfigurationId(3), index: 9, is_dismissed: true },
