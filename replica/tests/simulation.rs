@@ -47,7 +47,7 @@ const SEEDS: Range<u64> = 0..1000;
 /// Events of one seed.
 const STEPS: u32 = 6000;
 /// A rule that was taken out must show within so many seeds.
-const CONTROL_SEEDS: u64 = 3000;
+const CONTROL_SEEDS: u64 = 12_000;
 
 fn seeds(otherwise: Range<u64>) -> Range<u64> {
     let Ok(text) = std::env::var("KVORUM_SEEDS") else { return otherwise };

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kvorum_protocol::status::{Configuration, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
-use omnipaxos::messages::sequence_paxos::{Compaction, PaxosMessage, PaxosMsg, Promise};
+use omnipaxos::messages::sequence_paxos::{Compaction, PaxosMessage, PaxosMsg, Prepare, Promise};
 use omnipaxos::storage::Storage;
 use omnipaxos::util::LogEntry;
 use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
@@ -56,13 +56,17 @@ enum Instance<L: Storage<Entry>> {
     Solo(Solo<L>),
 }
 
-/// Promises to this replica's ballot since messages were taken.
+/// What came since messages were taken, and what of it has to wait until they were.
 #[derive(Default)]
-struct Promised {
-    /// Whose were taken.
-    now: BTreeSet<u64>,
+struct PutOff {
+    /// A candidate's question was taken.
+    has_prepare: bool,
+    /// The highest one that has to wait, and the slot it is from.
+    prepare: Option<(u64, Prepare)>,
+    /// Whose promises to this replica's ballot were taken.
+    promised: BTreeSet<u64>,
     /// The last one of each that has to wait.
-    later: BTreeMap<u64, Promise<Entry>>,
+    promises: BTreeMap<u64, Promise<Entry>>,
 }
 
 /// One configuration's instance.
@@ -81,7 +85,7 @@ pub struct Consensus<L: Storage<Entry>> {
     patience: Patience,
     /// What was promised to this replica's own ballot, while it is a candidate.
     promises: Option<Promises>,
-    promised: Promised,
+    put_off: PutOff,
     leaps: Leaps,
 }
 
@@ -111,7 +115,7 @@ impl<L: Storage<Entry>> Consensus<L> {
             held_back: 0,
             patience,
             promises: None,
-            promised: Promised::default(),
+            put_off: PutOff::default(),
             leaps: Leaps::default(),
         };
         started.leaps = Leaps::from(started.promise().n);
@@ -209,6 +213,13 @@ impl<L: Storage<Entry>> Consensus<L> {
             paxos.try_become_leader();
         }
         self.account();
+    }
+
+    /// The same on the word of others, who must not use up the numbers of ballots.
+    pub fn lead_if_asked(&mut self) {
+        if !self.leaps.is_far(self.promise().n + 1) {
+            self.lead();
+        }
     }
 
     /// Counts how far the number of the promise was raised.

@@ -95,7 +95,7 @@ impl<S: Store> Engine<S> {
         let is_in_step = consensus.leader().is_some_and(|(_, is_accepting)| is_accepting);
         let is_meant = configuration == self.configuration.id && consensus.promise() == ballot;
         if is_meant && is_in_step == by_leader {
-            consensus.lead();
+            consensus.lead_if_asked();
         }
     }
 }

@@ -26,9 +26,13 @@ type Rank = (Ballot, usize);
 pub enum Sum {
     /// It does, and is counted.
     Fits,
-    /// More is chosen than any log has that was promised: this peer errs, or one before it. The
-    /// candidate cannot tell which, and must not go on with these promises.
+    /// More is chosen, this peer says, than any log has that was promised: it errs, or one before
+    /// it, or the candidate does. That cannot tell which, and must not lead in this ballot.
     Beyond,
+    /// It came too late: the candidate must not lead in this ballot.
+    Over,
+    /// The same, and it was sent again: nobody else came to lead, so all have to be asked anew.
+    OverLong,
     /// It cannot be.
     Wrong,
 }
@@ -43,6 +47,8 @@ pub struct Promises {
     decided: usize,
     /// Slots whose logs stand on state.
     on_state: BTreeSet<u64>,
+    /// Once the candidate must not lead in this ballot: the slots that promised it since.
+    over: Option<BTreeSet<u64>>,
 }
 
 impl Promises {
@@ -57,8 +63,8 @@ impl Promises {
         if promises.as_ref().is_none_or(|promises| promises.ballot < n) {
             let own = (n_accepted, accepted_idx);
             let on_state = BTreeSet::new();
-            *promises =
-                Some(Self { ballot: n, own, furthest: own, decided: decided_idx, on_state });
+            let (furthest, decided) = (own, decided_idx);
+            *promises = Some(Self { ballot: n, own, furthest, decided, on_state, over: None });
         }
     }
 
@@ -103,7 +109,17 @@ impl Promises {
             return Sum::Wrong;
         }
         if decided > furthest.1 {
-            return Sum::Beyond;
+            // What others said before this peer is worth as much as its word.
+            return match promise.decided_idx > furthest.1 {
+                true => {
+                    self.over.get_or_insert_default().insert(from);
+                    Sum::Beyond
+                }
+                false => Sum::Wrong,
+            };
+        }
+        if let Some(over) = &mut self.over {
+            return if over.insert(from) { Sum::Over } else { Sum::OverLong };
         }
         (self.furthest, self.decided) = (furthest, decided);
         if promise.log_sync.as_ref().is_some_and(|log| log.decided_snapshot.is_some()) {
@@ -184,7 +200,7 @@ mod tests {
             (promise(6, 12, 9, None), Wrong, "a further log does not come with it"),
             (promise(4, 12, 9, Some(8)), Wrong, "a log comes that is not further"),
             (promise(5, 10, 9, Some(8)), Wrong, "a log comes that is as far"),
-            (promise(6, 5, 5, Some(3)), Beyond, "it lacks what the candidate knows is chosen"),
+            (promise(6, 5, 5, Some(3)), Wrong, "it lacks what the candidate knows is chosen"),
             (promise(5, 10, 11, None), Beyond, "more is chosen than any log has"),
             (other_end, Wrong, "the log ends elsewhere"),
             (other_ballot, Wrong, "it answers another question"),
@@ -195,9 +211,21 @@ mod tests {
         let mut promises = promises();
         assert_eq!(promises.count(2, &promise(5, 12, 12, Some(10))), Fits);
         let lacks = promise(6, 11, 9, Some(8));
-        assert_eq!(promises.count(2, &lacks), Beyond, "it lacks what another says is chosen");
+        assert_eq!(promises.count(2, &lacks), Wrong, "it lacks what another says is chosen");
         let has = promise(6, 12, 9, Some(8));
         assert_eq!(promises.count(2, &has), Fits, "what was refused is not counted");
+    }
+
+    /// The one that errs came first: its log and the candidate's hide what is chosen.
+    #[test]
+    fn a_ballot_in_which_more_is_chosen_than_was_promised_is_over() {
+        use Sum::{Beyond, Fits, Over, OverLong};
+        let mut promises = promises();
+        let (errs, knows) = (promise(6, 11, 9, Some(8)), promise(5, 12, 12, Some(10)));
+        let has_less = promise(5, 10, 10, None);
+        let told = [(2, &errs), (3, &knows), (4, &has_less), (3, &knows), (4, &has_less)];
+        let sums = told.map(|(slot, promise)| promises.count(slot, promise));
+        assert_eq!(sums, [Fits, Beyond, Over, Beyond, OverLong]);
     }
 
     #[test]

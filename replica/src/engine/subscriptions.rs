@@ -25,9 +25,9 @@ use crate::storage::{Decided, Store};
 
 /// Bytes of entries that one subscription is given in one turn, at most one entry more.
 const CURSOR_BYTES_MAX: usize = 256 << 10;
-/// Bytes of the log after which a subscription that has nothing to tell says where it stands. Far
-/// less than the log keeps: whoever loses the connection can go on from there.
-const SILENT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the log after which a subscription that has nothing to tell says where it stands. Less
+/// than the shortest log keeps: whoever loses the connection can go on from there.
+const SILENT_BYTES_MAX: usize = 16 << 10;
 /// Bytes of a value that the log pane is shown.
 const PREVIEW_BYTES: usize = 128;
 /// Ticks between two statuses that differ by no more than indexes.

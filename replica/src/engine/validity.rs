@@ -323,7 +323,8 @@ pub fn fits(message: &Message<Entry>, local: Local) -> bool {
         PaxosMsg::Prepare(prepare) => is_theirs(prepare.n) && is_ballot(prepare.n_accepted),
         PaxosMsg::Promise(promise) => {
             let log_sync = promise.log_sync.as_ref();
-            let end = log_sync.map_or(accepted, end_of);
+            // One whose log does not come may know of more that is chosen than is here.
+            let end = log_sync.map_or(promise.accepted_idx, end_of);
             let is_promise = is_ours(promise.n) && is_ballot(promise.n_accepted);
             is_promise
                 && match promise.n == local.promise {

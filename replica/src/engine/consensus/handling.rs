@@ -15,7 +15,7 @@ use super::super::log_sync;
 use super::super::promises::Sum;
 use super::super::validity::{Local, fits};
 use super::super::whitelist::gate;
-use super::{Consensus, Instance, Promised};
+use super::{Consensus, Instance, PutOff};
 use crate::entry::Entry;
 
 /// What became of a message.
@@ -55,7 +55,7 @@ impl<L: Storage<Entry>> Consensus<L> {
                 Handled::Taken
             }
             _ if self.must_ask_again(&message) => {
-                self.lead();
+                self.lead_if_asked();
                 Handled::Taken
             }
             _ => match self.counts(&message) {
@@ -64,6 +64,11 @@ impl<L: Storage<Entry>> Consensus<L> {
                     Handled::Taken
                 }
                 Sum::Beyond => Handled::Outrun { ballot: self.promise() },
+                Sum::Over => Handled::Taken,
+                Sum::OverLong => {
+                    self.lead_if_asked();
+                    Handled::Taken
+                }
                 Sum::Wrong => {
                     self.dropped += 1;
                     Handled::Forged
@@ -110,7 +115,7 @@ impl<L: Storage<Entry>> Consensus<L> {
 
     /// Whether a message speaks of a ballot so high that this replica does not follow it now. An
     /// honest peer that was led so far by others says it again, and by then more is left.
-    fn is_far(&self, message: &Message<Entry>) -> bool {
+    fn is_far(&mut self, message: &Message<Entry>) -> bool {
         let highest = match message {
             Message::BLE(message) => match &message.msg {
                 HeartbeatMsg::Request(_) => return false,
@@ -122,7 +127,7 @@ impl<L: Storage<Entry>> Consensus<L> {
                 _ => return false,
             },
         };
-        self.leaps.is_far(highest)
+        self.leaps.refuses(highest)
     }
 
     /// The slot that a message comes from, and its promise to this replica's ballot, if it is one.
@@ -135,42 +140,62 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    /// Whether a promise has to wait, or does not count. A leader answers each with the log that
-    /// the peer lacks, and what that has got is not known before this replica's next message: so
-    /// it answers one of each peer in a turn. To a candidate, the first one on state stands.
+    /// Whether a message has to wait for the next turn, or does not count. Each question of a
+    /// candidate, and each promise to a leader, is answered with the log that the peer lacks, and
+    /// what that has got is not known before its next message: so one of each is answered in a
+    /// turn.
     fn is_put_off(&mut self, message: &Message<Entry>) -> bool {
         let Message::SequencePaxos(PaxosMessage { from, msg, .. }) = message else { return false };
-        let PaxosMsg::Promise(promise) = msg else {
-            if matches!(msg, PaxosMsg::PrepareReq(_)) {
-                // It starts over, and promises once more.
-                self.promised.later.remove(from);
+        match msg {
+            // It starts over, and promises once more.
+            PaxosMsg::PrepareReq(_) => {
+                self.put_off.promises.remove(from);
+                false
             }
-            return false;
-        };
-        let Promise { n, n_accepted, decided_idx, accepted_idx, .. } = *promise;
-        if n != self.promise() {
-            return false;
+            PaxosMsg::Prepare(prepare) => {
+                let is_second = std::mem::replace(&mut self.put_off.has_prepare, true);
+                let highest = self.put_off.prepare.map(|(_, highest)| highest.n);
+                if is_second && highest.is_none_or(|highest| highest <= prepare.n) {
+                    self.put_off.prepare = Some((*from, *prepare));
+                }
+                is_second
+            }
+            PaxosMsg::Promise(promise) if promise.n == self.promise() => {
+                self.puts_off_promise(*from, promise)
+            }
+            _ => false,
         }
-        let is_answered = !self.promised.now.insert(*from);
-        if self.ballot_if_leading().is_none() {
-            let promises = self.promises.as_ref().filter(|asked| asked.is_of(n));
-            return promises.is_some_and(|asked| asked.has_on_state(*from));
-        }
-        if is_answered {
-            // Whoever leads does not need its log.
-            let promise = Promise { n, n_accepted, decided_idx, accepted_idx, log_sync: None };
-            self.promised.later.insert(*from, promise);
-        }
-        is_answered
     }
 
-    /// Begins a turn: takes the promises that waited for it.
+    fn puts_off_promise(&mut self, from: u64, promise: &Promise<Entry>) -> bool {
+        let is_second = !self.put_off.promised.insert(from);
+        if self.ballot_if_leading().is_none() {
+            // The first one on state stands.
+            let promises = self.promises.as_ref().filter(|asked| asked.is_of(promise.n));
+            return promises.is_some_and(|asked| asked.has_on_state(from));
+        }
+        if is_second {
+            let Promise { n, n_accepted, decided_idx, accepted_idx, .. } = *promise;
+            // Whoever leads does not need its log.
+            let promise = Promise { n, n_accepted, decided_idx, accepted_idx, log_sync: None };
+            self.put_off.promises.insert(from, promise);
+        }
+        is_second
+    }
+
+    /// Begins a turn: takes what waited for it.
     pub(super) fn take_put_off(&mut self) {
-        let Promised { later, .. } = std::mem::take(&mut self.promised);
-        for (from, promise) in later {
+        let PutOff { prepare, promises, .. } = std::mem::take(&mut self.put_off);
+        let to = self.slot;
+        if let Some((from, prepare)) = prepare.filter(|(_, it)| !self.leaps.refuses(it.n.n)) {
+            self.put_off.has_prepare = true;
+            let msg = PaxosMsg::Prepare(prepare);
+            self.take_in(Message::SequencePaxos(PaxosMessage { from, to, msg }));
+        }
+        for (from, promise) in promises {
             if self.ballot_if_leading() == Some(promise.n) {
-                self.promised.now.insert(from);
-                let (to, msg) = (self.slot, PaxosMsg::Promise(promise));
+                self.put_off.promised.insert(from);
+                let msg = PaxosMsg::Promise(promise);
                 self.give(Message::SequencePaxos(PaxosMessage { from, to, msg }));
             }
         }
