@@ -62,13 +62,13 @@ fn refusal(name: &str, error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if status.code == 404 => format!("the pod {name} is gone"),
         kube::Error::Api(status) if status.code == 403 => format!(
-            "no port-forward to {name}: {}; ask for get and create on pods/portforward",
+            "no port-forward: ask for get and create on pods/portforward: {}",
             status.message
         ),
         kube::Error::UpgradeConnection(error) => {
-            format!("no port-forward to {name}: {error} (may you get and create pods/portforward?)")
+            format!("no port-forward (may you get and create pods/portforward?): {error}")
         }
-        other => format!("no port-forward to {name}: {other}"),
+        other => format!("no port-forward: {other}"),
     }
 }
 

@@ -6,8 +6,9 @@ use unicode_width::UnicodeWidthStr;
 use super::canvas::{Canvas, Piece, piece};
 use super::theme::Tone;
 use crate::app::cluster::short;
+use crate::app::dialog::Tier;
 use crate::app::{App, Stage};
-use crate::keymap::{self, Mode};
+use crate::keymap;
 use crate::output;
 use crate::prompt::grammar::usage;
 
@@ -168,7 +169,9 @@ pub fn hint(app: &App, width: u16) -> Vec<Piece> {
     }
     let mut pieces = Vec::new();
     let mut used = 0;
-    for (keys, what) in keymap::hints(app.mode(), app.focus) {
+    let tier = app.dialog.as_ref().map(|dialog| dialog.tier);
+    let hints = keymap::hints(app.mode(), app.focus);
+    for (keys, what) in hints.filter(|(_, what)| tier.is_none_or(|tier| answers(tier, what))) {
         used += keys.width() + what.width() + 3;
         if used > usize::from(width) {
             break;
@@ -176,10 +179,23 @@ pub fn hint(app: &App, width: u16) -> Vec<Piece> {
         pieces.push(piece(format!(" {keys}"), Tone::Accent));
         pieces.push(piece(format!(" {what} "), Tone::Dim));
     }
-    if app.mode() == Mode::Dialog {
-        pieces.push(piece("  nothing is sent until y", Tone::Dim));
-    }
+    let until = match tier {
+        None => return pieces,
+        Some(Tier::Yes) => "  nothing is sent until y",
+        Some(Tier::Name) => "  type the name, then Enter",
+        Some(Tier::Never) => "  there is nothing to answer",
+    };
+    pieces.push(piece(until, Tone::Dim));
     pieces
+}
+
+/// Whether a key, by its hint, does something in a dialog.
+fn answers(tier: Tier, hint: &str) -> bool {
+    match tier {
+        Tier::Yes => true,
+        Tier::Name => !["yes", "no"].contains(&hint),
+        Tier::Never => hint == "cancel",
+    }
 }
 
 fn prompt_hint(app: &App) -> Vec<Piece> {

@@ -173,7 +173,7 @@ RIGHTS = [
     (VIEW, "watch", "statefulsets", "events", "the StatefulSet cannot be watched"),
     (VIEW, "list", "events", "events", "Events cannot be watched"),
     (VIEW, "watch", "events", "events", "Events cannot be watched"),
-    (VIEW, "get", "pods/portforward", "nodes", "no port-forward to kvorum-0"),
+    (VIEW, "get", "pods/portforward", "nodes", "no port-forward: ask for get and create"),
     (VIEW, "get", "configmaps", "nothing", ""),
     # Asked for by Kubernetes 1.35 and newer only.
     (VIEW, "create", "pods/portforward", "nothing", ""),

@@ -29,11 +29,17 @@ use crate::status::ClusterId;
 /// dawdles slows its own connection and nobody else's.
 const EVENTS_QUEUED_MAX: usize = 256;
 
+/// What people read of an address: what follows a slash only tells two apart, one of which came
+/// after the other.
+fn shown(address: &str) -> &str {
+    address.split('/').next().unwrap_or_default()
+}
+
 /// Why a connection could not be made. Nothing was asked, so nothing happened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The address does not answer.
-    #[error("cannot reach {address}: {reason}")]
+    #[error("cannot reach {}: {reason}", shown(address))]
     Unreachable {
         /// The address.
         address: String,
@@ -41,7 +47,7 @@ pub enum ConnectError {
         reason: String,
     },
     /// Something answers that is no Kvorum replica.
-    #[error("{address} is not a Kvorum replica's client port: {reason}")]
+    #[error("{} is not a Kvorum replica's client port: {reason}", shown(address))]
     NotKvorum {
         /// The address.
         address: String,
@@ -49,7 +55,7 @@ pub enum ConnectError {
         reason: String,
     },
     /// A replica that does not take us.
-    #[error("{address} refuses: {refusal}")]
+    #[error("{} refuses: {refusal}", shown(address))]
     Refused {
         /// The address.
         address: String,

@@ -47,7 +47,8 @@ pub enum Dial {
     Tcp,
     /// The same, with names that are looked up by somebody else than the system.
     Names(Lookup),
-    /// By something else, such as a port-forward; what an address is, it knows.
+    /// By something else, such as a port-forward; what an address is, it knows. People are shown
+    /// what comes before a slash.
     By(Open),
 }
 
