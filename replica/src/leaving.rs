@@ -108,15 +108,21 @@ impl Leaving<'_> {
     /// Waits until the cluster does without the replica.
     async fn may_go(&self, ends: watch::Receiver<Option<End>>, is_superseded: &AtomicBool) {
         let mut told = None;
+        // What it said of itself before is no answer: it may have become a member since.
+        let mut said = self.status.clone();
+        said.mark_unchanged();
+        let mut is_news = false;
         loop {
             sleep(INTERVAL).await;
+            is_news = is_news || said.has_changed().unwrap_or(true);
             let Some(end) = *ends.borrow() else { continue };
             let status = self.status.borrow().clone();
             // What it may, it was told for the reason that it had then.
             let is_asked = end == End::Leave || told == Some(end);
             let may_go = |status: &Status| status.membership.may_go && is_asked;
             let is_out = |status: &Status| status.role == Role::Outside;
-            if end == End::Stop || status.is_none_or(|status| is_out(&status) || may_go(&status)) {
+            let is_done = |status: Arc<Status>| is_out(&status) || may_go(&status);
+            if end == End::Stop || is_news && status.is_none_or(is_done) {
                 return;
             }
             if told != Some(end) {
