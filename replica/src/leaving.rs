@@ -198,7 +198,37 @@ fn why(end: Option<End>, waits: Option<&str>, gone: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::engine::{Engine, Options};
+    use crate::orchestrator::folder::{Folder, SET_FILE};
+    use crate::storage::memory::Memory;
+    use crate::version::Version;
+
+    /// It was outside, and has become a member since.
+    #[tokio::test]
+    async fn what_it_said_before_it_was_told_to_end_is_no_leave() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(SET_FILE), r#"{"replicas": 1}"#).unwrap();
+        let orchestrator = Orchestrator::Folder(Folder::new(folder.path()));
+        let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
+        let member = Engine::new(Memory::of_two(2), options).status();
+        let outside = Status { role: Role::Outside, ..member.clone() };
+        let (says, status) = watch::channel(Some(Arc::new(outside.clone())));
+        let (driver, _told) = mpsc::channel(8);
+        let patience = Duration::from_secs(600);
+        let (orchestrator, driver, name) = (&orchestrator, &driver, "kvorum-1");
+        let leaving = Leaving { orchestrator, name, patience, status, driver };
+        let mut waits = pin!(leaving.wait());
+        assert!(timeout(INTERVAL * 10, &mut waits).await.is_err(), "it said so before");
+        says.send_replace(Some(Arc::new(member)));
+        assert!(timeout(INTERVAL * 10, &mut waits).await.is_err(), "it is a member");
+        says.send_replace(Some(Arc::new(outside)));
+        timeout(patience, waits).await.expect("it is outside");
+    }
 
     #[test]
     fn one_that_waits_says_why() {
