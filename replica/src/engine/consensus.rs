@@ -56,6 +56,16 @@ enum Instance<L: Storage<Entry>> {
     Solo(Solo<L>),
 }
 
+impl<L: Storage<Entry>> Instance<L> {
+    /// The highest ballot promised.
+    fn promise(&self) -> Ballot {
+        match self {
+            Self::Paxos(paxos) => paxos.get_promise(),
+            Self::Solo(solo) => solo.ballot(),
+        }
+    }
+}
+
 /// What came since messages were taken, and what of it has to wait until they were.
 #[derive(Default)]
 struct PutOff {
@@ -104,7 +114,8 @@ impl<L: Storage<Entry>> Consensus<L> {
         };
         let patience = Patience::new(configuration.members.len());
         let (configuration, buffer) = (configuration.clone(), Vec::new());
-        let mut started = Self {
+        let leaps = Leaps::from(instance.promise().n);
+        Self {
             instance,
             configuration,
             slot,
@@ -116,10 +127,8 @@ impl<L: Storage<Entry>> Consensus<L> {
             patience,
             promises: None,
             put_off: PutOff::default(),
-            leaps: Leaps::default(),
-        };
-        started.leaps = Leaps::from(started.promise().n);
-        started
+            leaps,
+        }
     }
 
     fn paxos(configuration: &Configuration, slot: u64, log: L) -> OmniPaxos<Entry, L> {
@@ -270,10 +279,7 @@ impl<L: Storage<Entry>> Consensus<L> {
     /// The highest ballot promised.
     #[must_use]
     pub fn promise(&self) -> Ballot {
-        match &self.instance {
-            Instance::Paxos(paxos) => paxos.get_promise(),
-            Instance::Solo(solo) => solo.ballot(),
-        }
+        self.instance.promise()
     }
 
     /// The replica that leads in the promised ballot, and whether this replica is in step with it

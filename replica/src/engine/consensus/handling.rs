@@ -130,16 +130,6 @@ impl<L: Storage<Entry>> Consensus<L> {
         self.leaps.refuses(highest)
     }
 
-    /// The slot that a message comes from, and its promise to this replica's ballot, if it is one.
-    fn promise_of<'a>(&self, message: &'a Message<Entry>) -> Option<(u64, &'a Promise<Entry>)> {
-        match message {
-            Message::SequencePaxos(PaxosMessage {
-                from, msg: PaxosMsg::Promise(promise), ..
-            }) if promise.n == self.promise() => Some((*from, promise)),
-            _ => None,
-        }
-    }
-
     /// Whether a message has to wait for the next turn, or does not count. Each question of a
     /// candidate, and each promise to a leader, is answered with the log that the peer lacks, and
     /// what that has got is not known before its next message: so one of each is answered in a
@@ -203,9 +193,11 @@ impl<L: Storage<Entry>> Consensus<L> {
 
     /// Counts a promise, if it is one to a candidate: whether it adds up with those before.
     fn counts(&mut self, message: &Message<Entry>) -> Sum {
-        match self.promise_of(message) {
-            Some((from, promise)) if self.ballot_if_leading().is_none() => {
-                self.promises.as_mut().map_or(Sum::Wrong, |asked| asked.count(from, promise))
+        match message {
+            Message::SequencePaxos(PaxosMessage {
+                from, msg: PaxosMsg::Promise(promise), ..
+            }) if promise.n == self.promise() && self.ballot_if_leading().is_none() => {
+                self.promises.as_mut().map_or(Sum::Wrong, |asked| asked.count(*from, promise))
             }
             _ => Sum::Fits,
         }

@@ -31,12 +31,6 @@ pub(super) struct Leaps {
     refused_until: u64,
 }
 
-impl Default for Leaps {
-    fn default() -> Self {
-        Self::from(0)
-    }
-}
-
 impl From<u32> for Leaps {
     /// At the start, from a number that was promised before.
     fn from(reached: u32) -> Self {
