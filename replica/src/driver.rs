@@ -361,8 +361,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 }
             }
             Output::LeaderChanged(name) => self.clients.push_to_all(&ServerFrame::Leader { name }),
-            Output::Cut { peer, is_cut } => {
-                if is_cut && let Some((session, _)) = self.links.get(&peer) {
+            Output::EndSession { peer } => {
+                if let Some((session, _)) = self.links.get(&peer) {
                     self.link_down(peer, *session);
                 }
             }

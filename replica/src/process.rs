@@ -7,8 +7,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use rustix::process::Signal;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -17,6 +16,8 @@ use crate::private::make_private;
 use crate::replica::Replica;
 use crate::settings::{LogFormat, Settings};
 
+/// What a process returns whose standard input ended.
+const ORPHANED: ExitCode = ExitCode::SUCCESS;
 /// Threads for sockets. The driver and the sync have their own.
 const WORKER_THREADS: usize = 2;
 
@@ -46,18 +47,20 @@ pub fn run(settings: &Settings) -> ExitCode {
 async fn run_until_told(settings: &Settings) -> ExitCode {
     // A file that may not grow any more (`ulimit -f`) is an error of the write to it, which can be
     // told. Listening once is enough: a signal that was listened for ends nobody again.
-    drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).expect("SIGXFSZ can be handled"));
-    let stopped = stop_signal(settings.stop_with_stdin);
+    drop(
+        signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
+            .expect("SIGXFSZ can be handled"),
+    );
+    let mut told = Told::new(settings.stop_with_stdin);
     let on_fatal = Arc::new(|what: &str| {
         eprintln!("kvorum-replica: the disk failed, so this replica stops: {what}");
         std::process::abort();
     });
-    tokio::pin!(stopped);
     let mut another = None;
     let (replica, code) = loop {
         let on_fatal = on_fatal.clone();
         let replica = tokio::select! {
-            code = &mut stopped => return code,
+            code = told.next() => return code,
             started = Replica::start(settings, another.take(), on_fatal) => match started {
                 Ok(replica) => replica,
                 Err(error) => {
@@ -67,7 +70,7 @@ async fn run_until_told(settings: &Settings) -> ExitCode {
             },
         };
         tokio::select! {
-            code = &mut stopped => break (replica, code),
+            code = told.next() => break (replica, code),
             newborn = replica.outlived(settings) => {
                 another = newborn;
                 replica.stop(false).await;
@@ -75,42 +78,63 @@ async fn run_until_told(settings: &Settings) -> ExitCode {
         }
     };
     info!("stopping");
-    // Whoever started this replica is gone, and takes the others with it.
-    let is_orphan = code == ExitCode::SUCCESS;
+    // Whoever started an orphan is gone, and takes the others with it.
+    let mut is_orphan = code == ORPHANED;
     if !is_orphan {
-        let again = stop_signal(false);
         tokio::select! {
             () = replica.leave() => {}
-            _ = again => info!("told again: ends now"),
+            again = told.next() => {
+                info!("told again: ends now");
+                is_orphan = again == ORPHANED;
+            }
         }
     }
     replica.stop(!is_orphan).await;
     code
 }
 
-/// Ends when the process is told to stop; what it then returns. Signals count from the call on, not
-/// from when somebody waits: one that came in between would kill the process.
-fn stop_signal(with_stdin: bool) -> impl Future<Output = ExitCode> {
-    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
-    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
-    async move {
+/// What tells the process to end. It counts from the start on, not from when somebody waits: a
+/// signal that came in between would kill the process.
+struct Told {
+    terminate: Signal,
+    interrupt: Signal,
+    /// The end of standard input, where that counts.
+    orphaned: Option<oneshot::Receiver<()>>,
+}
+
+impl Told {
+    fn new(with_stdin: bool) -> Self {
+        let terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
+        let interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
+        Self { terminate, interrupt, orphaned: with_stdin.then(stdin_ended) }
+    }
+
+    /// Waits until the process is told to end; what it then returns.
+    async fn next(&mut self) -> ExitCode {
+        let orphaned = async {
+            match &mut self.orphaned {
+                Some(orphaned) => drop(orphaned.await),
+                None => std::future::pending().await,
+            }
+            self.orphaned = None;
+        };
         tokio::select! {
-            _ = terminate.recv() => ExitCode::from(143),
-            _ = interrupt.recv() => ExitCode::from(130),
-            () = stdin_ended(), if with_stdin => ExitCode::SUCCESS,
+            _ = self.terminate.recv() => ExitCode::from(143),
+            _ = self.interrupt.recv() => ExitCode::from(130),
+            () = orphaned => ORPHANED,
         }
     }
 }
 
-/// Waits for the end of standard input on a thread of its own: the runtime would wait for a read
-/// that never ends.
-async fn stdin_ended() {
+/// Tells of the end of standard input, which is waited for on a thread of its own: the runtime
+/// would wait for a read that never ends.
+fn stdin_ended() -> oneshot::Receiver<()> {
     let (ended, end) = oneshot::channel();
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         let _ = ended.send(());
     });
-    let _ = end.await;
+    end
 }
 
 fn log_to_stderr(format: LogFormat) {

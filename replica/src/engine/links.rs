@@ -16,10 +16,15 @@ use crate::storage::Store;
 impl<S: Store> Engine<S> {
     /// A session with a peer began.
     pub(super) fn peer_up(&mut self, peer: ReplicaId, session: Session) {
-        if let Some(old) = self.outbox.peers.session(peer) {
+        let old = self.outbox.peers.session(peer);
+        if !self.outbox.peers.up(peer, session) {
+            // It would be one that only the peer knows of, and stand for as long as the peer does.
+            self.outbox.push(Output::EndSession { peer });
+            return;
+        }
+        if let Some(old) = old {
             self.break_calls(peer, old);
         }
-        self.outbox.peers.up(peer, session);
         self.sending.forget(peer);
         self.stopping.is_back(peer);
         self.outbox.notice(Notice::Linked { peer: self.outbox.peers.name(peer).to_owned() });
@@ -127,5 +132,36 @@ impl<S: Store> Engine<S> {
             PeerMessage::AskDisk { number } => self.disk_asked(peer, number),
             PeerMessage::DiskWorks { number } => self.disk_works(number),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Input, Options};
+    use crate::storage::memory::Memory;
+    use crate::version::Version;
+
+    /// Whether a session with a peer that begins is ended at once.
+    fn is_ended(engine: &mut Engine<Memory>, peer: ReplicaId) -> bool {
+        engine.step(Input::PeerUp { peer, session: Session(1) });
+        let is_its =
+            |output: &Output| matches!(output, Output::EndSession { peer: p } if *p == peer);
+        let ends = engine.turn(&|_| true).iter().any(is_its);
+        assert_eq!(ends, engine.outbox.peers.session(peer).is_none());
+        ends
+    }
+
+    /// Between the judgement of a peer and the session, the members may change and the link be cut.
+    #[test]
+    fn a_session_that_must_not_be_ends_at_both_ends() {
+        let options = Options { allows_faults: true, newest: Version::NEWEST, checksum_ticks: 0 };
+        let mut engine = Engine::new(Memory::of_two(1), options);
+        let (member, stranger) = (ReplicaId(2), ReplicaId(9));
+        assert!(is_ended(&mut engine, stranger), "nobody knows it any more");
+        engine.outbox.peers.set_cut(member, true);
+        assert!(is_ended(&mut engine, member), "the link is cut");
+        engine.outbox.peers.set_cut(member, false);
+        assert!(!is_ended(&mut engine, member));
     }
 }

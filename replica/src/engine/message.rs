@@ -415,12 +415,10 @@ pub enum Output {
     },
     /// The leader that this replica knows has changed; tell every client.
     LeaderChanged(Option<String>),
-    /// Close the link to a peer and refuse new sessions, or allow them again.
-    Cut {
+    /// End the session with a peer.
+    EndSession {
         /// The peer.
         peer: ReplicaId,
-        /// Cut, or heal.
-        is_cut: bool,
     },
     /// End the process at once.
     Crash,

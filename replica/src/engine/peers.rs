@@ -192,13 +192,16 @@ impl Peers {
         missing.map(|(_, peer)| peer.name.as_str()).collect()
     }
 
-    /// A session began.
-    pub fn up(&mut self, peer: ReplicaId, session: Session) {
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.session = Some(session);
-            peer.sessions += 1;
-            self.link_changes += 1;
-        }
+    /// A session began; false when it must not be: the peer was forgotten since it was judged, or
+    /// the link to it was cut.
+    pub fn up(&mut self, peer: ReplicaId, session: Session) -> bool {
+        let Some(peer) = self.peers.get_mut(&peer).filter(|peer| !peer.is_cut) else {
+            return false;
+        };
+        peer.session = Some(session);
+        peer.sessions += 1;
+        self.link_changes += 1;
+        true
     }
 
     /// A session ended; false when a newer one has replaced it already.

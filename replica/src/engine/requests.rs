@@ -111,7 +111,9 @@ impl<S: Store> Engine<S> {
     fn set_cut(&mut self, peer: &str, is_cut: bool) -> Result<(), Refusal> {
         let peer = self.outbox.peers.named(peer)?;
         self.outbox.peers.set_cut(peer, is_cut);
-        self.outbox.push(Output::Cut { peer, is_cut });
+        if is_cut {
+            self.outbox.push(Output::EndSession { peer });
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::checker::Checker;
-use super::event::{Event, Link};
+use super::event::{Event, Link, pair};
 use super::faults::Faults;
 use super::node::Node;
 use super::rules::{Rules, Tally};
@@ -408,9 +408,12 @@ impl Cluster {
             Output::Look(look) => self.look(id, look),
             Output::Frame { .. } | Output::Status { .. } => Ok(()),
             Output::LeaderChanged(_) | Output::Known(_) => Ok(()),
-            Output::Scan { .. } | Output::Cut { .. } | Output::Crash => {
-                Err(format!("nobody asked for {output:?}"))
+            Output::EndSession { peer } => {
+                let (low, high) = pair(id, peer);
+                self.break_link(low, high);
+                Ok(())
             }
+            Output::Scan { .. } | Output::Crash => Err(format!("nobody asked for {output:?}")),
         }
     }
 

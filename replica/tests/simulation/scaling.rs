@@ -188,7 +188,8 @@ impl Cluster {
         }
         let is_stranded = standing == Standing::Member && !self.node(id).is_ready();
         let is_superseded = is_stranded && self.look_around(id)?;
-        let is_out = role == Role::Outside && standing == Standing::Member;
+        // A copy of a disk that was brought back, whatever it was when it was taken.
+        let is_out = role == Role::Outside;
         if (standing == Standing::Retired || is_superseded || is_out) && is_wanted {
             // It runs meanwhile: some may learn only from it that their configuration is over.
             self.ask_for_id(ordinal);
