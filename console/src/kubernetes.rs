@@ -6,6 +6,7 @@
 //! | [`pods`] | the pods and the `StatefulSet`, watched |
 //! | `proxy` | the way to the API server |
 //! | [`forward`] | a byte stream to a pod, through the API server |
+//! | [`login`] | a login plugin, and a process that watches over it |
 //! | [`happenings`] | what Kubernetes says of the pods |
 //! | [`rights`] | what the API server lets this user do |
 //! | [`trouble`] | why something failed, and what helps |
@@ -18,6 +19,7 @@
 pub mod config;
 pub mod forward;
 pub mod happenings;
+pub mod login;
 pub mod pods;
 mod proxy;
 pub mod rights;
@@ -142,7 +144,7 @@ impl Kube {
     pub fn dial(&self) -> Dial {
         match self.access.is_inside {
             true => Dial::Tcp,
-            false => forward::dial(self.pod_api()),
+            false => forward::dial(self.pod_api(), Arc::clone(&self.pods)),
         }
     }
 

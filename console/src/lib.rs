@@ -79,6 +79,9 @@ const WORKERS: usize = 2;
 pub fn run() -> ExitCode {
     // Backups, logs and the folders of replicas hold values: they are for their owner only.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    if let Some(plugin) = kubernetes::login::guarded(std::env::args_os()) {
+        return kubernetes::login::run(&plugin);
+    }
     let matches = match without_empty(Arguments::command()).try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return misread(&error),

@@ -82,10 +82,21 @@ struct Gap {
 }
 
 impl Gap {
+    /// What `last_us` is before anything was acknowledged.
+    const NOTHING: u64 = 0;
+
+    fn from(began: Instant) -> Self {
+        let (last_us, longest_us) = (AtomicU64::new(Self::NOTHING), AtomicU64::new(0));
+        Self { began, last_us, longest_us }
+    }
+
+    /// A write was acknowledged. The time until the first one is spent on finding the cluster.
     fn acknowledged(&self) {
-        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
         let last = self.last_us.fetch_max(now, Ordering::Relaxed);
-        self.longest_us.fetch_max(now.saturating_sub(last), Ordering::Relaxed);
+        if last != Self::NOTHING {
+            self.longest_us.fetch_max(now.saturating_sub(last), Ordering::Relaxed);
+        }
     }
 }
 
@@ -93,7 +104,7 @@ impl Gap {
 pub async fn bench(context: &Context, bench: &Bench) -> Result<(), Stop> {
     let began = Instant::now();
     let run: u32 = rand::random();
-    let gap = Arc::new(Gap { began, last_us: AtomicU64::new(0), longest_us: AtomicU64::new(0) });
+    let gap = Arc::new(Gap::from(began));
     let (mut told, end) = (EndSignals::new()?, CancellationToken::new());
     let mut clients = JoinSet::new();
     for number in 0..bench.clients {

@@ -6,19 +6,17 @@
 
 use std::env;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use kube::config::{ExecInteractiveMode, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tokio::time::timeout;
 
 use super::CALL_PATIENCE;
+use super::login::{self, LOGIN_PATIENCE};
 use crate::exit::{Exit, Stop};
 
 /// The `StatefulSet` when nothing else is said.
 pub const STATEFULSET: &str = "kvorum";
-/// How long a login plugin may take.
-const LOGIN_PATIENCE: Duration = Duration::from_secs(15);
 /// What the context is called inside a cluster, where there is none.
 const INSIDE: &str = "this cluster";
 
@@ -49,6 +47,8 @@ pub struct Access {
     pub context: String,
     /// The user of the context, or the pod's `ServiceAccount`.
     pub user: String,
+    /// The login plugin of the user.
+    pub plugin: Option<String>,
     /// The namespace.
     pub namespace: String,
     /// This program runs in a pod of the cluster.
@@ -78,15 +78,9 @@ impl Access {
         }
     }
 
-    /// The login plugin of the user.
-    #[must_use]
-    pub fn plugin(&self) -> Option<&str> {
-        self.config.auth_info.exec.as_ref()?.command.as_deref()
-    }
-
     /// A login plugin has not answered.
     fn no_login(&self) -> Stop {
-        let plugin = self.plugin().unwrap_or("for it");
+        let plugin = self.plugin.as_deref().unwrap_or("for it");
         let (user, seconds) = (&self.user, LOGIN_PATIENCE.as_secs());
         Stop::new(
             Exit::Unavailable,
@@ -183,11 +177,17 @@ pub async fn load(named: &Named) -> Result<Access, Stop> {
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
     let mut config = config.map_err(|error| unreadable(&error))?;
     config.connect_timeout = Some(CALL_PATIENCE);
+    let plugin = config.auth_info.exec.as_mut();
+    let plugin = plugin.and_then(|plugin| {
+        let name = plugin.command.clone();
+        login::guard(plugin);
+        name
+    });
     super::proxy::set(&mut config, proxy)?;
     introduce(&mut config);
     let namespace = named.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let user = found.user.unwrap_or_default();
-    Ok(Access { config, context, user, namespace, is_inside: false })
+    Ok(Access { config, context, user, plugin, namespace, is_inside: false })
 }
 
 /// Says to the API server who calls: administrators look for it in their logs.
@@ -208,7 +208,7 @@ fn inside(named: &Named) -> Result<Access, Stop> {
     introduce(&mut config);
     let namespace = named.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let (context, user) = (INSIDE.to_owned(), "the pod's ServiceAccount".to_owned());
-    Ok(Access { config, context, user, namespace, is_inside: true })
+    Ok(Access { config, context, user, plugin: None, namespace, is_inside: true })
 }
 
 fn no_context(what: &str, known: &[String]) -> Stop {

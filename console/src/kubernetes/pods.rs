@@ -22,7 +22,7 @@ use crate::exit::{Exit, Stop};
 const REASON_MAX: usize = 200;
 
 /// A pod.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PodView {
     /// Its name.
     pub name: String,

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::CALL_PATIENCE;
 use super::config::Access;
+use super::login::NOT_RUN;
 use crate::exit::{Exit, Stop};
 
 /// The label of everything that is Kvorum's.
@@ -122,12 +123,15 @@ pub async fn no_set(client: &Client, access: &Access, set: &str) -> Stop {
 
 /// Why nobody is logged in.
 fn login(access: &Access, error: &AuthError) -> String {
-    let plugin = access.plugin().unwrap_or("of the kubeconfig");
+    let plugin = access.plugin.as_deref().unwrap_or("of the kubeconfig");
     let why = match error {
         AuthError::AuthExecRun { out, .. } => {
             let said = last_lines(&String::from_utf8_lossy(&out.stderr));
             let said = if said.is_empty() { "it says nothing".to_owned() } else { said };
-            format!("the login plugin {plugin} failed ({}): {said}", out.status)
+            match out.status.code() == Some(NOT_RUN.into()) {
+                true => format!("the login plugin {plugin} cannot be run: {said}"),
+                false => format!("the login plugin {plugin} failed ({}): {said}", out.status),
+            }
         }
         AuthError::AuthExecStart(error) => {
             format!("the login plugin {plugin} cannot be run: {error}")

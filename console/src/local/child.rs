@@ -30,6 +30,8 @@ const STEADY: Duration = Duration::from_secs(1);
 /// How long a replica that was told to stop may take: one that is not wanted any more waits until
 /// the others go on without it.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(300);
+/// How long one may take that was told to end at once.
+const END_PATIENCE: Duration = Duration::from_secs(30);
 /// A log that is longer when its replica starts is moved aside, over the one moved aside before.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
@@ -126,19 +128,26 @@ impl Child {
             .process_group(0);
         let mut child = tokio::process::Command::from(command).spawn()?;
         // Held while the replica is to run: it ends when this pipe does.
-        let mut pipe = child.stdin.take();
+        let pipe = child.stdin.take();
         tokio::select! {
             status = child.wait() => return status,
-            () = ends.quit.cancelled() => drop(pipe.take()),
+            () = ends.quit.cancelled() => {}
             () = ends.stop.cancelled() => {
                 let process = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
                 let _ = process.map(|process| kill_process(process, Signal::TERM));
             }
         }
+        // One that is not wanted any more waits for the others no longer when they are to end too.
+        tokio::select! {
+            status = child.wait() => return status,
+            () = ends.quit.cancelled() => {}
+            () = sleep(LEAVE_PATIENCE) => {}
+        }
+        drop(pipe);
         tokio::select! {
             status = child.wait() => return status,
             () = ends.hurry.cancelled() => {}
-            () = sleep(LEAVE_PATIENCE) => {}
+            () = sleep(END_PATIENCE) => {}
         }
         child.start_kill()?;
         child.wait().await
