@@ -55,6 +55,25 @@ fn a_signal_that_is_ignored_stays_so() {
     assert!(running.wait().unwrap().success());
 }
 
+/// One that is not wanted any more waits for the others, but not for those that are to end too.
+#[test]
+fn what_leaves_ends_with_all() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let held = ["kvorum-0", "kvorum-1"].map(|name| cluster.process(name).unwrap());
+    for process in held {
+        kill_process(process, Signal::STOP).unwrap();
+    }
+    let log = cluster.folder.join("kvorum-2/log");
+    let says = |what: &str| fs::read_to_string(&log).unwrap().contains(what);
+    kvorum::local::scale(&cluster.folder, 1).unwrap();
+    wait_for("it waits for the others", || says("ends when the cluster does without it"));
+    kill_process(cluster.supervisor(), Signal::TERM).unwrap();
+    wait_for("it ends", || says("told again: ends now"));
+    for process in held {
+        kill_process(process, Signal::CONT).unwrap();
+    }
+}
+
 #[test]
 fn a_path_need_not_be_text() {
     let around = tempfile::tempdir().unwrap();

@@ -7,12 +7,15 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 
 from .world import DEPLOY, NAMESPACE, SET, Failed, expect, names
 
 REPLICAS = names(3)
+# How long a command may take while a minority hangs: it asks each of them for a second.
+HANG_SECONDS = 2
 # Most members of a cluster.
 MEMBERS_MAX = 7
 
@@ -139,6 +142,38 @@ def asks_no_names(world):
     after = world.datagrams()
     world.figure("datagrams of each pod in 20 s", [after[name] - before[name] for name in sorted(before)])
     expect(before == after, f"idle replicas ask for names: {before}, then {after}")
+
+
+def pods_that_hang(world):
+    """Of five pods one hangs, then two: each command takes a path that works."""
+    if not world.is_here():
+        return
+    world.scale(5)
+    world.wait_members(5)
+    world.wait_ready(5)
+    leader = world.leader()
+    hangs = [name for name in names(5) if name != leader][:2]
+    lives = next(name for name in names(5) if name not in hangs and name != leader)
+    backup = str(world.folder / "hangs.kvorum")
+    commands = [("put", "hangs", "1"), ("get", "hangs"), ("scan",), ("status",), ("backup", backup),
+                ("get", "hangs", lives, "--local-read")]
+    try:
+        for name in hangs:
+            world.signal(name, signal.SIGSTOP)
+            for words in commands:
+                began = time.monotonic()
+                world.kvorum(*words)
+                took = time.monotonic() - began
+                world.figure(f"{words[0]} while {hangs.index(name) + 1} hang, s", f"{took:.2f}")
+                expect(took <= HANG_SECONDS, f"{words} took {took:.2f} s while {name} hangs")
+            os.remove(backup)
+    finally:
+        for name in hangs:
+            world.signal(name, signal.SIGCONT)
+    world.scale(3)
+    world.wait_members(3)
+    world.wait_pods(3)
+    world.wait_ready(3)
 
 
 def rollout_is_broken(world):
@@ -415,7 +450,7 @@ def comes_back_from_its_volumes(world):
 
 
 CASES = [applies, demo_of_the_seed, leader_is_deleted_by_force, leader_is_killed_by_command,
-         scales_in_every_direction, scales_by_command, asks_no_names, rolls_out, rollout_is_broken, two_pods_are_deleted, volume_is_lost,
+         scales_in_every_direction, scales_by_command, pods_that_hang, asks_no_names, rolls_out, rollout_is_broken, two_pods_are_deleted, volume_is_lost,
          all_pods_are_deleted, stops_and_starts_again, set_is_made_anew, backup_is_restored, majority_is_lost,
          overlays_differ_where_they_must, role_is_deleted]
 LAST = [ends_at_once, comes_back_from_its_volumes]

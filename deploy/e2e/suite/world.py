@@ -94,6 +94,11 @@ class World:
         groups = [(program, self.text(program / "cgroup")) for program in programs]
         return [program for program, group in groups if any(f"pod{uid}" in group for uid in uids)]
 
+    def signal(self, name, number):
+        """Sends a signal to the replica of a pod on this machine."""
+        for process in self.processes([self.uids()[name]]):
+            os.kill(int(process.name), number)
+
     def datagrams(self):
         """How many datagrams the replicas' pods have sent: questions for names, and nothing else."""
         sent = {}
@@ -183,6 +188,11 @@ class World:
     def wait_ready(self, count, seconds=60, sweeps=1):
         """Waits for ready pods, of which so many, one after the other, take the place of ended ones."""
         return self.wait(f"{count} ready pods", lambda: self.ready() == names(count), seconds + sweeps * self.sweep)
+
+    def wait_another(self, name, before, seconds=60):
+        """Waits until a pod is another one than before; how long that took."""
+        another = lambda: self.uids().get(name, before[name]) != before[name]
+        return self.wait(f"another {name}", another, seconds + self.sweep)
 
     def wait_pods(self, count, seconds=30):
         """Waits until there are these pods and no others; how long that took."""
