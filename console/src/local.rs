@@ -238,10 +238,16 @@ async fn wait_until_serving(client: &Arc<Client>, folder: &Folder) -> Result<usi
             return Ok(ready);
         }
         if began.elapsed() > SERVING_PATIENCE {
-            let table = output::status_table(&said);
+            let silent = StatefulSet::read(&folder.path).map_or(Vec::new(), |set| set.members());
+            let silent = silent.iter().filter(|name| !said.iter().any(|(one, _)| one == *name));
+            let last = |name: &String| {
+                let line = child::last_line(&folder.path.join(name).join("log"));
+                format!("{name}: {}\n", line.unwrap_or_else(|| "has not begun".to_owned()))
+            };
+            let (table, last) = (output::status_table(&said), silent.map(last).collect::<String>());
             let message = format!(
                 "the cluster does not serve after {SERVING_PATIENCE:?}; each replica's log is in \
-                 its folder\n{table}"
+                 its folder\n{table}{last}"
             );
             return Err(Stop::new(Exit::Unavailable, message));
         }

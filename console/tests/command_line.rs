@@ -201,7 +201,7 @@ users:
     exec:
       apiVersion: client.authentication.k8s.io/v1
       command: sleep
-      args: ["60"]
+      args: ["60.0625"]
       interactiveMode: Never
 "#;
 
@@ -218,6 +218,15 @@ fn a_login_plugin_that_hangs_is_given_up() {
     let part = "the login plugin sleep of user somebody has not answered for";
     assert!(err.contains(part) && err.contains("run 'kubectl get pods'"), "{err}");
     assert!(began.elapsed() < Duration::from_secs(50), "before the plugin ended");
+    let is_it = |process: std::fs::DirEntry| {
+        std::fs::read(process.path().join("cmdline"))
+            .is_ok_and(|line| line == b"sleep\x0060.0625\0")
+    };
+    let runs = || std::fs::read_dir("/proc").unwrap().map_while(Result::ok).any(is_it);
+    while runs() {
+        assert!(began.elapsed() < Duration::from_secs(50), "the plugin ends with the command");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]

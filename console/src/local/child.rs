@@ -158,17 +158,19 @@ impl Child {
     }
 }
 
-/// The last line of a replica's log: why it ended, when it could say.
-fn last_words(log: &Path) -> String {
+/// The last line of a replica's log, if it has one.
+pub fn last_line(log: &Path) -> Option<String> {
     /// Room for the longest sentence that a replica ends with.
     const BYTES: u64 = 4096;
-    let read = || -> io::Result<String> {
-        let (text, _) = tail(log, BYTES)?;
-        let line = text.lines().rev().find(|line| !line.trim().is_empty());
-        Ok(crate::output::line(line.unwrap_or_default().as_bytes()))
-    };
-    match read() {
-        Ok(line) if line.starts_with("kvorum-replica: ") => {
+    let (text, _) = tail(log, BYTES).ok()?;
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    Some(crate::output::line(line.as_bytes()))
+}
+
+/// Why a replica ended, when it could say.
+fn last_words(log: &Path) -> String {
+    match last_line(log) {
+        Some(line) if line.starts_with("kvorum-replica: ") => {
             line.trim_start_matches("kvorum-replica: ").to_owned()
         }
         _ => format!("see {}", log.display()),
