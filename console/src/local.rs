@@ -226,7 +226,8 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
 /// long. How many are.
 async fn wait_until_serving(client: &Arc<Client>, folder: &Folder) -> Result<usize, Stop> {
     let began = Instant::now();
-    let wanted = StatefulSet::read(&folder.path).map_or(0, |set| set.replicas) as usize;
+    let names = StatefulSet::read(&folder.path).map_or(Vec::new(), |set| set.members());
+    let wanted = names.len();
     loop {
         let said = ask_all(client).await.unwrap_or_default();
         let ready = said.iter().filter(|(_, s)| s.as_ref().is_ok_and(|s| s.is_ready)).count();
@@ -238,8 +239,7 @@ async fn wait_until_serving(client: &Arc<Client>, folder: &Folder) -> Result<usi
             return Ok(ready);
         }
         if began.elapsed() > SERVING_PATIENCE {
-            let silent = StatefulSet::read(&folder.path).map_or(Vec::new(), |set| set.members());
-            let silent = silent.iter().filter(|name| !said.iter().any(|(one, _)| one == *name));
+            let silent = names.iter().filter(|name| !said.iter().any(|(one, _)| one == *name));
             let last = |name: &String| {
                 let line = child::last_line(&folder.path.join(name).join("log"));
                 format!("{name}: {}\n", line.unwrap_or_else(|| "has not begun".to_owned()))

@@ -47,10 +47,8 @@ pub fn run(settings: &Settings) -> ExitCode {
 async fn run_until_told(settings: &Settings) -> ExitCode {
     // A file that may not grow any more (`ulimit -f`) is an error of the write to it, which can be
     // told. Listening once is enough: a signal that was listened for ends nobody again.
-    drop(
-        signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
-            .expect("SIGXFSZ can be handled"),
-    );
+    let file_too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    drop(signal(file_too_large).expect("SIGXFSZ can be handled"));
     let mut told = Told::new(settings.stop_with_stdin);
     let on_fatal = Arc::new(|what: &str| {
         eprintln!("kvorum-replica: the disk failed, so this replica stops: {what}");

@@ -177,12 +177,7 @@ pub async fn load(named: &Named) -> Result<Access, Stop> {
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
     let mut config = config.map_err(|error| unreadable(&error))?;
     config.connect_timeout = Some(CALL_PATIENCE);
-    let plugin = config.auth_info.exec.as_mut();
-    let plugin = plugin.and_then(|plugin| {
-        let name = plugin.command.clone();
-        login::guard(plugin);
-        name
-    });
+    let plugin = config.auth_info.exec.as_mut().and_then(login::guard);
     super::proxy::set(&mut config, proxy)?;
     introduce(&mut config);
     let namespace = named.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());

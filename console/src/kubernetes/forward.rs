@@ -77,7 +77,7 @@ async fn gone(mut pods: watch::Receiver<All>, name: String, uid: String) {
 /// A stream to a pod, which ends with it.
 struct OfPod<S> {
     stream: S,
-    /// `None` once it is.
+    /// Waits until the pod is gone; `None` once it is.
     gone: Option<BoxFuture<'static, ()>>,
 }
 

@@ -26,19 +26,17 @@ const WORD: &str = "login-plugin";
 /// Time between two looks at the plugin.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Puts this program in the place of a login plugin, which it is to watch over.
-pub fn guard(plugin: &mut ExecConfig) {
-    let (Some(command), Ok(program)) = (plugin.command.take(), std::env::current_exe()) else {
-        return;
-    };
-    let Ok(program) = program.into_os_string().into_string() else {
-        // The library takes text only; then nobody watches.
-        plugin.command = Some(command);
-        return;
-    };
-    let words = [WORD.to_owned(), command].into_iter();
-    plugin.args = Some(words.chain(plugin.args.take().unwrap_or_default()).collect());
-    plugin.command = Some(program);
+/// Puts this program in the place of a login plugin, which it is to watch over; the plugin's name.
+pub fn guard(plugin: &mut ExecConfig) -> Option<String> {
+    let name = plugin.command.clone()?;
+    let program = std::env::current_exe().ok();
+    // The library takes text only; where the path is none, nobody watches.
+    if let Some(program) = program.and_then(|path| path.into_os_string().into_string().ok()) {
+        let words = [WORD.to_owned(), name.clone()].into_iter();
+        plugin.args = Some(words.chain(plugin.args.take().unwrap_or_default()).collect());
+        plugin.command = Some(program);
+    }
+    Some(name)
 }
 
 /// The plugin and its arguments, when this process is to watch over one.
@@ -97,7 +95,7 @@ mod tests {
         let words = ["get-token".to_owned(), "-v".to_owned()];
         let mut plugin: ExecConfig = serde_json::from_str(r#"{"command": "aws"}"#).unwrap();
         plugin.args = Some(words.to_vec());
-        guard(&mut plugin);
+        assert_eq!(guard(&mut plugin).as_deref(), Some("aws"));
         let line = [plugin.command.unwrap()].into_iter().chain(plugin.args.unwrap());
         let found = guarded(line.map(OsString::from)).unwrap();
         assert_eq!(found, ["aws", "get-token", "-v"].map(OsString::from));

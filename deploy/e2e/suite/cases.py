@@ -159,13 +159,13 @@ def pods_that_hang(world):
     commands = [("put", "hangs", "1"), ("get", "hangs"), ("scan",), ("status",), ("backup", backup),
                 ("get", "hangs", lives, "--local-read")]
     try:
-        for name in hangs:
+        for count, name in enumerate(hangs, start=1):
             world.signal(name, signal.SIGSTOP)
             for words in commands:
                 began = time.monotonic()
                 world.kvorum(*words)
                 took = time.monotonic() - began
-                world.figure(f"{words[0]} while {hangs.index(name) + 1} hang, s", f"{took:.2f}")
+                world.figure(f"{words[0]} while {count} hang, s", f"{took:.2f}")
                 expect(took <= HANG_SECONDS, f"{words} took {took:.2f} s while {name} hangs")
             os.remove(backup)
     finally:

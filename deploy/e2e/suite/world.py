@@ -191,7 +191,7 @@ class World:
 
     def wait_another(self, name, before, seconds=60):
         """Waits until a pod is another one than before; how long that took."""
-        another = lambda: self.uids().get(name, before[name]) != before[name]
+        another = lambda: self.uids()[name] != before[name]
         return self.wait(f"another {name}", another, seconds + self.sweep)
 
     def wait_pods(self, count, seconds=30):
