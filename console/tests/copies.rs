@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use cluster::{Cluster, PATIENCE, kvorum, said};
 use kvorum_replica::addresses::{Addresses, FILE_NAME};
+use kvorum_replica::orchestrator::Folder;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Time between two looks.
@@ -180,4 +181,109 @@ fn two_lone_replicas_do_not_serve_beside_each_other() {
     assert!(serves(&first) != serves(&listening), "exactly one of the two serves");
     second.kill().unwrap();
     second.wait().unwrap();
+}
+
+fn scale(cluster: &Cluster, replicas: u32) {
+    kvorum::local::scale(&cluster.folder, replicas).unwrap();
+    let links = format!("{0} of {0}", replicas - 1);
+    until(cluster, &["status"], |out| {
+        let told = |what: &str| out.contains(&format!("{replicas} {what}"));
+        told("member") && told("wanted") && out.matches(&links).count() == replicas as usize
+    });
+}
+
+/// Puts copies in the place of replicas whose cluster runs on.
+fn replace_while_it_runs(cluster: &Cluster, copies: &[(&str, &Path)]) {
+    kill_process(cluster.supervisor(), Signal::STOP).unwrap();
+    for (name, copy) in copies {
+        cluster.kill(name);
+        while cluster.process(name).is_some() {
+            std::thread::sleep(PAUSE);
+        }
+        bring_back(&cluster.folder, name, copy);
+    }
+    kill_process(cluster.supervisor(), Signal::CONT).unwrap();
+}
+
+/// Nobody reads a value for a while.
+fn nobody_reads(cluster: &Cluster, value: &str) {
+    let began = Instant::now();
+    while began.elapsed() < 2 * SECONDS {
+        for name in cluster.names() {
+            let got = said(&cluster.run(&["--timeout", "1s", "get", "a", &name]));
+            assert_ne!(got.1.trim(), value, "an acknowledged write is lost: {got:?}");
+        }
+    }
+}
+
+fn recover(folder: &Path, words: &[&str]) -> (i32, String, String) {
+    said(&kvorum().args(["recover", "--data"]).arg(folder).args(words).output().unwrap())
+}
+
+/// The marker is lost, and made anew with what its cluster knows.
+#[test]
+fn a_copy_from_before_the_cluster_grew_serves_nothing() {
+    let kept = tempfile::tempdir().unwrap();
+    let aside = kept.path().join("copy");
+    let cluster = Cluster::start(&["--replicas=1"]);
+    put(&cluster, "1");
+    copy_while_it_runs(&cluster, "kvorum-0", &aside);
+    scale(&cluster, 3);
+    put(&cluster, "2");
+    let folder = Folder::new(&cluster.folder);
+    folder.forget_marker().unwrap();
+    let began = Instant::now();
+    while folder.marker_now().unwrap().is_none_or(|marker| marker.configuration.0 <= 1) {
+        assert!(began.elapsed() < PATIENCE, "the leader tells what it knows");
+        std::thread::sleep(PAUSE);
+    }
+    replace_while_it_runs(&cluster, &[("kvorum-0", &aside)]);
+    nobody_reads(&cluster, "1");
+    until(&cluster, &["get", "a", "kvorum-0", "--local-read"], |out| out.trim() == "2");
+}
+
+/// Those who left and came again are a majority of what is over; `recover` finds who is not.
+#[test]
+fn copies_of_a_majority_of_what_is_over_do_not_vote() {
+    let kept = tempfile::tempdir().unwrap();
+    let at = |name: &str| kept.path().join(name);
+    let (folder, one, two) = (at("cluster"), at("one"), at("two"));
+    let cluster = Cluster::start_in(&folder, &["--replicas=3"]);
+    put(&cluster, "1");
+    copy_while_it_runs(&cluster, "kvorum-1", &one);
+    copy_while_it_runs(&cluster, "kvorum-2", &two);
+    scale(&cluster, 1);
+    scale(&cluster, 3);
+    put(&cluster, "2");
+    std::thread::sleep(SECONDS);
+    replace_while_it_runs(&cluster, &[("kvorum-1", &one), ("kvorum-2", &two)]);
+    nobody_reads(&cluster, "1");
+    let status = said(&cluster.run(&["status"])).1;
+    assert!(status.contains("which is over"), "{status}");
+    let id = kvorum::local::folder::StatefulSet::read(&folder).unwrap().cluster.to_string();
+    cluster.stop(Signal::TERM);
+    assert_eq!(recover(&folder, &[]).0, 7);
+    assert_eq!(recover(&folder, &["--confirm", &id[..8]]).0, 0);
+    let cluster = Cluster::start_in(&folder, &[]);
+    until(&cluster, &["get", "a"], |out| out.trim() == "2");
+    cluster.stop(Signal::TERM);
+}
+
+/// A majority of folders is there, and one of them gets no vote.
+#[test]
+fn recover_does_not_count_a_copy() {
+    let kept = tempfile::tempdir().unwrap();
+    let (folder, aside) = (kept.path().join("cluster"), kept.path().join("copy"));
+    let cluster = Cluster::start_in(&folder, &["--replicas=2"]);
+    put(&cluster, "1");
+    std::thread::sleep(SECONDS);
+    copy_while_it_runs(&cluster, "kvorum-1", &aside);
+    put(&cluster, "2");
+    std::thread::sleep(SECONDS);
+    cluster.stop(Signal::TERM);
+    let (code, out, err) = recover(&folder, &[]);
+    assert!(code == 2 && err.contains("nothing needs to be recovered"), "{out}{err}");
+    bring_back(&folder, "kvorum-1", &aside);
+    let (code, out, err) = recover(&folder, &[]);
+    assert!(code == 7 && out.contains("it gets no vote"), "{out}{err}");
 }

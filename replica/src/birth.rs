@@ -90,7 +90,7 @@ impl Birth<'_> {
         cluster: ClusterId,
     ) -> Result<Option<ClusterId>, OrchestratorError> {
         let marked = orchestrator::mark(self.orchestrator, cluster).await?;
-        Ok(Some(marked).filter(|marked| *marked != cluster))
+        Ok(Some(marked.cluster).filter(|marked| *marked != cluster))
     }
 
     /// Ends when the marker turns out to be another cluster's: that cluster. Until it can be read,

@@ -27,7 +27,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use kvorum_protocol::message::{Answer, Event, ServerFrame};
-use kvorum_protocol::status::{ConfigurationId, ReplicaId, Status};
+use kvorum_protocol::status::{ReplicaId, Status};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -37,9 +37,8 @@ use crate::engine::{
     Engine, Input, Known, Look, Notice, Options, Output, Rejection, SLOW_TICKS, Session,
 };
 use crate::gate::Gate;
-use crate::marker::Claim;
+use crate::marker::{Claim, Mark};
 use crate::metrics::Metrics;
-use crate::start::Epoch;
 use crate::storage::Store;
 use crate::storage::durable::Durable;
 use crate::transport::link::LinkHandle;
@@ -342,7 +341,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             }
             Output::Scan { origin, scan } => self.readers.scan(origin, scan),
             Output::Sync(written) => self.gate.wait_for(written),
-            Output::Mark { configuration, epoch } => self.mark(configuration, epoch),
+            Output::Mark(mark) => self.mark(mark),
             // One that has no room is asked for again.
             Output::Look(look) => drop(self.shown.looks.try_send(look)),
             Output::Known(known) => drop(self.shown.known.send_replace(known)),
@@ -374,8 +373,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    fn mark(&self, configuration: Option<ConfigurationId>, epoch: Epoch) {
-        let claim = Claim { epoch, ..self.engine.store().claim(configuration) };
+    fn mark(&self, mark: Mark) {
+        let claim = self.engine.store().claim(mark);
         // When one is under way already, the engine asks again.
         let _ = self.shown.marks.try_send(claim);
     }

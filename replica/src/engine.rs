@@ -144,6 +144,8 @@ pub struct Engine<S: Store> {
     mark_asked: Option<(ConfigurationId, u64)>,
     /// Why this replica may not decide alone.
     mark_refused: Option<String>,
+    /// The latest configuration that has a leader, as the marker knows.
+    latest: ConfigurationId,
     /// Why the state must not be used, if it must not; as in the store.
     quarantine: Option<Quarantine>,
     /// When that began, or the process did.
@@ -209,6 +211,7 @@ impl<S: Store> Engine<S> {
             epochs: Epochs::default(),
             mark_asked: None,
             mark_refused: None,
+            latest: ConfigurationId(0),
             quarantine: store.quarantine(),
             quarantined_since: 0,
             rebuilt_at: None,
@@ -253,9 +256,7 @@ impl<S: Store> Engine<S> {
             Input::Synced(written) => self.wrote(written),
             Input::SyncIsSlow(is_slow) => self.sync_is_slow(is_slow),
             Input::Debt { slows_writes } => self.slow_disk.owes(slows_writes, self.now),
-            Input::Marked { configuration, epoch, verdict } => {
-                self.marked(configuration, epoch, verdict);
-            }
+            Input::Marked { mark, verdict } => self.marked(mark, verdict),
             Input::Disowned { peer, is_proven } => self.disowned(peer, is_proven),
             Input::Read { asker, found } => self.found(asker, found),
             Input::Disk { free, reserve } => self.disk_changed(free, reserve),
@@ -287,11 +288,16 @@ impl<S: Store> Engine<S> {
         self.reads.has_ready(self.store.applied()) || self.subscriptions.has_more()
     }
 
-    /// Starts to vote once every member was met.
-    fn gather(&mut self) {
+    /// Whether this replica is a member, and its disk the one that the others remember.
+    fn may_vote(&self) -> bool {
         // Later members have ids that no other disk ever had.
         let has_met = self.began > 0 || self.outbox.peers.have_all_met();
-        if self.consensus.is_some() || self.disowned_by.is_some() || !has_met || !self.is_member() {
+        self.is_member() && has_met && self.disowned_by.is_none()
+    }
+
+    /// Starts to vote once every member was met.
+    fn gather(&mut self) {
+        if self.consensus.is_some() || self.is_over() || !self.may_vote() {
             return;
         }
         let log = self.store.log(self.configuration.id);
@@ -320,6 +326,7 @@ impl<S: Store> Engine<S> {
         self.expire_snapshots();
         self.advance_checking();
         self.advance_fetch();
+        self.advance_past_end();
         self.nudge();
         self.hint();
         self.advance_look();

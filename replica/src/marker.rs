@@ -3,7 +3,9 @@
 //! It is made once, by the replica that begins the cluster; so no second cluster begins beside it.
 //! It names the replica that may decide alone, in a configuration of one, and knows how far disks
 //! had got that could not tell all of their peers; so a volume that was brought back from an older
-//! copy is told apart even when nobody else remembers.
+//! copy is told apart even when nobody else remembers. It knows the latest configuration that has
+//! a leader, too: in an earlier one nothing can be decided any more, but by copies of its members'
+//! volumes.
 //!
 //! Guarantees nothing by itself: an orchestrator keeps it, and replaces it only if it still is what
 //! a claim was judged by.
@@ -25,9 +27,17 @@ pub struct Marker {
     pub nonce: u64,
     /// Who decides alone, or did last.
     pub solo: Option<Solo>,
+    /// The latest configuration that has had a leader, as one told; 0 before any did. Every earlier
+    /// one is over.
+    #[serde(default = "nothing")]
+    pub configuration: ConfigurationId,
     /// How far disks had got that could not tell all members, by replica.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reached: BTreeMap<ReplicaId, Reached>,
+}
+
+fn nothing() -> ConfigurationId {
+    ConfigurationId(0)
 }
 
 /// Replicas of which the marker knows how far they got; of more, those that told longest ago are
@@ -92,6 +102,17 @@ pub struct Reached {
     pub turn: u64,
 }
 
+/// What a replica wants the marker to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Mark {
+    /// The configuration in which it wants to decide alone, if it does.
+    pub solo: Option<ConfigurationId>,
+    /// The configuration in which it leads, if a majority of that has its beginning.
+    pub leads: Option<ConfigurationId>,
+    /// The epoch of its disk, which is durable.
+    pub epoch: Epoch,
+}
+
 /// What a replica tells the marker, and asks of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claim {
@@ -103,17 +124,24 @@ pub struct Claim {
     pub nonce: u64,
     /// The epoch in which the writes ended that this start found on its disk.
     pub began: Epoch,
-    /// The epoch of its disk.
-    pub epoch: Epoch,
-    /// The configuration in which it wants to decide alone, if it does.
-    pub configuration: Option<ConfigurationId>,
+    /// The configuration that its disk is in.
+    pub chain: ConfigurationId,
+    /// What the marker is to know.
+    pub mark: Mark,
 }
 
 impl Marker {
     /// That of a cluster which begins.
     #[must_use]
     pub fn new(cluster: ClusterId, nonce: u64) -> Self {
-        Self { cluster, nonce, solo: None, reached: BTreeMap::new() }
+        let configuration = nothing();
+        Self { cluster, nonce, solo: None, configuration, reached: BTreeMap::new() }
+    }
+
+    /// The latest configuration in which something may have been decided. A replica alone that
+    /// decides who comes next is named in that configuration before.
+    fn latest(&self) -> ConfigurationId {
+        self.solo.map_or(self.configuration, |solo| solo.configuration.max(self.configuration))
     }
 
     /// Judges what a replica asks for. `proof` is the nonce that its volume has for the incarnation
@@ -130,26 +158,26 @@ impl Marker {
         if self.cluster != cluster {
             return Err(Refused::OtherCluster(self.cluster));
         }
-        if let Some((named, claimed)) = self.solo.zip(claim.configuration) {
-            let (marked, claimed) = (named.configuration.0, claimed.0);
-            if claimed < marked {
-                return Err(Refused::Newer { marked, claimed });
-            }
+        let Claim { replica, incarnation, nonce, mark, .. } = claim;
+        if let Some(claimed) = mark.solo.filter(|claimed| *claimed < self.latest()) {
+            return Err(Refused::Newer { marked: self.latest().0, claimed: claimed.0 });
+        }
+        if let Some((named, claimed)) = self.solo.zip(mark.solo) {
             let continues = claim.replica == named.replica
                 && claim.incarnation >= named.incarnation
                 && proof == Some(named.nonce);
-            if claimed == marked && !continues {
+            if claimed == named.configuration && !continues {
                 return Err(Refused::Forked { marked: named.incarnation });
             }
         }
         self.check_reach(claim)?;
-        let Claim { replica, incarnation, nonce, epoch, configuration, .. } = claim;
         let solo =
-            configuration.map(|configuration| Solo { configuration, replica, incarnation, nonce });
-        let mut next = Self { solo: solo.or(self.solo), ..self.clone() };
+            mark.solo.map(|configuration| Solo { configuration, replica, incarnation, nonce });
+        let configuration = self.configuration.max(mark.leads.unwrap_or(nothing()));
+        let mut next = Self { solo: solo.or(self.solo), configuration, ..self.clone() };
         // What a start told first may arrive last.
         let told = self.reached.get(&replica).filter(|told| told.incarnation == incarnation);
-        let epoch = told.map_or(epoch, |told| told.epoch.max(epoch));
+        let epoch = told.map_or(mark.epoch, |told| told.epoch.max(mark.epoch));
         let last = self.reached.values().map(|told| told.turn).max().unwrap_or(0);
         // Who was the last keeps its turn, lest the marker change each time that it tells.
         let turn = told.filter(|told| told.turn == last).map_or(last.saturating_add(1), |t| t.turn);
@@ -213,9 +241,38 @@ mod tests {
             incarnation,
             nonce,
             began: Epoch(incarnation * 10),
-            epoch: Epoch(incarnation * 10 + 1),
-            configuration: Some(ConfigurationId(configuration)),
+            chain: ConfigurationId(configuration),
+            mark: Mark {
+                solo: Some(ConfigurationId(configuration)),
+                leads: None,
+                epoch: Epoch(incarnation * 10 + 1),
+            },
         }
+    }
+
+    /// The same with an epoch.
+    fn at(epoch: u64, claim: Claim) -> Claim {
+        Claim { mark: Mark { epoch: Epoch(epoch), ..claim.mark }, ..claim }
+    }
+
+    /// The same with other wishes to decide alone.
+    fn wants(solo: Option<ConfigurationId>, claim: Claim) -> Claim {
+        Claim { mark: Mark { solo, ..claim.mark }, ..claim }
+    }
+
+    /// A marker that was lost and made anew is told by the leader.
+    #[test]
+    fn nobody_decides_alone_before_the_latest_configuration() {
+        let mut leader = wants(None, Claim { replica: ReplicaId(2), ..claim(3, 1, 5) });
+        leader.mark.leads = Some(ConfigurationId(3));
+        let marker = Marker::new(CLUSTER, 1).claim(CLUSTER, leader, None).unwrap();
+        let copy = marker.claim(CLUSTER, claim(1, 2, 20), None);
+        assert_eq!(copy, Err(Refused::Newer { marked: 3, claimed: 1 }));
+        leader.mark.leads = None;
+        let later = marker.claim(CLUSTER, leader, None).unwrap();
+        assert_eq!(later.latest(), ConfigurationId(3), "it is not forgotten");
+        let alone = marker.claim(CLUSTER, claim(4, 1, 10), None).unwrap();
+        assert_eq!(alone.latest(), ConfigurationId(4));
     }
 
     #[test]
@@ -240,11 +297,11 @@ mod tests {
     fn a_copy_of_the_current_start_is_refused() {
         let marker = Marker::new(CLUSTER, 1);
         let marker = marker.claim(CLUSTER, claim(1, 1, 10), None).unwrap();
-        let later = Claim { epoch: Epoch(15), ..claim(1, 1, 10) };
+        let later = at(15, claim(1, 1, 10));
         let marker = marker.claim(CLUSTER, later, Some(10)).unwrap();
         let copy = Claim { began: Epoch(12), ..claim(1, 2, 20) };
         for configuration in [Some(ConfigurationId(1)), Some(ConfigurationId(5)), None] {
-            let told = marker.claim(CLUSTER, Claim { configuration, ..copy }, Some(10));
+            let told = marker.claim(CLUSTER, wants(configuration, copy), Some(10));
             assert_eq!(told, Err(Refused::Forked { marked: 1 }), "{configuration:?}");
         }
         let whole = Claim { began: Epoch(15), ..copy };
@@ -253,11 +310,9 @@ mod tests {
 
     #[test]
     fn an_epoch_that_arrives_late_takes_none_back() {
-        let late = Claim { epoch: Epoch(12), ..claim(1, 1, 10) };
-        let marker =
-            [Epoch(15), Epoch(12)].iter().fold(Marker::new(CLUSTER, 1), |marker, epoch| {
-                marker.claim(CLUSTER, Claim { epoch: *epoch, ..late }, Some(10)).unwrap()
-            });
+        let marker = [15, 12].into_iter().fold(Marker::new(CLUSTER, 1), |marker, epoch| {
+            marker.claim(CLUSTER, at(epoch, claim(1, 1, 10)), Some(10)).unwrap()
+        });
         let copy = Claim { began: Epoch(12), ..claim(1, 2, 20) };
         assert_eq!(marker.check_reach(copy), Err(Refused::Forked { marked: 1 }));
     }
@@ -268,15 +323,13 @@ mod tests {
         let mut marker: Marker = serde_json::from_str(old).unwrap();
         assert_eq!(marker, Marker::new(CLUSTER, 1));
         for replica in 1..100 {
-            let claim =
-                Claim { replica: ReplicaId(replica), configuration: None, ..claim(1, 1, 1) };
+            let claim = wants(None, Claim { replica: ReplicaId(replica), ..claim(1, 1, 1) });
             marker = marker.claim(CLUSTER, claim, None).unwrap();
         }
         assert_eq!(marker.reached.len(), REACHED_MAX);
         // The oldest of all tells again, and then so many others as fit beside it.
         for replica in [1].into_iter().chain(100..100 + REACHED_MAX as u64 - 1) {
-            let claim =
-                Claim { replica: ReplicaId(replica), configuration: None, ..claim(1, 1, 1) };
+            let claim = wants(None, Claim { replica: ReplicaId(replica), ..claim(1, 1, 1) });
             marker = marker.claim(CLUSTER, claim, None).unwrap();
             assert_eq!(marker.claim(CLUSTER, claim, None).as_ref(), Ok(&marker), "told twice");
         }

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::birth::Birth;
-use crate::engine::{Input, Verdict};
-use crate::marker::Claim;
+use crate::engine::Input;
+use crate::marker::{Claim, Mark};
 use crate::orchestrator::{self, Orchestrator};
 use crate::replica::{StartError, unusable};
 use crate::room::wait_for_room;
@@ -134,12 +134,11 @@ async fn ask_marker(
     database: &Database,
     first: &mut Vec<Input>,
 ) -> Option<Claim> {
-    let own = database.claim(None);
-    match orchestrator::outdated(orchestrator, own).await {
+    let own = database.claim(Mark { epoch: database.epoch(), ..Mark::default() });
+    match orchestrator::known_better(orchestrator, own).await {
         Ok(None) => None,
-        Ok(Some(why)) => {
-            let (configuration, verdict) = (None, Verdict::Refused(why));
-            first.push(Input::Marked { configuration, epoch: own.epoch, verdict });
+        Ok(Some(verdict)) => {
+            first.push(Input::Marked { mark: own.mark, verdict });
             None
         }
         Err(_) => Some(own),

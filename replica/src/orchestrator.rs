@@ -20,13 +20,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use kvorum_protocol::client::Resolve;
-use kvorum_protocol::status::ClusterId;
+use kvorum_protocol::status::{ClusterId, ConfigurationId};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::driver::ClientEvent;
-use crate::engine::{Input, Look};
+use crate::engine::{Input, Look, Verdict};
 use crate::marker::{Claim, Marker, Refused};
 use crate::planner::{Scale, ordinal};
 
@@ -139,15 +139,11 @@ impl Orchestrator {
         }
     }
 
-    /// The volume of another replica that is wanted and has had one, if that can be seen here: it
-    /// belongs to a cluster, whether its replica runs or not.
-    pub async fn other_volume(
-        &self,
-        name: &str,
-        wanted: Scale,
-    ) -> Result<Option<String>, OrchestratorError> {
+    /// The volume of another replica that has had one, if that can be seen here: it belongs to a
+    /// cluster, whether its replica runs or not, and is wanted or not.
+    pub async fn other_volume(&self, name: &str) -> Result<Option<String>, OrchestratorError> {
         match self {
-            Self::Folder(folder) => folder.other_volume(name, wanted).await,
+            Self::Folder(folder) => folder.other_volume(name).await,
             Self::Kubernetes(_) => Ok(None),
         }
     }
@@ -200,13 +196,12 @@ pub enum Origin {
     Joins(ClusterId),
 }
 
-/// Makes the marker of a cluster that has begun, unless there is one; the cluster that is marked.
+/// Makes the marker of a cluster that has begun, unless there is one; the one there is then.
 pub async fn mark(
     orchestrator: &Orchestrator,
     cluster: ClusterId,
-) -> Result<ClusterId, OrchestratorError> {
-    let marker = Marker::new(cluster, rand::random());
-    Ok(orchestrator.make_marker(marker).await?.cluster)
+) -> Result<Marker, OrchestratorError> {
+    orchestrator.make_marker(Marker::new(cluster, rand::random())).await
 }
 
 /// Finds out whether a replica without an identity begins the cluster. `intent` is on its volume,
@@ -251,7 +246,7 @@ pub async fn origin(
              answers: the replica of ordinal {first} begins it"
         )));
     }
-    if let Some(volume) = orchestrator.other_volume(name, wanted).await? {
+    if let Some(volume) = orchestrator.other_volume(name).await? {
         return Err(OrchestratorError::Unreachable(format!(
             "the cluster has no marker ({place}), and {volume} holds a volume of one: no second \
              cluster begins beside it; start its replica, or remove the folder if it is lost"
@@ -320,24 +315,30 @@ async fn tell_too_many(orchestrator: &Orchestrator, name: &str, replicas: u32, n
     }
 }
 
-/// Why a disk must not vote, if the marker knows that it is an older copy.
-pub async fn outdated(
+/// What the marker knows better than a disk, if it does: that it is an older copy, or that its
+/// configuration is over.
+pub async fn known_better(
     orchestrator: &Orchestrator,
     claim: Claim,
-) -> Result<Option<String>, OrchestratorError> {
-    let marker = orchestrator.marker().await?;
-    let verdict = marker.map_or(Ok(()), |marker| marker.check_reach(claim));
-    Ok(verdict.err().map(|why| why.to_string()))
+) -> Result<Option<Verdict>, OrchestratorError> {
+    let Some(marker) = orchestrator.marker().await? else { return Ok(None) };
+    let latest = marker.configuration;
+    let over = (claim.chain < latest).then_some(Verdict::Over(latest));
+    Ok(match marker.check_reach(claim) {
+        Err(why) => Some(Verdict::Refused(why.to_string())),
+        Ok(()) => over,
+    })
 }
 
 /// Tells the marker how far a replica's disk has got, and lets it name the replica if that wants to
-/// decide alone; `proof` tells the nonce that its volume has for an incarnation.
+/// decide alone; `proof` tells the nonce that its volume has for an incarnation. The latest
+/// configuration with a leader that the marker knows then.
 pub async fn claim<F>(
     orchestrator: &Orchestrator,
     cluster: ClusterId,
     claim: Claim,
     proof: impl Fn(u64) -> F,
-) -> Result<(), OrchestratorError>
+) -> Result<ConfigurationId, OrchestratorError>
 where
     F: Future<Output = Option<u64>>,
 {
@@ -348,7 +349,10 @@ where
         // A cluster that is older than its marker, or whose marker was removed, gets another.
         let marker = match orchestrator.marker().await? {
             Some(marker) => marker,
-            None => orchestrator.make_marker(made).await?,
+            None => {
+                warn!("the cluster's marker, {}, is made anew", orchestrator.marker_place());
+                orchestrator.make_marker(made).await?
+            }
         };
         let proof = match marker.solo {
             Some(named) => proof(named.incarnation).await,
@@ -356,7 +360,7 @@ where
         };
         let next = marker.claim(cluster, claim, proof)?;
         if orchestrator.replace_marker(&marker, &next).await? {
-            return Ok(());
+            return Ok(next.configuration);
         }
     }
     Err(OrchestratorError::Unreachable("the marker changes all the time".to_owned()))
@@ -387,6 +391,8 @@ mod tests {
         std::fs::write(volume.join("db/CURRENT"), "MANIFEST-1").unwrap();
         let why = asks("kvorum-0", 3).await.unwrap_err().to_string();
         assert!(why.contains("kvorum-2 holds a volume"), "{why}");
+        std::fs::write(path.join(folder::SET_FILE), r#"{"replicas": 1}"#).unwrap();
+        assert!(asks("kvorum-0", 3).await.is_err(), "whether it is wanted or not");
         std::fs::write(volume.join(folder::INTENT_FILE), "7").unwrap();
         assert_eq!(asks("kvorum-0", 3).await.unwrap(), Origin::Begins(cluster), "it is as new");
         std::fs::remove_dir_all(path).unwrap();

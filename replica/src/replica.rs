@@ -280,7 +280,7 @@ impl Replica {
         let nonce = |incarnation| std::future::ready(database.nonce_at(incarnation));
         let told = orchestrator::claim(orchestrator, self.cluster, database.last_claim(), nonce);
         let why = match timeout(MARKER_PATIENCE, told).await {
-            Ok(Ok(())) => return,
+            Ok(Ok(_)) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", MARKER_PATIENCE.as_secs()),
         };
@@ -334,10 +334,16 @@ fn follow(
     if let Some(herald) = orchestrator.herald(name) {
         tasks.spawn(herald.follow(status.clone()));
     }
-    let upkeep =
-        Upkeep { orchestrator: orchestrator.clone(), cluster, name: name.to_owned(), status };
+    let (name, driver) = (name.to_owned(), keeper.clients.clone());
+    let upkeep = Upkeep {
+        orchestrator: orchestrator.clone(),
+        cluster,
+        name: name.clone(),
+        status,
+        driver: driver.clone(),
+    };
     tasks.spawn(upkeep.keep());
-    tasks.spawn(orchestrator::watch(orchestrator, name.to_owned(), keeper.clients.clone(), looks));
+    tasks.spawn(orchestrator::watch(orchestrator, name, driver, looks));
     tasks.spawn(keeper.keep(marks, unasked));
 }
 

@@ -30,7 +30,7 @@ use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
-use crate::marker::Claim;
+use crate::marker::{Claim, Mark};
 use crate::snapshot::{Install, InstallWrite, Quarantine, Snapshots};
 use crate::start::{Epoch, Start, StartKey};
 use crate::state_machine::Table;
@@ -101,11 +101,12 @@ pub trait Store: Table {
     fn start(&self, incarnation: u64) -> Option<Start>;
     /// The disk's epoch.
     fn epoch(&self) -> Epoch;
-    /// What this start tells the cluster's marker, or asks of it, as the disk is now.
-    fn claim(&self, configuration: Option<ConfigurationId>) -> Claim {
+    /// What this start tells the cluster's marker, or asks of it.
+    fn claim(&self, mark: Mark) -> Claim {
         let Identity { replica, incarnation, nonce, .. } = *self.identity();
         let began = self.start(incarnation).map_or(Epoch::default(), |start| start.began);
-        Claim { replica, incarnation, nonce, began, epoch: self.epoch(), configuration }
+        let chain = self.chain().current.id;
+        Claim { replica, incarnation, nonce, began, chain, mark }
     }
     /// Begins the next epoch.
     fn begin_epoch(&mut self);

@@ -242,13 +242,14 @@ impl World {
             }
             21 => PeerMessage::Checksum { index, digest: Digest::default() },
             22 => PeerMessage::Differs { index, sound: vec![from] },
-            _ => match self.random.random_range(0..7) {
+            _ => match self.random.random_range(0..8) {
                 0 => PeerMessage::AskToStop { has_leave: self.chance(2) },
                 1 => PeerMessage::MayStop,
                 2 => PeerMessage::Look { number: call },
                 3 => PeerMessage::ReadIndex { call },
                 4 => PeerMessage::AskDisk { number: call },
                 5 => PeerMessage::DiskWorks { number: call },
+                6 => PeerMessage::EpochKept { epoch: Epoch(index) },
                 _ => PeerMessage::Epoch { epoch: Epoch(index) },
             },
         }
@@ -310,12 +311,13 @@ impl World {
                 let page = self.engine.store().scan(&scan);
                 self.engine.step(Input::Scanned { origin, page });
             }
-            Output::Mark { configuration, epoch } => {
+            Output::Mark(mark) => {
                 let verdict = match self.random.random_range(0..9) {
                     0 => Verdict::Unreachable("away".to_owned()),
+                    1 => Verdict::Lost,
                     _ => Verdict::Done,
                 };
-                self.engine.step(Input::Marked { configuration, epoch, verdict });
+                self.engine.step(Input::Marked { mark, verdict });
             }
             Output::Look(look) => {
                 let wanted = Some(Scale { start: 0, replicas: self.random.random_range(0..8) });

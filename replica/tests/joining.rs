@@ -15,10 +15,10 @@ use kvorum_replica::engine::{
     ClientKey, Engine, Input, Notice, Options, Output, PeerMessage, Session, Verdict,
 };
 use kvorum_replica::entry::Entry;
+use kvorum_replica::marker::Mark;
 use kvorum_replica::snapshot::{
     Chunk, Found, Header, InstallWrite, Quarantine, SnapshotId, Wanted,
 };
-use kvorum_replica::start::Epoch;
 use kvorum_replica::state_machine::{Changes, Table};
 use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::storage::open::{Newborn, Owner};
@@ -173,8 +173,8 @@ fn a_joiner_that_nobody_answers_copies_a_state() {
 /// A leader alone, that may decide.
 fn alone() -> Engine<Memory> {
     let mut engine = Engine::new(memory(1, configuration(1, &[1])), OPTIONS);
-    let (configuration, epoch) = (Some(ConfigurationId(1)), Epoch::default());
-    engine.step(Input::Marked { configuration, epoch, verdict: Verdict::Done });
+    let mark = Mark { solo: Some(ConfigurationId(1)), ..Mark::default() };
+    engine.step(Input::Marked { mark, verdict: Verdict::Done });
     settle(&mut engine);
     engine
 }

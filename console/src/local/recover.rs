@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, Member, ReplicaId};
 use kvorum_replica::chain::{Chain, Standing};
 use kvorum_replica::entry::Entry;
+use kvorum_replica::marker::{Claim, Mark, Marker};
 use kvorum_replica::orchestrator;
 use kvorum_replica::snapshot::{Cursor, Found, Snapshots, Wanted};
 use kvorum_replica::state_machine::Table;
@@ -27,7 +28,7 @@ use kvorum_replica::storage::log::{LogDisk, LogNumbers};
 use kvorum_replica::storage::open::Owner;
 use kvorum_replica::storage::seed::{self, Seed};
 use kvorum_replica::storage::segments::LogLimits;
-use kvorum_replica::storage::{Ballot, Database, OpenError, Store};
+use kvorum_replica::storage::{Ballot, Database, OpenError, Seen, Store};
 use rustix::fs::{CWD, RenameFlags, rename, renameat_with};
 use rustix::io::Errno;
 
@@ -46,6 +47,8 @@ struct Survivor {
     chain: Chain,
     database: Database,
     numbers: LogNumbers,
+    /// Who remembers a later disk of it, if somebody does: it gets no vote then.
+    outdated_by: Option<String>,
 }
 
 impl Survivor {
@@ -64,13 +67,28 @@ impl Survivor {
         self.votes() || self.database.applied() > 0
     }
 
-    /// What it is, where it is no member.
-    fn what(&self) -> &'static str {
-        match self.chain.standing(self.replica) {
-            Standing::Member => "",
-            Standing::Joiner => " (not a member yet, as far as it knows)",
-            Standing::Retired => " (it had left the cluster)",
+    /// What it is, where it is no member, or gets no vote.
+    fn what(&self) -> String {
+        match (self.chain.standing(self.replica), &self.outdated_by) {
+            (_, Some(by)) => {
+                format!(" (an older copy, or another disk, than {by} remembers: it gets no vote)")
+            }
+            (Standing::Member, None) => String::new(),
+            (Standing::Joiner, None) => " (not a member yet, as far as it knows)".to_owned(),
+            (Standing::Retired, None) => " (it had left the cluster)".to_owned(),
         }
+    }
+
+    /// Whether it continues the disk that somebody remembers, as replicas judge each other.
+    fn continues(&self, seen: Seen) -> bool {
+        let start = self.database.start(seen.incarnation);
+        start.is_some_and(|start| start.secret.key() == seen.key && start.reaches() >= seen.epoch)
+    }
+
+    /// What it would tell the marker.
+    fn claim(&self, solo: Option<ConfigurationId>) -> Claim {
+        let epoch = self.database.epoch();
+        self.database.claim(Mark { solo, leads: None, epoch })
     }
 
     /// The last index that it has.
@@ -79,12 +97,11 @@ impl Survivor {
     }
 
     /// Whether the cluster's marker lets it decide alone.
-    fn is_let(&self, folder: &Path) -> Result<bool, Stop> {
-        let Some(marker) = orchestrator::Folder::new(folder).marker_now()? else { return Ok(true) };
+    fn is_let(&self, marker: &Marker) -> bool {
         let cluster = self.database.identity().cluster;
-        let claim = self.database.claim(Some(self.chain.current.id));
+        let claim = self.claim(Some(self.chain.current.id));
         let proof = marker.solo.and_then(|solo| self.database.nonce_at(solo.incarnation));
-        Ok(marker.claim(cluster, claim, proof).is_ok())
+        marker.claim(cluster, claim, proof).is_ok()
     }
 }
 
@@ -93,9 +110,11 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     let path = recover.data.clone().map_or_else(folder::default_path, Ok)?;
     StatefulSet::read(&path)?;
     let Folder { path, set, lock } = Folder::open(&path, None)?;
-    let left = survivors(&path, &set)?;
+    let marker = orchestrator::Folder::new(&path).marker_now()?;
+    let own = marker.as_ref().filter(|marker| marker.cluster == set.cluster);
+    let left = survivors(&path, &set, own)?;
     let (best, total) = (&left.best, left.total());
-    if left.can_serve(&path)? {
+    if left.can_serve(marker.as_ref()) {
         let left = left.members;
         let folder = shell_path(&path);
         // They may not have heard that fewer are wanted.
@@ -198,15 +217,15 @@ fn say(best: &Survivor, left: usize, total: usize) {
             format!(" Writes from {first} to {end} stay, whether they were acknowledged or not.")
         }
     };
-    let what = match (left > total / 2, best.votes()) {
-        (true, true) => {
+    let what = match left > total / 2 {
+        true if total == 1 && best.votes() => {
             format!("{name} is an older copy of the only replica: its last index is {end}.")
         }
-        (true, false) => format!(
+        true => format!(
             "{left} of {total} replicas are left, and none of them has got what was decided. \
              {name} got furthest: it has every entry up to index {end}."
         ),
-        (false, _) => format!(
+        false => format!(
             "{left} of {total} replicas are left, no majority. {name} got furthest: it has every \
              entry up to index {end}."
         ),
@@ -220,7 +239,7 @@ struct Left {
     best: Survivor,
     /// The others.
     others: Vec<Survivor>,
-    /// How many members of the latest configuration are among them.
+    /// How many members of the latest configuration are among them, and get a vote.
     members: usize,
 }
 
@@ -233,15 +252,20 @@ impl Left {
     /// Whether the cluster can serve with what is left: a majority of the latest configuration is
     /// there, and somebody in it is in that configuration. Where all are still in earlier ones,
     /// only those who left it know how it began, and nobody starts those.
-    fn can_serve(&self, folder: &Path) -> Result<bool, Stop> {
+    fn can_serve(&self, marker: Option<&Marker>) -> bool {
         let latest = self.best.chain.current.id;
+        let own = marker.filter(|marker| marker.cluster == self.best.database.identity().cluster);
+        if own.is_some_and(|marker| marker.configuration > latest) {
+            // Something may have been decided that nobody here has.
+            return false;
+        }
         let is_in = |one: &&Survivor| one.chain.current.id == latest && one.votes();
         let all = std::iter::once(&self.best).chain(&self.others);
         match (all.clone().find(is_in), self.total()) {
-            _ if self.members <= self.total() / 2 => Ok(false),
-            (None, _) => Ok(false),
-            (Some(only), 1) => only.is_let(folder),
-            (Some(_), _) => Ok(true),
+            _ if self.members <= self.total() / 2 => false,
+            (None, _) => false,
+            (Some(only), 1) => marker.is_none_or(|marker| only.is_let(marker)),
+            (Some(_), _) => true,
         }
     }
 
@@ -253,18 +277,18 @@ impl Left {
 }
 
 /// Everything that is left, with whoever got furthest.
-fn survivors(folder: &Path, set: &StatefulSet) -> Result<Left, Stop> {
+fn survivors(folder: &Path, set: &StatefulSet, marker: Option<&Marker>) -> Result<Left, Stop> {
     let mut all = Vec::new();
     for name in (0..REPLICAS_MAX).map(folder::name) {
         match survivor(&folder.join(&name), &name, set)? {
-            Ok(survivor) => {
-                let (end, what) = (survivor.end(), survivor.what());
-                println!("{name}: there, the last index is {end}{what}");
-                all.push(survivor);
-            }
+            Ok(survivor) => all.push(survivor),
             Err(Some(why)) => println!("{name}: {why}"),
             Err(None) => {}
         }
+    }
+    judge(&mut all, marker);
+    for one in &all {
+        println!("{}: there, the last index is {}{}", one.name, one.end(), one.what());
     }
     let none =
         || Stop::failed("no replica is left; make a new cluster of a backup: kvorum restore");
@@ -279,10 +303,27 @@ fn survivors(folder: &Path, set: &StatefulSet) -> Result<Left, Stop> {
             println!("{name}: not in {}", folder.display());
         }
     }
-    let is_member = |one: &&Survivor| latest.name_of(one.replica).is_some();
+    let is_member =
+        |one: &&Survivor| latest.name_of(one.replica).is_some() && one.outdated_by.is_none();
     let members = all.iter().filter(is_member).count();
     let best = all.swap_remove(if is_ahead { furthest } else { longest });
     Ok(Left { best, others: all, members })
+}
+
+/// Finds those of whom another one, or the marker, remembers a later disk.
+fn judge(all: &mut [Survivor], marker: Option<&Marker>) {
+    let knows_better = |one: &Survivor, by: &Survivor| {
+        by.database.seen(one.replica).is_some_and(|seen| !one.continues(seen))
+    };
+    let outdated_by = |one: &Survivor| {
+        let by_one = all.iter().find(|by| knows_better(one, by)).map(|by| by.name.clone());
+        let reached = marker.map_or(Ok(()), |marker| marker.check_reach(one.claim(None)));
+        by_one.or_else(|| reached.is_err().then(|| "the cluster's marker".to_owned()))
+    };
+    let found: Vec<_> = all.iter().map(outdated_by).collect();
+    for (one, by) in all.iter_mut().zip(found) {
+        one.outdated_by = by;
+    }
 }
 
 /// What is in a replica's folder, or why it is of no use, if it is there at all. An error if that
@@ -334,7 +375,8 @@ fn survivor(
     }
     let (chain, replica) = (database.chain(), database.identity().replica);
     let numbers = database.log(chain.current.id).0.numbers();
-    Ok(Ok(Survivor { name: name.to_owned(), replica, chain, database, numbers }))
+    let name = name.to_owned();
+    Ok(Ok(Survivor { name, replica, chain, database, numbers, outdated_by: None }))
 }
 
 /// Opens a survivor. What is found to be damaged later ends the command, for others may be sound.

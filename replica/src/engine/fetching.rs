@@ -357,10 +357,10 @@ impl<S: Store> Engine<S> {
 
     /// Whether this replica may come to a later configuration by what others have. A member that
     /// does not vote yet may have forgotten what it promised; one that copied a later configuration
-    /// would vote in it.
+    /// would vote in it. One that does not because its configuration is over would vote otherwise.
     fn may_fetch_newer(&self) -> bool {
         match self.standing() {
-            Standing::Member => self.consensus.is_some(),
+            Standing::Member => self.consensus.is_some() || self.is_over() && self.may_vote(),
             Standing::Joiner => true,
             Standing::Retired => false,
         }

@@ -220,6 +220,11 @@ impl<S: Store> Engine<S> {
             self.outbox.notice(Notice::Disowned { by: by.clone() });
         }
         self.disowned_by = Some(by);
+        self.stop_voting();
+    }
+
+    /// This replica takes no part in decisions any more; what it has stays.
+    pub(super) fn stop_voting(&mut self) {
         if let Some(consensus) = self.consensus.take() {
             self.left_log = Some(consensus.compacted());
         }

@@ -129,6 +129,7 @@ impl<S: Store> Engine<S> {
             PeerMessage::Checksum { index, digest } => self.checksum_told(peer, index, digest),
             PeerMessage::Differs { index, sound } => self.differs(index, sound),
             PeerMessage::Epoch { epoch } => self.epoch_told(peer, epoch),
+            PeerMessage::EpochKept { epoch } => self.epoch_kept(peer, epoch),
             PeerMessage::AskDisk { number } => self.disk_asked(peer, number),
             PeerMessage::DiskWorks { number } => self.disk_works(number),
         }

@@ -1,8 +1,10 @@
-//! Pure: what the cluster's marker lets a configuration of one do.
+//! Pure: what the cluster's marker lets a replica do.
 //!
-//! Guarantees that a lone replica which another one has replaced loses its vote when it next hears
-//! of the marker, which it asks for every second; and that one which does not hear goes on, and
-//! says so. Does not know who keeps the marker.
+//! Guarantees that nobody votes in a configuration of which it knows that a later one has a leader:
+//! nothing can be decided there, but by copies of volumes that were taken before. That a lone
+//! replica which another one has replaced loses its vote when it next hears of the marker, which it
+//! asks for every second; and that one which does not hear goes on, and says so. Does not know who
+//! keeps the marker.
 
 use kvorum_protocol::status::ConfigurationId;
 use kvorum_protocol::weight::bounded;
@@ -11,12 +13,15 @@ use super::Engine;
 use super::consensus::Consensus;
 use super::message::{Output, Verdict};
 use super::solo::Written;
-use crate::start::Epoch;
+use crate::marker::Mark;
 use crate::storage::Store;
 
 /// Ticks after which the marker is asked for again: whoever keeps it may be out of reach, and
 /// another replica may have taken this one's place.
 const MARK_TICKS: u64 = 100;
+
+/// Ticks between two questions for what led to a later configuration.
+const ASK_TICKS: u64 = 25;
 
 /// Who remembers another disk, when the marker does.
 const MARKER: &str = "the cluster's marker";
@@ -59,22 +64,22 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The marker names this replica in a configuration, or must not; and it has an epoch.
-    pub(super) fn marked(
-        &mut self,
-        configuration: Option<ConfigurationId>,
-        epoch: Epoch,
-        verdict: Verdict,
-    ) {
-        match (&verdict, configuration) {
-            (Verdict::Done, _) => self.is_witnessed(epoch),
+    /// Something came of what the marker was to know.
+    pub(super) fn marked(&mut self, mark: Mark, verdict: Verdict) {
+        match (&verdict, mark.solo) {
+            (Verdict::Done, _) => self.is_witnessed(mark),
+            (Verdict::Lost, _) => {
+                self.mark_asked = None;
+                return self.is_unwitnessed();
+            }
+            (Verdict::Over(latest), _) => return self.ends_before(*latest),
             (Verdict::Refused(why), None) if self.rules.compares_epochs => {
                 self.mark_refused = Some(why.clone());
                 return self.lose_vote(MARKER.to_owned());
             }
             _ => {}
         }
-        let Some(configuration) = configuration else { return };
+        let Some(configuration) = mark.solo else { return };
         let Some(solo) = self.consensus.as_mut().and_then(Consensus::solo) else { return };
         let serves = solo.may_decide();
         match verdict {
@@ -90,6 +95,94 @@ impl<S: Store> Engine<S> {
             Verdict::Refused(why) | Verdict::Unreachable(why) => {
                 self.mark_refused = Some(bounded(why));
             }
+            Verdict::Over(_) | Verdict::Lost => {}
         }
+    }
+
+    /// The marker knows that a configuration has a leader: every earlier one is over.
+    fn ends_before(&mut self, latest: ConfigurationId) {
+        self.latest = self.latest.max(latest);
+        if self.is_over() {
+            self.stop_voting();
+        }
+    }
+
+    /// Asks one after the other for what led to a later configuration, when this one is over.
+    /// Nobody hears of this replica otherwise: it says nothing in its own.
+    pub(super) fn advance_past_end(&mut self) {
+        if !self.is_over() || !self.now.is_multiple_of(ASK_TICKS) {
+            return;
+        }
+        let linked: Vec<_> = self.outbox.peers.linked().collect();
+        let turn = usize::try_from(self.now / ASK_TICKS).unwrap_or(0);
+        if !linked.is_empty() {
+            let peer = linked[turn % linked.len()];
+            self.fetch_newer(peer, self.latest, self.store.applied() + 1);
+        }
+    }
+
+    /// Whether this replica's configuration is over, as the marker knows.
+    pub(super) fn is_over(&self) -> bool {
+        self.configuration.id < self.latest && self.rules.heeds_latest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvorum_protocol::status::ReplicaId;
+
+    use crate::engine::{Input, Options};
+    use crate::storage::memory::Memory;
+    use crate::version::Version;
+
+    fn engine() -> Engine<Memory> {
+        let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
+        let mut engine = Engine::new(Memory::of_two(1), options);
+        engine.outbox.peers.met(ReplicaId(2), Version::NEWEST);
+        engine.gather();
+        assert!(engine.consensus.is_some());
+        engine
+    }
+
+    #[test]
+    fn nobody_votes_in_a_configuration_that_is_over() {
+        let mut engine = engine();
+        let own = engine.configuration.id;
+        let over = |latest| Input::Marked { mark: Mark::default(), verdict: Verdict::Over(latest) };
+        engine.step(over(own));
+        assert!(engine.consensus.is_some(), "it is the latest");
+        engine.step(over(ConfigurationId(own.0 + 2)));
+        engine.gather();
+        assert!(engine.consensus.is_none());
+        let trouble = engine.status().trouble.unwrap();
+        assert!(trouble.contains("which is over"), "{trouble}");
+    }
+
+    /// A peer that has a link and does not say that it knows an epoch may hang, or its disk.
+    #[test]
+    fn the_marker_is_told_what_a_peer_does_not_keep() {
+        let (mut engine, peer) = (engine(), ReplicaId(2));
+        engine.step(Input::PeerUp { peer, session: super::super::Session(1) });
+        let mut told = Vec::new();
+        let mut pass = |engine: &mut Engine<Memory>, keeps: bool| {
+            for _ in 0..50 {
+                engine.step(Input::Tick);
+                for output in engine.turn(&|_| true) {
+                    match output {
+                        Output::Sync(written) => engine.step(Input::Synced(written)),
+                        Output::Mark(mark) => told.push(mark.epoch),
+                        _ => {}
+                    }
+                }
+                if keeps {
+                    engine.epoch_kept(peer, engine.epochs.durable());
+                }
+            }
+            std::mem::take(&mut told)
+        };
+        assert!(pass(&mut engine, true).is_empty());
+        engine.outbox.peers.set_cut(peer, false);
+        assert_eq!(pass(&mut engine, false), [engine.store.epoch()], "as if it hung");
     }
 }

@@ -14,6 +14,7 @@ use super::peers::Known;
 use super::planning::Look;
 use super::solo::Written;
 use crate::entry::Entry;
+use crate::marker::Mark;
 use crate::planner::Scale;
 use crate::snapshot::{Digest, Found, Wanted};
 use crate::start::Epoch;
@@ -194,6 +195,11 @@ pub enum PeerMessage {
         /// Its epoch.
         epoch: Epoch,
     },
+    /// The sender knows durably how far the receiver's disk has got.
+    EpochKept {
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// The sender waits long for a sync: the peer should sync something, and answer then.
     AskDisk {
         /// The number of the question.
@@ -227,6 +233,10 @@ pub enum Verdict {
     Done,
     /// It must not say that: the sentence says why.
     Refused(String),
+    /// This replica's configuration is over: it knows a later one that has a leader.
+    Over(ConfigurationId),
+    /// It was gone, or put back to what it said before.
+    Lost,
     /// Nobody knows: it is out of reach.
     Unreachable(String),
 }
@@ -328,10 +338,8 @@ pub enum Input {
     SyncIsSlow(bool),
     /// The cluster's marker was told how far this disk has got.
     Marked {
-        /// The configuration in which it was asked to name this replica, if it was.
-        configuration: Option<ConfigurationId>,
-        /// The epoch that it was told.
-        epoch: Epoch,
+        /// What it was told.
+        mark: Mark,
         /// What came of it.
         verdict: Verdict,
     },
@@ -358,12 +366,7 @@ pub enum Output {
     Look(Look),
     /// Tell the cluster's marker how far this disk has got, and tell by [`Input::Marked`] what came
     /// of it.
-    Mark {
-        /// The configuration in which it is to name this replica, if it is to.
-        configuration: Option<ConfigurationId>,
-        /// The epoch, which is durable.
-        epoch: Epoch,
-    },
+    Mark(Mark),
     /// These are the others that may have to be talked to.
     Known(Vec<Known>),
     /// Send now: it carries no durable fact.

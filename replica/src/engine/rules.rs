@@ -63,6 +63,8 @@ pub struct Rules {
     pub quarantines: bool,
     /// A disk that ends in an earlier epoch than somebody remembers is an older copy.
     pub compares_epochs: bool,
+    /// Nobody votes in a configuration of which the marker knows that it is over.
+    pub heeds_latest: bool,
     /// A lone replica that the marker does not name any more stops serving.
     pub renews_mark: bool,
     /// What is remembered of lanes, and for how long.
@@ -88,6 +90,7 @@ impl Default for Rules {
             reads_know_configuration: true,
             looks_again: true,
             compares_epochs: true,
+            heeds_latest: true,
             renews_mark: true,
             seals_what_heirs_have: true,
             tells_ends: true,

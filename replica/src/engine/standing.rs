@@ -95,7 +95,8 @@ pub fn counts(message: &PeerMessage, from: Speaker, ours: ConfigurationId) -> bo
         }
         PeerMessage::Over { .. } | PeerMessage::Epoch { .. } => from >= Speaker::Elsewhere,
         PeerMessage::HasState { .. } => from >= Speaker::Member || from == Speaker::Joiner,
-        PeerMessage::Fetch { .. } => true,
+        // Everybody linked is told of epochs; what counts is what members say to that.
+        PeerMessage::Fetch { .. } | PeerMessage::EpochKept { .. } => true,
         PeerMessage::Found { .. }
         | PeerMessage::RelayAnswer { .. }
         | PeerMessage::ReadIndexAnswer { .. } => true,

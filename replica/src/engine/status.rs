@@ -159,6 +159,15 @@ impl<S: Store> Engine<S> {
                 ));
             }
         }
+        if self.is_over() {
+            let (own, latest) = (self.configuration.id.0, self.latest.0);
+            return Some(format!(
+                "this replica is at configuration {own}, which is over: configuration {latest} \
+                 has a leader, as the cluster's marker knows. It fetches what it lacks from the \
+                 members of that one when they are there; if they are lost for good, go on with \
+                 what is left by `kvorum recover`"
+            ));
+        }
         if self.consensus.is_none() {
             let missing = self.outbox.peers.not_met().join(", ");
             return Some(format!(

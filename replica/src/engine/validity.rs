@@ -79,7 +79,7 @@ pub fn check(message: &PeerMessage) -> Result<(), Invalid> {
             ensure(sound.len() <= MEMBERS_MAX, "a list of replicas")?;
             sound.iter().try_for_each(|replica| check_replica(*replica))
         }
-        M::Epoch { epoch } => ensure(epoch.0 < INDEX_MAX, "an epoch"),
+        M::Epoch { epoch } | M::EpochKept { epoch } => ensure(epoch.0 < INDEX_MAX, "an epoch"),
     }
 }
 

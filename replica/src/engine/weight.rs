@@ -77,6 +77,7 @@ impl PeerMessage {
                 | Self::Look { .. }
                 | Self::Wanted { .. }
                 | Self::Epoch { .. }
+                | Self::EpochKept { .. }
                 | Self::AskDisk { .. }
                 | Self::DiskWorks { .. } => 0,
             }

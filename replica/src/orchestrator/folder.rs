@@ -82,17 +82,16 @@ impl Folder {
         })
     }
 
-    /// The folder of another replica that is wanted and has an identity: a database, and no longer
+    /// The folder of another replica that has an identity, wanted or not: a database, and no longer
     /// the intent with which it asks for one.
     pub(super) async fn other_volume(
         &self,
         name: &str,
-        wanted: Scale,
     ) -> Result<Option<String>, OrchestratorError> {
         let name = name.to_owned();
         self.blocking(move |folder| {
             let base = name.rsplit_once('-').map_or(name.as_str(), |(base, _)| base);
-            for ordinal in wanted.start..wanted.start.saturating_add(wanted.replicas) {
+            for ordinal in ORDINALS {
                 let other = format!("{base}-{ordinal}");
                 let own = folder.path.join(&other);
                 let has = |file: &Path| own.join(file).try_exists();

@@ -5,16 +5,15 @@
 
 use std::time::Duration;
 
-use kvorum_protocol::status::{ClusterId, ConfigurationId};
+use kvorum_protocol::status::ClusterId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 use tracing::{error, warn};
 
-use super::{Orchestrator, OrchestratorError, claim, outdated};
+use super::{Orchestrator, OrchestratorError, claim, known_better};
 use crate::driver::{ClientEvent, PeerEvent};
 use crate::engine::{Input, Verdict};
-use crate::marker::Claim;
-use crate::start::Epoch;
+use crate::marker::{Claim, Mark};
 
 /// Time between two questions to a marker that is out of reach.
 const ASK_INTERVAL: Duration = Duration::from_secs(3);
@@ -41,24 +40,19 @@ impl Keeper {
     async fn ask(&self, unasked: Option<Claim>) {
         let Some(claim) = unasked else { return };
         let told = loop {
-            match outdated(&self.orchestrator, claim).await {
+            match known_better(&self.orchestrator, claim).await {
                 Ok(told) => break told,
                 Err(_) => sleep(ASK_INTERVAL).await,
             }
         };
-        if let Some(why) = told {
-            self.tell(None, claim.epoch, Verdict::Refused(why)).await;
+        if let Some(verdict) = told {
+            self.tell(claim.mark, verdict).await;
         }
     }
 
     /// Tells the driver what came of something; whether it is there still.
-    async fn tell(
-        &self,
-        configuration: Option<ConfigurationId>,
-        epoch: Epoch,
-        verdict: Verdict,
-    ) -> bool {
-        let input = Input::Marked { configuration, epoch, verdict };
+    async fn tell(&self, mark: Mark, verdict: Verdict) -> bool {
+        let input = Input::Marked { mark, verdict };
         self.clients.send(ClientEvent::Input { input, permit: None }).await.is_ok()
     }
 
@@ -73,14 +67,18 @@ impl Keeper {
                 answer.await.ok().flatten()
             };
             let verdict = match claim(&self.orchestrator, self.cluster, wish, proof).await {
-                Ok(()) => Verdict::Done,
+                Ok(latest) if wish.chain < latest => {
+                    self.tell(wish.mark, Verdict::Over(latest)).await;
+                    Verdict::Done
+                }
+                Ok(_) => Verdict::Done,
                 Err(OrchestratorError::Refused(why)) => Verdict::Refused(why.to_string()),
                 Err(why) => Verdict::Unreachable(format!(
                     "the cluster's marker cannot be had, and is asked for again: {why}"
                 )),
             };
             match &verdict {
-                Verdict::Done => trouble.clear(),
+                Verdict::Done | Verdict::Over(_) | Verdict::Lost => trouble.clear(),
                 Verdict::Refused(why) | Verdict::Unreachable(why) if trouble == *why => {}
                 Verdict::Refused(why) => {
                     error!("{why}");
@@ -91,8 +89,7 @@ impl Keeper {
                     trouble.clone_from(why);
                 }
             }
-            let Claim { configuration, epoch, .. } = wish;
-            if !self.tell(configuration, epoch, verdict).await {
+            if !self.tell(wish.mark, verdict).await {
                 return;
             }
         }

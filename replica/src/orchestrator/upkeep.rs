@@ -2,8 +2,9 @@
 //!
 //! Guarantees that a marker which is lost is made anew by the leader, within
 //! [`marker_interval`](Orchestrator::marker_interval), and at once when a replica asks to join;
-//! that one which names another cluster is never touched; and that people are told of both. Who
-//! decides alone is named in it by the [keeper](super::Keeper), not here.
+//! that what it knew is told again, also when an older one was put back; that one which names
+//! another cluster is never touched; and that people are told. What is told is the
+//! [keeper](super::Keeper)'s.
 //!
 //! Only a leader that is ready does so: a replica of a cluster that never served must not put its
 //! own in the place of one that a person has just removed.
@@ -11,11 +12,14 @@
 use std::sync::Arc;
 
 use kvorum_protocol::status::{ClusterId, Role, Status};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::warn;
 
 use super::{Happening, Orchestrator, OrchestratorError, Scale, mark};
+use crate::driver::ClientEvent;
+use crate::engine::{Input, Verdict};
+use crate::marker::Mark;
 
 /// Keeps the marker of one cluster.
 pub struct Upkeep {
@@ -27,6 +31,8 @@ pub struct Upkeep {
     pub name: String,
     /// What it says of itself.
     pub status: watch::Receiver<Option<Arc<Status>>>,
+    /// Its driver.
+    pub driver: mpsc::Sender<ClientEvent>,
 }
 
 /// What became of a look at the marker.
@@ -77,8 +83,14 @@ impl Upkeep {
             }
         }
         let marked = mark(&self.orchestrator, self.cluster).await?;
-        Ok(match (marked == self.cluster, is_gone) {
-            (false, _) => Seen::Other(marked),
+        let own = self.status.borrow().as_ref().map(|status| status.configuration.id);
+        if marked.cluster == self.cluster && own > Some(marked.configuration) {
+            // Made anew, or put back: what it knew has to be told again.
+            let input = Input::Marked { mark: Mark::default(), verdict: Verdict::Lost };
+            let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
+        }
+        Ok(match (marked.cluster == self.cluster, is_gone) {
+            (false, _) => Seen::Other(marked.cluster),
             (true, true) => Seen::Made,
             (true, false) => Seen::There,
         })

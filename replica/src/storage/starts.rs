@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::database::{Inner, put};
 use super::keys;
 use super::{Database, Seen, Store};
-use crate::marker::Claim;
+use crate::marker::{Claim, Mark};
 use crate::start::{Epoch, Secret, Start};
 use crate::state_machine::Table;
 
@@ -93,7 +93,7 @@ impl Database {
     #[must_use]
     pub fn last_claim(&self) -> Claim {
         let epoch = self.inner.get(keys::META, keys::EPOCH).unwrap_or(self.epoch);
-        Claim { epoch, ..self.claim(None) }
+        self.claim(Mark { epoch, ..Mark::default() })
     }
 
     /// Begins the next epoch.

@@ -401,8 +401,8 @@ impl Cluster {
                 process.gate.wait_for(written);
                 Ok(())
             }
-            Output::Mark { configuration, epoch } => {
-                self.mark(id, configuration, epoch);
+            Output::Mark(mark) => {
+                self.mark(id, mark);
                 Ok(())
             }
             Output::Look(look) => self.look(id, look),

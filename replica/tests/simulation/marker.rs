@@ -1,9 +1,8 @@
 //! The cluster's marker in the simulated world: it is told, it judges, and it is asked at a start.
 
-use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{Input, Verdict};
-use kvorum_replica::marker::{Claim, Marker, Refused};
-use kvorum_replica::start::Epoch;
+use kvorum_replica::marker::{Mark, Marker, Refused};
 use kvorum_replica::storage::Store;
 use rand::RngExt;
 
@@ -16,13 +15,8 @@ impl Cluster {
         self.scaling.as_ref()?.marker.as_ref()
     }
 
-    /// The marker is asked to name a replica.
-    pub(super) fn mark(
-        &mut self,
-        id: ReplicaId,
-        configuration: Option<ConfigurationId>,
-        epoch: Epoch,
-    ) {
+    /// The marker is told something.
+    pub(super) fn mark(&mut self, id: ReplicaId, mark: Mark) {
         if !self.is_calm && self.random.random_bool(0.1) {
             // Whoever keeps it is out of reach.
             return;
@@ -30,16 +24,19 @@ impl Cluster {
         let delay = self.random.random_range(100..20_000);
         let node = self.node(id);
         let (life, disk) = (node.life, node.disk.clone());
-        let cluster = disk.identity().cluster;
-        let claim = Claim { epoch, ..disk.claim(configuration) };
+        let (cluster, claim) = (disk.identity().cluster, disk.claim(mark));
         let Some(scaling) = &mut self.scaling else { return };
         let marker = scaling.marker.as_ref().expect("the cluster began with it");
         let proof = marker.solo.and_then(|named| disk.nonce_at(named.incarnation));
         let verdict = marker.claim(cluster, claim, proof).map(|next| scaling.marker = Some(next));
         let refused = |why: Refused| Verdict::Refused(why.to_string());
         let verdict = verdict.map_or_else(refused, |()| Verdict::Done);
-        let input = Box::new(Input::Marked { configuration, epoch, verdict });
-        self.schedule(delay, Event::Read { node: id, life, input });
+        let latest = scaling.marker.as_ref().map(|marker| marker.configuration);
+        let over = latest.filter(|latest| claim.chain < *latest).map(Verdict::Over);
+        for verdict in [verdict].into_iter().chain(over) {
+            let input = Box::new(Input::Marked { mark, verdict });
+            self.schedule(delay, Event::Read { node: id, life, input });
+        }
     }
 
     /// A process starts, and asks the marker about its disk.
@@ -50,15 +47,20 @@ impl Cluster {
 
     /// A process that starts asks the marker whether its disk is the one that it was told of.
     fn ask_marker(&mut self, id: ReplicaId) -> Result<(), String> {
-        let claim = self.node(id).disk.claim(None);
-        let Some(Err(why)) = self.marker().map(|marker| marker.check_reach(claim)) else {
-            return Ok(());
+        let mark = Mark::default();
+        let claim = self.node(id).disk.claim(mark);
+        let Some(marker) = self.marker() else { return Ok(()) };
+        let latest = marker.configuration;
+        let Err(why) = marker.check_reach(claim) else {
+            return match claim.chain < latest {
+                true => self.turn(id, Input::Marked { mark, verdict: Verdict::Over(latest) }),
+                false => Ok(()),
+            };
         };
         if !self.node(id).lost_disk {
             return Err(format!("the marker refuses {id:?}, which lost no disk: {why}"));
         }
-        let (configuration, epoch) = (None, Epoch::default());
         let verdict = Verdict::Refused(why.to_string());
-        self.turn(id, Input::Marked { configuration, epoch, verdict })
+        self.turn(id, Input::Marked { mark, verdict })
     }
 }
