@@ -218,7 +218,7 @@ fn say(best: &Survivor, left: usize, total: usize) {
         }
     };
     let what = match left > total / 2 {
-        true if total == 1 && best.votes() => {
+        _ if total == 1 && best.votes() => {
             format!("{name} is an older copy of the only replica: its last index is {end}.")
         }
         true => format!(
