@@ -281,8 +281,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             PeerEvent::Start { incarnation, reply } => {
                 let _ = reply.send(self.engine.start_seen(incarnation));
             }
-            PeerEvent::Nonce { incarnation, reply } => {
-                let _ = reply.send(self.engine.store().nonce_at(incarnation));
+            PeerEvent::Past { incarnation, reply } => {
+                let _ = reply.send(self.engine.store().past(incarnation));
             }
             PeerEvent::Meet { theirs, reply } => {
                 self.engine.meet(&theirs);

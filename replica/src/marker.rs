@@ -10,7 +10,7 @@
 //! Guarantees nothing by itself: an orchestrator keeps it, and replaces it only if it still is what
 //! a claim was judged by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use serde::{Deserialize, Serialize};
@@ -122,13 +122,23 @@ pub struct Claim {
     pub incarnation: u64,
     /// That start's nonce.
     pub nonce: u64,
-    /// The epoch in which the writes ended that this start found on its disk.
-    pub began: Epoch,
     /// The configuration that its disk is in.
     pub chain: ConfigurationId,
     /// What the marker is to know.
     pub mark: Mark,
 }
+
+/// One of a volume's starts, as the volume has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Past {
+    /// That start's nonce.
+    pub nonce: u64,
+    /// The epoch in which its writes end on the volume: after all, for the current start.
+    pub until: Epoch,
+}
+
+/// The starts that a volume has, of those that the marker names, by incarnation.
+pub type History = BTreeMap<u64, Past>;
 
 impl Marker {
     /// That of a cluster which begins.
@@ -144,8 +154,16 @@ impl Marker {
         self.solo.map_or(self.configuration, |solo| solo.configuration.max(self.configuration))
     }
 
-    /// Judges what a replica asks for. `proof` is the nonce that its volume has for the incarnation
-    /// that the marker names. The marker as it then has to be.
+    /// The incarnations by which a replica's claims are judged: its volume has to have them.
+    #[must_use]
+    pub fn names(&self, replica: ReplicaId) -> BTreeSet<u64> {
+        let solo = self.solo.filter(|solo| solo.replica == replica);
+        let told = self.reached.get(&replica);
+        solo.map(|solo| solo.incarnation).into_iter().chain(told.map(|t| t.incarnation)).collect()
+    }
+
+    /// Judges what a replica asks for by what its volume has of the starts that the marker
+    /// [names](Self::names). The marker as it then has to be.
     ///
     /// # Errors
     /// Why it must not be.
@@ -153,7 +171,7 @@ impl Marker {
         &self,
         cluster: ClusterId,
         claim: Claim,
-        proof: Option<u64>,
+        history: &History,
     ) -> Result<Self, Refused> {
         if self.cluster != cluster {
             return Err(Refused::OtherCluster(self.cluster));
@@ -165,12 +183,12 @@ impl Marker {
         if let Some((named, claimed)) = self.solo.zip(mark.solo) {
             let continues = claim.replica == named.replica
                 && claim.incarnation >= named.incarnation
-                && proof == Some(named.nonce);
+                && history.get(&named.incarnation).is_some_and(|had| had.nonce == named.nonce);
             if claimed == named.configuration && !continues {
                 return Err(Refused::Forked { marked: named.incarnation });
             }
         }
-        self.check_reach(claim)?;
+        self.check_reach(claim, history)?;
         let solo =
             mark.solo.map(|configuration| Solo { configuration, replica, incarnation, nonce });
         let configuration = self.configuration.max(mark.leads.unwrap_or(nothing()));
@@ -203,11 +221,14 @@ impl Marker {
     ///
     /// # Errors
     /// When it is an older copy, or another start of the same volume told the marker since.
-    pub fn check_reach(&self, claim: Claim) -> Result<(), Refused> {
+    pub fn check_reach(&self, claim: Claim, history: &History) -> Result<(), Refused> {
         let Some(told) = self.reached.get(&claim.replica) else { return Ok(()) };
-        let is_same = told.incarnation == claim.incarnation && told.nonce == claim.nonce;
-        let is_later = told.incarnation < claim.incarnation && told.epoch <= claim.began;
-        match is_same || is_later {
+        // A copy goes on with epochs and starts of its own. What counts is whether it has all of
+        // the start that told: never how far it has got since.
+        let has_all = |had: &Past| had.nonce == told.nonce && told.epoch <= had.until;
+        let continues = claim.incarnation >= told.incarnation
+            && history.get(&told.incarnation).is_some_and(has_all);
+        match continues {
             true => Ok(()),
             false => Err(Refused::Forked { marked: told.incarnation }),
         }
@@ -240,7 +261,6 @@ mod tests {
             replica: ReplicaId(1),
             incarnation,
             nonce,
-            began: Epoch(incarnation * 10),
             chain: ConfigurationId(configuration),
             mark: Mark {
                 solo: Some(ConfigurationId(configuration)),
@@ -260,61 +280,83 @@ mod tests {
         Claim { mark: Mark { solo, ..claim.mark }, ..claim }
     }
 
+    /// What the volume of a claim has: its own start, and earlier ones by incarnation, nonce and
+    /// end.
+    fn with(earlier: &[(u64, u64, u64)], claim: Claim) -> (Claim, History) {
+        let past = |(incarnation, nonce, until)| (incarnation, Past { nonce, until: Epoch(until) });
+        let own = (claim.incarnation, claim.nonce, u64::MAX);
+        (claim, earlier.iter().copied().chain([own]).map(past).collect())
+    }
+
+    fn judge(marker: &Marker, (claim, history): &(Claim, History)) -> Result<Marker, Refused> {
+        marker.claim(CLUSTER, *claim, history)
+    }
+
     /// A marker that was lost and made anew is told by the leader.
     #[test]
     fn nobody_decides_alone_before_the_latest_configuration() {
         let mut leader = wants(None, Claim { replica: ReplicaId(2), ..claim(3, 1, 5) });
         leader.mark.leads = Some(ConfigurationId(3));
-        let marker = Marker::new(CLUSTER, 1).claim(CLUSTER, leader, None).unwrap();
-        let copy = marker.claim(CLUSTER, claim(1, 2, 20), None);
+        let marker = judge(&Marker::new(CLUSTER, 1), &with(&[], leader)).unwrap();
+        let copy = judge(&marker, &with(&[(1, 10, 15)], claim(1, 2, 20)));
         assert_eq!(copy, Err(Refused::Newer { marked: 3, claimed: 1 }));
         leader.mark.leads = None;
-        let later = marker.claim(CLUSTER, leader, None).unwrap();
+        let later = judge(&marker, &with(&[], leader)).unwrap();
         assert_eq!(later.latest(), ConfigurationId(3), "it is not forgotten");
-        let alone = marker.claim(CLUSTER, claim(4, 1, 10), None).unwrap();
+        let alone = judge(&marker, &with(&[], claim(4, 1, 10))).unwrap();
         assert_eq!(alone.latest(), ConfigurationId(4));
     }
 
     #[test]
     fn only_who_continues_decides_alone() {
         let marker = Marker::new(CLUSTER, 1);
-        let marker = marker.claim(CLUSTER, claim(1, 1, 10), None).unwrap();
-        assert!(marker.claim(CLUSTER, claim(1, 1, 10), Some(10)).is_ok(), "the same start");
-        let marker = marker.claim(CLUSTER, claim(1, 2, 20), Some(10)).unwrap();
-        let copy = marker.claim(CLUSTER, claim(1, 2, 30), None);
+        let first = with(&[], claim(1, 1, 10));
+        let marker = judge(&marker, &first).unwrap();
+        assert!(judge(&marker, &first).is_ok(), "the same start");
+        let marker = judge(&marker, &with(&[(1, 10, 11)], claim(1, 2, 20))).unwrap();
+        let copy = judge(&marker, &with(&[(1, 10, 11)], claim(1, 2, 30)));
         assert_eq!(copy, Err(Refused::Forked { marked: 2 }), "a copy of incarnation 1");
-        let older = marker.claim(CLUSTER, claim(1, 1, 10), Some(10));
-        assert_eq!(older, Err(Refused::Forked { marked: 2 }));
-        let marker = marker.claim(CLUSTER, claim(2, 2, 20), Some(20)).unwrap();
-        let left = marker.claim(CLUSTER, claim(1, 3, 40), Some(20));
+        assert_eq!(judge(&marker, &first), Err(Refused::Forked { marked: 2 }));
+        let marker = judge(&marker, &with(&[(1, 10, 11)], claim(2, 2, 20))).unwrap();
+        let left = judge(&marker, &with(&[(2, 20, 21)], claim(1, 3, 40)));
         assert_eq!(left, Err(Refused::Newer { marked: 2, claimed: 1 }), "others decide by now");
-        let other = marker.claim(ClusterId(8), claim(9, 9, 99), None);
+        let (other, history) = with(&[], claim(9, 9, 99));
+        let other = marker.claim(ClusterId(8), other, &history);
         assert_eq!(other, Err(Refused::OtherCluster(CLUSTER)));
     }
 
-    /// A copy of the current start has its nonce, and lacks what was written since.
+    /// A copy of the current start has its nonce, and lacks what was written since. It may have
+    /// been started many times by now, and be in an epoch that is as late as any.
     #[test]
-    fn a_copy_of_the_current_start_is_refused() {
-        let marker = Marker::new(CLUSTER, 1);
-        let marker = marker.claim(CLUSTER, claim(1, 1, 10), None).unwrap();
-        let later = at(15, claim(1, 1, 10));
-        let marker = marker.claim(CLUSTER, later, Some(10)).unwrap();
-        let copy = Claim { began: Epoch(12), ..claim(1, 2, 20) };
-        for configuration in [Some(ConfigurationId(1)), Some(ConfigurationId(5)), None] {
-            let told = marker.claim(CLUSTER, wants(configuration, copy), Some(10));
-            assert_eq!(told, Err(Refused::Forked { marked: 1 }), "{configuration:?}");
+    fn a_copy_of_the_current_start_is_refused_however_often_it_starts() {
+        let marker = judge(&Marker::new(CLUSTER, 1), &with(&[], claim(1, 1, 10))).unwrap();
+        let marker = judge(&marker, &with(&[], at(15, claim(1, 1, 10)))).unwrap();
+        let copies = [
+            with(&[(1, 10, 12)], claim(1, 2, 20)),
+            with(&[(1, 10, 12), (2, 20, 40)], at(50, claim(1, 3, 30))),
+            with(&[(1, 11, 90)], claim(1, 2, 20)),
+        ];
+        for (copy, history) in copies {
+            for configuration in [Some(ConfigurationId(1)), Some(ConfigurationId(5)), None] {
+                let told = judge(&marker, &(wants(configuration, copy), history.clone()));
+                assert_eq!(told, Err(Refused::Forked { marked: 1 }), "{copy:?} {configuration:?}");
+            }
         }
-        let whole = Claim { began: Epoch(15), ..copy };
-        assert!(marker.claim(CLUSTER, whole, Some(10)).is_ok());
+        for whole in [
+            with(&[(1, 10, 15)], claim(1, 2, 20)),
+            with(&[(1, 10, 15), (2, 20, 16)], claim(1, 3, 30)),
+        ] {
+            assert!(judge(&marker, &whole).is_ok(), "{whole:?}");
+        }
     }
 
     #[test]
     fn an_epoch_that_arrives_late_takes_none_back() {
         let marker = [15, 12].into_iter().fold(Marker::new(CLUSTER, 1), |marker, epoch| {
-            marker.claim(CLUSTER, at(epoch, claim(1, 1, 10)), Some(10)).unwrap()
+            judge(&marker, &with(&[], at(epoch, claim(1, 1, 10)))).unwrap()
         });
-        let copy = Claim { began: Epoch(12), ..claim(1, 2, 20) };
-        assert_eq!(marker.check_reach(copy), Err(Refused::Forked { marked: 1 }));
+        let (copy, history) = with(&[(1, 10, 12)], claim(1, 2, 20));
+        assert_eq!(marker.check_reach(copy, &history), Err(Refused::Forked { marked: 1 }));
     }
 
     #[test]
@@ -324,14 +366,15 @@ mod tests {
         assert_eq!(marker, Marker::new(CLUSTER, 1));
         for replica in 1..100 {
             let claim = wants(None, Claim { replica: ReplicaId(replica), ..claim(1, 1, 1) });
-            marker = marker.claim(CLUSTER, claim, None).unwrap();
+            marker = judge(&marker, &with(&[], claim)).unwrap();
         }
         assert_eq!(marker.reached.len(), REACHED_MAX);
         // The oldest of all tells again, and then so many others as fit beside it.
         for replica in [1].into_iter().chain(100..100 + REACHED_MAX as u64 - 1) {
             let claim = wants(None, Claim { replica: ReplicaId(replica), ..claim(1, 1, 1) });
-            marker = marker.claim(CLUSTER, claim, None).unwrap();
-            assert_eq!(marker.claim(CLUSTER, claim, None).as_ref(), Ok(&marker), "told twice");
+            let claim = with(&[], claim);
+            marker = judge(&marker, &claim).unwrap();
+            assert_eq!(judge(&marker, &claim).as_ref(), Ok(&marker), "told twice");
         }
         assert!(marker.reached.contains_key(&ReplicaId(1)));
         let text = serde_json::to_string(&marker).unwrap();

@@ -20,14 +20,14 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use kvorum_protocol::client::Resolve;
-use kvorum_protocol::status::{ClusterId, ConfigurationId};
+use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::driver::ClientEvent;
 use crate::engine::{Input, Look, Verdict};
-use crate::marker::{Claim, Marker, Refused};
+use crate::marker::{Claim, History, Marker, Past, Refused};
 use crate::planner::{Scale, ordinal};
 
 pub use events::{Happening, Herald};
@@ -315,32 +315,51 @@ async fn tell_too_many(orchestrator: &Orchestrator, name: &str, replicas: u32, n
     }
 }
 
+/// What a volume has of the starts that the marker names; `past` tells it of each.
+async fn history<F>(marker: &Marker, replica: ReplicaId, past: &impl Fn(u64) -> F) -> History
+where
+    F: Future<Output = Option<Past>>,
+{
+    let mut history = History::new();
+    for incarnation in marker.names(replica) {
+        if let Some(had) = past(incarnation).await {
+            history.insert(incarnation, had);
+        }
+    }
+    history
+}
+
 /// What the marker knows better than a disk, if it does: that it is an older copy, or that its
-/// configuration is over.
-pub async fn known_better(
+/// configuration is over. `past` tells what the disk has of one of its starts.
+pub async fn known_better<F>(
     orchestrator: &Orchestrator,
     claim: Claim,
-) -> Result<Option<Verdict>, OrchestratorError> {
+    past: impl Fn(u64) -> F,
+) -> Result<Option<Verdict>, OrchestratorError>
+where
+    F: Future<Output = Option<Past>>,
+{
     let Some(marker) = orchestrator.marker().await? else { return Ok(None) };
     let latest = marker.configuration;
     let over = (claim.chain < latest).then_some(Verdict::Over(latest));
-    Ok(match marker.check_reach(claim) {
+    let history = history(&marker, claim.replica, &past).await;
+    Ok(match marker.check_reach(claim, &history) {
         Err(why) => Some(Verdict::Refused(why.to_string())),
         Ok(()) => over,
     })
 }
 
 /// Tells the marker how far a replica's disk has got, and lets it name the replica if that wants to
-/// decide alone; `proof` tells the nonce that its volume has for an incarnation. The latest
-/// configuration with a leader that the marker knows then.
+/// decide alone; `past` tells what the disk has of one of its starts. The latest configuration
+/// with a leader that the marker knows then.
 pub async fn claim<F>(
     orchestrator: &Orchestrator,
     cluster: ClusterId,
     claim: Claim,
-    proof: impl Fn(u64) -> F,
+    past: impl Fn(u64) -> F,
 ) -> Result<ConfigurationId, OrchestratorError>
 where
-    F: Future<Output = Option<u64>>,
+    F: Future<Output = Option<Past>>,
 {
     /// Others may tell it something at the same time, each once.
     const TRIES: u32 = 10;
@@ -354,11 +373,8 @@ where
                 orchestrator.make_marker(made).await?
             }
         };
-        let proof = match marker.solo {
-            Some(named) => proof(named.incarnation).await,
-            None => None,
-        };
-        let next = marker.claim(cluster, claim, proof)?;
+        let history = history(&marker, claim.replica, &past).await;
+        let next = marker.claim(cluster, claim, &history)?;
         if orchestrator.replace_marker(&marker, &next).await? {
             return Ok(next.configuration);
         }

@@ -277,8 +277,8 @@ impl Replica {
     /// reach: then what it was told last has to do.
     async fn tell_marker(&self, database: &Database) {
         let Some(orchestrator) = &self.orchestrator else { return };
-        let nonce = |incarnation| std::future::ready(database.nonce_at(incarnation));
-        let told = orchestrator::claim(orchestrator, self.cluster, database.last_claim(), nonce);
+        let past = |start| std::future::ready(database.past(start));
+        let told = orchestrator::claim(orchestrator, self.cluster, database.last_claim(), past);
         let why = match timeout(MARKER_PATIENCE, told).await {
             Ok(Ok(_)) => return,
             Ok(Err(error)) => error.to_string(),

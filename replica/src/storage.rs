@@ -30,7 +30,7 @@ use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
-use crate::marker::{Claim, Mark};
+use crate::marker::{Claim, History, Mark, Marker, Past};
 use crate::snapshot::{Install, InstallWrite, Quarantine, Snapshots};
 use crate::start::{Epoch, Start, StartKey};
 use crate::state_machine::Table;
@@ -104,9 +104,18 @@ pub trait Store: Table {
     /// What this start tells the cluster's marker, or asks of it.
     fn claim(&self, mark: Mark) -> Claim {
         let Identity { replica, incarnation, nonce, .. } = *self.identity();
-        let began = self.start(incarnation).map_or(Epoch::default(), |start| start.began);
         let chain = self.chain().current.id;
-        Claim { replica, incarnation, nonce, began, chain, mark }
+        Claim { replica, incarnation, nonce, chain, mark }
+    }
+    /// What this disk has of one of its starts, for the cluster's marker to judge by.
+    fn past(&self, incarnation: u64) -> Option<Past> {
+        let nonce = self.nonce_at(incarnation)?;
+        Some(Past { nonce, until: self.start(incarnation)?.reaches() })
+    }
+    /// What it has of those starts that a marker names.
+    fn history(&self, marker: &Marker) -> History {
+        let named = marker.names(self.identity().replica).into_iter();
+        named.filter_map(|incarnation| Some((incarnation, self.past(incarnation)?))).collect()
     }
     /// Begins the next epoch.
     fn begin_epoch(&mut self);

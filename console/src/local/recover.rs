@@ -100,8 +100,7 @@ impl Survivor {
     fn is_let(&self, marker: &Marker) -> bool {
         let cluster = self.database.identity().cluster;
         let claim = self.claim(Some(self.chain.current.id));
-        let proof = marker.solo.and_then(|solo| self.database.nonce_at(solo.incarnation));
-        marker.claim(cluster, claim, proof).is_ok()
+        marker.claim(cluster, claim, &self.database.history(marker)).is_ok()
     }
 }
 
@@ -317,8 +316,11 @@ fn judge(all: &mut [Survivor], marker: Option<&Marker>) {
     };
     let outdated_by = |one: &Survivor| {
         let by_one = all.iter().find(|by| knows_better(one, by)).map(|by| by.name.clone());
-        let reached = marker.map_or(Ok(()), |marker| marker.check_reach(one.claim(None)));
-        by_one.or_else(|| reached.is_err().then(|| "the cluster's marker".to_owned()))
+        let is_behind = |marker: &Marker| {
+            marker.check_reach(one.claim(None), &one.database.history(marker)).is_err()
+        };
+        let by_marker = || marker.is_some_and(is_behind).then(|| "the cluster's marker".to_owned());
+        by_one.or_else(by_marker)
     };
     let found: Vec<_> = all.iter().map(outdated_by).collect();
     for (one, by) in all.iter_mut().zip(found) {

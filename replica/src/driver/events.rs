@@ -5,6 +5,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::clients::ClientSink;
 use crate::engine::{ClientKey, Input, Introduction, PeerMessage, Rejection, Session};
+use crate::marker::Past;
 use crate::start::{Epoch, Start};
 use crate::storage::Seen;
 use crate::transport::link::LinkHandle;
@@ -59,12 +60,12 @@ pub enum PeerEvent {
         /// The answer.
         reply: oneshot::Sender<Option<Start>>,
     },
-    /// The nonce of one of this replica's incarnations.
-    Nonce {
+    /// What the disk has of one of this replica's starts.
+    Past {
         /// Which.
         incarnation: u64,
         /// The answer.
-        reply: oneshot::Sender<Option<u64>>,
+        reply: oneshot::Sender<Option<Past>>,
     },
     /// Is this peer who it was?
     Judge {

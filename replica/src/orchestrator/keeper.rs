@@ -13,7 +13,7 @@ use tracing::{error, warn};
 use super::{Orchestrator, OrchestratorError, claim, known_better};
 use crate::driver::{ClientEvent, PeerEvent};
 use crate::engine::{Input, Verdict};
-use crate::marker::{Claim, Mark};
+use crate::marker::{Claim, Mark, Past};
 
 /// Time between two questions to a marker that is out of reach.
 const ASK_INTERVAL: Duration = Duration::from_secs(3);
@@ -24,7 +24,7 @@ pub struct Keeper {
     pub orchestrator: Orchestrator,
     /// The cluster.
     pub cluster: ClusterId,
-    /// Where the volume's proofs are.
+    /// Who reads the volume.
     pub driver: mpsc::Sender<PeerEvent>,
     /// Where answers go.
     pub clients: mpsc::Sender<ClientEvent>,
@@ -40,7 +40,7 @@ impl Keeper {
     async fn ask(&self, unasked: Option<Claim>) {
         let Some(claim) = unasked else { return };
         let told = loop {
-            match known_better(&self.orchestrator, claim).await {
+            match known_better(&self.orchestrator, claim, |start| self.past(start)).await {
                 Ok(told) => break told,
                 Err(_) => sleep(ASK_INTERVAL).await,
             }
@@ -56,17 +56,19 @@ impl Keeper {
         self.clients.send(ClientEvent::Input { input, permit: None }).await.is_ok()
     }
 
+    /// Asks the driver what the volume has of one of its starts.
+    async fn past(&self, incarnation: u64) -> Option<Past> {
+        let (reply, answer) = oneshot::channel();
+        self.driver.send(PeerEvent::Past { incarnation, reply }).await.ok()?;
+        answer.await.ok().flatten()
+    }
+
     async fn carry(&self, mut wanted: mpsc::Receiver<Claim>) {
         // What went wrong last: it is asked again every second, and people need to hear it once.
         let mut trouble = String::new();
         while let Some(wish) = wanted.recv().await {
-            let driver = &self.driver;
-            let proof = |incarnation| async move {
-                let (reply, answer) = oneshot::channel();
-                driver.send(PeerEvent::Nonce { incarnation, reply }).await.ok()?;
-                answer.await.ok().flatten()
-            };
-            let verdict = match claim(&self.orchestrator, self.cluster, wish, proof).await {
+            let told = claim(&self.orchestrator, self.cluster, wish, |start| self.past(start));
+            let verdict = match told.await {
                 Ok(latest) if wish.chain < latest => {
                     self.tell(wish.mark, Verdict::Over(latest)).await;
                     Verdict::Done

@@ -27,8 +27,8 @@ impl Cluster {
         let (cluster, claim) = (disk.identity().cluster, disk.claim(mark));
         let Some(scaling) = &mut self.scaling else { return };
         let marker = scaling.marker.as_ref().expect("the cluster began with it");
-        let proof = marker.solo.and_then(|named| disk.nonce_at(named.incarnation));
-        let verdict = marker.claim(cluster, claim, proof).map(|next| scaling.marker = Some(next));
+        let judged = marker.claim(cluster, claim, &disk.history(marker));
+        let verdict = judged.map(|next| scaling.marker = Some(next));
         let refused = |why: Refused| Verdict::Refused(why.to_string());
         let verdict = verdict.map_or_else(refused, |()| Verdict::Done);
         let latest = scaling.marker.as_ref().map(|marker| marker.configuration);
@@ -48,10 +48,11 @@ impl Cluster {
     /// A process that starts asks the marker whether its disk is the one that it was told of.
     fn ask_marker(&mut self, id: ReplicaId) -> Result<(), String> {
         let mark = Mark::default();
-        let claim = self.node(id).disk.claim(mark);
+        let disk = self.node(id).disk.clone();
+        let claim = disk.claim(mark);
         let Some(marker) = self.marker() else { return Ok(()) };
         let latest = marker.configuration;
-        let Err(why) = marker.check_reach(claim) else {
+        let Err(why) = marker.check_reach(claim, &disk.history(marker)) else {
             return match claim.chain < latest {
                 true => self.turn(id, Input::Marked { mark, verdict: Verdict::Over(latest) }),
                 false => Ok(()),
