@@ -187,8 +187,7 @@ impl Folder {
                  again, or remove {folder} for a new cluster"
             )));
         } else {
-            let replicas = replicas.unwrap_or(REPLICAS_DEFAULT);
-            let set = StatefulSet { cluster: ClusterId(rand::random()), replicas };
+            let set = unwritten(&path, replicas)?;
             set.write(&path).map_err(cannot)?;
             set
         };
@@ -203,6 +202,37 @@ impl Folder {
         self.set.cluster = ClusterId(rand::random());
         orchestrator::Folder::new(&self.path).forget_marker().map_err(cannot)?;
         self.set.write(&self.path).map_err(cannot)
+    }
+}
+
+/// What is wanted in a folder that has no file to say it: a new cluster, unless one lives there,
+/// whose file was lost. No cluster begins beside another one's volumes.
+fn unwritten(path: &Path, replicas: Option<u32>) -> Result<StatefulSet, Stop> {
+    let folder = shell_path(path);
+    let marker = orchestrator::Folder::new(path).marker_now()?;
+    let is_volume = |name: &String| path.join(name).join("db").join("CURRENT").exists();
+    let volume = (0..REPLICAS_MAX).map(name).find(is_volume);
+    match (marker, replicas, volume) {
+        (Some(Marker { cluster, .. }), Some(replicas), _) => {
+            crate::note(format!(
+                "{SET_FILE} was missing, and is written again: cluster {cluster} of {replicas}"
+            ));
+            Ok(StatefulSet { cluster, replicas })
+        }
+        (Some(Marker { cluster, .. }), None, _) => Err(Stop::usage(format!(
+            "{folder} is the folder of cluster {cluster}, and {SET_FILE}, which says how many \
+             replicas it has, is missing: say so with --replicas N, or name another folder with \
+             --data DIR"
+        ))),
+        (None, _, Some(volume)) => Err(Stop::usage(format!(
+            "{folder} holds volumes ({volume}), and {SET_FILE}, which says of what cluster, is \
+             missing: write {{\"cluster\": \"ID\", \"replicas\": N}} into it, with the id that \
+             {folder}/{volume}/log has, or name another folder with --data DIR"
+        ))),
+        (None, replicas, None) => {
+            let replicas = replicas.unwrap_or(REPLICAS_DEFAULT);
+            Ok(StatefulSet { cluster: ClusterId(rand::random()), replicas })
+        }
     }
 }
 
@@ -298,4 +328,37 @@ fn try_lock(file: &File) -> bool {
 fn is_held(lock: &Path) -> bool {
     let Ok(file) = File::open(lock) else { return false };
     flock(&file, FlockOperation::NonBlockingLockShared).is_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file that says how many are wanted was lost; what lives in the folder was not.
+    #[test]
+    fn no_cluster_begins_where_one_lives() {
+        let kept = tempfile::tempdir().unwrap();
+        let folder = kept.path();
+        let open = |replicas| Folder::open(folder, replicas).map(|folder| folder.set);
+        let first = open(None).unwrap();
+        assert_eq!(first.replicas, REPLICAS_DEFAULT);
+        assert_eq!(open(None).unwrap(), first);
+        let lose = || fs::remove_file(folder.join(SET_FILE)).unwrap();
+        lose();
+        assert_ne!(open(None).unwrap(), first, "nothing was in it");
+
+        let database = folder.join("kvorum-4/db");
+        fs::create_dir_all(&database).unwrap();
+        fs::write(database.join("CURRENT"), "MANIFEST-1").unwrap();
+        lose();
+        for replicas in [None, Some(5)] {
+            let why = open(replicas).unwrap_err().message;
+            assert!(why.contains("holds volumes (kvorum-4)"), "{why}");
+        }
+        let marker = Marker::new(first.cluster, 1);
+        orchestrator::Folder::new(folder).make_marker_now(marker).unwrap();
+        let why = open(None).unwrap_err().message;
+        assert!(why.contains("--replicas N") && !folder.join(SET_FILE).exists(), "{why}");
+        assert_eq!(open(Some(5)).unwrap(), StatefulSet { replicas: 5, ..first });
+    }
 }
