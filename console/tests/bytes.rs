@@ -73,13 +73,17 @@ async fn arguments_and_pipes_keep_bytes() {
     }
 }
 
-/// As lines of a batch, written with escapes, and as JSON Lines.
+/// As lines of a batch, written with escapes, and as JSON Lines; with many random strings, all of
+/// two bytes too.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_and_lists_keep_bytes() {
     let cluster = Cluster::start(&["--replicas=1"]);
     let client = cluster.client(PATIENCE);
     let mut all = strings(number("KVORUM_STRINGS", 50));
     all.push(vec![0]);
+    if all.len() > 1000 {
+        all.extend((0..=u16::MAX).map(|two| two.to_be_bytes().to_vec()));
+    }
     all.sort();
     all.dedup();
     let mut lines = String::new();
