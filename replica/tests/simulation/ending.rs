@@ -45,21 +45,23 @@ impl Cluster {
         let there = self.nodes.iter().filter(|node| !node.is_gone);
         let nodes: Vec<String> = there
             .map(|node| match &node.process {
-                None => format!("{} down", node.disk.identity().name),
+                None => format!("{}#{} down", node.disk.identity().name, node.id.0),
                 Some(process) => {
                     let status = process.engine.status();
                     let links: String =
                         status.links.iter().map(|l| if l.is_up { '+' } else { '-' }).collect();
                     format!(
-                        "{}#{} {:?} c{} b{} d{}/a{} {links} {}",
+                        "{}#{}{} {:?} c{} b{} d{}/a{} {links} {}{}",
                         status.name,
                         status.replica.0,
+                        if node.lost_disk { " (lost)" } else { "" },
                         status.role,
                         status.configuration.id.0,
                         status.ballot.number,
                         status.decided,
                         status.accepted,
                         status.membership.waits.unwrap_or_default(),
+                        status.trouble.unwrap_or_default(),
                     )
                 }
             })

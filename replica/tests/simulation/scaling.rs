@@ -6,7 +6,7 @@
 //! a new one.
 
 use kvorum_protocol::message::{Admin, Answer, Request};
-use kvorum_protocol::status::{ClusterId, Configuration, ReplicaId, Role};
+use kvorum_protocol::status::{ClusterId, Configuration, ReplicaId, Role, Status};
 use kvorum_replica::chain::Standing;
 use kvorum_replica::engine::{ClientKey, Input, Look};
 use kvorum_replica::entry::Entry;
@@ -76,6 +76,16 @@ impl Scaling {
     }
 }
 
+/// Whether a replica has to look around: a member that is not ready, or a joiner whom nobody takes
+/// of those that it knows. It may have been a member since, and left.
+fn is_stranded(standing: Standing, status: &Status) -> bool {
+    match standing {
+        Standing::Member => !status.is_ready,
+        Standing::Joiner => status.links.iter().all(|link| !link.is_up),
+        Standing::Retired => false,
+    }
+}
+
 impl Cluster {
     /// The first replica begins the cluster.
     pub(super) fn begin_scaling(&mut self) {
@@ -113,7 +123,8 @@ impl Cluster {
         };
         let mut needed = 1;
         let is_member = |node: &Node| node.disk.chain().standing(node.id) == Standing::Member;
-        let votes = |node: &Node| node.process.is_some() && is_member(node);
+        // A copy of a disk votes nowhere.
+        let votes = |node: &Node| node.process.is_some() && !node.lost_disk && is_member(node);
         if !self.nodes.iter().any(votes) {
             // Somebody has what the members of the last configuration still have to fetch.
             needed = REPLICAS_MAX;
@@ -169,7 +180,8 @@ impl Cluster {
             }
             return Ok(());
         };
-        let (role, may_go) = (process.role(), process.engine.status().membership.may_go);
+        let (role, status) = (process.role(), process.engine.status());
+        let may_go = status.membership.may_go;
         let is_over = match role {
             Role::Retired | Role::Joining => !is_wanted && may_go,
             _ => false,
@@ -186,7 +198,7 @@ impl Cluster {
             self.crash(id);
             return Ok(());
         }
-        let is_stranded = standing == Standing::Member && !self.node(id).is_ready();
+        let is_stranded = is_stranded(standing, &status);
         let is_superseded = is_stranded && self.look_around(id)?;
         // A copy of a disk that was brought back, whatever it was when it was taken.
         let is_out = role == Role::Outside;
