@@ -295,3 +295,69 @@ fn recover_does_not_count_a_copy() {
     let (code, out, err) = recover(&folder, &[]);
     assert!(code == 7 && out.contains("it gets no vote"), "{out}{err}");
 }
+
+/// Ends everybody at once, as a power loss does.
+fn kill_all(cluster: Cluster) {
+    let (folder, names) = (cluster.folder.clone(), cluster.names());
+    kill_process(cluster.supervisor(), Signal::STOP).unwrap();
+    for name in &names {
+        cluster.kill(name);
+    }
+    cluster.stop(Signal::KILL);
+    for name in names {
+        let began = Instant::now();
+        while kvorum::local::folder::process_of(&folder.join(&name)).is_some() {
+            assert!(began.elapsed() < PATIENCE, "{name} ends");
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// Copies of a majority take each other, and tell the marker, until the third one turns them away.
+/// Then the volumes themselves are put back.
+#[test]
+fn volumes_serve_again_for_which_copies_stood() {
+    let kept = tempfile::tempdir().unwrap();
+    let folder = kept.path().join("cluster");
+    let place = |what: &str, name: &str| kept.path().join(format!("{what}-{name}"));
+    let cluster = Cluster::start_in(&folder, &["--replicas=3"]);
+    put(&cluster, "1");
+    let names = ["kvorum-1", "kvorum-2"];
+    for name in names {
+        copy_while_it_runs(&cluster, name, &place("copy", name));
+    }
+    put(&cluster, "2");
+    kill_all(cluster);
+    for name in names {
+        fs::rename(folder.join(name), place("volume", name)).unwrap();
+        fs::rename(place("copy", name), folder.join(name)).unwrap();
+    }
+    let mut supervisor = kvorum()
+        .args(["local", "--no-console", "--disk-reserve=1MiB", "--data"])
+        .arg(&folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    loop {
+        let status = kvorum().arg("--local").arg(&folder).arg("status").output().unwrap();
+        let status = said(&status).1;
+        if status.matches("outside").count() == 2 {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{status}");
+        std::thread::sleep(PAUSE);
+    }
+    std::thread::sleep(SECONDS);
+    let process = Pid::from_raw(i32::try_from(supervisor.id()).unwrap()).unwrap();
+    kill_process(process, Signal::TERM).unwrap();
+    supervisor.wait().unwrap();
+    for name in names {
+        fs::rename(folder.join(name), place("copy", name)).unwrap();
+        fs::rename(place("volume", name), folder.join(name)).unwrap();
+    }
+    let cluster = Cluster::start_in(&folder, &[]);
+    until(&cluster, &["get", "a"], |out| out.trim() == "2");
+    until(&cluster, &["status"], |out| out.matches("2 of 2").count() == 3);
+}

@@ -327,6 +327,7 @@ impl<S: Store> Engine<S> {
         self.advance_checking();
         self.advance_fetch();
         self.advance_past_end();
+        self.advance_withdrawal();
         self.nudge();
         self.hint();
         self.advance_look();

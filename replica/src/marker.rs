@@ -100,6 +100,28 @@ pub struct Reached {
     /// Rises with each replica that tells: who told last has the highest.
     #[serde(default)]
     pub turn: u64,
+    /// What another start had told before this one did, which is put back when this one turns out
+    /// to be a copy's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Told>,
+}
+
+/// What one start told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// Which of a replica's starts.
+    pub incarnation: u64,
+    /// That start's nonce.
+    pub nonce: u64,
+    /// The epoch of the disk.
+    pub epoch: Epoch,
+}
+
+impl Reached {
+    fn told(&self) -> Told {
+        let Self { incarnation, nonce, epoch, .. } = *self;
+        Told { incarnation, nonce, epoch }
+    }
 }
 
 /// What a replica wants the marker to know.
@@ -111,6 +133,8 @@ pub struct Mark {
     pub leads: Option<ConfigurationId>,
     /// The epoch of its disk, which is durable.
     pub epoch: Epoch,
+    /// A peer knows better: what this start told does not count.
+    pub withdraws: bool,
 }
 
 /// What a replica tells the marker, and asks of it.
@@ -177,6 +201,9 @@ impl Marker {
             return Err(Refused::OtherCluster(self.cluster));
         }
         let Claim { replica, incarnation, nonce, mark, .. } = claim;
+        if mark.withdraws {
+            return Ok(self.without(claim));
+        }
         if let Some(claimed) = mark.solo.filter(|claimed| *claimed < self.latest()) {
             return Err(Refused::Newer { marked: self.latest().0, claimed: claimed.0 });
         }
@@ -194,14 +221,36 @@ impl Marker {
         let configuration = self.configuration.max(mark.leads.unwrap_or(nothing()));
         let mut next = Self { solo: solo.or(self.solo), configuration, ..self.clone() };
         // What a start told first may arrive last.
-        let told = self.reached.get(&replica).filter(|told| told.incarnation == incarnation);
+        let latest = self.reached.get(&replica);
+        let told = latest.filter(|told| told.incarnation == incarnation);
+        let before = told.map_or(latest.map(Reached::told), |told| told.before);
         let epoch = told.map_or(mark.epoch, |told| told.epoch.max(mark.epoch));
         let last = self.reached.values().map(|told| told.turn).max().unwrap_or(0);
         // Who was the last keeps its turn, lest the marker change each time that it tells.
         let turn = told.filter(|told| told.turn == last).map_or(last.saturating_add(1), |t| t.turn);
-        next.reached.insert(replica, Reached { incarnation, nonce, epoch, turn });
+        next.reached.insert(replica, Reached { incarnation, nonce, epoch, turn, before });
         next.forget_longest_ago(replica);
         Ok(next)
+    }
+
+    /// The same without what a start told, which is a copy's. The volume itself, when it is back,
+    /// has what was told before.
+    fn without(&self, claim: Claim) -> Self {
+        let mut next = self.clone();
+        let own =
+            |told: &Reached| (told.incarnation, told.nonce) == (claim.incarnation, claim.nonce);
+        if let Some(told) = next.reached.remove(&claim.replica) {
+            let before = told.before.map(|Told { incarnation, nonce, epoch }| Reached {
+                incarnation,
+                nonce,
+                epoch,
+                before: None,
+                ..told
+            });
+            let stays = if own(&told) { before } else { Some(told) };
+            next.reached.extend(stays.map(|told| (claim.replica, told)));
+        }
+        next
     }
 
     /// Keeps it small: who told longest ago left, or is told of again when it matters.
@@ -266,6 +315,7 @@ mod tests {
                 solo: Some(ConfigurationId(configuration)),
                 leads: None,
                 epoch: Epoch(incarnation * 10 + 1),
+                withdraws: false,
             },
         }
     }
@@ -348,6 +398,30 @@ mod tests {
         ] {
             assert!(judge(&marker, &whole).is_ok(), "{whole:?}");
         }
+    }
+
+    /// Two copies of three take each other, and tell the marker, until the third knows better.
+    #[test]
+    fn what_a_copy_told_is_withdrawn() {
+        let whole = |incarnation, nonce, earlier: &[_]| {
+            with(earlier, wants(None, claim(1, incarnation, nonce)))
+        };
+        let marker = judge(&Marker::new(CLUSTER, 1), &whole(1, 10, &[])).unwrap();
+        let copy = whole(2, 77, &[(1, 10, 11)]);
+        let misled = judge(&marker, &copy).unwrap();
+        let back = whole(2, 20, &[(1, 10, 15)]);
+        assert_eq!(judge(&misled, &back), Err(Refused::Forked { marked: 2 }));
+        let withdraw = |(claim, history): &(Claim, History)| {
+            let mark = Mark { withdraws: true, ..claim.mark };
+            (Claim { mark, ..*claim }, history.clone())
+        };
+        let mended = judge(&misled, &withdraw(&copy)).unwrap();
+        assert_eq!(mended, marker);
+        assert!(judge(&mended, &back).is_ok());
+        let later = judge(&mended, &back).unwrap();
+        assert_eq!(judge(&later, &withdraw(&copy)).as_ref(), Ok(&later), "it told nothing");
+        let none = judge(&marker, &withdraw(&whole(1, 10, &[]))).unwrap();
+        assert!(none.reached.is_empty());
     }
 
     #[test]

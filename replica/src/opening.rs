@@ -134,7 +134,7 @@ async fn ask_marker(
     database: &Database,
     first: &mut Vec<Input>,
 ) -> Option<Claim> {
-    let past = |start| std::future::ready(database.past(start));
+    let past = |start| std::future::ready(Ok(database.past(start)));
     let own = database.claim(Mark { epoch: database.epoch(), ..Mark::default() });
     match orchestrator::known_better(orchestrator, own, past).await {
         Ok(None) => None,

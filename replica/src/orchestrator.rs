@@ -64,6 +64,9 @@ pub enum OrchestratorError {
     /// The marker must not name this replica.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The volume cannot be read any more: this replica ends.
+    #[error("this replica ends")]
+    Ended,
 }
 
 /// Who says how many replicas are wanted, and keeps the marker.
@@ -316,17 +319,19 @@ async fn tell_too_many(orchestrator: &Orchestrator, name: &str, replicas: u32, n
 }
 
 /// What a volume has of the starts that the marker names; `past` tells it of each.
-async fn history<F>(marker: &Marker, replica: ReplicaId, past: &impl Fn(u64) -> F) -> History
+async fn history<F>(
+    marker: &Marker,
+    replica: ReplicaId,
+    past: &impl Fn(u64) -> F,
+) -> Result<History, OrchestratorError>
 where
-    F: Future<Output = Option<Past>>,
+    F: Future<Output = Result<Option<Past>, OrchestratorError>>,
 {
     let mut history = History::new();
     for incarnation in marker.names(replica) {
-        if let Some(had) = past(incarnation).await {
-            history.insert(incarnation, had);
-        }
+        history.extend(past(incarnation).await?.map(|had| (incarnation, had)));
     }
-    history
+    Ok(history)
 }
 
 /// What the marker knows better than a disk, if it does: that it is an older copy, or that its
@@ -337,12 +342,12 @@ pub async fn known_better<F>(
     past: impl Fn(u64) -> F,
 ) -> Result<Option<Verdict>, OrchestratorError>
 where
-    F: Future<Output = Option<Past>>,
+    F: Future<Output = Result<Option<Past>, OrchestratorError>>,
 {
     let Some(marker) = orchestrator.marker().await? else { return Ok(None) };
     let latest = marker.configuration;
     let over = (claim.chain < latest).then_some(Verdict::Over(latest));
-    let history = history(&marker, claim.replica, &past).await;
+    let history = history(&marker, claim.replica, &past).await?;
     Ok(match marker.check_reach(claim, &history) {
         Err(why) => Some(Verdict::Refused(why.to_string())),
         Ok(()) => over,
@@ -359,7 +364,7 @@ pub async fn claim<F>(
     past: impl Fn(u64) -> F,
 ) -> Result<ConfigurationId, OrchestratorError>
 where
-    F: Future<Output = Option<Past>>,
+    F: Future<Output = Result<Option<Past>, OrchestratorError>>,
 {
     /// Others may tell it something at the same time, each once.
     const TRIES: u32 = 10;
@@ -373,7 +378,7 @@ where
                 orchestrator.make_marker(made).await?
             }
         };
-        let history = history(&marker, claim.replica, &past).await;
+        let history = history(&marker, claim.replica, &past).await?;
         let next = marker.claim(cluster, claim, &history)?;
         if orchestrator.replace_marker(&marker, &next).await? {
             return Ok(next.configuration);

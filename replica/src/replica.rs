@@ -221,9 +221,13 @@ impl Replica {
                 },
                 () = self.superseded(birth.orchestrator) => {}
             }
+            let own = status.borrow().as_ref().map(|status| status.replica);
+            // It may have been made a member while it asked: those who count on it need its vote.
+            let is_member =
+                |given: &Newborn| own.is_some_and(|own| given.members.name_of(own).is_some());
             match birth.another_id(self.cluster).await {
-                Ok(Some(another)) => return another,
-                Ok(None) => {}
+                Ok(Some(another)) if !is_member(&another) => return another,
+                Ok(_) => {}
                 Err(error) => error!(%error, "cannot ask for another id"),
             }
             sleep(WANTED_INTERVAL).await;
@@ -277,7 +281,7 @@ impl Replica {
     /// reach: then what it was told last has to do.
     async fn tell_marker(&self, database: &Database) {
         let Some(orchestrator) = &self.orchestrator else { return };
-        let past = |start| std::future::ready(database.past(start));
+        let past = |start| std::future::ready(Ok(database.past(start)));
         let told = orchestrator::claim(orchestrator, self.cluster, database.last_claim(), past);
         let why = match timeout(MARKER_PATIENCE, told).await {
             Ok(Ok(_)) => return,

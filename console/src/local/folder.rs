@@ -60,12 +60,18 @@ impl StatefulSet {
     /// Reads the file in a folder.
     pub fn read(folder: &Path) -> Result<Self, Stop> {
         let file = folder.join(SET_FILE);
-        let bytes = fs::read(&file).map_err(|error| {
-            Stop::usage(format!(
+        let bytes = fs::read(&file).map_err(|error| match signs_of(folder) {
+            Some(what) => Stop::usage(format!(
+                "{} has {what}, and {SET_FILE} cannot be read ({error}), which says how many \
+                 replicas its cluster has; 'kvorum local --data {} --replicas N' writes it again",
+                folder.display(),
+                shell_path(folder)
+            )),
+            None => Stop::usage(format!(
                 "{} holds no local cluster ({error}); start one with 'kvorum local --data {}'",
                 folder.display(),
                 shell_path(folder)
-            ))
+            )),
         })?;
         let wrong = |why: String| Stop::failed(format!("{} is damaged: {why}", file.display()));
         let document: Document =
@@ -205,14 +211,25 @@ impl Folder {
     }
 }
 
+/// The first replica that has a volume in a folder.
+fn first_volume(path: &Path) -> Option<String> {
+    let is_volume = |name: &String| path.join(name).join("db").join("CURRENT").exists();
+    (0..REPLICAS_MAX).map(name).find(is_volume)
+}
+
+/// What shows that a cluster lives in a folder, whatever file is missing.
+fn signs_of(path: &Path) -> Option<String> {
+    let marker = orchestrator::Folder::new(path).marker_now().ok().flatten();
+    let of = |marker: Marker| format!("the marker of cluster {}", marker.cluster);
+    marker.map(of).or_else(|| first_volume(path).map(|name| format!("the volume of {name}")))
+}
+
 /// What is wanted in a folder that has no file to say it: a new cluster, unless one lives there,
 /// whose file was lost. No cluster begins beside another one's volumes.
 fn unwritten(path: &Path, replicas: Option<u32>) -> Result<StatefulSet, Stop> {
     let folder = shell_path(path);
     let marker = orchestrator::Folder::new(path).marker_now()?;
-    let is_volume = |name: &String| path.join(name).join("db").join("CURRENT").exists();
-    let volume = (0..REPLICAS_MAX).map(name).find(is_volume);
-    match (marker, replicas, volume) {
+    match (marker, replicas, first_volume(path)) {
         (Some(Marker { cluster, .. }), Some(replicas), _) => {
             crate::note(format!(
                 "{SET_FILE} was missing, and is written again: cluster {cluster} of {replicas}"

@@ -88,7 +88,7 @@ impl Survivor {
     /// What it would tell the marker.
     fn claim(&self, solo: Option<ConfigurationId>) -> Claim {
         let epoch = self.database.epoch();
-        self.database.claim(Mark { solo, leads: None, epoch })
+        self.database.claim(Mark { solo, epoch, ..Mark::default() })
     }
 
     /// The last index that it has.

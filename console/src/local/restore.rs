@@ -68,8 +68,10 @@ fn check_empty(data: &Path) -> Result<(), Stop> {
     for entry in fs::read_dir(data).map_err(unusable)? {
         let name = entry.map_err(unusable)?.file_name();
         if ![ASIDE, "lock", "lost+found"].iter().any(|left| name == *left) {
-            let folder = data.display();
-            return Err(Stop::usage(format!("{folder} is not empty; name another folder")));
+            let (folder, name) = (data.display(), Path::new(&name).display());
+            return Err(Stop::usage(format!(
+                "{folder} is not empty ({name} is there); name another folder"
+            )));
         }
     }
     Ok(())

@@ -63,6 +63,10 @@ pub(super) struct Epochs {
     marked: Option<ConfigurationId>,
     /// When the marker was told last.
     told: u64,
+    /// A member has taken this start; before, nothing that it does counts for anybody.
+    is_taken: bool,
+    /// What this start told the marker is to be withdrawn.
+    withdraws: bool,
 }
 
 #[cfg(test)]
@@ -105,14 +109,38 @@ impl<S: Store> Engine<S> {
     }
 
     /// The replica ends: what it did since the last epoch began gets one of its own, so that no
-    /// copy taken meanwhile is as good as the disk. Whether the marker has to be told of it, as no
-    /// other member, or not every one, can be.
+    /// copy taken meanwhile is as good as the disk. Whether the marker has to be told of it: also
+    /// when every other member knows, for copies may come back of all of them.
     pub fn end_epoch(&mut self) -> bool {
         if self.epochs.progress != self.progress() {
             self.store.begin_epoch();
         }
-        let is_alone = self.configuration.members.len() == 1;
-        self.consensus.is_some() && (is_alone || !self.do_all_keep())
+        self.consensus.is_some() && self.is_taken()
+    }
+
+    /// Whether somebody takes this start for the disk's, or nobody else has to.
+    fn is_taken(&mut self) -> bool {
+        let others = self.configuration.members.iter().filter(|one| one.replica != self.me);
+        let mut others = others.map(|one| one.replica).peekable();
+        let is_taken = others.peek().is_none() || others.any(|other| self.is_there(other));
+        self.epochs.is_taken |= is_taken;
+        self.epochs.is_taken
+    }
+
+    /// A member knows better of this disk: what this start told the marker does not count, so that
+    /// the volume itself is taken when it is back.
+    pub(super) fn withdraw(&mut self) {
+        self.epochs.withdraws = self.epochs.told > 0;
+        self.epochs.told = 0;
+    }
+
+    /// Withdraws what was told, until the marker knows.
+    pub(super) fn advance_withdrawal(&mut self) {
+        let Epochs { withdraws, told, .. } = self.epochs;
+        if withdraws && (told == 0 || self.now >= told + WITNESS_TICKS) {
+            self.epochs.told = self.now;
+            self.outbox.push(Output::Mark(Mark { withdraws: true, ..Mark::default() }));
+        }
     }
 
     /// What a sync that begins after this turn covers.
@@ -157,7 +185,8 @@ impl<S: Store> Engine<S> {
     fn tell_witness(&mut self) {
         let Epochs { told, marked, .. } = self.epochs;
         let renews = self.now >= told + RENEW_TICKS && self.is_epoch_settled();
-        let is_witness = !self.do_all_keep() && (self.is_witness_due() || renews);
+        let lacks_witness = self.is_taken() && !self.do_all_keep();
+        let is_witness = lacks_witness && (self.is_witness_due() || renews);
         let leads = self.leads_in();
         let is_news = leads.is_some() && leads > marked && self.now >= told + WITNESS_TICKS;
         if is_witness || is_news {
@@ -201,11 +230,12 @@ impl<S: Store> Engine<S> {
     pub(super) fn tell_marker(&mut self, solo: Option<ConfigurationId>) {
         self.epochs.told = self.now;
         let (leads, epoch) = (self.leads_in(), self.epochs.durable);
-        self.outbox.push(Output::Mark(Mark { solo, leads, epoch }));
+        self.outbox.push(Output::Mark(Mark { solo, leads, epoch, withdraws: false }));
     }
 
     /// The marker knows what it was told.
     pub(super) fn is_witnessed(&mut self, mark: Mark) {
+        self.epochs.withdraws &= !mark.withdraws;
         self.epochs.witnessed = self.epochs.witnessed.max(mark.epoch);
         self.epochs.marked = self.epochs.marked.max(mark.leads);
     }

@@ -209,7 +209,12 @@ impl<S: Store> Engine<S> {
         }
         let by = self.outbox.peers.name(peer).to_owned();
         match is_proven && self.speaker(peer) >= Speaker::Elsewhere {
-            true => self.lose_vote(by),
+            true => {
+                if self.disowned_by.is_none() {
+                    self.withdraw();
+                }
+                self.lose_vote(by);
+            }
             false => self.turned_away_by = Some(by),
         }
     }

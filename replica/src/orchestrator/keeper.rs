@@ -42,6 +42,7 @@ impl Keeper {
         let told = loop {
             match known_better(&self.orchestrator, claim, |start| self.past(start)).await {
                 Ok(told) => break told,
+                Err(OrchestratorError::Ended) => return,
                 Err(_) => sleep(ASK_INTERVAL).await,
             }
         };
@@ -56,11 +57,13 @@ impl Keeper {
         self.clients.send(ClientEvent::Input { input, permit: None }).await.is_ok()
     }
 
-    /// Asks the driver what the volume has of one of its starts.
-    async fn past(&self, incarnation: u64) -> Option<Past> {
+    /// Asks the driver what the volume has of one of its starts. Of one that has ended nothing is
+    /// known: it must not look as if the volume lacked the start.
+    async fn past(&self, incarnation: u64) -> Result<Option<Past>, OrchestratorError> {
         let (reply, answer) = oneshot::channel();
-        self.driver.send(PeerEvent::Past { incarnation, reply }).await.ok()?;
-        answer.await.ok().flatten()
+        let event = PeerEvent::Past { incarnation, reply };
+        self.driver.send(event).await.map_err(|_| OrchestratorError::Ended)?;
+        answer.await.map_err(|_| OrchestratorError::Ended)
     }
 
     async fn carry(&self, mut wanted: mpsc::Receiver<Claim>) {
@@ -74,6 +77,7 @@ impl Keeper {
                     Verdict::Done
                 }
                 Ok(_) => Verdict::Done,
+                Err(OrchestratorError::Ended) => return,
                 Err(OrchestratorError::Refused(why)) => Verdict::Refused(why.to_string()),
                 Err(why) => Verdict::Unreachable(format!(
                     "the cluster's marker cannot be had, and is asked for again: {why}"

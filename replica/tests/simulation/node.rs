@@ -119,11 +119,6 @@ impl Node {
         });
     }
 
-    /// Whether its process says that it serves.
-    pub fn is_ready(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| process.engine.status().is_ready)
-    }
-
     /// Ends the process; of what no sync covered, the first `kept` writes survive.
     pub fn crash(&mut self, kept: usize, nonce: u64) {
         self.process = None;

@@ -393,18 +393,9 @@ impl Cluster {
         let Some(scaling) = &mut self.scaling else { return };
         let pod = &mut scaling.pods[place];
         let old = pod.replica;
-        // One that crashed meanwhile may have lost that it is retired, and is superseded then.
-        let is_over = |id| {
-            let is_copy = self.nodes.iter().any(|node| node.id == id && node.is_copy);
-            let known = self.nodes.iter().find(|node| node.id == id).map(|node| node.disk.chain());
-            is_copy
-                || known.is_some_and(|known| {
-                    let is_newer = configuration.id > known.current.id;
-                    let is_superseded = is_newer && configuration.name_of(id).is_none();
-                    is_superseded || known.standing(id) == Standing::Retired
-                })
-        };
-        if is_known || !old.is_none_or(is_over) {
+        // An answer to what was asked before, or it was made a member while it asked.
+        let is_needed = old.is_some_and(|old| configuration.name_of(old).is_some());
+        if is_known || pod.nonce == 0 || is_needed {
             return;
         }
         (pod.replica, pod.nonce) = (Some(replica), 0);
