@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use tracing::info;
 
 use crate::chain::Standing;
-use crate::orchestrator::folder::INTENT_FILE;
+use crate::orchestrator::folder::{ANOTHER_FILE, INTENT_FILE};
 use crate::orchestrator::{self, Orchestrator, OrchestratorError, Origin};
 use crate::planner::ordinal;
 use crate::state_machine::Table;
@@ -52,7 +52,7 @@ pub struct Birth<'a> {
 impl Birth<'_> {
     /// Who the replica is, whose volume belongs to nobody; waits for the cluster if there is none.
     pub async fn newborn(&self) -> io::Result<Newborn> {
-        let intent = self.intent()?;
+        let intent = self.intent(INTENT_FILE)?;
         loop {
             let Self { orchestrator, name, cluster, .. } = self;
             let why = match orchestrator::origin(orchestrator, name, *cluster, intent).await {
@@ -78,9 +78,25 @@ impl Birth<'_> {
 
     /// The identity is on the volume: the intent has served.
     pub fn done(&self) {
-        // One that comes back would only ask once more for the id that it got.
-        let _ = fs::remove_file(self.data.join(INTENT_FILE));
+        self.forget(INTENT_FILE);
+    }
+
+    /// The volume has got another id, or keeps the one that it has.
+    pub fn asks_no_more(&self) {
+        self.forget(ANOTHER_FILE);
+    }
+
+    /// Removes a number by which the volume asked; left there, it would only be told once more what
+    /// it was told.
+    fn forget(&self, file: &str) {
+        let _ = fs::remove_file(self.data.join(file));
         let _ = File::open(self.data).and_then(|folder| folder.sync_all());
+    }
+
+    /// Whether the volume has asked for another id, and has not got it: it may have been given
+    /// already, and the one that the volume has be forgotten.
+    pub fn has_asked(&self) -> bool {
+        self.data.join(ANOTHER_FILE).exists()
     }
 
     /// Makes the marker anew if it is missing: while there is a volume with an identity, no other
@@ -121,7 +137,7 @@ impl Birth<'_> {
 
     /// Gets a volume whose id is over another one, while it is wanted; `None` when it is not.
     pub async fn another_id(&self, cluster: ClusterId) -> io::Result<Option<Newborn>> {
-        let intent = self.intent()?;
+        let intent = self.intent(ANOTHER_FILE)?;
         while self.is_wanted().await {
             match self.ask(cluster, intent).await {
                 Ok((replica, members)) => {
@@ -168,9 +184,9 @@ impl Birth<'_> {
         sleep(TRY_INTERVAL).await;
     }
 
-    /// A number that this volume keeps until it has an identity.
-    fn intent(&self) -> io::Result<u64> {
-        let path = self.data.join(INTENT_FILE);
+    /// A number that this volume keeps, in a file, until it has the identity that it asks for.
+    fn intent(&self, file: &str) -> io::Result<u64> {
+        let path = self.data.join(file);
         let read = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
         if let Some(intent) = read {
             return Ok(intent);

@@ -89,6 +89,7 @@ pub async fn open(
         contacts = match another {
             Some(Newborn { replica, members, .. }) => {
                 database.rejoin(replica, nonce);
+                birth.asks_no_more();
                 members.members
             }
             // A joiner may wait for ever for those of a cluster that is not here; no other looks.

@@ -210,24 +210,28 @@ impl Replica {
     /// the one that the others remember gets another id too, when a majority does without it.
     async fn retired(&self, birth: &Birth<'_>) -> Newborn {
         let mut status = self.status.clone();
+        let is_retired = |status: &Option<Arc<Status>>| {
+            let role = status.as_ref().map(|status| status.role);
+            matches!(role, Some(Role::Retired | Role::Outside))
+        };
         loop {
-            let is_retired = |status: &Option<Arc<Status>>| {
-                let role = status.as_ref().map(|status| status.role);
-                matches!(role, Some(Role::Retired | Role::Outside))
-            };
             tokio::select! {
+                // Whoever asked asks on: what it has may be forgotten by now.
+                () = std::future::ready(()), if birth.has_asked() => {}
                 retired = status.wait_for(is_retired) => if retired.is_err() {
                     return std::future::pending().await;
                 },
                 () = self.superseded(birth.orchestrator) => {}
             }
             let own = status.borrow().as_ref().map(|status| status.replica);
-            // It may have been made a member while it asked: those who count on it need its vote.
-            let is_member =
-                |given: &Newborn| own.is_some_and(|own| given.members.name_of(own).is_some());
+            // It may have been made a member while it asked, and be needed.
+            let stays = |given: &Newborn| {
+                own.is_some_and(|own| given.replica == own || given.members.name_of(own).is_some())
+            };
             match birth.another_id(self.cluster).await {
-                Ok(Some(another)) if !is_member(&another) => return another,
-                Ok(_) => {}
+                Ok(Some(given)) if stays(&given) => birth.asks_no_more(),
+                Ok(Some(another)) => return another,
+                Ok(None) => {}
                 Err(error) => error!(%error, "cannot ask for another id"),
             }
             sleep(WANTED_INTERVAL).await;

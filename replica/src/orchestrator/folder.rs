@@ -29,6 +29,8 @@ pub const SET_FILE: &str = "statefulset.json";
 /// The file on a replica's volume with the number by which it asks for an identity; it is there
 /// until the replica has one.
 pub const INTENT_FILE: &str = "intent";
+/// The same, of a volume whose id is over.
+pub const ANOTHER_FILE: &str = "another-id";
 /// The file that the marker is in.
 const MARKER_FILE: &str = "marker.json";
 /// Most replicas of a cluster.

@@ -202,7 +202,8 @@ impl Cluster {
         let is_superseded = is_stranded && self.look_around(id)?;
         // A copy of a disk that was brought back, whatever it was when it was taken.
         let is_out = role == Role::Outside;
-        if (standing == Standing::Retired || is_superseded || is_out) && is_wanted {
+        let asks_on = self.scaling.as_ref().is_some_and(|s| s.pods[ordinal as usize].nonce != 0);
+        if (standing == Standing::Retired || is_superseded || is_out || asks_on) && is_wanted {
             // It runs meanwhile: some may learn only from it that their configuration is over.
             self.ask_for_id(ordinal);
         }
@@ -394,8 +395,10 @@ impl Cluster {
         let pod = &mut scaling.pods[place];
         let old = pod.replica;
         // An answer to what was asked before, or it was made a member while it asked.
-        let is_needed = old.is_some_and(|old| configuration.name_of(old).is_some());
-        if is_known || pod.nonce == 0 || is_needed {
+        if old.is_some_and(|old| configuration.name_of(old).is_some()) {
+            pod.nonce = 0;
+        }
+        if is_known || pod.nonce == 0 {
             return;
         }
         (pod.replica, pod.nonce) = (Some(replica), 0);
