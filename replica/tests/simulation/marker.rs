@@ -2,23 +2,12 @@
 
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{Input, Verdict};
-use kvorum_replica::marker::{History, Mark, Marker, Past, Refused};
+use kvorum_replica::marker::{Mark, Marker, Refused};
 use kvorum_replica::storage::Store;
-use kvorum_replica::storage::memory::Memory;
 use rand::RngExt;
 
 use super::cluster::Cluster;
 use super::event::Event;
-use super::rules::Rules;
-
-/// What a disk has of the starts that the marker names.
-fn history(disk: &Memory, marker: &Marker, rules: Rules) -> History {
-    let history = disk.history(marker);
-    match rules.judges_starts {
-        true => history,
-        false => history.into_iter().map(|(k, v)| (k, Past { until: disk.epoch(), ..v })).collect(),
-    }
-}
 
 impl Cluster {
     /// The cluster's marker, where there is one.
@@ -38,7 +27,7 @@ impl Cluster {
         let (cluster, claim) = (disk.identity().cluster, disk.claim(mark));
         let Some(scaling) = &mut self.scaling else { return };
         let marker = scaling.marker.as_ref().expect("the cluster began with it");
-        let judged = marker.claim(cluster, claim, &history(&disk, marker, self.rules));
+        let judged = marker.claim(cluster, claim, &disk.history(marker));
         let verdict = judged.map(|next| scaling.marker = Some(next));
         let refused = |why: Refused| Verdict::Refused(why.to_string());
         let verdict = verdict.map_or_else(refused, |()| Verdict::Done);
@@ -63,7 +52,7 @@ impl Cluster {
         let claim = disk.claim(mark);
         let Some(marker) = self.marker() else { return Ok(()) };
         let latest = marker.configuration;
-        let Err(why) = marker.check_reach(claim, &history(&disk, marker, self.rules)) else {
+        let Err(why) = marker.check_reach(claim, &disk.history(marker)) else {
             return match claim.chain < latest {
                 true => self.turn(id, Input::Marked { mark, verdict: Verdict::Over(latest) }),
                 false => Ok(()),

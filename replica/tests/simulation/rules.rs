@@ -16,8 +16,6 @@ pub struct Rules {
     pub syncs_after_taking: bool,
     /// A replica whose disk is not the one that its peers remember is turned away.
     pub knows_disks: bool,
-    /// The marker judges a disk by what that has of the start that told, not by how far it is now.
-    pub judges_starts: bool,
     /// The applied index is in the same write as what was applied.
     pub commits_at_once: bool,
     /// The harness looks at each message whether what it tells is durable.
@@ -37,7 +35,6 @@ impl Default for Rules {
             gates_messages: true,
             syncs_after_taking: true,
             knows_disks: true,
-            judges_starts: true,
             commits_at_once: true,
             checks_messages: true,
             checks_seals: true,
