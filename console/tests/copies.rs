@@ -327,6 +327,7 @@ fn volumes_serve_again_for_which_copies_stood() {
         copy_while_it_runs(&cluster, name, &place("copy", name));
     }
     put(&cluster, "2");
+    std::thread::sleep(SECONDS);
     kill_all(cluster);
     for name in names {
         fs::rename(folder.join(name), place("volume", name)).unwrap();

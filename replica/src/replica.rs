@@ -223,19 +223,24 @@ impl Replica {
                 },
                 () = self.superseded(birth.orchestrator) => {}
             }
-            let own = status.borrow().as_ref().map(|status| status.replica);
-            // It may have been made a member while it asked, and be needed.
-            let stays = |given: &Newborn| {
-                own.is_some_and(|own| given.replica == own || given.members.name_of(own).is_some())
-            };
             match birth.another_id(self.cluster).await {
-                Ok(Some(given)) if stays(&given) => birth.asks_no_more(),
+                Ok(Some(given)) if self.keeps_its_id(&given) => birth.asks_no_more(),
                 Ok(Some(another)) => return another,
                 Ok(None) => {}
                 Err(error) => error!(%error, "cannot ask for another id"),
             }
             sleep(WANTED_INTERVAL).await;
         }
+    }
+
+    /// Whether an id that was given is of no use: it is the one that this replica has; or that is a
+    /// member's by now, who votes, and whom the others count on.
+    fn keeps_its_id(&self, given: &Newborn) -> bool {
+        let status = self.status.borrow();
+        status.as_ref().is_some_and(|own| {
+            let is_member = given.members.name_of(own.replica).is_some();
+            given.replica == own.replica || (is_member && own.role != Role::Outside)
+        })
     }
 
     /// This process was told to end: waits until the cluster does without it, for a while.

@@ -395,7 +395,8 @@ impl Cluster {
         let pod = &mut scaling.pods[place];
         let old = pod.replica;
         // An answer to what was asked before, or it was made a member while it asked.
-        if old.is_some_and(|old| configuration.name_of(old).is_some()) {
+        let votes = |old| self.nodes.iter().any(|node| node.id == old && !node.is_copy);
+        if old.is_some_and(|old| configuration.name_of(old).is_some() && votes(old)) {
             pod.nonce = 0;
         }
         if is_known || pod.nonce == 0 {
