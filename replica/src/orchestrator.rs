@@ -387,6 +387,23 @@ where
     Err(OrchestratorError::Unreachable("the marker changes all the time".to_owned()))
 }
 
+/// The same for a replica that has ended. It makes no marker: whoever removes a cluster removes its
+/// marker too, while the cluster still ends.
+pub async fn claim_at_end<F>(
+    orchestrator: &Orchestrator,
+    cluster: ClusterId,
+    last: Claim,
+    past: impl Fn(u64) -> F,
+) -> Result<(), OrchestratorError>
+where
+    F: Future<Output = Result<Option<Past>, OrchestratorError>>,
+{
+    match orchestrator.marker().await? {
+        Some(_) => claim(orchestrator, cluster, last, past).await.map(drop),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

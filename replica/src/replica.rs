@@ -275,9 +275,7 @@ impl Replica {
             let _ = tokio::task::spawn_blocking(move || driver.join()).await;
         }
         if let Some(database) = self.database.take() {
-            if has_untold {
-                self.tell_marker(&database).await;
-            }
+            self.tell_marker(&database, has_untold).await;
             let _ = tokio::task::spawn_blocking(move || database.close()).await;
         }
         self.tasks.shutdown().await;
@@ -288,12 +286,13 @@ impl Replica {
 
     /// Tells the cluster's marker how far the disk got. Whoever keeps the marker may be out of
     /// reach: then what it was told last has to do.
-    async fn tell_marker(&self, database: &Database) {
-        let Some(orchestrator) = &self.orchestrator else { return };
+    async fn tell_marker(&self, database: &Database, has_untold: bool) {
+        let Some(orchestrator) = self.orchestrator.as_ref().filter(|_| has_untold) else { return };
         let past = |start| std::future::ready(Ok(database.past(start)));
-        let told = orchestrator::claim(orchestrator, self.cluster, database.last_claim(), past);
+        let last = database.last_claim();
+        let told = orchestrator::claim_at_end(orchestrator, self.cluster, last, past);
         let why = match timeout(MARKER_PATIENCE, told).await {
-            Ok(Ok(_)) => return,
+            Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", MARKER_PATIENCE.as_secs()),
         };
