@@ -2,7 +2,8 @@
 //!
 //! Whatever was acknowledged before a change has to be with those who are left after it: the others
 //! may go for good. So the leader stops proposing for a moment, as for a hand-over, waits until a
-//! majority of the next members durably has all that it has, and then proposes the stop sign.
+//! majority of the next members durably has all that it has, and has applied that itself; then it
+//! proposes the stop sign. So that does not name anybody whose id an entry before it took away.
 //! Meanwhile writes wait in the queue.
 //!
 //! Guarantees that this ends: with the stop sign, or after a while the leader goes on serving, says
@@ -14,6 +15,7 @@ use kvorum_protocol::status::{Configuration, ConfigurationId, Member};
 use super::Engine;
 use super::consensus::Consensus;
 use super::notice::Notice;
+use crate::chain::Standing;
 use crate::entry::Entry;
 use crate::planner::Scale;
 use crate::storage::Store;
@@ -106,15 +108,17 @@ impl<S: Store> Engine<S> {
         let (members, quorum) = (&sealing.next.members, sealing.next.quorum());
         let (has, lacks): (Vec<_>, Vec<_>) =
             members.iter().partition(|member| self.has_everything(member));
-        if has.len() >= quorum || !self.rules.seals_what_heirs_have {
+        let have_all = has.len() >= quorum || !self.rules.seals_what_heirs_have;
+        let is_applied = self.store.applied() >= self.last_known();
+        if have_all && is_applied {
             self.seal();
         } else if self.now >= sealing.deadline {
             let names: Vec<_> = lacks.iter().map(|member| member.name.as_str()).collect();
+            let late = if have_all { "the leader".to_owned() } else { names.join(", ") };
             let why = format!(
                 "the members change when {quorum} of the new ones have all that was written, and \
-                 {} did not get the last of it in time; that is tried again: look at their disks \
-                 and at the network if it goes on",
-                names.join(", ")
+                 {late} did not get the last of it in time; that is tried again: look at their \
+                 disks and at the network if it goes on"
             );
             self.seals.why = Some(why);
             self.seals.again_at = self.now + REST * self.seals.patience();
@@ -127,7 +131,9 @@ impl<S: Store> Engine<S> {
     /// again when it may not be.
     fn seal(&mut self) {
         let Some(Sealing { next, wanted, deadline }) = self.seals.under_way.take() else { return };
-        if wanted != self.scale_wanted() {
+        let chain = self.store.chain();
+        let may_come = |one: &Member| chain.standing(one.replica) != Standing::Retired;
+        if wanted != self.scale_wanted() || !next.members.iter().all(may_come) {
             return;
         }
         if !self.is_sure(&next.members) {
