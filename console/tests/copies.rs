@@ -51,6 +51,14 @@ fn copy_while_it_runs(cluster: &Cluster, name: &str, to: &Path) {
     kill_process(process, Signal::CONT).unwrap();
 }
 
+fn wait_until_ended(folder: &Path, name: &str) {
+    let began = Instant::now();
+    while kvorum::local::folder::process_of(&folder.join(name)).is_some() {
+        assert!(began.elapsed() < PATIENCE, "{name} ends");
+        std::thread::sleep(PAUSE);
+    }
+}
+
 fn bring_back(cluster_folder: &Path, name: &str, from: &Path) {
     fs::remove_dir_all(cluster_folder.join(name)).unwrap();
     fs::rename(from, cluster_folder.join(name)).unwrap();
@@ -72,8 +80,9 @@ fn a_copy_of_the_only_volume_serves_nothing() {
     }
 }
 
-/// A cluster of an old copy says so, and neither reads nor writes.
-fn serves_nothing(folder: &Path, start: u32) {
+/// Runs a cluster that need not serve, until its status is as it should; then looks at it, and ends
+/// it.
+fn run_until(folder: &Path, is_it: impl Fn(&str) -> bool, look: impl FnOnce(&str)) {
     let mut supervisor = kvorum()
         .args(["local", "--no-console", "--disk-reserve=1MiB", "--data"])
         .arg(folder)
@@ -81,25 +90,35 @@ fn serves_nothing(folder: &Path, start: u32) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let run =
-        |words: &[&str]| said(&kvorum().arg("--local").arg(folder).args(words).output().unwrap());
     let began = Instant::now();
     let status = loop {
-        let status = run(&["status"]).1;
-        if status.contains("older copy") {
+        let status = run_in(folder, &["status"]).1;
+        if is_it(&status) {
             break status;
         }
-        assert!(began.elapsed() < PATIENCE, "start {start}: {status}");
+        assert!(began.elapsed() < PATIENCE, "{status}");
         std::thread::sleep(PAUSE);
     };
-    assert!(status.contains("kvorum recover"), "start {start}: {status}");
-    for words in [&["get", "a"][..], &["get", "a", "--local-read"], &["put", "a", "3"]] {
-        let told = run(&[&["--timeout", "1s"], words].concat());
-        assert_ne!(told.0, 0, "start {start}: {words:?}: {told:?}");
-    }
+    look(&status);
     let process = Pid::from_raw(i32::try_from(supervisor.id()).unwrap()).unwrap();
     kill_process(process, Signal::TERM).unwrap();
     supervisor.wait().unwrap();
+}
+
+fn run_in(folder: &Path, words: &[&str]) -> (i32, String, String) {
+    said(&kvorum().arg("--local").arg(folder).args(words).output().unwrap())
+}
+
+/// A cluster of an old copy says so, and neither reads nor writes.
+fn serves_nothing(folder: &Path, start: u32) {
+    let is_told = |status: &str| status.contains("older copy");
+    run_until(folder, is_told, |status| {
+        assert!(status.contains("kvorum recover"), "start {start}: {status}");
+        for words in [&["get", "a"][..], &["get", "a", "--local-read"], &["put", "a", "3"]] {
+            let told = run_in(folder, &[&["--timeout", "1s"], words].concat());
+            assert_ne!(told.0, 0, "start {start}: {words:?}: {told:?}");
+        }
+    });
 }
 
 /// Of three, the one that saw the write is away when the copy of the other one comes back. The
@@ -119,20 +138,12 @@ fn a_copy_of_one_of_three_does_not_vote_and_is_replaced() {
     put(&cluster, "2");
     kill_process(cluster.supervisor(), Signal::STOP).unwrap();
     signal("kvorum-2", Signal::KILL);
-    while cluster.process("kvorum-2").is_some() {
-        std::thread::sleep(PAUSE);
-    }
+    wait_until_ended(&folder, "kvorum-2");
     bring_back(&folder, "kvorum-2", &aside);
     signal("kvorum-0", Signal::STOP);
     signal("kvorum-1", Signal::CONT);
     kill_process(cluster.supervisor(), Signal::CONT).unwrap();
-    let began = Instant::now();
-    while began.elapsed() < 2 * SECONDS {
-        for name in ["kvorum-1", "kvorum-2"] {
-            let got = said(&cluster.run(&["--timeout", "1s", "get", "a", name]));
-            assert_ne!(got.1.trim(), "1", "an acknowledged write is lost: {got:?}");
-        }
-    }
+    nobody_reads(&cluster, &["kvorum-1", "kvorum-2"], "1");
     signal("kvorum-0", Signal::CONT);
     until(&cluster, &["--timeout", "2s", "get", "a"], |out| out.trim() == "2");
     // The others are a majority: the copy gets another id, and the state.
@@ -205,20 +216,18 @@ fn replace_while_it_runs(cluster: &Cluster, copies: &[(&str, &Path)]) {
     kill_process(cluster.supervisor(), Signal::STOP).unwrap();
     for (name, copy) in copies {
         cluster.kill(name);
-        while cluster.process(name).is_some() {
-            std::thread::sleep(PAUSE);
-        }
+        wait_until_ended(&cluster.folder, name);
         bring_back(&cluster.folder, name, copy);
     }
     kill_process(cluster.supervisor(), Signal::CONT).unwrap();
 }
 
-/// Nobody reads a value for a while.
-fn nobody_reads(cluster: &Cluster, value: &str) {
+/// Nobody reads a value at some replicas for a while.
+fn nobody_reads<N: AsRef<str>>(cluster: &Cluster, names: &[N], value: &str) {
     let began = Instant::now();
     while began.elapsed() < 2 * SECONDS {
-        for name in cluster.names() {
-            let got = said(&cluster.run(&["--timeout", "1s", "get", "a", &name]));
+        for name in names {
+            let got = said(&cluster.run(&["--timeout", "1s", "get", "a", name.as_ref()]));
             assert_ne!(got.1.trim(), value, "an acknowledged write is lost: {got:?}");
         }
     }
@@ -246,7 +255,7 @@ fn a_copy_from_before_the_cluster_grew_serves_nothing() {
         std::thread::sleep(PAUSE);
     }
     replace_while_it_runs(&cluster, &[("kvorum-0", &aside)]);
-    nobody_reads(&cluster, "1");
+    nobody_reads(&cluster, &cluster.names(), "1");
     until(&cluster, &["get", "a", "kvorum-0", "--local-read"], |out| out.trim() == "2");
 }
 
@@ -265,7 +274,7 @@ fn copies_of_a_majority_of_what_is_over_do_not_vote() {
     put(&cluster, "2");
     std::thread::sleep(SECONDS);
     replace_while_it_runs(&cluster, &[("kvorum-1", &one), ("kvorum-2", &two)]);
-    nobody_reads(&cluster, "1");
+    nobody_reads(&cluster, &cluster.names(), "1");
     let status = said(&cluster.run(&["status"])).1;
     assert!(status.contains("which is over"), "{status}");
     let id = kvorum::local::folder::StatefulSet::read(&folder).unwrap().cluster.to_string();
@@ -304,12 +313,8 @@ fn kill_all(cluster: Cluster) {
         cluster.kill(name);
     }
     cluster.stop(Signal::KILL);
-    for name in names {
-        let began = Instant::now();
-        while kvorum::local::folder::process_of(&folder.join(&name)).is_some() {
-            assert!(began.elapsed() < PATIENCE, "{name} ends");
-            std::thread::sleep(PAUSE);
-        }
+    for name in &names {
+        wait_until_ended(&folder, name);
     }
 }
 
@@ -333,27 +338,8 @@ fn volumes_serve_again_for_which_copies_stood() {
         fs::rename(folder.join(name), place("volume", name)).unwrap();
         fs::rename(place("copy", name), folder.join(name)).unwrap();
     }
-    let mut supervisor = kvorum()
-        .args(["local", "--no-console", "--disk-reserve=1MiB", "--data"])
-        .arg(&folder)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let began = Instant::now();
-    loop {
-        let status = kvorum().arg("--local").arg(&folder).arg("status").output().unwrap();
-        let status = said(&status).1;
-        if status.matches("outside").count() == 2 {
-            break;
-        }
-        assert!(began.elapsed() < PATIENCE, "{status}");
-        std::thread::sleep(PAUSE);
-    }
-    std::thread::sleep(SECONDS);
-    let process = Pid::from_raw(i32::try_from(supervisor.id()).unwrap()).unwrap();
-    kill_process(process, Signal::TERM).unwrap();
-    supervisor.wait().unwrap();
+    let are_out = |status: &str| status.matches("outside").count() == 2;
+    run_until(&folder, are_out, |_| std::thread::sleep(SECONDS));
     for name in names {
         fs::rename(folder.join(name), place("copy", name)).unwrap();
         fs::rename(place("volume", name), folder.join(name)).unwrap();

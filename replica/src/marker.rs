@@ -91,12 +91,9 @@ pub enum Refused {
 /// How far a replica's disk had got when the marker was told last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Reached {
-    /// Which of its starts told.
-    pub incarnation: u64,
-    /// That start's nonce.
-    pub nonce: u64,
-    /// The epoch of the disk.
-    pub epoch: Epoch,
+    /// What it was told.
+    #[serde(flatten)]
+    pub told: Told,
     /// Rises with each replica that tells: who told last has the highest.
     #[serde(default)]
     pub turn: u64,
@@ -115,13 +112,6 @@ pub struct Told {
     pub nonce: u64,
     /// The epoch of the disk.
     pub epoch: Epoch,
-}
-
-impl Reached {
-    fn told(&self) -> Told {
-        let Self { incarnation, nonce, epoch, .. } = *self;
-        Told { incarnation, nonce, epoch }
-    }
 }
 
 /// What a replica wants the marker to know.
@@ -178,12 +168,18 @@ impl Marker {
         self.solo.map_or(self.configuration, |solo| solo.configuration.max(self.configuration))
     }
 
+    /// The latest configuration that has had a leader, if another one is over.
+    #[must_use]
+    pub fn after(&self, configuration: ConfigurationId) -> Option<ConfigurationId> {
+        Some(self.configuration).filter(|latest| *latest > configuration)
+    }
+
     /// The incarnations by which a replica's claims are judged: its volume has to have them.
     #[must_use]
     pub fn names(&self, replica: ReplicaId) -> BTreeSet<u64> {
         let solo = self.solo.filter(|solo| solo.replica == replica);
-        let told = self.reached.get(&replica);
-        solo.map(|solo| solo.incarnation).into_iter().chain(told.map(|t| t.incarnation)).collect()
+        let reached = self.reached.get(&replica).map(|reached| reached.told.incarnation);
+        solo.map(|solo| solo.incarnation).into_iter().chain(reached).collect()
     }
 
     /// Judges what a replica asks for by what its volume has of the starts that the marker
@@ -222,13 +218,14 @@ impl Marker {
         let mut next = Self { solo: solo.or(self.solo), configuration, ..self.clone() };
         // What a start told first may arrive last.
         let latest = self.reached.get(&replica);
-        let told = latest.filter(|told| told.incarnation == incarnation);
-        let before = told.map_or(latest.map(Reached::told), |told| told.before);
-        let epoch = told.map_or(mark.epoch, |told| told.epoch.max(mark.epoch));
+        let own = latest.filter(|latest| latest.told.incarnation == incarnation);
+        let before = own.map_or(latest.map(|latest| latest.told), |own| own.before);
+        let epoch = own.map_or(mark.epoch, |own| own.told.epoch.max(mark.epoch));
         let last = self.reached.values().map(|told| told.turn).max().unwrap_or(0);
         // Who was the last keeps its turn, lest the marker change each time that it tells.
-        let turn = told.filter(|told| told.turn == last).map_or(last.saturating_add(1), |t| t.turn);
-        next.reached.insert(replica, Reached { incarnation, nonce, epoch, turn, before });
+        let turn = own.filter(|own| own.turn == last).map_or(last.saturating_add(1), |t| t.turn);
+        let told = Told { incarnation, nonce, epoch };
+        next.reached.insert(replica, Reached { told, turn, before });
         next.forget_longest_ago(replica);
         Ok(next)
     }
@@ -237,18 +234,11 @@ impl Marker {
     /// has what was told before.
     fn without(&self, claim: Claim) -> Self {
         let mut next = self.clone();
-        let own =
-            |told: &Reached| (told.incarnation, told.nonce) == (claim.incarnation, claim.nonce);
-        if let Some(told) = next.reached.remove(&claim.replica) {
-            let before = told.before.map(|Told { incarnation, nonce, epoch }| Reached {
-                incarnation,
-                nonce,
-                epoch,
-                before: None,
-                ..told
-            });
-            let stays = if own(&told) { before } else { Some(told) };
-            next.reached.extend(stays.map(|told| (claim.replica, told)));
+        let Some(reached) = next.reached.get(&claim.replica).copied() else { return next };
+        if (reached.told.incarnation, reached.told.nonce) == (claim.incarnation, claim.nonce) {
+            next.reached.remove(&claim.replica);
+            let before = reached.before.map(|told| Reached { told, before: None, ..reached });
+            next.reached.extend(before.map(|before| (claim.replica, before)));
         }
         next
     }
@@ -271,7 +261,7 @@ impl Marker {
     /// # Errors
     /// When it is an older copy, or another start of the same volume told the marker since.
     pub fn check_reach(&self, claim: Claim, history: &History) -> Result<(), Refused> {
-        let Some(told) = self.reached.get(&claim.replica) else { return Ok(()) };
+        let Some(Reached { told, .. }) = self.reached.get(&claim.replica) else { return Ok(()) };
         // A copy goes on with epochs and starts of its own. What counts is whether it has all of
         // the start that told: never how far it has got since.
         let has_all = |had: &Past| had.nonce == told.nonce && told.epoch <= had.until;
@@ -416,7 +406,7 @@ mod tests {
             (Claim { mark, ..*claim }, history.clone())
         };
         let mended = judge(&misled, &withdraw(&copy)).unwrap();
-        let told = |marker: &Marker| marker.reached[&ReplicaId(1)].told();
+        let told = |marker: &Marker| marker.reached[&ReplicaId(1)].told;
         assert_eq!((told(&mended), told(&mended) == told(&misled)), (told(&marker), false));
         assert!(judge(&mended, &back).is_ok());
         let later = judge(&mended, &back).unwrap();
@@ -439,6 +429,10 @@ mod tests {
         let old = r#"{"cluster":"00000000000000000000000000000007","nonce":1,"solo":null}"#;
         let mut marker: Marker = serde_json::from_str(old).unwrap();
         assert_eq!(marker, Marker::new(CLUSTER, 1));
+        let reached = r#","reached":{"3":{"incarnation":4,"nonce":5,"epoch":6}}}"#;
+        let later: Marker = serde_json::from_str(&old.replace('}', reached)).unwrap();
+        let told = Told { incarnation: 4, nonce: 5, epoch: Epoch(6) };
+        assert_eq!(later.reached[&ReplicaId(3)], Reached { told, turn: 0, before: None });
         for replica in 1..100 {
             let claim = wants(None, Claim { replica: ReplicaId(replica), ..claim(1, 1, 1) });
             marker = judge(&marker, &with(&[], claim)).unwrap();

@@ -345,24 +345,22 @@ where
     F: Future<Output = Result<Option<Past>, OrchestratorError>>,
 {
     let Some(marker) = orchestrator.marker().await? else { return Ok(None) };
-    let latest = marker.configuration;
-    let over = (claim.chain < latest).then_some(Verdict::Over(latest));
     let history = history(&marker, claim.replica, &past).await?;
     Ok(match marker.check_reach(claim, &history) {
         Err(why) => Some(Verdict::Refused(why.to_string())),
-        Ok(()) => over,
+        Ok(()) => marker.after(claim.chain).map(Verdict::Over),
     })
 }
 
 /// Tells the marker how far a replica's disk has got, and lets it name the replica if that wants to
 /// decide alone; `past` tells what the disk has of one of its starts. The latest configuration
-/// with a leader that the marker knows then.
+/// with a leader that the marker knows then, if the disk's own is over.
 pub async fn claim<F>(
     orchestrator: &Orchestrator,
     cluster: ClusterId,
     claim: Claim,
     past: impl Fn(u64) -> F,
-) -> Result<ConfigurationId, OrchestratorError>
+) -> Result<Option<ConfigurationId>, OrchestratorError>
 where
     F: Future<Output = Result<Option<Past>, OrchestratorError>>,
 {
@@ -381,7 +379,7 @@ where
         let history = history(&marker, claim.replica, &past).await?;
         let next = marker.claim(cluster, claim, &history)?;
         if orchestrator.replace_marker(&marker, &next).await? {
-            return Ok(next.configuration);
+            return Ok(next.after(claim.chain));
         }
     }
     Err(OrchestratorError::Unreachable("the marker changes all the time".to_owned()))

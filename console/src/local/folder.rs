@@ -17,8 +17,8 @@ use kvorum_protocol::status::ClusterId;
 use kvorum_replica::marker::Marker;
 use kvorum_replica::orchestrator;
 use kvorum_replica::private::tighten;
-use kvorum_replica::storage::OnFatal;
 use kvorum_replica::storage::open::{Newborn, Owner};
+use kvorum_replica::storage::{Database, OnFatal};
 use kvorum_replica::version::Version;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -213,7 +213,7 @@ impl Folder {
 
 /// The first replica that has a volume in a folder.
 fn first_volume(path: &Path) -> Option<String> {
-    let is_volume = |name: &String| path.join(name).join("db").join("CURRENT").exists();
+    let is_volume = |name: &String| Database::is_in(&path.join(name)).unwrap_or(false);
     (0..REPLICAS_MAX).map(name).find(is_volume)
 }
 

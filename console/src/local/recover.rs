@@ -336,7 +336,7 @@ fn survivor(
     set: &StatefulSet,
 ) -> Result<Result<Survivor, Option<String>>, Stop> {
     // What is opened without being there is made.
-    if !data.join("db").join("CURRENT").try_exists()? {
+    if !Database::is_in(data)? {
         let lost = || format!("lost, {} holds no database", data.display());
         return Ok(Err(data.exists().then(lost)));
     }

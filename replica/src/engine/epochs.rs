@@ -120,10 +120,12 @@ impl<S: Store> Engine<S> {
 
     /// Whether somebody takes this start for the disk's, or nobody else has to.
     fn is_taken(&mut self) -> bool {
+        if self.epochs.is_taken {
+            return true;
+        }
         let others = self.configuration.members.iter().filter(|one| one.replica != self.me);
         let mut others = others.map(|one| one.replica).peekable();
-        let is_taken = others.peek().is_none() || others.any(|other| self.is_there(other));
-        self.epochs.is_taken |= is_taken;
+        self.epochs.is_taken = others.peek().is_none() || others.any(|other| self.is_there(other));
         self.epochs.is_taken
     }
 

@@ -23,6 +23,7 @@ use super::OrchestratorError;
 use crate::addresses::{Addresses, FILE_NAME};
 use crate::marker::Marker;
 use crate::planner::{MEMBERS_MAX, Scale};
+use crate::storage::Database;
 
 /// The file that says how many replicas are wanted.
 pub const SET_FILE: &str = "statefulset.json";
@@ -96,9 +97,8 @@ impl Folder {
             for ordinal in ORDINALS {
                 let other = format!("{base}-{ordinal}");
                 let own = folder.path.join(&other);
-                let has = |file: &Path| own.join(file).try_exists();
-                let is_opened = has(Path::new("db/CURRENT"))?;
-                if other != name && is_opened && !has(Path::new(INTENT_FILE))? {
+                let is_opened = Database::is_in(&own)?;
+                if other != name && is_opened && !own.join(INTENT_FILE).try_exists()? {
                     return Ok(Some(own.display().to_string()));
                 }
             }

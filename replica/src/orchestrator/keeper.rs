@@ -72,11 +72,11 @@ impl Keeper {
         while let Some(wish) = wanted.recv().await {
             let told = claim(&self.orchestrator, self.cluster, wish, |start| self.past(start));
             let verdict = match told.await {
-                Ok(latest) if wish.chain < latest => {
+                Ok(Some(latest)) => {
                     self.tell(wish.mark, Verdict::Over(latest)).await;
                     Verdict::Done
                 }
-                Ok(_) => Verdict::Done,
+                Ok(None) => Verdict::Done,
                 Err(OrchestratorError::Ended) => return,
                 Err(OrchestratorError::Refused(why)) => Verdict::Refused(why.to_string()),
                 Err(why) => Verdict::Unreachable(format!(

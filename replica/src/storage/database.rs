@@ -12,6 +12,7 @@
 //! | `durable` | what the last sync made durable, see [`durable`](super::durable) |
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,6 +87,14 @@ pub(super) struct ToDrop {
 }
 
 impl Database {
+    /// Whether a replica's folder holds a database.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn is_in(folder: &Path) -> io::Result<bool> {
+        folder.join("db").join("CURRENT").try_exists()
+    }
+
     /// Opens a folder, or makes one, and records one more start of its replica.
     pub fn open(
         folder: &Path,
@@ -100,7 +109,7 @@ impl Database {
         };
         fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
         let side_path = folder.join("durable");
-        let is_new = !folder.join("db").join("CURRENT").exists();
+        let is_new = !Self::is_in(folder).unwrap_or(false);
         if is_new && side_path.exists() {
             let what = "db/ has no database, but `durable` says that there was one".to_owned();
             return Err(OpenError::Damaged { folder: folder.to_owned(), what });

@@ -62,7 +62,7 @@ impl Cluster {
         let is_more = |(seen_in, seen_at): (u64, Epoch)| (seen_in, seen_at) > (incarnation, epoch);
         let by_members =
             seen.all(|seen| seen.is_some_and(|seen| is_more((seen.incarnation, seen.epoch))));
-        let told = self.marker().and_then(|marker| marker.reached.get(&id));
+        let told = self.marker().and_then(|marker| marker.reached.get(&id)).map(|it| it.told);
         by_members || told.is_some_and(|told| is_more((told.incarnation, told.epoch)))
     }
 }

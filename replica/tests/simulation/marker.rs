@@ -31,8 +31,8 @@ impl Cluster {
         let verdict = judged.map(|next| scaling.marker = Some(next));
         let refused = |why: Refused| Verdict::Refused(why.to_string());
         let verdict = verdict.map_or_else(refused, |()| Verdict::Done);
-        let latest = scaling.marker.as_ref().map(|marker| marker.configuration);
-        let over = latest.filter(|latest| claim.chain < *latest).map(Verdict::Over);
+        let latest = scaling.marker.as_ref().and_then(|marker| marker.after(claim.chain));
+        let over = latest.map(Verdict::Over);
         for verdict in [verdict].into_iter().chain(over) {
             let input = Box::new(Input::Marked { mark, verdict });
             self.schedule(delay, Event::Read { node: id, life, input });
@@ -51,12 +51,9 @@ impl Cluster {
         let disk = self.node(id).disk.clone();
         let claim = disk.claim(mark);
         let Some(marker) = self.marker() else { return Ok(()) };
-        let latest = marker.configuration;
+        let over = marker.after(claim.chain).map(Verdict::Over);
         let Err(why) = marker.check_reach(claim, &disk.history(marker)) else {
-            return match claim.chain < latest {
-                true => self.turn(id, Input::Marked { mark, verdict: Verdict::Over(latest) }),
-                false => Ok(()),
-            };
+            return over.map_or(Ok(()), |verdict| self.turn(id, Input::Marked { mark, verdict }));
         };
         if !self.node(id).lost_disk {
             return Err(format!("the marker refuses {id:?}, which lost no disk: {why}"));
