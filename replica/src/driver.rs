@@ -5,7 +5,7 @@
 //! fact waits in the [gate](crate::gate). The sync runs on a thread of its own, so that meanwhile
 //! heartbeats and read probes are answered and the next sync's work piles up.
 //!
-//! The invariants; `tests/simulation.rs` checks I1 at each message, and takes it out to see that
+//! The invariants; `tests/simulation/` checks I1 at each message, and takes it out to see that
 //! something is lost:
 //! - I1 A consensus message leaves only after a sync that began after it was taken has returned.
 //!   An answer to a client needs no further one: what is decided is durable at a majority by I1.

@@ -7,6 +7,7 @@
 
 mod handling;
 mod leaps;
+mod outbidding;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +29,7 @@ use crate::limits::READ_ENTRIES;
 
 pub use handling::Handled;
 use leaps::Leaps;
+use outbidding::Outbidding;
 
 /// The round of the ballot with which whoever led a configuration leads the next one.
 const LEADS_ON_ROUND: u32 = 2;
@@ -97,6 +99,7 @@ pub struct Consensus<L: Storage<Entry>> {
     promises: Option<Promises>,
     put_off: PutOff,
     leaps: Leaps,
+    outbidding: Outbidding,
 }
 
 impl<L: Storage<Entry>> Consensus<L> {
@@ -128,6 +131,7 @@ impl<L: Storage<Entry>> Consensus<L> {
             promises: None,
             put_off: PutOff::default(),
             leaps,
+            outbidding: Outbidding::default(),
         }
     }
 
@@ -177,6 +181,7 @@ impl<L: Storage<Entry>> Consensus<L> {
     /// Lets a tick pass, at so many times the speed.
     pub fn tick(&mut self, speed: u64) {
         self.leaps.tick();
+        self.tick_outbidding();
         let held = self.held_back.min(speed);
         self.held_back -= held;
         if let Instance::Paxos(paxos) = &mut self.instance {

@@ -84,7 +84,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
         let may_promise = matches!(&message, Message::SequencePaxos(PaxosMessage { msg, .. })
             if matches!(msg, PaxosMsg::Prepare(_) | PaxosMsg::PrepareReq(_)));
-        if !self.outbid(&message) {
+        if !self.asks_for_more(&message) {
             self.give(message);
         }
         if may_promise {
@@ -244,26 +244,39 @@ impl<L: Storage<Entry>> Consensus<L> {
         })
     }
 
-    /// A peer that asks to be prepared may have promised a higher ballot than the one that leads:
-    /// of two candidates at once, the one that lost crashed or was cut off. The library leaves
-    /// such a peer behind for ever, for it ignores the leader and the leader ignores it. So the
-    /// leader is elected once more, above both; whether it is to be.
-    fn outbid(&mut self, message: &Message<Entry>) -> bool {
+    /// Whether a message asks a leader to prepare a peer that has promised a higher ballot. The
+    /// library would pass it over.
+    fn asks_for_more(&mut self, message: &Message<Entry>) -> bool {
         let Message::SequencePaxos(message) = message else { return false };
         let PaxosMsg::PrepareReq(request) = message.msg else { return false };
-        let Some(ballot) = self.ballot_if_leading().filter(|ballot| *ballot < request.n) else {
-            return false;
+        let asks = self.ballot_if_leading().is_some_and(|ballot| ballot < request.n);
+        if asks {
+            self.outbidding.hear(request.n);
+        }
+        asks
+    }
+
+    /// Lets a tick pass: a leader that waited long enough is elected once more, above a ballot that
+    /// a peer has promised.
+    pub(super) fn tick_outbidding(&mut self) {
+        let Some(ballot) = self.ballot_if_leading() else {
+            self.outbidding.tick(None);
+            return;
         };
-        let Some(n) = self.leaps.towards(request.n.n) else { return false };
+        let Some(above) = self.outbidding.tick(Some(ballot)) else { return };
+        let Some(n) = self.leaps.towards(above.n) else { return };
         // The library goes one above what it promised. So it promises the peer's ballot, to nobody:
         // a promise is always safe.
         let position = |index: u64| usize::try_from(index).expect("indexes fit the address space");
         let (accepted_idx, decided_idx) = (position(self.accepted()), position(self.decided()));
-        let n = Ballot { n, ..request.n };
-        let prepare = Prepare { n, n_accepted: ballot, accepted_idx, decided_idx };
-        let (from, to, msg) = (message.from, self.slot, PaxosMsg::Prepare(prepare));
-        self.give(Message::SequencePaxos(PaxosMessage { from, to, msg }));
+        let n = Ballot { n, ..above };
+        let msg = PaxosMsg::Prepare(Prepare { n, n_accepted: ballot, accepted_idx, decided_idx });
+        let Some(from) = (1..=self.configuration.members.len() as u64).find(|it| *it != self.slot)
+        else {
+            return;
+        };
+        self.give(Message::SequencePaxos(PaxosMessage { from, to: self.slot, msg }));
         self.lead();
-        true
+        self.drop_stale_promises();
     }
 }

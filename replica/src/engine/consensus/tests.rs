@@ -5,6 +5,7 @@ use omnipaxos::messages::sequence_paxos::{Prepare, PrepareReq, Promise};
 use omnipaxos::storage::SnapshotType;
 use omnipaxos::util::LogSync;
 
+use super::outbidding::WAIT_TICKS as OUTBID_TICKS;
 use super::*;
 use crate::entry::NoSnapshot;
 use crate::storage::log::Log;
@@ -48,6 +49,11 @@ impl First {
         member.consensus.propose(vec![Entry::Noop; entries]);
         member.take();
         member
+    }
+
+    /// Lets ticks pass in which nobody's heartbeats come.
+    fn wait(&mut self, ticks: u64) {
+        (0..ticks).for_each(|_| self.consensus.tick_outbidding());
     }
 
     /// The ballot of a slot in some round.
@@ -223,10 +229,12 @@ fn whoever_is_asked_again_and_again_promises_once_in_a_turn() {
 }
 
 #[test]
-fn a_ballot_far_above_is_outbid_at_once() {
+fn a_ballot_far_above_is_outbid_in_one_step() {
     let mut member = First::leader(3);
-    let far = member.ballot(500_000, 2);
+    let (leads, far) = (member.consensus.promise(), member.ballot(500_000, 2));
     assert_eq!(member.hear(2, PaxosMsg::PrepareReq(PrepareReq { n: far })), Handled::Taken);
+    assert_eq!(member.consensus.promise(), leads, "perhaps somebody leads there");
+    member.wait(OUTBID_TICKS);
     let above = member.consensus.promise();
     assert_eq!((above.n, above.pid), (500_001, 1));
     member.take();
@@ -237,6 +245,20 @@ fn a_ballot_far_above_is_outbid_at_once() {
         assert_eq!(member.count(asks), 1, "{slot}");
     }
     assert_eq!(member.count(|_, msg| matches!(msg, PaxosMsg::Promise(_))), 0);
+}
+
+/// A leader that was stopped or cut off hears of the ballot of the next leader, which prepares it.
+#[test]
+fn a_leader_that_is_prepared_meanwhile_outbids_nobody() {
+    let mut member = First::leader(3);
+    let next = member.ballot(10, 3);
+    member.hear(2, PaxosMsg::PrepareReq(PrepareReq { n: next }));
+    member.wait(OUTBID_TICKS - 1);
+    let n_accepted = Ballot::default();
+    let prepare = Prepare { n: next, decided_idx: 0, n_accepted, accepted_idx: 0 };
+    member.hear(3, PaxosMsg::Prepare(prepare));
+    member.wait(2 * OUTBID_TICKS);
+    assert_eq!(member.consensus.promise(), next);
 }
 
 #[test]
