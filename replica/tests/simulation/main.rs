@@ -5,33 +5,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[path = "simulation/checker.rs"]
 mod checker;
-#[path = "simulation/cluster.rs"]
 mod cluster;
-#[path = "simulation/copies.rs"]
 mod copies;
-#[path = "simulation/ending.rs"]
 mod ending;
-#[path = "simulation/event.rs"]
 mod event;
-#[path = "simulation/faults.rs"]
 mod faults;
-#[path = "simulation/links.rs"]
 mod links;
-#[path = "simulation/marker.rs"]
 mod marker;
-#[path = "simulation/node.rs"]
 mod node;
-#[path = "simulation/rules.rs"]
 mod rules;
-#[path = "simulation/scaling.rs"]
 mod scaling;
-#[path = "simulation/scenarios.rs"]
 mod scenarios;
-#[path = "simulation/strays.rs"]
+mod scripts;
 mod strays;
-#[path = "simulation/workload.rs"]
 mod workload;
 
 use std::ops::Range;

@@ -1,0 +1,416 @@
+//! A cluster in which nothing happens but what a script says, and that writes down what came of it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
+
+use kvorum_protocol::message::{Answer, Request, ServerFrame};
+use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId, Status};
+use kvorum_replica::engine::{Input, Output, PeerMessage, Session, Verdict};
+use kvorum_replica::marker::{Mark, Marker};
+use kvorum_replica::planner::Scale;
+use kvorum_replica::storage::memory::Memory;
+use kvorum_replica::storage::{Identity, Store};
+use kvorum_replica::version::Version;
+
+use super::super::event::pair;
+use super::super::node::{Node, Process};
+use super::command::Until;
+use super::words;
+
+/// Rounds of delivering and syncing after which a script does not settle any more.
+const ROUNDS_MAX: usize = 10_000;
+/// The first connection of those who ask for an id; lower ones are clients.
+pub(super) const JOINERS: u64 = 1000;
+
+/// A message under way.
+pub(super) struct Frame {
+    pub from: ReplicaId,
+    pub to: ReplicaId,
+    session: Session,
+    message: PeerMessage,
+}
+
+/// What was told of a replica last.
+#[derive(Default)]
+pub(super) struct Told {
+    pub decided: u64,
+    pub may_go: bool,
+    /// What a lone replica's last sync covered: an index, and a round of reads.
+    synced: Option<(u64, u64)>,
+}
+
+/// The cluster of a script.
+#[derive(Default)]
+pub struct World {
+    pub(super) nodes: BTreeMap<ReplicaId, Node>,
+    pub(super) links: BTreeMap<(ReplicaId, ReplicaId), Session>,
+    pub(super) cut: BTreeSet<(ReplicaId, ReplicaId)>,
+    pub(super) paused: BTreeSet<ReplicaId>,
+    /// In the order in which they were sent.
+    pub(super) frames: Vec<Frame>,
+    /// What happens to replicas at once: their reads, looks and marks are answered.
+    pub(super) answers: VecDeque<(ReplicaId, Input)>,
+    pub(super) sessions: u64,
+    pub(super) marker: Option<Marker>,
+    pub(super) has_marker: bool,
+    pub(super) wanted: Option<u32>,
+    /// What was asked by each call.
+    pub(super) calls: BTreeMap<u64, String>,
+    /// Requests that clients may ask again, by what they are.
+    pub(super) requests: BTreeMap<String, Request>,
+    pub(super) copies: BTreeMap<ReplicaId, Memory>,
+    /// What each replica said to each other one last.
+    pub(super) said: BTreeMap<(ReplicaId, ReplicaId), String>,
+    pub(super) configurations: BTreeMap<ConfigurationId, Configuration>,
+    pub(super) told: BTreeMap<ReplicaId, Told>,
+    pub(super) tells_all: bool,
+    lines: String,
+}
+
+impl World {
+    /// Starts a new cluster, and links its replicas.
+    pub fn begin(&mut self, replicas: u64) -> Result<(), String> {
+        self.has_marker = true;
+        for id in 1..=replicas {
+            let node = Node::new(id, replicas, nonce(id, 0), Version::NEWEST);
+            let Identity { cluster, nonce, .. } = *node.disk.identity();
+            self.marker.get_or_insert_with(|| Marker::new(cluster, nonce));
+            self.nodes.insert(ReplicaId(id), node);
+        }
+        (1..=replicas).try_for_each(|id| self.start(ReplicaId(id)))?;
+        self.scale(u32::try_from(replicas).expect("clusters are small"))
+    }
+
+    /// Lets time pass until a replica leads and everybody is in step; tells only how all are then.
+    pub fn elect(&mut self, leader: ReplicaId) -> Result<(), String> {
+        self.run(200, Some(Until::Leader))?;
+        if !Until::Leads(leader).holds(self) {
+            let leads = self.running().find(|id| Until::Leads(*id).holds(self));
+            self.hand_over(leads.expect("it was waited for"), Some(leader))?;
+        }
+        self.run(30, None)?;
+        self.lines.clear();
+        self.state()
+    }
+
+    /// What happened since this was asked last.
+    pub fn take_lines(&mut self) -> String {
+        std::mem::take(&mut self.lines)
+    }
+
+    /// Those whose process runs.
+    pub fn running(&self) -> impl Iterator<Item = ReplicaId> {
+        self.nodes.iter().filter(|(_, node)| node.process.is_some()).map(|(id, _)| *id)
+    }
+
+    /// What a replica that runs says about itself.
+    pub fn status(&self, id: ReplicaId) -> Option<Status> {
+        let process = self.nodes.get(&id)?.process.as_ref();
+        process.map(|process| process.engine.status())
+    }
+
+    pub(super) fn tell(&mut self, line: std::fmt::Arguments<'_>) {
+        self.lines.write_fmt(line).expect("a string takes what is written");
+        self.lines.push('\n');
+    }
+
+    pub(super) fn node(&mut self, id: ReplicaId) -> Result<&mut Node, String> {
+        self.nodes.get_mut(&id).ok_or_else(|| format!("there is no {}", words::node(id)))
+    }
+
+    pub(super) fn process(&mut self, id: ReplicaId) -> Result<&mut Process, String> {
+        let process = self.node(id)?.process.as_mut();
+        process.ok_or_else(|| format!("{} does not run", words::node(id)))
+    }
+
+    pub(super) fn stopped(&mut self, id: ReplicaId) -> Result<&mut Node, String> {
+        match self.node(id)? {
+            node if node.process.is_none() => Ok(node),
+            _ => Err(format!("{} runs", words::node(id))),
+        }
+    }
+
+    /// Who has a name now.
+    pub(super) fn named(&self, name: &str) -> String {
+        let mut nodes = self.nodes.values().rev();
+        let found = nodes.find(|node| !node.is_gone && node.disk.identity().name == name);
+        found.map_or_else(|| name.to_owned(), |node| words::node(node.id))
+    }
+
+    /// A sentence of a replica's, with the names of replicas as scripts have them.
+    pub(super) fn in_words(&self, text: &str) -> String {
+        let mut names: Vec<_> = self.nodes.values().filter(|node| !node.is_gone).collect();
+        names.sort_by_key(|node| std::cmp::Reverse(node.disk.identity().name.len()));
+        names.iter().fold(text.to_owned(), |text, node| {
+            text.replace(&node.disk.identity().name, &words::node(node.id))
+        })
+    }
+
+    // Time, messages and syncs.
+
+    /// Lets a tick pass at a replica, or at all who run.
+    pub fn tick(&mut self, id: Option<ReplicaId>) -> Result<(), String> {
+        let all: Vec<_> = self.running().filter(|one| !self.paused.contains(one)).collect();
+        let one = id.map(|id| vec![id]);
+        one.unwrap_or(all).into_iter().try_for_each(|id| self.take(id, Input::Tick))
+    }
+
+    /// Lets ticks pass, and settles after each.
+    pub fn run(&mut self, ticks: u64, until: Option<Until>) -> Result<(), String> {
+        for _ in 0..ticks {
+            self.link_again()?;
+            self.settle()?;
+            if until.is_some_and(|until| until.holds(self)) {
+                return Ok(());
+            }
+            self.tick(None)?;
+        }
+        self.settle()?;
+        match until {
+            Some(until) if !until.holds(self) => Err(format!("not within {ticks} ticks")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Delivers and syncs until nothing is under way.
+    pub fn settle(&mut self) -> Result<(), String> {
+        for _ in 0..ROUNDS_MAX {
+            let frames: Vec<_> = self.take_frames(|_| true);
+            let due: Vec<_> = self.nodes.keys().copied().filter(|id| self.is_due(*id)).collect();
+            if frames.is_empty() && due.is_empty() {
+                return Ok(());
+            }
+            frames.into_iter().try_for_each(|frame| self.arrive(frame))?;
+            for id in self.nodes.keys().copied().filter(|id| self.is_due(*id)).collect::<Vec<_>>() {
+                self.sync_once(id)?;
+            }
+        }
+        Err("it does not settle".to_owned())
+    }
+
+    /// Whether messages of a replica, or its decisions, wait for a sync.
+    fn is_due(&self, id: ReplicaId) -> bool {
+        let process = self.nodes[&id].process.as_ref();
+        process.is_some_and(|process| process.syncing.is_some()) && !self.paused.contains(&id)
+    }
+
+    /// Takes those messages out of what is under way that can arrive.
+    fn take_frames(&mut self, is_meant: impl Fn(&Frame) -> bool) -> Vec<Frame> {
+        let paused = &self.paused;
+        let arrives = |frame: &mut Frame| is_meant(frame) && !paused.contains(&frame.to);
+        self.frames.extract_if(.., arrives).collect()
+    }
+
+    /// Delivers what is under way to a replica.
+    pub fn deliver(
+        &mut self,
+        to: ReplicaId,
+        from: Option<ReplicaId>,
+        count: Option<usize>,
+    ) -> Result<(), String> {
+        let is_meant = |frame: &Frame| frame.to == to && from.is_none_or(|from| frame.from == from);
+        let mut frames = self.take_frames(is_meant);
+        let rest = frames.split_off(count.unwrap_or(frames.len()).min(frames.len()));
+        self.frames.splice(0..0, rest);
+        frames.into_iter().try_for_each(|frame| self.arrive(frame))
+    }
+
+    /// Loses what is under way to a replica.
+    pub fn lose(&mut self, to: ReplicaId, from: Option<ReplicaId>) -> Result<(), String> {
+        self.node(to)?;
+        let is_lost = |frame: &Frame| frame.to == to && from.is_none_or(|from| frame.from == from);
+        for frame in self.take_frames(is_lost) {
+            let of = self.configuration_of(frame.from, &frame.message);
+            let what = words::message(&frame.message, &of);
+            self.tell(format_args!("{} never gets: {what}", words::node(to)));
+        }
+        Ok(())
+    }
+
+    fn arrive(&mut self, frame: Frame) -> Result<(), String> {
+        let Frame { from, to, session, message } = frame;
+        if self.status(to).is_none() {
+            return Ok(());
+        }
+        self.take(to, Input::Peer { peer: from, session, message })
+    }
+
+    /// Syncs a replica's disk until nothing waits for it.
+    pub fn sync(&mut self, id: ReplicaId) -> Result<(), String> {
+        self.process(id)?;
+        if !self.is_due(id) {
+            self.tell(format_args!("{} has nothing to sync", words::node(id)));
+        }
+        while self.is_due(id) {
+            self.sync_once(id)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the sync under way: what it covers is durable, and what waited for it leaves.
+    fn sync_once(&mut self, id: ReplicaId) -> Result<(), String> {
+        let node = self.node(id)?;
+        let Some(process) = &mut node.process else { return Ok(()) };
+        let Some(covered) = process.syncing.take() else { return Ok(()) };
+        node.disk.sync_writes(covered);
+        let written = process.gate.take_synced();
+        let free = process.gate.complete();
+        let decides = written.filter(|it| it.index > 0).map(|it| (it.index, it.round));
+        let told = &mut self.told.entry(id).or_default().synced;
+        let is_news = decides.is_some() && *told != decides;
+        *told = decides.or(*told);
+        if is_news || self.tells_all || free.iter().any(|(_, it)| !words::is_routine(it)) {
+            self.tell(format_args!("{} syncs", words::node(id)));
+        }
+        for (to, message) in free {
+            self.send(id, to, message);
+        }
+        if let Some(written) = written {
+            self.take(id, Input::Synced(written))?;
+        }
+        self.begin_sync(id);
+        Ok(())
+    }
+
+    fn begin_sync(&mut self, id: ReplicaId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let unsynced = node.disk.unsynced();
+        if let Some(process) = &mut node.process
+            && process.gate.begin()
+        {
+            process.syncing = Some(unsynced);
+        }
+    }
+
+    /// Puts a message on its way.
+    fn send(&mut self, from: ReplicaId, to: ReplicaId, message: PeerMessage) {
+        let session = self.nodes[&from].process.as_ref().and_then(|it| it.session(to));
+        let Some(session) = session.filter(|it| self.links.get(&pair(from, to)) == Some(it)) else {
+            return;
+        };
+        self.frames.push(Frame { from, to, session, message });
+    }
+
+    // What happens to a replica.
+
+    /// Gives a replica an input, ends its turn, and does what it says; then what comes of that at
+    /// once.
+    pub fn take(&mut self, id: ReplicaId, input: Input) -> Result<(), String> {
+        self.process(id)?;
+        self.answers.push_back((id, input));
+        while let Some((id, input)) = self.answers.pop_front() {
+            let Ok(process) = self.process(id) else { continue };
+            process.step(input);
+            loop {
+                for output in self.process(id)?.turn() {
+                    self.output(id, output)?;
+                }
+                self.observe(id);
+                if !self.process(id)?.engine.has_more() {
+                    break;
+                }
+            }
+            self.begin_sync(id);
+        }
+        Ok(())
+    }
+
+    fn output(&mut self, id: ReplicaId, output: Output) -> Result<(), String> {
+        match output {
+            Output::Send { to, message } => {
+                self.tell_sent(id, to, &message, "");
+                self.send(id, to, message);
+            }
+            Output::Gated { to, message, durable } => {
+                let waits = if durable { ", after its sync" } else { "" };
+                self.tell_sent(id, to, &message, waits);
+                if let Some(message) = self.process(id)?.gate(to, message, durable) {
+                    self.send(id, to, message);
+                }
+            }
+            Output::Frame { client, frame: ServerFrame::Answer { call, answer } } => {
+                let asked = self.calls.get(&call).cloned().unwrap_or_default();
+                let (who, what) = (words::node(id), words::answer(&answer));
+                self.tell(format_args!("{who} answers '{asked}': {what}"));
+                if let (Answer::Joined { replica, configuration }, JOINERS..) = (answer, client.0) {
+                    self.joined(client.0 - JOINERS, replica, configuration)?;
+                }
+            }
+            Output::Read { asker, wanted, number } => {
+                if let Some(found) = self.process(id)?.read(&wanted, number) {
+                    self.answers.push_back((id, Input::Read { asker, found }));
+                }
+            }
+            Output::Sync(written) => self.process(id)?.gate.wait_for(written),
+            Output::Mark(mark) => self.mark(id, mark),
+            Output::Look(look) => {
+                let wanted = self.wanted.map(|replicas| Scale { start: 0, replicas });
+                if let Some(wanted) = wanted {
+                    let input = Input::Scale { wanted: Some(wanted), look: Some(look) };
+                    self.answers.push_back((id, input));
+                }
+            }
+            Output::EndSession { peer } => self.end_session(id, peer, false)?,
+            Output::Notice(notice) => self.notice(id, notice),
+            Output::Frame { .. } | Output::Status { .. } | Output::LeaderChanged(_) => {}
+            Output::Known(_) => {}
+            Output::Scan { .. } | Output::Crash => return Err(format!("{output:?}")),
+        }
+        Ok(())
+    }
+
+    /// The marker is told something, and answers at once.
+    fn mark(&mut self, id: ReplicaId, mark: Mark) {
+        let disk = self.nodes[&id].disk.clone();
+        let claim = disk.claim(mark);
+        let Some(marker) = &self.marker else { return };
+        let who = words::node(id);
+        let verdict = match marker.claim(disk.identity().cluster, claim, &disk.history(marker)) {
+            _ if !self.has_marker => Verdict::Unreachable("nobody answers".to_owned()),
+            Ok(next) => {
+                self.marker = Some(next);
+                Verdict::Done
+            }
+            Err(why) => Verdict::Refused(why.to_string()),
+        };
+        if let Some(configuration) = mark.solo {
+            let what = match &verdict {
+                Verdict::Refused(why) => format!("refuses: {why}"),
+                Verdict::Unreachable(_) => "is out of reach".to_owned(),
+                _ => "names it".to_owned(),
+            };
+            let number = configuration.0;
+            self.tell(format_args!(
+                "{who} asks to be alone in configuration {number}: the marker {what}"
+            ));
+        }
+        let over = self.marker.as_ref().and_then(|marker| marker.after(claim.chain));
+        self.answers.push_back((id, Input::Marked { mark, verdict }));
+        if let Some(over) = over {
+            self.answers.push_back((id, Input::Marked { mark, verdict: Verdict::Over(over) }));
+        }
+    }
+}
+
+impl World {
+    /// A process that starts asks the marker whether its disk is the one that it was told of.
+    pub(super) fn ask_marker(&mut self, id: ReplicaId) -> Result<(), String> {
+        let (mark, disk) = (Mark::default(), self.node(id)?.disk.clone());
+        let claim = disk.claim(mark);
+        let Some(marker) = self.marker.as_ref().filter(|_| self.has_marker) else { return Ok(()) };
+        let verdict = match marker.check_reach(claim, &disk.history(marker)) {
+            Ok(()) => marker.after(claim.chain).map(Verdict::Over),
+            Err(why) => Some(Verdict::Refused(why.to_string())),
+        };
+        if let Some(Verdict::Refused(why)) = &verdict {
+            let what = self.in_words(why);
+            self.tell(format_args!("the marker refuses {}: {what}", words::node(id)));
+        }
+        verdict.map_or(Ok(()), |verdict| self.take(id, Input::Marked { mark, verdict }))
+    }
+}
+
+/// What a volume draws at a start.
+pub(super) fn nonce(id: u64, start: u64) -> u64 {
+    id * 1000 + start + 1
+}
