@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use kvorum_protocol::message::{Answer, ServerFrame};
 use kvorum_protocol::status::ReplicaId;
-use kvorum_replica::engine::{Engine, Input, Notice, Output, Session};
+use kvorum_replica::engine::{ClientKey, Engine, Input, Notice, Output, Session};
 use kvorum_replica::storage::Store;
 use kvorum_replica::version::Version;
 use rand::rngs::StdRng;
@@ -16,6 +16,7 @@ use super::faults::Faults;
 use super::node::Node;
 use super::rules::{Rules, Tally};
 use super::scaling::{JOINERS, Scaling};
+use super::shrinking::Limits;
 use super::strays::Spells;
 use super::workload::Workload;
 
@@ -127,6 +128,20 @@ impl Cluster {
         }
         cluster.schedule(800_000, Event::Trouble);
         cluster
+    }
+
+    /// The same seed with less.
+    pub fn limited(mut self, limits: &Limits) -> Self {
+        self.faults.without.clone_from(&limits.without);
+        let is_left_out =
+            |event: &Event| matches!(event, Event::Client { client } if *client >= limits.clients);
+        self.events.retain(|_, event| !is_left_out(event));
+        self
+    }
+
+    /// The faults that came, as a script says them.
+    pub fn faults_so_far(&self) -> Vec<String> {
+        self.faults.told.clone()
     }
 
     /// Remembers the last events, for whoever has to understand a violation.
@@ -357,18 +372,7 @@ impl Cluster {
                 Ok(())
             }
             Output::Frame { client, frame: ServerFrame::Answer { call, answer } } => {
-                let is_read = matches!(answer, Answer::Value(_));
-                if is_read && self.node(id).disk.quarantine().is_some() {
-                    return Err(format!("{id:?} serves a state in quarantine"));
-                }
-                let index = usize::try_from(client.0).expect("clients are few");
-                if self.random.random_bool(LOSES_ANSWERS) {
-                    self.tally.lost_answers += 1;
-                    self.workload.lost(index);
-                    return Ok(());
-                }
-                let (checker, tally) = (&mut self.checker, &mut self.tally);
-                self.workload.answered(index, call, answer, checker, &self.nodes, tally)
+                self.answer(id, client, call, answer)
             }
             Output::Read { asker, wanted, number } => {
                 let delay = self.random.random_range(50..5_000);
@@ -415,6 +419,28 @@ impl Cluster {
             }
             Output::Scan { .. } | Output::Crash => Err(format!("nobody asked for {output:?}")),
         }
+    }
+
+    /// An answer is on its way to a client, and may get lost.
+    fn answer(
+        &mut self,
+        id: ReplicaId,
+        client: ClientKey,
+        call: u64,
+        answer: Answer,
+    ) -> Result<(), String> {
+        let is_read = matches!(answer, Answer::Value(_));
+        if is_read && self.node(id).disk.quarantine().is_some() {
+            return Err(format!("{id:?} serves a state in quarantine"));
+        }
+        let index = usize::try_from(client.0).expect("clients are few");
+        if self.random.random_bool(LOSES_ANSWERS) {
+            self.tally.lost_answers += 1;
+            self.workload.lost(index);
+            return Ok(());
+        }
+        let (checker, tally) = (&mut self.checker, &mut self.tally);
+        self.workload.answered(index, call, answer, checker, &self.nodes, tally)
     }
 
     pub(super) fn begin_sync(&mut self, id: ReplicaId) {

@@ -1,5 +1,7 @@
 //! Faults, at random.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use kvorum_protocol::status::{ReplicaId, Role};
 use kvorum_replica::engine::{Input, PeerMessage};
@@ -10,8 +12,8 @@ use omnipaxos::ClusterConfig;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::{Compaction, PaxosMessage, PaxosMsg};
 use omnipaxos::storage::StopSign;
-use rand::RngExt;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::cluster::Cluster;
 use super::event::Event;
@@ -44,6 +46,28 @@ enum Fault {
     Stray,
 }
 
+impl Fault {
+    /// How a script says it, or what it is where a script has no command for it.
+    fn words(self, victim: ReplicaId, link: (ReplicaId, ReplicaId)) -> String {
+        let (victim, low, high) = (victim.0, link.0.0, link.1.0);
+        match self {
+            Self::Crash => format!("crash n{victim}"),
+            Self::LostDisk => format!("crash n{victim}, lose_disk n{victim}"),
+            Self::Break => format!("cut n{low} n{high}, heal n{low} n{high}"),
+            Self::Cut => format!("cut n{low} n{high}"),
+            Self::Pause => format!("pause n{victim}"),
+            Self::Altered => format!("alter n{victim}"),
+            Self::Copied => format!("copy_disk n{victim}"),
+            Self::SlowDisk | Self::ClockJump => format!("# {self:?} n{victim}"),
+            Self::Flap | Self::OneWay | Self::Forged | Self::Stray => {
+                format!("# {self:?} n{low} n{high}")
+            }
+            Self::PowerLoss | Self::Heal | Self::Scenario | Self::Scale => format!("# {self:?}"),
+            Self::LostHints | Self::InterruptedCopies => format!("# {self:?}"),
+        }
+    }
+}
+
 /// How much of each fault there is among all.
 const WEIGHTS: [(Fault, u32); 19] = [
     (Fault::Crash, 16),
@@ -73,6 +97,12 @@ pub struct Faults {
     kinds: Vec<Fault>,
     /// Microseconds from one to the next, on average.
     pub pace_us: u64,
+    /// How many came, those that were left out too.
+    count: u32,
+    /// Those that are left out, by number.
+    pub without: BTreeSet<u32>,
+    /// Those that came, as a script says them.
+    pub told: Vec<String>,
 }
 
 impl Faults {
@@ -84,7 +114,8 @@ impl Faults {
             }
         }
         let paces = [50_000, 120_000, 250_000, 600_000];
-        Self { kinds, pace_us: paces[random.random_range(0..paces.len())] }
+        let pace_us = paces[random.random_range(0..paces.len())];
+        Self { kinds, pace_us, count: 0, without: BTreeSet::new(), told: Vec::new() }
     }
 
     /// Those of a cluster that is scaled again and again.
@@ -154,6 +185,19 @@ impl Cluster {
         }
         let after = self.random.random_range(1_000..2 * self.faults.pace_us);
         self.schedule(after, Event::Trouble);
+        self.faults.count += 1;
+        // Each has random numbers of its own, so that a run without it is otherwise the same.
+        let own = StdRng::seed_from_u64(self.random.random());
+        if self.faults.without.contains(&self.faults.count) {
+            return Ok(());
+        }
+        let others = std::mem::replace(&mut self.random, own);
+        let done = self.make_trouble();
+        self.random = others;
+        done
+    }
+
+    fn make_trouble(&mut self) -> Result<(), String> {
         let there = self.nodes.iter().filter(|node| !node.is_gone).map(|node| node.id);
         let there: Vec<_> = there.collect();
         let victim = there[self.random.random_range(0..there.len())];
@@ -163,7 +207,10 @@ impl Cluster {
             0 => (victim, victim),
             count => links[self.random.random_range(0..count)],
         };
-        match self.faults.next(&mut self.random) {
+        let fault = self.faults.next(&mut self.random);
+        let told = format!("{:>8} ms  {}", self.now_us / 1000, fault.words(victim, link));
+        self.faults.told.push(told);
+        match fault {
             Fault::Crash if self.node(victim).process.is_some() => self.crash(victim),
             Fault::Crash => {}
             Fault::PowerLoss => self.lose_power(),

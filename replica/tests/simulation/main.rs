@@ -1,7 +1,8 @@
 //! Whole clusters in one thread: seeded, replayable, with delays, loss, cuts and crashes.
 //!
 //! A seed decides everything. `KVORUM_SEEDS=from..to` runs other seeds than CI does; a failing
-//! seed prints its number and is run again by `KVORUM_SEEDS=n..n+1`.
+//! seed prints its number, what is left of it when it is shrunk, and its last events. It is run
+//! again by `KVORUM_SEEDS=n..n+1`, and for ever once it is in `regressions.txt`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -18,6 +19,7 @@ mod rules;
 mod scaling;
 mod scenarios;
 mod scripts;
+mod shrinking;
 mod strays;
 mod workload;
 
@@ -28,6 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cluster::Cluster;
 use kvorum_protocol::status::ReplicaId;
 use rules::{Rules, Tally};
+use shrinking::shrink;
 
 /// Seeds that CI runs.
 const SEEDS: Range<u64> = 0..1000;
@@ -113,7 +116,9 @@ fn run_all(world: World, seeds: Range<u64>, rules: Rules) -> Tally {
                 Ok(one) => tally.add(&one),
                 Err(why) => {
                     let events = last_events(world, seed, rules);
-                    panic!("seed {seed}: {why}\nlast events:\n{events}");
+                    let shrunk =
+                        shrink(world, seed, rules).map_or_else(String::new, |it| it.to_string());
+                    panic!("seed {seed}: {why}\n{shrunk}\nlast events:\n{events}");
                 }
             }
         }
