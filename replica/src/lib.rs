@@ -66,6 +66,7 @@ mod room;
 pub mod settings;
 pub mod snapshot;
 pub mod start;
+pub mod start_error;
 pub mod state_machine;
 pub mod storage;
 mod stranded;

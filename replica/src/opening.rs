@@ -13,15 +13,14 @@ use crate::birth::Birth;
 use crate::engine::Input;
 use crate::marker::{Claim, Mark};
 use crate::orchestrator::{self, Orchestrator};
-use crate::replica::{StartError, unusable};
 use crate::room::wait_for_room;
 use crate::settings::{Settings, StorageKind};
 use crate::start::Secret;
-use crate::storage::database::OnFatal;
+use crate::start_error::{StartError, unusable};
 use crate::storage::memory::Memory;
 use crate::storage::open::{Newborn, Owner};
 use crate::storage::segments::LogLimits;
-use crate::storage::{Database, OpenError, Store};
+use crate::storage::{Database, OnFatal, OpenError, Store};
 
 /// An open disk.
 pub enum Disk {

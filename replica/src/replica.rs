@@ -4,9 +4,8 @@
 //! Does not know how the process is told to stop; its caller does.
 
 use std::fs::{self, File};
-use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,15 +28,13 @@ use crate::limits::CONNECTIONS_MAX;
 use crate::marker::Claim;
 use crate::metrics::Metrics;
 use crate::opening::{self, Disk};
-use crate::orchestrator::{
-    self, Folder, Keeper, Kubernetes, Orchestrator, OrchestratorError, Upkeep,
-};
+use crate::orchestrator::{self, Folder, Keeper, Kubernetes, Orchestrator, Upkeep};
 use crate::private::tighten;
 use crate::room::watch_disk;
-use crate::settings::{Settings, SettingsError};
-use crate::storage::database::OnFatal;
+use crate::settings::Settings;
+use crate::start_error::{StartError, unusable};
 use crate::storage::open::Newborn;
-use crate::storage::{Database, Identity, OpenError, Store, lock};
+use crate::storage::{Database, Identity, OnFatal, OpenError, Store, lock};
 use crate::stranded::superseded;
 use crate::transport::Transport;
 use crate::transport::book::whole_name;
@@ -58,38 +55,6 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// Descriptors kept for everything but clients: table files, peers, probes, logs.
 const DESCRIPTORS_KEPT: u64 = 512;
-
-/// Why a replica could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The settings make no sense.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// The data folder cannot be used.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// Nobody says how many replicas are wanted.
-    #[error(transparent)]
-    Orchestrator(#[from] OrchestratorError),
-    /// A port cannot be had.
-    #[error("cannot listen for {what} on {address}: {error}")]
-    Bind {
-        /// Who was to be listened for.
-        what: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// The system's words.
-        error: io::Error,
-    },
-    /// The address file cannot be written.
-    #[error("cannot write {file}: {error}")]
-    Addresses {
-        /// The file.
-        file: String,
-        /// The system's words.
-        error: io::Error,
-    },
-}
 
 /// A running replica.
 pub struct Replica {
@@ -326,10 +291,6 @@ async fn hear(driver: &mpsc::Sender<ClientEvent>, first: Vec<Input>) {
     for input in first {
         let _ = driver.send(ClientEvent::Input { input, permit: None }).await;
     }
-}
-
-pub(crate) fn unusable(folder: &Path, error: &dyn std::fmt::Display) -> OpenError {
-    OpenError::Unusable { folder: folder.to_owned(), reason: error.to_string() }
 }
 
 /// Lets a replica follow whoever says how many are wanted.

@@ -12,8 +12,8 @@ use tracing::error;
 
 use crate::driver::ClientEvent;
 use crate::engine::Input;
-use crate::replica::unusable;
 use crate::settings::Settings;
+use crate::start_error::unusable;
 use crate::storage::OpenError;
 
 /// Time between two looks at how much room the disk has.

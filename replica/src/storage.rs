@@ -16,7 +16,9 @@ pub mod lock;
 pub mod log;
 pub mod memory;
 pub mod open;
+pub mod open_error;
 pub mod record;
+mod rocks;
 pub mod rocks_log;
 mod rocks_snapshots;
 pub mod scan;
@@ -36,11 +38,12 @@ use crate::start::{Epoch, Start, StartKey};
 use crate::state_machine::Table;
 use crate::version::Version;
 
-pub use database::{Database, OnFatal};
+pub use database::Database;
 use durable::Durable;
 /// A ballot as a log has it.
 pub use omnipaxos::ballot_leader_election::Ballot;
-pub use open::OpenError;
+pub use open_error::OpenError;
+pub use rocks::OnFatal;
 use segments::LogLimits;
 use tables::Debt;
 

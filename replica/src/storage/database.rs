@@ -13,24 +13,23 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use kvorum_protocol::data::LaneId;
 use kvorum_protocol::message::Scan;
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
-use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
-use serde::{Serialize, de::DeserializeOwned};
+use rocksdb::WriteBatch;
 
-use super::durable::{Durable, SideFile};
+use super::durable::Durable;
 use super::framing::look_through;
-use super::keys::{Generation, LogField};
-use super::log::{Log, LogNumbers};
-use super::open::{OpenError, Opened, Owner, is_damage};
-use super::record;
-use super::rocks_log::{Number, RocksLog};
+use super::log::Log;
+use super::open::{Opened, Owner};
+use super::open_error::OpenError;
+use super::rocks::{Inner, OnFatal, is_damage, put};
+use super::rocks_log::RocksLog;
 use super::rocks_snapshots::RocksSnapshots;
 use super::segments::{LogLimits, Segments};
 use super::tables::{Debt, open_rocksdb};
@@ -40,10 +39,6 @@ use crate::snapshot::{Install, InstallWrite, Quarantine};
 use crate::start::{Epoch, Start};
 use crate::state_machine::{Changes, Lane, Record, Table};
 use crate::version::Version;
-
-/// Called when the disk failed and the replica must not go on. Does not return in a process; a
-/// test may unwind.
-pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The open disk. Clones share it.
 #[derive(Clone)]
@@ -55,35 +50,6 @@ pub struct Database {
     pub(super) applied: u64,
     pub(super) since: u64,
     pub(super) version: Version,
-}
-
-pub(super) struct Inner {
-    folder: PathBuf,
-    pub(super) db: DB,
-    on_fatal: OnFatal,
-    /// The numbers of the current configuration's log, which its handle keeps up to date. A mutex
-    /// because the handle lives inside the library; both are used by the driver's thread only.
-    pub(super) numbers: Mutex<LogNumbers>,
-    /// Where the bytes of that log stand.
-    pub(super) segments: Mutex<Segments>,
-    pub(super) limits: LogLimits,
-    /// As it was written; changed by the driver's thread only.
-    chain: Mutex<Chain>,
-    /// Which column families hold the state.
-    generation: AtomicU64,
-    /// What files the next sync may remove.
-    to_drop: Mutex<ToDrop>,
-    /// Used by the sync thread only; a mutex because the type is shared with the driver's.
-    side: Mutex<SideFile>,
-}
-
-/// Files that nobody needs any more once the write that says so is synced.
-#[derive(Default)]
-pub(super) struct ToDrop {
-    /// Of the log, those up to this key, itself included.
-    pub(super) log: Option<[u8; 12]>,
-    /// All of a generation that holds no state.
-    pub(super) generation: Option<Generation>,
 }
 
 impl Database {
@@ -152,135 +118,6 @@ impl Database {
         }
         self.inner.db.cancel_all_background_work(true);
     }
-}
-
-impl Inner {
-    pub(super) fn generation(&self) -> Generation {
-        Generation(self.generation.load(Ordering::Acquire))
-    }
-
-    pub(super) fn set_generation(&self, generation: Generation) {
-        self.generation.store(generation.0, Ordering::Release);
-    }
-
-    pub(super) fn chain(&self) -> MutexGuard<'_, Chain> {
-        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The configuration whose log has the entry at an index, and the last index that it can have.
-    pub(super) fn log_of(&self, index: u64) -> (ConfigurationId, u64) {
-        self.chain().log_of(index)
-    }
-
-    /// Puts the chain into a batch, and the beginning of a configuration if it is another one now:
-    /// its log has nothing before it.
-    pub(super) fn put_chain(&self, batch: &mut WriteBatch, next: &Chain) {
-        let meta = self.family(keys::META);
-        put(batch, meta, keys::CONFIGURATION, next);
-        if next.current.id == self.chain().current.id {
-            return;
-        }
-        for field in [LogField::Decided, LogField::Compacted, LogField::Accepted] {
-            let key = keys::log_field(next.current.id, field);
-            put(batch, meta, &key, &Number::Index(next.began));
-        }
-    }
-
-    /// The same, after that batch was written.
-    pub(super) fn enter(&self, next: Chain) {
-        if next.current.id == self.chain().current.id {
-            *self.chain() = next;
-            return;
-        }
-        let position = usize::try_from(next.began).expect("indexes fit the address space");
-        let (decided, compacted, accepted) = (position, position, position);
-        *self.numbers() = LogNumbers { decided, compacted, accepted, ..LogNumbers::default() };
-        let mut segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
-        *segments = Segments::new(self.limits, position);
-        *self.chain() = next;
-    }
-
-    pub(super) fn numbers(&self) -> MutexGuard<'_, LogNumbers> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn to_drop(&self) -> MutexGuard<'_, ToDrop> {
-        self.to_drop.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn family(&self, name: &str) -> &ColumnFamily {
-        self.db.cf_handle(name).expect("every column family was opened with the database")
-    }
-
-    pub(super) fn write(&self, batch: WriteBatch) {
-        if let Err(error) = self.db.write_opt(batch, &WriteOptions::default()) {
-            self.fatal("a write failed", &error);
-        }
-    }
-
-    pub(super) fn get<V: DeserializeOwned>(&self, family: &str, key: &[u8]) -> Option<V> {
-        let bytes = match self.db.get_pinned_cf(self.family(family), key) {
-            Ok(bytes) => bytes?,
-            Err(error) => self.read_failed(&error),
-        };
-        Some(self.decode(family, key, &bytes))
-    }
-
-    pub(super) fn decode<V: DeserializeOwned>(&self, family: &str, key: &[u8], bytes: &[u8]) -> V {
-        record::decode(key, bytes).unwrap_or_else(|error| {
-            self.damaged(&format!("in {family} under {}: {error}", key.escape_ascii()))
-        })
-    }
-
-    /// Visits records from a key on, in order, until `visit` says to stop.
-    pub(super) fn each(
-        &self,
-        family: &str,
-        from: &[u8],
-        until: Option<&[u8]>,
-        mut visit: impl FnMut(&[u8], &[u8]) -> bool,
-    ) {
-        let mut options = ReadOptions::default();
-        if let Some(until) = until {
-            options.set_iterate_upper_bound(until);
-        }
-        let mode = IteratorMode::From(from, Direction::Forward);
-        for item in self.db.iterator_cf_opt(self.family(family), options, mode) {
-            match item {
-                Ok((key, record)) if visit(&key, &record) => {}
-                Ok(_) => return,
-                Err(error) => self.read_failed(&error),
-            }
-        }
-    }
-
-    pub(super) fn read_failed(&self, error: &rocksdb::Error) -> ! {
-        match is_damage(error) {
-            true => self.damaged(error.as_ref()),
-            false => self.fatal("a read failed", error),
-        }
-    }
-
-    /// What was written is not there any more: the end, with what helps.
-    pub(super) fn damaged(&self, what: &str) -> ! {
-        let (folder, what) = (self.folder.clone(), what.to_owned());
-        self.fatal("a read found damage", &OpenError::Damaged { folder, what });
-    }
-
-    /// The disk cannot be trusted any more: going on could break a promise already made.
-    pub(super) fn fatal(&self, what: &str, error: &dyn std::fmt::Display) -> ! {
-        (self.on_fatal)(&format!("{what}: {error}"));
-        panic!("the disk failed: {what}: {error}");
-    }
-}
-
-pub(super) fn put<V: Serialize>(
-    batch: &mut WriteBatch,
-    family: &ColumnFamily,
-    key: &[u8],
-    value: &V,
-) {
-    batch.put_cf(family, key, record::encode(key, value));
 }
 
 impl Table for Database {

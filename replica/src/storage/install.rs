@@ -7,8 +7,8 @@
 use rocksdb::WriteBatch;
 
 use super::Database;
-use super::database::put;
 use super::keys::{self, Generation};
+use super::rocks::put;
 use crate::snapshot::{Chunk, Header, Install, InstallWrite, Item};
 
 impl Database {

@@ -3,85 +3,22 @@
 //! Guarantees that a folder which belongs to another replica, holds less than was synced, or has a
 //! damaged file is refused with a sentence that says how to get the replica back.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
 use rocksdb::{DB, WriteBatch, WriteOptions};
 use serde::de::DeserializeOwned;
 
-use super::database::put;
 use super::durable::{Durable, SideFile};
 use super::log::LogNumbers;
+use super::open_error::OpenError;
 use super::record::{self, RecordError};
-use super::rocks_log::read_numbers;
+use super::rocks::{put, read_numbers};
 use super::starts::StartRecord;
 use super::{Identity, keys};
 use crate::chain::Chain;
 use crate::start::{Epoch, Secret};
 use crate::version::Version;
-
-/// Why a folder cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The system does not let us.
-    #[error("cannot use the data folder {folder}: {reason}")]
-    Unusable {
-        /// The folder.
-        folder: PathBuf,
-        /// The system's words.
-        reason: String,
-    },
-    /// Another process holds it.
-    #[error("the data folder {folder} is in use by another process{holder}; stop that one first")]
-    Locked {
-        /// The folder.
-        folder: PathBuf,
-        /// Its id, when it is known.
-        holder: String,
-    },
-    /// It belongs to another replica or cluster.
-    #[error(
-        "the data folder {folder} belongs to {found}, not to {wanted}; start this replica with a \
-         folder of its own"
-    )]
-    Foreign {
-        /// The folder.
-        folder: PathBuf,
-        /// Whose it is.
-        found: String,
-        /// Who wants it.
-        wanted: String,
-    },
-    /// It belongs to nobody yet.
-    #[error("the data folder {folder} belongs to no replica yet")]
-    Unborn {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// Something in it is damaged, or recovered less than was synced.
-    #[error(
-        "the data folder {folder} is damaged: {what}. This replica must not vote with it and does \
-         not start; a majority of the others goes on without it. To get the replica back from its \
-         peers, move the folder away (mv {folder} {folder}.damaged) and start it again: it joins \
-         under a new id and copies the state (where --members are given, it waits without a vote)"
-    )]
-    Damaged {
-        /// The folder.
-        folder: PathBuf,
-        /// What is wrong, and in which file.
-        what: String,
-    },
-    /// Written by a newer program.
-    #[error(
-        "the data folder {folder} was written by a newer version: {what}; install that version"
-    )]
-    Newer {
-        /// The folder.
-        folder: PathBuf,
-        /// What shows it.
-        what: String,
-    },
-}
 
 /// Whose folder it is to be.
 #[derive(Clone, Debug)]
@@ -274,16 +211,5 @@ impl Opened<'_> {
             synced.accepted_round,
         );
         Err(OpenError::Damaged { folder, what })
-    }
-}
-
-/// Whether the files are not what they were, rather than out of reach: a file that is missing is
-/// damage, a full disk is none.
-pub(super) fn is_damage(error: &rocksdb::Error) -> bool {
-    use rocksdb::ErrorKind::{Corruption, IOError, InvalidArgument, NotFound, NotSupported};
-    match error.kind() {
-        Corruption | NotFound | InvalidArgument | NotSupported => true,
-        IOError => error.as_ref().contains("No such file"),
-        _ => false,
     }
 }

@@ -8,13 +8,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use kvorum_protocol::status::ConfigurationId;
-use omnipaxos::ballot_leader_election::Ballot;
 use rocksdb::WriteBatch;
 
-use super::database::{Inner, put};
 use super::keys::{self, LogField};
 use super::log::{LogDisk, LogNumbers, LogWrite};
 use super::record;
+use super::rocks::{Inner, Number, put, read_numbers};
 use super::segments::Segments;
 use crate::entry::Entry;
 
@@ -58,55 +57,6 @@ impl Tail {
     fn pop(&mut self) {
         let newest = self.entries.pop_back();
         self.bytes -= newest.map_or(0, |entry| entry.weight());
-    }
-}
-
-/// Reads the numbers of a log by `get`; `None` when nothing was ever written to it. The accepted
-/// index is stored beside the entries, in the same batch.
-pub(super) fn read_numbers<E>(
-    configuration: ConfigurationId,
-    get: impl Fn(&[u8]) -> Result<Option<Number>, E>,
-) -> Result<Option<LogNumbers>, E> {
-    let field = |field| get(&keys::log_field(configuration, field));
-    let index = |number: Option<Number>| number.map_or(0, Number::index);
-    let numbers = LogNumbers {
-        promise: field(LogField::Promise)?.map(Number::ballot),
-        accepted_round: field(LogField::AcceptedRound)?.map(Number::ballot),
-        decided: index(field(LogField::Decided)?),
-        compacted: index(field(LogField::Compacted)?),
-        accepted: index(field(LogField::Accepted)?),
-    };
-    Ok((numbers != LogNumbers::default()).then_some(numbers))
-}
-
-/// One of a log's numbers as it is stored.
-#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
-pub(super) enum Number {
-    /// A ballot: configuration, number, priority, slot.
-    Ballot(u32, u32, u32, u64),
-    /// An index.
-    Index(u64),
-}
-
-impl Number {
-    fn of(ballot: Ballot) -> Self {
-        Self::Ballot(ballot.config_id, ballot.n, ballot.priority, ballot.pid)
-    }
-
-    fn ballot(self) -> Ballot {
-        match self {
-            Self::Ballot(configuration, n, priority, pid) => {
-                Ballot::with(configuration, n, priority, pid)
-            }
-            Self::Index(_) => Ballot::default(),
-        }
-    }
-
-    fn index(self) -> usize {
-        match self {
-            Self::Index(index) => usize::try_from(index).expect("indexes fit the address space"),
-            Self::Ballot(..) => 0,
-        }
     }
 }
 

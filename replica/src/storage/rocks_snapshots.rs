@@ -12,8 +12,8 @@ use kvorum_protocol::status::ConfigurationId;
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions, SnapshotWithThreadMode};
 use serde::de::DeserializeOwned;
 
-use super::database::Inner;
 use super::keys::{self, Generation};
+use super::rocks::Inner;
 use super::scan;
 use crate::chain::Chain;
 use crate::entry::Entry;

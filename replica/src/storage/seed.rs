@@ -12,9 +12,10 @@ use std::path::Path;
 use kvorum_protocol::limits::SESSION_ENTRIES;
 use rocksdb::WriteBatch;
 
-use super::database::{OnFatal, put};
 use super::log::{LogDisk, LogWrite};
-use super::open::{OpenError, Owner};
+use super::open::Owner;
+use super::open_error::OpenError;
+use super::rocks::{OnFatal, put};
 use super::segments::LogLimits;
 use super::{Database, Store, keys};
 use kvorum_protocol::status::ClusterId;

@@ -8,8 +8,8 @@ use kvorum_protocol::status::ReplicaId;
 use rocksdb::WriteBatch;
 use serde::{Deserialize, Serialize};
 
-use super::database::{Inner, put};
 use super::keys;
+use super::rocks::{Inner, put};
 use super::{Database, Seen, Store};
 use crate::marker::{Claim, Mark};
 use crate::start::{Epoch, Secret, Start};

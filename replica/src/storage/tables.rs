@@ -12,8 +12,8 @@ use rocksdb::{
     DBRecoveryMode, LogLevel, Options, properties, properties::PropName,
 };
 
-use super::database::{Inner, ToDrop};
 use super::keys;
+use super::rocks::{Inner, ToDrop};
 use crate::limits::{BLOCK_CACHE_BYTES, WRITE_BUFFERS_BYTES};
 
 /// The write-ahead log is cut by flushing the oldest column family beyond this, in bytes; bounds
