@@ -8,7 +8,6 @@
 
 mod held;
 mod requests;
-mod sinks;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,13 +32,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::driver::ClientEvent;
+use crate::driver::sinks::{ClientSink, Queued, Total};
 use crate::engine::{ClientKey, Input};
 use crate::limits::{BEGUN_BYTES_MAX, CALL_BYTES, REQUESTS_BYTES_MAX};
 use crate::metrics::Metrics;
 use held::Held;
 use requests::Requests;
-pub use sinks::{ClientSink, Sinks};
-use sinks::{Queued, Total};
 
 /// Longest frame that a client may send, in bytes: the largest put, and a scan with two bounds.
 const REQUEST_BYTES_MAX: usize = VALUE_BYTES_MAX + 4 * KEY_BYTES_MAX;

@@ -18,8 +18,10 @@
 //! that it loses its leadership.
 
 mod events;
+pub mod link_handle;
 mod outbound;
 mod reader;
+pub mod sinks;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,7 +34,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::clients::Sinks;
 use crate::engine::{
     Engine, Input, Known, Look, Notice, Options, Output, Rejection, SLOW_TICKS, Session,
 };
@@ -41,9 +42,10 @@ use crate::marker::{Claim, Mark};
 use crate::metrics::Metrics;
 use crate::storage::Store;
 use crate::storage::durable::Durable;
-use crate::transport::link::LinkHandle;
 pub use events::{ClientEvent, PeerEvent};
+use link_handle::LinkHandle;
 use reader::{Job, Readers};
+use sinks::Sinks;
 
 const TICK_MS: u64 = 10;
 /// The engine's unit of time.

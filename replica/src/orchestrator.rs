@@ -185,7 +185,9 @@ impl Orchestrator {
     pub fn herald(&self, name: &str) -> Option<Herald> {
         match self {
             Self::Folder(_) => None,
-            Self::Kubernetes(kubernetes) => Some(kubernetes.herald(name)),
+            Self::Kubernetes(kubernetes) => {
+                Some(Herald::new((**kubernetes).clone(), name.to_owned()))
+            }
         }
     }
 }

@@ -3,12 +3,12 @@
 use kvorum_protocol::status::ReplicaId;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::clients::ClientSink;
+use super::link_handle::LinkHandle;
+use super::sinks::ClientSink;
 use crate::engine::{ClientKey, Input, Introduction, PeerMessage, Rejection, Session};
 use crate::marker::Past;
 use crate::start::{Epoch, Start};
 use crate::storage::Seen;
-use crate::transport::link::LinkHandle;
 
 /// What links and peers tell the driver.
 pub enum PeerEvent {

@@ -3,14 +3,15 @@
 //! Guarantees that a message of a replaced session does nothing, and that each message reaches who
 //! understands it. Does not know how a session is made.
 
-use kvorum_protocol::status::ReplicaId;
+use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use omnipaxos::messages::Message;
 
 use super::consensus::Handled;
-use super::message::{Origin, Output, PeerMessage, Session};
+use super::message::{Look, Origin, Output, PeerMessage, Session};
 use super::notice::Notice;
-use super::planning::Look;
 use super::reads::{Question, Read};
 use super::{Engine, HURRY_TICKS};
+use crate::entry::Entry;
 use crate::storage::Store;
 
 impl<S: Store> Engine<S> {
@@ -70,22 +71,7 @@ impl<S: Store> Engine<S> {
         }
         match message {
             PeerMessage::Paxos { configuration, message } => {
-                if configuration != self.configuration.id {
-                    return self.other_configuration(peer, configuration);
-                }
-                let Some(consensus) = &mut self.consensus else { return };
-                match consensus.handle(peer, message, self.store.applied()) {
-                    Handled::Taken => {}
-                    Handled::Behind { index } => self.is_behind(peer, index),
-                    Handled::Outrun { ballot } => {
-                        let message = PeerMessage::Yield { configuration, ballot };
-                        self.outbox.push(Output::Gated { to: peer, message, durable: false });
-                    }
-                    Handled::Forged => {
-                        let what = "a consensus message that must not be";
-                        self.outbox.notice(Notice::Dropped { what });
-                    }
-                }
+                self.consensus_message(peer, configuration, message);
             }
             PeerMessage::Probe { configuration, ballot, round } => {
                 self.probe(peer, configuration, ballot, round);
@@ -132,6 +118,30 @@ impl<S: Store> Engine<S> {
             PeerMessage::EpochKept { epoch } => self.epoch_kept(peer, epoch),
             PeerMessage::AskDisk { number } => self.disk_asked(peer, number),
             PeerMessage::DiskWorks { number } => self.disk_works(number),
+        }
+    }
+    /// A peer sent a message of the consensus library.
+    fn consensus_message(
+        &mut self,
+        peer: ReplicaId,
+        configuration: ConfigurationId,
+        message: Message<Entry>,
+    ) {
+        if configuration != self.configuration.id {
+            return self.other_configuration(peer, configuration);
+        }
+        let Some(consensus) = &mut self.consensus else { return };
+        match consensus.handle(peer, message, self.store.applied()) {
+            Handled::Taken => {}
+            Handled::Behind { index } => self.is_behind(peer, index),
+            Handled::Outrun { ballot } => {
+                let message = PeerMessage::Yield { configuration, ballot };
+                self.outbox.push(Output::Gated { to: peer, message, durable: false });
+            }
+            Handled::Forged => {
+                let what = "a consensus message that must not be";
+                self.outbox.notice(Notice::Dropped { what });
+            }
         }
     }
 }

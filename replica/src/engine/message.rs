@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::notice::Notice;
 use super::peers::Known;
-use super::planning::Look;
 use super::solo::Written;
 use crate::entry::Entry;
 use crate::marker::Mark;
@@ -58,6 +57,15 @@ pub enum Asker {
         /// Its number for the question.
         call: u64,
     },
+}
+
+/// A look at how many replicas are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Look {
+    /// Who wants to know.
+    pub asker: ReplicaId,
+    /// Its number for the look.
+    pub number: u64,
 }
 
 /// What replicas say to each other once a session is up.

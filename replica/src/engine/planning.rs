@@ -10,7 +10,7 @@ use kvorum_protocol::status::{JoinerStatus, Member, Membership, ReplicaId};
 
 use super::Engine;
 use super::consensus::Consensus;
-use super::message::{Output, PeerMessage};
+use super::message::{Look, Output, PeerMessage};
 use crate::chain::Standing;
 use crate::planner::{self, Candidate, Plan, Scale, View};
 use crate::storage::Store;
@@ -25,15 +25,6 @@ pub(super) const LAG_MAX: u64 = 1024;
 const LOOK_HOLDS_TICKS: u64 = 50;
 /// Ticks after which a look that got no answer is repeated, and the peers are asked too.
 const LOOK_AGAIN_TICKS: u64 = 300;
-
-/// A look at how many replicas are wanted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Look {
-    /// Who wants to know.
-    pub asker: ReplicaId,
-    /// Its number for the look.
-    pub number: u64,
-}
 
 /// A look at what is wanted.
 struct Looking {

@@ -25,7 +25,6 @@ use kube::{Api, Client, Config};
 use kvorum_protocol::client::{Endpoint, Resolve};
 use tokio::time::{sleep, timeout};
 
-use super::events::Herald;
 use super::folder::REPLICAS_MAX;
 use super::{OrchestratorError, Scale};
 use crate::marker::Marker;
@@ -226,10 +225,6 @@ impl Kubernetes {
             Some(((), watch))
         })
         .boxed()
-    }
-
-    pub(super) fn herald(&self, name: &str) -> Herald {
-        Herald::new(self.clone(), name.to_owned())
     }
 
     /// Waits for a call, but not for ever.

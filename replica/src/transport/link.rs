@@ -6,7 +6,6 @@
 //! written. Does not know when too much waits: the driver adds up, and ends a session.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -20,10 +19,11 @@ use tracing::warn;
 
 use super::meeting::{Frames, Met, Sink};
 use crate::driver::PeerEvent;
+use crate::driver::link_handle::{LinkHandle, Queues};
 use crate::engine::{PeerMessage, Session, validity};
 use crate::limits::{
     FRAGMENT_BYTES_MAX, GUEST_PART_BYTES, GUESTS_MAX, INBOUND_BYTES_MAX, MESSAGE_BYTES_MAX,
-    PART_BYTES_FREE, URGENT_BYTES_MAX,
+    PART_BYTES_FREE,
 };
 
 /// Longest urgent message, in bytes: what is urgent has a few numbers in it.
@@ -42,27 +42,6 @@ const URGENT: u8 = 0;
 const MORE: u8 = 1;
 const LAST: u8 = 2;
 const ALIVE: u8 = 3;
-
-/// The sending end of a session, for the driver. Dropping it ends the session.
-pub struct LinkHandle {
-    urgent: mpsc::UnboundedSender<PeerMessage>,
-    ordinary: mpsc::UnboundedSender<PeerMessage>,
-    queued: Arc<Queued>,
-    end: CancellationToken,
-}
-
-/// Bytes that wait in each lane, the message that is being written included.
-#[derive(Default)]
-struct Queued {
-    urgent: AtomicUsize,
-    ordinary: AtomicUsize,
-}
-
-impl Queued {
-    fn of(&self, message: &PeerMessage) -> &AtomicUsize {
-        if message.is_urgent() { &self.urgent } else { &self.ordinary }
-    }
-}
 
 /// What may be received from all peers and is not handled.
 #[derive(Clone)]
@@ -83,40 +62,6 @@ impl Default for Inbound {
     }
 }
 
-impl LinkHandle {
-    /// Counts a message that is to be pushed now or later; false when too many urgent ones wait,
-    /// which have room of their own: they are small, and must not wait for a long synchronization.
-    pub fn count(&self, message: &PeerMessage) -> bool {
-        let waits = self.queued.of(message).fetch_add(message.weight(), Ordering::Relaxed);
-        !message.is_urgent() || waits <= URGENT_BYTES_MAX
-    }
-
-    /// Queues a message that was counted.
-    pub fn push(&self, message: PeerMessage) {
-        let lane = if message.is_urgent() { &self.urgent } else { &self.ordinary };
-        // A session that just ended is told by its own event.
-        let _ = lane.send(message);
-    }
-
-    /// Bytes of ordinary messages that were counted and are not written.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.queued.ordinary.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for LinkHandle {
-    fn drop(&mut self) {
-        self.end.cancel();
-    }
-}
-
-struct Queues {
-    urgent: mpsc::UnboundedReceiver<PeerMessage>,
-    ordinary: mpsc::UnboundedReceiver<PeerMessage>,
-    queued: Arc<Queued>,
-}
-
 /// Runs a session until it ends, and tells the driver of its beginning and end.
 pub async fn run(
     met: Met,
@@ -128,11 +73,8 @@ pub async fn run(
     let Met { peer, mut frames, mut sink } = met;
     frames.decoder_mut().set_max_frame_length(FRAGMENT_BYTES_MAX + 1);
     sink.encoder_mut().set_max_frame_length(FRAGMENT_BYTES_MAX + 1);
-    let (urgent, urgent_queue) = mpsc::unbounded_channel();
-    let (ordinary, ordinary_queue) = mpsc::unbounded_channel();
-    let (queued, end) = (Arc::new(Queued::default()), CancellationToken::new());
-    let link = LinkHandle { urgent, ordinary, queued: Arc::clone(&queued), end: end.clone() };
-    let queues = Queues { urgent: urgent_queue, ordinary: ordinary_queue, queued };
+    let end = CancellationToken::new();
+    let (link, queues) = LinkHandle::new(end.clone());
     if driver.send(PeerEvent::Up { peer, session, link }).await.is_err() {
         return;
     }
@@ -171,8 +113,6 @@ async fn write_messages(mut sink: Sink, mut queues: Queues) {
 /// Writes one message, and between its fragments whatever is urgent; false when the link broke.
 async fn write_message(sink: &mut Sink, message: PeerMessage, queues: &mut Queues) -> bool {
     let (weight, is_urgent) = (message.weight(), message.is_urgent());
-    let counted = Arc::clone(&queues.queued);
-    let counted = counted.of(&message);
     let Ok(bytes) = frame::encode(&message, MESSAGE_BYTES_MAX) else {
         warn!(weight, "a message to a peer is too long to be sent; its session ends");
         return false;
@@ -193,14 +133,14 @@ async fn write_message(sink: &mut Sink, message: PeerMessage, queues: &mut Queue
         while kind == MORE
             && let Ok(urgent) = queues.urgent.try_recv()
         {
-            queues.queued.urgent.fetch_sub(urgent.weight(), Ordering::Relaxed);
+            queues.written(urgent.weight(), true);
             let Ok(bytes) = frame::encode(&urgent, FRAGMENT_BYTES_MAX) else { return false };
             if sink.feed(frame_of(URGENT, &bytes)).await.is_err() {
                 return false;
             }
         }
     }
-    counted.fetch_sub(weight, Ordering::Relaxed);
+    queues.written(weight, is_urgent);
     true
 }
 

@@ -17,18 +17,18 @@ use crate::limits::{CLIENT_BYTES_MAX, CLIENTS_BYTES_MAX, EVENTS_BYTES_MAX};
 
 /// Bytes that wait for all connections.
 #[derive(Default)]
-pub(super) struct Total(AtomicUsize);
+pub(crate) struct Total(AtomicUsize);
 
 /// Bytes that wait for one connection, and for all of them.
 #[derive(Clone)]
-pub(super) struct Queued {
+pub(crate) struct Queued {
     /// `None` once the connection is closed: nobody writes what waits. Held for one addition.
     own: Arc<Mutex<Option<usize>>>,
     total: Arc<Total>,
 }
 
 impl Queued {
-    pub(super) fn new(total: Arc<Total>) -> Self {
+    pub(crate) fn new(total: Arc<Total>) -> Self {
         Self { own: Arc::new(Mutex::new(Some(0))), total }
     }
 
@@ -36,7 +36,7 @@ impl Queued {
         with(&mut self.own.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn add(&self, bytes: usize) {
+    pub(crate) fn add(&self, bytes: usize) {
         self.own(|own| {
             if let Some(own) = own {
                 *own += bytes;
@@ -45,7 +45,7 @@ impl Queued {
         });
     }
 
-    pub(super) fn subtract(&self, bytes: usize) {
+    pub(crate) fn subtract(&self, bytes: usize) {
         self.own(|own| {
             if let Some(own) = own {
                 *own -= bytes;
@@ -72,7 +72,7 @@ pub struct ClientSink {
 }
 
 impl ClientSink {
-    pub(super) fn new(
+    pub(crate) fn new(
         frames: mpsc::UnboundedSender<ServerFrame>,
         queued: Queued,
         end: CancellationToken,

@@ -1,0 +1,88 @@
+//! What waits to be written to a peer.
+//!
+//! Guarantees that what is urgent has a lane of its own, that each lane keeps its order, and that
+//! what waits is counted until it is written. Does not know when too much waits: the driver adds
+//! up, and ends a session by dropping its handle.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::PeerMessage;
+use crate::limits::URGENT_BYTES_MAX;
+
+/// The sending end of a session, for the driver. Dropping it ends the session.
+pub struct LinkHandle {
+    urgent: mpsc::UnboundedSender<PeerMessage>,
+    ordinary: mpsc::UnboundedSender<PeerMessage>,
+    queued: Arc<Queued>,
+    end: CancellationToken,
+}
+
+/// Bytes that wait in each lane, the message that is being written included.
+#[derive(Default)]
+struct Queued {
+    urgent: AtomicUsize,
+    ordinary: AtomicUsize,
+}
+
+impl Queued {
+    fn of(&self, message: &PeerMessage) -> &AtomicUsize {
+        if message.is_urgent() { &self.urgent } else { &self.ordinary }
+    }
+}
+
+impl LinkHandle {
+    /// The two ends of what waits for a session, which ends with `end` and ends it.
+    pub(crate) fn new(end: CancellationToken) -> (Self, Queues) {
+        let (urgent, urgent_queue) = mpsc::unbounded_channel();
+        let (ordinary, ordinary_queue) = mpsc::unbounded_channel();
+        let queued = Arc::new(Queued::default());
+        let queues =
+            Queues { urgent: urgent_queue, ordinary: ordinary_queue, queued: Arc::clone(&queued) };
+        (Self { urgent, ordinary, queued, end }, queues)
+    }
+
+    /// Counts a message that is to be pushed now or later; false when too many urgent ones wait,
+    /// which have room of their own: they are small, and must not wait for a long synchronization.
+    pub fn count(&self, message: &PeerMessage) -> bool {
+        let waits = self.queued.of(message).fetch_add(message.weight(), Ordering::Relaxed);
+        !message.is_urgent() || waits <= URGENT_BYTES_MAX
+    }
+
+    /// Queues a message that was counted.
+    pub fn push(&self, message: PeerMessage) {
+        let lane = if message.is_urgent() { &self.urgent } else { &self.ordinary };
+        // A session that just ended is told by its own event.
+        let _ = lane.send(message);
+    }
+
+    /// Bytes of ordinary messages that were counted and are not written.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queued.ordinary.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for LinkHandle {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
+}
+
+/// What waits for a session, as its writer takes it.
+pub(crate) struct Queues {
+    pub urgent: mpsc::UnboundedReceiver<PeerMessage>,
+    pub ordinary: mpsc::UnboundedReceiver<PeerMessage>,
+    queued: Arc<Queued>,
+}
+
+impl Queues {
+    /// A message of this weight is written, and waits no more.
+    pub fn written(&self, weight: usize, is_urgent: bool) {
+        let lane = if is_urgent { &self.queued.urgent } else { &self.queued.ordinary };
+        lane.fetch_sub(weight, Ordering::Relaxed);
+    }
+}
