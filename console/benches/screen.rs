@@ -80,7 +80,7 @@ fn be(role: &str) {
                 loaded.load(LOAD, u64::MAX).await;
             });
         }
-        let attach = Box::new(move |_| -> kvorum::backend::Task<_> {
+        let attach = Box::new(move |_| -> kvorum::probe::Task<_> {
             let memory: Arc<dyn Backend> = Arc::<Memory>::clone(&memory);
             Box::pin(std::future::ready(Ok(memory)))
         });

@@ -17,6 +17,8 @@ pub mod demo;
 pub mod dialog;
 pub mod failover;
 pub mod keys;
+pub mod layout;
+pub mod lines;
 pub mod log;
 mod members;
 pub mod output;
@@ -267,7 +269,7 @@ pub struct App {
     /// Calls in flight.
     pub calls: BTreeMap<CallId, Pending>,
     /// Lines of the prompt of which commands are left.
-    pub(crate) lines: Vec<crate::update::Line>,
+    pub(crate) lines: Vec<lines::Line>,
     /// The screen stands still since then.
     pub frozen: Option<Box<Frozen>>,
     /// It is about to end.

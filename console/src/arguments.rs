@@ -25,6 +25,10 @@ pub struct Arguments {
     pub command: Option<Command>,
 }
 
+/// Room that each replica keeps free on the disk when nothing else is said.
+#[cfg(feature = "local")]
+pub const DISK_RESERVE: &str = "256MiB";
+
 const AFTER_HELP: &str = "\
 NODE is a name like kvorum-0, n1 or 1 (the first), 8001 (the first, as the seed spelled it), leader
 or any. Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 unavailable or no quorum, 5 unknown
@@ -301,7 +305,7 @@ pub struct Local {
     #[arg(long)]
     pub allow_faults: bool,
     /// Room that each replica keeps free on the disk
-    #[arg(long, default_value = crate::local::DISK_RESERVE, value_name = "BYTES")]
+    #[arg(long, default_value = DISK_RESERVE, value_name = "BYTES")]
     pub disk_reserve: String,
     /// One more argument for each replica, such as --checksum-seconds=60; may be repeated
     #[arg(long = "replica-arg", value_name = "ARGUMENT", allow_hyphen_values = true)]

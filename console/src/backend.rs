@@ -14,50 +14,12 @@ pub mod memory;
 pub mod strangers;
 pub mod watch;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use crate::exit::Stop;
-use crate::message::{Call, Event, Place, Reply, Seen};
-use crate::probe::Store;
-
-/// Events that wait for the console. When it is full, whoever tells it something waits.
-pub const EVENTS_MAX: usize = 256;
-
-/// A future of a backend.
-pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// Where a backend tells what it sees.
-#[derive(Clone)]
-pub struct Sink {
-    events: mpsc::Sender<Event>,
-}
-
-impl Sink {
-    /// A sink into the console's events.
-    #[must_use]
-    pub fn new(events: mpsc::Sender<Event>) -> Self {
-        Self { events }
-    }
-
-    /// Tells something. False when nobody listens any more.
-    pub async fn tell(&self, seen: Seen) -> bool {
-        self.events.send(Event::Seen(seen)).await.is_ok()
-    }
-
-    /// Tells that the cluster is not there any more, and why.
-    pub async fn lost(&self, why: Stop) {
-        let _ = self.events.send(Event::NotAttached(why)).await;
-    }
-
-    /// Ends when nobody listens any more.
-    pub async fn closed(&self) {
-        self.events.closed().await;
-    }
-}
+use crate::message::{Call, Place, Reply};
+use crate::probe::{Store, Task};
+use crate::sink::Sink;
 
 /// A cluster that the console can watch and use.
 pub trait Backend: Send + Sync + 'static {

@@ -12,9 +12,6 @@ mod keys;
 mod scale;
 mod status;
 
-#[cfg(feature = "local")]
-pub(crate) use status::ask_all;
-
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -177,14 +174,6 @@ async fn run_verb(verb: Verb, global: Global, named: Named) -> Result<(), Stop> 
         Verb::Cut { node, peer } => admin::set_cut(&context, &node, &peer, true).await,
         Verb::Heal { node, peer } => admin::set_cut(&context, &node, &peer, false).await,
     }
-}
-
-/// The default folder, if a local cluster lives there.
-pub(crate) fn living() -> Option<std::path::PathBuf> {
-    #[cfg(feature = "local")]
-    return crate::local::folder::living_default();
-    #[cfg(not(feature = "local"))]
-    None
 }
 
 /// Prints one result: as text for people, as JSON otherwise.

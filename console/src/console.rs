@@ -71,7 +71,7 @@ async fn open(
             Ok(Target::Local(folder)) => open_local(folder, timeout).await,
             Ok(Target::Kubernetes(named)) => open_pods(named, timeout).await,
             // A local cluster may have been started meanwhile.
-            Err(stop) => match crate::command::living() {
+            Err(stop) => match target::living() {
                 Some(folder) => open_local(folder, timeout).await,
                 None => Err(stop),
             },
@@ -242,7 +242,7 @@ fn say(text: &str) -> Result<(), Stop> {
 /// Prints what happens in a cluster, until it is ended.
 pub async fn events(global: &Global, named: Named) -> Result<(), Stop> {
     let target = target::choose(global, named, Found::look(), false)?;
-    crate::note(format!("using {}", target.describe()));
+    crate::note::note(format!("using {}", target.describe()));
     let (shown, timeout) = (target.describe(), global.timeout);
     let attach: Attach =
         Box::new(move |_| Box::pin(open(Destination::Given, Ok(target.clone()), timeout)));
@@ -336,7 +336,7 @@ fn give_back_on_panic() {
     std::panic::set_hook(Box::new(move |panic| {
         screen::give_back();
         say(panic);
-        crate::note(format!(
+        crate::note::note(format!(
             "this is a bug in kvorum {}; the terminal is as it was",
             env!("CARGO_PKG_VERSION")
         ));

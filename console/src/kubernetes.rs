@@ -16,6 +16,7 @@
 //! does, and that a pod is deleted only if it still is the one that was seen. Does not know the
 //! console.
 
+pub mod access;
 pub mod config;
 pub mod forward;
 pub mod happenings;
@@ -27,7 +28,6 @@ pub mod trouble;
 pub mod watching;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
@@ -35,17 +35,14 @@ use kube::api::{DeleteParams, LogParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use kvorum_protocol::client::{Dial, Endpoint, Resolve};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use crate::exit::{Exit, Stop};
-use config::Access;
+use access::Access;
+pub use access::CALL_PATIENCE;
 pub use config::Named;
 use pods::{PodView, Pods};
+use trouble::call;
 
-/// How long a call of the API server may take.
-pub const CALL_PATIENCE: Duration = Duration::from_secs(5);
-/// The port for clients, where the pod does not name one.
-const CLIENTS_PORT: u16 = 7301;
 /// Lines of a pod's log that are shown.
 const LOG_LINES: i64 = 1000;
 /// Most replicas of a cluster.
@@ -233,16 +230,5 @@ impl Kube {
         }
         lines.extend(now.lines().map(str::to_owned));
         Ok(lines)
-    }
-}
-
-/// Waits for a call of the API server, but not for ever.
-pub(crate) async fn call<T>(
-    access: &Access,
-    call: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, Stop> {
-    match timeout(CALL_PATIENCE, call).await {
-        Ok(done) => done.map_err(|error| trouble::explain(access, &error)),
-        Err(_) => Err(trouble::silent(access)),
     }
 }

@@ -6,11 +6,13 @@
 //! | [`message`] | what happens to it, and what it asks for | yes |
 //! | [`update`] | what each event changes | yes |
 //! | [`view`] | the screen, drawn from it | yes |
+//! | [`page`], [`text`] | pages of text; words, numbers and times as they are drawn | yes |
 //! | [`keymap`] | every key, in one table | yes |
 //! | [`prompt`] | the line being typed, and its grammar | yes |
 //! | [`console`] | what is started for each way of using the console | |
 //! | [`runtime`] | the one loop: event, update, effects, draw | |
 //! | [`screen`], [`input`], [`clock`] | the terminal, its keys, the time | |
+//! | [`sink`] | where whoever watches tells what it sees | |
 //! | [`backend`] | where replicas run: in Kubernetes, local, at addresses, in memory | |
 //! | [`runner`] | what can be done with their processes and their number | |
 //! | [`kubernetes`] | a cluster that Kubernetes runs | |
@@ -20,8 +22,10 @@
 //! | [`signals`] | the signals that end it | |
 //! | [`tail`] | the end of a file | |
 //! | [`node`] | how people name a replica | yes |
+//! | `statuses` | what all replicas say about themselves | |
 //! | [`target`] | which cluster a command talks to | |
 //! | [`command`] | what each command does | |
+//! | `note` | what is said on standard error | |
 //! | [`output`] | how things are shown | yes |
 //! | [`exit`] | how commands end | yes |
 //! | `local` | a cluster of child processes (feature `local`) | |
@@ -46,20 +50,24 @@ pub mod kubernetes;
 pub mod local;
 pub mod message;
 pub mod node;
+mod note;
 pub mod output;
+pub mod page;
 pub mod probe;
 pub mod prompt;
 pub mod runner;
 pub mod runtime;
 pub mod screen;
 pub mod signals;
+pub mod sink;
+mod statuses;
 pub mod tail;
 pub mod target;
+pub mod text;
 pub mod update;
 pub mod value;
 pub mod view;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::builder::Resettable;
@@ -149,13 +157,7 @@ fn misread(error: &clap::Error) -> ExitCode {
 
 fn report(stop: &Stop) -> ExitCode {
     if !stop.message.is_empty() {
-        note(&stop.message);
+        note::note(&stop.message);
     }
     stop.exit.into()
-}
-
-/// Says something on standard error. Nobody may be listening there any more; that is no reason to
-/// end what goes on.
-pub(crate) fn note(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "kvorum: {line}");
 }

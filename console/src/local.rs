@@ -25,11 +25,11 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::arguments::{Global, Local};
-use crate::command::ask_all;
+use crate::arguments::{DISK_RESERVE, Global, Local};
 use crate::exit::{Exit, Stop};
 use crate::output;
 use crate::signals::EndSignals;
+use crate::statuses::ask_all;
 use child::Place;
 use folder::{Folder, REPLICAS_MAX, StatefulSet};
 use pods::Pods;
@@ -42,8 +42,6 @@ const STRAGGLER_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the replicas may take together to stop in order.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// Room that each replica keeps free on the disk when nothing else is said.
-pub const DISK_RESERVE: &str = "256MiB";
 /// Time between two looks for the status table.
 const TABLE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -201,7 +199,7 @@ impl Running {
 pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
     let began = Instant::now();
     let mut told = EndSignals::new()?;
-    let report: Report = Arc::new(|name, what| crate::note(format!("{name} {what}")));
+    let report: Report = Arc::new(|name, what| crate::note::note(format!("{name} {what}")));
     let running = Running::start(&Plan::from(&local), &report)?;
     let folder = &running.folder;
     let client = client(&folder.path, Options { deadline: global.timeout, ..Options::default() })?;
@@ -217,7 +215,7 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
         result = serving => result,
         () = told.next() => Ok(()),
     };
-    crate::note("stopping the replicas");
+    crate::note::note("stopping the replicas");
     running.stop(STOP_PATIENCE).await;
     result
 }

@@ -13,6 +13,9 @@ use kvorum_protocol::message::{Consistency, EntryEvent, Page, Pair};
 use kvorum_protocol::{Condition, Key, Status};
 
 use crate::exit::Stop;
+
+/// A connection that was silent for longer is no proof of life.
+pub const SILENT_AFTER: Duration = Duration::from_secs(2);
 pub use crate::value::Source;
 
 /// The time of an event, by two clocks.

@@ -6,6 +6,7 @@
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
@@ -15,6 +16,12 @@ use serde_json::{Value as Json, json};
 
 /// Bytes of a value that a list shows.
 const PREVIEW_BYTES: usize = 160;
+
+/// A time in milliseconds, for people.
+#[must_use]
+pub fn milliseconds(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+}
 
 /// A sentence as one line: printable UTF-8 as it is, the rest escaped. Bytes in it that may be
 /// anything are [`shown()`] before.

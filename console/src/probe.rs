@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, future, stream};
 use kvorum_protocol::message::Pair;
 use kvorum_protocol::{Fate, Key, Value};
@@ -18,7 +19,6 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::Task;
 use crate::clock::Clock;
 use crate::message::{Ack, Event, ProbeReport, Proof};
 
@@ -36,6 +36,9 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 const PROOF_PATIENCE: Duration = Duration::from_secs(60);
 /// Keys removed at once.
 const DELETES: usize = 64;
+
+/// What is done meanwhile, and comes to something.
+pub type Task<T> = BoxFuture<'static, T>;
 
 /// Where a probe writes.
 pub trait Store: Send + Sync + 'static {

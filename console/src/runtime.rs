@@ -20,14 +20,15 @@ use tokio_util::sync::CancellationToken;
 use crate::app::demo::Demo;
 use crate::app::dialog::Dialog;
 use crate::app::{App, Stage};
-use crate::backend::{Backend, EVENTS_MAX, Sink, Task};
+use crate::backend::Backend;
 use crate::clock::Clock;
 use crate::exit::Stop;
 use crate::input::Input;
 use crate::message::{CallId, Destination, Effect, Event, Reply};
-use crate::probe;
+use crate::probe::{self, Task};
 use crate::screen::{Frame, Screen};
 use crate::signals::{ConsoleSignals, Told};
+use crate::sink::{EVENTS_MAX, Sink};
 use crate::update::update;
 use crate::view;
 
@@ -345,7 +346,7 @@ impl Loop {
         // The first frame is there before anything is asked of anybody.
         self.runtime.show();
         if self.runtime.app.settings.is_shared && self.runtime.app.size == (0, 0) {
-            crate::note("the console is ready: kubectl attach -it deploy/kvorum-console");
+            crate::note::note("the console is ready: kubectl attach -it deploy/kvorum-console");
         }
         self.runtime.begin_attach(Destination::Given);
         let start = Instant::now();

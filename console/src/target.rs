@@ -87,7 +87,7 @@ impl Found {
     /// Looks.
     #[must_use]
     pub fn look() -> Self {
-        Self { living: crate::command::living(), has_kubernetes: config::is_there() }
+        Self { living: living(), has_kubernetes: config::is_there() }
     }
 }
 
@@ -184,7 +184,7 @@ impl Target {
     pub async fn open(&self, global: &Global) -> Result<(Arc<Client>, Runner), Stop> {
         let options = Options { deadline: global.timeout, ..Options::default() };
         if !matches!(self, Self::Kubernetes(_)) {
-            crate::note(format!("using {}", self.describe()));
+            crate::note::note(format!("using {}", self.describe()));
         }
         match self {
             Self::Endpoints(addresses) => {
@@ -194,7 +194,7 @@ impl Target {
             }
             Self::Kubernetes(named) => {
                 let kube = Kube::find(named).await?;
-                crate::note(format!("using {}", kube.name()));
+                crate::note::note(format!("using {}", kube.name()));
                 let options = Options { dial: kube.dial(), ..options };
                 Ok((Arc::new(Client::new(kube.resolve(), options)), Runner::Kubernetes(kube)))
             }
@@ -209,6 +209,14 @@ impl Target {
             )),
         }
     }
+}
+
+/// The default folder, if a local cluster lives there.
+pub fn living() -> Option<std::path::PathBuf> {
+    #[cfg(feature = "local")]
+    return crate::local::folder::living();
+    #[cfg(not(feature = "local"))]
+    None
 }
 
 #[cfg(test)]

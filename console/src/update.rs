@@ -24,16 +24,13 @@ use crate::app::cluster::{Happening, Kind};
 use crate::app::demo::{Facts, Order};
 use crate::app::dialog;
 use crate::app::output::Verdict;
-use crate::app::{App, Purpose, Stage};
+use crate::app::{App, Purpose, Stage, layout, writes};
 use crate::exit::Exit;
 use crate::message::{Call, Effect, Event, HowToKill, Now, Place, ProbeReport, Seen};
 use crate::prompt::PaneName;
 
-pub use answers::milliseconds;
-pub use commands::{Line, why_detached};
+pub use commands::why_detached;
 
-/// The width from which on the screen has two columns, and so shows the keys.
-pub const TWO_COLUMNS: u16 = 120;
 /// Time between two tries to attach to a target that waiting may bring back.
 const ATTACH_RETRY: Duration = Duration::from_secs(5);
 /// Time between two tries to get a page of keys.
@@ -187,27 +184,14 @@ fn probed(app: &mut App, report: ProbeReport) -> Vec<Effect> {
     }
     if let ProbeReport::Proven(proof) = &report {
         let (verdict, text) = match proof {
-            Ok(proof) if proof.is_kept() => (Verdict::Done, proof_line(proof)),
-            Ok(proof) => (Verdict::Refused, proof_line(proof)),
+            Ok(proof) if proof.is_kept() => (Verdict::Done, writes::proof_line(proof)),
+            Ok(proof) => (Verdict::Refused, writes::proof_line(proof)),
             Err(why) => (Verdict::Refused, format!("the probe could not be proven: {why}")),
         };
         app.output.say(app.now, verdict, text);
     }
     app.writes.report(report);
     Vec::new()
-}
-
-/// A proof in one line.
-#[must_use]
-pub fn proof_line(proof: &crate::message::Proof) -> String {
-    let unknown = match proof.unknown {
-        0 => "unknown 0".to_owned(),
-        unknown => format!("unknown {unknown} ({} happened)", proof.unknown_happened),
-    };
-    format!(
-        "acknowledged {} · lost {} · doubled {} · {unknown}",
-        proof.acknowledged, proof.lost, proof.doubled
-    )
 }
 
 /// Lets the director of the demo go on.
@@ -238,7 +222,7 @@ fn direct(app: &mut App) -> Vec<Effect> {
 
 /// Whether the keys are on the screen.
 fn shows_keys(app: &App) -> bool {
-    app.focus == PaneName::Keys || (app.size.0 >= TWO_COLUMNS && !app.zoomed)
+    app.focus == PaneName::Keys || (app.size.0 >= layout::TWO_COLUMNS && !app.zoomed)
 }
 
 /// Asks for the page of keys that is wanted and not there.

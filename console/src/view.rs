@@ -18,21 +18,18 @@ mod keys;
 mod overlay;
 mod panes;
 pub mod picture;
-pub mod text;
 pub mod theme;
 mod writes;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 
-use crate::app::{App, Stage};
+use crate::app::{App, Stage, layout};
 use crate::prompt::PaneName;
-use crate::update::TWO_COLUMNS;
 use canvas::Canvas;
 use theme::{Theme, Tone};
 
 pub use bar::HEARTBEAT_SECONDS;
-pub use overlay::page_text;
 
 /// Below this there is one line.
 const LINE_BELOW: (u16, u16) = (20, 5);
@@ -79,7 +76,7 @@ fn bands(area: Rect) -> [Rect; 4] {
 /// Draws the panes as the size has room for them.
 fn panes_of(app: &App, area: Rect, body: Rect, canvas: &mut Canvas<'_>) {
     let is_compact = area.width < COMPACT_BELOW.0 || area.height < COMPACT_BELOW.1;
-    let has_columns = area.width >= TWO_COLUMNS && !is_compact;
+    let has_columns = area.width >= layout::TWO_COLUMNS && !is_compact;
     // The keys have a place of their own only where there are two columns.
     let is_alone = app.zoomed || (app.focus == PaneName::Keys && !has_columns);
     if is_alone {

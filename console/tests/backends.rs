@@ -15,13 +15,15 @@ use std::time::{Duration, Instant};
 
 use harness::{END, Terminal, replicas, this_program, wait_until_gone};
 use kvorum::app::{App, Settings};
+use kvorum::backend::Backend;
 use kvorum::backend::cluster::RealCluster;
 use kvorum::backend::memory::Memory;
-use kvorum::backend::{Backend, Sink, Task};
 use kvorum::exit::{Exit, Stop};
 use kvorum::local::Plan;
 use kvorum::message::{Call, Place, Reply};
 use kvorum::probe::Store;
+use kvorum::probe::Task;
+use kvorum::sink::Sink;
 
 /// Says in the environment what this program is.
 const ROLE: &str = "KVORUM_TEST_ROLE";

@@ -10,11 +10,8 @@ use std::time::Duration;
 use kvorum_protocol::Status;
 use kvorum_protocol::status::{Configuration, Membership, Reign, Role};
 
-use crate::message::{Now, Seen};
+use crate::message::{Now, SILENT_AFTER, Seen};
 use crate::output::Said;
-
-/// A connection that was silent for longer is no proof of life.
-pub const SILENT_AFTER: Duration = Duration::from_secs(2);
 
 /// All replicas, by name.
 #[derive(Clone, Default, Debug)]

@@ -149,6 +149,19 @@ pub fn column_of(at: Duration) -> u64 {
     u64::try_from(at.as_millis() / COLUMN.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A proof in one line.
+#[must_use]
+pub fn proof_line(proof: &crate::message::Proof) -> String {
+    let unknown = match proof.unknown {
+        0 => "unknown 0".to_owned(),
+        unknown => format!("unknown {unknown} ({} happened)", proof.unknown_happened),
+    };
+    format!(
+        "acknowledged {} · lost {} · doubled {} · {unknown}",
+        proof.acknowledged, proof.lost, proof.doubled
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,13 +18,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::Backend;
 use super::watch::{Names, Watch, Watched, pass_on};
-use super::{Backend, Sink, Task};
 use crate::exit::Stop;
 use crate::kubernetes::{Kube, happenings};
 use crate::message::{Call, Place, Previous, Reply, Seen, Source};
-use crate::probe::{Store, Written};
+use crate::probe::{Store, Task, Written};
 use crate::runner::{Runner, blocking};
+use crate::sink::Sink;
 
 /// Keys in a page.
 const PAGE_PAIRS: u32 = 500;

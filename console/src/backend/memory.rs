@@ -19,11 +19,12 @@ use kvorum_protocol::{Fate, Key, Status, Value};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::{Backend, Sink, Task};
+use super::Backend;
 use crate::clock::Clock;
 use crate::exit::{Exit, Stop};
 use crate::message::{Call, Place, Previous, Reply, Seen, Source};
-use crate::probe::{Store, Written};
+use crate::probe::{Store, Task, Written};
+use crate::sink::Sink;
 
 /// Time from the loss of a leader to the next one.
 const ELECTION: Duration = Duration::from_millis(150);

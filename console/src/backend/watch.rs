@@ -17,11 +17,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::Sink;
 use super::strangers::{Standing, Strangers};
-use crate::app::cluster::SILENT_AFTER;
 use crate::exit::{Exit, Stop};
+use crate::message::SILENT_AFTER;
 use crate::message::Seen;
+use crate::sink::Sink;
 
 /// First pause before a replica is dialed again.
 const PAUSE_MIN: Duration = Duration::from_millis(50);

@@ -8,7 +8,6 @@ use kvorum_protocol::message::Admin;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::status::ask_all;
 use super::{Context, print};
 use crate::app::cluster::Cluster;
 use crate::app::quorum::Consequence;
@@ -16,6 +15,7 @@ use crate::exit::{Exit, Stop};
 use crate::message::HowToKill;
 use crate::node::Node;
 use crate::output::Said;
+use crate::statuses::ask_all;
 
 /// How long another replica may take to take over: longer than a leader tries to hand over.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ pub async fn kill(context: &Context, node: &Node, how: HowToKill, yes: bool) -> 
     let name = context.name(node).await?;
     let said = ask_all(&context.client).await?;
     let consequence = consequence(&name, &said);
-    crate::note(&consequence);
+    crate::note::note(&consequence);
     let is_sure = match how {
         _ if yes => true,
         HowToKill::Force => ask_name(&name)?,
@@ -43,7 +43,7 @@ pub async fn kill(context: &Context, node: &Node, how: HowToKill, yes: bool) -> 
 
 /// Asks for the name of a replica that is to be deleted by force.
 fn ask_name(name: &str) -> Result<bool, Stop> {
-    crate::note(
+    crate::note::note(
         "by force the pod's object goes at once, and the same replica may run twice for a while; \
          the store fences that, but waits for the first one's disk",
     );

@@ -14,7 +14,6 @@ use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 
 use super::print;
-use super::status::ask_everybody;
 use crate::arguments::Global;
 use crate::clusters::Split;
 use crate::exit::{Exit, Stop};
@@ -22,6 +21,7 @@ use crate::kubernetes::rights::{self, Action};
 use crate::kubernetes::{CALL_PATIENCE, Kube};
 use crate::output::Said;
 use crate::runner::{Marked, Runner};
+use crate::statuses::ask_everybody;
 use crate::target::{self, Found, Named, Target};
 
 /// Clocks that differ by more confuse people; nothing else depends on them.

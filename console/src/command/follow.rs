@@ -35,7 +35,9 @@ pub async fn log(
     let tail = (applied + 1).saturating_sub(LOG_ENTRIES).max(status.compacted + 1);
     let from = from.unwrap_or(tail).max(1);
     if !follow && from > applied {
-        crate::note(format!("the log ends at index {applied}; use --follow to wait for more"));
+        crate::note::note(format!(
+            "the log ends at index {applied}; use --follow to wait for more"
+        ));
         return Ok(());
     }
     let until = if follow { u64::MAX } else { applied };
@@ -95,7 +97,7 @@ async fn follow_from(
                 return Ok(());
             }
         }
-        crate::note(format!("lost {}; going on from index {next}", events.node()));
+        crate::note::note(format!("lost {}; going on from index {next}", events.node()));
         events = resume(context, route, wait, || subscription(next)).await?;
     }
 }
@@ -114,7 +116,7 @@ async fn resume(
             Ok(events) => return Ok(events),
             Err(error @ ClientError::Unavailable { .. }) if began.elapsed() < wait => {
                 if !is_told {
-                    crate::note(format!("{error}; waiting for the cluster"));
+                    crate::note::note(format!("{error}; waiting for the cluster"));
                 }
                 is_told = true;
                 tokio::time::sleep(RETRY).await;

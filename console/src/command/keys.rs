@@ -87,7 +87,9 @@ pub async fn get(context: &Context, key: OsString, node: Option<Node>) -> Result
     drop(out);
     let text = output::text(&pair.value.0);
     if format == Format::Table && text.as_bytes() != &pair.value.0[..] {
-        crate::note("what cannot be printed is shown as escapes; -o raw, or a pipe, has the bytes");
+        crate::note::note(
+            "what cannot be printed is shown as escapes; -o raw, or a pipe, has the bytes",
+        );
     }
     print(format, &text, &output::pair_json(&pair, false))
 }
@@ -125,14 +127,14 @@ pub async fn scan(
             next => {
                 listing.end()?;
                 if pages > 1 {
-                    crate::note(
+                    crate::note::note(
                         "these are several pages, each as of its own moment; 'kvorum backup' is of \
                          one",
                     );
                 }
                 if let Some(next) = next {
                     let word = output::shell_word(&next.0);
-                    crate::note(format!("there is more; go on with --from={word}"));
+                    crate::note::note(format!("there is more; go on with --from={word}"));
                 }
                 return Ok(());
             }

@@ -11,11 +11,11 @@ use kvorum_protocol::status::{Role, Status};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::status::ask_all;
 use super::{Context, print};
 use crate::app::cluster::Cluster;
 use crate::app::quorum::Consequence;
 use crate::exit::{Exit, Stop};
+use crate::statuses::ask_all;
 
 /// Time between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -33,12 +33,12 @@ pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), St
         let text = format!("there are {now} replicas already");
         return print(context.global.output, &text, &json!({ "replicas": now }));
     }
-    crate::note(consequence(now, replicas));
+    crate::note::note(consequence(now, replicas));
     let said = ask_all(&context.client).await?;
     // More than there can be is refused where the number is kept.
     let then = usize::try_from(replicas.min(MEMBERS_MAX)).unwrap_or(usize::MAX);
     if replicas > 0 && !Consequence::of_scale(&Cluster::of(&said), then).keeps {
-        crate::note(
+        crate::note::note(
             "NO majority of the members, or of those that stay, is there: nothing changes until \
              one is",
         );
@@ -55,7 +55,7 @@ pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), St
 async fn start(context: &Context, replicas: u32, why: Stop) -> Result<(), Stop> {
     match context.runner.wanted() {
         Ok(wanted) if why.exit == Exit::Unavailable && replicas > wanted => {
-            crate::note(match wanted {
+            crate::note::note(match wanted {
                 0 => format!("from 0 to {replicas} replicas: the cluster goes on with what it has"),
                 _ => format!("no replica answers; {wanted} were wanted, {replicas} are now"),
             });
@@ -105,7 +105,7 @@ async fn follow(context: &Context, replicas: u32, configuration: u32) -> Result<
             && status.role == Role::Leader
         {
             for line in told.steps(&status) {
-                crate::note(format!("{:>6.1} s  {line}", began.elapsed().as_secs_f64()));
+                crate::note::note(format!("{:>6.1} s  {line}", began.elapsed().as_secs_f64()));
             }
             let count = u32::try_from(status.configuration.members.len());
             let is_done = count == Ok(replicas) && status.membership.leaving.is_empty();

@@ -11,7 +11,7 @@ use kube::config::{ExecInteractiveMode, KubeConfigOptions, Kubeconfig, Kubeconfi
 use kube::{Client, Config};
 use tokio::time::timeout;
 
-use super::CALL_PATIENCE;
+use super::access::{Access, CALL_PATIENCE};
 use super::login::{self, LOGIN_PATIENCE};
 use crate::exit::{Exit, Stop};
 
@@ -39,29 +39,7 @@ impl Named {
     }
 }
 
-/// An API server, and as whom it is asked.
-#[derive(Clone)]
-pub struct Access {
-    config: Config,
-    /// The context.
-    pub context: String,
-    /// The user of the context, or the pod's `ServiceAccount`.
-    pub user: String,
-    /// The login plugin of the user.
-    pub plugin: Option<String>,
-    /// The namespace.
-    pub namespace: String,
-    /// This program runs in a pod of the cluster.
-    pub is_inside: bool,
-}
-
 impl Access {
-    /// The API server's address.
-    #[must_use]
-    pub fn server(&self) -> String {
-        self.config.cluster_url.to_string().trim_end_matches('/').to_owned()
-    }
-
     /// A client of the API server. The server is not asked yet, but a login plugin may be.
     ///
     /// # Errors

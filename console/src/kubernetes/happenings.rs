@@ -14,9 +14,9 @@ use kube::runtime::watcher;
 use super::Kube;
 use super::pods::{All, Troubles};
 use super::watching::{Told, Watching};
-use crate::backend::Sink;
 use crate::exit::Exit;
 use crate::message::Seen;
+use crate::sink::Sink;
 
 /// Events about things that happened longer ago are not told. Where they may only be listed, they
 /// come as late as the next list.

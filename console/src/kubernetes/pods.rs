@@ -13,11 +13,13 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::config::Access;
+use super::access::Access;
+use super::trouble::call;
 use super::watching::{Told, Watching};
-use super::{CLIENTS_PORT, call};
 use crate::exit::{Exit, Stop};
 
+/// The port for clients, where the pod does not name one.
+const CLIENTS_PORT: u16 = 7301;
 /// Longest reason that is kept, in characters.
 const REASON_MAX: usize = 200;
 

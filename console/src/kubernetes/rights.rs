@@ -14,7 +14,7 @@ use kube::api::PostParams;
 use tokio::time::timeout;
 
 use super::Kube;
-use super::config::Access;
+use super::access::Access;
 
 /// How long the answer may take.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -9,8 +9,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Error};
 use tokio::time::timeout;
 
-use super::CALL_PATIENCE;
-use super::config::Access;
+use super::access::{Access, CALL_PATIENCE};
 use super::login::NOT_RUN;
 use crate::exit::{Exit, Stop};
 
@@ -161,4 +160,15 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+/// Waits for a call of the API server, but not for ever.
+pub async fn call<T>(
+    access: &Access,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Stop> {
+    match timeout(CALL_PATIENCE, call).await {
+        Ok(done) => done.map_err(|error| explain(access, &error)),
+        Err(_) => Err(silent(access)),
+    }
 }

@@ -14,7 +14,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::config::Access;
+use super::access::Access;
 use super::trouble;
 use crate::exit::{Exit, Stop};
 

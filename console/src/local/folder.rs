@@ -23,10 +23,11 @@ use kvorum_replica::version::Version;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::restore::ASIDE;
 use crate::exit::{Exit, Stop};
 use crate::output::shell_path;
 
+/// Where a restored cluster is made, in the folder that it is for.
+pub(super) const ASIDE: &str = ".restoring";
 /// Most replicas of a local cluster.
 pub const REPLICAS_MAX: u32 = orchestrator::folder::REPLICAS_MAX;
 /// Replicas of a new cluster that is not told how many.
@@ -126,7 +127,7 @@ impl StatefulSet {
         }
         fs::create_dir_all(folder).map_err(cannot)?;
         for name in self.members() {
-            crate::note(format!("making {name}"));
+            crate::note::note(format!("making {name}"));
             seed(&folder.join(&name), &self.owner(&name))?;
         }
         // The cluster has begun: nobody begins another one.
@@ -231,7 +232,7 @@ fn unwritten(path: &Path, replicas: Option<u32>) -> Result<StatefulSet, Stop> {
     let marker = orchestrator::Folder::new(path).marker_now()?;
     match (marker, replicas, first_volume(path)) {
         (Some(Marker { cluster, .. }), Some(replicas), _) => {
-            crate::note(format!(
+            crate::note::note(format!(
                 "{SET_FILE} was missing, and is written again: cluster {cluster} of {replicas}"
             ));
             Ok(StatefulSet { cluster, replicas })
@@ -279,7 +280,7 @@ pub(super) fn cannot_make(folder: &Path, error: &std::io::Error) -> Stop {
 /// Ends the command when a disk fails in the midst of it: what failed, and what next.
 pub(super) fn end_on(what: String, next: String) -> OnFatal {
     Arc::new(move |why: &str| {
-        crate::note(format!("{what}: {why}; {next}"));
+        crate::note::note(format!("{what}: {why}; {next}"));
         std::process::exit(Exit::Failed as i32);
     })
 }
@@ -315,7 +316,7 @@ pub fn check_running(folder: &Path) -> Result<(), Stop> {
 
 /// The default folder, if a cluster lives there.
 #[must_use]
-pub fn living_default() -> Option<PathBuf> {
+pub fn living() -> Option<PathBuf> {
     let folder = default_path().ok()?;
     is_held(&folder.join("lock")).then_some(folder)
 }

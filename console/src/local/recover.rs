@@ -184,7 +184,7 @@ fn exchange(new: &Path, path: &Path, kept: &Path) -> Result<(), Stop> {
     })?;
     let synced = path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all());
     if let Err(error) = synced {
-        crate::note(format!("the new names may not be on the disk yet: {error}"));
+        crate::note::note(format!("the new names may not be on the disk yet: {error}"));
     }
     Ok(())
 }

@@ -16,13 +16,10 @@ use kvorum_replica::storage::OpenError;
 use kvorum_replica::storage::open::Owner;
 use kvorum_replica::storage::seed::{self, Seed};
 
-use super::folder::{self, StatefulSet};
+use super::folder::{self, ASIDE, StatefulSet};
 use crate::arguments::Restore;
 use crate::exit::Stop;
 use crate::output::shell_path;
-
-/// Where it is made, in the folder that it is for.
-pub(super) const ASIDE: &str = ".restoring";
 
 /// Makes the cluster.
 pub fn run(restore: &Restore) -> Result<(), Stop> {

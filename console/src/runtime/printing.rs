@@ -8,7 +8,7 @@ use std::io::Write;
 use super::Runtime;
 use crate::app::dialog::Dialog;
 use crate::output;
-use crate::view::text::time_of_day;
+use crate::text::time_of_day;
 
 impl Runtime {
     pub(super) fn print_lines(&mut self) {

@@ -85,7 +85,7 @@ fn refused(app: &mut App, pending: &Pending, stop: &Stop) {
 
 fn said(app: &mut App, pending: &Pending, key: Option<Key>, reply: Reply, took: Duration) {
     let what = &pending.text;
-    let took = format!("in {}", milliseconds(took));
+    let took = format!("in {}", output::milliseconds(took));
     let (verdict, text) = match reply {
         Reply::Written { outcome, previous } => {
             let (verdict, text) = written(what, outcome, &took);
@@ -172,10 +172,4 @@ fn edit(app: &mut App, key: &Key, pair: Option<&kvorum_protocol::message::Pair>)
         return;
     }
     app.prompt.open(&line);
-}
-
-/// A time in milliseconds, for people.
-#[must_use]
-pub fn milliseconds(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }

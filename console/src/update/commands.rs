@@ -3,7 +3,6 @@
 //! Guarantees that a wrong line does nothing and is not lost, and that the commands of one line are
 //! done one after the other.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
@@ -15,11 +14,12 @@ use kvorum_protocol::{Condition, Key};
 use super::acts;
 use crate::app::cluster::short;
 use crate::app::dialog::{Act, Answer};
+use crate::app::lines::Line;
 use crate::app::output::Verdict;
 use crate::app::{App, Page, Purpose, Stage};
 use crate::arguments::{Put, Verb};
 use crate::exit::Stop;
-use crate::message::{Call, CallId, Destination, Effect, HowToKill, Source};
+use crate::message::{Call, Destination, Effect, HowToKill, Source};
 use crate::node::Node;
 use crate::prompt::grammar::{ReadMode, Scenario, Switch};
 use crate::prompt::{Command, LineError, PaneName, View, What};
@@ -27,14 +27,6 @@ use crate::value::key_of;
 
 /// Lines that may be under way.
 const LINES_MAX: usize = 16;
-
-/// A line of which commands are left.
-#[derive(Clone, Debug)]
-pub struct Line {
-    commands: VecDeque<Command>,
-    /// The call that has to come back first.
-    waits_for: Option<CallId>,
-}
 
 /// What is wrong with the prompt's line, the cluster considered.
 pub fn check(app: &mut App) {
@@ -190,7 +182,7 @@ fn try_verb(app: &mut App, verb: Verb, local_read: bool) -> Result<Vec<Effect>, 
         }
         Verb::Status => {
             for node in app.cluster.nodes() {
-                let state = crate::view::text::state_word(node.state());
+                let state = crate::text::state_word(node.state());
                 let lag = app.cluster.lag(node).unwrap_or(0);
                 let text = format!("{} {} {state}, lag {lag}", node.short(), node.name);
                 app.output.say(app.now, Verdict::Note, text);

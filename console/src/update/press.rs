@@ -181,7 +181,7 @@ fn in_text(app: &mut App, intent: Intent) -> Vec<Effect> {
 
 fn copy_page(app: &App) -> Vec<Effect> {
     match &app.page {
-        Some(page) => vec![Effect::Copy(crate::view::page_text(app, page).join("\n"))],
+        Some(page) => vec![Effect::Copy(crate::page::lines(app, page).join("\n"))],
         None => Vec::new(),
     }
 }

@@ -3,7 +3,6 @@
 use ratatui::layout::Rect;
 
 use super::canvas::{Canvas, Piece, piece};
-use super::text::{bytes, fit, wrap};
 use super::theme::Tone;
 use crate::app::App;
 use crate::app::cluster::short;
@@ -11,6 +10,7 @@ use crate::app::keys::{Found, Inspected, Row};
 use crate::output;
 use crate::prompt::PaneName;
 use crate::prompt::grammar::ReadMode;
+use crate::text::{bytes, fit, wrap};
 
 /// What the rule of the keys says.
 pub fn side(app: &App) -> String {

@@ -4,14 +4,13 @@ use ratatui::layout::Rect;
 use ratatui::widgets::{Block, Clear, Widget};
 
 use super::canvas::{Canvas, Piece, piece};
-use super::text::{fit, time_of_day, wrap};
 use super::theme::Tone;
 use crate::app::dialog::{Dialog, Tier};
 use crate::app::{App, Page};
 use crate::exit::Stop;
-use crate::keymap;
 use crate::output;
-use crate::prompt::grammar::usage;
+use crate::page;
+use crate::text::{fit, wrap};
 
 /// Contexts that can be chosen by a digit.
 pub const CONTEXTS_MAX: usize = 9;
@@ -87,52 +86,6 @@ fn question(dialog: &Dialog) -> Vec<Piece> {
     }
 }
 
-/// The lines of a page of text.
-#[must_use]
-pub fn page_text(app: &App, page: &Page) -> Vec<String> {
-    match page {
-        Page::Help => help(app),
-        Page::Errors if app.output.errors.is_empty() => vec!["There are no errors.".to_owned()],
-        Page::Errors => app
-            .output
-            .errors
-            .iter()
-            .rev()
-            .map(|line| {
-                let at = time_of_day(line.at.wall_us, &app.settings.zone);
-                let text = output::line(line.text.as_bytes());
-                format!("{at}  {:<7}  {text}", line.verdict.word())
-            })
-            .collect(),
-        Page::Logs { lines: None, .. } => vec!["reading…".to_owned()],
-        Page::Logs { lines: Some(lines), .. } => {
-            lines.iter().map(|line| output::line(line.as_bytes())).collect()
-        }
-    }
-}
-
-/// Keys and commands, from the tables that they are read by.
-fn help(app: &App) -> Vec<String> {
-    let mut lines = Vec::new();
-    for (mode, pane) in keymap::PARTS {
-        lines.push(keymap::title(mode, pane).to_uppercase());
-        for (keys, what) in keymap::part(mode, pane) {
-            lines.push(format!("  {} {what}", fit(&keys, 18)));
-        }
-        lines.push(String::new());
-    }
-    lines.push("COMMANDS  (: opens the prompt; ; parts commands)".to_owned());
-    for command in app.prompt.grammar.commands().get_subcommands() {
-        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-        lines.push(format!("  {}", usage(command)));
-        lines.push(format!("      {about}"));
-    }
-    lines.push(String::new());
-    lines
-        .push("NODE is kvorum-0, n1 or 1 (the first), 8001 (the first), leader or any.".to_owned());
-    lines
-}
-
 /// Draws a page of text.
 pub fn page(app: &App, page: &Page, area: Rect, canvas: &mut Canvas<'_>) {
     if area.is_empty() {
@@ -147,7 +100,7 @@ pub fn page(app: &App, page: &Page, area: Rect, canvas: &mut Canvas<'_>) {
     let inside = Rect { y: area.y + 1, height: area.height - 1, ..area };
     let width = usize::from(inside.width.saturating_sub(2)).max(1);
     let lines: Vec<String> =
-        page_text(app, page).iter().flat_map(|line| wrap(line, width)).collect();
+        page::lines(app, page).iter().flat_map(|line| wrap(line, width)).collect();
     let skipped = app.scroll.min(lines.len().saturating_sub(usize::from(inside.height)));
     for (row, line) in Canvas::rows(inside).zip(lines.iter().skip(skipped)) {
         let is_title = !line.starts_with(' ') && line.chars().any(char::is_uppercase);

@@ -4,12 +4,12 @@ use kvorum_protocol::message::{EntryEvent, EntryKind};
 use ratatui::layout::Rect;
 
 use super::canvas::{Canvas, Piece, piece};
-use super::text::{age, fit, state_word, time_of_day};
 use super::theme::{Theme, Tone};
 use crate::app::App;
 use crate::app::cluster::{Cluster, Kind, Link, Node, short};
 use crate::app::quorum::BEHIND;
 use crate::output;
+use crate::text::{age, fit, state_word, time_of_day};
 
 /// Cells of a bar that shows how far a replica is.
 const BAR_CELLS: u64 = 8;

@@ -7,9 +7,10 @@ use super::theme::Tone;
 use crate::app::App;
 use crate::app::cluster::short;
 use crate::app::failover::Stamps;
+use crate::app::writes::proof_line;
 use crate::app::writes::{COLUMN, ProbeState, Writes, column_of};
 use crate::message::Now;
-use crate::update::{milliseconds, proof_line};
+use crate::output::milliseconds;
 
 /// Acknowledged writes in a full column: what the probe writes in 100 ms.
 const FULL: u32 = 20;
