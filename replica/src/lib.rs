@@ -31,6 +31,7 @@
 //! | `leaving` | how one that is told to end waits until the others do without it | |
 //! | `stranded` | how one finds a cluster that went on without it | |
 //! | [`orchestrator`] | who says how many replicas are wanted | |
+//! | [`start_error`] | why a replica could not start | |
 //! | [`start`] | one start of a replica, and how it proves that its disk continues another | yes |
 //! | [`version`] | what programs must have in common | yes |
 //! | [`storage`] | the disk, and one in memory | |
@@ -39,9 +40,9 @@
 //! | [`http`], [`metrics`] | probes and counters | |
 //! | [`addresses`] | where a local replica listens | |
 //!
-//! Who may know whom: `process → replica → driver → { engine, storage, transport, clients }`;
-//! `engine → state_machine`; `storage` implements the traits of both; nothing calls the driver but
-//! through its inboxes.
+//! Who may know whom: `process → replica → { transport, clients } → driver → { engine, storage }`;
+//! `engine → { state_machine, storage }`; nothing calls the driver but through its inboxes. No two
+//! files import each other in a circle; a test looks.
 
 pub mod addresses;
 pub mod birth;

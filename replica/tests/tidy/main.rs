@@ -36,7 +36,7 @@ const IMPURE: [&str; 10] = [
 const UNFINISHED: [&str; 4] = ["todo!(", "unimplemented!(", "dbg!(", "#[ignore"];
 
 /// What may show at the top level.
-const TOP_LEVEL: [&str; 8] = [
+const TOP_LEVEL: [&str; 9] = [
     "Cargo.toml",
     "Cargo.lock",
     "replica",
@@ -45,6 +45,7 @@ const TOP_LEVEL: [&str; 8] = [
     "Dockerfile.replica",
     "Dockerfile.console",
     "README.md",
+    "LICENSE",
 ];
 
 fn root() -> PathBuf {
@@ -146,8 +147,25 @@ fn the_top_level_shows_what_is_agreed() {
         let is_known = name.starts_with('.') || name == "target" || TOP_LEVEL.contains(&&*name);
         assert!(is_known, "{name} does not belong at the top level");
     }
-    for folder in ["replica", "replica/protocol", "console"] {
+    for folder in [".", "replica", "replica/protocol", "console"] {
         assert!(root().join(folder).join("LICENSE").exists(), "{folder} has a license");
+    }
+}
+
+/// The paths that a text has between backquotes and that begin with a folder at the top level.
+fn paths_in(text: &str) -> Vec<&str> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_path = |words: &&str| words.starts_with("replica/") || words.starts_with("console/");
+    quoted.filter(is_path).collect()
+}
+
+#[test]
+fn the_maps_name_what_is_there() {
+    let text = fs::read_to_string(root().join("replica/ARCHITECTURE.md")).unwrap();
+    let paths = paths_in(&text);
+    assert!(paths.len() > 40, "the map was read");
+    for path in paths {
+        assert!(root().join(path).exists(), "ARCHITECTURE.md names {path}");
     }
 }
 
