@@ -141,7 +141,7 @@ impl Cluster {
 
     /// The faults that came, as a script says them.
     pub fn faults_so_far(&self) -> Vec<String> {
-        self.faults.told.clone()
+        self.faults.in_words()
     }
 
     /// Remembers the last events, for whoever has to understand a violation.

@@ -68,6 +68,14 @@ impl Fault {
     }
 }
 
+/// A fault that came.
+struct Made {
+    at_us: u64,
+    fault: Fault,
+    victim: ReplicaId,
+    link: (ReplicaId, ReplicaId),
+}
+
 /// How much of each fault there is among all.
 const WEIGHTS: [(Fault, u32); 19] = [
     (Fault::Crash, 16),
@@ -101,8 +109,8 @@ pub struct Faults {
     count: u32,
     /// Those that are left out, by number.
     pub without: BTreeSet<u32>,
-    /// Those that came, as a script says them.
-    pub told: Vec<String>,
+    /// Those that came.
+    made: Vec<Made>,
 }
 
 impl Faults {
@@ -115,7 +123,7 @@ impl Faults {
         }
         let paces = [50_000, 120_000, 250_000, 600_000];
         let pace_us = paces[random.random_range(0..paces.len())];
-        Self { kinds, pace_us, count: 0, without: BTreeSet::new(), told: Vec::new() }
+        Self { kinds, pace_us, count: 0, without: BTreeSet::new(), made: Vec::new() }
     }
 
     /// Those of a cluster that is scaled again and again.
@@ -124,6 +132,14 @@ impl Faults {
         faults.kinds.extend([Fault::Scale; 25]);
         faults.kinds.extend([Fault::LostDisk; 3]);
         faults
+    }
+
+    /// Those that came, as a script says them.
+    pub fn in_words(&self) -> Vec<String> {
+        let words = |made: &Made| {
+            format!("{:>8} ms  {}", made.at_us / 1000, made.fault.words(made.victim, made.link))
+        };
+        self.made.iter().map(words).collect()
     }
 
     fn next(&self, random: &mut StdRng) -> Fault {
@@ -208,8 +224,7 @@ impl Cluster {
             count => links[self.random.random_range(0..count)],
         };
         let fault = self.faults.next(&mut self.random);
-        let told = format!("{:>8} ms  {}", self.now_us / 1000, fault.words(victim, link));
-        self.faults.told.push(told);
+        self.faults.made.push(Made { at_us: self.now_us, fault, victim, link });
         match fault {
             Fault::Crash if self.node(victim).process.is_some() => self.crash(victim),
             Fault::Crash => {}

@@ -4,6 +4,7 @@ use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{Engine, Input, PeerMessage, Rejection, SLOW_TICKS, Session};
 use kvorum_replica::start::Start;
 use kvorum_replica::state_machine::Table;
+use kvorum_replica::storage::Store;
 use kvorum_replica::storage::memory::Memory;
 use omnipaxos::messages::Message;
 use rand::RngExt;
@@ -18,6 +19,17 @@ const END_IS_KNOWN_US: u64 = 60_000;
 const SYNC_SLOW_US: u64 = SLOW_TICKS * TICK_US;
 /// How often a frame of a broken session comes late, rather than not at all.
 const COMES_LATE: f64 = 0.5;
+
+/// Whether a replica takes another one for who it remembers.
+pub fn judgement(ours: &Engine<Memory>, theirs: &Engine<Memory>) -> Result<(), Rejection> {
+    let replica = |engine: &Engine<Memory>| engine.store().identity().replica;
+    let (mine, seen) = ours.introduce(replica(theirs));
+    // What the transport does by signatures.
+    let start = theirs.start_seen(mine.last_saw);
+    let is_its = |start: &Start| seen.is_none_or(|seen| start.secret.key() == seen.key);
+    let reaches = start.filter(is_its).map(|start| start.reaches());
+    ours.judge(&theirs.introduce(replica(ours)).0, seen, reaches)
+}
 
 impl Cluster {
     pub(super) fn connect(&mut self, low: ReplicaId, high: ReplicaId) -> Result<(), String> {
@@ -61,14 +73,8 @@ impl Cluster {
         let (Some(theirs), Some(ours)) = (self.engine(peer), self.engine(id)) else {
             return Ok(false);
         };
-        let (mine, seen) = ours.introduce(peer);
         let is_member = ours.store().chain().current.name_of(peer).is_some();
-        // What the transport does by signatures.
-        let start = theirs.start_seen(mine.last_saw);
-        let is_its = |start: &Start| seen.is_none_or(|seen| start.secret.key() == seen.key);
-        let reaches = start.filter(is_its).map(|start| start.reaches());
-        let verdict = ours.judge(&theirs.introduce(id).0, seen, reaches);
-        match verdict {
+        match judgement(ours, theirs) {
             Ok(()) => Ok(true),
             Err(Rejection::OtherDisk { .. }) if lost_disk => {
                 if !self.rules.knows_disks {

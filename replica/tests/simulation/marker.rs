@@ -2,12 +2,36 @@
 
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{Input, Verdict};
-use kvorum_replica::marker::{Mark, Marker, Refused};
+use kvorum_replica::marker::{Mark, Marker};
 use kvorum_replica::storage::Store;
+use kvorum_replica::storage::memory::Memory;
 use rand::RngExt;
 
 use super::cluster::Cluster;
 use super::event::Event;
+
+/// Tells the marker something of a disk; what it answers, in order.
+pub fn tell(marker: &mut Marker, disk: &Memory, mark: Mark) -> Vec<Verdict> {
+    let claim = disk.claim(mark);
+    let judged = marker.claim(disk.identity().cluster, claim, &disk.history(marker));
+    let verdict = match judged {
+        Ok(next) => {
+            *marker = next;
+            Verdict::Done
+        }
+        Err(why) => Verdict::Refused(why.to_string()),
+    };
+    [verdict].into_iter().chain(marker.after(claim.chain).map(Verdict::Over)).collect()
+}
+
+/// What the marker says of a disk when its process starts, if that is not as it was told.
+pub fn at_start(marker: &Marker, disk: &Memory) -> Option<Verdict> {
+    let claim = disk.claim(Mark::default());
+    match marker.check_reach(claim, &disk.history(marker)) {
+        Ok(()) => marker.after(claim.chain).map(Verdict::Over),
+        Err(why) => Some(Verdict::Refused(why.to_string())),
+    }
+}
 
 impl Cluster {
     /// The cluster's marker, where there is one.
@@ -24,16 +48,9 @@ impl Cluster {
         let delay = self.random.random_range(100..20_000);
         let node = self.node(id);
         let (life, disk) = (node.life, node.disk.clone());
-        let (cluster, claim) = (disk.identity().cluster, disk.claim(mark));
         let Some(scaling) = &mut self.scaling else { return };
-        let marker = scaling.marker.as_ref().expect("the cluster began with it");
-        let judged = marker.claim(cluster, claim, &disk.history(marker));
-        let verdict = judged.map(|next| scaling.marker = Some(next));
-        let refused = |why: Refused| Verdict::Refused(why.to_string());
-        let verdict = verdict.map_or_else(refused, |()| Verdict::Done);
-        let latest = scaling.marker.as_ref().and_then(|marker| marker.after(claim.chain));
-        let over = latest.map(Verdict::Over);
-        for verdict in [verdict].into_iter().chain(over) {
+        let marker = scaling.marker.as_mut().expect("the cluster began with it");
+        for verdict in tell(marker, &disk, mark) {
             let input = Box::new(Input::Marked { mark, verdict });
             self.schedule(delay, Event::Read { node: id, life, input });
         }
@@ -47,18 +64,15 @@ impl Cluster {
 
     /// A process that starts asks the marker whether its disk is the one that it was told of.
     fn ask_marker(&mut self, id: ReplicaId) -> Result<(), String> {
-        let mark = Mark::default();
         let disk = self.node(id).disk.clone();
-        let claim = disk.claim(mark);
-        let Some(marker) = self.marker() else { return Ok(()) };
-        let over = marker.after(claim.chain).map(Verdict::Over);
-        let Err(why) = marker.check_reach(claim, &disk.history(marker)) else {
-            return over.map_or(Ok(()), |verdict| self.turn(id, Input::Marked { mark, verdict }));
+        let Some(verdict) = self.marker().and_then(|marker| at_start(marker, &disk)) else {
+            return Ok(());
         };
-        if !self.node(id).lost_disk {
+        if let Verdict::Refused(why) = &verdict
+            && !self.node(id).lost_disk
+        {
             return Err(format!("the marker refuses {id:?}, which lost no disk: {why}"));
         }
-        let verdict = Verdict::Refused(why.to_string());
-        self.turn(id, Input::Marked { mark, verdict })
+        self.turn(id, Input::Marked { mark: Mark::default(), verdict })
     }
 }

@@ -80,12 +80,9 @@ fn imports_of(modules: &BTreeMap<Module, String>) -> Imports {
                 }
                 _ => module.clone(),
             };
-            while let Some((first, more)) =
-                rest.split_first().filter(|(first, _)| *first == "super")
-            {
-                debug_assert_eq!(first, "super");
+            while rest.first().is_some_and(|first| first == "super") {
                 at.pop();
-                rest = more;
+                rest = &rest[1..];
             }
             for part in rest {
                 at.push(part.clone());

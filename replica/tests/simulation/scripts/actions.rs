@@ -5,12 +5,13 @@ use bytes::Bytes;
 use kvorum_protocol::data::{ClientId, Condition, Key, LaneId, Operation, RequestId, Value};
 use kvorum_protocol::message::{Admin, Consistency, Request};
 use kvorum_protocol::status::{Configuration, ReplicaId};
-use kvorum_replica::engine::{ClientKey, Input, Rejection, Session};
+use kvorum_replica::engine::{ClientKey, Engine, Input, Introduction, Rejection, Session};
 use kvorum_replica::planner::Scale;
-use kvorum_replica::start::Start;
+use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::storage::{Identity, Store};
 
 use super::super::event::pair;
+use super::super::links::judgement;
 use super::super::node::Node;
 use super::super::rules::{Rules, SESSION_ENTRIES};
 use super::words;
@@ -57,7 +58,8 @@ impl World {
             return Ok(());
         }
         for (judge, other) in [(ends.1, ends.0), (ends.0, ends.1)] {
-            if let Err(why) = self.judge(judge, other)? {
+            let (ours, theirs) = (self.engine(judge)?, self.engine(other)?);
+            if let Err(why) = judgement(ours, theirs) {
                 let (judge_name, name) = (words::node(judge), words::node(other));
                 let what = self.in_words(&why.to_string());
                 let last = self.said.insert((judge, other), what.clone());
@@ -80,23 +82,14 @@ impl World {
         self.take(b, Input::PeerUp { peer: a, session })
     }
 
-    fn introduction(
-        &mut self,
-        id: ReplicaId,
-        to: ReplicaId,
-    ) -> Result<kvorum_replica::engine::Introduction, String> {
-        Ok(self.process(id)?.engine.introduce(to).0)
+    fn engine(&self, id: ReplicaId) -> Result<&Engine<Memory>, String> {
+        let process = self.nodes.get(&id).and_then(|node| node.process.as_ref());
+        let engine = process.map(|process| &process.engine);
+        engine.ok_or_else(|| format!("{} does not run", words::node(id)))
     }
 
-    /// Whether a replica takes another one for who it remembers.
-    fn judge(&mut self, id: ReplicaId, other: ReplicaId) -> Result<Result<(), Rejection>, String> {
-        let (mine, seen) = self.process(id)?.engine.introduce(other);
-        let theirs = self.introduction(other, id)?;
-        // What the transport does by signatures.
-        let start = self.process(other)?.engine.start_seen(mine.last_saw);
-        let is_its = |start: &Start| seen.is_none_or(|seen| start.secret.key() == seen.key);
-        let reaches = start.filter(is_its).map(|start| start.reaches());
-        Ok(self.process(id)?.engine.judge(&theirs, seen, reaches))
+    fn introduction(&self, id: ReplicaId, to: ReplicaId) -> Result<Introduction, String> {
+        Ok(self.engine(id)?.introduce(to).0)
     }
 
     /// Tries all links that are not there, as the transport does all the time.

@@ -58,15 +58,15 @@ impl World {
                 self.tell(format_args!("{who} leads no more in b{ballot}"));
             }
             Notice::Following { leader, ballot, .. } => {
-                let leader = self.named(&leader);
+                let leader = self.in_words(&leader);
                 self.tell(format_args!("{who} follows {leader} in b{ballot}"));
             }
             Notice::Disowned { by } => {
-                let by = self.named(&by);
+                let by = self.in_words(&by);
                 self.tell(format_args!("{who} gives up its vote: {by} knows another disk"));
             }
             Notice::HandingOver { to } => {
-                let to = self.named(&to);
+                let to = self.in_words(&to);
                 self.tell(format_args!("{who} hands over to {to}"));
             }
             Notice::Configuring { id, .. } => {
@@ -81,7 +81,7 @@ impl World {
                 self.tell(format_args!("{who} cuts its log up to {index}"));
             }
             Notice::Behind { of, by } => {
-                let of = self.named(&of);
+                let of = self.in_words(&of);
                 self.tell(format_args!("{who} lacks {by} entries that {of} does not send"));
             }
             Notice::Copied { index, .. } => {

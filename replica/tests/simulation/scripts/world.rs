@@ -13,6 +13,7 @@ use kvorum_replica::storage::{Identity, Store};
 use kvorum_replica::version::Version;
 
 use super::super::event::pair;
+use super::super::marker;
 use super::super::node::{Node, Process};
 use super::command::Until;
 use super::words;
@@ -28,6 +29,13 @@ pub(super) struct Frame {
     pub to: ReplicaId,
     session: Session,
     message: PeerMessage,
+}
+
+impl Frame {
+    /// Whether it goes to a replica, from this one if one is named.
+    fn is_between(&self, from: Option<ReplicaId>, to: ReplicaId) -> bool {
+        self.to == to && from.is_none_or(|from| self.from == from)
+    }
 }
 
 /// What was told of a replica last.
@@ -130,13 +138,6 @@ impl World {
         }
     }
 
-    /// Who has a name now.
-    pub(super) fn named(&self, name: &str) -> String {
-        let mut nodes = self.nodes.values().rev();
-        let found = nodes.find(|node| !node.is_gone && node.disk.identity().name == name);
-        found.map_or_else(|| name.to_owned(), |node| words::node(node.id))
-    }
-
     /// A sentence of a replica's, with the names of replicas as scripts have them.
     pub(super) fn in_words(&self, text: &str) -> String {
         let mut names: Vec<_> = self.nodes.values().filter(|node| !node.is_gone).collect();
@@ -175,17 +176,19 @@ impl World {
     /// Delivers and syncs until nothing is under way.
     pub fn settle(&mut self) -> Result<(), String> {
         for _ in 0..ROUNDS_MAX {
-            let frames: Vec<_> = self.take_frames(|_| true);
-            let due: Vec<_> = self.nodes.keys().copied().filter(|id| self.is_due(*id)).collect();
-            if frames.is_empty() && due.is_empty() {
+            let frames = self.take_frames(|_| true);
+            if frames.is_empty() && self.due().is_empty() {
                 return Ok(());
             }
             frames.into_iter().try_for_each(|frame| self.arrive(frame))?;
-            for id in self.nodes.keys().copied().filter(|id| self.is_due(*id)).collect::<Vec<_>>() {
-                self.sync_once(id)?;
-            }
+            self.due().into_iter().try_for_each(|id| self.sync_once(id))?;
         }
         Err("it does not settle".to_owned())
+    }
+
+    /// Those whose messages or decisions wait for a sync.
+    fn due(&self) -> Vec<ReplicaId> {
+        self.nodes.keys().copied().filter(|id| self.is_due(*id)).collect()
     }
 
     /// Whether messages of a replica, or its decisions, wait for a sync.
@@ -208,8 +211,7 @@ impl World {
         from: Option<ReplicaId>,
         count: Option<usize>,
     ) -> Result<(), String> {
-        let is_meant = |frame: &Frame| frame.to == to && from.is_none_or(|from| frame.from == from);
-        let mut frames = self.take_frames(is_meant);
+        let mut frames = self.take_frames(|frame| frame.is_between(from, to));
         let rest = frames.split_off(count.unwrap_or(frames.len()).min(frames.len()));
         self.frames.splice(0..0, rest);
         frames.into_iter().try_for_each(|frame| self.arrive(frame))
@@ -218,8 +220,7 @@ impl World {
     /// Loses what is under way to a replica.
     pub fn lose(&mut self, to: ReplicaId, from: Option<ReplicaId>) -> Result<(), String> {
         self.node(to)?;
-        let is_lost = |frame: &Frame| frame.to == to && from.is_none_or(|from| frame.from == from);
-        for frame in self.take_frames(is_lost) {
+        for frame in self.take_frames(|frame| frame.is_between(from, to)) {
             let of = self.configuration_of(frame.from, &frame.message);
             let what = words::message(&frame.message, &of);
             self.tell(format_args!("{} never gets: {what}", words::node(to)));
@@ -361,51 +362,38 @@ impl World {
 
     /// The marker is told something, and answers at once.
     fn mark(&mut self, id: ReplicaId, mark: Mark) {
-        let disk = self.nodes[&id].disk.clone();
-        let claim = disk.claim(mark);
-        let Some(marker) = &self.marker else { return };
-        let who = words::node(id);
-        let verdict = match marker.claim(disk.identity().cluster, claim, &disk.history(marker)) {
-            _ if !self.has_marker => Verdict::Unreachable("nobody answers".to_owned()),
-            Ok(next) => {
-                self.marker = Some(next);
-                Verdict::Done
-            }
-            Err(why) => Verdict::Refused(why.to_string()),
+        let Some(marker) = &mut self.marker else { return };
+        let verdicts = match self.has_marker {
+            true => marker::tell(marker, &self.nodes[&id].disk, mark),
+            false => vec![Verdict::Unreachable("nobody answers".to_owned())],
         };
         if let Some(configuration) = mark.solo {
-            let what = match &verdict {
+            let what = match &verdicts[0] {
                 Verdict::Refused(why) => format!("refuses: {why}"),
                 Verdict::Unreachable(_) => "is out of reach".to_owned(),
                 _ => "names it".to_owned(),
             };
-            let number = configuration.0;
+            let (who, number) = (words::node(id), configuration.0);
             self.tell(format_args!(
                 "{who} asks to be alone in configuration {number}: the marker {what}"
             ));
         }
-        let over = self.marker.as_ref().and_then(|marker| marker.after(claim.chain));
-        self.answers.push_back((id, Input::Marked { mark, verdict }));
-        if let Some(over) = over {
-            self.answers.push_back((id, Input::Marked { mark, verdict: Verdict::Over(over) }));
-        }
+        let inputs = verdicts.into_iter().map(|verdict| (id, Input::Marked { mark, verdict }));
+        self.answers.extend(inputs);
     }
 }
 
 impl World {
     /// A process that starts asks the marker whether its disk is the one that it was told of.
     pub(super) fn ask_marker(&mut self, id: ReplicaId) -> Result<(), String> {
-        let (mark, disk) = (Mark::default(), self.node(id)?.disk.clone());
-        let claim = disk.claim(mark);
-        let Some(marker) = self.marker.as_ref().filter(|_| self.has_marker) else { return Ok(()) };
-        let verdict = match marker.check_reach(claim, &disk.history(marker)) {
-            Ok(()) => marker.after(claim.chain).map(Verdict::Over),
-            Err(why) => Some(Verdict::Refused(why.to_string())),
-        };
+        let marker = self.marker.as_ref().filter(|_| self.has_marker);
+        let disk = &self.nodes[&id].disk;
+        let verdict = marker.and_then(|marker| marker::at_start(marker, disk));
         if let Some(Verdict::Refused(why)) = &verdict {
             let what = self.in_words(why);
             self.tell(format_args!("the marker refuses {}: {what}", words::node(id)));
         }
+        let mark = Mark::default();
         verdict.map_or(Ok(()), |verdict| self.take(id, Input::Marked { mark, verdict }))
     }
 }
