@@ -16,7 +16,7 @@ use crate::orchestrator::{self, Orchestrator};
 use crate::room::wait_for_room;
 use crate::settings::{Settings, StorageKind};
 use crate::start::Secret;
-use crate::start_error::{StartError, unusable};
+use crate::start_error::StartError;
 use crate::storage::memory::Memory;
 use crate::storage::open::{Newborn, Owner};
 use crate::storage::segments::LogLimits;
@@ -58,7 +58,7 @@ pub async fn open(
         cluster: *cluster,
         waiting,
     });
-    let failed = |error: io::Error| unusable(data, &error);
+    let failed = |error: io::Error| OpenError::unusable(data, &error);
     if settings.storage == StorageKind::Memory {
         let memory = in_memory(owner, nonce, birth.as_ref(), another).await.map_err(failed)?;
         return Ok(Opened { disk: Disk::Memory(memory), first: Vec::new(), claim: None });

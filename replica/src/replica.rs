@@ -32,7 +32,7 @@ use crate::orchestrator::{self, Folder, Keeper, Kubernetes, Orchestrator, Upkeep
 use crate::private::tighten;
 use crate::room::watch_disk;
 use crate::settings::Settings;
-use crate::start_error::{StartError, unusable};
+use crate::start_error::StartError;
 use crate::storage::open::Newborn;
 use crate::storage::{Database, Identity, OnFatal, OpenError, Store, lock};
 use crate::stranded::superseded;
@@ -338,7 +338,8 @@ async fn take_lock(
     waiting: &watch::Sender<String>,
 ) -> Result<File, OpenError> {
     let began = Instant::now();
-    fs::create_dir_all(&settings.data).map_err(|error| unusable(&settings.data, &error))?;
+    fs::create_dir_all(&settings.data)
+        .map_err(|error| OpenError::unusable(&settings.data, &error))?;
     tighten(&settings.data, FOLDER_DEPTH);
     loop {
         match lock::take(&settings.data) {

@@ -13,7 +13,6 @@ use tracing::error;
 use crate::driver::ClientEvent;
 use crate::engine::Input;
 use crate::settings::Settings;
-use crate::start_error::unusable;
 use crate::storage::OpenError;
 
 /// Time between two looks at how much room the disk has.
@@ -32,7 +31,8 @@ pub async fn wait_for_room(
 ) -> Result<(), OpenError> {
     let mut told = false;
     loop {
-        let free = free_bytes(&settings.data).map_err(|error| unusable(&settings.data, &error))?;
+        let free = free_bytes(&settings.data)
+            .map_err(|error| OpenError::unusable(&settings.data, &error))?;
         if free >= settings.disk_reserve {
             waiting.send_replace("starting".to_owned());
             return Ok(());

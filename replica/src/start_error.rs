@@ -4,7 +4,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 
 use crate::orchestrator::OrchestratorError;
 use crate::settings::SettingsError;
@@ -40,9 +39,4 @@ pub enum StartError {
         /// The system's words.
         error: io::Error,
     },
-}
-
-/// The error for a folder that cannot be used.
-pub(crate) fn unusable(folder: &Path, error: &dyn std::fmt::Display) -> OpenError {
-    OpenError::Unusable { folder: folder.to_owned(), reason: error.to_string() }
 }

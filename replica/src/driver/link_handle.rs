@@ -29,8 +29,8 @@ struct Queued {
 }
 
 impl Queued {
-    fn of(&self, message: &PeerMessage) -> &AtomicUsize {
-        if message.is_urgent() { &self.urgent } else { &self.ordinary }
+    fn lane(&self, is_urgent: bool) -> &AtomicUsize {
+        if is_urgent { &self.urgent } else { &self.ordinary }
     }
 }
 
@@ -48,8 +48,9 @@ impl LinkHandle {
     /// Counts a message that is to be pushed now or later; false when too many urgent ones wait,
     /// which have room of their own: they are small, and must not wait for a long synchronization.
     pub fn count(&self, message: &PeerMessage) -> bool {
-        let waits = self.queued.of(message).fetch_add(message.weight(), Ordering::Relaxed);
-        !message.is_urgent() || waits <= URGENT_BYTES_MAX
+        let is_urgent = message.is_urgent();
+        let waits = self.queued.lane(is_urgent).fetch_add(message.weight(), Ordering::Relaxed);
+        !is_urgent || waits <= URGENT_BYTES_MAX
     }
 
     /// Queues a message that was counted.
@@ -82,7 +83,6 @@ pub(crate) struct Queues {
 impl Queues {
     /// A message of this weight is written, and waits no more.
     pub fn written(&self, weight: usize, is_urgent: bool) {
-        let lane = if is_urgent { &self.queued.urgent } else { &self.queued.ordinary };
-        lane.fetch_sub(weight, Ordering::Relaxed);
+        self.queued.lane(is_urgent).fetch_sub(weight, Ordering::Relaxed);
     }
 }

@@ -69,10 +69,7 @@ impl Database {
         limits: LogLimits,
         on_fatal: OnFatal,
     ) -> Result<Self, OpenError> {
-        let unusable = |error: &dyn std::fmt::Display| OpenError::Unusable {
-            folder: folder.to_owned(),
-            reason: error.to_string(),
-        };
+        let unusable = |error: &dyn std::fmt::Display| OpenError::unusable(folder, error);
         fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
         let side_path = folder.join("durable");
         let is_new = !Self::is_in(folder).unwrap_or(false);

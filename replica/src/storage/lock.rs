@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Takes the lock of a folder, for as long as the file is open.
 pub fn take(folder: &Path) -> Result<File, OpenError> {
     let path = folder.join("lock");
-    let unusable = |reason: String| OpenError::Unusable { folder: folder.to_owned(), reason };
+    let unusable = |reason: String| OpenError::unusable(folder, &reason);
     let mut options = File::options();
     let file = options.create(true).truncate(false).read(true).write(true).open(&path);
     let file = file.map_err(|error| unusable(format!("{}: {error}", path.display())))?;

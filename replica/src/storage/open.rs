@@ -178,10 +178,7 @@ impl Opened<'_> {
         configuration: &Configuration,
     ) -> Result<SideFile, OpenError> {
         let folder = self.folder.to_owned();
-        let unusable = |error: std::io::Error| OpenError::Unusable {
-            folder: self.folder.to_owned(),
-            reason: error.to_string(),
-        };
+        let unusable = |error: std::io::Error| OpenError::unusable(self.folder, &error);
         let numbers = read_numbers(configuration.id, |key| self.get(key))?;
         let opened = match (path.exists(), numbers) {
             // Nothing was ever promised, so no sync of a promise can be missing.

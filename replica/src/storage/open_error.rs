@@ -2,7 +2,8 @@
 //!
 //! Guarantees that each reason names the folder, and says what helps.
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,4 +66,11 @@ pub enum OpenError {
         /// What shows it.
         what: String,
     },
+}
+
+impl OpenError {
+    /// The error for a folder that the system does not let us use.
+    pub(crate) fn unusable(folder: &Path, reason: &dyn Display) -> Self {
+        Self::Unusable { folder: folder.to_owned(), reason: reason.to_string() }
+    }
 }

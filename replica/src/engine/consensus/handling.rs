@@ -259,11 +259,8 @@ impl<L: Storage<Entry>> Consensus<L> {
     /// Lets a tick pass: a leader that waited long enough is elected once more, above a ballot that
     /// a peer has promised.
     pub(super) fn tick_outbidding(&mut self) {
-        let Some(ballot) = self.ballot_if_leading() else {
-            self.outbidding.tick(None);
-            return;
-        };
-        let Some(above) = self.outbidding.tick(Some(ballot)) else { return };
+        let leads = self.ballot_if_leading();
+        let Some((above, ballot)) = self.outbidding.tick(leads).zip(leads) else { return };
         let Some(n) = self.leaps.towards(above.n) else { return };
         // The library goes one above what it promised. So it promises the peer's ballot, to nobody:
         // a promise is always safe.
