@@ -183,6 +183,23 @@ async fn a_lost_marker_is_made_anew() {
     assert_eq!((status, out.contains("the marker names another one")), (1, true), "{out}");
 }
 
+/// A lone replica answers nothing while another cluster's marker stands in the place of its own.
+#[test]
+fn a_lone_replica_waits_while_the_marker_is_another_clusters() {
+    let cluster = Cluster::start(&["--replicas=1"]);
+    assert_eq!(said(&cluster.run(&["put", "a", "1"])).0, 0);
+    let id = StatefulSet::read(&cluster.folder).unwrap().cluster.to_string();
+    let place = cluster.folder.join("marker.json");
+    let own = marker_of(&cluster.folder).unwrap();
+    fs::write(&place, own.replace(&id, &ClusterId(9).to_string())).unwrap();
+    let get = || said(&cluster.run(&["get", "a", "--timeout", "500ms"]));
+    wait_for("it serves no more", || get().0 != 0);
+    let (_, out, _) = said(&cluster.run(&["status", "--output", "json"]));
+    assert!(out.contains("two clusters have begun at one place"), "{out}");
+    fs::write(&place, own).unwrap();
+    wait_for("it serves again", || (get().0, get().1.trim()) == (0, "1"));
+}
+
 /// Without a marker, with its volume lost, the first replica joins the others, which serve.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_second_cluster_begins_beside_a_living_one() {

@@ -83,9 +83,19 @@ pub enum Refused {
         /// The marker's incarnation.
         marked: u64,
     },
-    /// The marker is another cluster's.
-    #[error("the marker is that of cluster {0}: this volume belongs to another one")]
-    OtherCluster(ClusterId),
+    /// The marker is another cluster's: it knows nothing of this one.
+    #[error(
+        "the cluster's marker names cluster {marked}, and this replica is one of cluster {own}: \
+         two clusters have begun at one place, and while one marker stands for both, nobody \
+         decides alone in this one; if it is the one to stay, remove the volumes and replicas of \
+         the other one, and then the marker, which is made anew"
+    )]
+    OtherCluster {
+        /// The marker's.
+        marked: ClusterId,
+        /// The volume's.
+        own: ClusterId,
+    },
 }
 
 /// How far a replica's disk had got when the marker was told last.
@@ -130,6 +140,8 @@ pub struct Mark {
 /// What a replica tells the marker, and asks of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claim {
+    /// The cluster that its volume belongs to.
+    pub cluster: ClusterId,
     /// Who.
     pub replica: ReplicaId,
     /// Which of its starts.
@@ -187,15 +199,8 @@ impl Marker {
     ///
     /// # Errors
     /// Why it must not be.
-    pub fn claim(
-        &self,
-        cluster: ClusterId,
-        claim: Claim,
-        history: &History,
-    ) -> Result<Self, Refused> {
-        if self.cluster != cluster {
-            return Err(Refused::OtherCluster(self.cluster));
-        }
+    pub fn claim(&self, claim: Claim, history: &History) -> Result<Self, Refused> {
+        self.check_cluster(claim)?;
         let Claim { replica, incarnation, nonce, mark, .. } = claim;
         if mark.withdraws {
             return Ok(self.without(claim));
@@ -256,11 +261,20 @@ impl Marker {
         }
     }
 
+    fn check_cluster(&self, claim: Claim) -> Result<(), Refused> {
+        match self.cluster == claim.cluster {
+            true => Ok(()),
+            false => Err(Refused::OtherCluster { marked: self.cluster, own: claim.cluster }),
+        }
+    }
+
     /// Whether a volume continues what the marker was told of it.
     ///
     /// # Errors
-    /// When it is an older copy, or another start of the same volume told the marker since.
+    /// When it is an older copy, or another start of the same volume told the marker since; and
+    /// when the marker is another cluster's, whose replicas may have the same ids.
     pub fn check_reach(&self, claim: Claim, history: &History) -> Result<(), Refused> {
+        self.check_cluster(claim)?;
         let Some(Reached { told, .. }) = self.reached.get(&claim.replica) else { return Ok(()) };
         // A copy goes on with epochs and starts of its own. What counts is whether it has all of
         // the start that told: never how far it has got since.
@@ -297,6 +311,7 @@ mod tests {
     /// A claim of replica 1 to decide alone.
     fn claim(configuration: u32, incarnation: u64, nonce: u64) -> Claim {
         Claim {
+            cluster: CLUSTER,
             replica: ReplicaId(1),
             incarnation,
             nonce,
@@ -329,7 +344,7 @@ mod tests {
     }
 
     fn judge(marker: &Marker, (claim, history): &(Claim, History)) -> Result<Marker, Refused> {
-        marker.claim(CLUSTER, *claim, history)
+        marker.claim(*claim, history)
     }
 
     /// A marker that was lost and made anew is told by the leader.
@@ -360,9 +375,20 @@ mod tests {
         let marker = judge(&marker, &with(&[(1, 10, 11)], claim(2, 2, 20))).unwrap();
         let left = judge(&marker, &with(&[(2, 20, 21)], claim(1, 3, 40)));
         assert_eq!(left, Err(Refused::Newer { marked: 2, claimed: 1 }), "others decide by now");
-        let (other, history) = with(&[], claim(9, 9, 99));
-        let other = marker.claim(ClusterId(8), other, &history);
-        assert_eq!(other, Err(Refused::OtherCluster(CLUSTER)));
+    }
+
+    /// Replicas of two clusters have the same ids.
+    #[test]
+    fn a_marker_knows_nothing_of_another_cluster() {
+        let own = ClusterId(8);
+        let marker = judge(&Marker::new(CLUSTER, 1), &with(&[], claim(1, 1, 10))).unwrap();
+        let (claim, history) = with(&[], claim(1, 1, 99));
+        let claim = Claim { cluster: own, ..claim };
+        let refused = Refused::OtherCluster { marked: CLUSTER, own };
+        assert_eq!(marker.check_reach(claim, &history), Err(refused.clone()));
+        assert_eq!(marker.claim(claim, &history), Err(refused.clone()));
+        let withdraws = Claim { mark: Mark { withdraws: true, ..claim.mark }, ..claim };
+        assert_eq!(marker.claim(withdraws, &history), Err(refused));
     }
 
     /// A copy of the current start has its nonce, and lacks what was written since. It may have

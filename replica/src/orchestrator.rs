@@ -349,7 +349,7 @@ where
     let Some(marker) = orchestrator.marker().await? else { return Ok(None) };
     let history = history(&marker, claim.replica, &past).await?;
     Ok(match marker.check_reach(claim, &history) {
-        Err(why) => Some(Verdict::Refused(why.to_string())),
+        Err(why) => Some(why.into()),
         Ok(()) => marker.after(claim.chain).map(Verdict::Over),
     })
 }
@@ -359,7 +359,6 @@ where
 /// with a leader that the marker knows then, if the disk's own is over.
 pub async fn claim<F>(
     orchestrator: &Orchestrator,
-    cluster: ClusterId,
     claim: Claim,
     past: impl Fn(u64) -> F,
 ) -> Result<Option<ConfigurationId>, OrchestratorError>
@@ -369,7 +368,7 @@ where
     /// Others may tell it something at the same time, each once.
     const TRIES: u32 = 10;
     for _ in 0..TRIES {
-        let made = Marker::new(cluster, claim.nonce);
+        let made = Marker::new(claim.cluster, claim.nonce);
         // A cluster that is older than its marker, or whose marker was removed, gets another.
         let marker = match orchestrator.marker().await? {
             Some(marker) => marker,
@@ -379,7 +378,7 @@ where
             }
         };
         let history = history(&marker, claim.replica, &past).await?;
-        let next = marker.claim(cluster, claim, &history)?;
+        let next = marker.claim(claim, &history)?;
         if orchestrator.replace_marker(&marker, &next).await? {
             return Ok(next.after(claim.chain));
         }
@@ -391,7 +390,6 @@ where
 /// marker too, while the cluster still ends.
 pub async fn claim_at_end<F>(
     orchestrator: &Orchestrator,
-    cluster: ClusterId,
     last: Claim,
     past: impl Fn(u64) -> F,
 ) -> Result<(), OrchestratorError>
@@ -399,7 +397,7 @@ where
     F: Future<Output = Result<Option<Past>, OrchestratorError>>,
 {
     match orchestrator.marker().await? {
-        Some(_) => claim(orchestrator, cluster, last, past).await.map(drop),
+        Some(_) => claim(orchestrator, last, past).await.map(drop),
         None => Ok(()),
     }
 }

@@ -133,8 +133,9 @@ impl Replica {
         let name = settings.name.clone();
         if let Some(orchestrator) = orchestrator.clone() {
             let clients = clients.clone();
-            let keeper = Keeper { orchestrator, cluster, driver: to_driver, clients };
-            follow(&mut tasks, keeper, (looked, marked), opened.claim, &name, status.clone());
+            let keeper = Keeper { orchestrator, driver: to_driver, clients };
+            let own = Own { cluster, name: name.clone(), status: status.clone() };
+            follow(&mut tasks, keeper, (looked, marked), opened.claim, own);
         }
         let serving = Clients::new(name, cluster, clients.clone(), status.clone(), others, metrics);
         tasks.spawn(serving.listen(ports.clients, connections_max));
@@ -255,7 +256,7 @@ impl Replica {
         let Some(orchestrator) = self.orchestrator.as_ref().filter(|_| has_untold) else { return };
         let past = |start| std::future::ready(Ok(database.past(start)));
         let last = database.last_claim();
-        let told = orchestrator::claim_at_end(orchestrator, self.cluster, last, past);
+        let told = orchestrator::claim_at_end(orchestrator, last, past);
         let why = match timeout(MARKER_PATIENCE, told).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -293,21 +294,26 @@ async fn hear(driver: &mpsc::Sender<ClientEvent>, first: Vec<Input>) {
     }
 }
 
+/// What a replica is, for those who look after it.
+struct Own {
+    cluster: ClusterId,
+    name: String,
+    status: watch::Receiver<Option<Arc<Status>>>,
+}
+
 /// Lets a replica follow whoever says how many are wanted.
 fn follow(
     tasks: &mut JoinSet<()>,
     keeper: Keeper,
     (looks, marks): (mpsc::Receiver<Look>, mpsc::Receiver<Claim>),
     unasked: Option<Claim>,
-    name: &str,
-    status: watch::Receiver<Option<Arc<Status>>>,
+    Own { cluster, name, status }: Own,
 ) {
     let orchestrator = keeper.orchestrator.clone();
-    let cluster = keeper.cluster;
-    if let Some(herald) = orchestrator.herald(name) {
+    if let Some(herald) = orchestrator.herald(&name) {
         tasks.spawn(herald.follow(status.clone()));
     }
-    let (name, driver) = (name.to_owned(), keeper.clients.clone());
+    let driver = keeper.clients.clone();
     let upkeep = Upkeep {
         orchestrator: orchestrator.clone(),
         cluster,

@@ -106,9 +106,9 @@ pub trait Store: Table {
     fn epoch(&self) -> Epoch;
     /// What this start tells the cluster's marker, or asks of it.
     fn claim(&self, mark: Mark) -> Claim {
-        let Identity { replica, incarnation, nonce, .. } = *self.identity();
+        let Identity { cluster, replica, incarnation, nonce, .. } = *self.identity();
         let chain = self.chain().current.id;
-        Claim { replica, incarnation, nonce, chain, mark }
+        Claim { cluster, replica, incarnation, nonce, chain, mark }
     }
     /// What this disk has of one of its starts, for the cluster's marker to judge by.
     fn past(&self, incarnation: u64) -> Option<Past> {

@@ -98,9 +98,8 @@ impl Survivor {
 
     /// Whether the cluster's marker lets it decide alone.
     fn is_let(&self, marker: &Marker) -> bool {
-        let cluster = self.database.identity().cluster;
         let claim = self.claim(Some(self.chain.current.id));
-        marker.claim(cluster, claim, &self.database.history(marker)).is_ok()
+        marker.claim(claim, &self.database.history(marker)).is_ok()
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of the harness")]
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -25,6 +26,19 @@ pub fn kvorum() -> Command {
         command.env_remove(name);
     }
     command
+}
+
+/// The last lines of each replica's log, for a test that fails.
+fn log_tails(folder: &Path) -> String {
+    const LINES: usize = 25;
+    let mut tails = String::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(log) = fs::read_to_string(entry.path().join("log")) else { continue };
+        let lines: Vec<_> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(LINES)..].join("\n");
+        tails.push_str(&format!("{}\n{tail}\n", entry.file_name().display()));
+    }
+    tails
 }
 
 /// A running local cluster; dropping it ends its processes.
@@ -57,7 +71,7 @@ impl Cluster {
             .unwrap();
         let out = BufReader::new(supervisor.stdout.take().unwrap());
         let welcome = out.lines().map_while(Result::ok).find(|line| line.contains("serve after"));
-        assert!(welcome.is_some(), "the cluster serves; its logs are in {}", folder.display());
+        assert!(welcome.is_some(), "the cluster serves; its logs end so:\n{}", log_tails(folder));
         Self { folder: folder.canonicalize().unwrap(), supervisor, temporary: None }
     }
 

@@ -242,9 +242,14 @@ impl<S: Store> Engine<S> {
         self.epochs.marked = self.epochs.marked.max(mark.leads);
     }
 
-    /// The marker has forgotten what it was told.
-    pub(super) fn is_unwitnessed(&mut self) {
+    /// The marker has forgotten what it was told, and is told again in its turn.
+    pub(super) fn forget_witness(&mut self) {
         (self.epochs.witnessed, self.epochs.marked) = (Epoch::default(), None);
+    }
+
+    /// The marker has forgotten what it was told, and is told again at once.
+    pub(super) fn renew_witness(&mut self) {
+        self.forget_witness();
         self.epochs.told = 0;
     }
 

@@ -3,8 +3,9 @@
 //! Guarantees that nobody votes in a configuration of which it knows that a later one has a leader:
 //! nothing can be decided there, but by copies of volumes that were taken before. That a lone
 //! replica which another one has replaced loses its vote when it next hears of the marker, which it
-//! asks for every second; and that one which does not hear goes on, and says so. Does not know who
-//! keeps the marker.
+//! asks for every second; and that one which does not hear goes on, and says so. A marker of
+//! another cluster says nothing of this one's disks: who decides alone waits until it is put right,
+//! and the others need it for nothing. Does not know who keeps the marker.
 
 use kvorum_protocol::status::ConfigurationId;
 use kvorum_protocol::weight::bounded;
@@ -70,8 +71,9 @@ impl<S: Store> Engine<S> {
             (Verdict::Done, _) => self.is_witnessed(mark),
             (Verdict::Lost, _) => {
                 self.mark_asked = None;
-                return self.is_unwitnessed();
+                return self.renew_witness();
             }
+            (Verdict::Foreign(_), _) => self.forget_witness(),
             (Verdict::Over(latest), _) => return self.ends_before(*latest),
             (Verdict::Refused(why), None) if self.rules.compares_epochs => {
                 self.mark_refused = Some(why.clone());
@@ -90,6 +92,11 @@ impl<S: Store> Engine<S> {
             Verdict::Refused(why) if serves && self.rules.renews_mark => {
                 self.mark_refused = Some(why);
                 self.lose_vote(MARKER.to_owned());
+            }
+            Verdict::Foreign(why) => {
+                // Whoever begins anew at this place serves others: not both at a time.
+                solo.unmarked();
+                self.mark_refused = Some(why);
             }
             // The words may be another system's.
             Verdict::Refused(why) | Verdict::Unreachable(why) => {
@@ -157,6 +164,20 @@ mod tests {
         assert!(engine.consensus.is_none());
         let trouble = engine.status().trouble.unwrap();
         assert!(trouble.contains("which is over"), "{trouble}");
+    }
+
+    /// A copy of a disk loses its vote; a marker of another cluster proves no copy.
+    #[test]
+    fn the_marker_of_another_cluster_takes_no_vote() {
+        for (verdict, votes) in [
+            (Verdict::Foreign("another cluster".to_owned()), true),
+            (Verdict::Refused("an older copy".to_owned()), false),
+        ] {
+            let mut engine = engine();
+            engine.step(Input::Marked { mark: Mark::default(), verdict });
+            engine.gather();
+            assert_eq!(engine.consensus.is_some(), votes);
+        }
     }
 
     /// A peer that has a link and does not say that it knows an epoch may hang, or its disk.

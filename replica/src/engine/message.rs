@@ -13,7 +13,7 @@ use super::notice::Notice;
 use super::peers::Known;
 use super::solo::Written;
 use crate::entry::Entry;
-use crate::marker::Mark;
+use crate::marker::{Mark, Refused};
 use crate::planner::Scale;
 use crate::snapshot::{Digest, Found, Wanted};
 use crate::start::Epoch;
@@ -241,12 +241,23 @@ pub enum Verdict {
     Done,
     /// It must not say that: the sentence says why.
     Refused(String),
+    /// It is another cluster's, and says nothing of this one: the sentence tells both.
+    Foreign(String),
     /// This replica's configuration is over: it knows a later one that has a leader.
     Over(ConfigurationId),
     /// It was gone, or put back to what it said before.
     Lost,
     /// Nobody knows: it is out of reach.
     Unreachable(String),
+}
+
+impl From<Refused> for Verdict {
+    fn from(why: Refused) -> Self {
+        match why {
+            Refused::OtherCluster { .. } => Self::Foreign(why.to_string()),
+            Refused::Newer { .. } | Refused::Forked { .. } => Self::Refused(why.to_string()),
+        }
+    }
 }
 
 /// What happens to a replica.

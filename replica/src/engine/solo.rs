@@ -142,6 +142,11 @@ impl<L: Storage<Entry>> Solo<L> {
         self.decide();
     }
 
+    /// The marker names nobody of this cluster any more: nothing is decided until it does.
+    pub fn unmarked(&mut self) {
+        self.marked = None;
+    }
+
     /// The latest configuration in which the marker names this replica, if it may decide.
     pub fn marked_in(&self) -> Option<ConfigurationId> {
         self.marked.filter(|_| self.may_decide())

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use kvorum_protocol::status::ClusterId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 use tracing::{error, warn};
@@ -22,8 +21,6 @@ const ASK_INTERVAL: Duration = Duration::from_secs(3);
 pub struct Keeper {
     /// Who keeps it.
     pub orchestrator: Orchestrator,
-    /// The cluster.
-    pub cluster: ClusterId,
     /// Who reads the volume.
     pub driver: mpsc::Sender<PeerEvent>,
     /// Where answers go.
@@ -70,7 +67,7 @@ impl Keeper {
         // What went wrong last: it is asked again every second, and people need to hear it once.
         let mut trouble = String::new();
         while let Some(wish) = wanted.recv().await {
-            let told = claim(&self.orchestrator, self.cluster, wish, |start| self.past(start));
+            let told = claim(&self.orchestrator, wish, |start| self.past(start));
             let verdict = match told.await {
                 Ok(Some(latest)) => {
                     self.tell(wish.mark, Verdict::Over(latest)).await;
@@ -78,15 +75,16 @@ impl Keeper {
                 }
                 Ok(None) => Verdict::Done,
                 Err(OrchestratorError::Ended) => return,
-                Err(OrchestratorError::Refused(why)) => Verdict::Refused(why.to_string()),
+                Err(OrchestratorError::Refused(why)) => why.into(),
                 Err(why) => Verdict::Unreachable(format!(
                     "the cluster's marker cannot be had, and is asked for again: {why}"
                 )),
             };
             match &verdict {
                 Verdict::Done | Verdict::Over(_) | Verdict::Lost => trouble.clear(),
-                Verdict::Refused(why) | Verdict::Unreachable(why) if trouble == *why => {}
-                Verdict::Refused(why) => {
+                Verdict::Refused(why) | Verdict::Foreign(why) | Verdict::Unreachable(why)
+                    if trouble == *why => {}
+                Verdict::Refused(why) | Verdict::Foreign(why) => {
                     error!("{why}");
                     trouble.clone_from(why);
                 }

@@ -44,6 +44,7 @@ enum Fault {
     LostHints,
     InterruptedCopies,
     Stray,
+    OtherMarker,
 }
 
 impl Fault {
@@ -63,7 +64,7 @@ impl Fault {
                 format!("# {self:?} n{low} n{high}")
             }
             Self::PowerLoss | Self::Heal | Self::Scenario | Self::Scale => format!("# {self:?}"),
-            Self::LostHints | Self::InterruptedCopies => format!("# {self:?}"),
+            Self::LostHints | Self::InterruptedCopies | Self::OtherMarker => format!("# {self:?}"),
         }
     }
 }
@@ -77,7 +78,7 @@ struct Made {
 }
 
 /// How much of each fault there is among all.
-const WEIGHTS: [(Fault, u32); 19] = [
+const WEIGHTS: [(Fault, u32); 20] = [
     (Fault::Crash, 16),
     (Fault::PowerLoss, 4),
     (Fault::LostDisk, 1),
@@ -97,6 +98,7 @@ const WEIGHTS: [(Fault, u32); 19] = [
     (Fault::LostHints, 2),
     (Fault::InterruptedCopies, 2),
     (Fault::Stray, 16),
+    (Fault::OtherMarker, 2),
 ];
 
 /// The faults of one seed: some kinds are left out, because one fault can keep another from
@@ -253,6 +255,7 @@ impl Cluster {
             Fault::LostHints => self.lose_hints(),
             Fault::InterruptedCopies => self.interrupt_copies(),
             Fault::Stray => return self.stray(link),
+            Fault::OtherMarker => self.replace_marker(),
         }
         Ok(())
     }
@@ -264,6 +267,9 @@ impl Cluster {
         self.mute_until.clear();
         self.end_spells();
         self.nodes.iter_mut().for_each(|node| node.slow_until_us = 0);
+        if let Some(scaling) = &mut self.scaling {
+            scaling.foreign_until_us = 0;
+        }
         self.calm_scaling();
     }
 

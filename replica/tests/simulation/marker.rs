@@ -1,8 +1,8 @@
 //! The cluster's marker in the simulated world: it is told, it judges, and it is asked at a start.
 
-use kvorum_protocol::status::ReplicaId;
+use kvorum_protocol::status::{ClusterId, ReplicaId};
 use kvorum_replica::engine::{Input, Verdict};
-use kvorum_replica::marker::{Mark, Marker};
+use kvorum_replica::marker::{Mark, Marker, Refused};
 use kvorum_replica::storage::Store;
 use kvorum_replica::storage::memory::Memory;
 use rand::RngExt;
@@ -10,16 +10,19 @@ use rand::RngExt;
 use super::cluster::Cluster;
 use super::event::Event;
 
+/// Another cluster, whose replicas have the same ids.
+pub const OTHER_CLUSTER: ClusterId = ClusterId(9);
+
 /// Tells the marker something of a disk; what it answers, in order.
 pub fn tell(marker: &mut Marker, disk: &Memory, mark: Mark) -> Vec<Verdict> {
     let claim = disk.claim(mark);
-    let judged = marker.claim(disk.identity().cluster, claim, &disk.history(marker));
-    let verdict = match judged {
+    let verdict = match marker.claim(claim, &disk.history(marker)) {
         Ok(next) => {
             *marker = next;
             Verdict::Done
         }
-        Err(why) => Verdict::Refused(why.to_string()),
+        Err(why @ Refused::OtherCluster { .. }) => return vec![why.into()],
+        Err(why) => why.into(),
     };
     [verdict].into_iter().chain(marker.after(claim.chain).map(Verdict::Over)).collect()
 }
@@ -29,7 +32,7 @@ pub fn at_start(marker: &Marker, disk: &Memory) -> Option<Verdict> {
     let claim = disk.claim(Mark::default());
     match marker.check_reach(claim, &disk.history(marker)) {
         Ok(()) => marker.after(claim.chain).map(Verdict::Over),
-        Err(why) => Some(Verdict::Refused(why.to_string())),
+        Err(why) => Some(why.into()),
     }
 }
 
@@ -49,15 +52,31 @@ impl Cluster {
         let node = self.node(id);
         let (life, disk) = (node.life, node.disk.clone());
         let Some(scaling) = &mut self.scaling else { return };
+        let is_foreign = self.now_us < scaling.foreign_until_us;
         let marker = scaling.marker.as_mut().expect("the cluster began with it");
+        let mut foreign = Marker { cluster: OTHER_CLUSTER, ..marker.clone() };
+        let marker = if is_foreign { &mut foreign } else { marker };
         for verdict in tell(marker, &disk, mark) {
             let input = Box::new(Input::Marked { mark, verdict });
             self.schedule(delay, Event::Read { node: id, life, input });
         }
     }
 
-    /// A process starts, and asks the marker about its disk.
+    /// For a while another cluster's marker is in the place of this one's.
+    pub(super) fn replace_marker(&mut self) {
+        let time_us = self.random.random_range(100_000..4_000_000);
+        if let Some(scaling) = &mut self.scaling {
+            scaling.foreign_until_us = self.now_us + time_us;
+            self.tally.replaced_markers += 1;
+        }
+    }
+
+    /// A process starts, and asks the marker about its disk. Where the marker is another cluster's,
+    /// it does not start.
     pub(super) fn start_and_ask(&mut self, id: ReplicaId) -> Result<(), String> {
+        if self.scaling.as_ref().is_some_and(|scaling| self.now_us < scaling.foreign_until_us) {
+            return Ok(());
+        }
         self.start(id);
         self.ask_marker(id)
     }

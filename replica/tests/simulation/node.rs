@@ -22,6 +22,9 @@ const LIMITS: LogLimits =
 /// Ticks between two comparisons of the replicas' states: few, so that each seed has some.
 const CHECKSUM_TICKS: u64 = 150;
 
+/// The cluster that is simulated.
+pub const CLUSTER: ClusterId = ClusterId(1);
+
 /// What runs while a process is up.
 pub struct Process {
     pub engine: Engine<Memory>,
@@ -68,7 +71,7 @@ pub fn configuration(replicas: u64) -> Configuration {
 impl Node {
     pub fn new(id: u64, replicas: u64, nonce: u64, newest: Version) -> Self {
         let identity = Identity {
-            cluster: ClusterId(1),
+            cluster: CLUSTER,
             replica: ReplicaId(id),
             name: format!("kvorum-{}", id - 1),
             incarnation: 1,

@@ -75,6 +75,7 @@ tally! {
     lost_writes: "unsynced writes lost",
     lost_disks: "lost disks",
     copied_disks: "of them replaced by an older copy",
+    replaced_markers: "times another cluster's marker stood there",
     broken_sessions: "broken sessions",
     late_frames: "frames of broken sessions that came late",
     flaps: "links that broke again and again",

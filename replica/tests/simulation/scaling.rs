@@ -6,7 +6,7 @@
 //! a new one.
 
 use kvorum_protocol::message::{Admin, Answer, Request};
-use kvorum_protocol::status::{ClusterId, Configuration, ReplicaId, Role, Status};
+use kvorum_protocol::status::{Configuration, ReplicaId, Role, Status};
 use kvorum_replica::chain::Standing;
 use kvorum_replica::engine::{ClientKey, Input, Look};
 use kvorum_replica::entry::Entry;
@@ -20,7 +20,7 @@ use rand::rngs::StdRng;
 
 use super::cluster::Cluster;
 use super::event::{Event, Link, pair};
-use super::node::Node;
+use super::node::{CLUSTER, Node};
 
 /// Most replicas.
 const REPLICAS_MAX: u32 = 7;
@@ -37,6 +37,8 @@ pub struct Scaling {
     pods: Vec<Pod>,
     /// The cluster's marker.
     pub(super) marker: Option<Marker>,
+    /// Until then it is another cluster's that stands there.
+    pub(super) foreign_until_us: u64,
     /// Until then another number is not wanted: a volume was lost, and nobody knows it yet. Of two
     /// members one of which is lost no cluster comes back by itself.
     steady_until_us: u64,
@@ -64,6 +66,7 @@ impl Scaling {
             wanted,
             pods,
             marker: None,
+            foreign_until_us: 0,
             steady_until_us: 0,
             is_rescued: false,
             is_silent: false,
@@ -413,7 +416,7 @@ impl Cluster {
             Some(node) => Node::on(node.disk.rejoin(replica, nonce), Version::NEWEST),
             None => Node::joiner(
                 Identity {
-                    cluster: ClusterId(1),
+                    cluster: CLUSTER,
                     replica,
                     name: format!("kvorum-{place}"),
                     incarnation: 1,

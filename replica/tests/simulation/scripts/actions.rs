@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use kvorum_protocol::data::{ClientId, Condition, Key, LaneId, Operation, RequestId, Value};
 use kvorum_protocol::message::{Admin, Consistency, Request};
-use kvorum_protocol::status::{Configuration, ReplicaId};
+use kvorum_protocol::status::{ClusterId, Configuration, ReplicaId};
 use kvorum_replica::engine::{ClientKey, Engine, Input, Introduction, Rejection, Session};
 use kvorum_replica::planner::Scale;
 use kvorum_replica::storage::memory::Memory;
@@ -299,6 +299,13 @@ impl World {
     pub fn reach_marker(&mut self, is_reached: bool) -> Result<(), String> {
         self.marker.as_ref().ok_or("there is no marker before there is a cluster")?;
         self.has_marker = is_reached;
+        Ok(())
+    }
+
+    /// The marker names a cluster.
+    pub fn mark_for(&mut self, cluster: ClusterId) -> Result<(), String> {
+        let marker = self.marker.as_mut().ok_or("there is no marker before there is a cluster")?;
+        marker.cluster = cluster;
         Ok(())
     }
 

@@ -6,6 +6,8 @@ use kvorum_protocol::data::Condition;
 use kvorum_protocol::status::{ReplicaId, Role};
 use kvorum_replica::engine::Input;
 
+use super::super::marker::OTHER_CLUSTER;
+use super::super::node::CLUSTER;
 use super::world::World;
 
 /// A replica by its id: `n2`.
@@ -186,6 +188,10 @@ pub enum Command {
     CutMarker,
     /// The marker can be reached again.
     HealMarker,
+    /// Another cluster's marker is put in the place of this one's.
+    ReplaceMarker,
+    /// This cluster's marker is put back.
+    RestoreMarker,
     /// The disk has so many bytes free, and keeps so many in reserve.
     Disk {
         node: Node,
@@ -249,6 +255,8 @@ impl Command {
             Self::AskToStop(node) => world.take(node.0, Input::WantsStop),
             Self::CutMarker => world.reach_marker(false),
             Self::HealMarker => world.reach_marker(true),
+            Self::ReplaceMarker => world.mark_for(OTHER_CLUSTER),
+            Self::RestoreMarker => world.mark_for(CLUSTER),
             Self::Disk { node, free, reserve } => {
                 world.take(node.0, Input::Disk { free: *free, reserve: *reserve })
             }

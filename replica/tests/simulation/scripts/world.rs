@@ -371,6 +371,7 @@ impl World {
             let what = match &verdicts[0] {
                 Verdict::Refused(why) => format!("refuses: {why}"),
                 Verdict::Unreachable(_) => "is out of reach".to_owned(),
+                Verdict::Foreign(_) => "names another cluster".to_owned(),
                 _ => "names it".to_owned(),
             };
             let (who, number) = (words::node(id), configuration.0);
