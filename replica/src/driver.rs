@@ -191,10 +191,10 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             }
             self.turn();
             if let Some(reply) = stop {
-                let has_untold = self.engine.end_epoch();
+                let untold = self.engine.end_epoch();
                 let durable = self.engine.store().durable();
                 self.engine.store().sync(durable);
-                let _ = reply.send(has_untold);
+                let _ = reply.send(untold);
                 return;
             }
         }
@@ -303,7 +303,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    fn client_event(&mut self, event: ClientEvent) -> Option<oneshot::Sender<bool>> {
+    fn client_event(&mut self, event: ClientEvent) -> Option<oneshot::Sender<Option<Mark>>> {
         match event {
             ClientEvent::Up { client, sink } => {
                 let name = self.engine.leader_name();

@@ -203,7 +203,7 @@ impl Marker {
         self.check_cluster(claim)?;
         let Claim { replica, incarnation, nonce, mark, .. } = claim;
         if mark.withdraws {
-            return Ok(self.without(claim));
+            return Ok(self.without(claim, history));
         }
         if let Some(claimed) = mark.solo.filter(|claimed| *claimed < self.latest()) {
             return Err(Refused::Newer { marked: self.latest().0, claimed: claimed.0 });
@@ -235,12 +235,16 @@ impl Marker {
         Ok(next)
     }
 
-    /// The same without what a start told, which is a copy's. The volume itself, when it is back,
-    /// has what was told before.
-    fn without(&self, claim: Claim) -> Self {
+    /// The same without what a copy told, in this start or in an earlier one. The volume itself,
+    /// when it is back, has what was told before.
+    fn without(&self, claim: Claim, history: &History) -> Self {
         let mut next = self.clone();
         let Some(reached) = next.reached.get(&claim.replica).copied() else { return next };
-        if (reached.told.incarnation, reached.told.nonce) == (claim.incarnation, claim.nonce) {
+        let is_own =
+            (reached.told.incarnation, reached.told.nonce) == (claim.incarnation, claim.nonce);
+        // What an earlier start told may be the volume's own, where it took nothing's place.
+        let is_earlier = reached.before.is_some() && self.check_reach(claim, history).is_ok();
+        if is_own || is_earlier {
             next.reached.remove(&claim.replica);
             let before = reached.before.map(|told| Reached { told, before: None, ..reached });
             next.reached.extend(before.map(|before| (claim.replica, before)));
@@ -437,6 +441,9 @@ mod tests {
         assert!(judge(&mended, &back).is_ok());
         let later = judge(&mended, &back).unwrap();
         assert_eq!(judge(&later, &withdraw(&copy)).as_ref(), Ok(&later), "it told nothing");
+        let again = withdraw(&whole(3, 78, &[(1, 10, 11), (2, 77, 30)]));
+        assert_eq!(judge(&misled, &again).as_ref(), Ok(&mended), "it had been started again");
+        assert_eq!(judge(&marker, &again).as_ref(), Ok(&marker), "the volume's own stays");
         let none = judge(&marker, &withdraw(&whole(1, 10, &[]))).unwrap();
         assert!(none.reached.is_empty());
     }

@@ -25,7 +25,7 @@ use crate::engine::{ClientKey, Input, Look, Options};
 use crate::http::{self, Health};
 use crate::leaving::Leaving;
 use crate::limits::CONNECTIONS_MAX;
-use crate::marker::Claim;
+use crate::marker::{Claim, Mark};
 use crate::metrics::Metrics;
 use crate::opening::{self, Disk};
 use crate::orchestrator::{self, Folder, Keeper, Kubernetes, Orchestrator, Upkeep};
@@ -236,26 +236,29 @@ impl Replica {
         }
         let (reply, stopped) = oneshot::channel();
         let is_asked = self.clients.send(ClientEvent::Stop { reply }).await.is_ok();
-        let has_untold = is_asked && stopped.await.unwrap_or(false);
+        let untold = if is_asked { stopped.await.unwrap_or(None) } else { None };
         if let Some(driver) = self.driver.take() {
             let _ = tokio::task::spawn_blocking(move || driver.join()).await;
         }
+        // Nobody tells the marker anything older afterwards.
+        self.tasks.shutdown().await;
         if let Some(database) = self.database.take() {
-            self.tell_marker(&database, has_untold).await;
+            if let Some(mark) = untold {
+                self.tell_marker(&database, mark).await;
+            }
             let _ = tokio::task::spawn_blocking(move || database.close()).await;
         }
-        self.tasks.shutdown().await;
         // Nobody should dial where nobody listens.
         let _ = fs::remove_file(&self.file);
         info!("stopped");
     }
 
-    /// Tells the cluster's marker how far the disk got. Whoever keeps the marker may be out of
+    /// Tells the cluster's marker something at last. Whoever keeps the marker may be out of
     /// reach: then what it was told last has to do.
-    async fn tell_marker(&self, database: &Database, has_untold: bool) {
-        let Some(orchestrator) = self.orchestrator.as_ref().filter(|_| has_untold) else { return };
+    async fn tell_marker(&self, database: &Database, mark: Mark) {
+        let Some(orchestrator) = &self.orchestrator else { return };
         let past = |start| std::future::ready(Ok(database.past(start)));
-        let last = database.last_claim();
+        let last = database.last_claim(mark);
         let told = orchestrator::claim_at_end(orchestrator, last, past);
         let why = match timeout(MARKER_PATIENCE, told).await {
             Ok(Ok(())) => return,

@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::link_handle::LinkHandle;
 use super::sinks::ClientSink;
 use crate::engine::{ClientKey, Input, Introduction, PeerMessage, Rejection, Session};
-use crate::marker::Past;
+use crate::marker::{Mark, Past};
 use crate::start::{Epoch, Start};
 use crate::storage::Seen;
 
@@ -112,7 +112,7 @@ pub enum ClientEvent {
     },
     /// End in order; the answer comes when everything is on disk.
     Stop {
-        /// Whether the cluster's marker has to be told how far the disk got.
-        reply: oneshot::Sender<bool>,
+        /// What the cluster's marker has to be told at last, of the epoch that the disk is in then.
+        reply: oneshot::Sender<Option<Mark>>,
     },
 }

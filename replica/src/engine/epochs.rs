@@ -65,7 +65,7 @@ pub(super) struct Epochs {
     told: u64,
     /// A member has taken this start; before, nothing that it does counts for anybody.
     is_taken: bool,
-    /// What this start told the marker is to be withdrawn.
+    /// What this volume's starts told the marker is to be withdrawn.
     withdraws: bool,
 }
 
@@ -109,13 +109,16 @@ impl<S: Store> Engine<S> {
     }
 
     /// The replica ends: what it did since the last epoch began gets one of its own, so that no
-    /// copy taken meanwhile is as good as the disk. Whether the marker has to be told of it: also
-    /// when every other member knows, for copies may come back of all of them.
-    pub fn end_epoch(&mut self) -> bool {
+    /// copy taken meanwhile is as good as the disk. What the marker has to be told at last, of
+    /// whatever epoch is durable then: how far the disk got, also when every other member knows,
+    /// for copies may come back of all of them; or that nothing counts which a copy told.
+    pub fn end_epoch(&mut self) -> Option<Mark> {
         if self.epochs.progress != self.progress() {
             self.store.begin_epoch();
         }
-        self.consensus.is_some() && self.is_taken()
+        let withdraws = self.epochs.withdraws;
+        let is_news = withdraws || (self.consensus.is_some() && self.is_taken());
+        is_news.then(|| Mark { withdraws, ..Mark::default() })
     }
 
     /// Whether somebody takes this start for the disk's, or nobody else has to.
@@ -129,10 +132,10 @@ impl<S: Store> Engine<S> {
         self.epochs.is_taken
     }
 
-    /// A member knows better of this disk: what this start told the marker does not count, so that
-    /// the volume itself is taken when it is back.
+    /// A member knows better of this disk: what it told the marker, in this start or before, does
+    /// not count, so that the volume itself is taken when it is back.
     pub(super) fn withdraw(&mut self) {
-        self.epochs.withdraws = self.epochs.told > 0;
+        self.epochs.withdraws = true;
         self.epochs.told = 0;
     }
 

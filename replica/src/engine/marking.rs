@@ -180,6 +180,19 @@ mod tests {
         }
     }
 
+    /// Whoever keeps the marker may be slow, and the process told to end meanwhile.
+    #[test]
+    fn a_copy_that_ends_withdraws_what_it_told() {
+        let mut engine = engine();
+        assert_eq!(engine.end_epoch(), None, "nobody took this start");
+        engine.lose_vote("kvorum-1".to_owned());
+        engine.withdraw();
+        let withdraws = Mark { withdraws: true, ..Mark::default() };
+        assert_eq!(engine.end_epoch(), Some(withdraws));
+        engine.step(Input::Marked { mark: withdraws, verdict: Verdict::Done });
+        assert_eq!(engine.end_epoch(), None, "the marker knows");
+    }
+
     /// A peer that has a link and does not say that it knows an epoch may hang, or its disk.
     #[test]
     fn the_marker_is_told_what_a_peer_does_not_keep() {

@@ -89,11 +89,11 @@ impl Database {
         self.sync(self.durable());
     }
 
-    /// What a replica that has ended tells the cluster's marker of its disk.
+    /// What a replica that has ended tells the cluster's marker, of the epoch its disk is in.
     #[must_use]
-    pub fn last_claim(&self) -> Claim {
+    pub fn last_claim(&self, mark: Mark) -> Claim {
         let epoch = self.inner.get(keys::META, keys::EPOCH).unwrap_or(self.epoch);
-        self.claim(Mark { epoch, ..Mark::default() })
+        self.claim(Mark { epoch, ..mark })
     }
 
     /// Begins the next epoch.
