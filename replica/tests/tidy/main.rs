@@ -161,12 +161,29 @@ fn paths_in(text: &str) -> Vec<&str> {
 
 #[test]
 fn the_maps_name_what_is_there() {
-    let text = fs::read_to_string(root().join("replica/ARCHITECTURE.md")).unwrap();
-    let paths = paths_in(&text);
-    assert!(paths.len() > 40, "the map was read");
-    for path in paths {
-        assert!(root().join(path).exists(), "ARCHITECTURE.md names {path}");
+    let docs = fs::read_dir(root().join("replica/docs")).unwrap().map(|entry| entry.unwrap().path());
+    let maps: Vec<_> = docs.chain([root().join("replica/ARCHITECTURE.md")]).collect();
+    let mut count = 0;
+    for map in maps {
+        // A decision tells of what was there on its day.
+        let is_past = map.ends_with("decisions.md") || map.ends_with("CHANGELOG.md");
+        let text = fs::read_to_string(&map).unwrap();
+        for path in paths_in(&text).into_iter().filter(|_| !is_past) {
+            assert!(root().join(path).exists(), "{} names {path}", map.display());
+            count += 1;
+        }
     }
+    assert!(count > 80, "the maps were read: {count} paths");
+}
+
+/// Whoever opens the folder should not have to scroll.
+#[test]
+fn the_readme_of_the_replica_is_short_and_its_links_lead_somewhere() {
+    let text = fs::read_to_string(root().join("replica/README.md")).unwrap();
+    assert!(text.lines().count() <= 120);
+    let links = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+    let missing: Vec<_> = links.filter(|link| !root().join("replica").join(link).exists()).collect();
+    assert_eq!(missing, Vec::<&str>::new());
 }
 
 #[test]
