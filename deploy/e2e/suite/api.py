@@ -9,7 +9,6 @@ import signal
 import subprocess
 import time
 
-from .cases import SET
 from .terminal import Terminal
 from .world import NAMESPACE, expect
 
@@ -69,8 +68,8 @@ def api_is_stopped(world):
             expect(screen.process.poll() is None, "the console ended with the API server")
             expect(gone(), "the console shows replicas that it cannot reach")
         finally:
-            log = open(world.run.parent / "log" / "apiserver.log", "ab")
-            again = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            with open(world.run.parent / "log" / "apiserver.log", "ab") as log:
+                again = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
             (world.run / "apiserver.pid").write_text(f"{again.pid}\n")
             began = pathlib.Path(f"/proc/{again.pid}/stat").read_text().rsplit(") ", 1)[1].split()[19]
             (world.run / "apiserver.began").write_text(f"{began}\n")

@@ -215,7 +215,8 @@ def shows_what_is_missing(world, env, where, text):
         screen.keys("1gg")
         for key, shown in SHOWN.items():
             screen.keys(key)
-            screen.until(lambda: screen.says(text if key == where else shown), 5)
+            expected = text if key == where else shown
+            screen.until(lambda expected=expected: screen.says(expected), 5)
             others = screen.text().replace(text, "") if text else screen.text()
             expect("you may not" not in others, f"without {where} something else is dimmed: {others}")
             screen.keys("\x1b")
@@ -240,7 +241,7 @@ def each_right_is_its_action(world):
     for role, verb, resource, where, text in RIGHTS:
         if world.minor < SINCE.get((verb, resource), 0):
             where, text = "nothing", ""
-        patch = lambda rules: world.kubectl("patch", "role", role, "--type=json", "-p", json.dumps(
+        patch = lambda rules, role=role: world.kubectl("patch", "role", role, "--type=json", "-p", json.dumps(
             [{"op": "replace", "path": "/rules", "value": rules}]))
         patch(without(whole[role], verb, resource))
         try:

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import termios
 import time
+import typing
 
 FORBIDDEN = [b"\x1b[?1049h", b"\x1b[?1000h", b"\x1b[?1002h", b"\x1b[?1003h", b"\x1b[?1006h", b"\x1b[?2004h",
              b"\x1b[?1004h", b"\x1b[>", b"\x1b]11;", b"\x1b[6n"]
@@ -61,7 +62,7 @@ class Look:
 
 class Terminal:
     # Those that are open, so that whoever waits for something else reads them meanwhile.
-    opened = []
+    opened: typing.ClassVar[list] = []
 
     def __init__(self, command, width, height, env=None):
         self.master, slave = pty.openpty()
@@ -69,7 +70,7 @@ class Terminal:
         self.slave = slave
         self.resize(width, height)
         self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-                                        env=env, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+                                        env=env, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))  # noqa: PLW1509
         self.raw = b""
         self.pending = b""
         self.modes, self.look, self.has_region = set(MODES), Look(), False

@@ -58,7 +58,7 @@ class World:
     # Programs.
 
     def run_program(self, command, check=True, timeout=120, text=None, env=None):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, input=text, env=env)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout, input=text, env=env)
         if check and done.returncode != 0:
             raise Failed(f"{' '.join(command)}: exit {done.returncode}: {done.stdout[-500:]}{done.stderr[-800:]}")
         return done

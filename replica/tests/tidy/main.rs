@@ -161,7 +161,8 @@ fn paths_in(text: &str) -> Vec<&str> {
 
 #[test]
 fn the_maps_name_what_is_there() {
-    let docs = fs::read_dir(root().join("replica/docs")).unwrap().map(|entry| entry.unwrap().path());
+    let docs =
+        fs::read_dir(root().join("replica/docs")).unwrap().map(|entry| entry.unwrap().path());
     let maps: Vec<_> = docs.chain([root().join("replica/ARCHITECTURE.md")]).collect();
     let mut count = 0;
     for map in maps {
@@ -182,7 +183,8 @@ fn the_readme_of_the_replica_is_short_and_its_links_lead_somewhere() {
     let text = fs::read_to_string(root().join("replica/README.md")).unwrap();
     assert!(text.lines().count() <= 120);
     let links = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
-    let missing: Vec<_> = links.filter(|link| !root().join("replica").join(link).exists()).collect();
+    let missing: Vec<_> =
+        links.filter(|link| !root().join("replica").join(link).exists()).collect();
     assert_eq!(missing, Vec::<&str>::new());
 }
 
