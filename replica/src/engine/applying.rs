@@ -1,7 +1,8 @@
-//! Pure: what is decided takes effect.
+//! Pure: applies decided entries to the state machine.
 //!
-//! Guarantees that entries are applied in order and each once, that whoever waits for one is told,
-//! and that nothing is applied between a checksum entry and the snapshot that it asks for.
+//! Guarantees that entries are applied in order and each once, that every origin that waits for an
+//! entry's outcome is answered, and that nothing is applied between a checksum entry and the
+//! snapshot that it asks for.
 
 use super::Engine;
 use crate::entry::Entry;
@@ -9,17 +10,17 @@ use crate::limits::APPLY_BYTES_MAX;
 use crate::state_machine::{self, Applied, Source};
 use crate::storage::Store;
 
-/// Entries applied in one commit.
+/// The maximum number of entries applied in one commit.
 const APPLY_ENTRIES_MAX: u64 = 256;
 
 impl<S: Store> Engine<S> {
-    /// Applies what was decided and answers those who waited for it.
+    /// Applies the decided entries and answers the requests that wait for their outcomes.
     pub(super) fn apply(&mut self) {
         loop {
             let Some(consensus) = &self.consensus else { return };
             let (applied, decided) = (self.store.applied(), consensus.decided());
-            // A copied state may be ahead of the log. One in quarantine must not change: the copy
-            // that takes its place must be as new.
+            // A copied state may be ahead of the log. A quarantined state must not change: the copy
+            // that replaces it must be at least as new.
             if applied >= decided || self.is_opening() || self.quarantine.is_some() {
                 return;
             }

@@ -1,15 +1,16 @@
-//! Pure: whether the replicas' states are the same, and what becomes of one that differs.
+//! Pure: compares the replicas' states by checksum, and quarantines a replica whose state differs.
 //!
-//! Now and then the leader proposes a checksum entry. Each replica that applies it opens a snapshot
-//! at that index, reads it slowly, adds up its checksum and tells the leader; then it reads its
-//! log, so that damage to what nobody asks for is found too. The leader compares. A replica that
-//! differs from a strict majority of the members is quarantined: it serves no read, gives its state
-//! to nobody, does not lead, and copies the state of one that is sound. Meanwhile it votes: what it
-//! promised and accepted is in its log, of which each record has a checksum of its own.
+//! At intervals the leader proposes a checksum entry. Each replica that applies it opens a snapshot
+//! at that index, reads it slowly, computes its checksum and sends it to the leader. Then it reads
+//! its log, so that damage to entries that no request reads is found too. The leader compares the
+//! checksums. A replica that differs from a strict majority of the members is quarantined: it
+//! serves no read, gives its state to no peer, does not lead, and copies the state of a sound
+//! replica. Meanwhile it still votes: what it promised and accepted is in its log, where each
+//! record has its own checksum.
 //!
 //! Guarantees that a checksum is of the state as of its entry, and that without a strict majority
-//! nobody is quarantined: then it is an alarm. Does not find what was altered before a replica
-//! copied its state from the altered one: that is the same at both.
+//! no replica is quarantined: that raises an alarm instead. Does not find state that was corrupted
+//! before another replica copied it: both then have the same checksum.
 
 use std::collections::BTreeMap;
 
@@ -23,36 +24,36 @@ use crate::snapshot::{Cursor, Digest, Found, InstallWrite, Quarantine, SnapshotI
 use crate::storage::Store;
 use crate::version::Version;
 
-/// Ticks between two chunks that are read for a checksum. Bounds the rate: 12 MiB a second.
+/// Ticks between two chunks that are read for a checksum. Bounds the rate to 12 MiB a second.
 const CHUNK_TICKS: u64 = 4;
-/// Ticks that applying waits for a snapshot; then this replica does without the checksum.
+/// The time that applying waits for a snapshot, in ticks; then this replica skips the checksum.
 const OPENING_TICKS: u64 = 100;
-/// Ticks between two looks whether the cluster's version may rise.
+/// Ticks between two checks whether the cluster's version can be raised.
 const VERSION_TICKS: u64 = 100;
 
-/// What is known of checksums.
+/// The state of the checksum comparison on this replica.
 #[derive(Default)]
 pub(super) struct Checking {
-    /// When the next one is due, if this replica leads then.
+    /// When the next checksum entry is due, if this replica leads then.
     due: u64,
     pass: Option<Pass>,
     calls: u64,
-    /// This replica's, until it is told.
+    /// This replica's checksum and its index, until they are sent to the leader.
     untold: Option<(u64, Digest)>,
-    /// The newest index that was told of, and what was told.
+    /// The newest index for which checksums were reported, and the checksums by replica.
     index: u64,
     told: BTreeMap<ReplicaId, Digest>,
-    /// The last index as of which all were the same.
+    /// The last index at which all members' states were the same.
     same_at: u64,
-    /// The index as of which no majority was, if that is how it is.
+    /// The index at which no majority had the same state, if that is the latest result.
     differ_at: Option<u64>,
 }
 
-/// One reading of the state, and then of the log.
+/// One pass over the state, and then over the log.
 struct Pass {
     index: u64,
     digest: Digest,
-    /// What is read next.
+    /// The next item to read.
     wanted: Wanted,
     call: u64,
     is_waiting: bool,
@@ -60,25 +61,26 @@ struct Pass {
 }
 
 impl Checking {
-    /// The last index as of which all members' states were the same.
+    /// Returns the last index at which all members' states were the same.
     pub(super) fn same_at(&self) -> u64 {
         self.same_at
     }
 
-    /// The index as of which no majority of the members had the same state.
+    /// Returns the index at which no majority of the members had the same state, if that is the
+    /// latest result.
     pub(super) fn differ_at(&self) -> Option<u64> {
         self.differ_at
     }
 }
 
 impl<S: Store> Engine<S> {
-    /// Whether applying waits for a snapshot of exactly what is applied.
+    /// Whether applying waits for a snapshot at exactly the applied index.
     pub(super) fn is_opening(&self) -> bool {
         let pass = self.checking.pass.as_ref().filter(|_| self.rules.checks_at_the_index);
         pass.is_some_and(|pass| pass.wanted == Wanted::Snapshot)
     }
 
-    /// A checksum entry was applied.
+    /// Begins a pass: a checksum entry was applied.
     pub(super) fn begin_pass(&mut self, index: u64) {
         self.end_pass();
         let (digest, wanted, began) = (Digest::default(), Wanted::Snapshot, self.now);
@@ -108,11 +110,11 @@ impl<S: Store> Engine<S> {
         self.outbox.push(Output::Read { asker, wanted, number });
     }
 
-    /// What was to be read for a checksum is there.
+    /// Handles the result of a read that a pass requested.
     pub(super) fn pass_found(&mut self, call: u64, found: Found) {
         let pass = self.checking.pass.as_mut();
         let Some(pass) = pass.filter(|pass| pass.is_waiting && pass.call == call) else {
-            // It came too late.
+            // The snapshot came too late.
             if let Found::Snapshot { snapshot, .. } = found {
                 self.close_snapshot(snapshot);
             }
@@ -122,7 +124,7 @@ impl<S: Store> Engine<S> {
         match (&pass.wanted, found) {
             (Wanted::Snapshot, Found::Snapshot { snapshot, header }) => {
                 pass.wanted = Wanted::Chunk { snapshot, after: Cursor::Start };
-                // A copied state may have come in between.
+                // A copied state may have been installed in between.
                 if header.applied != pass.index && self.rules.checks_at_the_index {
                     self.end_pass();
                 }
@@ -152,7 +154,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// What there is to do about checksums and versions. To be called once a tick.
+    /// Advances checksums and versions. To be called once a tick.
     pub(super) fn advance_checking(&mut self) {
         self.tell_checksum();
         self.propose_own();
@@ -173,8 +175,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A leader raises the cluster's version when every member's program knows a higher one, and
-    /// lets the states be compared when it is time.
+    /// On the leader, raises the cluster's version when every member's program knows a higher one,
+    /// and proposes a checksum entry when it is due.
     fn propose_own(&mut self) {
         let Some(consensus) = &mut self.consensus else { return };
         let interval = self.options.checksum_ticks;
@@ -196,7 +198,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Tells the leader this replica's checksum, once there is one to tell it to.
+    /// Sends this replica's checksum to the leader, once a leader is known and reachable.
     fn tell_checksum(&mut self) {
         let Some((index, digest)) = self.checking.untold else { return };
         let Some((leader, true)) = self.leader() else { return };
@@ -210,9 +212,9 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A replica told its checksum.
+    /// Records the checksum that a replica reported.
     pub(super) fn checksum_told(&mut self, replica: ReplicaId, index: u64, digest: Digest) {
-        // Nobody can have come further than the log; such a number would hide all that come later.
+        // No replica can be ahead of the log; an index beyond it would hide all later reports.
         let is_known = index <= self.last_known();
         let checking = &mut self.checking;
         if index > checking.index && is_known {
@@ -256,9 +258,9 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// This replica's state differs from a majority's.
+    /// Quarantines this replica: its state differs from a majority's.
     pub(super) fn differs(&mut self, index: u64, sound: Vec<ReplicaId>) {
-        // Of a state that was copied since, it says nothing.
+        // The result says nothing about a state that was copied since.
         let is_news = self.quarantine.is_none() && index > self.store.since();
         if !is_news || !self.rules.quarantines {
             return;
@@ -269,7 +271,7 @@ impl<S: Store> Engine<S> {
         (self.quarantine, self.quarantined_since) = (Some(quarantine), self.now);
         self.end_pass();
         self.close_snapshots();
-        // Whoever waits here for an outcome must not be told one of this state.
+        // Requests that wait here for an outcome must not get one from this state.
         self.deposed();
         self.fetching = None;
         self.begin_rebuild();

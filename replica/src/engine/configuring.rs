@@ -1,10 +1,11 @@
-//! Pure: from one configuration to the next.
+//! Pure: moves a replica from one configuration to the next.
 //!
-//! A change of the members is an entry: the first stop sign that is decided seals its
-//! configuration, and the next one begins at the following index, on every replica, with a log of
-//! its own. Whoever applies it leaves the instance of the consensus library behind and starts one
-//! for the next configuration, if it is a member. Whoever has not, and still speaks of the sealed
-//! one, is told that it is over, and fetches what it lacks like any replica that is behind.
+//! A configuration change is an entry: the first stop sign that is decided seals its configuration,
+//! and the next one begins at the following index, on every replica, with a log of its own. A
+//! replica that applies it leaves the instance of the consensus library behind and starts one for
+//! the next configuration, if it is a member. A replica that has not applied it, and still sends
+//! messages of the sealed configuration, is notified that it is over, and fetches what it lacks
+//! like any replica that is behind.
 //!
 //! Guarantees that nothing decided in a configuration beyond its stop sign takes effect, that a
 //! message never starts an instance, and that a log is removed only when the next configuration has
@@ -23,12 +24,12 @@ use crate::state_machine::Changes;
 use crate::storage::Store;
 
 impl<S: Store> Engine<S> {
-    /// Whether this replica is a member of the configuration it knows last.
+    /// Whether this replica is a member of the latest configuration that it knows.
     pub(super) fn is_member(&self) -> bool {
         self.configuration.name_of(self.me).is_some()
     }
 
-    /// Goes on in the configuration that the state is in by now.
+    /// Enters the configuration that the state is in now.
     pub(super) fn enter(&mut self) {
         if self.store.configuration_id() == self.configuration.id {
             return;
@@ -38,10 +39,10 @@ impl<S: Store> Engine<S> {
         let stays = |member: &Member| chain.current.name_of(member.replica).is_some();
         let leads_on = self.configuration.members.iter().any(stays);
         self.standings.know(&chain);
-        // What the library has to say still, to those who do not know it yet.
+        // The library's remaining messages go to the peers that do not know of the change yet.
         self.take_messages();
         self.deposed();
-        // A replica that joins has no log of the configuration before.
+        // A replica that joins has no log of the previous configuration.
         let begins_after = self.consensus.as_ref().map(Consensus::compacted);
         self.old_log = Some(begins_after.unwrap_or(chain.began));
         if let Some(consensus) = self.consensus.take() {
@@ -60,21 +61,22 @@ impl<S: Store> Engine<S> {
             self.tell_over(peer);
         }
         if self.standing() == Standing::Retired {
-            // What comes after is not for this replica: its program may not even know it.
+            // Later entries are not for this replica: its program may not even know their version.
             self.close_copied();
             self.fetching = None;
         }
         self.gather();
         match &mut self.consensus {
-            // Whoever led knows best how far the log is: nobody has to wait for an election.
+            // The old leader knows best how far the log is, so the change does not have to wait for
+            // an election.
             Some(consensus) if led => consensus.lead_on(),
             Some(consensus) if leads_on => consensus.hold_back(),
             Some(_) | None => {}
         }
     }
 
-    /// Reads that were confirmed in the configuration before, or for which its leader was asked,
-    /// are confirmed again in this one.
+    /// Restarts the confirmation of reads that were confirmed in the previous configuration, or for
+    /// which its leader was asked.
     fn start_reads_over(&mut self) {
         let mut reads = self.reads.take_confirmed();
         reads.extend(self.relays.take_reads());
@@ -87,7 +89,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The chain changed, and the configuration did not: somebody is to join.
+    /// Handles a change of the chain that did not change the configuration: a replica is to join.
     pub(super) fn know_joiners(&mut self) {
         let chain = self.store.chain();
         self.standings.know(&chain);
@@ -98,15 +100,16 @@ impl<S: Store> Engine<S> {
         self.answer_joins();
     }
 
-    /// Forgets what was noted about those who are not known any more.
+    /// Drops the records about replicas that are not known any more.
     pub(super) fn forget_strangers(&mut self) {
         let (peers, me) = (&self.outbox.peers, self.me);
         self.sending.retain(|peer| peers.knows(peer));
         self.stopping.retain(|peer| peer == me || peers.knows(peer));
     }
 
-    /// This replica was told of others that its state does not know yet: they are the members, of a
-    /// later configuration if it has a number. What led there is fetched from them.
+    /// Records replicas that were reported to this one and that its state does not know yet: they
+    /// are the members, of a later configuration if it has a number. This replica fetches from them
+    /// the entries that led there.
     pub(super) fn learned(&mut self, members: &[Member], configuration: Option<ConfigurationId>) {
         let later = configuration.filter(|configuration| {
             *configuration > self.configuration.id && self.rules.tells_ends
@@ -117,12 +120,12 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A peer speaks of a configuration that is not this replica's.
+    /// Handles a message from a peer that is in another configuration than this replica.
     pub(super) fn other_configuration(&mut self, peer: ReplicaId, theirs: ConfigurationId) {
         if theirs < self.configuration.id {
             self.tell_over(peer);
         } else {
-            // What made the next one is at the peer.
+            // The peer has the entry that made the next configuration.
             let index = self.store.applied() + 1;
             self.fetch_newer(peer, theirs, index);
             if !self.rules.frames_start_nothing {
@@ -131,8 +134,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// What must not be, for a negative control: the next configuration begins here because a
-    /// message speaks of it, at whatever index this replica is.
+    /// Violates the protocol on purpose, for a negative control: begins the next configuration
+    /// because a message names it, at whatever index this replica is.
     fn start_without_state(&mut self, next: ConfigurationId) {
         let (mut chain, applied) = (self.store.chain(), self.store.applied());
         if self.is_member() && next.0 == chain.current.id.0 + 1 {
@@ -149,14 +152,14 @@ impl<S: Store> Engine<S> {
         self.outbox.push(Output::Gated { to: peer, message, durable: false });
     }
 
-    /// A peer is in a newer configuration: this one's is over.
+    /// Handles a peer's report that it is in a newer configuration: this replica's is over.
     pub(super) fn over(&mut self, peer: ReplicaId, configuration: ConfigurationId, index: u64) {
         if configuration > self.configuration.id {
             self.fetch_newer(peer, configuration, index);
         }
     }
 
-    /// Removes the logs of earlier configurations, once this one has decided something.
+    /// Removes the logs of earlier configurations, once this one has decided an entry.
     pub(super) fn forget_old_logs(&mut self) {
         let is_over = self.store.applied() > self.began || !self.rules.keeps_sealed_log;
         if self.old_log.is_some() && is_over {
@@ -165,7 +168,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The index up to which no log has the entries any more.
+    /// Returns the index up to which no log has the entries any more.
     pub(super) fn log_begins_after(&self) -> u64 {
         let left = self.left_log.unwrap_or(self.began);
         let current = self.consensus.as_ref().map_or(left, Consensus::compacted);

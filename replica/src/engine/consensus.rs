@@ -1,9 +1,9 @@
-//! Pure: what decides in one configuration: the consensus library, with the traps fenced off, or
-//! one replica alone.
+//! Pure: the instance that decides in one configuration: the consensus library, with its pitfalls
+//! fenced off, or a single replica.
 //!
-//! Guarantees that only messages of the whitelist pass, in either direction; that a message's
-//! sender and receiver are who the link says they are; and that proposals are made only while this
-//! replica leads in the accept phase. Does not know links: it speaks of slots and replicas.
+//! Guarantees that only whitelisted messages pass, in either direction; that a message's sender and
+//! receiver match the link that it came by; and that proposals are made only while this replica
+//! leads in the accept phase. Does not know links: it works with slots and replicas.
 
 mod handling;
 mod leaps;
@@ -31,14 +31,14 @@ pub use handling::Handled;
 use leaps::Leaps;
 use outbidding::Outbidding;
 
-/// The round of the ballot with which whoever led a configuration leads the next one.
+/// The round of the ballot with which the leader of a configuration goes on to lead the next one.
 const LEADS_ON_ROUND: u32 = 2;
 
-/// Ticks for which the members of a new configuration leave its first election to whoever led the
-/// one before. That one may be the first there and have no majority for a moment; whoever came
-/// before it knew of one would take leadership over, the latest with the highest slot. Three
-/// rounds: one to be heard, one to be answered, one to spare. If that one died, so much later
-/// another leads.
+/// Ticks for which the members of a new configuration leave its first election to the leader of the
+/// previous one. That leader may be the first to enter and have no majority for a moment; a member
+/// that enters before the leader hears of a majority would take leadership over, in the end the one
+/// with the highest slot. Three rounds: one to be heard, one to be answered, one to spare. If that
+/// leader died, the election of another is delayed by as much.
 const HOLD_BACK_TICKS: u64 = 3 * ROUND_TICKS;
 
 /// Ticks after which an unanswered Prepare or Promise is sent again. Links lose nothing without
@@ -46,20 +46,20 @@ const HOLD_BACK_TICKS: u64 = 3 * ROUND_TICKS;
 /// overlap a long synchronization.
 const RESEND_TICKS: u64 = 250;
 
-/// Messages that the library's buffer has room for at the start.
+/// The initial capacity of the library's buffer, in messages.
 const BUFFER_MESSAGES: usize = 1024;
 
-/// What decides.
+/// The implementation that decides.
 #[expect(clippy::large_enum_variant, reason = "a replica has one")]
 enum Instance<L: Storage<Entry>> {
     /// The library, in a configuration of two or more.
     Paxos(OmniPaxos<Entry, L>),
-    /// One replica alone.
+    /// A single replica.
     Solo(Solo<L>),
 }
 
 impl<L: Storage<Entry>> Instance<L> {
-    /// The highest ballot promised.
+    /// Returns the highest ballot promised.
     fn promise(&self) -> Ballot {
         match self {
             Self::Paxos(paxos) => paxos.get_promise(),
@@ -68,20 +68,20 @@ impl<L: Storage<Entry>> Instance<L> {
     }
 }
 
-/// What came since messages were taken, and what of it has to wait until they were.
+/// The messages taken in during this turn, and those that wait until the next turn begins.
 #[derive(Default)]
 struct PutOff {
-    /// A candidate's question was taken.
+    /// Whether a candidate's Prepare was taken.
     has_prepare: bool,
-    /// The highest one that has to wait, and the slot it is from.
+    /// The highest Prepare that has to wait, and the slot it is from.
     prepare: Option<(u64, Prepare)>,
-    /// Whose promises to this replica's ballot were taken.
+    /// The slots whose promises to this replica's ballot were taken.
     promised: BTreeSet<u64>,
-    /// The last one of each that has to wait.
+    /// The last promise that has to wait, by slot.
     promises: BTreeMap<u64, Promise<Entry>>,
 }
 
-/// One configuration's instance.
+/// The instance of one configuration.
 pub struct Consensus<L: Storage<Entry>> {
     instance: Instance<L>,
     configuration: Configuration,
@@ -92,10 +92,10 @@ pub struct Consensus<L: Storage<Entry>> {
     buffer: Vec<Message<Entry>>,
     dropped: u64,
     rules: Rules,
-    /// Ticks for which this replica leaves elections to others.
+    /// Ticks for which this replica still leaves elections to others.
     held_back: u64,
     patience: Patience,
-    /// What was promised to this replica's own ballot, while it is a candidate.
+    /// The promises to this replica's own ballot, while it is a candidate.
     promises: Option<Promises>,
     put_off: PutOff,
     leaps: Leaps,
@@ -106,7 +106,7 @@ impl<L: Storage<Entry>> Consensus<L> {
     /// Starts the instance of a configuration from what its log holds.
     ///
     /// # Panics
-    /// When `me` is no member.
+    /// When `me` is not a member.
     pub fn start(configuration: &Configuration, me: ReplicaId, log: L, rules: Rules) -> Self {
         let slot = configuration.members.iter().position(|member| member.replica == me);
         let slot = slot.expect("a replica starts only configurations that it is a member of");
@@ -154,18 +154,18 @@ impl<L: Storage<Entry>> Consensus<L> {
             .expect("a configuration of two or more with slots from 1 is valid")
     }
 
-    /// How long answers took lately.
+    /// Returns how long answers took lately.
     #[must_use]
     pub fn patience(&self) -> &Patience {
         &self.patience
     }
 
-    /// Goes on with what another configuration's instance saw of that.
+    /// Adopts the answer times that another configuration's instance saw.
     pub fn learn_patience(&mut self, seen: &Patience) {
         self.patience.learn(seen);
     }
 
-    /// The instance of a configuration of one.
+    /// Returns the instance of a configuration of one.
     pub fn solo(&mut self) -> Option<&mut Solo<L>> {
         match &mut self.instance {
             Instance::Solo(solo) => Some(solo),
@@ -173,12 +173,12 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    /// Leaves it to whoever led the configuration before to lead this one, for a while.
+    /// Leaves the first elections to the leader of the previous configuration, for a while.
     pub fn hold_back(&mut self) {
         self.held_back = HOLD_BACK_TICKS;
     }
 
-    /// Lets a tick pass, at so many times the speed.
+    /// Lets a tick pass, at `speed` times the normal speed.
     pub fn tick(&mut self, speed: u64) {
         self.leaps.tick();
         self.tick_outbidding();
@@ -192,7 +192,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         self.account();
     }
 
-    /// A session of the link to a peer began: whatever was under way with it starts over.
+    /// Starts over any exchange that was under way with a peer: a session of the link to it began.
     pub fn reconnected(&mut self, peer: ReplicaId) {
         if let (Instance::Paxos(paxos), Some(index)) =
             (&mut self.instance, position_of(&self.configuration, peer))
@@ -221,7 +221,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    /// Tries to lead, whoever does now.
+    /// Tries to lead, regardless of the current leader.
     pub fn lead(&mut self) {
         if let Instance::Paxos(paxos) = &mut self.instance {
             paxos.try_become_leader();
@@ -229,28 +229,28 @@ impl<L: Storage<Entry>> Consensus<L> {
         self.account();
     }
 
-    /// The same on the word of others, who must not use up the numbers of ballots.
+    /// Tries to lead at the request of others, which must not use up the ballot numbers.
     pub fn lead_if_asked(&mut self) {
         if !self.leaps.is_far(self.promise().n + 1) {
             self.lead();
         }
     }
 
-    /// Counts how far the number of the promise was raised.
+    /// Accounts for how far the number of the promised ballot was raised.
     fn account(&mut self) {
         self.leaps.reached(self.promise().n);
     }
 
-    /// Leads a new configuration on, as this replica led the one before. All of its members begin
-    /// with a ballot of the first round, and the highest slot has the highest: so this is one of
-    /// the second round.
+    /// Continues to lead in a new configuration, as the leader of the previous one. All of its
+    /// members begin with a ballot of the first round, and the highest slot has the highest: so
+    /// this one is of the second round.
     pub fn lead_on(&mut self) {
         while matches!(self.instance, Instance::Paxos(_)) && self.promise().n < LEADS_ON_ROUND {
             self.lead();
         }
     }
 
-    /// The ballot in which this replica leads in the accept phase.
+    /// Returns the ballot in which this replica leads in the accept phase.
     #[must_use]
     pub fn ballot_if_leading(&self) -> Option<Ballot> {
         let leads = match &self.instance {
@@ -260,8 +260,9 @@ impl<L: Storage<Entry>> Consensus<L> {
         leads.then(|| self.promise())
     }
 
-    /// Looks whether this replica began or stopped leading since the last look: the ballot before
-    /// and the one now. To be called after every message, so that the barrier is in time.
+    /// Checks whether this replica began or stopped leading since the last call: returns the ballot
+    /// before and the one now. To be called after every message, so that the barrier is set in
+    /// time.
     pub fn observe(&mut self) -> (Option<Ballot>, Option<Ballot>) {
         let before = self.leading.map(|(ballot, _)| ballot);
         let now = self.ballot_if_leading();
@@ -271,9 +272,9 @@ impl<L: Storage<Entry>> Consensus<L> {
         (before, now)
     }
 
-    /// The smallest index at which a read is linearizable, once a majority confirms that it still
-    /// promises the ballot. `decided` alone may be behind what an earlier leader acknowledged; what
-    /// was in the log when the accept phase began is not.
+    /// Returns the smallest index at which a read is linearizable, once a majority confirms that it
+    /// still promises the ballot. `decided` alone may be behind what an earlier leader
+    /// acknowledged; the end of the log when the accept phase began is not.
     #[must_use]
     pub fn read_index(&self) -> Option<(Ballot, u64)> {
         let (ballot, barrier) = self.leading?;
@@ -281,14 +282,14 @@ impl<L: Storage<Entry>> Consensus<L> {
         (self.ballot_if_leading() == Some(ballot)).then(|| (ballot, barrier.max(self.decided())))
     }
 
-    /// The highest ballot promised.
+    /// Returns the highest ballot promised.
     #[must_use]
     pub fn promise(&self) -> Ballot {
         self.instance.promise()
     }
 
-    /// The replica that leads in the promised ballot, and whether this replica is in step with it
-    /// (or leads itself, in the accept phase).
+    /// Returns the replica that leads in the promised ballot, and whether this replica is in step
+    /// with it (or leads itself, in the accept phase).
     #[must_use]
     pub fn leader(&self) -> Option<(ReplicaId, bool)> {
         let (slot, is_accepting) = match &self.instance {
@@ -298,7 +299,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         Some((self.replica_at(slot)?, is_accepting))
     }
 
-    /// Entries known to be chosen.
+    /// Returns the index up to which entries are known to be chosen.
     #[must_use]
     pub fn decided(&self) -> u64 {
         match &self.instance {
@@ -307,7 +308,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    /// Entries written.
+    /// Returns the index up to which entries are written to the log.
     #[must_use]
     pub fn accepted(&self) -> u64 {
         match &self.instance {
@@ -316,7 +317,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    /// Entries no longer in the log.
+    /// Returns the index up to which entries are no longer in the log.
     #[must_use]
     pub fn compacted(&self) -> u64 {
         match &self.instance {
@@ -325,13 +326,13 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    /// Messages dropped because they must not be.
+    /// Returns the number of messages that were dropped as invalid.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// What a peer has accepted, as this leader knows it.
+    /// Returns the index up to which a peer has accepted, as far as this leader knows.
     #[must_use]
     pub fn accepted_by(&self, peer: ReplicaId) -> Option<u64> {
         let slot = usize::try_from(self.slot_of(peer)?).expect("slots are small");
@@ -341,7 +342,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         accepted.get(slot).map(|index| *index as u64)
     }
 
-    /// The decided entries with indexes `from..=to`.
+    /// Returns the decided entries with indexes `from..=to`.
     ///
     /// # Panics
     /// When they are not all decided and in the log.
@@ -362,8 +363,8 @@ impl<L: Storage<Entry>> Consensus<L> {
             .collect()
     }
 
-    /// The same, but no more than have so many bytes, and the few that were read with the last of
-    /// them.
+    /// Returns the decided entries from index `from` on, up to `to` or until they have `bytes`
+    /// bytes; the batch that was read last is included as a whole.
     ///
     /// # Panics
     /// As [`Self::entries`].
@@ -379,7 +380,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         entries
     }
 
-    /// Whether a stop sign is in the log that is not known to be decided.
+    /// Whether the log holds a stop sign that is not known to be decided.
     #[must_use]
     pub fn has_undecided_seal(&self) -> bool {
         let is_seal = |entry: &LogEntry<Entry>| {
@@ -411,8 +412,8 @@ impl<L: Storage<Entry>> Consensus<L> {
         }));
     }
 
-    /// Takes what the library has to send. `state_of` is up to where a peer has the state, if it
-    /// said so.
+    /// Takes the library's outgoing messages. `state_of` returns the index up to which a peer
+    /// reported that it has the state.
     pub fn take(
         &mut self,
         state_of: impl Fn(ReplicaId) -> Option<u64>,

@@ -1,15 +1,16 @@
-//! Pure: how others come to know how far this replica's disk has got.
+//! Pure: reports to others how far this replica's disk has got.
 //!
-//! A disk that was brought back from a copy knows nothing of what it promised and accepted after
-//! the copy was taken. So whenever this replica promises or accepts something, or a link begins or
+//! A disk that was restored from a copy knows nothing of what it promised and accepted after the
+//! copy was taken. So whenever this replica promises or accepts something, or a link begins or
 //! ends, it begins a new [epoch](crate::start::Epoch) of its disk, in the same sync as what it did,
-//! and tells its peers; they remember it, say so when that is durable, and take no later start of a
-//! disk that ends before it. While a member cannot be told, or does not say so, the cluster's
-//! [marker](crate::marker) is, which lies outside of any volume.
+//! and reports it to its peers. They remember it, confirm it when that is durable, and reject any
+//! later start of a disk that ends before it. While a member cannot be reached, or does not
+//! confirm, the epoch is reported to the cluster's [marker](crate::marker), which lies outside of
+//! any volume.
 //!
-//! Guarantees that an epoch is told only when it is durable here, so that a disk which loses what
-//! was not synced is never taken for a copy. Under load an epoch lasts for [`EPOCH_TICKS`]: a copy
-//! that was taken within the last one before its replica ended is not told apart.
+//! Guarantees that an epoch is reported only when it is durable here, so that a disk which loses
+//! what was not synced is never taken for a copy. Under load an epoch lasts for [`EPOCH_TICKS`]: a
+//! copy that was taken within the last epoch before its replica ended is not detected.
 
 use std::collections::BTreeMap;
 
@@ -23,49 +24,51 @@ use crate::marker::Mark;
 use crate::start::Epoch;
 use crate::storage::{Seen, Store};
 
-/// Ticks that an epoch lasts at least: bounds what they cost under load, and how much is written in
-/// one.
+/// The minimum duration of an epoch, in ticks: bounds the cost of epochs under load, and how much
+/// is written in one.
 const EPOCH_TICKS: u64 = 20;
-/// Ticks between two epochs that the marker is told: bounds the load of whoever keeps it.
+/// Ticks between two reports to the marker: bounds the load on whatever keeps it.
 const WITNESS_TICKS: u64 = 100;
-/// Ticks after which the marker is told once more what it was told: it may have been lost.
+/// Ticks after which a report to the marker is repeated: it may have been lost.
 const RENEW_TICKS: u64 = 200;
-/// Ticks within which a peer has an epoch durably, unless it hangs, or its disk does.
+/// Ticks within which a peer has an epoch durably, unless the peer or its disk hangs.
 const KEPT_TICKS: u64 = 20;
 
-/// What an epoch is begun for when it has changed.
+/// The values of which any change begins a new epoch: configuration, promise, accepted index,
+/// links.
 type Progress = (ConfigurationId, Ballot, u64, u64);
 
-/// What a peer is known to have durably of this replica's epochs.
+/// The record of which of this replica's epochs a peer has durably.
 #[derive(Clone, Copy, Default)]
 struct Kept {
     epoch: Epoch,
-    /// When it told so last, or the first epoch came that it has not.
+    /// The tick of its last confirmation, or at which the first epoch that it lacks became durable.
     since: u64,
 }
 
-/// This replica's epochs, and who knows of them.
+/// This replica's epochs, and how far each of them is known elsewhere.
 #[derive(Default)]
 pub(super) struct Epochs {
-    /// How things stood when the current one began.
+    /// The progress at the time the current epoch began.
     progress: Option<Progress>,
-    /// When it began.
+    /// The tick at which the current epoch began.
     began: u64,
-    /// The latest one that is durable here.
+    /// The latest epoch that is durable here.
     durable: Epoch,
-    /// What each peer has.
+    /// The epoch that each peer has.
     kept: BTreeMap<ReplicaId, Kept>,
-    /// The first one of the configuration.
+    /// The first epoch of the configuration.
     entered: Option<(ConfigurationId, Epoch)>,
-    /// The latest one that the marker has.
+    /// The latest epoch that the marker has.
     witnessed: Epoch,
-    /// The latest configuration that it has from this replica.
+    /// The latest configuration led by this replica that the marker has.
     marked: Option<ConfigurationId>,
-    /// When the marker was told last.
+    /// The tick of the last report to the marker.
     told: u64,
-    /// A member has taken this start; before, nothing that it does counts for anybody.
+    /// Whether a member accepted this start, or there is no other member; before that, nothing this
+    /// start does counts for any other replica.
     is_taken: bool,
-    /// What this volume's starts told the marker is to be withdrawn.
+    /// Whether to withdraw what this volume's starts reported to the marker.
     withdraws: bool,
 }
 
@@ -108,10 +111,11 @@ impl<S: Store> Engine<S> {
         Some((self.configuration.id, consensus.promise(), consensus.accepted(), links))
     }
 
-    /// The replica ends: what it did since the last epoch began gets one of its own, so that no
-    /// copy taken meanwhile is as good as the disk. What the marker has to be told at last, of
-    /// whatever epoch is durable then: how far the disk got, also when every other member knows,
-    /// for copies may come back of all of them; or that nothing counts which a copy told.
+    /// Closes the last epoch when the replica ends: what it did since the epoch began gets one of
+    /// its own, so that no copy taken meanwhile is as good as the disk. Returns the final report to
+    /// the marker, sent with whatever epoch is durable by then: how far the disk got, even when
+    /// every other member knows, because all of them may be restored from copies; or that the
+    /// reports of a copy do not count.
     pub fn end_epoch(&mut self) -> Option<Mark> {
         if self.epochs.progress != self.progress() {
             self.store.begin_epoch();
@@ -121,7 +125,7 @@ impl<S: Store> Engine<S> {
         is_news.then(|| Mark { withdraws, ..Mark::default() })
     }
 
-    /// Whether somebody takes this start for the disk's, or nobody else has to.
+    /// Whether a member accepted this start as the disk's, or there is no other member to do so.
     fn is_taken(&mut self) -> bool {
         if self.epochs.is_taken {
             return true;
@@ -132,14 +136,14 @@ impl<S: Store> Engine<S> {
         self.epochs.is_taken
     }
 
-    /// A member knows better of this disk: what it told the marker, in this start or before, does
-    /// not count, so that the volume itself is taken when it is back.
+    /// Begins to withdraw what this disk reported to the marker, in this start or before: a member
+    /// remembers another disk. So the original volume is accepted when it is back.
     pub(super) fn withdraw(&mut self) {
         self.epochs.withdraws = true;
         self.epochs.told = 0;
     }
 
-    /// Withdraws what was told, until the marker knows.
+    /// Repeats the withdrawal until the marker has it.
     pub(super) fn advance_withdrawal(&mut self) {
         let Epochs { withdraws, told, .. } = self.epochs;
         if withdraws && (told == 0 || self.now >= told + WITNESS_TICKS) {
@@ -148,7 +152,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// What a sync that begins after this turn covers.
+    /// Returns what a sync that begins after this turn covers.
     pub(super) fn written(&mut self) -> Written {
         let solo = self.consensus.as_mut().and_then(super::Consensus::solo);
         Written {
@@ -159,7 +163,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A sync returned that began in an epoch, or later.
+    /// Records that an epoch is durable: a sync returned that began in it, or later.
     pub(super) fn epoch_is_durable(&mut self, epoch: Epoch) {
         let before = self.epochs.durable;
         if epoch <= before {
@@ -176,17 +180,17 @@ impl<S: Store> Engine<S> {
         self.epochs.kept = still.collect();
     }
 
-    /// A peer knows an epoch of this disk durably.
+    /// Records that a peer has an epoch of this disk durably.
     pub(super) fn epoch_kept(&mut self, peer: ReplicaId, epoch: Epoch) {
         let (now, durable) = (self.now, self.epochs.durable);
         if let Some(kept) = self.epochs.kept.get_mut(&peer).filter(|kept| kept.epoch < epoch) {
-            // More than there is, nobody can have.
+            // No peer can have a later epoch than the durable one.
             *kept = Kept { epoch: epoch.min(durable), since: now };
         }
     }
 
-    /// Tells the marker how far this disk has got, while a member cannot be told or does not say
-    /// that it knows; and a leader, of its configuration.
+    /// Reports to the marker how far this disk has got, while a member cannot be reached or does
+    /// not confirm; a leader also reports its configuration.
     fn tell_witness(&mut self) {
         let Epochs { told, marked, .. } = self.epochs;
         let renews = self.now >= told + RENEW_TICKS && self.is_epoch_settled();
@@ -199,7 +203,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whether every other member knows how far this disk has got, or will at once.
+    /// Whether every other member knows how far this disk has got, or soon will.
     fn do_all_keep(&self) -> bool {
         let Epochs { kept, durable, .. } = &self.epochs;
         let is_late = |kept: &Kept| kept.epoch < *durable && self.now >= kept.since + KEPT_TICKS;
@@ -208,55 +212,56 @@ impl<S: Store> Engine<S> {
         members.all(|id| self.is_there(id) && keeps(id))
     }
 
-    /// Whether the marker lacks an epoch, and may be told.
+    /// Whether the marker lacks an epoch, and a report may be sent.
     pub(super) fn is_witness_due(&self) -> bool {
         let Epochs { durable, witnessed, told, .. } = self.epochs;
         let may_tell = told == 0 || self.now >= told + WITNESS_TICKS;
         durable > witnessed && may_tell && self.is_epoch_settled()
     }
 
-    /// Whether the last epoch is durable, or will not be so soon. The marker is told of no earlier
-    /// one before: that would be as good as a copy that was taken in it.
+    /// Whether the latest epoch is durable, or will not be soon. Until then no earlier one is
+    /// reported to the marker: a copy that was taken in that one would be as good.
     fn is_epoch_settled(&self) -> bool {
         let Epochs { durable, began, .. } = self.epochs;
         durable == self.store.epoch() || self.now >= began + WITNESS_TICKS
     }
 
-    /// The configuration in which this replica leads, when its beginning is durable here: it is at
-    /// a majority then, which promised in it.
+    /// Returns the configuration in which this replica leads, once its beginning is durable here:
+    /// by then a majority has it, which promised in it.
     fn leads_in(&self) -> Option<ConfigurationId> {
         let is_durable = |(_, epoch): &(_, Epoch)| self.epochs.durable >= *epoch;
         let (id, _) = self.epochs.entered.filter(is_durable)?;
         (self.is_leading() && id == self.configuration.id).then_some(id)
     }
 
-    /// Tells the marker how far this disk has got; with a configuration, asks it to name this
-    /// replica in that one too.
+    /// Reports to the marker how far this disk has got. With `solo`, asks it to also name this
+    /// replica in that configuration.
     pub(super) fn tell_marker(&mut self, solo: Option<ConfigurationId>) {
         self.epochs.told = self.now;
         let (leads, epoch) = (self.leads_in(), self.epochs.durable);
         self.outbox.push(Output::Mark(Mark { solo, leads, epoch, withdraws: false }));
     }
 
-    /// The marker knows what it was told.
+    /// Records that the marker has a report.
     pub(super) fn is_witnessed(&mut self, mark: Mark) {
         self.epochs.withdraws &= !mark.withdraws;
         self.epochs.witnessed = self.epochs.witnessed.max(mark.epoch);
         self.epochs.marked = self.epochs.marked.max(mark.leads);
     }
 
-    /// The marker has forgotten what it was told, and is told again in its turn.
+    /// Notes that the marker has lost the reports. They are repeated when the next one is due.
     pub(super) fn forget_witness(&mut self) {
         (self.epochs.witnessed, self.epochs.marked) = (Epoch::default(), None);
     }
 
-    /// The marker has forgotten what it was told, and is told again at once.
+    /// Notes that the marker has lost the reports. They are repeated at once.
     pub(super) fn renew_witness(&mut self) {
         self.forget_witness();
         self.epochs.told = 0;
     }
 
-    /// A peer tells how far its disk has got.
+    /// Records how far a peer's disk has got, as the peer reports, and confirms it once that is
+    /// durable.
     pub(super) fn epoch_told(&mut self, peer: ReplicaId, epoch: Epoch) {
         if let Some(seen) = self.store.seen(peer)
             && seen.epoch < epoch

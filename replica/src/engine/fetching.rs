@@ -1,14 +1,15 @@
-//! Pure: how a replica that is behind catches up.
+//! Pure: lets a replica that is behind catch up.
 //!
-//! A leader whose log does not hold, or not within one message, what this replica lacks says so.
-//! Then the replica asks for decided entries after what it has applied; if they are compacted, for
-//! a snapshot, chunk by chunk, which is written beside the state and takes its place at once; then
-//! for the entries after it. When it has what the other had, it asks to be brought into step.
+//! A leader notifies this replica when its log does not hold the entries that this replica lacks,
+//! or they do not fit into one message. Then the replica asks for decided entries after its applied
+//! index; if they are compacted, for a snapshot, chunk by chunk, which is written beside the state
+//! and replaces it in one step; then for the entries after it. When it has all that the source had,
+//! it asks to be brought into step.
 //!
 //! Guarantees that one chunk is under way at a time and is durable before the next is asked for, so
-//! that memory is bounded and a replica that restarts goes on where it was; that when the other
-//! falls silent the rest comes from another replica; that state comes only from those who were or
-//! are members, and never leads to an earlier configuration than this replica knows; and that
+//! that memory is bounded and a replica that restarts continues where it was; that when the source
+//! falls silent the rest comes from another replica; that state comes only from replicas that were
+//! or are members, and never leads to an earlier configuration than this replica knows; and that
 //! neither promise nor log is touched: only the consensus library changes those.
 
 use kvorum_protocol::status::{CatchingUp, ConfigurationId, ReplicaId};
@@ -24,60 +25,61 @@ use crate::snapshot::{Found, Header, Install, InstallWrite, Quarantine, Snapshot
 use crate::state_machine::{self, Source};
 use crate::storage::Store;
 
-/// Ticks from one question to the next: bounds the rate to some 25 MiB a second, except of entries
+/// Ticks from one request to the next: bounds the rate to some 25 MiB a second, except for entries
 /// that are written faster than that.
 const PACE_TICKS: u64 = 2;
-/// Ticks after which what was asked for is asked again, of another replica.
+/// Ticks after which an unanswered request times out and is sent to another replica.
 const PATIENCE_TICKS: u64 = 300;
-/// Ticks until the next question, when the other has too many snapshots open or must not be asked.
+/// Ticks until the next request, when the source has too many snapshots open or must not be asked.
 const BUSY_TICKS: u64 = 100;
-/// Ticks until the next question, when the other's state was of no use.
+/// Ticks until the next request, when the source's state was of no use.
 const USELESS_TICKS: u64 = 10;
-/// So many times in a row a joiner that wanted entries may be told that there is no time: then the
-/// others are in another configuration than it believes, and it copies a state, which says which.
+/// Busy answers in a row after which a joiner that asks for entries copies a state instead: the
+/// others are then in another configuration than it believes, and the state says which.
 const BUSY_MAX: u32 = 5;
-/// Ticks for which a replica in quarantine waits for one that had the majority's state, when its
-/// configuration is over: they may all have been replaced.
+/// Ticks for which a replica in quarantine waits for a replica that had the majority's state, when
+/// its configuration is over: they may all have been replaced.
 const SOUND_TICKS: u64 = 500;
 
-/// Catching up.
+/// A catch-up that is under way.
 #[derive(Debug)]
 pub(super) struct Fetching {
     source: ReplicaId,
-    /// The index to be reached, as the leader said when it began.
+    /// The index to reach, as the leader reported when the catch-up began.
     target: u64,
     step: Step,
-    /// The number of the question that is under way.
+    /// The number of the request that is under way.
     call: u64,
-    /// When the next question is due: at once, or when this one has waited too long.
+    /// When the next request is due: at once, or when this one times out.
     due: u64,
-    /// When it was asked.
+    /// When the request was sent.
     asked: u64,
     is_waiting: bool,
-    /// Entries that were lacking when the last ones came.
+    /// The number of entries that were lacking when the last ones came.
     lacking: u64,
-    /// The configuration to be reached, if it is not the one that this replica knows.
+    /// The configuration to reach, if it is not the one that this replica knows.
     newer: Option<ConfigurationId>,
-    /// Answers in a row that the other must not be asked, or has no time.
+    /// Busy answers in a row: the source must not be asked, or has no time.
     busy: u32,
-    /// The snapshot that was copied, until the entries after it are here: the other keeps them as
+    /// The snapshot that was copied, until the entries after it are here: the source keeps them as
     /// long as it is open.
     copied: Option<SnapshotId>,
 }
 
-/// What is fetched.
+/// The kind of data that is fetched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
-    /// Entries after what is applied.
+    /// Entries after the applied index.
     Entries,
-    /// The name of a snapshot.
+    /// The id and header of a snapshot.
     Snapshot,
-    /// Its chunks.
+    /// The chunks of that snapshot.
     Chunks,
 }
 
 impl<S: Store> Engine<S> {
-    /// A leader cannot bring this replica into step before it has the state up to an index.
+    /// Begins to catch up: a leader cannot bring this replica into step before it has the state up
+    /// to an index.
     pub(super) fn is_behind(&mut self, leader: ReplicaId, index: u64) {
         if self.fetching.is_none() {
             let by = index - self.store.applied();
@@ -87,12 +89,12 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whom this replica copies from, when it is catching up.
+    /// Returns the name of the replica that this one copies from, when it is catching up.
     pub(super) fn fetches_from(&self) -> Option<&str> {
         self.fetching.as_ref().map(|fetching| self.outbox.peers.name(fetching.source))
     }
 
-    /// How far this replica is, when it is catching up.
+    /// Returns this replica's progress, when it is catching up.
     pub(super) fn catching_up(&self) -> Option<CatchingUp> {
         let Fetching { target, step, .. } = self.fetching.as_ref()?;
         let install = self.store.install().filter(|_| *step == Step::Chunks);
@@ -113,7 +115,7 @@ impl<S: Store> Engine<S> {
         let busy = self.fetching.as_ref().map_or(0, |fetching| fetching.busy);
         let is_refused = busy >= BUSY_MAX && self.standing() == Standing::Joiner;
         let step = match &self.quarantine {
-            // A new joiner knows nothing of what the entries changed.
+            // A new joiner lacks the state that the entries changed.
             None if (self.store.applied() > 0 && !is_refused) || self.is_member() => Step::Entries,
             None | Some(_) if self.store.install().is_some() => Step::Chunks,
             None | Some(_) => Step::Snapshot,
@@ -133,7 +135,7 @@ impl<S: Store> Engine<S> {
         });
     }
 
-    /// Begins to copy a state that takes the place of the one in quarantine, unless it has begun.
+    /// Begins to copy a state that replaces the quarantined one, unless a copy is under way.
     pub(super) fn begin_rebuild(&mut self) {
         let Some(Quarantine { index, .. }) = self.quarantine else { return };
         if self.fetching.is_none()
@@ -143,7 +145,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Begins to fetch what led to a configuration of which this replica was told.
+    /// Begins to fetch what this replica lacks of a later configuration that was reported to it.
     fn begin_newer(&mut self) {
         let index = self.store.applied() + 1;
         if self.fetching.is_none()
@@ -155,13 +157,14 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Asks for what is next, if it is time to. To be called once a tick.
+    /// Sends the next request, if it is due. To be called once a tick.
     pub(super) fn advance_fetch(&mut self) {
         let has_come = |fetching: &Fetching| fetching.newer <= Some(self.configuration.id);
         let is_in_step = self.leader().is_some_and(|(_, is_in_step)| is_in_step)
             && self.fetching.as_ref().is_none_or(has_come);
         if is_in_step && self.quarantine.is_none() && std::mem::take(&mut self.may_have_copied) {
-            // What was fetched came from the leader meanwhile, and is kept for nobody any more.
+            // The leader has sent the rest meanwhile, and the source need not keep anything any
+            // more.
             self.close_copied();
             let source = self.fetching.take().map(|fetching| fetching.source);
             self.tell_state_to(source);
@@ -186,14 +189,14 @@ impl<S: Store> Engine<S> {
         self.ask();
     }
 
-    /// A session ended: whatever was asked for by it comes from another one.
+    /// Handles the end of a session: what was requested on it comes from another replica.
     pub(super) fn source_lost(&mut self, peer: ReplicaId) {
         if let Some(fetching) = self.fetching.as_mut().filter(|f| f.source == peer) {
             (fetching.is_waiting, fetching.due) = (true, self.now);
         }
     }
 
-    /// The connected peer after one, in a circle, of those from whom state may be copied.
+    /// Returns the next connected peer after `after`, in a circle, from which state may be copied.
     fn next_source(&self, after: ReplicaId) -> Option<ReplicaId> {
         let is_source = |peer: &ReplicaId| self.is_source(*peer);
         let mut sources = self.outbox.peers.linked().filter(is_source).peekable();
@@ -201,10 +204,10 @@ impl<S: Store> Engine<S> {
         sources.find(|peer| *peer > after).or(first)
     }
 
-    /// Whether state may be copied from a peer: a member, and where this replica has to come to
-    /// another configuration, whoever was one or is one there. In quarantine, from those that are
-    /// sound; after a while, when the configuration is over, from any of a later one: they had the
-    /// state from a majority that was sound, and one in quarantine gives its state to nobody.
+    /// Whether state may be copied from a peer: a member, or, where this replica has to reach
+    /// another configuration, any replica that was a member or is one there. In quarantine, a sound
+    /// replica; after a while, when the configuration is over, any replica of a later one: those
+    /// had the state from a sound majority, and a quarantined replica gives its state to no peer.
     fn is_source(&self, peer: ReplicaId) -> bool {
         let later = self.standings.later();
         let least = match later {
@@ -217,9 +220,9 @@ impl<S: Store> Engine<S> {
         quarantine.sound.contains(&peer) || (is_known && is_late && later.is_some())
     }
 
-    /// Whether a state may take the place of the one that is here: it is as of a later index, and
-    /// of no earlier configuration than this replica knows. In quarantine it is one that is sound,
-    /// or of a later configuration, and may be as of the same index.
+    /// Whether a state may replace the one that is here: it is as of a later index, and of no
+    /// earlier configuration than this replica knows. In quarantine it must be sound, or of a later
+    /// configuration, and may be as of the same index.
     fn is_of_use(&self, header: &Header, source: Option<ReplicaId>) -> bool {
         let (applied, theirs) = (self.store.applied(), header.chain.current.id);
         let Some(quarantine) = &self.quarantine else {
@@ -234,7 +237,7 @@ impl<S: Store> Engine<S> {
         let install = self.store.install();
         let is_whole = install.as_ref().is_some_and(|install| install.after.is_none());
         if is_whole {
-            // All was there when this replica stopped.
+            // All chunks were here when this replica stopped.
             self.switch();
         }
         let Some(fetching) = &mut self.fetching else { return };
@@ -258,11 +261,11 @@ impl<S: Store> Engine<S> {
         fetching.is_waiting = true;
         let (to, call) = (fetching.source, fetching.call);
         let message = PeerMessage::Fetch { call, wanted };
-        // What the last answer brought is durable before the next one comes.
+        // The result of the last answer is durable before the next request is sent.
         self.outbox.push(Output::Gated { to, message, durable: true });
     }
 
-    /// An answer came.
+    /// Handles an answer to a request.
     pub(super) fn fetched(&mut self, peer: ReplicaId, call: u64, found: Found) {
         let is_of_use = match &found {
             Found::Snapshot { header, .. } => self.is_of_use(header, Some(peer)),
@@ -272,7 +275,7 @@ impl<S: Store> Engine<S> {
             fetching.source == peer && fetching.call == call && fetching.is_waiting
         };
         let Some(fetching) = self.fetching.as_mut().filter(is_awaited) else {
-            // Nobody wants it any more.
+            // The snapshot is not needed any more.
             if let Found::Snapshot { snapshot, .. } = found {
                 self.close_at(peer, snapshot);
             }
@@ -295,7 +298,7 @@ impl<S: Store> Engine<S> {
                     let install = Install::of(snapshot, header);
                     self.store.write_install(InstallWrite::Begin(install));
                 } else {
-                    // The other is behind as well: the next question goes elsewhere.
+                    // The source is behind as well: the next request goes to another replica.
                     (fetching.is_waiting, fetching.due) = (true, self.now + USELESS_TICKS);
                     self.close_at(peer, snapshot);
                 }
@@ -309,7 +312,7 @@ impl<S: Store> Engine<S> {
                 }
             }
             (Step::Chunks, Found::Gone) => fetching.step = Step::Snapshot,
-            // Another one may have time.
+            // Another replica may have time.
             (_, Found::Busy) => {
                 fetching.busy = fetching.busy.saturating_add(1);
                 (fetching.is_waiting, fetching.due) = (true, self.now + BUSY_TICKS);
@@ -321,7 +324,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// All chunks are there: the copied state takes the place of the one that was there.
+    /// Replaces the state by the copied one, once all chunks are there.
     fn switch(&mut self) {
         let Some(install) = self.store.install() else { return };
         if !self.is_of_use(&install.header, None) {
@@ -332,7 +335,7 @@ impl<S: Store> Engine<S> {
         }
         self.store.write_install(InstallWrite::Switch);
         if self.quarantine.take().is_some() {
-            // Nobody knows what made the states differ: the entries before go too.
+            // The cause of the difference is unknown, so the earlier entries go too.
             self.rebuilt_at = Some(install.header.applied);
         }
         self.close_copied();
@@ -345,7 +348,8 @@ impl<S: Store> Engine<S> {
         self.enter();
     }
 
-    /// A peer is in a configuration that this replica has not come to: it lacks what led there.
+    /// Fetches what leads to a later configuration, which a peer is in and this replica has not
+    /// reached.
     pub(super) fn fetch_newer(&mut self, peer: ReplicaId, newer: ConfigurationId, index: u64) {
         self.standings.hear(newer, self.configuration.id);
         let is_under_way = self.fetching.as_ref().is_some_and(|f| f.newer >= Some(newer));
@@ -355,9 +359,10 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whether this replica may come to a later configuration by what others have. A member that
-    /// does not vote yet may have forgotten what it promised; one that copied a later configuration
-    /// would vote in it. One that does not because its configuration is over would vote otherwise.
+    /// Whether this replica may reach a later configuration by copying from others. A member that
+    /// does not vote yet may have forgotten what it promised, and would vote in a later
+    /// configuration that it copied. A member that does not vote only because its configuration is
+    /// over may: otherwise it would vote.
     fn may_fetch_newer(&self) -> bool {
         match self.standing() {
             Standing::Member => self.consensus.is_some() || self.is_over() && self.may_vote(),
@@ -383,7 +388,7 @@ impl<S: Store> Engine<S> {
         self.enter();
         if self.store.applied() >= decided {
             let source = self.fetching.take().map(|fetching| fetching.source);
-            // Nothing more is known there. Whoever knows more says so again.
+            // The source knows nothing more. A peer that knows more will report it again.
             self.standings.forget_later();
             match self.standing() {
                 Standing::Joiner => self.tell_state(),
@@ -394,7 +399,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Asks for more at once if the last entries did not bring this replica nearer to the end.
+    /// Sends the next request at once if the last entries did not bring this replica nearer to the
+    /// end.
     fn keep_pace(&mut self, decided: u64) {
         let lacking = decided - self.store.applied();
         let Some(fetching) = &mut self.fetching else { return };
@@ -404,7 +410,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Closes the snapshot that was copied, where it is open.
+    /// Closes the copied snapshot at the source, which holds it open.
     pub(super) fn close_copied(&mut self) {
         let Some(fetching) = &mut self.fetching else { return };
         if let Some(snapshot) = fetching.copied.take() {
@@ -418,8 +424,9 @@ impl<S: Store> Engine<S> {
         self.outbox.push(Output::Send { to: source, message });
     }
 
-    /// Tells the source up to where the state is here: it keeps the entries after that until then.
-    /// Asks the leader for them, if they do not come by themselves.
+    /// Reports to the leader and to the source how far the state is here: until then the source
+    /// keeps the entries after it. Asks the leader for those entries, if they do not come by
+    /// themselves.
     fn ask_to_be_in_step(&mut self, source: Option<ReplicaId>) {
         let known = self.consensus.as_ref().and_then(Consensus::leader);
         let leader = known.filter(|(leader, is_in_step)| *leader != self.me && !is_in_step);

@@ -1,9 +1,10 @@
-//! Pure: handing leadership over.
+//! Pure: hands leadership over to another replica.
 //!
 //! The leader stops proposing, waits until the target has accepted everything, then asks it to
-//! lead; a candidate that is too far behind asks whoever is ahead of it.
+//! lead; a candidate that is too far behind asks a peer that is ahead of it.
 //!
-//! Guarantees that a hand-over ends: the target leads, or after a while the leader leads on.
+//! Guarantees that a hand-over ends: the target leads, or the leader gives up after a while and
+//! continues to lead.
 
 use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
@@ -16,7 +17,7 @@ use super::planning::LAG_MAX;
 use crate::planner;
 use crate::storage::Store;
 
-/// Ticks that a hand-over may take before the leader leads on.
+/// The time limit of a hand-over, in ticks, after which the leader continues to lead.
 const HAND_OVER_TICKS: u64 = 100;
 /// Ticks after which the target is asked again: it may not have been in step the first time.
 const ASK_AGAIN_TICKS: u64 = 10;
@@ -25,15 +26,15 @@ const ASK_AGAIN_TICKS: u64 = 10;
 pub(super) struct HandOver {
     target: ReplicaId,
     deadline: u64,
-    /// When the target is to be asked, at the earliest.
+    /// The earliest time to ask the target.
     next_ask: u64,
 }
 
 impl<S: Store> Engine<S> {
-    /// How soon a peer goes: the least stays longest. One that is about to stop goes before all,
-    /// one that is not wanted next. Of the others an orchestrator takes the one with the highest
-    /// ordinal first, in each rollout and each time there are to be fewer; so when this replica is
-    /// to be started again itself, those above it have been, and it is the turn of those below.
+    /// Returns a sort key for how soon a peer departs: the lowest stays longest. A peer that is
+    /// about to stop goes first, then one that is not wanted. Of the others an orchestrator takes
+    /// the highest ordinal first, in each rollout and each scale-down; so when this replica is
+    /// about to be restarted itself, the replicas above it have been, and those below are next.
     fn departure(&self, peer: ReplicaId) -> (bool, bool, bool, Option<u32>, ReplicaId) {
         let ordinal = planner::ordinal(self.outbox.peers.name(peer));
         let is_unwanted = self.scale_wanted().zip(ordinal).is_some_and(|(s, o)| !s.has(o));
@@ -42,8 +43,8 @@ impl<S: Store> Engine<S> {
         (self.is_stopping(peer), is_unwanted, is_next, ordinal, peer)
     }
 
-    /// Begins to hand leadership over; if nobody is named, to the one in step that stays longest,
-    /// or to the one that is nearest to being in step.
+    /// Begins to hand leadership over: to the target if one is given, else to the replica in step
+    /// that stays longest, or to the one that is nearest to being in step.
     pub(super) fn begin_hand_over(&mut self, target: Option<ReplicaId>) -> Result<(), Refusal> {
         let leader = self.leader_name();
         let Some(consensus) = &self.consensus else { return Err(Refusal::NoLeader) };
@@ -66,8 +67,7 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    /// A hand-over stops proposing, waits until the target has accepted everything, then lets it
-    /// lead.
+    /// Advances a hand-over: waits until the target has accepted everything, then asks it to lead.
     pub(super) fn advance_hand_over(&mut self) {
         let Some(hand_over) = &mut self.hand_over else { return };
         let Some(consensus) = &self.consensus else { return };
@@ -83,7 +83,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Another replica wants this one to lead: a leader, if this one is in step with it, or a
+    /// Handles a request to lead: from a leader, if this replica is in step with it, or from a
     /// candidate that is far behind.
     pub(super) fn asked_to_lead(
         &mut self,

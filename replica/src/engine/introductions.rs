@@ -1,14 +1,14 @@
-//! Pure: how a replica says who it is, and how it judges who others say they are.
+//! Pure: introduces this replica to its peers, and judges the introductions of others.
 //!
 //! A replica that was started on another disk than its peers remember must not vote: it has
 //! forgotten what it promised. So each start has a number (the incarnation) and a [key](StartKey),
-//! and a peer takes a later start only with a proof that its disk has the one last seen, up to the
-//! [epoch](crate::start::Epoch) in which that one was seen last. A new cluster's replica does not
-//! vote before it has met every member; so there is always one among the voters who remembers each
-//! disk.
+//! and a peer accepts a later start only with a proof that its disk has the start last seen, up to
+//! the [epoch](crate::start::Epoch) in which that start was seen last. A new cluster's replica does
+//! not vote before it has met every member; so for each disk at least one of the voters remembers
+//! it.
 //!
-//! Guarantees that a stranger is told nothing that helps to speak as a replica, and that a replica
-//! gives up its vote only on the word of a peer that proved who it is.
+//! Guarantees that a stranger receives nothing that helps to impersonate a replica, and that a
+//! replica gives up its vote only at the report of a peer that proved its identity.
 
 use kvorum_protocol::name;
 use kvorum_protocol::status::{ClusterId, ReplicaId};
@@ -22,29 +22,29 @@ use crate::start::{Epoch, Start, StartKey};
 use crate::storage::{Seen, Store};
 use crate::version::Version;
 
-/// Who a replica says it is when a session begins.
+/// The identity that a replica sends when a session begins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Introduction {
     /// The cluster it belongs to.
     pub cluster: ClusterId,
-    /// Who it is.
+    /// Its id.
     pub replica: ReplicaId,
     /// Its name.
     pub name: String,
-    /// Which of its starts this is.
+    /// The number of this start.
     pub incarnation: u64,
-    /// What that start is known by.
+    /// The public key of that start.
     pub key: StartKey,
-    /// The other side's incarnation that it saw last; 0 when it never saw it.
+    /// The other side's incarnation that it saw last; 0 when it never saw one.
     pub last_saw: u64,
-    /// The oldest version that its program knows, and the newest.
+    /// The oldest and the newest version that its program knows.
     pub versions: (Version, Version),
 }
 
-/// Why a replica does not talk to another one.
+/// The reason why a replica does not talk to another one.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum Rejection {
-    /// The cluster has a version that its program does not know.
+    /// The cluster has a version that the other replica's program does not know.
     #[error(
         "the cluster has version {cluster}, and {name} knows {} to {}: install a program there \
          that knows it",
@@ -52,20 +52,20 @@ pub enum Rejection {
         knows.1
     )]
     Version {
-        /// The cluster's.
+        /// The cluster's version.
         cluster: Version,
-        /// The rejected one's name.
+        /// The rejected replica's name.
         name: String,
-        /// The versions that it knows.
+        /// The oldest and the newest version that it knows.
         knows: (Version, Version),
     },
     /// It belongs to another cluster.
     #[error("it belongs to cluster {theirs}, not to the one that this replica belongs to")]
     OtherCluster {
-        /// The rejected one's.
+        /// The rejected replica's cluster.
         theirs: ClusterId,
     },
-    /// It is no member, or has another member's name.
+    /// It is not a member, or has another member's name.
     #[error("{name:?} (replica {replica}) is no member of this cluster")]
     NoMember {
         /// Its name.
@@ -73,8 +73,8 @@ pub enum Rejection {
         /// Its id.
         replica: u64,
     },
-    /// It does not continue the incarnation that was seen last, up to where that one was seen: its
-    /// disk was lost, replaced by an older copy, or copied.
+    /// It does not continue the incarnation that was seen last, up to its last seen epoch: its disk
+    /// was lost, replaced by an older copy, or copied.
     #[error(
         "{name} does not continue incarnation {seen}, which was seen last: its disk was lost, is \
          an older copy, or is in use twice"
@@ -88,16 +88,16 @@ pub enum Rejection {
     /// The link is cut on purpose.
     #[error("the link is cut on purpose")]
     Cut,
-    /// Another meeting with it came in between; it may try again.
+    /// Another meeting with it took place in between; it may retry.
     #[error("another meeting came in between")]
     Crossed,
-    /// It counts starts that nobody ever made.
+    /// It reports an impossible number of starts.
     #[error("it says that it was started more often than anything can be")]
     Impossible,
 }
 
 impl<S: Store> Engine<S> {
-    /// How this replica introduces itself to a peer, and what it remembers of that one.
+    /// Returns this replica's introduction to a peer, and what it remembers of that peer.
     pub fn introduce(&self, peer: ReplicaId) -> (Introduction, Option<Seen>) {
         let me = self.store.identity();
         let seen = self.store.seen(peer);
@@ -114,8 +114,9 @@ impl<S: Store> Engine<S> {
         (introduction, seen)
     }
 
-    /// The start by which this replica proves itself to a peer that saw an incarnation of it last:
-    /// the current one to a peer that never saw any. `None` when this disk does not have it.
+    /// Returns the start with which this replica proves its identity to a peer that saw an
+    /// incarnation of it last: the current one for a peer that never saw any. `None` when this disk
+    /// does not have it.
     pub fn start_seen(&self, incarnation: u64) -> Option<Start> {
         match incarnation {
             0 => self.store.start(self.store.identity().incarnation),
@@ -123,7 +124,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whether a stranger may be told anything: it belongs to this cluster, and is known in it.
+    /// Checks whether a stranger may be sent anything: it must belong to this cluster, and be known
+    /// in it.
     pub fn admit(&self, theirs: &Introduction) -> Result<(), Rejection> {
         if theirs.cluster != self.store.identity().cluster {
             return Err(Rejection::OtherCluster { theirs: theirs.cluster });
@@ -157,7 +159,7 @@ impl<S: Store> Engine<S> {
         reaches: Option<Epoch>,
     ) -> Result<(), Rejection> {
         self.admit(theirs)?;
-        // Its epoch may have been told again since.
+        // The peer may have reported a later epoch since.
         let now = self.store.seen(theirs.replica);
         if now.map(|now| now.incarnation) != seen.map(|seen| seen.incarnation) {
             return Err(Rejection::Crossed);
@@ -168,8 +170,8 @@ impl<S: Store> Engine<S> {
             is_same || (theirs.incarnation > seen.incarnation && remembers)
         };
         match (now, reaches) {
-            // One that left before this replica met it has nothing to tell it, and anybody may say
-            // to be it.
+            // A replica that left before this one met it has nothing to report, and anyone could
+            // claim its id.
             (None, _) if self.standings.is_former(theirs.replica) => {
                 Err(Rejection::NoMember { name: theirs.name.clone(), replica: theirs.replica.0 })
             }
@@ -182,8 +184,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Both this replica and the peer have taken each other. A peer that turned this replica away
-    /// was not met.
+    /// Records that this replica and the peer have accepted each other. A peer that turned this
+    /// replica away was not met.
     pub fn meet(&mut self, theirs: &Introduction) {
         let peer = theirs.replica;
         if self.outbox.peers.knows(peer) {
@@ -200,9 +202,9 @@ impl<S: Store> Engine<S> {
         self.gather();
     }
 
-    /// A peer remembers this replica with another disk. One that did not prove who it is may be
-    /// anybody, and one that is no member has nothing to remember: the word of either takes no vote
-    /// away, and only explains why there is none.
+    /// Handles the report of a peer that remembers this replica with another disk. A peer that did
+    /// not prove its identity may be anyone, and one that is not a member has nothing to remember:
+    /// neither report takes the vote away, but only explains why there is none.
     pub(super) fn disowned(&mut self, peer: ReplicaId, is_proven: bool) {
         if !self.outbox.peers.knows(peer) {
             return;
@@ -219,7 +221,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// This replica's disk is not the one that somebody remembers: it must not vote.
+    /// Takes this replica's vote away: its disk is not the one that `by` remembers.
     pub(super) fn lose_vote(&mut self, by: String) {
         if self.disowned_by.is_none() {
             self.outbox.notice(Notice::Disowned { by: by.clone() });
@@ -228,7 +230,7 @@ impl<S: Store> Engine<S> {
         self.stop_voting();
     }
 
-    /// This replica takes no part in decisions any more; what it has stays.
+    /// Ends this replica's part in decisions; its data stays.
     pub(super) fn stop_voting(&mut self) {
         if let Some(consensus) = self.consensus.take() {
             self.left_log = Some(consensus.compacted());
@@ -254,7 +256,7 @@ mod tests {
     const HERE: ReplicaId = ReplicaId(1);
     const THERE: ReplicaId = ReplicaId(2);
 
-    /// What the second replica says and proves to the first, on a disk.
+    /// Returns the second replica's introduction to the first, and what it proves, on a disk.
     fn said(disk: &Memory, seen: Option<Seen>) -> (Introduction, Option<Epoch>) {
         let theirs = engine(disk.clone());
         let start = theirs.start_seen(seen.map_or(0, |seen| seen.incarnation));
@@ -313,7 +315,7 @@ mod tests {
         let (theirs, reaches) = said(&copy, seen);
         let verdict = here.judge(&theirs, seen, reaches);
         assert!(matches!(verdict, Err(Rejection::OtherDisk { seen: 1, .. })), "{verdict:?}");
-        // Whatever it writes since, it lacks what the start that was seen wrote.
+        // Whatever it writes since, it lacks the writes of the start that was seen.
         let mut copy = copy.restart(copy.unsynced(), 9);
         (0..9).for_each(|_| copy.begin_epoch());
         let (theirs, reaches) = said(&copy.restart(copy.unsynced(), 10), seen);
@@ -339,7 +341,7 @@ mod tests {
         assert!(here.start_seen(u64::MAX).is_none());
     }
 
-    /// Whoever left before this replica came is known by its id only, which is no secret.
+    /// A replica that left before this one came is known by its id only, which is no secret.
     #[test]
     fn one_that_left_is_not_met_for_the_first_time() {
         let mut here = engine(Memory::of_two(1));
@@ -359,7 +361,7 @@ mod tests {
         assert_eq!(here.judge(&theirs, seen, reaches), Ok(()), "it was met as a member");
     }
 
-    /// An id is given to whoever asks for one.
+    /// Every replica that asks for an id gets one.
     #[test]
     fn only_who_was_a_member_takes_a_vote_away() {
         let mut here = engine(Memory::of_two(1));

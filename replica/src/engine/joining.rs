@@ -1,14 +1,16 @@
-//! Pure: replicas that are no members: those that are to become members, and those that were.
+//! Pure: handles replicas that are not members: those that are to become members, and those that
+//! were.
 //!
-//! A joiner gets its id from the replicated state, copies the state, and tells how far it is. The
-//! leader tells joiners, and those who left, in which configuration the cluster is and how far: so
-//! a joiner goes on copying, and one that left learns that the cluster goes on without it.
+//! A joiner gets its id from the replicated state, copies the state, and reports how far it is. The
+//! leader notifies joiners, and replicas that left, in which configuration the cluster is and how
+//! far: so a joiner continues to copy, and a replica that left learns that the cluster goes on
+//! without it.
 //!
-//! One that left tells everybody who is linked that its configuration is over, until the next one
-//! has decided an entry: then a majority there has what led to it.
+//! A replica that left notifies every linked peer that its configuration is over, until the next
+//! one has decided an entry: then a majority there has the entries that led to it.
 //!
-//! Guarantees that an id is given once, by an entry; that whoever asks for one is answered, and
-//! takes no place for longer than it waits. Does not decide who becomes a member; the
+//! Guarantees that an id is given once, by an entry; that every request for an id is answered, and
+//! takes no place for longer than it waits. Does not decide which replicas become members; the
 //! [planner](crate::planner) does.
 
 use kvorum_protocol::message::{Answer, Refusal};
@@ -24,30 +26,30 @@ use crate::planner::{self, MEMBERS_MAX, Scale};
 use crate::storage::Store;
 use crate::version::Version;
 
-/// Ticks between two hints of the leader to those who are no members.
+/// Ticks between two hints of the leader to replicas that are not members.
 const HINT_TICKS: u64 = 3;
-/// Ticks between two times that one who left tells everybody that its configuration is over: most
-/// know it from the leader by then.
+/// Ticks between two notifications of a replica that left that its configuration is over: most
+/// peers know it from the leader by then.
 const TELL_TICKS: u64 = 10;
-/// Joiners that wait for their id at a time; of more, the next is refused as overload.
+/// The maximum number of pending joins; further ones are refused as overload.
 const JOINS_MAX: usize = 64;
-/// Ticks that somebody waits for an id; then it may ask again.
+/// The time limit of a pending join, in ticks; then the joiner may ask again.
 const JOIN_TICKS: u64 = 500;
 
-/// What somebody is told who asked for an id, and whose name another one asked for since.
+/// The refusal of a join when another replica asked for an id under the same name since.
 const OVERTAKEN: &str = "another replica asked for an id under this name since: of one name the \
                          last counts; see that only one process has this name, and ask again";
 
-/// Somebody who waits for an id.
+/// A pending join: a request for an id.
 pub(super) struct Asking {
     origin: Origin,
     nonce: u64,
-    /// Where the entry is that gives it, unless it has its id already.
+    /// The index of the entry that assigns the id, unless the joiner has its id already.
     index: u64,
     deadline: u64,
 }
 
-/// Whether a joiner may have a name, and what is wrong with it if not.
+/// Checks whether a joiner may have a name; the error says what is wrong with it.
 fn check_name(name: &str, members: &[Member]) -> Result<(), String> {
     name::check(name).map_err(|none| none.to_string())?;
     if !planner::belongs(name, members) {
@@ -62,7 +64,7 @@ fn check_name(name: &str, members: &[Member]) -> Result<(), String> {
 }
 
 impl<S: Store> Engine<S> {
-    /// What this replica is to the configuration that it knows last.
+    /// Returns this replica's standing in the latest configuration that it knows.
     pub(super) fn standing(&self) -> Standing {
         match self.is_member() {
             true => Standing::Member,
@@ -70,7 +72,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Somebody without an id wants to become a member.
+    /// Handles a request for an id from a replica that wants to become a member.
     pub(super) fn join(&mut self, origin: Origin, name: String, nonce: u64) {
         let refusal = if !self.is_leading() {
             Some(Refusal::NotLeader { leader: self.leader_name() })
@@ -106,16 +108,16 @@ impl<S: Store> Engine<S> {
         self.answer_joins();
     }
 
-    /// Whether a name's ordinal can never be a member's. Ids are given to whoever asks, so there
-    /// are no more of them than of members.
+    /// Whether a name's ordinal can never be a member's. Every joiner that asks gets an id, so this
+    /// limits the ids to as many as there can be members.
     fn is_beyond(&self, name: &str) -> bool {
         let wanted = self.scale_wanted().zip(planner::ordinal(name));
         let most = |scale| Scale { replicas: MEMBERS_MAX, ..scale };
         wanted.is_some_and(|(scale, ordinal)| !most(scale).has(ordinal))
     }
 
-    /// Tells those who wait for an id, if they have one by now; what told it is decided. Of one
-    /// name the last that asked counts: the others are told that they were overtaken.
+    /// Answers the pending joins that have an id by now; the entry that assigned it is decided. Of
+    /// one name the last request counts: the others are refused as overtaken.
     pub(super) fn answer_joins(&mut self) {
         if self.joins.is_empty() {
             return;
@@ -133,14 +135,14 @@ impl<S: Store> Engine<S> {
         });
     }
 
-    /// A client's connection ended: nobody waits there any more.
+    /// Drops what waits for a client: its connection ended.
     pub(super) fn client_gone(&mut self, client: ClientKey) {
         self.subscriptions.client_gone(client);
         let is_gone = |origin| matches!(origin, Origin::Client { client: c, .. } if c == client);
         self.joins.retain(|asking| !is_gone(asking.origin));
     }
 
-    /// Whoever waited too long for an id is told so: by the same nonce it gets the same one.
+    /// Refuses joins that waited too long; a retry with the same nonce gets the same id.
     pub(super) fn expire_joins(&mut self) {
         let (now, outbox) = (self.now, &mut self.outbox);
         self.joins.retain(|asking| {
@@ -152,7 +154,7 @@ impl<S: Store> Engine<S> {
         });
     }
 
-    /// This replica leads no more: those who wait for an id ask again.
+    /// Refuses all pending joins, because this replica no longer leads: the joiners ask again.
     pub(super) fn abandon_joins(&mut self) {
         for Asking { origin, .. } in std::mem::take(&mut self.joins) {
             let refusal = Refusal::NotLeader { leader: None };
@@ -160,14 +162,14 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Tells those who need it which configuration the cluster is in, and how far: the leader those
-    /// who are no members, and one that left everybody, until the others can do without it. It may
-    /// be the only one left that knows what led there.
+    /// Notifies the peers that need it which configuration the cluster is in, and how far: the
+    /// leader notifies those that are not members, and a replica that left notifies all, until they
+    /// can do without it. It may be the only one left that knows what led there.
     pub(super) fn hint(&mut self) {
         let is_due = |ticks| self.now.is_multiple_of(ticks);
         let peers = &self.outbox.peers;
         let told: Vec<_> = match self.standing() {
-            // Those who come next have to get the last of it at once.
+            // The members of the next configuration must get the last entries of this one at once.
             Standing::Member if self.is_leading() => {
                 let is_due = is_due(HINT_TICKS) || self.seals.is_under_way();
                 peers.guests().filter(|_| is_due).collect()
@@ -182,12 +184,13 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A session began with somebody who may not know which configuration the cluster is in.
+    /// Notifies a peer whose session began, if it may not know which configuration the cluster is
+    /// in.
     pub(super) fn greet(&mut self, peer: ReplicaId) {
         let tells = match self.standing() {
             Standing::Member => !self.outbox.peers.is_member(peer),
             Standing::Retired => self.is_to_tell(),
-            // What one says that has not come in counts for nobody.
+            // A report from a replica that has not joined yet counts for no peer.
             Standing::Joiner => false,
         };
         if tells {
@@ -201,7 +204,7 @@ impl<S: Store> Engine<S> {
         !self.may_go && self.rules.tells_ends
     }
 
-    /// Whether a peer is no member and will not be one: this replica leads, has no change under
+    /// Whether a peer is not a member and will not be one: this replica leads, has no change under
     /// way, and knows that the peer's ordinal is not wanted.
     pub(super) fn is_dismissed(&self, peer: ReplicaId) -> bool {
         let ordinal = planner::ordinal(self.outbox.peers.name(peer));
@@ -209,7 +212,8 @@ impl<S: Store> Engine<S> {
         self.is_leading() && !self.stops && is_unwanted && !self.outbox.peers.is_member(peer)
     }
 
-    /// A joiner is told how far the cluster is, and one that left that it goes on without it.
+    /// Handles a report of how far the cluster is: a joiner continues to copy, and a replica that
+    /// left learns that the cluster goes on without it.
     pub(super) fn hinted(
         &mut self,
         peer: ReplicaId,
@@ -233,12 +237,12 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A joiner tells how far it has the state.
+    /// Reports to the linked peers how far this joiner has the state.
     pub(super) fn tell_state(&mut self) {
         let index = self.store.applied();
         for to in self.outbox.peers.linked().collect::<Vec<_>>() {
             let message = PeerMessage::HasState { index };
-            // What it says is durable, so that a quorum can count on it.
+            // The reported state is durable first, so that a quorum can count on it.
             self.outbox.push(Output::Gated { to, message, durable: true });
         }
     }

@@ -1,12 +1,12 @@
-//! Pure: the longest of something that was seen lately.
+//! Pure: the longest duration of some event that was seen lately.
 
 use std::collections::VecDeque;
 
-/// Parts of the time; the oldest is forgotten as a whole.
+/// The number of parts of the time window; the oldest part is forgotten as a whole.
 const PARTS: u64 = 10;
 
-/// The longest of the last `TICKS` ticks, or a tenth less, by part of the time; the current part is
-/// the last.
+/// The longest duration seen in the last `TICKS` ticks, or a tenth less, by part of that time; the
+/// current part is the last.
 #[derive(Clone, Debug)]
 pub struct Lately<const TICKS: u64> {
     longest: VecDeque<u64>,
@@ -29,14 +29,14 @@ impl<const TICKS: u64> Lately<TICKS> {
         }
     }
 
-    /// Sees one that took so many ticks.
+    /// Records an event that took `ticks` ticks.
     pub fn see(&mut self, ticks: u64) {
         if let Some(longest) = self.longest.back_mut() {
             *longest = ticks.max(*longest);
         }
     }
 
-    /// The longest.
+    /// Returns the longest duration, in ticks; 0 if none was seen.
     #[must_use]
     pub fn longest(&self) -> u64 {
         self.longest.iter().max().copied().unwrap_or_default()

@@ -1,7 +1,7 @@
-//! Pure: sessions with peers, and what comes by them.
+//! Pure: handles sessions with peers, and dispatches the messages that come by them.
 //!
-//! Guarantees that a message of a replaced session does nothing, and that each message reaches who
-//! understands it. Does not know how a session is made.
+//! Guarantees that a message of a replaced session has no effect, and that each message reaches its
+//! handler. Does not know how a session is made.
 
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::messages::Message;
@@ -15,11 +15,12 @@ use crate::entry::Entry;
 use crate::storage::Store;
 
 impl<S: Store> Engine<S> {
-    /// A session with a peer began.
+    /// Handles the beginning of a session with a peer.
     pub(super) fn peer_up(&mut self, peer: ReplicaId, session: Session) {
         let old = self.outbox.peers.session(peer);
         if !self.outbox.peers.up(peer, session) {
-            // It would be one that only the peer knows of, and stand for as long as the peer does.
+            // Only the peer would know of this session, and it would stay for as long as the peer
+            // runs.
             self.outbox.push(Output::EndSession { peer });
             return;
         }
@@ -35,7 +36,7 @@ impl<S: Store> Engine<S> {
         self.greet(peer);
     }
 
-    /// A session with a peer ended.
+    /// Handles the end of a session with a peer.
     pub(super) fn peer_down(&mut self, peer: ReplicaId, session: Session) {
         let name = self.outbox.peers.name(peer).to_owned();
         if !self.outbox.peers.down(peer, session, self.now) {
@@ -43,7 +44,7 @@ impl<S: Store> Engine<S> {
         }
         self.outbox.notice(Notice::LinkLost { peer: name });
         if !self.outbox.peers.knows(peer) {
-            // It was known for its session only.
+            // The peer was known for its session only.
             self.outbox.tell_known();
             self.forget_strangers();
         }
@@ -51,15 +52,15 @@ impl<S: Store> Engine<S> {
         self.source_lost(peer);
         if self.leader().is_some_and(|(leader, _)| leader == peer) {
             self.hurry_until = self.now + HURRY_TICKS;
-            // Whoever was promised may never come back. In recovery this replica asks every peer
-            // to be prepared; left alone, it would go on promising the one that is gone.
+            // The leader that was promised may never come back. In recovery this replica asks every
+            // peer to be prepared; otherwise it would keep promising the leader that is gone.
             if let Some(consensus) = &mut self.consensus {
                 consensus.reconnected(peer);
             }
         }
     }
 
-    /// A peer sent a message.
+    /// Handles a message from a peer.
     pub(super) fn peer_message(&mut self, peer: ReplicaId, session: Session, message: PeerMessage) {
         // A frame of a replaced session could make the library forget what it accepted.
         if self.rules.tells_sessions && self.outbox.peers.session(peer) != Some(session) {
@@ -120,7 +121,7 @@ impl<S: Store> Engine<S> {
             PeerMessage::DiskWorks { number } => self.disk_works(number),
         }
     }
-    /// A peer sent a message of the consensus library.
+    /// Handles a message of the consensus library from a peer.
     fn consensus_message(
         &mut self,
         peer: ReplicaId,
@@ -153,7 +154,7 @@ mod tests {
     use crate::storage::memory::Memory;
     use crate::version::Version;
 
-    /// Whether a session with a peer that begins is ended at once.
+    /// Whether a new session with a peer is ended at once.
     fn is_ended(engine: &mut Engine<Memory>, peer: ReplicaId) -> bool {
         engine.step(Input::PeerUp { peer, session: Session(1) });
         let is_its =
@@ -163,7 +164,7 @@ mod tests {
         ends
     }
 
-    /// Between the judgement of a peer and the session, the members may change and the link be cut.
+    /// Between judging a peer and its session, the members may change and the link be cut.
     #[test]
     fn a_session_that_must_not_be_ends_at_both_ends() {
         let options = Options { allows_faults: true, newest: Version::NEWEST, checksum_ticks: 0 };

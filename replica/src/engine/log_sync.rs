@@ -1,13 +1,13 @@
-//! Pure: the library's synchronization messages, made whole or made small.
+//! Pure: completes the library's synchronization messages, and keeps them small.
 //!
 //! The library answers a peer that lacks entries with all of them, in one message, whatever its log
 //! still holds. Where they are compacted, or too many, the storage gives it a stand-in
-//! ([`Entry::Elsewhere`]), and here the message becomes one that stands on state instead: a prefix
-//! that is decided, and only the entries after it. Its receiver hands it to the library when its
-//! own state has that prefix. (That a receiver without the state would lose entries is shown by a
-//! negative control.)
+//! ([`Entry::Elsewhere`]), and here the message is changed to one that builds on state instead: a
+//! prefix that is decided, and only the entries after it. Its receiver hands it to the library when
+//! its own state has that prefix. (A negative control shows that a receiver without the state would
+//! lose entries.)
 //!
-//! Guarantees that no stand-in leaves, and that a message whose ballot is over does not.
+//! Guarantees that no stand-in is sent, and no message whose ballot is over.
 
 use omnipaxos::OmniPaxos;
 use omnipaxos::messages::Message;
@@ -17,7 +17,8 @@ use omnipaxos::util::LogEntry;
 
 use crate::entry::{Entry, NoSnapshot};
 
-/// Up to where a receiver must have the state before the library may see a message.
+/// Returns the index up to which a receiver must have the state before the library may see a
+/// message.
 #[must_use]
 pub fn state_needed(message: &PaxosMsg<Entry>) -> Option<u64> {
     let log_sync = match message {
@@ -29,8 +30,8 @@ pub fn state_needed(message: &PaxosMsg<Entry>) -> Option<u64> {
     Some(log_sync.sync_idx as u64)
 }
 
-/// Replaces a stand-in by entries, on state if need be; false when the message must not leave.
-/// `state` is up to where the receiver has the state, if it said so.
+/// Replaces a stand-in by entries, building on state if need be; returns false when the message
+/// must not be sent. `state` is the index up to which the receiver reported that it has the state.
 pub fn complete<L: Storage<Entry>>(
     paxos: &OmniPaxos<Entry, L>,
     message: &mut Message<Entry>,
@@ -45,10 +46,10 @@ pub fn complete<L: Storage<Entry>>(
         _ => return true,
     };
     let Some(log_sync) = log_sync else { return true };
-    // Entries that came to the log since are in messages of their own.
+    // Entries that came to the log since then are in messages of their own.
     let Some(&Entry::Elsewhere { end }) = log_sync.suffix.first() else { return true };
     if ballot != paxos.get_promise() || end > paxos.get_accepted_idx() {
-        // The log may be another leader's by now, or was cut by one since.
+        // The log may be another leader's by now, or another leader may have cut it since.
         return false;
     }
     let ours = paxos.get_decided_idx().min(end);

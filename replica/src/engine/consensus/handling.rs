@@ -1,8 +1,8 @@
-//! Pure: what becomes of a peer's message: the library takes it, or it must not be.
+//! Pure: the checks between a peer's message and the library, which takes it or never sees it.
 //!
-//! The library trusts its peers. Guarantees that it sees nothing that would make it panic, cut what
-//! is chosen, or stand on state that is not here; and that whatever an honest peer sends reaches it
-//! where it counts.
+//! The library trusts its peers. Guarantees that it sees nothing that would make it panic, cut
+//! chosen entries, or build on state that is not here; and that every message of an honest peer
+//! reaches it where it matters.
 
 use kvorum_protocol::status::ReplicaId;
 use omnipaxos::ballot_leader_election::Ballot;
@@ -18,28 +18,28 @@ use super::super::whitelist::gate;
 use super::{Consensus, Instance, PutOff};
 use crate::entry::Entry;
 
-/// What became of a message.
+/// The result of handling a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Handled {
     /// The library took it, or it came too late to matter.
     Taken,
-    /// It must not be.
+    /// The message is invalid and was dropped.
     Forged,
     /// The leader can bring this replica into step only when it has the state up to an index.
     Behind {
-        /// The index.
+        /// The index that the state must reach.
         index: u64,
     },
     /// This replica is a candidate, and the peer is so far ahead that it should lead instead, or
-    /// tells what does not fit what others told.
+    /// its promise does not add up with the promises of others.
     Outrun {
-        /// This replica's ballot.
+        /// The ballot of this candidate.
         ballot: Ballot,
     },
 }
 
 impl<L: Storage<Entry>> Consensus<L> {
-    /// Takes in a peer's message. `applied` is up to where this replica has the state.
+    /// Handles a peer's message. `applied` is the index up to which this replica has the state.
     pub fn handle(&mut self, peer: ReplicaId, message: Message<Entry>, applied: u64) -> Handled {
         let is_sound = self.slot_of(peer) == Some(message.get_sender())
             && message.get_receiver() == self.slot
@@ -77,7 +77,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    /// Lets the library see a message, unless it answers what was answered already.
+    /// Passes a message to the library, unless it repeats an answer that was already counted.
     fn take_in(&mut self, message: Message<Entry>) {
         if !self.patience.takes(&message) {
             return;
@@ -105,16 +105,17 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    /// Whether a message would put something in the place of what is chosen. Nobody who answers a
-    /// promise sends one; it was sent before this replica had the state, or is in step already.
+    /// Whether a message would overwrite chosen entries. No leader that answers a current promise
+    /// sends such a message; it was sent before this replica had the state, or this replica is
+    /// already in step.
     fn is_late(&self, message: &Message<Entry>) -> bool {
         let Message::SequencePaxos(PaxosMessage { msg, .. }) = message else { return false };
         matches!(msg, PaxosMsg::AcceptSync(sync)
             if sync.n == self.promise() && (sync.log_sync.sync_idx as u64) < self.decided())
     }
 
-    /// Whether a message speaks of a ballot so high that this replica does not follow it now. An
-    /// honest peer that was led so far by others says it again, and by then more is left.
+    /// Whether a message names a ballot so high that this replica does not follow it now. An honest
+    /// peer that others led that far sends it again, and by then this replica may follow further.
     fn is_far(&mut self, message: &Message<Entry>) -> bool {
         let highest = match message {
             Message::BLE(message) => match &message.msg {
@@ -130,14 +131,14 @@ impl<L: Storage<Entry>> Consensus<L> {
         self.leaps.refuses(highest)
     }
 
-    /// Whether a message has to wait for the next turn, or does not count. Each question of a
+    /// Whether a message has to wait for the next turn, or does not count. Each Prepare of a
     /// candidate, and each promise to a leader, is answered with the log that the peer lacks, and
-    /// what that has got is not known before its next message: so one of each is answered in a
-    /// turn.
+    /// how much of it the peer received is not known before its next message: so only one of each
+    /// is answered in a turn.
     fn is_put_off(&mut self, message: &Message<Entry>) -> bool {
         let Message::SequencePaxos(PaxosMessage { from, msg, .. }) = message else { return false };
         match msg {
-            // It starts over, and promises once more.
+            // The peer starts over, and promises once more.
             PaxosMsg::PrepareReq(_) => {
                 self.put_off.promises.remove(from);
                 false
@@ -160,20 +161,20 @@ impl<L: Storage<Entry>> Consensus<L> {
     fn puts_off_promise(&mut self, from: u64, promise: &Promise<Entry>) -> bool {
         let is_second = !self.put_off.promised.insert(from);
         if self.ballot_if_leading().is_none() {
-            // The first one on state stands.
+            // The first promise that builds on state stands.
             let promises = self.promises.as_ref().filter(|asked| asked.is_of(promise.n));
             return promises.is_some_and(|asked| asked.has_on_state(from));
         }
         if is_second {
             let Promise { n, n_accepted, decided_idx, accepted_idx, .. } = *promise;
-            // Whoever leads does not need its log.
+            // A replica that leads does not need the promise's log.
             let promise = Promise { n, n_accepted, decided_idx, accepted_idx, log_sync: None };
             self.put_off.promises.insert(from, promise);
         }
         is_second
     }
 
-    /// Begins a turn: takes what waited for it.
+    /// Begins a turn: handles the messages that were put off until it.
     pub(super) fn take_put_off(&mut self) {
         let PutOff { prepare, promises, .. } = std::mem::take(&mut self.put_off);
         let to = self.slot;
@@ -191,7 +192,8 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    /// Counts a promise, if it is one to a candidate: whether it adds up with those before.
+    /// Counts a message if it is a promise to this candidate. Returns whether it adds up with the
+    /// promises before it.
     fn counts(&mut self, message: &Message<Entry>) -> Sum {
         match message {
             Message::SequencePaxos(PaxosMessage {
@@ -203,8 +205,9 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    /// Drops the library's promises to ballots below the highest one: nobody needs them, and each
-    /// may come with a long log. Whoever asks again and again would fill the memory with them.
+    /// Drops the library's outgoing promises to ballots below the highest one: no peer needs them,
+    /// and each may carry a long log. A peer that asks again and again would fill the memory with
+    /// them.
     fn drop_stale_promises(&mut self) {
         let promise = self.promise();
         let Instance::Paxos(paxos) = &mut self.instance else { return };
@@ -215,27 +218,27 @@ impl<L: Storage<Entry>> Consensus<L> {
         });
     }
 
-    /// Whether this replica is a candidate and must ask everybody once more, in a higher ballot.
+    /// Whether this replica is a candidate and must ask every peer once more, in a higher ballot.
     fn must_ask_again(&self, message: &Message<Entry>) -> bool {
         let promises = self.promises.as_ref().filter(|_| self.ballot_if_leading().is_none());
         promises.is_some_and(|asked| asked.is_of(self.promise()) && asked.is_withdrawn_by(message))
     }
 
-    /// Gives a message to the library. With one replica there is none, and nobody to send any.
+    /// Gives a message to the library. A single replica has no library, and no peer that sends one.
     fn give(&mut self, message: Message<Entry>) {
         if let Instance::Paxos(paxos) = &mut self.instance {
             paxos.handle_incoming(message);
         }
     }
 
-    /// Whether a message stands on state that this replica does not have. It must not reach the
-    /// library before: the log would be cut, and the entries be nowhere.
+    /// Whether a message builds on state that this replica does not have. It must not reach the
+    /// library before the state is here: the log would be cut, and the entries would be nowhere.
     fn lacks_state(&self, message: &Message<Entry>, applied: u64) -> Option<Handled> {
         let Message::SequencePaxos(PaxosMessage { msg, .. }) = message else { return None };
         let index = log_sync::state_needed(msg).filter(|index| *index > applied)?;
         Some(match msg {
             PaxosMsg::AcceptSync(sync) if sync.n == self.promise() => Handled::Behind { index },
-            // Only a candidate takes a promise's entries; whoever leads already passes them over.
+            // Only a candidate takes a promise's entries; a leader ignores them.
             PaxosMsg::Promise(_) if self.ballot_if_leading().is_some() => return None,
             PaxosMsg::Promise(promise) if promise.n == self.promise() => {
                 Handled::Outrun { ballot: promise.n }
@@ -245,7 +248,7 @@ impl<L: Storage<Entry>> Consensus<L> {
     }
 
     /// Whether a message asks a leader to prepare a peer that has promised a higher ballot. The
-    /// library would pass it over.
+    /// library would ignore it.
     fn asks_for_more(&mut self, message: &Message<Entry>) -> bool {
         let Message::SequencePaxos(message) = message else { return false };
         let PaxosMsg::PrepareReq(request) = message.msg else { return false };
@@ -262,8 +265,8 @@ impl<L: Storage<Entry>> Consensus<L> {
         let leads = self.ballot_if_leading();
         let Some((above, ballot)) = self.outbidding.tick(leads).zip(leads) else { return };
         let Some(n) = self.leaps.towards(above.n) else { return };
-        // The library goes one above what it promised. So it promises the peer's ballot, to nobody:
-        // a promise is always safe.
+        // The library goes one above the ballot it promised. So it promises the peer's ballot, but
+        // the promise is sent to no peer: a promise is always safe.
         let position = |index: u64| usize::try_from(index).expect("indexes fit the address space");
         let (accepted_idx, decided_idx) = (position(self.accepted()), position(self.decided()));
         let n = Ballot { n, ..above };

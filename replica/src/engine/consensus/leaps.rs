@@ -1,50 +1,54 @@
-//! Pure: how far peers may raise the number of ballots.
+//! Pure: limits how far peers may raise the ballot number.
 //!
-//! An election adds one to the number, so it lasts for ages; but a message that claims more by far,
-//! of a peer that errs, would be promised and stay on disk for ever, and after the last number
-//! nobody leads any more. So a replica follows as far as time allows, by a rate that elections
-//! never come to, and a leader goes no further at once than the others follow. Guarantees that the
-//! last number is years of such a peer away; that all follow equally far, however long they have
-//! been up; and that whoever was led ahead of the others is followed when as much time has passed.
+//! An election adds one to the number, so the numbers last for ages. But a faulty peer's message
+//! may claim a number far above; it would be promised and stay on disk for ever, and after the last
+//! number no replica can lead any more. So a replica follows only as far as a rate over time
+//! allows, which elections never reach, and a leader raises the number at once no further than the
+//! others follow. Guarantees that a faulty peer needs years to reach the last number; that all
+//! replicas follow equally far, however long they have been up; and that a replica that was led
+//! ahead of the others is followed once as much time has passed.
 
-/// How far a replica follows: more elections than there were while somebody was away.
+/// The distance that a replica follows a ballot at once: more than the elections held while a
+/// replica is away.
 const LEAP: u32 = 1 << 20;
-/// Ticks after which it follows one further, up to that.
+/// Ticks after which a replica may follow one number further, up to that limit.
 const REFILL_TICKS: u64 = 5;
-/// Ticks for which a ballot that was too far is remembered: so long it is followed further than
-/// that, as somebody may have been led there.
+/// Ticks for which a refused ballot is remembered: during them the allowance grows beyond that
+/// limit, as a replica may have been led to that ballot.
 const REFUSED_TICKS: u64 = 1_000;
-/// How far a leader goes at once to outbid another ballot. Whoever has just started follows twice.
+/// The distance that a leader goes at once to outbid another ballot. A replica that has just
+/// started follows two such steps.
 const STEP: u32 = LEAP / 2;
 
-/// How far the number was raised, and may be.
+/// The ballot number reached, and how far it may still be raised.
 pub(super) struct Leaps {
-    /// The number up to now.
+    /// The highest number reached up to now.
     reached: u32,
-    /// How far above it a peer's ballot may be.
+    /// The distance above it that a peer's ballot may have.
     left: u32,
-    /// How far a leader may go on its own account: what those have left at least who have just
-    /// started.
+    /// The distance that a leader may raise the number itself: no more than replicas that have just
+    /// started still follow.
     spare: u32,
     now: u64,
-    /// Until when a ballot that was too far is remembered.
+    /// The tick until which a refused ballot is remembered.
     refused_until: u64,
 }
 
 impl From<u32> for Leaps {
-    /// At the start, from a number that was promised before.
+    /// Starts from the number that was promised before.
     fn from(reached: u32) -> Self {
         Self { reached, left: LEAP, spare: LEAP, now: 0, refused_until: 0 }
     }
 }
 
 impl Leaps {
-    /// Whether a ballot is further than this replica goes now on the word of others.
+    /// Whether a ballot is further than this replica follows now at the request of others.
     pub fn is_far(&self, number: u32) -> bool {
         number > self.reached.saturating_add(self.left)
     }
 
-    /// Whether a peer's ballot is that far. If so, it will not be for long, if it comes again.
+    /// Whether a peer's ballot is too far. If so, this is remembered, so that it is accepted in a
+    /// while if it comes again.
     pub fn refuses(&mut self, number: u32) -> bool {
         let is_far = self.is_far(number);
         if is_far {
@@ -53,11 +57,11 @@ impl Leaps {
         is_far
     }
 
-    /// What a leader promises to come above another number: that, or a step towards it. `None` when
-    /// the others would not follow now.
+    /// Returns the number that a leader promises in order to get above another number: that number,
+    /// or a step towards it. `None` when the others would not follow now.
     pub fn towards(&self, above: u32) -> Option<u32> {
         let way = above.saturating_sub(self.reached).min(STEP);
-        // It goes one above what it promises.
+        // The leader goes one above the number that it promises.
         (way < self.spare).then(|| self.reached + way)
     }
 
@@ -74,7 +78,7 @@ impl Leaps {
         }
     }
 
-    /// The number was raised to this one.
+    /// Records that the number was raised to this one.
     pub fn reached(&mut self, number: u32) {
         let raised = number - self.reached;
         self.left = self.left.saturating_sub(raised);
@@ -107,7 +111,7 @@ mod tests {
         assert_eq!(leaps.left, 0, "its own election came on top");
     }
 
-    /// However long one has been up, it is led no further than another one follows.
+    /// A replica is led no further than another one follows, however long it has been up.
     #[test]
     fn all_follow_equally_far() {
         let (mut old, mut other) = (Leaps::from(7), Leaps::from(7));
@@ -119,8 +123,8 @@ mod tests {
         assert!(!other.refuses(8 + LEAP));
     }
 
-    /// A peer was led as far as it goes, and a little further later. Those that were not are not
-    /// left behind, and forget what they allowed when nobody asks for it.
+    /// One replica was led to the limit, and later a little further. The others are not left
+    /// behind, and they drop the extra allowance when no peer asks for it.
     #[test]
     fn whoever_was_led_ahead_is_followed() {
         let (mut led, mut other) = (Leaps::from(7), Leaps::from(7));
@@ -134,8 +138,8 @@ mod tests {
         assert!(other.refuses(led.reached + 1));
     }
 
-    /// A leader comes above such a one in a few steps, with 250 ticks between two, each of which
-    /// those follow who have just started.
+    /// A leader gets above such a ballot in a few steps, 250 ticks apart, and replicas that have
+    /// just started follow each of them.
     #[test]
     fn a_leader_outbids_in_steps_that_the_others_follow() {
         let (mut leader, mut others) = (Leaps::from(7), Leaps::from(7));

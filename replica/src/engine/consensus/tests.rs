@@ -1,4 +1,4 @@
-//! Tests of what a member does with messages that no honest peer sends, or sends so often.
+//! Tests of how a member handles messages that no honest peer sends, or sends that often.
 
 use kvorum_protocol::status::{ClusterId, ConfigurationId, Member};
 use omnipaxos::messages::sequence_paxos::{Prepare, PrepareReq, Promise};
@@ -13,7 +13,7 @@ use crate::storage::memory::{Memory, MemoryLog};
 use crate::storage::segments::LogLimits;
 use crate::storage::{Identity, Store};
 
-/// The first of some members, and what it sent last, with the slots that it is for.
+/// The first of some members, and the messages it sent last, with the slots that they are for.
 struct First {
     consensus: Consensus<Log<MemoryLog>>,
     sent: Vec<(u64, PaxosMsg<Entry>)>,
@@ -32,7 +32,7 @@ impl First {
         Self { consensus, sent: Vec::new() }
     }
 
-    /// One that is a candidate, in a ballot of a later round.
+    /// A member that is a candidate, in a ballot of a later round.
     fn candidate(size: u64) -> Self {
         let mut member = Self::of(size);
         while member.consensus.promise().n < 9 {
@@ -42,7 +42,7 @@ impl First {
         member
     }
 
-    /// One that leads, and has so many entries that the others lack.
+    /// A member that leads, and has `entries` entries that the others lack.
     fn leader(entries: usize) -> Self {
         let mut member = Self::candidate(3);
         assert_eq!(member.hear(2, member.has_nothing()), Handled::Taken);
@@ -51,17 +51,17 @@ impl First {
         member
     }
 
-    /// Lets ticks pass in which nobody's heartbeats come.
+    /// Lets ticks pass in which no heartbeats come.
     fn wait(&mut self, ticks: u64) {
         (0..ticks).for_each(|_| self.consensus.tick_outbidding());
     }
 
-    /// The ballot of a slot in some round.
+    /// Returns the ballot of a slot in some round.
     fn ballot(&self, n: u32, pid: u64) -> Ballot {
         Ballot { n, pid, ..self.consensus.promise() }
     }
 
-    /// The promise of one that has no log.
+    /// Returns the promise of a peer that has no log.
     fn has_nothing(&self) -> PaxosMsg<Entry> {
         let n = self.consensus.promise();
         let n_accepted = Ballot::default();
@@ -69,7 +69,8 @@ impl First {
         PaxosMsg::Promise(promise)
     }
 
-    /// The promise of a log that was accepted in some round, from where the candidate's own ends.
+    /// Returns the promise of a log that was accepted in some round, beginning where the
+    /// candidate's own ends.
     fn has_log(&self, round: u32, accepted_idx: usize, decided_idx: usize) -> Promise<Entry> {
         let suffix = vec![Entry::Noop; accepted_idx];
         let log = LogSync { decided_snapshot: None, suffix, sync_idx: 0, stopsign: None };
@@ -95,13 +96,14 @@ impl First {
         self.sent = sent;
     }
 
-    /// How many of the messages are of a kind.
+    /// Returns how many of the sent messages match.
     fn count(&self, is_it: impl Fn(u64, &PaxosMsg<Entry>) -> bool) -> usize {
         self.sent.iter().filter(|(to, msg)| is_it(*to, msg)).count()
     }
 }
 
-/// Its own promise and one that errs hide what is chosen: whoever knows of that must lead.
+/// The candidate's own promise and a faulty one hide chosen entries: the peer that knows of them
+/// must lead.
 #[test]
 fn a_candidate_yields_to_whoever_knows_of_more() {
     let mut member = First::candidate(5);
@@ -112,8 +114,7 @@ fn a_candidate_yields_to_whoever_knows_of_more() {
     assert_eq!(member.hear(3, knows), Handled::Outrun { ballot });
 }
 
-/// The candidate itself lacks what is chosen: its log is of a later ballot, and no other one's
-/// comes.
+/// The candidate itself lacks chosen entries: its log is of a later ballot, and no other log comes.
 #[test]
 fn a_candidate_yields_where_its_own_log_is_too_short() {
     let mut member = First::candidate(5);
@@ -134,7 +135,7 @@ fn a_candidate_yields_where_its_own_log_is_too_short() {
     assert!(member.consensus.promise() > ballot, "nobody else came to lead");
 }
 
-/// Whoever is asked to lead by others raises the number by one each time.
+/// A replica that others ask to lead raises the number by one each time.
 #[test]
 fn nobody_is_made_to_use_up_the_numbers() {
     let mut member = First::leader(3);
@@ -167,7 +168,7 @@ fn a_promise_on_state_may_come_twice() {
     assert!(member.consensus.promise() > asked, "that one did");
 }
 
-/// Each answer would hold everything that the peer lacks.
+/// Each answer would hold all entries that the peer lacks.
 #[test]
 fn a_leader_answers_one_promise_of_each_in_a_turn() {
     let mut member = First::leader(3);
@@ -185,8 +186,8 @@ fn a_leader_answers_one_promise_of_each_in_a_turn() {
     assert_eq!(answers(&member), 0);
 }
 
-/// A session ended between two promises, which came together. The first one's answer came to a
-/// peer that asked to start over; only by the second one is it known to be in step.
+/// A session ended between two promises, which came together. The answer to the first one reached a
+/// peer that asked to start over; only the second one shows that it is in step.
 #[test]
 fn whoever_starts_over_in_a_turn_is_answered() {
     let mut member = First::leader(3);
