@@ -1,11 +1,11 @@
-//! Pure: what the cluster's marker lets a replica do.
+//! Pure: applies what the cluster's marker permits a replica to do.
 //!
-//! Guarantees that nobody votes in a configuration of which it knows that a later one has a leader:
-//! nothing can be decided there, but by copies of volumes that were taken before. That a lone
-//! replica which another one has replaced loses its vote when it next hears of the marker, which it
-//! asks for every second; and that one which does not hear goes on, and says so. A marker of
-//! another cluster says nothing of this one's disks: who decides alone waits until it is put right,
-//! and the others need it for nothing. Does not know who keeps the marker.
+//! Guarantees that a replica votes in no configuration once it knows that a later one has a leader:
+//! nothing can be decided there, except by copies of volumes that were taken before; that a lone
+//! replica that another one has replaced loses its vote when it next hears from the marker, which
+//! it asks every second; and that one that does not hear from it goes on, and reports so. A marker
+//! of another cluster says nothing about this one's disks: a replica that decides alone waits until
+//! the marker is corrected, and the others do not need it. Does not know what keeps the marker.
 
 use kvorum_protocol::status::ConfigurationId;
 use kvorum_protocol::weight::bounded;
@@ -17,18 +17,18 @@ use super::solo::Written;
 use crate::marker::Mark;
 use crate::storage::Store;
 
-/// Ticks after which the marker is asked for again: whoever keeps it may be out of reach, and
-/// another replica may have taken this one's place.
+/// Ticks after which the marker is asked again: it may have been out of reach, and another replica
+/// may have taken this one's place.
 const MARK_TICKS: u64 = 100;
 
-/// Ticks between two questions for what led to a later configuration.
+/// Ticks between two requests for the entries or state that lead to a later configuration.
 const ASK_TICKS: u64 = 25;
 
-/// Who remembers another disk, when the marker does.
+/// The name reported for the marker when it remembers another disk.
 const MARKER: &str = "the cluster's marker";
 
 impl<S: Store> Engine<S> {
-    /// What a configuration of one has to ask for.
+    /// Requests the syncs and marks that a configuration of one needs.
     pub(super) fn take_solo(&mut self) {
         let (now, asked) = (self.now, self.mark_asked);
         let configuration = self.configuration.id;
@@ -54,7 +54,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A sync returned.
+    /// Records that a sync returned.
     pub(super) fn wrote(&mut self, written: Written) {
         self.epoch_is_durable(written.epoch);
         let is_current = written.configuration == self.configuration.id;
@@ -65,7 +65,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Something came of what the marker was to know.
+    /// Handles the result of a report to the marker.
     pub(super) fn marked(&mut self, mark: Mark, verdict: Verdict) {
         match (&verdict, mark.solo) {
             (Verdict::Done, _) => self.is_witnessed(mark),
@@ -94,11 +94,12 @@ impl<S: Store> Engine<S> {
                 self.lose_vote(MARKER.to_owned());
             }
             Verdict::Foreign(why) => {
-                // Whoever begins anew at this place serves others: not both at a time.
+                // The replica that begins a new cluster at this place serves clients: the two must
+                // not serve at once.
                 solo.unmarked();
                 self.mark_refused = Some(why);
             }
-            // The words may be another system's.
+            // The text may come from another system.
             Verdict::Refused(why) | Verdict::Unreachable(why) => {
                 self.mark_refused = Some(bounded(why));
             }
@@ -106,7 +107,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The marker knows that a configuration has a leader: every earlier one is over.
+    /// Records that a configuration has a leader, as the marker reports: every earlier one is over.
     fn ends_before(&mut self, latest: ConfigurationId) {
         self.latest = self.latest.max(latest);
         if self.is_over() {
@@ -114,8 +115,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Asks one after the other for what led to a later configuration, when this one is over.
-    /// Nobody hears of this replica otherwise: it says nothing in its own.
+    /// Asks the linked peers in turn for what leads to a later configuration, if this one is over.
+    /// No peer hears of this replica otherwise: it sends nothing in its own configuration.
     pub(super) fn advance_past_end(&mut self) {
         if !self.is_over() || !self.now.is_multiple_of(ASK_TICKS) {
             return;
@@ -128,7 +129,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whether this replica's configuration is over, as the marker knows.
+    /// Whether this replica's configuration is over, according to the marker.
     pub(super) fn is_over(&self) -> bool {
         self.configuration.id < self.latest && self.rules.heeds_latest
     }
@@ -180,7 +181,7 @@ mod tests {
         }
     }
 
-    /// Whoever keeps the marker may be slow, and the process told to end meanwhile.
+    /// The marker may answer slowly, and the process be stopped meanwhile.
     #[test]
     fn a_copy_that_ends_withdraws_what_it_told() {
         let mut engine = engine();
@@ -193,7 +194,7 @@ mod tests {
         assert_eq!(engine.end_epoch(), None, "the marker knows");
     }
 
-    /// A peer that has a link and does not say that it knows an epoch may hang, or its disk.
+    /// A linked peer that does not confirm an epoch may hang, or its disk may.
     #[test]
     fn the_marker_is_told_what_a_peer_does_not_keep() {
         let (mut engine, peer) = (engine(), ReplicaId(2));

@@ -1,7 +1,7 @@
-//! Pure: what goes into the engine and what comes out.
+//! Pure: the engine's inputs and outputs, and the messages between replicas.
 //!
-//! Guarantees that these enums are the engine's whole traffic: it calls nobody and nobody calls it
-//! otherwise, but for [`Store`](crate::storage::Store).
+//! Guarantees that these enums are all of the engine's communication, in both directions, except
+//! for its calls to [`Store`](crate::storage::Store).
 
 use kvorum_protocol::message::{Answer, Page, Refusal, Request, Scan, ServerFrame};
 use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId, Status};
@@ -18,211 +18,213 @@ use crate::planner::Scale;
 use crate::snapshot::{Digest, Found, Wanted};
 use crate::start::Epoch;
 
-/// One client connection of this process.
+/// The key of one client connection of this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ClientKey(pub u64);
 
-/// One session of the link to a peer. A higher one replaces every lower one.
+/// The number of a session of the link to a peer. A higher one replaces every lower one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Session(pub u64);
 
-/// Who asked for something.
+/// The origin of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
     /// A client of this replica.
     Client {
-        /// The connection.
+        /// The client's connection.
         client: ClientKey,
-        /// Its number for the call.
+        /// The client's number for the call.
         call: u64,
     },
-    /// A follower, for a client of its own.
+    /// A follower, for one of its own clients.
     Peer {
         /// The follower.
         peer: ReplicaId,
-        /// The session that the question came by.
+        /// The session that the request came by.
         session: Session,
-        /// Its number for the call.
+        /// The follower's number for the call.
         call: u64,
     },
 }
 
-/// Who wants something read.
+/// The requester of a read beside the engine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Asker {
     /// A client or a peer.
     Other(Origin),
     /// This replica, for a checksum.
     Own {
-        /// Its number for the question.
+        /// This replica's number for the read.
         call: u64,
     },
 }
 
-/// A look at how many replicas are wanted.
+/// A look: a request to read the desired replica count from the orchestrator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Look {
-    /// Who wants to know.
+    /// The replica that requests it.
     pub asker: ReplicaId,
-    /// Its number for the look.
+    /// That replica's number for the look.
     pub number: u64,
 }
 
-/// What replicas say to each other once a session is up.
+/// The messages between replicas once a session is up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum PeerMessage {
     /// A message of the consensus library.
     Paxos {
         /// The configuration whose log it is about.
         configuration: ConfigurationId,
-        /// The message.
+        /// The library's message.
         message: Message<Entry>,
     },
     /// A leader asks whether the peer still promises its ballot.
     Probe {
-        /// The configuration.
+        /// The configuration that the leader leads.
         configuration: ConfigurationId,
         /// The leader's ballot.
         ballot: Ballot,
-        /// The round of the question; an answer counts for its own round only.
+        /// The round of the probe; an answer counts for its own round only.
         round: u64,
     },
     /// The peer still promises the ballot, judged after the probe arrived.
     ProbeAnswer {
-        /// As asked.
+        /// The configuration in the probe.
         configuration: ConfigurationId,
-        /// As asked.
+        /// The ballot in the probe.
         ballot: Ballot,
-        /// As asked.
+        /// The round in the probe.
         round: u64,
     },
     /// A follower passes a client's write on to the leader.
     Relay {
-        /// Chosen by the follower; unique for its process.
+        /// The call number, chosen by the follower; unique for its process.
         call: u64,
         /// The write.
         request: Request,
     },
     /// The leader answers a relayed write.
     RelayAnswer {
-        /// As asked.
+        /// The call number in the request.
         call: u64,
-        /// The answer.
+        /// The answer for the client.
         answer: Answer,
     },
     /// A follower asks for an index at which a read is linearizable.
     ReadIndex {
-        /// Chosen by the follower.
+        /// The call number, chosen by the follower.
         call: u64,
     },
-    /// The leader answers.
+    /// The leader answers with that index.
     ReadIndexAnswer {
-        /// As asked.
+        /// The call number in the request.
         call: u64,
-        /// The index, or why there is none.
+        /// The index, or the reason why there is none.
         index: Result<u64, Refusal>,
     },
     /// The leader, which has stopped proposing, asks the peer to lead.
     Lead {
-        /// The configuration.
+        /// The configuration that the leader leads.
         configuration: ConfigurationId,
         /// The leader's ballot; void if the peer promises another by then.
         ballot: Ballot,
     },
-    /// The candidate lacks what the peer's log does not hold any more: the peer should lead.
+    /// The candidate lacks entries that the peer's log does not hold any more: the peer should
+    /// lead.
     Yield {
-        /// The configuration.
+        /// The candidate's configuration.
         configuration: ConfigurationId,
         /// The candidate's ballot; void if the peer promises another by then.
         ballot: Ballot,
     },
     /// A replica that is behind asks for state or entries.
     Fetch {
-        /// Chosen by the asking replica.
+        /// The call number, chosen by the asking replica.
         call: u64,
-        /// What it wants.
+        /// The state or entries that it asks for.
         wanted: Wanted,
     },
-    /// The answer.
+    /// The answer to a fetch.
     Found {
-        /// As asked.
+        /// The call number in the request.
         call: u64,
-        /// What there is.
+        /// The result.
         found: Found,
     },
     /// The sender has the state up to this index, whatever its log holds.
     HasState {
-        /// The index.
+        /// The index up to which it has the state.
         index: u64,
     },
-    /// A replica tells the leader the checksum of its state.
+    /// A replica reports the checksum of its state to the leader.
     Checksum {
-        /// As of this index.
+        /// The index at which the checksum was taken.
         index: u64,
-        /// The checksum.
+        /// The checksum of the state.
         digest: Digest,
     },
-    /// The sender has left every earlier configuration behind; told to those who are in one, and
-    /// from time to time to those who are no members.
+    /// The sender has left every earlier configuration behind; sent to peers that are in one, and
+    /// from time to time to peers that are not members.
     Over {
-        /// The one that it is in.
+        /// The configuration that the sender is in.
         configuration: ConfigurationId,
-        /// Up to where it has the state.
+        /// The index up to which the sender has the state.
         index: u64,
-        /// The receiver is no member, and no change is under way or planned that makes it one.
+        /// The receiver is not a member, and no change is under way or planned that makes it one.
         is_dismissed: bool,
     },
-    /// A replica that was told to end, and will be started again, asks the leader for leave.
+    /// A replica that was asked to stop, and will be restarted, asks the leader for leave.
     AskToStop {
-        /// An earlier leader gave it already.
+        /// Whether an earlier leader gave leave already.
         has_leave: bool,
     },
-    /// The leader gives it.
+    /// The leader gives leave to stop.
     MayStop,
-    /// The leader cannot see how many replicas are wanted: the peer should look.
+    /// The leader cannot see the desired replica count: the peer should look.
     Look {
         /// The leader's number for the look.
         number: u64,
     },
-    /// So many replicas are wanted, as the peer sees.
+    /// The peer reports the desired replica count.
     Wanted {
-        /// So many.
+        /// The desired scale.
         wanted: Scale,
-        /// The look that this answers; `None` when nobody asked, and it may be old.
+        /// The look that this answers; `None` when the leader did not ask, and the report may be
+        /// old.
         number: Option<u64>,
     },
-    /// The leader tells a replica that its state differs from that of a strict majority.
+    /// The leader notifies a replica that its state differs from that of a strict majority.
     Differs {
-        /// As of this index.
+        /// The index at which it differs.
         index: u64,
-        /// The replicas that had the majority's.
+        /// The replicas that had the majority's state.
         sound: Vec<ReplicaId>,
     },
-    /// How far the sender's disk has got.
+    /// The sender reports how far its disk has got.
     Epoch {
-        /// Its epoch.
+        /// The epoch of the sender's disk.
         epoch: Epoch,
     },
-    /// The sender knows durably how far the receiver's disk has got.
+    /// The sender has durably recorded how far the receiver's disk has got.
     EpochKept {
-        /// The epoch.
+        /// The epoch of the receiver's disk.
         epoch: Epoch,
     },
-    /// The sender waits long for a sync: the peer should sync something, and answer then.
+    /// The sender has waited long for a sync: the peer should sync something, and then answer.
     AskDisk {
-        /// The number of the question.
+        /// The number of the request.
         number: u64,
     },
     /// The sender has synced something since it was asked.
     DiskWorks {
-        /// As asked.
+        /// The number in the request.
         number: u64,
     },
 }
 
 impl PeerMessage {
-    /// Whether it goes before everything else that waits for the link. Only messages that carry no
-    /// durable fact do, and for which order does not matter.
+    /// Whether the message goes before everything else that waits for the link. This holds only for
+    /// messages that carry no durable fact, and whose order does not matter.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
         matches!(
@@ -234,20 +236,20 @@ impl PeerMessage {
     }
 }
 
-/// What came of a question to the cluster's marker.
+/// The result of a report to the cluster's marker.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It says what it was to say.
+    /// The marker records what was reported.
     Done,
-    /// It must not say that: the sentence says why.
+    /// The marker must not record that: the sentence says why.
     Refused(String),
-    /// It is another cluster's, and says nothing of this one: the sentence tells both.
+    /// The marker is another cluster's, and says nothing about this one: the sentence names both.
     Foreign(String),
-    /// This replica's configuration is over: it knows a later one that has a leader.
+    /// This replica's configuration is over: the marker knows this later one, which has a leader.
     Over(ConfigurationId),
-    /// It was gone, or put back to what it said before.
+    /// The marker was gone, or was put back to an earlier state.
     Lost,
-    /// Nobody knows: it is out of reach.
+    /// The result is unknown: the marker is out of reach.
     Unreachable(String),
 }
 
@@ -260,7 +262,7 @@ impl From<Refused> for Verdict {
     }
 }
 
-/// What happens to a replica.
+/// The events that a replica handles.
 #[derive(Debug)]
 pub enum Input {
     /// One unit of logical time has passed.
@@ -283,18 +285,18 @@ pub enum Input {
     Peer {
         /// The peer.
         peer: ReplicaId,
-        /// The session that it came by.
+        /// The session that the message came by.
         session: Session,
         /// The message.
         message: PeerMessage,
     },
-    /// A client asks for something.
+    /// A client sent a request.
     Client {
         /// The connection.
         client: ClientKey,
         /// The client's number for the call.
         call: u64,
-        /// What it asks.
+        /// The request.
         request: Request,
     },
     /// A client ended a subscription.
@@ -309,16 +311,16 @@ pub enum Input {
         /// The connection.
         client: ClientKey,
     },
-    /// What was to be read beside the engine.
+    /// The result of a read beside the engine.
     Read {
-        /// Who asked for it.
+        /// The requester of the read.
         asker: Asker,
-        /// What there is.
+        /// The result.
         found: Found,
     },
-    /// A page of keys that was wanted.
+    /// The page of keys that a scan requested.
     Scanned {
-        /// Who asked for it.
+        /// The origin of the request.
         origin: Origin,
         /// The page, as of an index at which it may be served or a later one.
         page: Page,
@@ -327,47 +329,47 @@ pub enum Input {
     Disowned {
         /// The peer.
         peer: ReplicaId,
-        /// Whether it proved to be who this replica remembers.
+        /// Whether the peer proved the identity that this replica remembers.
         is_proven: bool,
     },
-    /// So many replicas are wanted.
+    /// The orchestrator reported the desired replica count.
     Scale {
-        /// So many; `None` when nobody can say.
+        /// The desired scale; `None` when it is unknown.
         wanted: Option<Scale>,
-        /// The look that this is the answer to: it was asked for again after that.
+        /// The look that this answers: the count was read again after that look was requested.
         look: Option<Look>,
     },
-    /// The process was told to end, and will be started again.
+    /// The process was asked to stop, and will be restarted.
     WantsStop,
-    /// A joiner, or a replica that was left behind, was told of others.
+    /// A joiner, or a replica that was left behind, received the members from others.
     Learned {
-        /// Those: the members.
+        /// The members.
         members: Vec<Member>,
-        /// The number of their configuration, if it was told.
+        /// The number of their configuration, if it was reported.
         configuration: Option<ConfigurationId>,
     },
     /// A sync returned that began after this was written.
     Synced(Written),
-    /// Whether the disk owes so much that it slows writes.
+    /// Whether the disk's backlog of work is so large that it slows writes.
     Debt {
-        /// Whether it does.
+        /// Whether it slows writes.
         slows_writes: bool,
     },
     /// Whether the sync under way takes long.
     SyncIsSlow(bool),
-    /// The cluster's marker was told how far this disk has got.
+    /// The report to the cluster's marker of how far this disk has got has a result.
     Marked {
-        /// What it was told.
+        /// The report.
         mark: Mark,
-        /// What came of it.
+        /// The result.
         verdict: Verdict,
     },
-    /// The members are to be these.
+    /// A configuration change to these members was requested.
     Configure {
         /// The members of the next configuration.
         members: Vec<Member>,
     },
-    /// How much room the disk has.
+    /// The free space on the disk.
     Disk {
         /// Bytes free.
         free: u64,
@@ -376,66 +378,66 @@ pub enum Input {
     },
 }
 
-/// What a replica does about it.
+/// The actions that a replica requests in response.
 #[derive(Debug)]
 pub enum Output {
-    /// Sync, and tell when it is done by [`Input::Synced`].
+    /// Sync, and report completion by [`Input::Synced`].
     Sync(Written),
-    /// Look how many replicas are wanted, and tell by [`Input::Scale`].
+    /// Look up the desired replica count, and report it by [`Input::Scale`].
     Look(Look),
-    /// Tell the cluster's marker how far this disk has got, and tell by [`Input::Marked`] what came
-    /// of it.
+    /// Report to the cluster's marker how far this disk has got, and return the result by
+    /// [`Input::Marked`].
     Mark(Mark),
-    /// These are the others that may have to be talked to.
+    /// Publish these known replicas, to which links may be needed.
     Known(Vec<Known>),
     /// Send now: it carries no durable fact.
     Send {
-        /// To whom.
+        /// The receiver.
         to: ReplicaId,
-        /// What.
+        /// The message.
         message: PeerMessage,
     },
     /// Send in order with other gated messages to the peer, and only after a sync that began after
     /// this output; `durable` is false for a message that only must not overtake those.
     Gated {
-        /// To whom.
+        /// The receiver.
         to: ReplicaId,
-        /// What.
+        /// The message.
         message: PeerMessage,
-        /// Whether it tells something that must be durable first.
+        /// Whether the message reports something that must be durable first.
         durable: bool,
     },
-    /// Read something on a thread of its own, and tell what there is by [`Input::Read`].
+    /// Read something on a thread of its own, and return the result by [`Input::Read`].
     Read {
-        /// Who asks for it.
+        /// The requester of the read.
         asker: Asker,
-        /// What.
+        /// The item to read.
         wanted: Wanted,
-        /// Names the snapshot, if one is opened.
+        /// The number that names the snapshot, if one is opened.
         number: u64,
     },
-    /// Read a page of keys on a thread of its own, and tell it by [`Input::Scanned`].
+    /// Read a page of keys on a thread of its own, and return it by [`Input::Scanned`].
     Scan {
-        /// Who asks for it.
+        /// The origin of the request.
         origin: Origin,
-        /// Which page.
+        /// The page to read.
         scan: Scan,
     },
-    /// Send to a client.
+    /// Send a frame to a client.
     Frame {
         /// The connection.
         client: ClientKey,
-        /// What.
+        /// The frame.
         frame: ServerFrame,
     },
-    /// Tell a status to clients, with the time.
+    /// Send a status to clients, with the time.
     Status {
         /// The connections, and the calls that opened the subscriptions.
         to: Vec<(ClientKey, u64)>,
-        /// What.
+        /// The status.
         status: Box<Status>,
     },
-    /// The leader that this replica knows has changed; tell every client.
+    /// Notify every client: the leader that this replica knows has changed.
     LeaderChanged(Option<String>),
     /// End the session with a peer.
     EndSession {
@@ -444,6 +446,6 @@ pub enum Output {
     },
     /// End the process at once.
     Crash,
-    /// Something that an operator wants to read.
+    /// Report an event to the operator.
     Notice(Notice),
 }

@@ -1,10 +1,10 @@
-//! Pure: what a replica tells its operator.
+//! Pure: the events that a replica reports to its operator.
 //!
-//! Guarantees nothing: whoever owns the engine decides where a notice goes.
+//! Guarantees nothing: the engine's owner decides where a notice goes.
 
 use kvorum_protocol::status::Configuration;
 
-/// Something that an operator wants to read.
+/// An event that is reported to the operator.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Notice {
     /// Every member was met; the replica votes from now on.
@@ -23,7 +23,7 @@ pub enum Notice {
     Leading {
         /// The ballot's number.
         ballot: u32,
-        /// Its accepted index at that moment.
+        /// The replica's accepted index at that moment.
         accepted: u64,
     },
     /// The replica stopped leading.
@@ -37,63 +37,64 @@ pub enum Notice {
         leader: String,
         /// The ballot's number.
         ballot: u32,
-        /// Its decided index.
+        /// The replica's decided index.
         decided: u64,
     },
     /// The peers know the replica with another disk; it must not vote.
     Disowned {
-        /// The peer that said so.
+        /// The peer that reported this.
         by: String,
     },
     /// Leadership is being handed over.
     HandingOver {
-        /// To whom.
+        /// The name of the replica that is to lead.
         to: String,
     },
     /// The leader proposes another configuration.
     Configuring {
-        /// Its number.
+        /// The new configuration's number.
         id: u32,
-        /// Its members, by name.
+        /// The new configuration's members, by name.
         members: String,
     },
-    /// The replica goes on in another configuration.
+    /// The replica entered another configuration.
     Configured {
-        /// That one.
+        /// The new configuration.
         configuration: Configuration,
     },
     /// The log was cut.
     Compacted {
-        /// Entries up to this index are no longer in it.
+        /// The index up to which entries are no longer in the log.
         index: u64,
     },
-    /// The leader's log does not hold, or not within one message, what this replica lacks.
+    /// The leader's log does not hold the entries that this replica lacks, or they do not fit into
+    /// one message.
     Behind {
         /// The leader.
         of: String,
-        /// How many entries it lacks.
+        /// The number of entries that it lacks.
         by: u64,
     },
-    /// A copied state took the place of the one that was here.
+    /// A copied state replaced the one that was here.
     Copied {
-        /// The index as of which it is.
+        /// The index of the copied state.
         index: u64,
-        /// About how many bytes it has.
+        /// Its approximate size, in bytes.
         bytes: u64,
     },
     /// This replica's state differs from a majority's: it is not used any more.
     Quarantined {
-        /// The index as of which it was found to differ.
+        /// The index at which it was found to differ.
         index: u64,
     },
     /// The replicas' states differ, and no majority has the same.
     Differ {
-        /// The index as of which they do.
+        /// The index at which they differ.
         index: u64,
     },
-    /// A message that must not be was dropped.
+    /// An invalid message was dropped.
     Dropped {
-        /// What it was.
+        /// The kind of message.
         what: &'static str,
     },
 }

@@ -1,6 +1,6 @@
-//! Pure: what a turn of the engine says, and to whom it may still be said.
+//! Pure: collects the outputs of a turn, and checks which peers may still be answered.
 //!
-//! Guarantees that a peer is answered only by the session by which it asked.
+//! Guarantees that a peer is answered only on the session that its request came by.
 
 use kvorum_protocol::message::{Answer, Refusal, ServerFrame};
 use kvorum_protocol::status::ReplicaId;
@@ -11,7 +11,7 @@ use super::notice::Notice;
 use super::peers::Peers;
 use super::reads::Read;
 
-/// What comes out of a turn, and who may still be told.
+/// The outputs of a turn, and the peers that may still be answered.
 pub(super) struct Outbox {
     pub(super) outputs: Vec<Output>,
     pub(super) peers: Peers,
@@ -26,13 +26,14 @@ impl Outbox {
         self.outputs.push(Output::Notice(notice));
     }
 
-    /// Tells who may have to be talked to.
+    /// Publishes the known replicas, to which links may be needed.
     pub(super) fn tell_known(&mut self) {
         let known = self.peers.known();
         self.push(Output::Known(known));
     }
 
-    /// Says an answer to whoever asked. A refusal may repeat what somebody sent: it is bounded.
+    /// Sends an answer to the origin of a request. A refusal may repeat what a peer sent: it is
+    /// bounded.
     pub(super) fn answer(&mut self, origin: Origin, answer: Answer) {
         let answer = match answer {
             Answer::Refused(refusal) => Answer::Refused(refusal.bounded()),
@@ -48,15 +49,15 @@ impl Outbox {
         }
     }
 
-    /// Answers a peer, unless the session that it asked by is over: the process that asked may
-    /// have been replaced by one that uses the same numbers.
+    /// Replies to a peer, unless the session that its request came by is over: the process that
+    /// asked may have been replaced by one that uses the same numbers.
     pub(super) fn reply(&mut self, to: ReplicaId, session: Session, message: PeerMessage) {
         if self.peers.session(to) == Some(session) {
             self.push(Output::Send { to, message });
         }
     }
 
-    /// Refuses a read to whoever asked: a client, or a follower that wanted an index.
+    /// Refuses a read to its origin: a client, or a follower that wanted an index.
     pub(super) fn refuse_read(&mut self, read: &Read, refusal: Refusal) {
         match (read.origin, &read.request) {
             (Origin::Peer { peer, session, call }, None) => {

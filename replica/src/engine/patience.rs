@@ -1,13 +1,13 @@
-//! Pure: how long silence lasts before it counts.
+//! Pure: decides how long silence lasts before it counts as a failure.
 //!
-//! When a leader's process dies its session ends, which is told at once. Silence on a session that
-//! stands is a slower sign, and a doubtful one: where processors or disks are busy everybody
-//! answers late, and another leader would be as late as this one. So a round of heartbeats lasts as
-//! long as what was seen lately asks for. What counts is how long the answers took that make a
-//! majority: one replica that is stopped or cut off makes nobody patient, and a leader that alone
-//! is late is replaced.
+//! When a leader's process dies its session ends, which is reported at once. Silence on a session
+//! that is up is a slower sign, and a doubtful one: where processors or disks are busy all replicas
+//! answer late, and another leader would be as late as this one. So the length of a round of
+//! heartbeats follows the answer times seen lately. Only the answers that make a majority count: a
+//! single replica that is stopped or cut off makes the others no more patient, and a leader that
+//! alone is late is replaced.
 //!
-//! Does not know who leads.
+//! Does not know which replica leads.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -17,16 +17,16 @@ use omnipaxos::messages::ballot_leader_election::{BLEMessage, HeartbeatMsg};
 use super::lately::Lately;
 use crate::entry::Entry;
 
-/// Ticks of a round of heartbeats when everybody answers at once. A failed leader is replaced after
+/// Ticks of a round of heartbeats when all peers answer at once. A failed leader is replaced after
 /// two to three rounds; a round trip, the peer's turn included, must fit into one.
 pub const ROUND_TICKS: u64 = 10;
 /// Ticks of the longest round.
 pub const ROUND_TICKS_MAX: u64 = 60;
-/// A round is so many times as long as the longest wait for answers that was seen lately.
+/// The ratio of a round's length to the longest wait for answers that was seen lately.
 const MARGIN: u64 = 3;
 /// Ticks for which a wait is remembered.
 const REMEMBERED_TICKS: u64 = 6_000;
-/// Rounds whose answers are still counted when they come late.
+/// The number of rounds whose late answers are still counted.
 const ROUNDS_MAX: usize = 16;
 
 /// A round of heartbeats that this replica began.
@@ -37,34 +37,35 @@ struct Round {
     answered: BTreeSet<u64>,
 }
 
-/// How long answers took lately.
+/// The answer times seen lately, which determine how long a round lasts.
 #[derive(Clone)]
 pub struct Patience {
     now: u64,
-    /// Answers of others that make a majority.
+    /// The number of other members' answers that make a majority.
     needed: usize,
     rounds: VecDeque<Round>,
-    /// The longest wait for an answer.
+    /// The longest wait for the answers of a majority.
     waits: Lately<REMEMBERED_TICKS>,
-    /// Logical time that has passed and was not spent: a tick of a round costs [`ROUND_TICKS`] as
-    /// often as the round is longer than that.
+    /// The logical time that has passed and was not spent: each tick adds [`ROUND_TICKS`] times the
+    /// speed, and a tick that passes for the round spends the round's length.
     unspent: u64,
 }
 
 impl Patience {
-    /// Patience in a configuration of so many members.
+    /// Creates the patience for a configuration of `members` members.
     #[must_use]
     pub fn new(members: usize) -> Self {
         let (rounds, waits) = (VecDeque::new(), Lately::default());
         Self { now: 0, needed: members / 2, rounds, waits, unspent: 0 }
     }
 
-    /// Remembers what was seen in another configuration: it may have been as busy as this one.
+    /// Adopts the waits seen in another configuration: it may have been as busy as this one.
     pub fn learn(&mut self, seen: &Self) {
         self.waits.clone_from(&seen.waits);
     }
 
-    /// Lets a tick pass, at so many times the speed; how many ticks pass for the round under way.
+    /// Lets a tick pass, at `speed` times the normal speed. Returns how many ticks pass for the
+    /// round under way.
     pub fn tick(&mut self, speed: u64) -> u64 {
         self.now += 1;
         self.waits.tick();
@@ -75,21 +76,21 @@ impl Patience {
         passed
     }
 
-    /// Ticks of a round now.
+    /// Returns the current length of a round, in ticks.
     #[must_use]
     pub fn round_ticks(&self) -> u64 {
         (self.waits.longest() * MARGIN).clamp(ROUND_TICKS, ROUND_TICKS_MAX)
     }
 
-    /// A message leaves.
+    /// Notes an outgoing message.
     pub fn sends(&mut self, message: &Message<Entry>) {
         if let Message::BLE(BLEMessage { msg: HeartbeatMsg::Request(asked), .. }) = message {
             self.asked(asked.round);
         }
     }
 
-    /// A message came; whether it is worth looking at: a peer answers once in a round, and whoever
-    /// answers twice must not count twice.
+    /// Notes an incoming message. Returns whether it counts: a peer answers once in a round, and a
+    /// repeated answer must not count twice.
     #[must_use]
     pub fn takes(&mut self, message: &Message<Entry>) -> bool {
         match message {
@@ -100,7 +101,7 @@ impl Patience {
         }
     }
 
-    /// A round began: its question is on its way to a peer.
+    /// Records that a round began: its request is on its way to a peer.
     fn asked(&mut self, number: u32) {
         if self.rounds.back().is_some_and(|round| round.number == number) {
             return;
@@ -111,10 +112,11 @@ impl Patience {
         self.rounds.push_back(Round { number, began: self.now, answered: BTreeSet::new() });
     }
 
-    /// A peer answers in a round; whether it had not yet.
+    /// Records a peer's answer in a round. Returns whether it is the peer's first.
     fn answered(&mut self, number: u32, slot: u64) -> bool {
         let (now, needed) = (self.now, self.needed);
-        // What was not asked yet is no answer; one to a round of long ago is passed over later.
+        // An answer to a round that has not begun does not count; one to an old round passes here,
+        // and is ignored later.
         let last = self.rounds.back().map(|round| round.number);
         let Some(round) = self.rounds.iter_mut().find(|round| round.number == number) else {
             return last.is_some_and(|last| number < last);
@@ -131,14 +133,15 @@ impl Patience {
 mod tests {
     use super::*;
 
-    /// Lets ticks pass; how many of them passed for rounds.
+    /// Lets ticks pass; returns how many of them passed for rounds.
     fn pass(patience: &mut Patience, ticks: u64, speed: u64) -> u64 {
         (0..ticks).map(|_| patience.tick(speed)).sum()
     }
 
     #[test]
     fn a_round_lasts_as_long_as_a_majority_needs() {
-        // Members, after how many ticks each answer comes, and how long a round is then.
+        // The number of members, the ticks after which each answer comes, and the resulting length
+        // of a round.
         let cases = [
             (3, vec![0, 0], 10),
             (3, vec![3, 500], 10),

@@ -1,7 +1,7 @@
-//! Pure: the other members: their names, and the sessions with them.
+//! Pure: the peers of this replica: their names, and the sessions with them.
 //!
-//! Guarantees that a message of a replaced session is told from one of the current session. Does
-//! not judge whether a peer is who it was; `introductions` does.
+//! Guarantees that a message of a replaced session can be told from one of the current session.
+//! Does not judge whether a peer is still the same; `introductions` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::chain::Chain;
 use crate::storage::Store;
 use crate::version::Version;
 
-/// One other member.
+/// A peer: another member, a former member or a joiner.
 #[derive(Clone, Debug)]
 struct Peer {
     name: String,
@@ -21,40 +21,41 @@ struct Peer {
     sessions: u64,
     is_cut: bool,
     has_met: bool,
-    /// The newest version that its program knows, as it said last.
+    /// The newest version that its program knows, as it reported last.
     newest: Option<Version>,
-    /// The tick at which its last session ended; of no meaning while there is one.
+    /// The tick at which its last session ended; has no meaning while there is one.
     silent_since: u64,
 }
 
-/// The other members.
+/// The peers that this replica knows.
 pub struct Peers {
     peers: BTreeMap<ReplicaId, Peer>,
-    /// How often a link began, ended, was cut or healed.
+    /// The number of times a link began, ended, was cut or healed.
     link_changes: u64,
     /// The newest version that this replica may have.
     newest: Version,
-    /// Who of them is a member of the configuration; the others were, or join.
+    /// The peers that are members of the configuration; the others were members, or join.
     members: BTreeSet<ReplicaId>,
-    /// Whom the chain knows.
+    /// The replicas that the chain knows.
     chained: BTreeSet<ReplicaId>,
-    /// Who is a member as somebody else says, in the configuration below.
+    /// The members that another replica reported, in the configuration below.
     learned: BTreeSet<ReplicaId>,
     configuration: Option<ConfigurationId>,
 }
 
-/// Somebody who may have to be talked to.
+/// A replica to which a link may be needed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Known {
-    /// Who.
+    /// Its id and name.
     pub member: Member,
-    /// Whether it is a member. Whoever is none calls the members, and not the other way round for
-    /// long.
+    /// Whether it is a member. A replica that is not dials the members, and they dial it only for a
+    /// while.
     pub is_member: bool,
 }
 
 impl Peers {
-    /// The other members, and those that were members, as the store remembers them.
+    /// Creates the peers: the other replicas that the chain knows. The store tells which of them
+    /// were met.
     pub fn new<S: Store>(chain: &Chain, me: ReplicaId, newest: Version, store: &S) -> Self {
         let mut peers = Self {
             peers: BTreeMap::new(),
@@ -69,8 +70,9 @@ impl Peers {
         peers
     }
 
-    /// The chain is another now; whether others are known than before. Whoever the chain does not
-    /// know any more is forgotten, unless there is a session: it may have to be told that it left.
+    /// Updates the peers after the chain changed; returns whether the known replicas are others
+    /// than before. A replica that the chain does not know any more is forgotten, unless it has a
+    /// session: it may have to be notified that it left.
     pub fn reconfigure<S: Store>(
         &mut self,
         chain: &Chain,
@@ -85,7 +87,7 @@ impl Peers {
         self.chained = known.iter().map(|member| member.replica).collect();
         if self.configuration != Some(chain.current.id) {
             self.configuration = Some(chain.current.id);
-            // The members are known from the state itself now.
+            // The state itself names the members now.
             self.learned.clear();
         }
         self.insert(&known, me, store, now);
@@ -93,8 +95,8 @@ impl Peers {
         self.known() != before
     }
 
-    /// These are members too, as somebody says who knows more; whether others are known than
-    /// before. Of what was learned in one configuration only the last counts.
+    /// Adds members that a replica reported that knows more; returns whether the known replicas are
+    /// others than before. Of the reports in one configuration only the last counts.
     pub fn learn<S: Store>(
         &mut self,
         members: &[Member],
@@ -112,7 +114,7 @@ impl Peers {
         self.known() != before
     }
 
-    /// Who is new has been silent from now on.
+    /// Adds the replicas that are new: their silence begins now.
     fn insert<S: Store>(&mut self, members: &[Member], me: ReplicaId, store: &S, now: u64) {
         for Member { replica, name } in members.iter().filter(|member| member.replica != me) {
             self.peers.entry(*replica).or_insert_with(|| Peer {
@@ -127,8 +129,8 @@ impl Peers {
         }
     }
 
-    /// Forgets those whom nothing asks to know: so what is known has a bound, however many ids are
-    /// given and however often.
+    /// Forgets the replicas that there is no reason to know: so the number of known replicas is
+    /// bounded, however many ids are given and however often.
     fn forget(&mut self) {
         let Self { chained, learned, .. } = self;
         self.peers.retain(|id, peer| {
@@ -136,7 +138,7 @@ impl Peers {
         });
     }
 
-    /// Everybody who is known.
+    /// Returns every known replica.
     #[must_use]
     pub fn known(&self) -> Vec<Known> {
         let known = |(id, peer): (&ReplicaId, &Peer)| Known {
@@ -146,13 +148,13 @@ impl Peers {
         self.peers.iter().map(known).collect()
     }
 
-    /// Those that are members.
+    /// Returns the peers that are members.
     fn others(&self) -> impl Iterator<Item = (ReplicaId, &Peer)> {
         let members = self.peers.iter().filter(|(id, _)| self.members.contains(id));
         members.map(|(id, peer)| (*id, peer))
     }
 
-    /// Both sides have taken each other.
+    /// Records that this replica and the peer have accepted each other.
     pub(super) fn met(&mut self, peer: ReplicaId, newest: Version) {
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.has_met = true;
@@ -165,13 +167,13 @@ impl Peers {
         self.peers.get(&peer).is_some_and(|peer| peer.is_cut)
     }
 
-    /// The newest version that this replica may have.
+    /// Returns the newest version that this replica may have.
     pub(super) fn newest(&self) -> Version {
         self.newest
     }
 
-    /// The newest version that all members' programs know, if it is higher than the cluster's;
-    /// what a member knows, it said when it was met last.
+    /// Returns the newest version that all members' programs know, if it is higher than the
+    /// cluster's; each member reported what it knows when it was met last.
     #[must_use]
     pub fn higher_than(&self, cluster: Version) -> Option<Version> {
         let mut others = self.others();
@@ -185,15 +187,15 @@ impl Peers {
         self.others().all(|(_, peer)| peer.has_met)
     }
 
-    /// The names of those that were never met.
+    /// Returns the names of the members that were never met.
     #[must_use]
     pub fn not_met(&self) -> Vec<&str> {
         let missing = self.others().filter(|(_, peer)| !peer.has_met);
         missing.map(|(_, peer)| peer.name.as_str()).collect()
     }
 
-    /// A session began; false when it must not be: the peer was forgotten since it was judged, or
-    /// the link to it was cut.
+    /// Records that a session began; returns false when it must not be: the peer was forgotten
+    /// since it was judged, or the link to it was cut.
     pub fn up(&mut self, peer: ReplicaId, session: Session) -> bool {
         let Some(peer) = self.peers.get_mut(&peer).filter(|peer| !peer.is_cut) else {
             return false;
@@ -204,7 +206,7 @@ impl Peers {
         true
     }
 
-    /// A session ended; false when a newer one has replaced it already.
+    /// Records that a session ended; returns false when a newer one has replaced it already.
     pub fn down(&mut self, peer: ReplicaId, session: Session, now: u64) -> bool {
         match self.peers.get_mut(&peer) {
             Some(peer) if peer.session == Some(session) => {
@@ -217,13 +219,13 @@ impl Peers {
         }
     }
 
-    /// The current session with a peer.
+    /// Returns the current session with a peer.
     #[must_use]
     pub fn session(&self, peer: ReplicaId) -> Option<Session> {
         self.peers.get(&peer)?.session
     }
 
-    /// Every other member with a session.
+    /// Returns every other member with a session.
     pub fn connected(&self) -> impl Iterator<Item = ReplicaId> {
         self.others().filter(|(_, peer)| peer.session.is_some()).map(|(id, _)| id)
     }
@@ -234,47 +236,47 @@ impl Peers {
         self.members.contains(&peer)
     }
 
-    /// Those with a session that are no members.
+    /// Returns the peers with a session that are not members.
     pub fn guests(&self) -> impl Iterator<Item = ReplicaId> {
         self.linked().filter(|peer| !self.members.contains(peer))
     }
 
-    /// For how many ticks there has been no session with a peer.
+    /// Returns for how many ticks there has been no session with a peer.
     #[must_use]
     pub fn silent_ticks(&self, peer: ReplicaId, now: u64) -> u64 {
         let peer = self.peers.get(&peer).filter(|peer| peer.session.is_none());
         peer.map_or(0, |peer| now.saturating_sub(peer.silent_since))
     }
 
-    /// Everybody with a session, whether a member or not.
+    /// Returns every peer with a session, whether a member or not.
     pub fn linked(&self) -> impl Iterator<Item = ReplicaId> {
         self.peers.iter().filter(|(_, peer)| peer.session.is_some()).map(|(id, _)| *id)
     }
 
-    /// How often a link began, ended, was cut or healed.
+    /// Returns the number of times a link began, ended, was cut or healed.
     #[must_use]
     pub fn link_changes(&self) -> u64 {
         self.link_changes
     }
 
-    /// Whether a replica is one of the other members.
+    /// Whether a replica is one of the known peers.
     #[must_use]
     pub fn knows(&self, peer: ReplicaId) -> bool {
         self.peers.contains_key(&peer)
     }
 
-    /// A peer's name; empty for a stranger.
+    /// Returns a peer's name; empty for a stranger.
     #[must_use]
     pub fn name(&self, peer: ReplicaId) -> &str {
         self.peers.get(&peer).map_or("", |peer| &peer.name)
     }
 
-    /// The peer of that name.
+    /// Returns the peer of that name.
     ///
     /// # Errors
-    /// The refusal that lists those there are.
+    /// A refusal that lists the other members.
     pub fn named(&self, name: &str) -> Result<ReplicaId, Refusal> {
-        // Of several that had the name, the last.
+        // Of several peers that had the name, the last one counts.
         let found = self.peers.iter().rev().find(|(_, peer)| peer.name == name);
         found.map(|(id, _)| *id).ok_or_else(|| Refusal::UnknownReplica {
             name: name.to_owned(),
@@ -290,7 +292,7 @@ impl Peers {
         }
     }
 
-    /// The links, for people.
+    /// Returns the state of the links, for logs and status output.
     #[must_use]
     pub fn links(&self) -> Vec<LinkStatus> {
         let link = |peer: &Peer| LinkStatus {

@@ -1,10 +1,10 @@
-//! Pure: the leader lets the members follow the number of replicas that is wanted.
+//! Pure: the planning by which a leader adapts the members to the desired replica count.
 //!
-//! Now and then it looks at who is wanted, linked and in step, and does what the
-//! [planner](crate::planner) says. Guarantees that one change is under way at a time, and that
-//! nobody is removed because of what was wanted long ago: before a removal it is looked again how
-//! many replicas are wanted, by the leader, or by a peer when nobody answers the leader. Does not
-//! know who says what is wanted.
+//! At intervals the leader checks which replicas are wanted, linked and in step, and does what the
+//! [planner](crate::planner) says. Guarantees that one change is under way at a time, and that no
+//! member is removed because of an outdated replica count: before a removal the count is looked up
+//! again, by the leader, or by a peer when the leader gets no answer. Does not know where the
+//! desired count comes from.
 
 use kvorum_protocol::status::{JoinerStatus, Member, Membership, ReplicaId};
 
@@ -17,16 +17,16 @@ use crate::storage::Store;
 
 /// Ticks between two plans.
 const PLAN_TICKS: u64 = 3;
-/// A replica whose state lacks no more than so many entries is near enough for a change of the
-/// members to begin, and for leadership: what it lacks arrives within a moment.
+/// The most entries that a replica's state may lack for a configuration change to begin, or for the
+/// replica to lead: so few arrive within a moment.
 pub(super) const LAG_MAX: u64 = 1024;
 
-/// Ticks for which the answer to a look holds.
+/// How long the answer to a look is valid, in ticks.
 const LOOK_HOLDS_TICKS: u64 = 50;
-/// Ticks after which a look that got no answer is repeated, and the peers are asked too.
+/// Ticks after which an unanswered look is repeated, and the peers are asked too.
 const LOOK_AGAIN_TICKS: u64 = 300;
 
-/// A look at what is wanted.
+/// A look: one query of the desired replica count.
 struct Looking {
     number: u64,
     asked_at: u64,
@@ -39,24 +39,25 @@ impl Default for Looking {
     }
 }
 
-/// What becomes of the plans.
+/// The state of the leader's planning, and of a follower's reports to the leader.
 #[derive(Default)]
 pub(super) struct Planning {
     wanted: Option<Scale>,
-    /// Why the members are not those wanted.
+    /// The reason why the members differ from those wanted.
     waits: Option<String>,
-    /// Since when somebody could have become a member.
+    /// The tick since which some joiner could have become a member.
     addable_since: Option<u64>,
-    /// The last look at what is wanted.
+    /// The last look at the desired replica count.
     look: Looking,
-    /// Until when its answer holds.
+    /// The tick until which its answer is valid.
     sure_until: u64,
-    /// What this follower told the leader last.
+    /// The leader and the count of this follower's last report.
     told: Option<(ReplicaId, Scale)>,
 }
 
 impl<S: Store> Engine<S> {
-    /// So many replicas are wanted, as whoever says so told this replica.
+    /// Records the desired replica count that the orchestrator reported. If it answers a peer's
+    /// look, it is sent to that peer.
     pub(super) fn want(&mut self, wanted: Option<Scale>, look: Option<Look>) {
         self.planning.wanted = wanted;
         let (Some(look), Some(wanted)) = (look, wanted) else { return };
@@ -68,11 +69,11 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A peer says how many are wanted.
+    /// Handles a peer's report of the desired replica count.
     pub(super) fn told_wanted(&mut self, wanted: Scale, number: Option<u64>) {
         match number {
             Some(number) => self.looked(wanted, number),
-            // It may be older than what is known: only a reason to look.
+            // The count may be older than the known one: it is only a reason to look.
             None if self.is_leading() && self.planning.wanted != Some(wanted) => self.look(),
             None => {}
         }
@@ -86,7 +87,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A leader whose look got no answer repeats it, and asks the peers too: nobody tells it twice.
+    /// Repeats a leader's look that got no answer, and asks the peers too: an answer is sent only
+    /// once.
     pub(super) fn advance_look(&mut self) {
         let last = &self.planning.look;
         if !last.is_answered && self.now >= last.asked_at + LOOK_AGAIN_TICKS && self.is_leading() {
@@ -94,7 +96,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Looks again how many are wanted, unless that is under way.
+    /// Looks up the desired replica count again, unless a look is under way.
     fn look(&mut self) {
         let last = &self.planning.look;
         if !last.is_answered && self.now < last.asked_at + LOOK_AGAIN_TICKS {
@@ -112,7 +114,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Tells the leader what is wanted, if it may not know: it may be cut off from whoever says so.
+    /// Reports the desired replica count to the leader, which may be cut off from the orchestrator,
+    /// unless it was reported already.
     pub(super) fn advance_telling(&mut self) {
         let Some((leader, _)) = self.leader() else { return };
         let told = self.planning.wanted.map(|wanted| (leader, wanted));
@@ -126,8 +129,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whether it is known well enough how many are wanted for these to be the next members; looks
-    /// again if it is not.
+    /// Whether the desired replica count is known well enough to make `next` the members; looks it
+    /// up again if it is not.
     pub(super) fn is_sure(&mut self, next: &[Member]) -> bool {
         let is_sure =
             !self.rules.looks_again || !self.removes(next) || self.planning.sure_until >= self.now;
@@ -137,7 +140,7 @@ impl<S: Store> Engine<S> {
         is_sure
     }
 
-    /// Whether the next members lack one whose ordinal is not wanted any more.
+    /// Whether `next` lacks a member whose ordinal is no longer wanted.
     fn removes(&self, next: &[Member]) -> bool {
         let is_left = |member: &&Member| {
             let ordinal = planner::ordinal(&member.name);
@@ -147,12 +150,13 @@ impl<S: Store> Engine<S> {
         self.configuration.members.iter().any(|member| is_left(&member))
     }
 
-    /// How many replicas are wanted, as this one was told.
+    /// Returns the desired replica count, as reported to this replica.
     pub(super) fn scale_wanted(&self) -> Option<Scale> {
         self.planning.wanted
     }
 
-    /// The cluster has never served: it was begun with one member, whatever is wanted.
+    /// Whether the cluster has never served: it was created with one member, whatever count is
+    /// wanted.
     pub(super) fn is_genesis(&self) -> bool {
         self.began == 0 && self.configuration.id.0 == 1 && self.configuration.members.len() == 1
     }
@@ -162,10 +166,10 @@ impl<S: Store> Engine<S> {
         replica == self.me || self.outbox.peers.session(replica).is_some()
     }
 
-    /// Whether a replica has the state, but for what is under way.
+    /// Whether a replica has the state, apart from entries in flight.
     pub(super) fn has_state(&self, replica: ReplicaId) -> bool {
         let Some(consensus) = &self.consensus else { return false };
-        // More than there is, nobody can have.
+        // No replica can have more than exists.
         let told = self.sending.state_of(replica).filter(|index| *index <= self.last_known());
         let accepted = consensus.accepted_by(replica).unwrap_or(0);
         let reach = accepted.max(told.unwrap_or(0));
@@ -182,7 +186,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Plans, if it is time to.
+    /// Makes a plan and begins to carry it out, if one is due.
     pub(super) fn advance_planning(&mut self) {
         let is_quiet = self.stops || self.seals.is_under_way() || self.hand_over.is_some();
         let is_mine = self.is_leading() && !is_quiet;
@@ -224,13 +228,14 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// What this leader knows of the members is not what is decided: it has a log to catch up with.
+    /// Whether this leader's view of the members may be outdated: it has decided entries still to
+    /// apply, or its state is in quarantine.
     fn is_adrift(&self) -> bool {
         let decided = self.consensus.as_ref().map_or(0, Consensus::decided);
         self.store.applied() < decided || self.quarantine.is_some()
     }
 
-    /// For people.
+    /// Returns the membership for status output.
     pub(super) fn membership(&self) -> Membership {
         let chain = self.store.chain();
         let wanted = self.planning.wanted;

@@ -1,12 +1,12 @@
-//! Pure: whether what a candidate is promised adds up.
+//! Pure: a check that the promises to a candidate are consistent.
 //!
 //! Of the logs that a majority promises, the library takes the one that was written in the highest
-//! ballot, and of several such the longest (the Omni-Paxos paper, section 4.1). By the protocol
-//! that one holds whatever anybody of the majority knows to be chosen, and a log comes with the
-//! promise whenever it is further than the candidate's own. The library relies on both, and panics
-//! where a peer errs.
+//! ballot, and of several such logs the longest (the Omni-Paxos paper, section 4.1). By the
+//! protocol, that log holds every entry that any replica of the majority knows to be chosen, and a
+//! promise carries its log whenever that log is further than the candidate's own. The library
+//! relies on both, and panics where a peer errs.
 //!
-//! Guarantees that the promises which were counted add up to a log that holds what they say is
+//! Guarantees that the counted promises add up to a log that holds every entry they report as
 //! chosen. Knows one ballot.
 
 use std::collections::BTreeSet;
@@ -18,42 +18,43 @@ use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, Prepare, Promi
 use super::validity::end_of;
 use crate::entry::Entry;
 
-/// How far a log is: the ballot in which its end was accepted, and how long it is.
+/// The rank of a log: the ballot in which its end was accepted, and its length.
 type Rank = (Ballot, usize);
 
-/// Whether a promise adds up with the candidate's question and the promises before it.
+/// The result of checking a promise against the candidate's Prepare and the promises before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sum {
-    /// It does, and is counted.
+    /// The promise fits, and is counted.
     Fits,
-    /// More is chosen, this peer says, than any log has that was promised: it errs, or one before
-    /// it, or the candidate does. That cannot tell which, and must not lead in this ballot.
+    /// The peer reports more entries as chosen than any promised log has: this peer errs, or an
+    /// earlier one, or the candidate. The candidate cannot tell which, and must not lead in this
+    /// ballot.
     Beyond,
-    /// It came too late: the candidate must not lead in this ballot.
+    /// The promise came too late: the candidate must not lead in this ballot.
     Over,
-    /// The same, and it was sent again: nobody else came to lead, so all have to be asked anew.
+    /// As `Over`, but sent again: no other replica came to lead, so all peers must be asked again.
     OverLong,
-    /// It cannot be.
+    /// The promise is impossible.
     Wrong,
 }
 
-/// What was promised to a candidate's ballot.
+/// The promises to a candidate's ballot.
 pub struct Promises {
     ballot: Ballot,
     own: Rank,
-    /// The furthest log, the candidate's own included.
+    /// The rank of the furthest log, the candidate's own included.
     furthest: Rank,
-    /// How much is known to be chosen.
+    /// The number of entries known to be chosen.
     decided: usize,
-    /// Slots whose logs stand on state.
+    /// The slots whose logs start from compacted state.
     on_state: BTreeSet<u64>,
-    /// Once the candidate must not lead in this ballot: the slots that promised it since.
+    /// Set once the candidate must not lead in this ballot: the slots that promised it since.
     over: Option<BTreeSet<u64>>,
 }
 
 impl Promises {
-    /// Begins to count when the candidate sends its question, if the message is one. It sends the
-    /// same one to everybody, and again to those who do not answer.
+    /// Begins to count when the candidate sends its Prepare, if `message` is one. The candidate
+    /// sends the same Prepare to every peer, and again to those that do not answer.
     pub fn ask(promises: &mut Option<Self>, message: &Message<Entry>) {
         let Message::SequencePaxos(message) = message else { return };
         let PaxosMsg::Prepare(Prepare { n, decided_idx, n_accepted, accepted_idx }) = message.msg
@@ -74,9 +75,9 @@ impl Promises {
         self.ballot == ballot
     }
 
-    /// Whether a message withdraws a promise whose log stands on state. The library goes on with
-    /// that log then, but forgets how much of it is chosen, and would keep a log that begins after
-    /// what it knows to be chosen.
+    /// Whether a message withdraws a promise whose log starts from compacted state. The library
+    /// would then continue with that log, but forget how much of it is chosen, and would keep a log
+    /// that begins after the entries it knows to be chosen.
     #[must_use]
     pub fn is_withdrawn_by(&self, message: &Message<Entry>) -> bool {
         let Message::SequencePaxos(PaxosMessage { from, msg, .. }) = message else { return false };
@@ -88,14 +89,14 @@ impl Promises {
             }
     }
 
-    /// Whether a slot has promised a log that stands on state. A peer sends its promise again when
-    /// it has waited long, and the library would take the first one back.
+    /// Whether a slot has promised a log that starts from compacted state. A peer sends its promise
+    /// again after a long wait, and the library would take the first one back.
     #[must_use]
     pub fn has_on_state(&self, from: u64) -> bool {
         self.on_state.contains(&from)
     }
 
-    /// Counts a promise from a slot, if it adds up.
+    /// Counts a promise from a slot, if it is consistent.
     pub fn count(&mut self, from: u64, promise: &Promise<Entry>) -> Sum {
         let theirs = (promise.n_accepted, promise.accepted_idx);
         let (furthest, decided) =
@@ -109,7 +110,7 @@ impl Promises {
             return Sum::Wrong;
         }
         if decided > furthest.1 {
-            // What others said before this peer is worth as much as its word.
+            // The reports of earlier peers carry as much weight as this peer's.
             return match promise.decided_idx > furthest.1 {
                 true => {
                     self.over.get_or_insert_default().insert(from);
@@ -144,8 +145,9 @@ mod tests {
         Ballot { n, ..CANDIDATE }
     }
 
-    /// A promise of a log that was accepted in a ballot and is so long, of which so much is known
-    /// to be chosen. The log itself comes with it from where it says.
+    /// Returns a promise of a log that was accepted in ballot `n` and has `accepted_idx` entries,
+    /// of which `decided_idx` are known to be chosen. The log itself comes with it, beginning at
+    /// `from`.
     fn promise(
         n: u32,
         accepted_idx: usize,
@@ -161,7 +163,8 @@ mod tests {
         Promise { n: CANDIDATE, n_accepted: accepted_in(n), decided_idx, accepted_idx, log_sync }
     }
 
-    /// A candidate whose own log was accepted in ballot 5: ten entries, eight of them chosen.
+    /// Returns the promises to a candidate whose own log was accepted in ballot 5: ten entries,
+    /// eight of them chosen.
     fn promises() -> Promises {
         let prepare = |n| {
             let (n_accepted, accepted_idx, decided_idx) = (accepted_in(5), 10, 8);
@@ -180,7 +183,7 @@ mod tests {
             vec![promise(5, 10, 10, None), promise(4, 20, 2, None)],
             vec![promise(5, 12, 9, Some(10)), promise(5, 12, 12, Some(10))],
             vec![promise(6, 9, 9, Some(8)), promise(6, 11, 10, Some(8)), promise(5, 10, 8, None)],
-            // The second is further, though shorter; what was chosen is in it.
+            // The second log is further, though shorter; it holds all chosen entries.
             vec![promise(6, 14, 8, Some(8)), promise(7, 9, 9, Some(8)), promise(6, 20, 8, Some(8))],
         ] {
             let mut promises = promises();
@@ -216,7 +219,7 @@ mod tests {
         assert_eq!(promises.count(2, &has), Fits, "what was refused is not counted");
     }
 
-    /// The one that errs came first: its log and the candidate's hide what is chosen.
+    /// The peer that errs came first: neither its log nor the candidate's shows all that is chosen.
     #[test]
     fn a_ballot_in_which_more_is_chosen_than_was_promised_is_over() {
         use Sum::{Beyond, Fits, Over, OverLong};

@@ -1,9 +1,9 @@
-//! Pure: writes that wait for a decision.
+//! Pure: the writes that wait for a decision.
 //!
-//! Guarantees that whoever waits is answered once: with the outcome, or with *unknown* when this
-//! replica stops leading or no majority accepts in time. What is not decided is bounded by count
-//! and by bytes, whether somebody still waits for it or not: all of it is to be sent to whoever
-//! comes into step.
+//! Guarantees that each waiting caller is answered once: with the outcome, or with *unknown* when
+//! this replica stops leading or no majority accepts in time. Undecided writes are bounded by count
+//! and by bytes, whether a caller still waits for them or not: all of them must be sent to any
+//! replica that comes into step.
 
 use std::collections::BTreeMap;
 
@@ -14,28 +14,28 @@ use super::Origin;
 use crate::entry::{Command, Entry};
 use crate::limits::{PROPOSALS_BYTES_MAX, PROPOSALS_MAX};
 
-/// Ticks that a write waits before its client is told that nobody knows.
+/// Ticks that a write waits before its client gets the answer *unknown*.
 const PATIENCE_TICKS: u64 = 500;
 
-/// Writes that wait for a decision.
+/// The writes that wait for a decision.
 #[derive(Default)]
 pub struct Proposals {
-    /// To be proposed in this turn.
+    /// The entries to be proposed in this turn.
     queue: Vec<Entry>,
     waiting: BTreeMap<RequestId, Waiting>,
     bytes: usize,
 }
 
 struct Waiting {
-    /// Whoever waits; nobody any more when they waited too long.
+    /// The callers that wait; empty once they have waited too long.
     origins: Vec<Origin>,
     bytes: usize,
     deadline: u64,
 }
 
 impl Proposals {
-    /// Takes a write in; false when there are too many. One that waits already is not proposed
-    /// again: both callers get its outcome.
+    /// Adds a write; returns false when there are too many. A write that waits already is not
+    /// proposed again: both callers get its outcome.
     pub fn add(&mut self, origin: Origin, command: Command, now: u64) -> bool {
         if let Some(waiting) = self.waiting.get_mut(&command.id) {
             if waiting.origins.is_empty() {
@@ -55,12 +55,12 @@ impl Proposals {
         true
     }
 
-    /// What to propose in this turn.
+    /// Takes the entries to propose in this turn.
     pub fn take_queue(&mut self) -> Vec<Entry> {
         std::mem::take(&mut self.queue)
     }
 
-    /// Refuses what is in the queue, which was never proposed.
+    /// Refuses the queued writes, which were never proposed.
     pub fn refuse_queue(&mut self, refusal: &Answer, answer: &mut impl FnMut(Origin, Answer)) {
         for entry in self.take_queue() {
             let Entry::Command(command) = entry else { continue };
@@ -73,13 +73,13 @@ impl Proposals {
         }
     }
 
-    /// How many writes wait.
+    /// Returns the number of waiting writes.
     #[must_use]
     pub fn count(&self) -> usize {
         self.waiting.len()
     }
 
-    /// A write was applied: whoever waited for it is answered.
+    /// Answers the callers of a write that was applied.
     pub fn applied(
         &mut self,
         id: RequestId,
@@ -94,7 +94,8 @@ impl Proposals {
         }
     }
 
-    /// This replica stopped leading: some other leader decides what becomes of the writes.
+    /// Answers every caller with *unknown*, because this replica stopped leading: another leader
+    /// decides the fate of the writes.
     pub fn abandon(&mut self, answer: &mut impl FnMut(Origin, Answer)) {
         self.queue.clear();
         self.bytes = 0;
@@ -105,7 +106,7 @@ impl Proposals {
         }
     }
 
-    /// Answers those who have waited too long. What they wanted may still be decided.
+    /// Answers the callers that have waited too long. Their writes may still be decided.
     pub fn expire(&mut self, now: u64, answer: &mut impl FnMut(Origin, Answer)) {
         for waiting in self.waiting.values_mut().filter(|waiting| waiting.deadline <= now) {
             for origin in waiting.origins.drain(..) {
@@ -130,7 +131,7 @@ mod tests {
         Command { id: RequestId { lane, sequence: number }, valid_until: u64::MAX, operation }
     }
 
-    /// Without a majority writes expire, and others come: the log must not grow by that.
+    /// Without a majority, writes expire and new ones come: the log must not grow by that.
     #[test]
     fn what_nobody_waits_for_any_more_counts_until_it_is_decided() {
         let mut proposals = Proposals::default();

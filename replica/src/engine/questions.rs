@@ -1,8 +1,8 @@
-//! Pure: what is being read beside the engine, for whom.
+//! Pure: a count of the reads that run outside the engine, by asker.
 //!
-//! Guarantees that the threads which read have a bounded number of questions waiting, of each
-//! client and peer and of all: whoever asks too much is told so, and nobody waits behind it. Peers
-//! that catch up find room whatever clients ask.
+//! Guarantees that the reading threads have a bounded number of questions waiting, per client, per
+//! peer and in total: an asker with too many is refused, and no other asker waits behind it. Peers
+//! that catch up find room, however much clients ask.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use kvorum_protocol::status::ReplicaId;
 use super::message::{ClientKey, Origin};
 use crate::limits::{CLIENT_QUESTIONS_MAX, QUESTIONS_EACH_MAX, QUESTIONS_MAX, SCANS_MAX};
 
-/// Whose questions.
+/// The client or peer that asks a question.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Asker {
     Client(ClientKey),
@@ -27,29 +27,30 @@ impl From<Origin> for Asker {
     }
 }
 
-/// What is being read.
+/// The numbers of reads under way.
 #[derive(Default)]
 pub(super) struct Questions {
-    /// Pages of keys.
+    /// Pages of keys being read.
     scans: usize,
-    /// State and old entries.
+    /// Questions for state and old entries, by asker.
     asked: BTreeMap<Asker, usize>,
 }
 
 impl Questions {
-    /// Another page of keys is to be read; false when there are too many.
+    /// Counts the read of another page of keys; returns false when too many are under way.
     pub(super) fn begin_scan(&mut self) -> bool {
         let has_room = self.scans < SCANS_MAX;
         self.scans += usize::from(has_room);
         has_room
     }
 
-    /// A page was read.
+    /// Records that a page was read.
     pub(super) fn end_scan(&mut self) {
         self.scans = self.scans.saturating_sub(1);
     }
 
-    /// Somebody wants state or old entries; false when it, or all together, have asked too much.
+    /// Counts a question for state or old entries; returns false when its asker, or all together,
+    /// have too many under way.
     pub(super) fn begin(&mut self, origin: Origin) -> bool {
         let asker = Asker::from(origin);
         let is_client = |asker: &Asker| matches!(asker, Asker::Client(_));
@@ -67,7 +68,7 @@ impl Questions {
         has_room
     }
 
-    /// It was read.
+    /// Records that the answer to a question was read.
     pub(super) fn end(&mut self, origin: Origin) {
         if let Some(own) = self.asked.get_mut(&origin.into()) {
             *own -= 1;

@@ -1,13 +1,13 @@
 //! Pure: linearizable reads by ReadIndex.
 //!
-//! The leader notes R = max(decided, barrier), asks its peers whether they still promise its
-//! ballot, and when a majority (itself included) says so, a read is served once R is applied. One
+//! The leader records R = max(decided, barrier) and asks its peers whether they still promise its
+//! ballot. When a majority (itself included) confirms that, a read is served once R is applied. One
 //! round confirms every read that came before it began; an answer counts for its own round only.
-//! After Ongaro's thesis, section 6.4, with OmniPaxos's ballots for terms.
+//! After Ongaro's thesis, section 6.4, with OmniPaxos ballots in place of terms.
 //!
 //! Guarantees that no read is served before its round was confirmed and its index applied, both in
-//! one configuration: a read that meets a change of it starts over. Writes nothing and uses no
-//! clock for safety.
+//! one configuration: a read that crosses a configuration change starts over. Writes nothing and
+//! uses no clock for safety.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,25 +22,25 @@ use crate::limits::{READS_BYTES_MAX, READS_MAX};
 
 /// Ticks that a read may wait.
 const PATIENCE_TICKS: u64 = 200;
-/// Ticks after which an unconfirmed round is asked again: a probe may have met a link that was
-/// down.
+/// Ticks after which an unconfirmed round is asked again: the link may have been down when a probe
+/// was sent.
 const ROUND_TICKS: u64 = 20;
 
-/// A read that waits.
+/// A waiting read.
 #[derive(Debug)]
 pub struct Read {
-    /// Who asked.
+    /// The client or follower that asked.
     pub origin: Origin,
-    /// What: a get or a scan; `None` for a follower that wants only the index.
+    /// The request, such as a get or a scan; `None` for a follower that wants only the index.
     pub request: Option<Request>,
-    /// The tick at which it is given up.
+    /// The tick at which the read is given up.
     pub deadline: u64,
-    /// Its room among those that wait, wherever it does.
+    /// Its share of the limits on waiting reads, wherever it waits.
     room: Option<Room>,
 }
 
 impl Read {
-    /// A read that came now.
+    /// Returns a read that arrived at tick `now`.
     #[must_use]
     pub fn new(origin: Origin, request: Option<Request>, now: u64) -> Self {
         Self { origin, request, deadline: now + PATIENCE_TICKS, room: None }
@@ -51,14 +51,14 @@ impl Read {
     }
 }
 
-/// The reads that wait, and their bytes.
+/// The number of waiting reads, and their bytes.
 #[derive(Default, Debug)]
 struct Waiting {
     count: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-/// One read's share of those; given back when the read is dropped.
+/// One read's share of those; released when the read is dropped.
 #[derive(Debug)]
 struct Room {
     bytes: usize,
@@ -80,16 +80,16 @@ impl Drop for Room {
     }
 }
 
-/// Reads that wait.
+/// All waiting reads.
 #[derive(Default)]
 pub struct Reads {
-    /// Not yet in a round.
+    /// The reads that are not yet in a round.
     queued: Vec<Read>,
     round: Option<Round>,
-    /// Confirmed, by the index that must be applied first.
+    /// The confirmed reads, by the index that must be applied first.
     confirmed: BTreeMap<u64, VecDeque<Read>>,
     next_round: u64,
-    /// All of these, and those for which the leader was asked.
+    /// The totals of all these reads, and of those for which the leader was asked.
     waiting: Arc<Waiting>,
 }
 
@@ -102,24 +102,24 @@ struct Round {
     began: u64,
 }
 
-/// A round to ask the peers about.
+/// A round about which the peers are asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Question {
-    /// Its number.
+    /// The number of the round.
     pub round: u64,
     /// The leader's ballot.
     pub ballot: Ballot,
 }
 
 impl Reads {
-    /// Whether a read can be taken in.
+    /// Whether there is room for a read.
     #[must_use]
     pub fn has_room(&self, read: &Read) -> bool {
         let bytes = self.waiting.bytes.load(Ordering::Relaxed);
         self.count() < READS_MAX && bytes + read.weight() <= READS_BYTES_MAX
     }
 
-    /// Takes a read in; there must be room, or it must have had some before.
+    /// Adds a read; there must be room, or it must have had room before.
     pub fn add(&mut self, mut read: Read) {
         self.hold(&mut read);
         self.queued.push(read);
@@ -131,14 +131,15 @@ impl Reads {
         }
     }
 
-    /// How many reads wait.
+    /// Returns the number of waiting reads.
     #[must_use]
     pub fn count(&self) -> usize {
         self.waiting.count.load(Ordering::Relaxed)
     }
 
-    /// Begins a round for what is queued, or repeats one that stays unanswered; one that waits for
-    /// this replica's own sync is not repeated. `index` is the leader's ballot and read index now.
+    /// Begins a round for the queued reads, or repeats one that stays unanswered; a round that
+    /// waits for this replica's own sync is not repeated. `ballot` is the leader's, `index` its
+    /// current read index.
     pub fn ask(
         &mut self,
         (ballot, index): (Ballot, u64),
@@ -167,13 +168,14 @@ impl Reads {
         Some(Question { round: self.next_round, ballot })
     }
 
-    /// The number of the last round.
+    /// Returns the number of the last round.
     #[must_use]
     pub fn round(&self) -> u64 {
         self.next_round
     }
 
-    /// A peer confirmed a round. `promise` is the leader's own; `quorum` counts it too.
+    /// Counts a peer's confirmation of a round. `promise` is the leader's own; `quorum` includes
+    /// the leader.
     pub fn confirm(&mut self, peer: ReplicaId, answer: Question, promise: Ballot, quorum: usize) {
         let Some(round) = &mut self.round else { return };
         if round.number != answer.round || round.ballot != answer.ballot || promise != round.ballot
@@ -188,15 +190,16 @@ impl Reads {
         }
     }
 
-    /// A lone replica's sync returned that began after a round was asked for: nobody has taken its
-    /// disk from it.
+    /// Confirms a lone replica's round: a sync that began after the round was asked for has
+    /// returned, so the replica still owns its disk.
     pub fn confirm_synced(&mut self, number: u64) {
         if let Some(round) = self.round.take_if(|round| round.number <= number) {
             self.confirmed.entry(round.index).or_default().extend(round.reads);
         }
     }
 
-    /// The leader told this follower an index for reads.
+    /// Confirms reads at an index: the one that the leader sent to this follower, or 0 for any
+    /// state.
     pub fn confirm_at(&mut self, index: u64, mut reads: Vec<Read>) {
         for read in &mut reads {
             self.hold(read);
@@ -204,7 +207,7 @@ impl Reads {
         self.confirmed.entry(index).or_default().extend(reads);
     }
 
-    /// Takes what waits for a round, for a follower to ask its leader.
+    /// Takes the reads that wait for a round, for a follower to ask its leader.
     pub fn take_queued(&mut self) -> Vec<Read> {
         std::mem::take(&mut self.queued)
     }
@@ -232,16 +235,16 @@ impl Reads {
         self.confirmed.first_key_value().is_some_and(|(index, _)| *index <= applied)
     }
 
-    /// This replica stopped leading: takes the reads that no majority confirmed.
+    /// Takes the reads that no majority confirmed, because this replica stopped leading.
     pub fn abandon(&mut self) -> Vec<Read> {
         let mut reads = std::mem::take(&mut self.queued);
         reads.extend(self.round.take().into_iter().flat_map(|round| round.reads));
         reads
     }
 
-    /// The configuration is another now: takes the reads that were confirmed in the one before and
-    /// not served. Its leader may have been confirmed by some who did not know yet that it is over,
-    /// while the next one decided more. Reads of any state, at index 0, go on.
+    /// Takes the reads that were confirmed in the previous configuration and not served. Its leader
+    /// may have been confirmed by members that did not know yet that it was over, while the next
+    /// one decided more. Reads of any state, at index 0, continue.
     pub fn take_confirmed(&mut self) -> Vec<Read> {
         let confirmed = self.confirmed.split_off(&1);
         confirmed.into_values().flatten().collect()

@@ -15,7 +15,7 @@ use crate::limits::{RELAYS_BYTES_MAX, RELAYS_MAX};
 /// Ticks that a call may take.
 const PATIENCE_TICKS: u64 = 600;
 
-/// Calls to the leader.
+/// The calls to the leader that are under way.
 #[derive(Default)]
 pub struct Relays {
     calls: BTreeMap<u64, Call>,
@@ -23,7 +23,7 @@ pub struct Relays {
     bytes: usize,
 }
 
-/// What a call is for.
+/// The purpose of a call.
 pub enum Purpose {
     /// A client's write.
     Write(Origin),
@@ -48,8 +48,8 @@ pub enum Broken {
 }
 
 impl Relays {
-    /// Notes a call that carries so many bytes; its number, or the purpose back when there is too
-    /// much.
+    /// Records a call that carries `bytes` bytes. Returns its number, or the purpose back when
+    /// there are too many calls or bytes.
     pub fn open(
         &mut self,
         leader: ReplicaId,
@@ -68,7 +68,8 @@ impl Relays {
         Ok(self.next)
     }
 
-    /// The leader answered: what the call was for. `None` when it was given up already.
+    /// Ends a call that `from` answered, and returns its purpose. Returns `None` when the call was
+    /// given up already, or was sent to another replica.
     pub fn close(&mut self, from: ReplicaId, call: u64) -> Option<Purpose> {
         let is_callee = self.calls.get(&call).is_some_and(|call| call.leader == from);
         if is_callee { self.remove(call).map(|call| call.purpose) } else { None }
@@ -80,12 +81,12 @@ impl Relays {
         self.calls.values().any(|call| matches!(call.purpose, Purpose::Reads(_)))
     }
 
-    /// Gives up the calls that went by a session that ended.
+    /// Gives up the calls that were sent in a session that ended.
     pub fn break_session(&mut self, peer: ReplicaId, session: Session) -> Vec<Broken> {
         self.give_up(Doubt::LinkLost, |call| call.leader == peer && call.session == session)
     }
 
-    /// Gives up all calls for an index: it would be that of a configuration that is over.
+    /// Gives up all calls for an index: the index would be that of a configuration that is over.
     pub fn take_reads(&mut self) -> Vec<Read> {
         let given_up =
             self.give_up(Doubt::LinkLost, |call| matches!(call.purpose, Purpose::Reads(_)));

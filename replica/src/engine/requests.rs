@@ -1,4 +1,4 @@
-//! Pure: what clients ask, and what followers ask for theirs.
+//! Pure: requests from clients, and from followers on behalf of their clients.
 //!
 //! Guarantees that each request is answered once, that a write is proposed at the leader only, and
 //! that a relayed write whose leader falls silent is *unknown*, never *refused*.
@@ -21,11 +21,11 @@ use crate::snapshot::{Cursor, Wanted};
 use crate::storage::Store;
 
 impl<S: Store> Engine<S> {
-    /// A client of this replica asks for something.
+    /// Handles a request from a client of this replica.
     pub(super) fn request(&mut self, client: ClientKey, call: u64, request: Request) {
         let origin = Origin::Client { client, call };
-        // Its keys, prefixes and bounds were validated where it was received; a write's are where
-        // it is proposed, for it may come from a peer.
+        // Keys, prefixes and bounds were validated where the request was received; a write's are
+        // validated where it is proposed, because it may come from a peer.
         match request {
             Request::Write { .. } => self.write(origin, request),
             Request::Get { consistency, .. } => self.read(origin, consistency, request),
@@ -53,7 +53,7 @@ impl<S: Store> Engine<S> {
                 self.fetch(origin, Wanted::Close { snapshot: snapshot.into() });
                 self.answer(origin, Answer::Done);
             }
-            // Whoever has the connection knows them better.
+            // The code that owns the connection knows them better.
             Request::Addresses => self.answer(origin, Answer::Addresses(Vec::new())),
             Request::Subscribe(subscription) => self.subscribe(client, call, subscription),
             Request::Admin(Admin::Join { name, nonce }) => self.join(origin, name, nonce),
@@ -121,7 +121,8 @@ impl<S: Store> Engine<S> {
         self.consensus.as_ref().is_some_and(|c| c.ballot_if_leading().is_some())
     }
 
-    /// The leader to pass things on to, when it is another replica with which a session is up.
+    /// Returns the leader to relay requests to, when it is another replica with which a session is
+    /// up.
     fn remote_leader(&self) -> Result<(ReplicaId, Session), Refusal> {
         let is_out = self.disowned_by.is_some() || self.consensus.is_none();
         let trouble = is_out || self.fetching.is_some();
@@ -157,7 +158,7 @@ impl<S: Store> Engine<S> {
         let Request::Write { id, valid_until, operation } = request else { return };
         let refusal = match operation.validate() {
             Err(limit) => Some(Refusal::Limit(limit)),
-            // An outcome told from a state in quarantine could be wrong.
+            // An outcome taken from a state in quarantine could be wrong.
             Ok(()) if self.hand_over.is_some() || self.quarantine.is_some() || self.stops => {
                 Some(Refusal::HandingOver)
             }
@@ -167,7 +168,7 @@ impl<S: Store> Engine<S> {
                 Some(Refusal::DiskFull { free, reserve })
             }
             Ok(()) => {
-                // No replica has told an index beyond this one; a client that claims one would
+                // No replica has reported an index beyond this one; a client that claims one would
                 // outlive its lane.
                 let accepted = self.consensus.as_ref().map_or(0, super::Consensus::accepted);
                 let valid_until = valid_until.min(accepted + self.rules.lanes.session_entries);
@@ -181,7 +182,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A follower passed a write on.
+    /// Handles a write that a follower relayed.
     pub(super) fn relayed(
         &mut self,
         peer: ReplicaId,
@@ -198,7 +199,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The leader answered a write that this replica passed on.
+    /// Answers the caller of a relayed write with the leader's answer.
     pub(super) fn relay_answered(&mut self, peer: ReplicaId, call: u64, answer: Answer) {
         if let Some(Purpose::Write(origin)) = self.relays.close(peer, call) {
             self.answer(origin, answer);
@@ -210,7 +211,8 @@ impl<S: Store> Engine<S> {
         if let Some(refusal) = self.refuses_reads() {
             self.outbox.refuse_read(&read, refusal);
         } else if consistency == Consistency::Local && self.reads.has_room(&read) {
-            // Any state will do: it is served in this turn, or the next if there is much to serve.
+            // Any state will do: the read is served in this turn, or the next if there is much to
+            // serve.
             self.reads.confirm_at(0, vec![read]);
         } else if let (false, Err(refusal)) = (self.is_leading(), self.remote_leader()) {
             self.outbox.refuse_read(&read, refusal);
@@ -219,14 +221,14 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Why this replica's state is not to be read, if it is not.
+    /// Returns why this replica's state must not be read, or `None` if it may be.
     fn refuses_reads(&self) -> Option<Refusal> {
         let is_closed =
             self.quarantine.is_some() || self.is_genesis() || self.disowned_by.is_some();
         self.trouble().filter(|_| is_closed).map(Refusal::Unavailable)
     }
 
-    /// A follower wants an index for reads.
+    /// Handles a follower's request for a read index.
     pub(super) fn read_at_leader(&mut self, read: Read) {
         if self.is_leading() {
             self.queue_read(read);
@@ -244,7 +246,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The leader told an index for reads, or why there is none.
+    /// Handles the leader's reply to a request for a read index: the index, or why there is none.
     pub(super) fn index_told(&mut self, peer: ReplicaId, call: u64, index: Result<u64, Refusal>) {
         let Some(Purpose::Reads(reads)) = self.relays.close(peer, call) else { return };
         match index {
@@ -253,8 +255,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Begins to confirm the reads that wait: with the peers' promises at the leader, by asking
-    /// the leader elsewhere.
+    /// Begins to confirm the waiting reads: the leader asks its peers whether they still promise
+    /// its ballot, any other replica asks the leader.
     pub(super) fn confirm_reads(&mut self) {
         let read_index = self.consensus.as_ref().and_then(super::Consensus::read_index);
         if let Some(read_index) = read_index {
@@ -275,7 +277,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A lone replica asks its disk whether it still has it.
+    /// Confirms a lone replica's round by a sync, which shows that it still owns its disk.
     fn confirm_by_sync(&mut self, round: u64) {
         if !self.rules.solo_waits_for_sync {
             return self.reads.confirm_synced(round);
@@ -285,7 +287,7 @@ impl<S: Store> Engine<S> {
         self.outbox.push(Output::Sync(written));
     }
 
-    /// Answers a leader's probe: judged now, after it arrived.
+    /// Answers a leader's probe by the promise that holds now, after the probe arrived.
     pub(super) fn probe(
         &mut self,
         peer: ReplicaId,
@@ -333,7 +335,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Serves a read; about how many bytes the answer has.
+    /// Serves a read; returns the approximate size of the answer in bytes.
     fn serve(&mut self, read: &Read) -> usize {
         if let Some(refusal) = self.refuses_reads() {
             self.outbox.refuse_read(read, refusal);
@@ -351,7 +353,7 @@ impl<S: Store> Engine<S> {
                 Answer::Value(pair)
             }
             Some(Request::Scan(scan)) => {
-                // Many keys may have to be passed over, and nobody else shall wait for that.
+                // The scan may have to skip many keys, and no other request should wait for that.
                 if self.questions.begin_scan() {
                     let (origin, scan) = (read.origin, scan.clone());
                     self.outbox.push(Output::Scan { origin, scan });
@@ -370,7 +372,7 @@ impl<S: Store> Engine<S> {
         bytes
     }
 
-    /// A page of keys was read.
+    /// Answers a scan with the page that was read.
     pub(super) fn scanned(&mut self, origin: Origin, page: Page) {
         self.questions.end_scan();
         let refusal = self.refuses_reads();
@@ -378,15 +380,15 @@ impl<S: Store> Engine<S> {
         self.answer(origin, answer);
     }
 
-    /// A session with a peer ended: the calls that went by it end too.
+    /// Ends the calls that were sent in a session with a peer, because the session ended.
     pub(super) fn break_calls(&mut self, peer: ReplicaId, session: Session) {
         let broken = self.relays.break_session(peer, session);
         self.settle(broken, &Refusal::NoLeader);
     }
 
-    /// Ends whatever has waited too long.
+    /// Ends every write, read and call that has waited too long.
     pub(super) fn expire(&mut self) {
-        /// Ticks between two looks; waits are counted in hundreds.
+        /// Ticks between two checks; waits are counted in hundreds of ticks.
         const LOOK_TICKS: u64 = 5;
         if !self.now.is_multiple_of(LOOK_TICKS) {
             return;

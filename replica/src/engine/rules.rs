@@ -1,73 +1,75 @@
-//! Pure: how a replica is to behave, and the safety rules that a negative control takes out.
+//! Pure: a replica's options, and the safety rules that a negative control switches off.
 //!
-//! A harness that finds nothing proves something only if it finds what a missing rule does. So the
-//! rules whose absence cannot be played from outside can be switched off at the start of an
-//! engine. Guarantees that [`Engine::new`](super::Engine::new) has them all; nothing but tests
-//! calls [`Engine::without`](super::Engine::without).
+//! A test harness that finds nothing proves something only if it finds the effect of a missing
+//! rule. So the rules whose absence cannot be simulated from outside can be switched off at the
+//! start of an engine. Guarantees that [`Engine::new`](super::Engine::new) has them all; only tests
+//! call [`Engine::without`](super::Engine::without).
 
 use crate::state_machine::LaneMemory;
 use crate::version::Version;
 
-/// How a replica is to behave, as its settings say.
+/// The options of a replica, from its settings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Whether administrators may cut links and crash it.
+    /// Whether administrators may cut links and crash the replica.
     pub allows_faults: bool,
-    /// The newest version that it may have.
+    /// The newest version that the replica may have.
     pub newest: Version,
     /// Ticks between two comparisons of the replicas' states; 0 for none.
     pub checksum_ticks: u64,
 }
 
-/// What holds; production has the default.
+/// The rules in force; production has the default.
 #[expect(clippy::struct_excessive_bools, reason = "each is a rule of its own")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rules {
-    /// A read waits for what was in the log when its leader began to lead, too: the leader may not
-    /// know yet that it was decided and acknowledged.
+    /// A read also waits for the entries that were in the log when its leader began to lead: the
+    /// leader may not know yet that they were decided and acknowledged.
     pub has_read_barrier: bool,
-    /// An answer to a leader's probe counts for the round that asked for it.
+    /// An answer to a leader's probe counts only for the round that asked for it.
     pub tells_rounds: bool,
     /// A frame of a replaced session is dropped.
     pub tells_sessions: bool,
     /// Only messages of the whitelist reach the library.
     pub has_whitelist: bool,
-    /// The log is cut only before what is applied.
+    /// The log is compacted only up to the applied index.
     pub compacts_what_is_applied: bool,
-    /// What stands for compacted entries reaches the library only when the state has them.
+    /// A message that stands for compacted entries reaches the library only when the state has
+    /// them.
     pub waits_for_state: bool,
-    /// A checksum is of the state as of its entry.
+    /// A checksum covers the state as of its own entry.
     pub checks_at_the_index: bool,
     /// Nothing takes effect in a configuration after its stop sign.
     pub seals: bool,
-    /// One replica alone decides what a sync made durable.
+    /// A lone replica decides only entries that a sync made durable.
     pub solo_waits_for_sync: bool,
-    /// One replica alone decides only when the marker names it.
+    /// A lone replica decides only when the marker names it.
     pub asks_marker: bool,
-    /// The log of a sealed configuration stays until the next one has decided an entry.
+    /// The log of a sealed configuration is kept until the next one has decided an entry.
     pub keeps_sealed_log: bool,
-    /// A message of a later configuration makes a replica fetch what led there, and starts nothing.
+    /// A message of a later configuration makes a replica fetch the entries that led there, and
+    /// starts no instance.
     pub frames_start_nothing: bool,
-    /// A confirmed read counts for the configuration in which it was confirmed.
+    /// A confirmed read counts only for the configuration in which it was confirmed.
     pub reads_know_configuration: bool,
-    /// Nobody is removed before it was looked again how many replicas are wanted.
+    /// No member is removed before the desired replica count was looked up again.
     pub looks_again: bool,
-    /// A configuration is sealed only when a majority of the next members has everything.
+    /// A configuration is sealed only when a majority of the next members has every entry.
     pub seals_what_heirs_have: bool,
-    /// Whoever needs what led to a later configuration is told of it by those who left, and by
-    /// clients' means, and fetches it.
+    /// A replica that lacks the entries leading to a later configuration learns of it from the
+    /// replicas that left and through client ports, and fetches them.
     pub tells_ends: bool,
-    /// A message counts only from those who may say it.
+    /// A message counts only from peers that may send it.
     pub knows_speakers: bool,
-    /// A state that differs from a majority's is not used any more.
+    /// A state that differs from the majority's is no longer used.
     pub quarantines: bool,
-    /// A disk that ends in an earlier epoch than somebody remembers is an older copy.
+    /// A disk that ends in an earlier epoch than a peer or the marker remembers is an older copy.
     pub compares_epochs: bool,
-    /// Nobody votes in a configuration of which the marker knows that it is over.
+    /// A replica does not vote in a configuration that is over according to the marker.
     pub heeds_latest: bool,
-    /// A lone replica that the marker does not name any more stops serving.
+    /// A lone replica that the marker no longer names stops serving.
     pub renews_mark: bool,
-    /// What is remembered of lanes, and for how long.
+    /// The memory of lanes: what is remembered, and for how long.
     pub lanes: LaneMemory,
 }
 

@@ -1,13 +1,14 @@
-//! Pure: a configuration is sealed when a majority of those who come next has everything.
+//! Pure: the sealing of a configuration, once a majority of the next members has every entry.
 //!
-//! Whatever was acknowledged before a change has to be with those who are left after it: the others
-//! may go for good. So the leader stops proposing for a moment, as for a hand-over, waits until a
-//! majority of the next members durably has all that it has, and has applied that itself; then it
-//! proposes the stop sign. So that does not name anybody whose id an entry before it took away.
-//! Meanwhile writes wait in the queue.
+//! Every write acknowledged before a change must be held by the members that remain after it: the
+//! others may leave for good. So the leader stops proposing for a moment, as for a hand-over, and
+//! waits until a majority of the next members durably has all its entries and it has applied them
+//! itself; then it proposes the stop sign. Thus the stop sign names no replica whose id an earlier
+//! entry took away. Meanwhile writes wait in the queue.
 //!
-//! Guarantees that this ends: with the stop sign, or after a while the leader goes on serving, says
-//! who held it up, and tries again later with more patience. Does not know why the members change.
+//! Guarantees that this ends: with the stop sign, or after a while the leader resumes serving,
+//! reports which members delayed it, and tries again later with more patience. Does not know why
+//! the members change.
 
 use kvorum_protocol::message::{Answer, Refusal};
 use kvorum_protocol::status::{Configuration, ConfigurationId, Member};
@@ -20,43 +21,44 @@ use crate::entry::Entry;
 use crate::planner::Scale;
 use crate::storage::Store;
 
-/// Ticks that writes may wait for the next members at the first try: a change shall not stop the
+/// Ticks that writes may wait for the next members at the first try: a change must not stop the
 /// service for longer than a quarter of a second.
 const SEAL_TICKS: u64 = 25;
-/// With each try that failed the next may take twice as long, up to this: a disk that is slow makes
-/// a change slow, and not impossible.
+/// The upper limit of that wait in ticks; each failed try doubles it for the next one: a slow disk
+/// makes a change slow, but not impossible.
 const SEAL_TICKS_MAX: u64 = 200;
-/// Ticks from a try that failed to the next one, as a multiple of what the try could take: most of
-/// the time goes to serving.
+/// Ticks from a failed try to the next one, as a multiple of the failed try's limit: most of the
+/// time goes to serving.
 const REST: u64 = 4;
 
 /// A configuration that is about to be sealed.
 struct Sealing {
     next: Configuration,
-    /// How many were wanted when this began.
+    /// The desired replica count when this began.
     wanted: Option<Scale>,
     deadline: u64,
 }
 
-/// What becomes of tries to seal this configuration.
+/// The state of the tries to seal this configuration.
 #[derive(Default)]
 pub(super) struct Seals {
     under_way: Option<Sealing>,
-    /// Tries that failed.
+    /// The number of failed tries.
     failed: u32,
-    /// When the next may begin.
+    /// The tick at which the next try may begin.
     again_at: u64,
-    /// Why the last one failed.
+    /// The reason why the last try failed.
     why: Option<String>,
 }
 
 impl Seals {
-    /// Nothing is proposed now, so that the next members come into step.
+    /// Whether a try is under way. Nothing is proposed meanwhile, so that the next members come
+    /// into step.
     pub(super) fn is_under_way(&self) -> bool {
         self.under_way.is_some()
     }
 
-    /// Why the members have not changed yet, if a try failed.
+    /// Returns why the members have not changed yet, if a try failed.
     pub(super) fn why(&self) -> Option<String> {
         self.why.clone()
     }
@@ -69,7 +71,7 @@ impl Seals {
 impl<S: Store> Engine<S> {
     /// Begins to seal the configuration, if this replica leads, no change is under way, and a
     /// majority of the new members is linked and nearly has the state: a quorum must never wait for
-    /// one that has to catch up first.
+    /// a member that has to catch up first.
     pub(super) fn configure(&mut self, members: Vec<Member>) {
         let next = Configuration { id: ConfigurationId(self.configuration.id.0 + 1), members };
         let fit = next.members.iter().filter(|member| self.is_fit(member)).count();
@@ -82,27 +84,27 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whether a replica is linked and has the state, but for what is under way.
+    /// Whether a replica is linked and has the state, apart from entries in flight.
     pub(super) fn is_fit(&self, member: &Member) -> bool {
         self.is_there(member.replica) && self.has_state(member.replica)
     }
 
-    /// Whether a replica durably has all that this leader has: of members it is known what they
-    /// accepted, others say up to where they have the state. This leader itself has durably what is
-    /// decided.
+    /// Whether a replica durably has every entry that this leader has. For members it is known what
+    /// they accepted; other replicas report the index up to which they have the state. This leader
+    /// itself durably has the decided entries.
     fn has_everything(&self, member: &Member) -> bool {
         let Some(consensus) = &self.consensus else { return false };
         let all = consensus.accepted();
         let reach = match member.replica {
             me if me == self.me => consensus.decided(),
             peer if self.outbox.peers.is_member(peer) => consensus.accepted_by(peer).unwrap_or(0),
-            // More than there is, nobody can have.
+            // No replica can have more than exists.
             peer => self.sending.state_of(peer).filter(|index| *index <= all).unwrap_or(0),
         };
         reach >= all
     }
 
-    /// Seals the configuration as soon as a majority of the next members has everything.
+    /// Seals the configuration as soon as a majority of the next members has every entry.
     pub(super) fn advance_sealing(&mut self) {
         let Some(sealing) = &self.seals.under_way else { return };
         let (members, quorum) = (&sealing.next.members, sealing.next.quorum());
@@ -127,8 +129,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Proposes the stop sign, if what was wanted when this began is so still: that is looked at
-    /// again when it may not be.
+    /// Proposes the stop sign, if the desired replica count has not changed since this began; the
+    /// count is looked up again when it may have.
     fn seal(&mut self) {
         let Some(Sealing { next, wanted, deadline }) = self.seals.under_way.take() else { return };
         let chain = self.store.chain();
@@ -149,16 +151,17 @@ impl<S: Store> Engine<S> {
         self.outbox.notice(notice);
         consensus.propose(vec![Entry::StopSign(next)]);
         let mut answer = |origin, answer| self.outbox.answer(origin, answer);
-        // They were never proposed, and whoever leads next takes them.
+        // These writes were never proposed; the next leader takes them.
         self.proposals.refuse_queue(&Answer::Refused(Refusal::HandingOver), &mut answer);
     }
 
-    /// This replica leads no more, or in another configuration.
+    /// Abandons the try under way and forgets the failed ones: this replica no longer leads, leads
+    /// in another configuration, or hands leadership over.
     pub(super) fn abandon_sealing(&mut self) {
         self.seals = Seals::default();
     }
 
-    /// The index that everything this replica knows of ends at.
+    /// Returns the index of the last entry that this replica knows.
     pub(super) fn last_known(&self) -> u64 {
         let accepted = self.consensus.as_ref().map_or(0, Consensus::accepted);
         accepted.max(self.store.applied())

@@ -1,9 +1,9 @@
-//! Pure: state and entries for replicas that are behind, and when the log is cut.
+//! Pure: state and entries for replicas that are behind, and the compaction of the log.
 //!
-//! What is asked for is read by a thread of its own and sent as it comes; whoever asks sets the
-//! pace. Guarantees that a snapshot nobody reads is closed after a while, that the log is cut only
-//! before what is applied, and that what somebody still fetches is not cut unless the log becomes
-//! several windows long, and longer than the state.
+//! A separate thread reads the requested data, which is sent as it comes; the requester sets the
+//! pace. Guarantees that a snapshot that is not being read is closed after a while, that the log is
+//! cut only before what is applied, and that entries still being fetched are not cut unless the log
+//! becomes several windows long, and longer than the state.
 
 use std::collections::BTreeMap;
 
@@ -15,36 +15,36 @@ use super::{Engine, Origin};
 use crate::snapshot::{Found, SnapshotId, Wanted};
 use crate::storage::Store;
 
-/// Ticks after which a snapshot that nobody reads is closed, and entries that nobody fetches may
-/// be cut: long enough for a process to start again and go on.
+/// Ticks after which a snapshot that is not being read is closed, and entries that are not being
+/// fetched may be cut: long enough for a process to restart and continue.
 const IDLE_TICKS: u64 = 3000;
 
-/// Snapshots that clients may have open together. Replicas that are behind need some too, and
-/// cannot wait for clients that dawdle.
+/// The most snapshots that clients may have open together. Replicas that are behind need some too,
+/// and cannot wait for slow clients.
 const CLIENT_SNAPSHOTS_MAX: usize = 4;
 
-/// What is being sent.
+/// The snapshots and entries that are being sent.
 #[derive(Default)]
 pub(super) struct Sending {
     snapshots: BTreeMap<SnapshotId, Fetched>,
     /// The entries that each peer fetches.
     entries: BTreeMap<ReplicaId, Fetched>,
-    /// Up to where the peers have the state, as they said in this session.
+    /// The index up to which each peer has the state, as it reported in this session.
     states: BTreeMap<ReplicaId, u64>,
     opened: u64,
 }
 
-/// Something that is fetched: the index after which the fetcher will need entries, and when it was
-/// asked for last.
+/// A fetch under way: the index after which the fetcher will need entries, and the tick of its last
+/// request.
 struct Fetched {
     index: u64,
     used: u64,
-    /// The peer, or a client.
+    /// The peer, or `None` for a client.
     by: Option<ReplicaId>,
 }
 
 impl Sending {
-    /// The index after which entries are still needed by somebody.
+    /// Returns the lowest index after which a fetcher still needs entries.
     fn pinned(&self) -> Option<u64> {
         let fetched = self.snapshots.values().chain(self.entries.values());
         fetched.map(|fetched| fetched.index).min()
@@ -54,41 +54,42 @@ impl Sending {
         self.snapshots.values().filter(|fetched| fetched.by.is_none()).count()
     }
 
-    /// What names a snapshot, if one is opened by this question.
+    /// Returns the number that names the snapshot, if this request opens one.
     pub(super) fn number(&mut self, wanted: &Wanted) -> u64 {
         self.opened += u64::from(*wanted == Wanted::Snapshot);
         self.opened
     }
 
-    /// Up to where a peer has the state.
+    /// Returns the index up to which a peer has the state.
     pub(super) fn state_of(&self, peer: ReplicaId) -> Option<u64> {
         self.states.get(&peer).copied()
     }
 
-    /// A peer has the state up to an index.
+    /// Records that a peer has the state up to an index.
     pub(super) fn has_state(&mut self, peer: ReplicaId, index: u64) {
         self.states.insert(peer, index);
         self.entries.remove(&peer);
     }
 
-    /// Keeps what is noted of these peers only.
+    /// Keeps the records of known peers only.
     pub(super) fn retain(&mut self, is_known: impl Fn(ReplicaId) -> bool) {
         self.states.retain(|peer, _| is_known(*peer));
         self.entries.retain(|peer, _| is_known(*peer));
     }
 
-    /// A session began: what the peer said before may be true no more.
+    /// Forgets a peer's report of its state, because a session began: it may no longer be true.
     pub(super) fn forget(&mut self, peer: ReplicaId) {
         self.states.remove(&peer);
     }
 }
 
 impl<S: Store> Engine<S> {
-    /// A peer, or a client that makes a backup, wants something of the state or the log.
+    /// Handles a request for state or log entries, from a peer or from a client that makes a
+    /// backup.
     pub(super) fn fetch(&mut self, origin: Origin, wanted: Wanted) {
         let used = self.now;
         if self.quarantine.is_some() && !matches!(wanted, Wanted::Close { .. }) {
-            // Nobody shall have this state; a peer finds another one's.
+            // This state must not be copied; a peer gets another replica's.
             return self.tell_found(origin, Found::Busy);
         }
         match &wanted {
@@ -101,12 +102,13 @@ impl<S: Store> Engine<S> {
             }
             Wanted::Chunk { snapshot, .. } => match self.sending.snapshots.get_mut(snapshot) {
                 Some(fetched) => fetched.used = used,
-                // It needs no thread to find none.
+                // No thread is needed to find that it is gone.
                 None => return self.tell_found(origin, Found::Gone),
             },
             Wanted::Snapshot => {
                 if let Origin::Peer { peer, .. } = origin {
-                    // The entries that it asked for before are gone, and it reads one at a time.
+                    // The entries that it requested before are gone, and it reads one snapshot at a
+                    // time.
                     self.sending.entries.remove(&peer);
                     self.close_those(|fetched| fetched.by == Some(peer));
                 }
@@ -116,7 +118,7 @@ impl<S: Store> Engine<S> {
                 }
             }
             Wanted::Close { snapshot } => {
-                // One that is not open needs no thread to close it.
+                // A snapshot that is not open needs no thread to close it.
                 if self.sending.snapshots.remove(snapshot).is_some() {
                     self.close_snapshot(*snapshot);
                 }
@@ -130,7 +132,7 @@ impl<S: Store> Engine<S> {
         self.outbox.push(Output::Read { asker, wanted, number });
     }
 
-    /// What was wanted is read.
+    /// Handles the result of a read.
     pub(super) fn found(&mut self, asker: Asker, found: Found) {
         let origin = match asker {
             Asker::Other(origin) => origin,
@@ -157,7 +159,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Closes what nobody reads any more.
+    /// Closes snapshots that are no longer read, and forgets fetches of entries that have stalled.
     pub(super) fn expire_snapshots(&mut self) {
         let now = self.now;
         let is_idle = |fetched: &Fetched| now > fetched.used + IDLE_TICKS;
@@ -165,12 +167,12 @@ impl<S: Store> Engine<S> {
         self.close_those(is_idle);
     }
 
-    /// Closes whatever is being sent of the state.
+    /// Closes every snapshot that is being sent.
     pub(super) fn close_snapshots(&mut self) {
         self.close_those(|_| true);
     }
 
-    /// Closes some of the snapshots that are open.
+    /// Closes the open snapshots that match.
     fn close_those(&mut self, is_one: impl Fn(&Fetched) -> bool) {
         let those = self.sending.snapshots.iter().filter(|(_, fetched)| is_one(fetched));
         for snapshot in those.map(|(snapshot, _)| *snapshot).collect::<Vec<_>>() {
@@ -184,7 +186,7 @@ impl<S: Store> Engine<S> {
         let Some(consensus) = &mut self.consensus else { return };
         let excess = self.store.excess(self.sending.pinned());
         let Some(cut) = excess.max(self.rebuilt_at) else { return };
-        // What is applied comes before this in the disk's one order of writes.
+        // The applied changes precede this cut in the disk's single order of writes.
         let known = consensus.decided().min(self.store.applied());
         let cut = if self.rules.compacts_what_is_applied { cut } else { consensus.decided() };
         let is_allowed = known >= cut || !self.rules.compacts_what_is_applied;

@@ -1,12 +1,12 @@
-//! Pure: whose disk is slow, and what is done about it.
+//! Pure: detection of a slow disk, and how a leader reacts to its own.
 //!
-//! A leader whose sync does not return should lead no more, if another one's does. Where all disks
-//! are busy, or all are one, a change of leader helps nobody. So a leader that waits long for a
-//! sync asks the other members to sync something and to answer, again and again. It falls silent,
-//! for elections, when they have done so several times, and lately, while its own sync has not
-//! returned and takes much longer than any did in the last minutes: less may be luck, on a disk
-//! that they share. Who only follows goes on answering heartbeats: the leader needs it to know of
-//! its majority.
+//! A leader whose sync does not return should stop leading, if another member's sync does return.
+//! Where all disks are busy, or all members share one, a change of leader does not help. So a
+//! leader that waits long for a sync asks the other members to sync something and to answer, again
+//! and again. For elections it falls silent (its heartbeats are not sent) when they have done so
+//! several times, and recently, while its own sync has not returned and takes much longer than any
+//! did in the last minutes: less may be luck, on a disk that they share. A follower goes on
+//! answering heartbeats: the leader needs the answers to know of its majority.
 
 use kvorum_protocol::status::ReplicaId;
 
@@ -16,59 +16,61 @@ use super::lately::Lately;
 use super::message::{Output, PeerMessage};
 use crate::storage::Store;
 
-/// Ticks that a sync takes before it is slow.
+/// Ticks after which a sync counts as slow.
 pub const SLOW_TICKS: u64 = 25;
 /// Ticks between two questions.
 const ASK_TICKS: u64 = 10;
-/// Ticks after which a question is asked again that nobody answered: a session may have ended.
+/// Ticks after which an unanswered question is asked again: a session may have ended.
 const ASK_AGAIN_TICKS: u64 = 100;
-/// Ticks after which an answer is old.
+/// How long an answer counts as recent, in ticks.
 const ANSWER_TICKS: u64 = 50;
 
-/// Questions that are answered during one sync before its disk counts as slower.
+/// The fewest questions answered during one sync for its disk to count as slower.
 const ANSWERED_MIN: u32 = 3;
 
-/// How many times as long as any slow sync of late one takes before its leader falls silent.
+/// A leader falls silent when its sync takes this many times as long as the longest recent slow
+/// sync.
 const SILENT_MARGIN: u64 = 3;
-/// Ticks that it takes then at least.
+/// The lower bound of that time, in ticks.
 const SILENT_TICKS_MIN: u64 = 50;
-/// Ticks that it takes then at most, whatever was seen lately: a disk that slow serves nobody.
+/// The upper bound of that time in ticks, whatever was seen recently: a disk that slow cannot
+/// serve.
 const SILENT_TICKS_MAX: u64 = 200;
-/// Ticks for which a slow sync is remembered, ten minutes. Work that keeps a disk busy comes and
+/// How long a slow sync is remembered, in ticks: ten minutes. Work that keeps a disk busy comes and
 /// goes.
 const REMEMBERED_TICKS: u64 = 60_000;
 
-/// Ticks for which writes are slowed before that is told as trouble.
+/// Ticks for which writes are slowed before that is reported as trouble.
 const TELL_TICKS: u64 = 1000;
 
-/// What is known of the sync under way, and of what the disk owes.
+/// The state of the sync under way, and of the disk's debt of deferred work.
 #[derive(Default)]
 pub(super) struct SlowDisk {
     /// The number of the last question.
     number: u64,
-    /// When it was asked last.
+    /// The tick at which it was last asked.
     asked: Option<u64>,
-    /// The last question that somebody answered.
+    /// The last question that a member answered.
     answered: u64,
-    /// When that was, while the sync has not returned.
+    /// The tick of that answer, while the sync has not returned.
     answered_at: Option<u64>,
-    /// How many were answered meanwhile.
+    /// The number of questions answered during this sync.
     answers: u32,
-    /// Since when the sync under way is slow.
+    /// The tick since which the sync under way is slow.
     slow_since: Option<u64>,
-    /// How long slow ones took.
+    /// The durations of recent slow syncs.
     slow: Lately<REMEMBERED_TICKS>,
-    /// Since when writes are slowed because too much work was put off.
+    /// The tick since which writes are slowed because too much work was deferred.
     slows_since: Option<u64>,
 }
 
 impl SlowDisk {
-    /// The disk owes so much that it slows writes, or it does not.
+    /// Records whether the disk's debt is so large that it slows writes.
     pub(super) fn owes(&mut self, slows_writes: bool, now: u64) {
         self.slows_since = slows_writes.then(|| self.slows_since.unwrap_or(now));
     }
 
-    /// What there is to say of that, once it has lasted.
+    /// Returns the trouble to report about slowed writes, once it has lasted.
     pub(super) fn trouble(&self, now: u64) -> Option<String> {
         let lasts = self.slows_since.is_some_and(|since| now >= since + TELL_TICKS);
         let text = "more is written than the disk keeps up with, so writes are slowed; write less, \
@@ -78,8 +80,8 @@ impl SlowDisk {
 }
 
 impl<S: Store> Engine<S> {
-    /// Whether this replica leads, or would, on a disk that is slower than another member's: its
-    /// heartbeats should not leave.
+    /// Whether this replica leads, or would lead, on a disk that is slower than another member's:
+    /// its heartbeats should not be sent.
     #[must_use]
     pub fn falls_silent(&self) -> bool {
         let SlowDisk { answers, answered_at, slow_since, slow, .. } = &self.slow_disk;
@@ -95,7 +97,8 @@ impl<S: Store> Engine<S> {
         leader.is_some_and(|(leader, _)| leader == self.me)
     }
 
-    /// The sync under way takes long, or it is over.
+    /// Records whether the sync under way is slow, and asks the other members about their disks if
+    /// this replica would lead.
     pub(super) fn sync_is_slow(&mut self, is_slow: bool) {
         let (now, would_lead, disk) = (self.now, self.would_lead(), &mut self.slow_disk);
         if !is_slow {
@@ -120,19 +123,19 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Lets a tick pass.
+    /// Advances the time by one tick.
     pub(super) fn tick_disk(&mut self) {
         self.slow_disk.slow.tick();
     }
 
-    /// A peer waits for its disk, and asks how this one does.
+    /// Answers a peer that waits for its disk, once this replica has synced.
     pub(super) fn disk_asked(&mut self, peer: ReplicaId, number: u64) {
         self.store.touch();
         let message = PeerMessage::DiskWorks { number };
         self.outbox.push(Output::Gated { to: peer, message, durable: true });
     }
 
-    /// A peer's disk did what this one has not.
+    /// Records that a peer's disk has synced while this one's sync has not returned.
     pub(super) fn disk_works(&mut self, number: u64) {
         let (now, disk) = (self.now, &mut self.slow_disk);
         if number == disk.number && disk.answered < number {
@@ -153,8 +156,8 @@ mod tests {
     use crate::storage::memory::Memory;
     use crate::version::Version;
 
-    /// The first of two members, which would lead, and has sessions with the second and with a
-    /// stranger.
+    /// Returns the first of two members, which would lead, and has sessions with the second and
+    /// with a stranger.
     fn engine() -> Engine<Memory> {
         let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
         let mut engine = Engine::new(Memory::of_two(1), options);
@@ -168,7 +171,7 @@ mod tests {
         engine
     }
 
-    /// Whom it asks how their disks do.
+    /// Returns the peers that are asked about their disks, with the question numbers.
     fn asked(engine: &mut Engine<Memory>) -> Vec<(u64, u64)> {
         let outputs = engine.turn(&|_| true).into_iter();
         let asked = outputs.filter_map(|output| match output {
@@ -183,7 +186,7 @@ mod tests {
         engine.step(Input::Peer { peer, session, message: PeerMessage::DiskWorks { number } });
     }
 
-    /// A sync is slow for so many ticks; the questions that were asked.
+    /// Keeps a sync slow for `ticks` ticks; returns the questions that were asked.
     fn waits(engine: &mut Engine<Memory>, ticks: u64) -> Vec<(u64, u64)> {
         let tick = |_| {
             engine.step(Input::SyncIsSlow(true));
@@ -193,7 +196,7 @@ mod tests {
         (0..ticks).flat_map(tick).collect()
     }
 
-    /// A sync is slow for so many ticks, while the other one answers every question at once.
+    /// Keeps a sync slow for `ticks` ticks, while the other member answers every question at once.
     fn is_outdone(engine: &mut Engine<Memory>, ticks: u64) {
         for _ in 0..ticks {
             for (_, number) in waits(engine, 1) {

@@ -1,14 +1,15 @@
-//! Pure: a configuration of one replica, which the consensus library refuses.
+//! Pure: a configuration of one replica, which the consensus library does not support.
 //!
 //! The replica leads from its start. An entry is decided when a sync that began after it was
 //! written has returned: the sync is the quorum.
 //!
-//! Two replicas could each believe to be the one: a volume that was brought back from an older
-//! copy knows nothing of the members that came later. So nothing is decided before the cluster's
-//! [marker](crate::marker), outside of any volume, names this replica in this configuration; and
-//! no stop sign before it names it in the next one, because from there on others decide.
+//! Two replicas could each believe to be the only one: a volume that was restored from an older
+//! copy does not know the members that came later. So nothing is decided before the cluster's
+//! [marker](crate::marker), outside of any volume, names this replica in this configuration; and no
+//! stop sign is decided before the marker names it in the next one, because from there on others
+//! decide.
 //!
-//! Guarantees that what is decided is durable, and that ballots rise from start to start.
+//! Guarantees that what is decided is durable, and that ballots increase from start to start.
 
 use kvorum_protocol::status::ConfigurationId;
 use omnipaxos::ballot_leader_election::Ballot;
@@ -17,42 +18,42 @@ use omnipaxos::storage::Storage;
 use crate::entry::Entry;
 use crate::start::Epoch;
 
-/// A storage that fails stops the replica; it does not say so.
+/// A failing storage stops the replica; it returns no error.
 const NEVER_FAILS: &str = "a failing disk does not return";
 
-/// What is on the disk, and durable when a sync that begins after it has returned. Of two the later
-/// one has at least as much of everything.
+/// The contents of the disk, durable once a sync that begins after them has returned. Of two such
+/// records, the later one is at least as high in every field.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Written {
     /// The configuration.
     pub configuration: ConfigurationId,
     /// The index up to which a configuration of one has written its log; 0 in a larger one.
     pub index: u64,
-    /// The round of reads that was asked for last.
+    /// The last round of reads that was asked for.
     pub round: u64,
     /// The epoch of the disk.
     pub epoch: Epoch,
 }
 
-/// An instance of a configuration of one.
+/// The consensus instance of a configuration of one.
 pub struct Solo<L> {
     log: L,
     id: ConfigurationId,
     ballot: Ballot,
-    /// Entries that a sync made durable.
+    /// The number of entries that a sync made durable.
     synced: u64,
-    /// Entries whose sync was asked for.
+    /// The number of entries for which a sync was requested.
     asked: u64,
     /// The latest configuration in which the marker names this replica.
     marked: Option<ConfigurationId>,
-    /// The first index after which a stop sign lies that is not decided.
+    /// The index just before the first stop sign that is not decided.
     seal: Option<u64>,
-    /// An entry is decided as soon as it is written, for a negative control.
+    /// Whether an entry is decided only after its sync; false in a negative control.
     waits_for_sync: bool,
 }
 
 impl<L: Storage<Entry>> Solo<L> {
-    /// Starts from what the log holds.
+    /// Starts from the contents of the log.
     pub fn start(id: ConfigurationId, mut log: L, waits_for_sync: bool) -> Self {
         let last = log.get_promise().expect(NEVER_FAILS).unwrap_or_default();
         let ballot = Ballot::with(id.0, last.n + 1, 0, 1);
@@ -67,7 +68,7 @@ impl<L: Storage<Entry>> Solo<L> {
         solo
     }
 
-    /// The ballot in which it leads, which it does once it may decide.
+    /// Returns the ballot in which the replica leads, which it does once it may decide.
     pub fn ballot(&self) -> Ballot {
         self.ballot
     }
@@ -77,23 +78,23 @@ impl<L: Storage<Entry>> Solo<L> {
         self.marked >= Some(self.id)
     }
 
-    /// Entries written.
+    /// Returns the number of entries written.
     pub fn accepted(&self) -> u64 {
         let length = self.log.get_log_len().expect(NEVER_FAILS);
         self.compacted() + length as u64
     }
 
-    /// Entries decided.
+    /// Returns the number of entries decided.
     pub fn decided(&self) -> u64 {
         self.log.get_decided_idx().expect(NEVER_FAILS) as u64
     }
 
-    /// Entries no longer in the log.
+    /// Returns the number of entries no longer in the log.
     pub fn compacted(&self) -> u64 {
         self.log.get_compacted_idx().expect(NEVER_FAILS) as u64
     }
 
-    /// The entries after `from`, up to `to`.
+    /// Returns the entries after `from`, up to `to`.
     pub fn entries(&self, from: u64, to: u64) -> Vec<Entry> {
         match from < to {
             true => self.log.get_entries(position(from), position(to)).expect(NEVER_FAILS),
@@ -101,7 +102,7 @@ impl<L: Storage<Entry>> Solo<L> {
         }
     }
 
-    /// Appends to the log.
+    /// Appends entries to the log.
     pub fn propose(&mut self, entries: Vec<Entry>) {
         self.look_for_seal(self.accepted(), &entries);
         self.log.append_entries(entries).expect(NEVER_FAILS);
@@ -111,7 +112,8 @@ impl<L: Storage<Entry>> Solo<L> {
         }
     }
 
-    /// Up to where a sync is wanted that was not asked for yet.
+    /// Returns the index up to which a sync is needed and not requested yet, and records the
+    /// request.
     pub fn take_unsynced(&mut self) -> Option<u64> {
         let accepted = self.accepted();
         let is_new = accepted > self.asked.max(self.synced);
@@ -119,40 +121,42 @@ impl<L: Storage<Entry>> Solo<L> {
         is_new.then_some(accepted)
     }
 
-    /// A sync returned that began after the entries up to an index were written.
+    /// Records that a sync returned that began after the entries up to an index were written.
     pub fn synced(&mut self, index: u64) {
         self.synced = self.synced.max(index);
         self.decide();
     }
 
-    /// In which configuration the marker has to name this replica, so that it can go on.
+    /// Returns the configuration in which the marker has to name this replica, so that it can go
+    /// on.
     pub fn wants_mark(&self) -> Option<ConfigurationId> {
         let needed = match self.seal {
             None => self.id,
-            // Were it lost, this replica would be left behind its own marker.
+            // If the stop sign were lost, this replica would be left behind its own marker.
             Some(seal) if self.synced <= seal => return None,
             Some(_) => ConfigurationId(self.id.0 + 1),
         };
         (self.marked < Some(needed)).then_some(needed)
     }
 
-    /// The marker names this replica in a configuration.
+    /// Records that the marker names this replica in a configuration.
     pub fn marked(&mut self, configuration: ConfigurationId) {
         self.marked = self.marked.max(Some(configuration));
         self.decide();
     }
 
-    /// The marker names nobody of this cluster any more: nothing is decided until it does.
+    /// Records that the marker no longer names any replica of this cluster: nothing is decided
+    /// until it does.
     pub fn unmarked(&mut self) {
         self.marked = None;
     }
 
-    /// The latest configuration in which the marker names this replica, if it may decide.
+    /// Returns the latest configuration in which the marker names this replica, if it may decide.
     pub fn marked_in(&self) -> Option<ConfigurationId> {
         self.marked.filter(|_| self.may_decide())
     }
 
-    /// Whether a stop sign is in the log that was not decided when it was found.
+    /// Whether the log holds a stop sign that was not decided when it was found.
     pub fn has_seal(&self) -> bool {
         self.seal.is_some()
     }

@@ -1,25 +1,26 @@
-//! Pure: from whom each message counts.
+//! Pure: the rules that say from which peers each message counts.
 //!
-//! A session proves that a peer has an id; it does not prove that the peer may lead anybody
-//! anywhere. Whoever asks gets an id, so what a joiner says makes nobody do anything but answer it.
+//! A session proves that a peer has an id; it does not prove that the peer may direct other
+//! replicas. Every requester gets an id, so a joiner's message makes a replica do nothing but
+//! answer it.
 //!
-//! | what a peer says | from whom it counts |
+//! | message from a peer | senders from which it counts |
 //! |---|---|
 //! | consensus of this configuration, probes and their answers | a member |
-//! | relayed writes and reads, looks, what is wanted, checksums, leave to stop | a member |
-//! | that this replica should lead | whoever's ballot it has promised |
-//! | that this replica's state differs | the leader |
-//! | that a configuration is over, or what belongs to a later one | a member, or one elsewhere |
+//! | relayed writes and reads, looks, the desired count, checksums, leave to stop | a member |
+//! | a request that this replica should lead | the leader of the ballot it has promised |
+//! | a report that this replica's state differs | the leader |
+//! | the end of a configuration, or what belongs to a later one | a member, or one elsewhere |
 //! | how far its disk has got | a member, or one elsewhere |
 //! | up to where it has the state | a member or a joiner |
-//! | what belongs to an earlier configuration, or asks for state | anybody: it is answered |
-//! | an answer | whoever was asked: it counts by its number |
+//! | what belongs to an earlier configuration, or a request for state | any peer: it is answered |
+//! | an answer | the peer that was asked: it counts by its number |
 //!
-//! One *elsewhere* was a member, or is one of a later configuration, as this replica's own state
-//! has it, or as somebody said whom it asked by clients' means.
+//! A replica *elsewhere* was a member, or is one of a later configuration, according to this
+//! replica's own state, or to a replica that was asked through its client port.
 //!
-//! Guarantees that state is copied only from members and those elsewhere. Does not know whether an
-//! id is in the right hands; [`peers`](super::peers) does.
+//! Guarantees that state is copied only from members and replicas elsewhere. Does not know whether
+//! an id is held by the right replica; [`peers`](super::peers) does.
 
 use std::collections::BTreeSet;
 
@@ -32,14 +33,14 @@ use super::reads::Read;
 use crate::chain::Chain;
 use crate::storage::Store;
 
-/// Who a peer is, as far as this replica knows.
+/// The standing of a peer, as far as this replica knows.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Speaker {
-    /// Nobody that the state knows: its id was given later, or left long ago.
+    /// A replica that the state does not know: its id was given later, or it left long ago.
     Stranger,
-    /// It has an id, and is to become a member.
+    /// A replica that has an id and is to become a member.
     Joiner,
-    /// It was a member before, or is one of a later configuration, as clients are told.
+    /// A former member, or a member of a later configuration as reported through a client port.
     Elsewhere,
     /// A member of this configuration.
     Member,
@@ -47,19 +48,19 @@ pub enum Speaker {
     Leader,
 }
 
-/// Which configuration a message speaks of, seen from this replica's.
+/// The configuration of a message, relative to this replica's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Era {
-    /// An earlier one, which is over.
+    /// An earlier configuration, which is over.
     Earlier,
-    /// This replica's.
+    /// This replica's configuration.
     Same,
-    /// A later one, which it has not come to.
+    /// A later configuration, which this replica has not reached.
     Later,
 }
 
 impl Era {
-    /// Where a configuration is, seen from another one.
+    /// Returns the position of `theirs` relative to `ours`.
     #[must_use]
     pub fn of(theirs: ConfigurationId, ours: ConfigurationId) -> Self {
         match theirs.cmp(&ours) {
@@ -70,7 +71,7 @@ impl Era {
     }
 }
 
-/// Whether a message counts that comes from such a peer: the table above.
+/// Whether a message counts from a peer of this standing, by the table above.
 #[must_use]
 pub fn counts(message: &PeerMessage, from: Speaker, ours: ConfigurationId) -> bool {
     match message {
@@ -95,7 +96,7 @@ pub fn counts(message: &PeerMessage, from: Speaker, ours: ConfigurationId) -> bo
         }
         PeerMessage::Over { .. } | PeerMessage::Epoch { .. } => from >= Speaker::Elsewhere,
         PeerMessage::HasState { .. } => from >= Speaker::Member || from == Speaker::Joiner,
-        // Everybody linked is told of epochs; what counts is what members say to that.
+        // Every linked peer is sent the epoch; only the members' answers count.
         PeerMessage::Fetch { .. } | PeerMessage::EpochKept { .. } => true,
         PeerMessage::Found { .. }
         | PeerMessage::RelayAnswer { .. }
@@ -103,14 +104,14 @@ pub fn counts(message: &PeerMessage, from: Speaker, ours: ConfigurationId) -> bo
     }
 }
 
-/// Who is known for what.
+/// The replicas by their standing.
 #[derive(Default)]
 pub(super) struct Standings {
     members: BTreeSet<ReplicaId>,
     former: BTreeSet<ReplicaId>,
     joiners: BTreeSet<ReplicaId>,
-    /// The members of a later configuration, as somebody said who was asked by clients' means, and
-    /// its number, if it was told.
+    /// The members of a later configuration, as reported through a client port, and its number, if
+    /// it was given.
     learned: BTreeSet<ReplicaId>,
     later: Option<ConfigurationId>,
 }
@@ -122,7 +123,7 @@ impl Standings {
         standings
     }
 
-    /// The state says who is who.
+    /// Takes the standings from the state.
     pub(super) fn know(&mut self, chain: &Chain) {
         let ids = |members: &[Member]| members.iter().map(|member| member.replica).collect();
         self.members = ids(&chain.current.members);
@@ -133,8 +134,8 @@ impl Standings {
         }
     }
 
-    /// Somebody said by clients' means who the members are, of a later configuration if it has a
-    /// number.
+    /// Records the members that a replica reported through its client port. They are those of a
+    /// later configuration if it has a number.
     pub(super) fn learn(&mut self, members: &[Member], later: Option<ConfigurationId>) {
         if later >= self.later {
             self.learned = members.iter().map(|member| member.replica).collect();
@@ -142,22 +143,22 @@ impl Standings {
         }
     }
 
-    /// Somebody whose word counts speaks of a configuration.
+    /// Records a later configuration that a peer whose message counts has mentioned.
     pub(super) fn hear(&mut self, configuration: ConfigurationId, ours: ConfigurationId) {
         self.later = self.later.max(Some(configuration).filter(|theirs| *theirs > ours));
     }
 
-    /// Whoever was asked does not know of a later configuration.
+    /// Forgets the later configuration: the replica that was asked does not know of one.
     pub(super) fn forget_later(&mut self) {
         self.later = None;
     }
 
-    /// The configuration that this replica was told of and has not come to.
+    /// Returns the configuration that this replica was notified of and has not reached.
     pub(super) fn later(&self) -> Option<ConfigurationId> {
         self.later
     }
 
-    /// Whether a replica was a member, and nobody says that it is one.
+    /// Whether a replica was a member, and is not known to be one now.
     pub(super) fn is_former(&self, peer: ReplicaId) -> bool {
         let is_one = self.members.contains(&peer) || self.learned.contains(&peer);
         self.former.contains(&peer) && !is_one
@@ -174,7 +175,7 @@ impl Standings {
 }
 
 impl<S: Store> Engine<S> {
-    /// Who a peer is.
+    /// Returns the standing of a peer.
     pub(super) fn speaker(&self, peer: ReplicaId) -> Speaker {
         match self.standings.speaker(peer) {
             Speaker::Member if self.leader().is_some_and(|(leader, _)| leader == peer) => {
@@ -184,14 +185,14 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whether a message of a peer counts.
+    /// Whether a message from a peer counts.
     pub(super) fn listens(&self, peer: ReplicaId, message: &PeerMessage) -> bool {
         let speaker = self.speaker(peer);
         counts(message, speaker, self.configuration.id) || !self.rules.knows_speakers
     }
 
-    /// A message does not count. Who passes something on for a client is told so, and whoever is
-    /// not ends its session or asks again.
+    /// Rejects a message that does not count. A peer that relays a client's request gets a refusal;
+    /// any other ends its session or asks again.
     pub(super) fn turn_away(&mut self, peer: ReplicaId, session: Session, message: PeerMessage) {
         let refusal = Refusal::NotLeader { leader: None };
         match message {

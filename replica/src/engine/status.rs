@@ -1,6 +1,6 @@
-//! Pure: what a replica says about itself.
+//! Pure: a replica's status report about itself.
 //!
-//! Guarantees that it is ready only when it serves.
+//! Guarantees that a replica is reported ready only when it serves.
 
 use kvorum_protocol::status::{Ballot, ReplicaId, Role, Status};
 use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
@@ -11,42 +11,42 @@ use super::subscriptions::Turning;
 use crate::chain::Standing;
 use crate::storage::Store;
 
-/// A replica that lags the decided index it knows by more than this is not ready.
+/// The most entries that a ready replica may lag behind the decided index it knows.
 const READY_LAG_MAX: u64 = 1024;
 
 impl<S: Store> Engine<S> {
-    /// The leader of the promised ballot, and whether this replica is in step with it.
+    /// Returns the leader of the promised ballot, and whether this replica is in step with it.
     pub(super) fn leader(&self) -> Option<(ReplicaId, bool)> {
         self.consensus.as_ref()?.leader()
     }
 
-    /// The leader's name, when this replica is in step with it.
+    /// Returns the leader's name, when this replica is in step with it.
     pub fn leader_name(&self) -> Option<String> {
         let (leader, _) = self.leader().filter(|(_, is_in_step)| *is_in_step)?;
         self.configuration.name_of(leader).map(str::to_owned)
     }
 
-    /// How far this replica has applied the log.
+    /// Returns the index up to which this replica has applied the log.
     pub fn applied(&self) -> u64 {
         self.store.applied()
     }
 
-    /// The index up to which this replica cannot tell what the entries did.
+    /// Returns the index up to which this replica cannot report what the entries did.
     pub(super) fn compacted(&self) -> u64 {
         self.log_begins_after().max(self.store.since())
     }
 
-    /// Messages that were dropped because they must not be.
+    /// Returns the number of messages that were dropped because they are not allowed.
     pub fn dropped(&self) -> u64 {
         self.consensus.as_ref().map_or(0, Consensus::dropped)
     }
 
-    /// Writes and reads that wait for something.
+    /// Returns the numbers of waiting writes and reads.
     pub fn waiting(&self) -> (usize, usize) {
         (self.proposals.count(), self.reads.count())
     }
 
-    /// What this replica says about itself; the caller adds the times.
+    /// Returns this replica's status; the caller adds the times.
     pub fn status(&self) -> Status {
         let me = self.store.identity();
         let applied = self.store.applied();
@@ -89,7 +89,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// What of the status is told at once when it changes.
+    /// Returns the part of the status that is sent at once when it changes.
     pub(super) fn turning(&self) -> Turning {
         Turning {
             role: self.role(),
@@ -99,7 +99,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Whether this replica leads and could not have anything decided.
+    /// Whether this replica leads without a link to a majority, so that nothing can be decided.
     pub(super) fn leads_alone(&self) -> bool {
         let linked = self.outbox.peers.connected().count() + 1;
         linked < self.configuration.quorum() && self.role() == Role::Leader
@@ -120,7 +120,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Who remembers this replica with another disk, so that it does not vote.
+    /// Returns the name of the peer, or the marker, that remembers this replica with another disk,
+    /// so that this replica does not vote.
     pub(super) fn other_disk(&self) -> Option<&str> {
         let is_out = self.consensus.is_none() && self.is_member();
         let told = self.turned_away_by.as_ref().filter(|_| is_out);

@@ -1,10 +1,11 @@
 //! Pure: leave to stop for a while, so that restarts never take a majority away.
 //!
-//! A replica that was told to end, and will be started again, hands leadership over and asks the
-//! leader for leave. The leader gives it while a majority is there without that replica and those
-//! that have leave already; a leave ends when the replica is linked again, or after a while. When
-//! all ask at the same time, that is the end of the cluster and no restart: all may go. Two members
-//! or one cannot do without any of them, so they never wait.
+//! A replica that was asked to terminate, and will be restarted, hands leadership over and asks the
+//! leader for leave (permission). The leader gives it while a majority is available without that
+//! replica and those that have leave already; a leave ends when the replica is linked again, or
+//! after a while. When all ask at the same time, the cluster is being stopped, not restarted: all
+//! may stop. Clusters of one or two members cannot do without any of them, so their members never
+//! wait.
 //!
 //! Guarantees nothing about safety: a process may be killed at any time.
 
@@ -17,29 +18,29 @@ use super::message::{Output, PeerMessage};
 use crate::chain::Standing;
 use crate::storage::Store;
 
-/// Ticks between two questions.
+/// Ticks between two requests.
 const ASK_TICKS: u64 = 5;
-/// Ticks for which an answer holds, if the replica does not come back before.
+/// How long a leave is valid, in ticks, if the replica does not come back before.
 const LEAVE_TICKS: u64 = 6000;
-/// Ticks for which somebody who asked counts as asking.
+/// How long a stop request stays valid, in ticks.
 const ASKING_TICKS: u64 = 100;
-/// Ticks for which a new leader only listens: those who have leave say so.
+/// Ticks for which a new leader only listens: the replicas that have leave report it.
 const LISTEN_TICKS: u64 = 4 * ASK_TICKS;
-/// Members of which none can be done without.
+/// The number of members up to which none can be done without.
 const FEW: usize = 2;
 
-/// Who wants to stop, and who may.
+/// The replicas that want to stop, and those that may.
 #[derive(Default)]
 pub(super) struct Stopping {
-    /// This replica was told to end.
+    /// Whether this replica was asked to terminate.
     is_wanted: bool,
-    /// It may.
+    /// Whether this replica may stop.
     may: bool,
-    /// When each replica asked last.
+    /// The tick of each replica's last request.
     asked: BTreeMap<ReplicaId, u64>,
-    /// When each one got leave.
+    /// The tick at which each replica got leave.
     given: BTreeMap<ReplicaId, u64>,
-    /// When this replica began to lead.
+    /// The tick at which this replica began to lead.
     leads_since: u64,
 }
 
@@ -49,18 +50,18 @@ impl Stopping {
         self.may
     }
 
-    /// This replica leads from now on.
+    /// Records that this replica leads from now on.
     pub(super) fn leads(&mut self, now: u64) {
         self.leads_since = now;
     }
 
-    /// Keeps what is noted of these replicas only.
+    /// Keeps the records of known replicas only.
     pub(super) fn retain(&mut self, is_known: impl Fn(ReplicaId) -> bool) {
         self.asked.retain(|peer, _| is_known(*peer));
         self.given.retain(|peer, _| is_known(*peer));
     }
 
-    /// A replica is linked: if it had stopped, it is back.
+    /// Forgets a replica's request and leave, because it is linked: if it had stopped, it is back.
     pub(super) fn is_back(&mut self, peer: ReplicaId) {
         self.given.remove(&peer);
         self.asked.remove(&peer);
@@ -68,18 +69,18 @@ impl Stopping {
 }
 
 impl<S: Store> Engine<S> {
-    /// This replica was told to end, and will be started again.
+    /// Records that this replica was asked to terminate and will be restarted, and asks for leave.
     pub(super) fn wants_stop(&mut self) {
         self.stopping.is_wanted = true;
         self.ask_to_stop();
     }
 
-    /// Whether this replica was told to end, and will be started again.
+    /// Whether this replica was asked to terminate, and will be restarted.
     pub(super) fn is_to_restart(&self) -> bool {
         self.stopping.is_wanted
     }
 
-    /// Asks again, if it is time to.
+    /// Asks for leave again, if it is time to.
     pub(super) fn advance_stopping(&mut self) {
         if self.stopping.is_wanted && self.now.is_multiple_of(ASK_TICKS) {
             self.ask_to_stop();
@@ -91,20 +92,21 @@ impl<S: Store> Engine<S> {
         if !votes || self.configuration.members.len() == 1 {
             self.stopping.may = true;
         } else if self.is_leading() {
-            // Whoever leads next is asked then. If nobody can, only the end of all is a reason.
+            // The next leader is asked then. If no replica can lead instead, only a stop of the
+            // whole cluster is a reason.
             if self.hand_over.is_none() {
                 let _ = self.begin_hand_over(None);
             }
             self.stopping.asked.insert(self.me, self.now);
             self.stopping.may |= self.all_stop();
         } else if let Some((leader, _)) = self.leader() {
-            // One that is not in step yet may have leave already, of an earlier leader.
+            // A replica that is not in step yet may have leave already, from an earlier leader.
             let message = PeerMessage::AskToStop { has_leave: self.stopping.may };
             self.outbox.push(Output::Gated { to: leader, message, durable: false });
         }
     }
 
-    /// A peer asks for leave to stop, or says that an earlier leader gave it.
+    /// Handles a peer's request for leave to stop, or its report that an earlier leader gave it.
     pub(super) fn asked_to_stop(&mut self, peer: ReplicaId, has_leave: bool) {
         if !self.is_leading() {
             return;
@@ -119,18 +121,18 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The leader gives leave.
+    /// Records that the leader gave leave.
     pub(super) fn may_stop(&mut self) {
         self.stopping.may |= self.stopping.is_wanted;
     }
 
-    /// Whether a peer is about to stop, as far as this replica was told.
+    /// Whether a peer is about to stop, as far as this replica knows.
     pub(super) fn is_stopping(&self, peer: ReplicaId) -> bool {
         let asked = self.stopping.asked.get(&peer);
         asked.is_some_and(|at| self.now <= at + ASKING_TICKS)
     }
 
-    /// Whether everybody who is there asks at the same time.
+    /// Whether this replica and every member linked to it ask at the same time.
     fn all_stop(&self) -> bool {
         let asks = |replica| self.is_stopping(replica);
         asks(self.me) && self.outbox.peers.connected().all(asks)

@@ -1,12 +1,12 @@
-//! Pure: what clients want to be told.
+//! Pure: clients' subscriptions to decided entries and to statuses.
 //!
 //! A subscription is a cursor into the decided log; its events are read from the log when its
-//! connection has room. So a slow reader costs no memory, misses nothing, and slows nobody. Those
-//! that were told everything cost nothing until there is more to tell.
+//! connection has room. So a slow reader costs no memory, misses nothing, and slows no other
+//! reader. Subscriptions that are up to date cost nothing until there is more to send.
 //!
 //! Guarantees that each subscription gets every decided entry (or change of a key) from its index
-//! on, in order, once, and that one which asks for it is never far from where it said it stands.
-//! Does not keep entries itself.
+//! on, in order, once, and that one which asks for progress is never far from the position it last
+//! reported. Does not keep entries itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,38 +23,39 @@ use crate::limits::{
 };
 use crate::storage::{Decided, Store};
 
-/// Bytes of entries that one subscription is given in one turn, at most one entry more.
+/// The most bytes of entries that one subscription is sent in one turn, plus at most one entry.
 const CURSOR_BYTES_MAX: usize = 256 << 10;
-/// Bytes of the log after which a subscription that has nothing to tell says where it stands. Less
-/// than the shortest log keeps: whoever loses the connection can go on from there.
+/// Bytes of the log after which a subscription that has no event to send reports its position. Less
+/// than the shortest log keeps: a client that loses the connection can continue from there.
 const SILENT_BYTES_MAX: usize = 16 << 10;
-/// Bytes of a value that the log pane is shown.
+/// Bytes of a value that are sent to the log pane.
 const PREVIEW_BYTES: usize = 128;
 /// Ticks between two statuses that differ by no more than indexes.
 const STATUS_TICKS: u64 = 10;
 
-/// What is told at once when it changes, so that the time in the status is the time of the change.
+/// The part of the status that is sent at once when it changes, so that the time in the status is
+/// the time of the change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Turning {
-    /// What the replica does.
+    /// The replica's role.
     pub role: Role,
-    /// Whom it follows, and whether it is in step.
+    /// The leader that it follows, and whether it is in step.
     pub leader: Option<(ReplicaId, bool)>,
-    /// The ballot number that it promised.
+    /// The number of the ballot that it promised.
     pub ballot: u32,
-    /// How often a link began, ended, was cut or healed.
+    /// The number of times that a link began, ended, was cut or healed.
     pub link_changes: u64,
 }
 
-/// Which subscription: the connection, and the call that opened it.
+/// The key of a subscription: the connection, and the call that opened it.
 type Id = (ClientKey, u64);
 
-/// A subscription to what is decided.
+/// A subscription to decided entries.
 struct Cursor {
     next: u64,
-    /// Only changes of keys with this prefix; `None` for every entry.
+    /// The prefix of the keys whose changes are sent; `None` for every entry.
     prefix: Option<Vec<u8>>,
-    /// Bytes of the log that were passed over without a word; `None` if that is never told.
+    /// Bytes of the log that were skipped without an event; `None` if progress is never reported.
     silent: Option<usize>,
 }
 
@@ -63,7 +64,7 @@ impl Cursor {
         self.prefix.as_ref().map_or(0, Vec::len)
     }
 
-    /// Counts what was passed over; whether it is time to tell where it stands.
+    /// Counts skipped bytes; returns whether it is time to report the position.
     fn passes_over(&mut self, bytes: usize) -> bool {
         let Some(silent) = &mut self.silent else { return false };
         *silent += bytes;
@@ -78,27 +79,27 @@ impl Cursor {
 /// All subscriptions.
 #[derive(Default)]
 pub struct Subscriptions {
-    /// Those to what is decided.
+    /// The subscriptions to decided entries.
     cursors: BTreeMap<Id, Cursor>,
-    /// Those of them that were not told everything up to `told_to`: there was no room, or no time.
+    /// Those of them that were not sent everything up to `told_to`: there was no room, or no time.
     due: BTreeSet<Id>,
-    /// Up to where all others were told.
+    /// The index up to which all others were sent everything.
     told_to: u64,
-    /// Bytes of their prefixes.
+    /// The total size of their prefixes, in bytes.
     bytes: usize,
-    /// Where the next turn begins, when this one ended before everyone was served.
+    /// The subscription at which the next turn begins, when this one ended before all were served.
     resume: Option<Id>,
-    /// Those to statuses, and the number of the one that each was told last.
+    /// The subscriptions to statuses, with the number of the status that each was sent last.
     statuses: BTreeMap<Id, u64>,
-    /// The last status that was news, and its number.
+    /// The last status that was new, and its number.
     news: Option<Status>,
     number: u64,
-    /// When a status was last told, in ticks, and how things stood.
+    /// The tick at which a status was last sent, and the `Turning` at that time.
     told: Option<(u64, Turning)>,
 }
 
 impl Subscriptions {
-    /// Opens a subscription; the index from which it tells.
+    /// Opens a subscription; returns the index from which it sends.
     ///
     /// # Errors
     /// When the index is compacted, or there are too many.
@@ -111,7 +112,8 @@ impl Subscriptions {
         applied: u64,
     ) -> Result<u64, Refusal> {
         let id = (client, call);
-        // The number is the client's: one that it uses twice stands for the later subscription.
+        // The client chooses the number: if it uses one twice, the later subscription replaces the
+        // earlier.
         self.cancel(client, call);
         let own = (client, 0)..=(client, u64::MAX);
         let open = self.cursors.range(own.clone()).count() + self.statuses.range(own).count();
@@ -166,19 +168,20 @@ impl Subscriptions {
         }
     }
 
-    /// Whether some were not come to in the last turn.
+    /// Whether some subscriptions were not served in the last turn.
     #[must_use]
     pub fn has_more(&self) -> bool {
         self.resume.is_some()
     }
 
-    /// Whether anyone wants statuses.
+    /// Whether any client wants statuses.
     #[must_use]
     pub fn want_status(&self) -> bool {
         !self.statuses.is_empty()
     }
 
-    /// Whether a status is to be told now: something turned, or it is time. Asked once a turn.
+    /// Whether a status is to be sent now: `turning` changed, or it is time. To be called once a
+    /// turn.
     pub fn is_status_due(&mut self, now: u64, turning: Turning) -> bool {
         let is_due = self.told.is_none_or(|(at, last)| last != turning || now >= at + STATUS_TICKS);
         if is_due {
@@ -187,8 +190,8 @@ impl Subscriptions {
         is_due
     }
 
-    /// Those to whom a status is to be told: it is news to them, and they have room. A status in
-    /// which nothing but the time has changed is no news.
+    /// Returns the subscriptions to which a status is to be sent: it is new to them, and they have
+    /// room. A status in which only the time has changed is not new.
     pub fn take_status_due(
         &mut self,
         status: &Status,
@@ -214,7 +217,7 @@ impl Subscriptions {
         .collect()
     }
 
-    /// Tells what was decided, to those who have room for it.
+    /// Sends the decided entries to the subscriptions that have room for them.
     pub fn tell_log<S: Store>(
         &mut self,
         store: &S,
@@ -231,7 +234,7 @@ impl Subscriptions {
         let mut read: BTreeMap<u64, Decided> = BTreeMap::new();
         let mut bytes = 0;
         let begin = self.resume.take().unwrap_or((ClientKey(0), 0));
-        // Those that the last turn did not come to are first.
+        // The subscriptions that the last turn did not reach come first.
         let late = self.due.range(begin..).copied();
         let order: Vec<Id> = late.chain(self.due.range(..begin).copied()).collect();
         for id in order {
@@ -297,7 +300,7 @@ fn entry_event(index: u64, entry: &Entry, took_effect: bool) -> EntryEvent {
         }
         _ => (None, None),
     };
-    // A copy: a slice would keep the whole value as long as the event waits.
+    // A copy: a slice would keep the whole value in memory as long as the event waits.
     let preview =
         |value: &Bytes| Value(Bytes::copy_from_slice(&value[..value.len().min(PREVIEW_BYTES)]));
     EntryEvent {

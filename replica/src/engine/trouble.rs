@@ -1,7 +1,7 @@
-//! Pure: what keeps a replica from serving, as a sentence with the cure.
+//! Pure: the reason why a replica does not serve, as a sentence with the remedy.
 //!
-//! Guarantees that the first reason is told that has to go before any other counts. Does not know
-//! who reads it.
+//! Guarantees to report the reason that must be resolved before any other counts. Does not know the
+//! reader.
 
 use kvorum_protocol::status::Member;
 
@@ -10,18 +10,18 @@ use crate::chain::Standing;
 use crate::planner;
 use crate::storage::Store;
 
-/// Ticks after which a member without a link is gone, for people.
+/// Ticks without a link after which a member is reported as gone.
 const GONE_TICKS: u64 = 200;
 
 impl<S: Store> Engine<S> {
-    /// What keeps this replica from serving; `None` when all is well.
+    /// Returns what keeps this replica from serving; `None` when all is well.
     pub(super) fn trouble(&self) -> Option<String> {
         let why = self.disk_trouble().or_else(|| self.standing_trouble());
         let why = why.or_else(|| self.beginning_trouble()).or_else(|| self.majority_trouble());
         why.or_else(|| self.state_trouble()).or_else(|| self.leading_trouble())
     }
 
-    /// This replica's disk is not the one that somebody remembers.
+    /// Reports that this replica's disk is not the one that a peer or the marker remembers.
     fn disk_trouble(&self) -> Option<String> {
         let by = self.other_disk()?;
         Some(self.mark_refused.clone().unwrap_or_else(|| {
@@ -32,7 +32,7 @@ impl<S: Store> Engine<S> {
         }))
     }
 
-    /// This replica is no member, or one of a configuration that is over.
+    /// Reports that this replica is no member, or a member of a configuration that is over.
     fn standing_trouble(&self) -> Option<String> {
         match self.standing() {
             Standing::Member => {}
@@ -71,7 +71,7 @@ impl<S: Store> Engine<S> {
         None
     }
 
-    /// The cluster has not begun, or not for this replica.
+    /// Reports that the cluster has not begun, or not for this replica.
     fn beginning_trouble(&self) -> Option<String> {
         if self.consensus.is_none() {
             let missing = self.outbox.peers.not_met().join(", ");
@@ -92,7 +92,7 @@ impl<S: Store> Engine<S> {
         None
     }
 
-    /// The state is not what it should be.
+    /// Reports a state that is wrong, or behind.
     fn state_trouble(&self) -> Option<String> {
         if let Some(quarantine) = &self.quarantine {
             let index = quarantine.index;
@@ -102,7 +102,7 @@ impl<S: Store> Engine<S> {
                  cause, which may be its disk or its memory"
             ));
         }
-        // How far it is stands in the status; the sentence stays the same meanwhile.
+        // The status shows the progress; the sentence stays the same meanwhile.
         if let Some(from) = self.fetches_from() {
             return Some(format!(
                 "this replica is far behind and copies what it lacks from {from}; it serves again \
@@ -119,7 +119,7 @@ impl<S: Store> Engine<S> {
         None
     }
 
-    /// What a replica that leads, or could, lacks.
+    /// Reports what a replica that leads, or could lead, lacks.
     fn leading_trouble(&self) -> Option<String> {
         if self.leads_alone() {
             return Some(
@@ -138,7 +138,7 @@ impl<S: Store> Engine<S> {
         self.slow_disk.trouble(self.now)
     }
 
-    /// What to do about a majority that has not been there for a while.
+    /// Reports that a majority has not been there for a while, and what to do about it.
     fn majority_trouble(&self) -> Option<String> {
         let peers = &self.outbox.peers;
         let members = &self.configuration.members;

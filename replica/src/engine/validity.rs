@@ -1,9 +1,10 @@
-//! Pure: what every number and name in a peer's message must be.
+//! Pure: checks of every number and name in a peer's message.
 //!
-//! Guarantees that whatever passes [`check`], once, where a message is decoded, can be counted with
-//! and shown: indexes and ballots are far from the ends of their types, names need no escaping,
-//! lists are short. [`fits`] looks at a message of the consensus library beside what this replica
-//! has: the library trusts its peers, and panics where one errs. Neither knows who sent it.
+//! Guarantees that a message that passes [`check`], once, where it is decoded, is safe to compute
+//! with and to show: indexes and ballots are far from the ends of their types, names need no
+//! escaping, lists are short. [`fits`] compares a message of the consensus library with what this
+//! replica has: the library trusts its peers, and panics where one errs. Neither verifies the
+//! sender.
 
 use kvorum_protocol::data::validate_key;
 use kvorum_protocol::limits::VALUE_BYTES_MAX;
@@ -24,13 +25,13 @@ use crate::planner::Scale;
 use crate::snapshot::{Cursor, Found, Header, Item, Wanted};
 use crate::version::Version;
 
-/// Indexes, ids and epochs are below this: a million a second would take 285 years to get there,
-/// and any program can hold them.
+/// The exclusive upper bound of indexes, ids and epochs: a million a second would take 285 years to
+/// get there, and any program can hold them.
 pub const INDEX_MAX: u64 = 1 << 53;
-/// Numbers of ballots and configurations are below this.
+/// The exclusive upper bound of the numbers of ballots and configurations.
 pub const NUMBER_MAX: u32 = 1 << 31;
 
-/// What is wrong with a message.
+/// The part of a message that is impossible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a peer's message has {0} that cannot be")]
 pub struct Invalid(&'static str);
@@ -39,10 +40,10 @@ fn ensure(holds: bool, what: &'static str) -> Result<(), Invalid> {
     if holds { Ok(()) } else { Err(Invalid(what)) }
 }
 
-/// Checks a message as it was decoded.
+/// Checks a message after it was decoded.
 ///
 /// # Errors
-/// What cannot be.
+/// When a part of the message is impossible; the error names that part.
 pub fn check(message: &PeerMessage) -> Result<(), Invalid> {
     use PeerMessage as M;
     match message {
@@ -168,7 +169,7 @@ fn check_paxos(message: &Message<Entry>) -> Result<(), Invalid> {
     }
 }
 
-/// Where a log ends that is sent.
+/// Returns the position at which a received log ends.
 pub(super) fn end_of(log_sync: &LogSync<Entry>) -> usize {
     log_sync.sync_idx.saturating_add(log_sync.suffix.len())
 }
@@ -268,30 +269,30 @@ fn check_found(found: &Found) -> Result<(), Invalid> {
     }
 }
 
-/// What this replica has in the configuration that a message of the library is of.
+/// This replica's position in the configuration that a message of the library belongs to.
 #[derive(Clone, Copy, Debug)]
 pub struct Local {
     /// The highest ballot promised.
     pub promise: Ballot,
-    /// Entries written.
+    /// The number of entries written.
     pub accepted: u64,
-    /// Entries known to be chosen.
+    /// The number of entries known to be chosen.
     pub decided: u64,
     /// The configuration's id, which is part of each of its ballots.
     pub configuration: u32,
     /// This replica's slot.
     pub slot: u64,
-    /// How many members there are.
+    /// The number of members.
     pub slots: usize,
-    /// Whether it leads in the accept phase.
+    /// Whether this replica leads in the accept phase.
     pub is_leading: bool,
 }
 
-/// Whether a message of the library fits what this replica has: none that a peer sends by the
-/// protocol fails to.
+/// Whether a message of the library fits what this replica has. Every message that a peer sends by
+/// the protocol does.
 #[must_use]
 pub fn fits(message: &Message<Entry>, local: Local) -> bool {
-    // To the library, two ballots that differ in their configuration only are unequal, and yet
+    // To the library, two ballots that differ only in their configuration are unequal, and yet
     // neither is higher.
     let is_ballot = |ballot: Ballot| {
         let is_slot =
@@ -299,12 +300,12 @@ pub fn fits(message: &Message<Entry>, local: Local) -> bool {
         let is_one = is_slot && ballot.config_id == local.configuration;
         is_one || ballot == Ballot::default()
     };
-    // Who leads in a ballot speaks for it, and is answered in it.
+    // The leader of a ballot sends messages in that ballot, and is answered in it.
     let from = message.get_sender();
     let is_theirs = |ballot: Ballot| is_ballot(ballot) && ballot.pid == from;
     let is_ours = |ballot: Ballot| is_ballot(ballot) && ballot.pid == local.slot;
     let accepted = usize::try_from(local.accepted).unwrap_or(usize::MAX);
-    // What stands on state is held back until the state is here.
+    // A log that starts from compacted state is held back until that state is here.
     let follows = |log_sync: &LogSync<Entry>| {
         log_sync.sync_idx <= accepted || log_sync.decided_snapshot.is_some()
     };
@@ -323,18 +324,19 @@ pub fn fits(message: &Message<Entry>, local: Local) -> bool {
         PaxosMsg::Prepare(prepare) => is_theirs(prepare.n) && is_ballot(prepare.n_accepted),
         PaxosMsg::Promise(promise) => {
             let log_sync = promise.log_sync.as_ref();
-            // One whose log does not come may know of more that is chosen than is here.
+            // A promise that carries no log may know of more chosen entries than are here.
             let end = log_sync.map_or(promise.accepted_idx, end_of);
             let is_promise = is_ours(promise.n) && is_ballot(promise.n_accepted);
             is_promise
                 && match promise.n == local.promise {
-                    // Whoever leads already has all that was chosen before, and takes no entries.
+                    // A leader already has every entry that was chosen before, and takes no
+                    // entries.
                     true if local.is_leading => promise.decided_idx <= accepted,
                     true => {
                         promise.decided_idx <= end
                             && log_sync.is_none_or(|log_sync| follows(log_sync) && keeps(log_sync))
                     }
-                    // The library passes it over.
+                    // The library ignores it.
                     false => true,
                 }
         }

@@ -1,7 +1,7 @@
-//! Pure: what each message between replicas holds in memory.
+//! Pure: the memory weight of each message between replicas.
 //!
-//! Guarantees that every variant is weighed by all that it holds, and that a weight is never less
-//! than the bytes on the wire: what waits for a link or a sync is counted by it.
+//! Guarantees that the weight of each variant includes all that it holds, and is never less than
+//! its bytes on the wire: messages that wait for a link or a sync are counted by weight.
 
 use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::Member;
@@ -47,7 +47,7 @@ fn paxos(message: &PaxosMsg<Entry>) -> usize {
 }
 
 impl PeerMessage {
-    /// About how many bytes it takes in memory and on the wire.
+    /// Returns the approximate number of bytes that the message takes in memory and on the wire.
     #[must_use]
     pub fn weight(&self) -> usize {
         OVERHEAD
@@ -85,7 +85,7 @@ impl PeerMessage {
 }
 
 impl Wanted {
-    /// About how many bytes it holds.
+    /// Returns the approximate number of bytes that the request holds.
     #[must_use]
     pub fn weight(&self) -> usize {
         OVERHEAD
@@ -106,7 +106,7 @@ impl Cursor {
 }
 
 impl Found {
-    /// About how many bytes it holds.
+    /// Returns the approximate number of bytes that the reply holds.
     #[must_use]
     pub fn weight(&self) -> usize {
         OVERHEAD

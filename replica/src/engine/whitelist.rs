@@ -1,26 +1,26 @@
-//! Pure: which messages of the consensus library may come and go, and what they wait for.
+//! Pure: the messages of the consensus library that may pass, and the conditions for sending them.
 //!
-//! Guarantees that a message which tells a durable fact waits until it is one. Does not look at
-//! what a message says.
+//! Guarantees that a message which states a durable fact waits until the fact is durable. Does not
+//! look at the contents of a message.
 
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::PaxosMsg;
 
 use crate::entry::Entry;
 
-/// What a message may cost before it leaves.
+/// The condition that a message waits for before it is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Gate {
-    /// It carries no durable fact.
+    /// The message carries no durable fact.
     Open,
-    /// It must not overtake earlier ones, but needs no sync of its own.
+    /// The message must not overtake earlier ones, but needs no sync of its own.
     Ordered,
-    /// What it tells must be durable.
+    /// The fact that the message states must be durable.
     Durable,
 }
 
-/// What it takes for a message to leave; `None` for one that must not be: forwarded proposals get
-/// lost, the library's compaction loses data, its stop sign miscounts.
+/// Returns the condition for sending a message; `None` for one that is not allowed: forwarded
+/// proposals get lost, the library's compaction loses data, its stop sign miscounts.
 #[must_use]
 pub fn gate(message: &Message<Entry>) -> Option<Gate> {
     let Message::SequencePaxos(message) = message else { return Some(Gate::Open) };

@@ -1,4 +1,4 @@
-//! The table of who may say what, as data.
+//! Tests of which senders may send which message, from a table.
 
 use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, RequestId};
 use kvorum_protocol::message::Request;
@@ -14,8 +14,8 @@ use kvorum_protocol::status::Configuration;
 
 const NOW: ConfigurationId = ConfigurationId(5);
 
-/// Every message, and who may say it: a letter for each of a stranger, a joiner, one elsewhere, a
-/// member and the leader.
+/// Returns messages with the senders that may send them: a letter for each of a stranger, a joiner,
+/// a replica elsewhere, a member and the leader.
 fn table() -> Vec<(&'static str, PeerMessage)> {
     let n = Ballot::default();
     let paxos = |configuration| {
