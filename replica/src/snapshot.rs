@@ -1,8 +1,9 @@
-//! Pure: the state as it travels, to a replica that is behind and into a backup.
+//! Pure: the state as it is transferred to a replica that is behind, and into a backup.
 //!
-//! A snapshot is the state at one applied index, held open by the replica that serves it and read
-//! in chunks: first the lanes, then the keys, each in order. Whoever copies asks for one chunk
-//! after the other, from where the last one ended; so neither side holds more than a chunk.
+//! A snapshot is the state at one applied index. The replica that serves it holds it open, and it
+//! is read in chunks: first the lanes, then the keys, each in order. The copying side requests one
+//! chunk after the other, each from where the last one ended, so neither side holds more than a
+//! chunk.
 //!
 //! Guarantees nothing about how it is read or stored; `storage` does.
 
@@ -17,39 +18,39 @@ use crate::entry::Entry;
 use crate::state_machine::{Lane, Record};
 use crate::version::Version;
 
-/// Names a snapshot for ever.
+/// The name of a snapshot, unique for ever.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct SnapshotId {
     /// The nonce of the serving replica's start: a snapshot ends with its process.
     pub nonce: u64,
-    /// Its number in that process.
+    /// The snapshot's number in that process.
     pub number: u64,
 }
 
-/// What a snapshot is of.
+/// The description of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Header {
     /// The index as of which it shows the state.
     pub applied: u64,
-    /// About how many keys it has.
+    /// The approximate number of keys.
     pub items: u64,
-    /// The cluster's version then.
+    /// The cluster's version as of that index.
     pub version: Version,
-    /// The configuration after it.
+    /// The configuration chain as of that index.
     pub chain: Chain,
 }
 
-/// One thing of a state.
+/// One record of a snapshot: a lane or a key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Item {
-    /// What is remembered of a lane.
+    /// A lane's session record.
     Lane(LaneId, Lane),
     /// A key and its record.
     Key(Bytes, Record),
 }
 
 impl Item {
-    /// The cursor after it.
+    /// Returns the cursor after it.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         match self {
@@ -58,7 +59,7 @@ impl Item {
         }
     }
 
-    /// About how many bytes it takes in memory and on the wire.
+    /// Returns the approximate number of bytes that it takes in memory and on the wire.
     #[must_use]
     pub fn weight(&self) -> usize {
         const OVERHEAD: usize = 64;
@@ -69,19 +70,20 @@ impl Item {
     }
 }
 
-/// After what a chunk begins.
+/// The position after which a chunk begins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Cursor {
-    /// Nothing: the first chunk.
+    /// The beginning: the first chunk.
     Start,
-    /// This lane.
+    /// After this lane.
     Lane(LaneId),
-    /// This key; every lane comes before it.
+    /// After this key; all lanes come before all keys.
     Key(Bytes),
 }
 
 impl Cursor {
-    /// Reads what a client was told; `None` when it was told something else.
+    /// Decodes a cursor that a client sends back; `None` when it is not one that this program
+    /// issued.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
         match bytes {
@@ -101,13 +103,13 @@ fn bytes_of(value: &impl Serialize) -> Bytes {
     Bytes::from(postcard::to_stdvec(value).expect("plain data serializes into memory"))
 }
 
-/// How many keys are among the items.
+/// Returns the number of keys among the items.
 #[must_use]
 pub fn keys_in(items: &[Item]) -> u64 {
     items.iter().filter(|item| matches!(item, Item::Key(..))).count() as u64
 }
 
-/// Reads the part of a backup that a client was given; `None` when it is none.
+/// Decodes a part of a backup that was sent to a client; `None` when it is not one.
 #[must_use]
 pub fn items_of(part: &[u8]) -> Option<Vec<Item>> {
     match postcard::take_from_bytes(part) {
@@ -116,13 +118,13 @@ pub fn items_of(part: &[u8]) -> Option<Vec<Item>> {
     }
 }
 
-/// A checksum of a state, or of a part of one: the sum of its things' hashes (XXH3, 128 bits), so
-/// that neither their order nor how they were cut into chunks matters.
+/// The checksum of a state, or of a part of one: the sum of its items' hashes (XXH3, 128 bits), so
+/// that neither their order nor their division into chunks matters.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Digest(u128);
 
 impl Digest {
-    /// That of both: what was added up so far, and these.
+    /// Returns the checksum with these items added.
     #[must_use]
     pub fn with(self, items: &[Item]) -> Self {
         let mut sum = self.0;
@@ -133,10 +135,10 @@ impl Digest {
     }
 }
 
-/// A state that must not be used: it differs from that of a majority.
+/// The mark of a state that must not be used, because it differs from a majority's state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Quarantine {
-    /// The index as of which it was found to differ.
+    /// The index as of which the difference was found.
     pub index: u64,
     /// The replicas that had the majority's state, from which it may be copied.
     pub sound: Vec<ReplicaId>,
@@ -145,14 +147,14 @@ pub struct Quarantine {
 /// A part of a state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Chunk {
-    /// What is in it, in order.
+    /// The items, in order.
     pub items: Vec<Item>,
-    /// Where the next one begins; `None` after the last.
+    /// The position after which the next chunk begins; `None` for the last one.
     pub next: Option<Cursor>,
 }
 
 impl Chunk {
-    /// Cuts a chunk of about so many bytes, at least one item, from what is left of a state.
+    /// Cuts a chunk of about this many bytes, but at least one item, from the rest of a state.
     pub fn cut(mut rest: impl Iterator<Item = Item>, bytes_max: usize) -> Self {
         let (mut items, mut bytes) = (Vec::new(), 0);
         while bytes < bytes_max {
@@ -164,58 +166,58 @@ impl Chunk {
         Self { items, next }
     }
 
-    /// About how many bytes it takes.
+    /// Returns the approximate number of bytes of its items.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.items.iter().map(Item::weight).sum()
     }
 }
 
-/// Something to be read beside the replica's own work.
+/// A read request that is served beside the replica's own work.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Wanted {
     /// A snapshot of the state as it is now.
     Snapshot,
     /// A chunk of an open snapshot.
     Chunk {
-        /// Which one.
+        /// The snapshot.
         snapshot: SnapshotId,
-        /// After what.
+        /// The position after which the chunk begins.
         after: Cursor,
     },
-    /// Decided entries of one configuration: the last is its stop sign.
+    /// Decided entries of one configuration, up to its stop sign.
     Entries {
-        /// The configuration that whoever asks is in.
+        /// The configuration that the requester is in.
         configuration: ConfigurationId,
         /// The first index.
         from: u64,
     },
-    /// Nothing more of a snapshot.
+    /// The end of a snapshot: nothing more is read from it.
     Close {
-        /// Which one.
+        /// The snapshot.
         snapshot: SnapshotId,
     },
 }
 
-/// What was read.
+/// The reply to a read request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Found {
     /// An open snapshot.
     Snapshot {
         /// Its name.
         snapshot: SnapshotId,
-        /// What it is of.
+        /// Its description.
         header: Header,
     },
     /// A chunk.
     Chunk(Chunk),
-    /// Decided entries, as many as a chunk holds.
+    /// Decided entries, as many as fit into a chunk.
     Entries {
-        /// The first one's index.
+        /// The index of the first entry.
         from: u64,
         /// The entries, in order.
         entries: Vec<Entry>,
-        /// The index up to which entries were decided here.
+        /// The decided index of the serving replica.
         decided: u64,
     },
     /// The snapshot was closed, or the entries are compacted.
@@ -225,8 +227,9 @@ pub enum Found {
 }
 
 impl Found {
-    /// What was read of a configuration's log: entries after its stop sign never take effect, and
-    /// whoever is at `from` in another configuration must not see these.
+    /// Returns the reply with entries of one configuration's log: entries after its stop sign never
+    /// take effect, and a requester that is at `from` in another configuration must not see these
+    /// entries.
     #[must_use]
     pub fn entries_of(
         read: ConfigurationId,
@@ -249,7 +252,7 @@ impl Found {
         }
     }
 
-    /// What a client is told.
+    /// Returns the reply to a client.
     #[must_use]
     pub fn answer(self) -> Answer {
         match self {
@@ -269,29 +272,29 @@ impl Found {
     }
 }
 
-/// State that is being copied to this replica, beside the one that it has.
+/// A copy of state to this replica that is under way, kept beside its current state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Install {
-    /// What is copied.
+    /// The snapshot that is copied.
     pub snapshot: SnapshotId,
-    /// What it is of.
+    /// The snapshot's description.
     pub header: Header,
-    /// After what the next chunk begins; `None` when all is there.
+    /// The position after which the next chunk begins; `None` when the copy is complete.
     pub after: Option<Cursor>,
-    /// How many lanes and keys are there.
+    /// The number of lanes and keys copied so far.
     pub items: u64,
-    /// About how many bytes they have.
+    /// The approximate number of bytes copied so far.
     pub bytes: u64,
 }
 
 impl Install {
-    /// The beginning of a copy.
+    /// Returns a copy that has just begun.
     #[must_use]
     pub fn of(snapshot: SnapshotId, header: Header) -> Self {
         Self { snapshot, header, after: Some(Cursor::Start), items: 0, bytes: 0 }
     }
 
-    /// How far it is with one more chunk.
+    /// Returns the copy with one more chunk.
     #[must_use]
     pub fn after(self, chunk: &Chunk) -> Self {
         let items = self.items + chunk.items.len() as u64;
@@ -300,24 +303,24 @@ impl Install {
     }
 }
 
-/// A step of copying; each is one write.
+/// A step of a copy; each is one write.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum InstallWrite {
-    /// Begins anew: whatever was copied before is gone.
+    /// Begins anew: everything copied before is removed.
     Begin(Install),
     /// The next chunk.
     Chunk(Chunk),
-    /// The copied state takes the place of the one that was there, and ends a quarantine.
+    /// The copied state replaces the current one, and ends a quarantine.
     Switch,
-    /// The state that is here must not be used any more, nor what was copied so far.
+    /// The current state must not be used any more, and the copy so far is removed.
     Quarantine(Quarantine),
-    /// Copying is given up.
+    /// The copy is given up.
     Drop,
 }
 
-/// Snapshots that are open at a replica. Used by one thread, which is not the driver's.
+/// The open snapshots of a replica. Used by one thread, which is not the driver's.
 pub trait Snapshots {
-    /// Reads something. `number` names a snapshot that is opened by it. Nobody waits for a snapshot
-    /// to be closed: of that there is nothing to tell.
+    /// Serves a read request. `number` names the snapshot that it opens, if it opens one. Closing a
+    /// snapshot has no reply.
     fn read(&mut self, wanted: &Wanted, number: u64) -> Option<Found>;
 }

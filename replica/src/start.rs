@@ -1,15 +1,15 @@
 //! Pure: one start of a replica on its disk, and the proof that a disk continues an earlier start.
 //!
 //! Each start draws a secret that stays on the disk; others know the start by the public key of
-//! that secret (Ed25519, RFC 8032). A peer that remembers a start takes a later one only if it
-//! proves, by a signature over both sides' fresh challenges, that it has the secret of the start
-//! remembered. So nothing that is told to anybody helps to speak as the replica.
+//! that secret (Ed25519, RFC 8032). A peer that remembers a start accepts a later one only if it
+//! proves, by a signature over both sides' fresh challenges, that it has the secret of the
+//! remembered start. So nothing that is sent to a peer helps it to impersonate the replica.
 //!
-//! A secret alone is in every copy of the disk. So a disk also counts *epochs*: the replica begins
-//! a new one now and then, makes it durable and tells its peers. A copy that is brought back later
-//! has the secret, but ends in an earlier epoch than the peers remember.
+//! Every copy of the disk has the secret too. So a disk also counts *epochs*: from time to time the
+//! replica begins a new one, makes it durable and reports it to its peers. A copy that is restored
+//! later has the secret, but ends in an earlier epoch than the peers remember.
 //!
-//! Guarantees nothing by itself: the engine judges, the storage keeps, `transport` asks.
+//! Guarantees nothing by itself: the engine judges, the storage keeps, and `transport` asks.
 
 use std::fmt;
 
@@ -18,22 +18,22 @@ use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
-/// What is signed begins with this, so that no signature made for something else fits.
+/// The prefix of every signed text, so that no signature made for another purpose fits.
 const DOMAIN: &[u8; 17] = b"kvorum/disk-proof";
 
-/// A number that a disk counts up, never down.
+/// A number of a disk that only rises.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// The one after it.
+    /// Returns the next epoch.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
 }
 
-/// What only the disk of a start knows.
+/// The secret of a start, which only its disk knows.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secret([u8; 32]);
 
@@ -44,14 +44,14 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// A secret of random bytes.
+    /// Makes a secret of random bytes.
     #[must_use]
     pub fn new(random: [u8; 32]) -> Self {
         Self(random)
     }
 
-    /// The secret of a start that drew nothing but a nonce: those of programs before there were
-    /// secrets, and those of tests.
+    /// Derives the secret of a start that drew only a nonce: starts of programs from before there
+    /// were secrets, and those of tests.
     #[must_use]
     pub fn of_nonce(nonce: u64) -> Self {
         let hash = digest(&SHA256, &[&b"kvorum start"[..], &nonce.to_be_bytes()].concat());
@@ -62,7 +62,7 @@ impl Secret {
         Ed25519KeyPair::from_seed_unchecked(&self.0).expect("any 32 bytes are a seed")
     }
 
-    /// What others know the start by.
+    /// Returns the public key by which others know the start.
     #[must_use]
     pub fn key(&self) -> StartKey {
         let key = self.pair().public_key().as_ref().try_into();
@@ -70,7 +70,7 @@ impl Secret {
     }
 }
 
-/// What others know a start by.
+/// The public key by which others know a start.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartKey([u8; 32]);
 
@@ -80,46 +80,45 @@ impl fmt::Debug for StartKey {
     }
 }
 
-/// One start as its disk remembers it.
+/// One start, as its disk records it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Start {
-    /// Its secret.
+    /// The start's secret.
     pub secret: Secret,
-    /// The epoch in which the writes ended that it found on the disk.
+    /// The epoch in which the writes ended that the start found on the disk.
     pub began: Epoch,
     /// The epoch in which its writes end on this disk; `None` while it is the current start.
     pub until: Option<Epoch>,
 }
 
-/// Random bytes that one side of a meeting draws, so that no proof fits another meeting.
+/// Random bytes that one side of a handshake draws, so that no proof fits another handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Challenge(pub [u8; 32]);
 
-/// What a proof says, and to whom.
+/// The statement that a proof signs, which names its verifier.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Statement {
-    /// The cluster of both.
+    /// The cluster of both replicas.
     pub cluster: ClusterId,
-    /// Who proves.
+    /// The replica that proves its start.
     pub prover: ReplicaId,
-    /// To whom.
+    /// The replica that verifies the proof.
     pub verifier: ReplicaId,
-    /// Whether the prover called.
+    /// Whether the prover dialed.
     pub is_dialer: bool,
-    /// The challenges of the two: the dialer's, then the acceptor's.
+    /// The challenges of both sides: the dialer's, then the acceptor's.
     pub challenges: (Challenge, Challenge),
-    /// The prover's incarnation and the key of it, which the verifier is to remember.
+    /// The incarnation of the prover's current start, which the verifier is to remember.
     pub incarnation: u64,
-    /// See above.
+    /// The public key of that start.
     pub key: StartKey,
 }
 
-/// A signature in two halves.
+/// A signature in two halves of 32 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Signature([u8; 32], [u8; 32]);
 
-/// The proof that a disk has the secret of a start, and how far the writes of that start reach on
-/// it.
+/// The proof that a disk has the secret of a start, and of how far that start's writes reach on it.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     until: Epoch,
@@ -132,7 +131,7 @@ impl fmt::Debug for Proof {
     }
 }
 
-/// The end of a current start: whoever is it has all of its writes.
+/// The end of a current start: its disk has all of its writes.
 const UNENDED: Epoch = Epoch(u64::MAX);
 
 impl Start {
@@ -146,7 +145,7 @@ impl Start {
         Proof { until, signature: Signature(half(first), half(second)) }
     }
 
-    /// What a proof by this start would show, for whoever need not sign it.
+    /// Returns the epoch that a proof by this start would show, for a caller that need not sign it.
     #[must_use]
     pub fn reaches(&self) -> Epoch {
         self.until.unwrap_or(UNENDED)
@@ -154,8 +153,8 @@ impl Start {
 }
 
 impl Proof {
-    /// The epoch in which the writes of the start end that has a key, on the disk of whoever made
-    /// the proof; `None` when it has not that start's secret.
+    /// Returns the epoch in which the writes of the start with this key end on the prover's disk;
+    /// `None` when the prover does not have that start's secret.
     #[must_use]
     pub fn verify(&self, key: StartKey, statement: &Statement) -> Option<Epoch> {
         let signature = [self.signature.0, self.signature.1].concat();

@@ -1,9 +1,9 @@
 //! Pure: applies decided entries to keys and lanes.
 //!
-//! Guarantees that every replica that applies the same entries ends in the same state and finds
-//! the same outcomes; that a command takes effect at most once; and that the state and the applied
-//! index change in one commit. It has no clock, no randomness and no error: an entry has an
-//! outcome or the replica must not go on.
+//! Guarantees that all replicas that apply the same entries end in the same state and find the same
+//! outcomes; that a command takes effect at most once; and that the state and the applied index
+//! change in one commit. It has no clock, no randomness and no error: an entry has an outcome or
+//! the replica must not go on.
 //!
 //! Does not know where state is kept; its [`Table`] does.
 
@@ -28,25 +28,25 @@ pub struct Record {
     pub value: Bytes,
 }
 
-/// What is remembered of a lane.
+/// A lane's session record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lane {
-    /// The last request of the lane that was applied.
+    /// The sequence number of the lane's last applied request.
     pub sequence: u64,
-    /// What it came to.
+    /// The outcome of that request.
     pub outcome: Outcome,
-    /// The index at which it was applied.
+    /// The index at which that request was applied.
     pub last_use: u64,
 }
 
-/// What is remembered of lanes, and for how long.
+/// The rules for remembering lanes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LaneMemory {
-    /// A request may be applied up to so many entries after the index that its client knew.
+    /// A request may be applied up to this many entries after the index that its client knew.
     pub session_entries: u64,
-    /// A lane is forgotten so many entries after its last use: more than the above.
+    /// A lane is forgotten this many entries after its last use; more than `session_entries`.
     pub forgets_after: u64,
-    /// Repetitions are found at all.
+    /// Whether repeated requests are detected at all.
     pub finds_repetitions: bool,
 }
 
@@ -57,7 +57,7 @@ impl Default for LaneMemory {
 }
 
 impl LaneMemory {
-    /// The memory that suits a session of so many entries.
+    /// Returns the rules that suit a session of this many entries.
     #[must_use]
     pub fn of(session_entries: u64) -> Self {
         let forgets_after = session_entries + 1;
@@ -65,48 +65,50 @@ impl LaneMemory {
     }
 }
 
-/// Where the state is kept.
+/// The storage of the state.
 pub trait Table {
-    /// The last index whose changes are in the table; 0 when there is none.
+    /// Returns the last index whose changes are in the table; 0 when there is none.
     fn applied(&self) -> u64;
-    /// The configuration that the table is in.
+    /// Returns the configuration chain that the table is in.
     fn chain(&self) -> Chain;
-    /// Its id, without a copy of the rest.
+    /// Returns the current configuration's id, without a copy of the rest.
     fn configuration_id(&self) -> ConfigurationId {
         self.chain().current.id
     }
-    /// A key's record.
+    /// Returns a key's record.
     fn key(&self, key: &[u8]) -> Option<Record>;
-    /// What is remembered of a lane.
+    /// Returns a lane's session record.
     fn lane(&self, lane: LaneId) -> Option<Lane>;
-    /// The lane whose last use was at this index.
+    /// Returns the lane whose last use was at this index.
     fn lane_used_at(&self, index: u64) -> Option<LaneId>;
-    /// Makes all changes, or after a crash none; later commits never survive earlier ones.
+    /// Makes all changes, or after a crash none; a later commit never survives without the earlier
+    /// ones.
     fn commit(&mut self, changes: Changes);
 }
 
-/// All that a run of entries changes.
+/// The changes of a run of entries.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub struct Changes {
     /// New records; `None` removes the key.
     pub keys: BTreeMap<Bytes, Option<Record>>,
-    /// What is remembered of lanes from now on; `None` forgets the lane.
+    /// New session records; `None` forgets the lane.
     pub lanes: BTreeMap<LaneId, Option<Lane>>,
     /// By index of last use: the lane, or `None` where that is no longer its last use.
     pub uses: BTreeMap<u64, Option<LaneId>>,
-    /// Indexes of commands that changed no key: repeated, expired, or their condition failed.
+    /// Indexes of commands that changed no key: they were repeated or expired, their condition
+    /// failed, or they deleted an absent key.
     pub void: Vec<u64>,
-    /// The cluster's version from now on, if it changes.
+    /// The cluster's new version, if it changes.
     pub version: Option<Version>,
     /// The chain from the next index on, if it changes.
     pub chain: Option<Chain>,
     /// The last index applied.
     pub applied: u64,
-    /// The entries came from a peer, and are not in this replica's log.
+    /// Whether the entries came from a peer and are not in this replica's log.
     pub beside_log: bool,
 }
 
-/// Where the entries of a run come from.
+/// The origin of a run of entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
     /// This replica's log.
@@ -120,12 +122,12 @@ pub enum Source {
 pub struct Applied {
     /// Its index.
     pub index: u64,
-    /// The request it carries and what it came to; `None` for entries of the cluster itself.
+    /// The request that it carries and its outcome; `None` for entries of the cluster itself.
     pub outcome: Option<(RequestId, Outcome)>,
 }
 
-/// How many of some entries are one run: what follows a stop sign is in another configuration, and
-/// between a checksum entry and the next one a snapshot is opened.
+/// Returns how many of the entries form one run: entries after a stop sign are in another
+/// configuration, and a snapshot is opened after each checksum entry.
 #[must_use]
 pub fn run_length(entries: &[Entry]) -> usize {
     let ends_run = |entry: &Entry| matches!(entry, Entry::StopSign(_) | Entry::Checksum);
@@ -184,12 +186,13 @@ struct Run<'a, T> {
 }
 
 impl<T: Table> Run<'_, T> {
-    /// The chain as it is now.
+    /// Returns the chain as changed by the run so far.
     fn chain(&self) -> Chain {
         self.changes.chain.clone().unwrap_or_else(|| self.table.chain())
     }
 
-    /// Forgets the lane that was last used so long ago that whatever it repeats has expired.
+    /// Forgets the lane that was last used so long ago that every repetition of its request has
+    /// expired.
     fn evict(&mut self, index: u64) {
         let Some(last_use) = index.checked_sub(self.memory.forgets_after) else { return };
         let lane = match self.changes.uses.get(&last_use) {
@@ -212,7 +215,7 @@ impl<T: Table> Run<'_, T> {
             && command.id.sequence <= known.sequence
             && self.memory.finds_repetitions
         {
-            // A repetition. Nobody waits for one that a later request of its lane has overtaken.
+            // A repetition. No client waits for one that a later request of its lane has overtaken.
             self.changes.void.push(index);
             return known.outcome;
         }

@@ -1,9 +1,10 @@
-//! What a replica keeps: the log, the state, and who it is.
+//! The storage of a replica: its log, its state, and its identity.
 //!
-//! [`Store`] is what the engine needs of a disk. Two exist: [`Database`] on RocksDB and
-//! [`Memory`](memory::Memory). Both guarantee that each call is one atomic write, that after a
-//! crash the surviving writes are a prefix of those made, and that everything made before a sync
-//! began has survived once it returned. A write that fails never returns: the replica stops.
+//! [`Store`] is what the engine needs of a disk. It has two implementations: [`Database`] on
+//! RocksDB and [`Memory`](memory::Memory). Both guarantee that each call is one atomic write, that
+//! after a crash the surviving writes are a prefix of those made, and that everything written
+//! before a sync began has survived once the sync returned. A write that fails never returns: the
+//! replica stops.
 //!
 //! Does not know when a sync is due; the driver does.
 
@@ -40,36 +41,36 @@ use crate::version::Version;
 
 pub use database::Database;
 use durable::Durable;
-/// A ballot as a log has it.
+/// A ballot, as the log stores it.
 pub use omnipaxos::ballot_leader_election::Ballot;
 pub use open_error::OpenError;
 pub use rocks::OnFatal;
 use segments::LogLimits;
 use tables::Debt;
 
-/// Who a replica is. Lives on its volume and nowhere else.
+/// A replica's identity. It is stored on its volume and nowhere else.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Identity {
     /// The cluster it belongs to.
     pub cluster: ClusterId,
-    /// Who it is, for ever.
+    /// The replica's id, for ever.
     pub replica: ReplicaId,
-    /// Its name, such as `kvorum-0`.
+    /// The replica's name, such as `kvorum-0`.
     pub name: String,
-    /// How often it was started on this volume, from 1.
+    /// The number of starts on this volume, from 1.
     pub incarnation: u64,
-    /// Drawn anew at each start; a name for it that anybody may know.
+    /// The nonce of this start, drawn anew at each one: a public name for it.
     pub nonce: u64,
 }
 
-/// What is remembered of a peer: the last of its starts that this replica saw, and how far it got.
+/// The record of a peer: the last of its starts that this replica saw, and how far its disk got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Seen {
-    /// Its incarnation.
+    /// The start's incarnation.
     pub incarnation: u64,
-    /// What that start is known by.
+    /// The public key of that start.
     pub key: StartKey,
-    /// The latest epoch of its disk that it told.
+    /// The latest epoch of its disk that the peer reported.
     pub epoch: Epoch,
 }
 
@@ -85,81 +86,83 @@ pub struct Decided {
 /// A page of keys.
 pub type ScanPage = kvorum_protocol::message::Page;
 
-/// What the engine needs of a disk.
+/// The operations that the engine needs of a disk.
 pub trait Store: Table {
-    /// The log of one configuration, as the library uses it.
+    /// The log of one configuration, as the consensus library uses it.
     type Log: omnipaxos::storage::Storage<Entry>;
-    /// Reads snapshots.
+    /// The reader of snapshots.
     type Snapshots<'a>: Snapshots
     where
         Self: 'a;
 
     /// Opens the log of a configuration.
     fn log(&self, configuration: ConfigurationId) -> Self::Log;
-    /// Who this replica is.
+    /// Returns this replica's identity.
     fn identity(&self) -> &Identity;
-    /// The nonce that this replica had at one of its incarnations.
+    /// Returns the nonce of one of this replica's starts.
     fn nonce_at(&self, incarnation: u64) -> Option<u64>;
-    /// One of this replica's starts.
+    /// Returns one of this replica's starts.
     fn start(&self, incarnation: u64) -> Option<Start>;
-    /// The disk's epoch.
+    /// Returns the disk's epoch.
     fn epoch(&self) -> Epoch;
-    /// What this start tells the cluster's marker, or asks of it.
+    /// Returns this start's claim on the cluster's marker.
     fn claim(&self, mark: Mark) -> Claim {
         let Identity { cluster, replica, incarnation, nonce, .. } = *self.identity();
         let chain = self.chain().current.id;
         Claim { cluster, replica, incarnation, nonce, chain, mark }
     }
-    /// What this disk has of one of its starts, for the cluster's marker to judge by.
+    /// Returns what this disk records of one of its starts, for the cluster's marker to judge by.
     fn past(&self, incarnation: u64) -> Option<Past> {
         let nonce = self.nonce_at(incarnation)?;
         Some(Past { nonce, until: self.start(incarnation)?.reaches() })
     }
-    /// What it has of those starts that a marker names.
+    /// Returns what this disk records of the starts that a marker names.
     fn history(&self, marker: &Marker) -> History {
         let named = marker.names(self.identity().replica).into_iter();
         named.filter_map(|incarnation| Some((incarnation, self.past(incarnation)?))).collect()
     }
     /// Begins the next epoch.
     fn begin_epoch(&mut self);
-    /// Writes something, so that the next sync needs the disk.
+    /// Writes a record without meaning, so that the next sync needs the disk.
     fn touch(&mut self);
     /// Removes the logs of earlier configurations.
     fn drop_old_logs(&mut self);
-    /// What is remembered of a peer.
+    /// Returns what is remembered of a peer.
     fn seen(&self, peer: ReplicaId) -> Option<Seen>;
-    /// Remembers a peer.
+    /// Remembers a peer's start.
     fn remember(&mut self, peer: ReplicaId, seen: Seen);
-    /// How much work the disk has put off; nothing, where all is done at once.
+    /// Returns how much work the disk has put off; none if all work is done at once.
     fn debt(&self) -> Debt {
         Debt::default()
     }
-    /// The decided entries with indexes `from..=to`, as many as fit into `bytes_max` and are of one
-    /// configuration, at least one; of this configuration, or of the one before while its log is
-    /// there. None when the first was cut.
+    /// Returns the decided entries with indexes `from..=to`, as many as fit into `bytes_max`, but
+    /// at least one. All are of one configuration: the current one, or the previous one while its
+    /// log is kept. Returns none when the first entry was compacted.
     fn decided(&self, from: u64, to: u64, bytes_max: usize) -> Decided;
-    /// A page of keys as of the index that is applied when it is read; from any thread.
+    /// Returns a page of keys as of the index that is applied when it is read. May be called from
+    /// any thread.
     fn scan(&self, scan: &Scan) -> ScanPage;
-    /// How much of the log is kept, and how much travels at once.
+    /// Returns how much of the log is kept, and how much is sent at once.
     fn limits(&self) -> LogLimits;
-    /// The index up to which the log should be cut, if it is long enough; `pinned` is an index from
-    /// which on somebody still fetches entries.
+    /// Returns the index up to which the log should be compacted, if it is long enough. `pinned` is
+    /// the index from which a peer still fetches entries, if one does.
     fn excess(&self, pinned: Option<u64>) -> Option<u64>;
-    /// Up to this index the state was copied; whether an entry of the log up to there took effect
-    /// is not known here.
+    /// Returns the index up to which the state was copied. Up to it, the disk does not know whether
+    /// an entry of the log took effect.
     fn since(&self) -> u64;
-    /// The cluster's version, as of the applied index.
+    /// Returns the cluster's version, as of the applied index.
     fn version(&self) -> Version;
-    /// Why the state that is here must not be used, if it must not.
+    /// Returns why the current state must not be used, if it must not.
     fn quarantine(&self) -> Option<Quarantine>;
-    /// State that is being copied here.
+    /// Returns the copy of state that is under way.
     fn install(&self) -> Option<Install>;
-    /// Takes a step of copying.
+    /// Takes a step of a copy.
     fn write_install(&mut self, step: InstallWrite);
-    /// Opens what reads snapshots; for a thread of its own.
+    /// Opens the reader of snapshots, for a thread of its own.
     fn snapshots(&self) -> Self::Snapshots<'_>;
-    /// What a sync that begins now will make durable.
+    /// Returns what a sync that begins now will make durable.
     fn durable(&self) -> Durable;
-    /// Makes every earlier write durable. May be called from another thread than the writes.
+    /// Makes every earlier write durable. May be called from another thread than the one that
+    /// writes.
     fn sync(&self, durable: Durable);
 }

@@ -1,4 +1,4 @@
-//! The state machine's own tests, over a table of maps.
+//! Tests of the state machine, over a table of maps.
 
 use super::*;
 use kvorum_protocol::data::{ClientId, Value};

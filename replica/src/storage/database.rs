@@ -2,10 +2,10 @@
 //!
 //! Writes go unsynced to the log's buffer; [`Database::sync`] makes all earlier ones durable at
 //! once. Guarantees what [`Store`] promises, and that a folder is used by one replica of one
-//! cluster; that it is used by one process, the folder's [lock](super::lock) guarantees. A read
-//! that finds damage and a write that fails stop the replica; what was damaged is never served.
+//! cluster. The folder's [lock](super::lock) guarantees that it is used by one process. A read that
+//! finds damage and a write that fails stop the replica; damaged data is never served.
 //!
-//! | file in the folder | what it is |
+//! | file in the folder | contents |
 //! |---|---|
 //! | `lock` | held while a process uses the folder, see [`lock`](super::lock) |
 //! | `db/` | RocksDB |
@@ -46,7 +46,7 @@ pub struct Database {
     pub(super) inner: Arc<Inner>,
     pub(super) identity: Identity,
     pub(super) epoch: Epoch,
-    /// Kept here because each turn of the driver asks for it.
+    /// Kept here because the driver reads it in each turn.
     pub(super) applied: u64,
     pub(super) since: u64,
     pub(super) version: Version,
@@ -56,12 +56,12 @@ impl Database {
     /// Whether a replica's folder holds a database.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// The file system's error.
     pub fn is_in(folder: &Path) -> io::Result<bool> {
         folder.join("db").join("CURRENT").try_exists()
     }
 
-    /// Opens a folder, or makes one, and records one more start of its replica.
+    /// Opens or creates a folder, and records one more start of its replica.
     pub fn open(
         folder: &Path,
         owner: &Owner,
@@ -251,7 +251,7 @@ impl Store for Database {
         let first = keys::entry(configuration, from - 1);
         self.inner.each(keys::LOG, &first, Some(&end), |key, record| {
             bytes += record.len();
-            // What was cut leaves a gap, and its place is not for what comes after.
+            // Compaction leaves a gap, and a later entry must not take the place of a removed one.
             let next = from - 1 + decided.entries.len() as u64;
             let fits = (bytes <= bytes_max || decided.entries.is_empty())
                 && *key == keys::entry(configuration, next);
@@ -271,7 +271,7 @@ impl Store for Database {
     fn scan(&self, wanted: &Scan) -> ScanPage {
         loop {
             let (generation, page) = self.inner.scan(wanted);
-            // The files of a state that was replaced meanwhile may be gone.
+            // If the state was replaced meanwhile, the files of the old one may be gone.
             if generation == self.inner.generation() {
                 return page;
             }

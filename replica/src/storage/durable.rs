@@ -1,11 +1,12 @@
-//! The side file: what the last sync made durable.
+//! The side file: a record of what the last sync made durable.
 //!
-//! The write-ahead log may lose its tail in a crash, and only what no sync had covered. This file
-//! says what the last sync covered; a replica that recovers less has a damaged disk and must not
-//! vote with it. Two slots are written in turn, so that a torn write costs one of them.
+//! The write-ahead log may lose its tail in a crash, but only writes that no sync had covered. This
+//! file records what the last sync covered; a replica that recovers less has a damaged disk and
+//! must not vote with it. Two slots are written in turn, so that a torn write costs only one of
+//! them.
 //!
-//! Guarantees that the newest sound slot is found, and that a file without one is damage. Does not
-//! sync itself: an older slot only makes the check weaker, never wrong.
+//! Guarantees that the newest sound slot is found, and that a file without one is reported as
+//! damaged. Does not sync itself: an older slot only makes the check weaker, never wrong.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -19,30 +20,31 @@ use serde::{Deserialize, Serialize};
 use super::log::LogNumbers;
 use super::record;
 
-/// Room for one slot; a multiple of no disk's sector needs it, but two slots never share one.
+/// The space for one slot. Its size need not be a multiple of a disk's sector, but this way two
+/// slots never share one.
 const SLOT_BYTES: usize = 4096;
-/// The name under which slots are checksummed.
+/// The key under which slots are checksummed.
 const SLOT_KEY: &[u8] = b"durable";
 
-/// What a sync made durable.
+/// The extent of the writes that a sync made durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Durable {
-    /// Rises with every slot written.
+    /// A counter that rises with every slot written.
     pub sequence: u64,
-    /// The configuration whose log this is about.
+    /// The configuration that the log belongs to.
     pub configuration: u32,
-    /// The ballot promised: number and slot.
+    /// The promised ballot: its number and slot.
     pub promise: (u32, u64),
     /// The ballot in which the log was last accepted.
     pub accepted_round: (u32, u64),
-    /// Entries written.
+    /// The number of entries written.
     pub accepted: u64,
-    /// Writes of any kind: the database's own number for the last one.
+    /// The number of writes of any kind: the database's sequence number of the last one.
     pub writes: u64,
 }
 
 impl Durable {
-    /// What a sync that begins now will make durable, when so many writes were made.
+    /// Returns what a sync that begins now will make durable, after this many writes.
     #[must_use]
     pub fn of(configuration: ConfigurationId, numbers: &LogNumbers, writes: u64) -> Self {
         let pair = |ballot: Option<Ballot>| ballot.map_or((0, 0), |ballot| (ballot.n, ballot.pid));
@@ -57,8 +59,8 @@ impl Durable {
     }
 
     /// Whether a disk that recovered `self` can have held `earlier`. A log may become shorter only
-    /// together with a higher accepted round; what is no part of the log, such as which start of a
-    /// peer was seen, is covered by the number of writes.
+    /// together with a higher accepted round. Records outside the log, such as the last seen start
+    /// of a peer, are covered by the number of writes.
     #[must_use]
     pub fn covers(&self, earlier: &Self) -> bool {
         let log = |durable: &Self| (durable.accepted_round, durable.accepted);
@@ -77,7 +79,7 @@ pub struct SideFile {
 }
 
 impl SideFile {
-    /// Makes a new file and syncs it. A crash leaves the whole file or none.
+    /// Creates a file and syncs it. A crash leaves the whole file or none.
     pub fn create(path: &Path) -> io::Result<Self> {
         let aside = path.with_extension("new");
         let mut options = OpenOptions::new();
@@ -92,7 +94,7 @@ impl SideFile {
         Ok(side)
     }
 
-    /// Opens an existing file; `None` when no slot of it is sound.
+    /// Opens an existing file; `None` when none of its slots is sound.
     pub fn open(path: &Path) -> io::Result<Option<(Self, Durable)>> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let mut newest: Option<Durable> = None;

@@ -1,37 +1,37 @@
-//! RocksDB's log files, looked through before RocksDB reads them.
+//! Checks RocksDB's log files before RocksDB reads them.
 //!
-//! RocksDB 10 reads for ever when the type of a record, other than the first of a file, says that
-//! the file was recycled and the file was not: it neither takes nor skips such a record
-//! (`log::Reader::ReadPhysicalRecord`). One flipped bit makes such a type out of a sound one, and
-//! so can whatever a crash left behind the last write. Files are never recycled here, so a type
-//! like that is always damage.
+//! RocksDB 10 loops for ever when a record other than the first of a file has a type which says
+//! that the file was recycled, and the file was not: it neither accepts nor skips such a record
+//! (`log::Reader::ReadPhysicalRecord`). One flipped bit turns a sound type into such a type, and so
+//! can any bytes that a crash left after the last write. Files are never recycled here, so such a
+//! type is always damage.
 //!
-//! It also takes a record of a manifest that is longer than what is left of the file for one that a
-//! crash cut short, and drops it with all that follows: the tables that those records name are
-//! forgotten. But one flipped bit makes such a length too, and the sum of a record does not cover
-//! it. A record was cut short only if no length fits its sum.
+//! When a record of a manifest is longer than the rest of the file, RocksDB assumes that a crash
+//! cut it short, and drops it with all that follows: the tables that those records name are
+//! forgotten. But one flipped bit produces such a length too, and a record's checksum does not
+//! cover the length. A record was really cut short only if no length fits its checksum.
 //!
-//! Guarantees that RocksDB meets neither: in a write-ahead log the type is made one that nobody
-//! knows, so that recovery ends before it, as before any other damage; a manifest is refused. Does
-//! not check other sums; RocksDB does.
+//! Guarantees that RocksDB meets neither: in a write-ahead log the type is replaced by an unknown
+//! one, so that recovery ends before it, as before any other damage; a damaged manifest is
+//! rejected. Does not verify other checksums; RocksDB does.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Records do not cross blocks of so many bytes.
+/// The block size: records do not cross blocks of this many bytes.
 const BLOCK_BYTES: usize = 32 << 10;
-/// Checksum, length, type.
+/// The length of a record's header: checksum, length, type.
 const HEADER_BYTES: usize = 7;
-/// Where in a header the type is.
+/// The position of the type in a header.
 const TYPE_AT: usize = 6;
-/// Types of records in recycled files.
+/// The types of records in recycled files.
 const RECYCLED: [u8; 6] = [5, 6, 7, 8, 11, 131];
-/// A type that there is not: its record fails its checksum.
+/// A type that does not exist: its record fails its checksum.
 const NO_TYPE: u8 = 0x7f;
 
-/// Looks through the log files of a database. The manifest that is damaged, if one is.
+/// Checks the log files of a database. Returns the damaged manifest, if there is one.
 ///
 /// # Errors
 /// When a file cannot be read or written.
@@ -57,7 +57,7 @@ pub fn look_through(db: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Where in a file types are that say it was recycled.
+/// Returns the positions of types in a file which say that it was recycled.
 fn recycled(file: &File) -> io::Result<Vec<u64>> {
     let mut found = Vec::new();
     for start in (0..=file.metadata()?.len()).step_by(BLOCK_BYTES) {
@@ -66,14 +66,14 @@ fn recycled(file: &File) -> io::Result<Vec<u64>> {
     Ok(found)
 }
 
-/// Whether the last record of a file is longer than what is left of it, by a length that is not
-/// the one that it was written with.
+/// Whether the last record of a file is longer than the rest of the file, and its length is not the
+/// one that it was written with.
 fn has_false_length(file: &File) -> io::Result<bool> {
     let blocks = file.metadata()?.len() / BLOCK_BYTES as u64;
     Ok(has_false_length_in(&block_at(file, blocks * BLOCK_BYTES as u64)?))
 }
 
-/// The block that begins somewhere, as much as there is of it.
+/// Reads the block that begins at `start`, or as much of it as exists.
 fn block_at(file: &File, start: u64) -> io::Result<Vec<u8>> {
     let mut block = vec![0; BLOCK_BYTES];
     let mut length = 0;
@@ -105,12 +105,13 @@ fn has_false_length_in(block: &[u8]) -> bool {
     false
 }
 
-/// A sum as it is stored (`crc32c::Mask`).
+/// Returns a checksum as it is stored (`crc32c::Mask`).
 fn masked(sum: u32) -> u32 {
     sum.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// The first such type in a block; RocksDB leaves a block at its first bad record.
+/// Returns the position of the first such type in a block; RocksDB leaves a block at its first bad
+/// record.
 fn recycled_in(block: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some(header) = block.get(at..at + HEADER_BYTES) {

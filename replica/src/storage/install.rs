@@ -1,8 +1,8 @@
-//! State that is copied to a database, beside the one that it has.
+//! Copies state into a database, beside its current state.
 //!
-//! What is copied goes to column families of its own, chunk by chunk, each with the place where the
-//! next one begins; when all is there, one write makes it the state. Guarantees that a crash leaves
-//! the old state or the new one, and what was copied so far.
+//! The copy goes to column families of its own, chunk by chunk, each with the position of the next
+//! one; when the copy is complete, one write makes it the state. Guarantees that a crash leaves the
+//! old state or the new one, and the copy so far.
 
 use rocksdb::WriteBatch;
 
@@ -12,7 +12,7 @@ use super::rocks::put;
 use crate::snapshot::{Chunk, Header, Install, InstallWrite, Item};
 
 impl Database {
-    /// Takes a step of copying, in one write.
+    /// Takes a step of a copy, in one write.
     pub(super) fn install_step(&mut self, step: InstallWrite) {
         let mut batch = WriteBatch::default();
         let aside = self.inner.generation().next();
@@ -70,7 +70,7 @@ impl Database {
         let install = self.install_under_way();
         let Header { applied, version, chain, .. } = &install.header;
         let applied = *applied;
-        // What was told to a joiner of the same configuration is replaced too.
+        // The chain that a joiner of the same configuration was given is replaced too.
         let is_next = chain.current.id >= self.inner.chain().current.id;
         let meta = self.inner.family(keys::META);
         put(&mut batch, meta, keys::GENERATION, &aside.0);
@@ -94,14 +94,14 @@ impl Database {
         }
     }
 
-    /// The state was copied.
+    /// Sets the applied index, `since` and the version to those of a copied state.
     pub(super) fn set_copied(&mut self, header: &Header) {
         (self.applied, self.since) = (header.applied, header.applied);
         self.version = header.version;
     }
 
-    /// Removes everything of a generation. Its files may go after a sync of that, and before
-    /// anything new comes to them: a chunk is asked for only after a sync.
+    /// Removes all records of a generation. Its files may be removed after a sync of that, and
+    /// before anything new is written to them: a chunk is requested only after a sync.
     fn wipe(&self, batch: &mut WriteBatch, generation: Generation) {
         for family in [generation.keys(), generation.sessions()] {
             batch.delete_range_cf(self.inner.family(family), Vec::new(), keys::end());

@@ -8,8 +8,8 @@
 //! | `sessions`, `sessions.1` | `l` + lane, `u` + index | a lane; the lane last used at an index |
 //! | `void` | index (8) | empty: a command that changed no key |
 //!
-//! Numbers are big endian, so that bytes and numbers have the same order. Of `keys` and `sessions`
-//! there are two each: one holds the state, and the other the state that is being copied, if any.
+//! Numbers are big endian, so that bytes and numbers have the same order. `keys` and `sessions`
+//! exist twice: one holds the state, and the other the state that is being copied, if any.
 
 use kvorum_protocol::data::{ClientId, LaneId};
 use kvorum_protocol::limits::KEY_BYTES_MAX;
@@ -32,43 +32,43 @@ pub const COLUMN_FAMILIES: [&str; 7] =
 
 /// `meta`: the last applied index.
 pub const APPLIED: &[u8] = b"applied";
-/// `meta`: up to where the state was copied.
+/// `meta`: the index up to which the state was copied.
 pub const SINCE: &[u8] = b"since";
-/// `meta`: how often a copied state took the place of the one that was there.
+/// `meta`: the number of times that a copied state replaced the current one.
 pub const GENERATION: &[u8] = b"generation";
-/// `meta`: how far a copy is.
+/// `meta`: the progress of a copy.
 pub const INSTALL: &[u8] = b"install";
 /// `meta`: the cluster's version.
 pub const VERSION: &[u8] = b"version";
-/// `meta`: why the state must not be used; absent while it may.
+/// `meta`: the reason why the state must not be used; absent while it may be used.
 pub const QUARANTINE: &[u8] = b"quarantine";
 /// `meta`: the disk's epoch.
 pub const EPOCH: &[u8] = b"epoch";
-/// `meta`: never there; what is written when a sync has to need the disk.
+/// `meta`: never present; deleted as a write without meaning, so that the next sync needs the disk.
 pub const TOUCHED: &[u8] = b"touched";
-/// `meta`: who this replica is.
+/// `meta`: this replica's identity.
 pub const IDENTITY: &[u8] = b"identity";
-/// `meta`: the configuration it is in, and who was a member before.
+/// `meta`: the configuration chain: the current configuration, former members and joiners.
 pub const CONFIGURATION: &[u8] = b"configuration";
 
-/// How often a copied state took the place of the one that was there.
+/// The number of times that a copied state replaced the current one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// The one whose place is free: what is copied goes there.
+    /// Returns the generation whose column families are free, to which a copy is written.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
 
-    /// The column family of its keys.
+    /// Returns the column family of its keys.
     #[must_use]
     pub fn keys(self) -> &'static str {
         KEYS[usize::from(self.0 % 2 == 1)]
     }
 
-    /// The column family of its lanes.
+    /// Returns the column family of its lanes.
     #[must_use]
     pub fn sessions(self) -> &'static str {
         SESSIONS[usize::from(self.0 % 2 == 1)]
@@ -87,13 +87,13 @@ pub fn is_looked_up(family: &str) -> bool {
     holds_keys(family) || SESSIONS.contains(&family)
 }
 
-/// A key after every other one of `keys` and `sessions`.
+/// Returns a key that sorts after every key of `keys` and `sessions`.
 #[must_use]
 pub fn end() -> Vec<u8> {
     vec![0xff; KEY_BYTES_MAX + 1]
 }
 
-/// One of the numbers that belong to a log.
+/// A number that belongs to a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogField {
     /// The highest ballot promised.
@@ -108,7 +108,7 @@ pub enum LogField {
     Accepted,
 }
 
-/// `log`: an entry's key. `position` counts from 0, as the library does.
+/// `log`: returns an entry's key. `position` counts from 0, as the library does.
 #[must_use]
 pub fn entry(configuration: ConfigurationId, position: u64) -> [u8; 12] {
     let mut key = [0; 12];
@@ -117,15 +117,15 @@ pub fn entry(configuration: ConfigurationId, position: u64) -> [u8; 12] {
     key
 }
 
-/// `log` and `meta`: what is of the logs of all configurations before one, as the first key and the
-/// key after the last.
+/// `log` and `meta`: returns the range of all logs of earlier configurations, as the first key and
+/// the key after the last.
 #[must_use]
 pub fn logs_before(configuration: ConfigurationId) -> [(&'static str, Vec<u8>, Vec<u8>); 2] {
     let id = configuration.0.to_be_bytes();
     [(LOG, vec![0; 4], id.to_vec()), (META, b"log/".to_vec(), [b"log/", &id[..]].concat())]
 }
 
-/// `meta`: one number of a log.
+/// `meta`: returns the key of one number of a log.
 #[must_use]
 pub fn log_field(configuration: ConfigurationId, field: LogField) -> Vec<u8> {
     let name: &[u8] = match field {
@@ -138,34 +138,35 @@ pub fn log_field(configuration: ConfigurationId, field: LogField) -> Vec<u8> {
     [b"log/", &configuration.0.to_be_bytes()[..], b"/", name].concat()
 }
 
-/// `meta`: what is remembered of a peer.
+/// `meta`: returns the key of the record of a peer.
 #[must_use]
 pub fn met(replica: ReplicaId) -> Vec<u8> {
     [b"met/", &replica.0.to_be_bytes()[..]].concat()
 }
 
-/// `meta`: the same, as programs wrote it that knew a start by its nonce.
+/// `meta`: returns the key of the same record as written by programs that knew a start by its
+/// nonce.
 #[must_use]
 pub fn peer(replica: ReplicaId) -> Vec<u8> {
     [b"peer/", &replica.0.to_be_bytes()[..]].concat()
 }
 
-/// `meta`: one start of this replica.
+/// `meta`: returns the key of one start of this replica.
 #[must_use]
 pub fn start(incarnation: u64) -> Vec<u8> {
     [b"start/", &incarnation.to_be_bytes()[..]].concat()
 }
 
-/// `meta`: all starts, as the first key and the key after the last.
+/// `meta`: the range of all starts, as the first key and the key after the last.
 pub const STARTS: (&[u8], &[u8]) = (b"start/", b"start0");
 
-/// `meta`: this replica's nonce at one of its incarnations.
+/// `meta`: returns the key of this replica's nonce at one of its incarnations.
 #[must_use]
 pub fn nonce(incarnation: u64) -> Vec<u8> {
     [b"nonce/", &incarnation.to_be_bytes()[..]].concat()
 }
 
-/// `sessions`: a lane.
+/// `sessions`: returns the key of a lane.
 #[must_use]
 pub fn lane(lane: LaneId) -> [u8; 21] {
     let mut key = [b'l'; 21];
@@ -174,7 +175,7 @@ pub fn lane(lane: LaneId) -> [u8; 21] {
     key
 }
 
-/// `sessions`: the lane of a key that [`lane`] made; `None` when it is another one.
+/// `sessions`: returns the lane of a key that [`lane`] made; `None` for any other key.
 #[must_use]
 pub fn lane_of(key: &[u8]) -> Option<LaneId> {
     let (client, number) = key.strip_prefix(b"l")?.split_first_chunk()?;
@@ -185,7 +186,7 @@ pub fn lane_of(key: &[u8]) -> Option<LaneId> {
 /// `sessions`: the first key after every lane.
 pub const LANES_END: &[u8] = b"m";
 
-/// `sessions`: the lane last used at an index.
+/// `sessions`: returns the key of the lane last used at an index.
 #[must_use]
 pub fn lane_use(index: u64) -> [u8; 9] {
     let mut key = [b'u'; 9];

@@ -1,8 +1,8 @@
 //! The lock of a replica's folder.
 //!
-//! Guarantees that one process at a time uses a folder, whatever it keeps there. The system gives
-//! the lock back when the process ends, however it ends. The file holds the process's id, for
-//! people and for `kvorum kill`.
+//! Guarantees that one process at a time uses a folder, whatever the folder contains. The system
+//! releases the lock when the process ends, in any way. The file holds the process's id, for
+//! operators and for `kvorum kill`.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -13,12 +13,12 @@ use rustix::io::Errno;
 
 use super::OpenError;
 
-/// Tries to take the lock.
+/// The number of attempts to take the lock.
 const TRIES: u32 = 5;
-/// Pause between two tries.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Takes the lock of a folder, for as long as the file is open.
+/// Takes the lock of a folder. It is held for as long as the file is open.
 pub fn take(folder: &Path) -> Result<File, OpenError> {
     let path = folder.join("lock");
     let unusable = |reason: String| OpenError::unusable(folder, &reason);
@@ -29,7 +29,7 @@ pub fn take(folder: &Path) -> Result<File, OpenError> {
     let locked = loop {
         let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
         tries += 1;
-        // Whoever looks whether the lock is held holds it for an instant.
+        // A process that checks whether the lock is held holds it for an instant.
         if locked != Err(Errno::WOULDBLOCK) || tries == TRIES {
             break locked;
         }

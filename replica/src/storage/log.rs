@@ -1,9 +1,9 @@
-//! Pure: the library's storage trait, over the two operations that a disk must have.
+//! Pure: the consensus library's storage trait, on top of the operations that a disk must have.
 //!
-//! Guarantees that every call of the library is one atomic write, that nothing is written for
-//! nothing, that the parts of the library which we do not use (snapshots, stop signs) leave no
-//! trace, and that a suffix longer than may travel at once is not read: `Entry::Elsewhere` stands
-//! for it. Does not know a disk; a [`LogDisk`] does, and stops the replica rather than fail.
+//! Guarantees that every call of the library is one atomic write, that nothing is written
+//! needlessly, that the unused parts of the library (snapshots, stop signs) leave no trace, and
+//! that a suffix that is too long for one message is not read: `Entry::Elsewhere` stands for it.
+//! Does not know a disk; a [`LogDisk`] does, and stops the replica rather than fail.
 
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{StopSign, Storage, StorageOp, StorageResult};
@@ -13,19 +13,19 @@ use crate::entry::{Entry, NoSnapshot};
 /// The numbers of a log. Indexes count entries as if the log had never been compacted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogNumbers {
-    /// The highest ballot promised; `None` when none ever was.
+    /// The highest promised ballot; `None` before the first promise.
     pub promise: Option<Ballot>,
     /// The ballot in which the log was last accepted.
     pub accepted_round: Option<Ballot>,
-    /// Entries known to be chosen.
+    /// The number of entries known to be chosen.
     pub decided: usize,
-    /// Entries no longer in the log.
+    /// The number of entries removed by compaction.
     pub compacted: usize,
-    /// Entries written, those no longer in the log included.
+    /// The number of entries written, including the compacted ones.
     pub accepted: usize,
 }
 
-/// One change of a log.
+/// A change of a log.
 #[derive(Clone, Debug)]
 pub enum LogWrite {
     /// Removes every entry at and after the position, then appends.
@@ -40,23 +40,23 @@ pub enum LogWrite {
     Compact(usize),
 }
 
-/// What a disk must do for a log.
+/// The operations that a disk must have for a log.
 pub trait LogDisk {
     /// Makes all changes, in order, or after a crash none of them.
     fn write(&mut self, writes: Vec<LogWrite>);
-    /// The numbers as of the last write.
+    /// Returns the numbers as of the last write.
     fn numbers(&self) -> LogNumbers;
-    /// The entries at positions `from..to`, all of which exist.
+    /// Returns the entries at positions `from..to`, all of which exist.
     fn read(&self, from: usize, to: usize) -> Vec<Entry>;
-    /// Where that part of the log begins which may travel in one message.
+    /// Returns the position from which on the log may be sent in one message.
     fn sendable(&self) -> usize;
 }
 
-/// A log as the library uses it.
+/// A log, as the library uses it.
 pub struct Log<D>(pub D);
 
 impl<D: LogDisk> Log<D> {
-    /// Turns the library's operations into ours; `accepted` is where the log ends meanwhile.
+    /// Translates the library's operations to ours; `end` is the end of the log after those so far.
     fn translate(&self, ops: Vec<StorageOp<Entry>>) -> Vec<LogWrite> {
         let mut end = self.0.numbers().accepted;
         let mut writes = Vec::with_capacity(ops.len());
@@ -81,7 +81,7 @@ impl<D: LogDisk> Log<D> {
                     writes.push(LogWrite::Compact(index));
                     None
                 }
-                // `Trim` always comes with it and says the same.
+                // `Trim` always accompanies it with the same index.
                 StorageOp::SetCompactedIdx(_) | StorageOp::SetSnapshot(_) => None,
                 StorageOp::SetStopsign(stop_sign) => {
                     assert!(stop_sign.is_none(), "the library's own stop sign is never proposed");
@@ -152,7 +152,7 @@ impl<D: LogDisk> Storage<Entry> for Log<D> {
         Ok(numbers.accepted - numbers.compacted)
     }
 
-    /// The library asks for this only to bring a peer into step.
+    /// The library calls this only to bring a peer into step.
     fn get_suffix(&self, from: usize) -> StorageResult<Vec<Entry>> {
         let accepted = self.0.numbers().accepted;
         match from < self.0.sendable() && from < accepted {

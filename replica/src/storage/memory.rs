@@ -1,11 +1,11 @@
 //! A disk in memory: for `--storage memory`, and for tests and simulation, where it can crash.
 //!
-//! The log is `omnipaxos_storage`'s own `MemoryStorage`, wrapped where that would underflow, so it
+//! The log is `omnipaxos_storage`'s own `MemoryStorage`, guarded where that would underflow, so it
 //! is also the model that the RocksDB log is checked against.
 //!
 //! Guarantees what [`Store`] promises: every call is one write, and a crash keeps a prefix of the
 //! writes that no sync covered. Does not survive its process; a replica that restarts on an empty
-//! one has lost its disk and is treated so.
+//! disk has lost its disk and is treated so.
 
 mod image;
 mod snapshots;
@@ -32,49 +32,49 @@ use crate::version::Version;
 use image::{Image, Write};
 pub use snapshots::MemorySnapshots;
 
-/// The disk with what no sync has covered yet.
+/// The disk, including the writes that no sync has covered yet.
 struct Disk {
     current: Image,
-    /// What a crash leaves for certain; not kept unless crashes are to be simulated.
+    /// The image that survives a crash for certain; kept only if crashes are to be simulated.
     durable: Option<Image>,
     unsynced: VecDeque<Write>,
-    /// The applied index is a write of its own: for a negative control.
+    /// Whether the applied index is a write of its own: for a negative control.
     tears_commits: bool,
 }
 
-/// A disk in memory. Clones share it; so a test holds the disk of a replica that it crashes.
+/// A disk in memory. Clones share it, so that a test keeps the disk of a replica that it crashes.
 #[derive(Clone)]
 pub struct Memory {
-    /// A mutex because the log, the state and a test hold the same disk; never held across a call
-    /// out of this module.
+    /// A mutex because the log, the state and a test share the disk; never held across a call out
+    /// of this module.
     disk: Arc<Mutex<Disk>>,
     identity: Identity,
-    /// The secret of this start; without one, as in tests, it is made of the nonce.
+    /// The secret of this start; without one, as in tests, it is derived from the nonce.
     secret: Option<Secret>,
 }
 
 impl Memory {
-    /// An empty disk for one process's life.
+    /// Creates an empty disk for the life of one process.
     #[must_use]
     pub fn new(identity: Identity, genesis: Configuration) -> Self {
         let current = Image::told(LogLimits::default(), genesis, identity.replica);
         Self::with(Disk::of(current, None), identity)
     }
 
-    /// The same, with a secret for its only start.
+    /// Returns the same disk, with a secret for its only start.
     #[must_use]
     pub fn with_secret(self, secret: Secret) -> Self {
         Self { secret: Some(secret), ..self }
     }
 
-    /// An empty disk that can crash, and whose log is cut as the limits say.
+    /// Creates an empty disk that can crash, and whose log is compacted according to the limits.
     #[must_use]
     pub fn crashable(identity: Identity, genesis: Configuration, limits: LogLimits) -> Self {
         let image = Image::told(limits, genesis, identity.replica);
         Self::with(Disk::of(image.clone(), Some(image)), identity)
     }
 
-    /// An empty disk that can crash, of one of the replicas 1 and 2 of a new cluster.
+    /// Creates an empty disk that can crash, for replica 1 or 2 of a new cluster.
     #[cfg(test)]
     pub(crate) fn of_two(replica: u64) -> Self {
         use kvorum_protocol::status::{ClusterId, Member};
@@ -99,7 +99,8 @@ impl Memory {
         memory
     }
 
-    /// The same disk, started again after a crash that kept the first `kept` unsynced writes.
+    /// Returns the same disk, started again after a crash that kept the first `kept` unsynced
+    /// writes.
     #[must_use]
     pub fn restart(&self, kept: usize, nonce: u64) -> Self {
         let mut old = self.disk();
@@ -115,8 +116,8 @@ impl Memory {
         Self::with(fresh, identity)
     }
 
-    /// Another disk with what a copy of this one has that is taken now: what is durable, and the
-    /// first `kept` of the writes that no sync has covered.
+    /// Returns another disk with the contents of a copy that is taken now: the durable writes, and
+    /// the first `kept` writes that no sync has covered.
     #[must_use]
     pub fn copied(&self, kept: usize) -> Self {
         let old = self.disk();
@@ -129,7 +130,7 @@ impl Memory {
         Self { disk: Arc::new(Mutex::new(disk)), ..self.clone() }
     }
 
-    /// What a crash would leave for certain of what is remembered of a peer.
+    /// Returns the record of a peer that would survive a crash for certain.
     #[must_use]
     pub fn durably_seen(&self, peer: ReplicaId) -> Option<Seen> {
         let disk = self.disk();
@@ -137,7 +138,7 @@ impl Memory {
         image.seen.get(&peer).copied()
     }
 
-    /// The same disk, whose replica, whose id is over, goes on under a new one.
+    /// Returns the same disk after its replica, whose id is retired, has got a new id.
     #[must_use]
     pub fn rejoin(&self, replica: ReplicaId, nonce: u64) -> Self {
         let mut memory = self.clone();
@@ -146,8 +147,8 @@ impl Memory {
         memory
     }
 
-    /// From now on the state and the applied index are two writes, which a crash may part: for a
-    /// negative control.
+    /// Makes each later commit two writes, the state and the applied index, which a crash may
+    /// separate: for a negative control.
     pub fn tear_commits(&self) {
         self.disk().tears_commits = true;
     }
@@ -160,7 +161,7 @@ impl Memory {
         ours.state == theirs.state && ours.applied == theirs.applied
     }
 
-    /// Changes a key behind the replica's back, on the disk too: for a test.
+    /// Changes a key without the replica's knowledge, durably too: for a test.
     pub fn alter(&self, key: &Bytes) {
         let mut disk = self.disk();
         let Disk { current, durable, .. } = &mut *disk;
@@ -170,7 +171,7 @@ impl Memory {
         }
     }
 
-    /// The entries of the log that are not applied.
+    /// Returns the entries of the log that are not applied.
     #[must_use]
     pub fn unapplied(&self) -> Vec<Entry> {
         let id = self.configuration_id();
@@ -179,7 +180,7 @@ impl Memory {
         disk.current.entries(id, applied, disk.current.numbers(id).accepted)
     }
 
-    /// How many writes no sync has covered.
+    /// Returns the number of writes that no sync has covered.
     #[must_use]
     pub fn unsynced(&self) -> usize {
         self.disk().unsynced.len()
@@ -190,7 +191,7 @@ impl Memory {
         self.disk().sync(count);
     }
 
-    /// The numbers of a configuration's log that a crash would leave for certain.
+    /// Returns the numbers of a configuration's log that would survive a crash for certain.
     #[must_use]
     pub fn durable_numbers(&self, configuration: ConfigurationId) -> LogNumbers {
         let disk = self.disk();
@@ -198,8 +199,8 @@ impl Memory {
         image.numbers(configuration)
     }
 
-    /// Whether a crash would leave for certain what this entry did: the entry itself, or, where it
-    /// is compacted, a state that has it.
+    /// Whether the effect of this entry would survive a crash for certain: the entry itself, or,
+    /// where it is compacted, a state that includes it.
     #[must_use]
     pub fn durably_has(&self, index: u64, is_it: impl Fn(&Entry) -> bool) -> bool {
         let disk = self.disk();
@@ -340,7 +341,7 @@ impl Store for Memory {
         self.disk().write(Write::Epoch(next));
     }
 
-    /// There is no disk that could be gone.
+    /// Does nothing: there is no disk that could be gone.
     fn touch(&mut self) {}
 
     fn drop_old_logs(&mut self) {
@@ -431,6 +432,6 @@ impl Store for Memory {
         MemorySnapshots::new(self.clone())
     }
 
-    /// Nothing outlives the process, whatever is synced.
+    /// Does nothing: no write outlives the process, synced or not.
     fn sync(&self, _: Durable) {}
 }

@@ -1,7 +1,7 @@
-//! How a folder becomes an open, sound disk, or why not.
+//! Opens a folder as a sound disk, or reports why it cannot be used.
 //!
 //! Guarantees that a folder which belongs to another replica, holds less than was synced, or has a
-//! damaged file is refused with a sentence that says how to get the replica back.
+//! damaged file is rejected with a sentence that says how to get the replica back.
 
 use std::path::Path;
 
@@ -20,35 +20,36 @@ use crate::chain::Chain;
 use crate::start::{Epoch, Secret};
 use crate::version::Version;
 
-/// Whose folder it is to be.
+/// The replica that a folder is to belong to.
 #[derive(Clone, Debug)]
 pub struct Owner {
-    /// The cluster that it has to be of; `None` when that of the folder is right.
+    /// The cluster that the folder has to belong to; `None` to accept any cluster.
     pub cluster: Option<ClusterId>,
     /// The replica's name.
     pub name: String,
     /// The newest version that the replica may have.
     pub newest: Version,
-    /// Who the replica is if the folder belongs to nobody; `None` when it must belong to somebody.
+    /// The identity to use if the folder has none; `None` when the folder must have one.
     pub newborn: Option<Newborn>,
 }
 
-/// Who a replica is when it starts on an empty folder.
+/// The identity of a replica that starts on an empty folder.
 #[derive(Clone, Debug)]
 pub struct Newborn {
     /// The cluster.
     pub cluster: ClusterId,
-    /// Its id.
+    /// The replica's id.
     pub replica: ReplicaId,
-    /// What it knows of the members.
+    /// The members, as far as the replica knows them.
     pub members: Configuration,
 }
 
 impl Newborn {
-    /// A member of a cluster that begins with the given names: the slots give the ids.
+    /// Returns the identity of a member of a cluster that begins with the given names: the slots
+    /// are the ids.
     ///
     /// # Panics
-    /// When the name is not among them.
+    /// When the name is not one of them.
     #[must_use]
     pub fn given(cluster: ClusterId, name: &str, genesis: &[String]) -> Self {
         let member =
@@ -61,7 +62,7 @@ impl Newborn {
 }
 
 impl Owner {
-    /// Whether a folder with that identity is the owner's.
+    /// Whether a folder with that identity belongs to the owner.
     fn is_of(&self, found: &Identity) -> bool {
         self.cluster.is_none_or(|cluster| cluster == found.cluster) && self.name == found.name
     }
@@ -73,7 +74,7 @@ impl Owner {
         }
     }
 
-    /// Who the replica is, at its first start.
+    /// Returns the replica's identity at its first start.
     #[must_use]
     pub fn identity(&self, newborn: &Newborn, nonce: u64) -> Identity {
         let Newborn { cluster, replica, .. } = *newborn;
@@ -84,7 +85,7 @@ impl Owner {
 /// A database that is open but not yet known to be sound.
 pub(super) struct Opened<'a> {
     pub(super) folder: &'a Path,
-    /// The number of the last write that was recovered.
+    /// The sequence number of the last recovered write.
     pub(super) recovered: u64,
     pub(super) db: DB,
 }
@@ -108,7 +109,7 @@ impl Opened<'_> {
         }
     }
 
-    /// The cluster's version.
+    /// Reads the cluster's version, and rejects one that this program does not know.
     pub(super) fn version(&self, owner: &Owner) -> Result<Version, OpenError> {
         let version: Version = self.get(keys::VERSION)?.unwrap_or_default();
         if version > owner.newest {
@@ -119,7 +120,7 @@ impl Opened<'_> {
         Ok(version)
     }
 
-    /// Reads who the folder belongs to, or makes it the owner's; then records one more start.
+    /// Reads the folder's identity, or writes the owner's; then records one more start.
     pub(super) fn recover(
         &self,
         owner: &Owner,
@@ -166,8 +167,8 @@ impl Opened<'_> {
         Ok((identity, epoch, chain))
     }
 
-    /// The numbers of a configuration's log. One that left never opens it again, and others may
-    /// need what it has.
+    /// Reads the numbers of a configuration's log. A replica that left never opens that log again,
+    /// and other replicas may need its entries.
     pub(super) fn numbers(&self, id: ConfigurationId) -> Result<LogNumbers, OpenError> {
         Ok(read_numbers(id, |key| self.get(key))?.unwrap_or_default())
     }

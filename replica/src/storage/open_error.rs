@@ -1,19 +1,19 @@
-//! Why a folder cannot be used.
+//! The reasons why a folder cannot be used.
 //!
-//! Guarantees that each reason names the folder, and says what helps.
+//! Guarantees that each reason names the folder and a remedy.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-/// Why a folder cannot be used.
+/// The reason why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The system does not let us.
+    /// The system denies access.
     #[error("cannot use the data folder {folder}: {reason}")]
     Unusable {
         /// The folder.
         folder: PathBuf,
-        /// The system's words.
+        /// The system's message.
         reason: String,
     },
     /// Another process holds it.
@@ -21,7 +21,7 @@ pub enum OpenError {
     Locked {
         /// The folder.
         folder: PathBuf,
-        /// Its id, when it is known.
+        /// The process's id, when it is known.
         holder: String,
     },
     /// It belongs to another replica or cluster.
@@ -32,18 +32,18 @@ pub enum OpenError {
     Foreign {
         /// The folder.
         folder: PathBuf,
-        /// Whose it is.
+        /// The replica and cluster that it belongs to.
         found: String,
-        /// Who wants it.
+        /// The replica and cluster that was to use it.
         wanted: String,
     },
-    /// It belongs to nobody yet.
+    /// It belongs to no replica yet.
     #[error("the data folder {folder} belongs to no replica yet")]
     Unborn {
         /// The folder.
         folder: PathBuf,
     },
-    /// Something in it is damaged, or recovered less than was synced.
+    /// Something in it is damaged, or less was recovered than was synced.
     #[error(
         "the data folder {folder} is damaged: {what}. This replica must not vote with it and does \
          not start; a majority of the others goes on without it. To get the replica back from its \
@@ -53,7 +53,7 @@ pub enum OpenError {
     Damaged {
         /// The folder.
         folder: PathBuf,
-        /// What is wrong, and in which file.
+        /// The damage, and the file that has it.
         what: String,
     },
     /// Written by a newer program.
@@ -63,13 +63,13 @@ pub enum OpenError {
     Newer {
         /// The folder.
         folder: PathBuf,
-        /// What shows it.
+        /// The evidence for it.
         what: String,
     },
 }
 
 impl OpenError {
-    /// The error for a folder that the system does not let us use.
+    /// Returns the error for a folder to which the system denies access.
     pub(crate) fn unusable(folder: &Path, reason: &dyn Display) -> Self {
         Self::Unusable { folder: folder.to_owned(), reason: reason.to_string() }
     }

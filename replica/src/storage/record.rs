@@ -1,11 +1,11 @@
-//! Pure: records as they stand on disk: a version, a checksum, postcard.
+//! Pure: the encoding of records on disk: a version, a checksum, postcard.
 //!
 //! ```text
 //! | version: 1 byte | CRC-32 of key and payload: 4 bytes, little endian | payload: postcard |
 //! ```
 //!
-//! The checksum covers the key, so that a sound record under the wrong key is noticed too.
-//! Guarantees that a record whose bits changed is never taken for one.
+//! The checksum covers the key, so that a sound record under the wrong key is detected too.
+//! Guarantees that a record whose bits changed is never accepted.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -23,7 +23,7 @@ pub enum RecordError {
     /// Written by a newer program.
     #[error("a record has version {found}, and this program knows version {RECORD_VERSION}")]
     Newer {
-        /// Its version.
+        /// The record's version.
         found: u8,
     },
     /// Its bits changed, or it was cut.
@@ -43,7 +43,7 @@ pub fn encode<V: Serialize>(key: &[u8], value: &V) -> Vec<u8> {
     encode_for(Version::FIRST, key, value)
 }
 
-/// Encodes a value for a key, which programs older than a version cannot read.
+/// Encodes a value for a key, so that programs older than the version cannot read it.
 pub fn encode_for<V: Serialize>(version: Version, key: &[u8], value: &V) -> Vec<u8> {
     let record = vec![version.0, 0, 0, 0, 0];
     let mut record =
@@ -53,7 +53,7 @@ pub fn encode_for<V: Serialize>(version: Version, key: &[u8], value: &V) -> Vec<
     record
 }
 
-/// Decodes the record that stands under a key.
+/// Decodes the record stored under a key.
 ///
 /// # Errors
 /// When it is of a newer version or damaged.

@@ -1,7 +1,7 @@
-//! One RocksDB, and what is kept of it in memory: what all parts of a disk stand on.
+//! One RocksDB and its state in memory: the base of all parts of a disk.
 //!
-//! Guarantees that a read that finds damage and a write that fails stop the replica; what was
-//! damaged is never served. Does not know what the records mean.
+//! Guarantees that a read that finds damage and a write that fails stop the replica; damaged data
+//! is never served. Does not know the meaning of the records.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +20,8 @@ use super::record;
 use super::segments::{LogLimits, Segments};
 use crate::chain::Chain;
 
-/// Called when the disk failed and the replica must not go on. Does not return in a process; a
-/// test may unwind.
+/// A callback for when the disk failed and the replica must not go on. It does not return in a
+/// process; a test may unwind.
 pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The database and its numbers.
@@ -32,25 +32,25 @@ pub(super) struct Inner {
     /// The numbers of the current configuration's log, which its handle keeps up to date. A mutex
     /// because the handle lives inside the library; both are used by the driver's thread only.
     pub(super) numbers: Mutex<LogNumbers>,
-    /// Where the bytes of that log stand.
+    /// The positions of that log's bytes.
     pub(super) segments: Mutex<Segments>,
     pub(super) limits: LogLimits,
-    /// As it was written; changed by the driver's thread only.
+    /// The chain as it was last written; changed only by the driver's thread.
     pub(super) chain: Mutex<Chain>,
-    /// Which column families hold the state.
+    /// The generation, which selects the column families that hold the state.
     pub(super) generation: AtomicU64,
-    /// What files the next sync may remove.
+    /// The files that the next sync may remove.
     pub(super) to_drop: Mutex<ToDrop>,
-    /// Used by the sync thread only; a mutex because the type is shared with the driver's.
+    /// Used only by the sync thread; a mutex because the type is shared with the driver's thread.
     pub(super) side: Mutex<SideFile>,
 }
 
-/// Files that nobody needs any more once the write that says so is synced.
+/// Files that are no longer needed once the write that made them obsolete is synced.
 #[derive(Default)]
 pub(super) struct ToDrop {
-    /// Of the log, those up to this key, itself included.
+    /// The last of the log's keys whose files may be removed.
     pub(super) log: Option<[u8; 12]>,
-    /// All of a generation that holds no state.
+    /// A generation that holds no state, whose files may all be removed.
     pub(super) generation: Option<Generation>,
 }
 
@@ -67,13 +67,14 @@ impl Inner {
         self.chain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The configuration whose log has the entry at an index, and the last index that it can have.
+    /// Returns the configuration whose log has the entry at an index, and the last index that this
+    /// log can have.
     pub(super) fn log_of(&self, index: u64) -> (ConfigurationId, u64) {
         self.chain().log_of(index)
     }
 
-    /// Puts the chain into a batch, and the beginning of a configuration if it is another one now:
-    /// its log has nothing before it.
+    /// Puts the chain into a batch, with the beginning of the configuration if it is a new one: its
+    /// log has nothing before it.
     pub(super) fn put_chain(&self, batch: &mut WriteBatch, next: &Chain) {
         let meta = self.family(keys::META);
         put(batch, meta, keys::CONFIGURATION, next);
@@ -86,7 +87,7 @@ impl Inner {
         }
     }
 
-    /// The same, after that batch was written.
+    /// Makes the same change in memory, after that batch was written.
     pub(super) fn enter(&self, next: Chain) {
         if next.current.id == self.chain().current.id {
             *self.chain() = next;
@@ -132,7 +133,7 @@ impl Inner {
         })
     }
 
-    /// Visits records from a key on, in order, until `visit` says to stop.
+    /// Visits records from a key on, in order, until `visit` returns false.
     pub(super) fn each(
         &self,
         family: &str,
@@ -161,13 +162,15 @@ impl Inner {
         }
     }
 
-    /// What was written is not there any more: the end, with what helps.
+    /// Stops the replica because written data is lost or changed, with a message that says what
+    /// helps.
     pub(super) fn damaged(&self, what: &str) -> ! {
         let (folder, what) = (self.folder.clone(), what.to_owned());
         self.fatal("a read found damage", &OpenError::Damaged { folder, what });
     }
 
-    /// The disk cannot be trusted any more: going on could break a promise already made.
+    /// Stops the replica because the disk cannot be trusted: going on could break a promise already
+    /// made.
     pub(super) fn fatal(&self, what: &str, error: &dyn std::fmt::Display) -> ! {
         (self.on_fatal)(&format!("{what}: {error}"));
         panic!("the disk failed: {what}: {error}");
@@ -183,8 +186,8 @@ pub(super) fn put<V: Serialize>(
     batch.put_cf(family, key, record::encode(key, value));
 }
 
-/// Whether the files are not what they were, rather than out of reach: a file that is missing is
-/// damage, a full disk is none.
+/// Whether the error means changed files rather than unavailable ones: a missing file is damage, a
+/// full disk is not.
 pub(super) fn is_damage(error: &rocksdb::Error) -> bool {
     use rocksdb::ErrorKind::{Corruption, IOError, InvalidArgument, NotFound, NotSupported};
     match error.kind() {
@@ -194,7 +197,7 @@ pub(super) fn is_damage(error: &rocksdb::Error) -> bool {
     }
 }
 
-/// Reads the numbers of a log by `get`; `None` when nothing was ever written to it. The accepted
+/// Reads the numbers of a log with `get`; `None` when nothing was ever written to it. The accepted
 /// index is stored beside the entries, in the same batch.
 pub(super) fn read_numbers<E>(
     configuration: ConfigurationId,
@@ -212,7 +215,7 @@ pub(super) fn read_numbers<E>(
     Ok((numbers != LogNumbers::default()).then_some(numbers))
 }
 
-/// One of a log's numbers as it is stored.
+/// One of a log's numbers, as it is stored.
 #[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub(super) enum Number {
     /// A ballot: configuration, number, priority, slot.

@@ -1,8 +1,8 @@
 //! One configuration's log in RocksDB.
 //!
 //! Guarantees that each call is one batch, that the log has no hole, and that a hole found on disk
-//! stops the replica. Keeps the newest entries in memory, so that what was just written can be sent
-//! and applied without reading it back.
+//! stops the replica. Keeps the newest entries in memory, so that recently written entries can be
+//! sent and applied without reading them back.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -17,8 +17,8 @@ use super::rocks::{Inner, Number, put, read_numbers};
 use super::segments::Segments;
 use crate::entry::Entry;
 
-/// Newest entries kept in memory, in bytes. A follower that reconnects within so much is brought
-/// into step without a read of the disk.
+/// The size of the newest entries kept in memory, in bytes. A follower that lacks no more than
+/// these when it reconnects is brought into step without a read of the disk.
 const TAIL_BYTES_MAX: usize = 8 << 20;
 
 /// A suffix longer than this is removed by one range tombstone instead of one for each entry;
@@ -77,7 +77,7 @@ impl RocksLog {
         log
     }
 
-    /// Reads the whole log once: it is sound, and how many bytes stand where is known.
+    /// Reads the whole log once, which verifies it and finds the positions of its bytes.
     fn look_through(&mut self) {
         let inner = Arc::clone(&self.inner);
         let mut segments = inner.segments.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,7 +204,7 @@ impl LogDisk for RocksLog {
         }
         self.inner.write(batch);
         if self.numbers.compacted > compacted {
-            // Files go by the last key that may go, not by the first that stays.
+            // Files are removed up to the last removed key, not up to the first kept one.
             self.inner.to_drop().log = Some(self.key(self.numbers.compacted - 1));
         }
         *self.inner.numbers.lock().unwrap_or_else(PoisonError::into_inner) = self.numbers;
@@ -251,7 +251,7 @@ mod tests {
         Database::open(folder, &owner, nonce, LogLimits::default(), on_fatal).unwrap()
     }
 
-    /// Wherever a table file ends, a cut removes no entry that stays.
+    /// Wherever a table file ends, compaction removes no entry that is kept.
     #[test]
     fn a_cut_at_the_end_of_a_file_leaves_its_last_entry() {
         for cut in [9, 10, 11] {

@@ -1,8 +1,8 @@
-//! Snapshots of a database, and entries of its log, read beside the driver.
+//! Reads snapshots of a database, and entries of its log, beside the driver.
 //!
-//! Guarantees that a snapshot shows the state at one index, whatever is written meanwhile, and
-//! that one whose files may be gone, because a copied state took the place of the one that it
-//! shows, is found closed. Reads leave the block cache as it was.
+//! Guarantees that a snapshot shows the state at one index, whatever is written meanwhile. A
+//! snapshot whose files may be gone, because a copied state replaced the one that it shows, is
+//! reported as closed. Reads leave the block cache unchanged.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::snapshot::{Chunk, Cursor, Found, Header, Item, SnapshotId, Snapshots,
 use crate::state_machine::Record;
 use crate::version::Version;
 
-/// Snapshots that may be open at once: each keeps old records from being removed.
+/// The most snapshots open at once: each keeps old records from being removed.
 const SNAPSHOTS_MAX: usize = 8;
 
 /// An open snapshot.
@@ -30,7 +30,7 @@ struct Open<'a> {
     generation: Generation,
 }
 
-/// Snapshots that are open.
+/// The open snapshots of a database.
 pub struct RocksSnapshots<'a> {
     inner: &'a Inner,
     nonce: u64,
@@ -49,7 +49,7 @@ impl<'a> RocksSnapshots<'a> {
         }
         let inner = self.inner;
         let open = Open::new(inner);
-        // All are changed together, and the snapshot sees them so.
+        // They are always changed together, and the snapshot sees them together.
         let applied = open.meta(inner, keys::APPLIED);
         let version: Version = open.meta(inner, keys::VERSION);
         let generation = open.generation;
@@ -87,7 +87,7 @@ impl<'a> RocksSnapshots<'a> {
         let records = open.keys(inner, &keys, keys::end());
         let keys = records.map(|(key, record)| Item::Key(key, record));
         let chunk = Chunk::cut(lanes.chain(keys), inner.limits.chunk);
-        // Its files are removed only after the switch: what was read before it is whole.
+        // Its files are removed only after the switch: a chunk that was read before it is complete.
         match open.generation == inner.generation() {
             true => Found::Chunk(chunk),
             false => Found::Gone,
@@ -113,7 +113,7 @@ impl<'a> RocksSnapshots<'a> {
             }
             is_next && bytes < inner.limits.chunk
         });
-        // The log may have been cut.
+        // The log may have been compacted.
         Found::entries_of(configuration, wanted, from, entries, decided)
     }
 }
@@ -141,7 +141,7 @@ impl<'a> Open<'a> {
         }
     }
 
-    /// Keys and their records from a key on.
+    /// Iterates over keys and their records from a key on.
     fn keys<'i>(
         &'i self,
         inner: &'i Inner,
@@ -175,14 +175,14 @@ impl<'a> Open<'a> {
 }
 
 impl Inner {
-    /// How many bytes the keys have on the disk; an estimate.
+    /// Returns the estimated size of the keys on the disk, in bytes.
     pub(super) fn state_bytes(&self) -> u64 {
         let (family, size) =
             (self.generation().keys(), rocksdb::properties::ESTIMATE_LIVE_DATA_SIZE);
         self.db.property_int_value_cf(self.family(family), size).ok().flatten().unwrap_or(0)
     }
 
-    /// A page of keys, and the generation that it was read from.
+    /// Reads a page of keys; returns it with the generation that it was read from.
     pub(super) fn scan(&self, wanted: &Scan) -> (Generation, Page) {
         let open = Open::new(self);
         let end = scan::end(wanted).unwrap_or_else(keys::end);

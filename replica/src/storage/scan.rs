@@ -1,8 +1,8 @@
 //! Pure: the bounds of a scan, and pages cut from an ordered run of records.
 //!
-//! Guarantees that a page holds at most the asked number of pairs and about `SCAN_BYTES_MAX`
-//! bytes, that it ends when about `SCAN_READ_BYTES_MAX` were read for it, and that `next` is where
-//! the following page begins.
+//! Guarantees that a page holds at most the requested number of pairs and about `SCAN_BYTES_MAX`
+//! bytes, that it ends when about `SCAN_READ_BYTES_MAX` bytes were read for it, and that `next` is
+//! where the following page begins.
 
 use bytes::Bytes;
 use kvorum_protocol::data::{Key, Value};
@@ -11,13 +11,13 @@ use kvorum_protocol::message::{Page, Pair, Scan};
 
 use crate::state_machine::Record;
 
-/// The first key of a scan.
+/// Returns the first key of a scan.
 #[must_use]
 pub fn first(scan: &Scan) -> &[u8] {
     scan.from.as_slice().max(scan.prefix.as_slice())
 }
 
-/// The key before which a scan ends; `None` when nothing ends it.
+/// Returns the key before which a scan ends; `None` when it is not bounded.
 #[must_use]
 pub fn end(scan: &Scan) -> Option<Vec<u8>> {
     let prefix_end = Key::prefix_end(&scan.prefix).map(|key| key.0.to_vec());
@@ -28,7 +28,7 @@ pub fn end(scan: &Scan) -> Option<Vec<u8>> {
     }
 }
 
-/// Cuts a page from the records of a scan, in order from its first key.
+/// Cuts a page from a scan's records, which are in order from its first key.
 pub fn page(scan: &Scan, records: impl Iterator<Item = (Bytes, Record)>, index: u64) -> Page {
     let most = match scan.limit {
         0 => SCAN_PAIRS_MAX,
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(page.next, Some(Key::from("b")));
     }
 
-    /// The values have to be read, though nobody gets them.
+    /// The values have to be read, though they are not returned.
     #[test]
     fn a_page_of_keys_only_ends_by_what_was_read() {
         let scan = Scan { keys_only: true, ..scan("", "", "", 0) };

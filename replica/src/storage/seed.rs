@@ -1,11 +1,11 @@
-//! A folder that begins with a given state, for a new cluster that is made of another one's.
+//! A folder that begins with a given state, for a new cluster made from another cluster's state.
 //!
-//! Guarantees that a replica which starts with it has that state, an empty log after it, and
-//! nothing promised. Keys keep their revisions, but the log goes on [far above](LEAP) the state's
-//! index, so that no index is given twice; everything before is compacted. What belongs to the old
-//! cluster only stays out: its members, their changes, and what it remembered of its clients. All
-//! members of the new cluster begin with the same state: one that began empty would decide what the
-//! others hold differently.
+//! Guarantees that a replica which starts with it has that state, an empty log after it, and no
+//! promise. Keys keep their revisions, but the log continues [far above](LEAP) the state's index,
+//! so that no index is assigned twice; everything before is compacted. Data that belongs only to
+//! the old cluster is left out: its members, their changes, and its memory of its clients. All
+//! members of the new cluster begin with the same state: a member that began empty would decide
+//! differently what the others already hold.
 
 use std::path::Path;
 
@@ -25,46 +25,46 @@ use crate::snapshot::{Chunk, Header, Install, InstallWrite, Item, SnapshotId};
 use crate::state_machine::{self, LaneMemory, Source, Table};
 use crate::version::Version;
 
-/// How far above the last index of a state the cluster goes on that is made of it. The old cluster
-/// may have decided more after that state was taken, and clients know those indexes as revisions: a
-/// conditional write with one of them must fail in the new cluster, and nobody who watched the old
-/// one may take the new one's changes for the next of its own. It would take ten thousand writes a
-/// second for more than a day to decide so many. More would be harmless where clients know which
-/// cluster they are of, and only there.
+/// The distance above a state's last index after which the cluster made from it continues. The old
+/// cluster may have decided more after that state was taken, and clients know those indexes as
+/// revisions: a conditional write with one of them must fail in the new cluster, and a client that
+/// watched the old cluster must not take the new cluster's changes for its next ones. Deciding that
+/// many entries would take more than a day at ten thousand writes a second. A larger number of
+/// decided entries would be harmless only where clients know which cluster they belong to.
 pub const LEAP: u64 = 1_000_000_000;
 
-/// How much further it goes on at most, as the new cluster's id has it: of two clusters that are
-/// made of one state, the second must not give the first one's indexes again.
+/// The most by which it continues even further, depending on the new cluster's id: of two clusters
+/// made from one state, the second must not assign the first one's indexes again.
 pub const SPREAD: u64 = 1 << 43;
 
-/// Indexes stay below this: JSON has no whole numbers beyond. A state whose cluster might pass it
-/// is refused; it would have been restored a thousand times.
+/// The upper bound of indexes: JSON has no whole numbers beyond it. A state whose cluster might
+/// pass it is rejected; it would have been restored a thousand times.
 pub const INDEX_MAX: u64 = 1 << 53;
 
 // A write that was promised to be void after some index of the old cluster is void in the new one.
 const _: () = assert!(SESSION_ENTRIES < LEAP && LEAP + SPREAD < INDEX_MAX);
 
-/// Whether a cluster can go on that is made of a state as of an index.
+/// Whether a cluster made from a state as of an index can continue.
 #[must_use]
 pub fn can_leap(index: u64) -> bool {
     index < INDEX_MAX - LEAP - SPREAD
 }
 
-/// The index after which a cluster goes on that is made of a state as of `index`; `None` when
-/// indexes do not go so far.
+/// Returns the index after which a cluster made from a state as of `index` continues; `None` when
+/// indexes do not reach that far.
 #[must_use]
 pub fn leap(index: u64, cluster: ClusterId) -> Option<u64> {
     let spread = u64::try_from(cluster.0 % u128::from(SPREAD)).expect("it is below 64 bits");
     can_leap(index).then(|| index + LEAP + spread)
 }
 
-/// A folder that is being made.
+/// A folder that is being created.
 pub struct Seed {
     database: Database,
 }
 
 impl Seed {
-    /// Begins a folder for a replica with a state as of an index.
+    /// Begins a replica's folder with a state as of an index.
     pub fn begin(
         folder: &Path,
         owner: &Owner,
@@ -80,13 +80,14 @@ impl Seed {
         Ok(Self { database })
     }
 
-    /// Adds to the state.
+    /// Adds items to the state.
     pub fn add(&mut self, items: Vec<Item>) {
         self.database.write_install(InstallWrite::Chunk(Chunk { items, next: None }));
     }
 
-    /// Ends it, with the writes among the entries after the state applied to it: everything is on
-    /// disk. The index after which the replica goes on; `None` when there is none, and nothing is.
+    /// Completes the folder: applies the writes among the entries after the state, and makes
+    /// everything durable. Returns the index after which the replica continues; `None`, without a
+    /// sync, when there is no such index.
     #[must_use]
     pub fn end(mut self, tail: &[Entry]) -> Option<u64> {
         let database = &mut self.database;
@@ -107,9 +108,9 @@ impl Seed {
     }
 }
 
-/// What a new cluster takes of the entries that another one had accepted: the writes, each at its
-/// index. Who was to be a member, at which version, and what was compared, is not its business. A
-/// change of the members is the last entry of its configuration that can take effect.
+/// Returns what a new cluster takes from the entries that another one had accepted: the writes,
+/// each at its index. Joins, versions and checksums do not concern it. A stop sign is the last
+/// entry of its configuration that can take effect.
 fn writes_of(tail: &[Entry]) -> Vec<Entry> {
     let before_seal = tail.iter().take_while(|entry| !matches!(entry, Entry::StopSign(_)));
     let write = |entry: &Entry| match entry {
@@ -120,9 +121,9 @@ fn writes_of(tail: &[Entry]) -> Vec<Entry> {
 }
 
 impl Database {
-    /// Goes on after a later index. What is remembered of lanes goes: it would never be forgotten
-    /// otherwise, as no index comes at which it is due. A write of before that comes once more is
-    /// void there, since whatever it was promised ends below.
+    /// Continues after a later index. All session records are removed: they would never be
+    /// forgotten otherwise, because the index at which they are due never comes. An earlier write
+    /// that is repeated is void there, because it is valid only up to an index below.
     fn leap(&mut self, after: u64) {
         let (mut batch, meta) = (WriteBatch::default(), self.inner.family(keys::META));
         let lanes = self.inner.family(self.inner.generation().sessions());
@@ -166,7 +167,7 @@ mod tests {
         Entry::Command(Command { id, valid_until, operation })
     }
 
-    /// A folder with one key and one lane as of an index, and a tail; open again.
+    /// Creates a folder with one key and one lane as of an index, and a tail; opens it again.
     fn seeded(folder: &Path, tail: &[Entry]) -> Database {
         let on_fatal: OnFatal = Arc::new(|what: &str| panic!("{what}"));
         let begun = Seed::begin(folder, &owner(), 1, INDEX, Arc::clone(&on_fatal));
@@ -194,7 +195,7 @@ mod tests {
         );
         assert_eq!(database.key(b"k").map(|record| record.revision), Some(9), "of before");
         assert_eq!(database.lane(lane(1)), None, "it would stay for ever");
-        // A write of before: applied by the old cluster, or not. Its promise is over.
+        // Earlier writes, which the old cluster applied or not: they have expired.
         let again = [put_of(1, "k", 9 + SESSION_ENTRIES), put_of(2, "k", INDEX + SESSION_ENTRIES)];
         let memory = LaneMemory::default();
         let applied = state_machine::apply(&mut database, memory, Source::Log, after + 1, &again);

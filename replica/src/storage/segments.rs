@@ -1,27 +1,29 @@
-//! Pure: how many bytes of the log stand where.
+//! Pure: the positions of a log's bytes.
 //!
-//! The log is cut, and its newest part is sent, by bytes; so it is known, to within a segment,
-//! where its newest so many bytes begin. Guarantees that an answer is a position in the log.
-//! Where entries were removed from within a segment, its bytes are an estimate.
+//! The log is compacted, and its newest part is sent, by bytes. So the position where the newest
+//! entries of a given size begin is known, to within a segment. Guarantees that an answer is a
+//! position in the log. After entries were removed from within a segment, its bytes are an
+//! estimate.
 
 use std::collections::VecDeque;
 
 use crate::limits::SYNC_BYTES_MAX;
 
-/// How much of the log is kept and how much travels at once, in bytes as `Entry::weight` counts.
+/// The limits for keeping and sending the log, in bytes as `Entry::weight` counts them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogLimits {
-    /// Newest entries that stay when the log is cut: a peer that lacks no more gets entries.
+    /// The newest entries that stay when the log is compacted: a peer that lacks no more gets
+    /// entries.
     pub window: u64,
-    /// The log is cut when it has so much more: cuts are large and rare, because each leaves a
-    /// range tombstone.
+    /// The log is compacted when it exceeds `window` by this much: compactions are large and rare,
+    /// because each leaves a range tombstone.
     pub step: u64,
-    /// Most that a message of the consensus library carries of what a peer lacks; whoever lacks
-    /// more fetches it in chunks first.
+    /// The most that one message of the consensus library carries of the entries that a peer lacks;
+    /// a peer that lacks more fetches them in chunks first.
     pub sync: u64,
-    /// One chunk of state or of entries.
+    /// The size of one chunk of state or of entries.
     pub chunk: usize,
-    /// What is known to within so much.
+    /// The size of a segment: the precision with which positions are known.
     pub segment: u64,
 }
 
@@ -38,7 +40,7 @@ impl Default for LogLimits {
 }
 
 impl LogLimits {
-    /// Those of a log of which so much is kept, in the proportions of the default.
+    /// Returns the limits of a log that keeps this much, in the proportions of the default.
     #[must_use]
     pub fn keeping(window: u64) -> Self {
         let default = Self::default();
@@ -53,7 +55,7 @@ impl LogLimits {
     }
 }
 
-/// A run of entries.
+/// A run of consecutive entries.
 #[derive(Clone, Copy, Debug)]
 struct Segment {
     entries: usize,
@@ -61,7 +63,7 @@ struct Segment {
 }
 
 impl Segment {
-    /// The bytes of some of its entries.
+    /// Returns the bytes of some of its entries, as an estimate.
     fn share(&self, entries: usize) -> u64 {
         self.bytes * entries as u64 / self.entries.max(1) as u64
     }
@@ -72,7 +74,7 @@ impl Segment {
     }
 }
 
-/// A log's entries, in segments.
+/// The entries of a log, in segments.
 #[derive(Clone, Debug)]
 pub struct Segments {
     limits: LogLimits,
@@ -82,13 +84,13 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// Of an empty log that begins at a position.
+    /// Returns the segments of an empty log that begins at a position.
     #[must_use]
     pub fn new(limits: LogLimits, begin: usize) -> Self {
         Self { limits, segments: VecDeque::new(), bytes: 0, end: begin }
     }
 
-    /// One more entry at the end.
+    /// Adds one entry at the end.
     pub fn push(&mut self, bytes: usize) {
         self.end += 1;
         self.bytes += bytes as u64;
@@ -101,7 +103,7 @@ impl Segments {
         }
     }
 
-    /// Entries at and after a position were removed.
+    /// Removes the entries at and after a position.
     pub fn truncate(&mut self, position: usize) {
         while self.end > position
             && let Some(last) = self.segments.back_mut()
@@ -116,7 +118,7 @@ impl Segments {
         }
     }
 
-    /// Entries before a position were removed; the log may end before it, and then begins there.
+    /// Removes the entries before a position; a log that ends before it then begins there.
     pub fn compact(&mut self, position: usize) {
         let mut begin = self.begin();
         while begin < position
@@ -137,7 +139,8 @@ impl Segments {
         self.end - self.segments.iter().map(|segment| segment.entries).sum::<usize>()
     }
 
-    /// Where the newest entries begin that together have at most so many bytes.
+    /// Returns the position where the newest entries begin that together have at most this many
+    /// bytes.
     fn newest(&self, bytes: u64) -> usize {
         let (mut position, mut left) = (self.end, bytes);
         for segment in self.segments.iter().rev() {
@@ -148,13 +151,13 @@ impl Segments {
         position
     }
 
-    /// Where that part of the log begins which may travel in one message.
+    /// Returns the position from which on the log may be sent in one message.
     #[must_use]
     pub fn sendable(&self) -> usize {
         self.newest(self.limits.sync)
     }
 
-    /// Bytes from a position on, to within a segment.
+    /// Returns the number of bytes from a position on, to within a segment.
     fn bytes_from(&self, position: usize) -> u64 {
         let (mut begin, mut bytes) = (self.end, 0);
         for segment in self.segments.iter().rev() {
@@ -167,12 +170,14 @@ impl Segments {
         bytes
     }
 
-    /// Up to where the log should be cut, if it is long enough. `pinned` is the first position that
-    /// somebody still fetches: from there on all is kept, unless it is several windows and more
-    /// than the state, of so many bytes, that would have to be copied instead.
+    /// Returns the position up to which the log should be compacted, if it is long enough. `pinned`
+    /// is the first position that a peer still fetches: everything from there on is kept, unless
+    /// that is more than several windows and more than `state`, the bytes of the state that would
+    /// be copied instead.
     #[must_use]
     pub fn excess(&self, pinned: Option<usize>, state: impl FnOnce() -> u64) -> Option<usize> {
-        /// Windows that a fetch under way may make of the log, whatever the size of the state.
+        /// The most windows that a fetch under way may keep in the log, whatever the size of the
+        /// state.
         const PINNED_WINDOWS: u64 = 4;
         let LogLimits { window, step, .. } = self.limits;
         let cut = self.newest(window);

@@ -1,8 +1,8 @@
-//! What a database remembers of its own starts, and of its peers'.
+//! Stores a database's own starts, and those of its peers.
 //!
-//! Guarantees that each start is on the disk before anybody hears of it, with the epoch in which
-//! the one before it ended; and that what an earlier program wrote, which knew a start by its
-//! nonce, is understood. Does not know who may vote.
+//! Guarantees that each start is on the disk before it is announced, with the epoch in which the
+//! previous one ended; and that records of an earlier program, which knew a start by its nonce, are
+//! understood. Does not know which replicas may vote.
 
 use kvorum_protocol::status::ReplicaId;
 use rocksdb::WriteBatch;
@@ -15,15 +15,15 @@ use crate::marker::{Claim, Mark};
 use crate::start::{Epoch, Secret, Start};
 use crate::state_machine::Table;
 
-/// One start, as it is on the disk.
+/// One start, as it is stored on the disk.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) struct StartRecord {
     pub(super) secret: Secret,
-    /// The epoch in which the writes of the start before it ended.
+    /// The epoch in which the writes of the previous start ended.
     pub(super) began: Epoch,
 }
 
-/// A peer as it was remembered by the nonce of its start.
+/// The record of a peer by earlier programs, with the nonce of its start.
 #[derive(Serialize, Deserialize)]
 struct SeenByNonce {
     incarnation: u64,
@@ -31,7 +31,7 @@ struct SeenByNonce {
 }
 
 impl Inner {
-    /// One of this replica's starts.
+    /// Reads one of this replica's starts.
     pub(super) fn start(&self, incarnation: u64) -> Option<Start> {
         let read = |incarnation| self.get(keys::META, &keys::start(incarnation));
         let next: Option<StartRecord> = incarnation.checked_add(1).and_then(read);
@@ -39,13 +39,13 @@ impl Inner {
         if let Some(StartRecord { secret, began }) = read(incarnation) {
             return Some(Start { secret, began, until });
         }
-        // Nobody was told an epoch of it.
+        // No epoch of this start was ever reported.
         let nonce: u64 = self.get(keys::META, &keys::nonce(incarnation))?;
         let (secret, began) = (Secret::of_nonce(nonce), Epoch::default());
         Some(Start { secret, began, until: until.or(Some(began)) })
     }
 
-    /// What is remembered of a peer.
+    /// Reads the record of a peer.
     pub(super) fn seen(&self, peer: ReplicaId) -> Option<Seen> {
         if let Some(seen) = self.get(keys::META, &keys::met(peer)) {
             return Some(seen);
@@ -55,7 +55,7 @@ impl Inner {
         Some(Seen { incarnation, key, epoch })
     }
 
-    /// Writes something of no meaning.
+    /// Makes a write without meaning.
     pub(super) fn touch(&self) {
         let mut batch = WriteBatch::default();
         batch.delete_cf(self.family(keys::META), keys::TOUCHED);
@@ -72,8 +72,8 @@ impl Inner {
 }
 
 impl Database {
-    /// The replica, whose id is over, goes on under a new one, with the state that it has, and
-    /// without the log: nothing was promised under the new id. Durable when it returns.
+    /// Gives a replica whose id is retired a new one. It keeps its state, but not its log: nothing
+    /// was promised under the new id. Durable when it returns.
     pub fn rejoin(&mut self, replica: ReplicaId, nonce: u64) {
         self.identity.replica = replica;
         (self.identity.incarnation, self.identity.nonce) = (1, nonce);
@@ -89,7 +89,7 @@ impl Database {
         self.sync(self.durable());
     }
 
-    /// What a replica that has ended tells the cluster's marker, of the epoch its disk is in.
+    /// Returns the last claim of a replica that has ended, with the epoch that its disk is in.
     #[must_use]
     pub fn last_claim(&self, mark: Mark) -> Claim {
         let epoch = self.inner.get(keys::META, keys::EPOCH).unwrap_or(self.epoch);

@@ -1,9 +1,9 @@
-//! RocksDB's table files: how they are made, and how much of that it owes.
+//! RocksDB's table files: how they are written, and how much of that work is pending.
 //!
-//! What is written goes to memory and the write-ahead log. In the background a family's memory is
-//! flushed to a file of level 0, and files are merged into lower levels. That can wait a little,
-//! and not for ever: whatever paces it keeps up with the writes, or the writes are slowed before it
-//! falls far behind. Guarantees that families whose files are tiny slow nobody.
+//! Writes go to memory and the write-ahead log. In the background a family's memory is flushed to a
+//! file of level 0, and files are merged into lower levels. That can be put off a little, but not
+//! for ever: the rate limit keeps up with the writes, or the writes are slowed before the
+//! background work falls far behind. Guarantees that families whose files are tiny slow no writes.
 
 use std::path::Path;
 
@@ -16,42 +16,43 @@ use super::keys;
 use super::rocks::{Inner, ToDrop};
 use crate::limits::{BLOCK_CACHE_BYTES, WRITE_BUFFERS_BYTES};
 
-/// The write-ahead log is cut by flushing the oldest column family beyond this, in bytes; bounds
-/// the time of a recovery.
+/// The size of the write-ahead log, in bytes, beyond which it is cut by flushing the oldest column
+/// family; bounds the time of a recovery.
 const WAL_BYTES_MAX: u64 = 64 << 20;
 
-/// Of a table file that is written, so much may wait in the system's memory, in bytes.
+/// The most bytes of a table file being written that may wait in the system's memory.
 const TABLE_SYNC_BYTES: u64 = 512 << 10;
 
-/// Table files are written at a twentieth of this, in bytes a second, faster only as long as there
-/// is more to write: RocksDB adjusts it each second.
+/// The highest rate for writing table files, in bytes a second. They are written at a twentieth of
+/// it, and faster only as long as there is more to write: RocksDB adjusts the rate each second.
 const TABLE_RATE_MAX: i64 = 1 << 30;
-/// How often a part of that may be written, in microseconds: half a MiB at the slowest.
+/// The period for which a part of that rate is granted, in microseconds: half a MiB at the slowest
+/// rate.
 const TABLE_RATE_PERIOD_US: i64 = 10_000;
-/// One in so many parts goes to compaction even while a flush waits.
+/// One in this many parts goes to compaction even while a flush waits.
 const TABLE_RATE_FAIRNESS: i32 = 10;
 
-/// Threads for table files: one flushes, the others merge.
+/// The number of threads for table files: one flushes, the others merge.
 const BACKGROUND_JOBS: i32 = 3;
 
-/// Files of level 0 beyond which writes are slowed, and twice as many stop them: of the keys, whose
-/// files are large, as RocksDB has it.
+/// The number of level 0 files of keys beyond which writes are slowed; twice as many stop them.
+/// These files are large, and the value is RocksDB's own.
 const KEYS_FILES_MAX: i32 = 20;
-/// The same of what is small, or deleted before it is merged: their files are made whenever the
-/// write-ahead log is cut.
+/// The same for records that are small, or deleted before they are merged: their files are made
+/// whenever the write-ahead log is cut.
 const OTHER_FILES_MAX: i32 = 60;
 
-/// Table files that RocksDB keeps open; the rest of the descriptors is for connections.
+/// The most table files that RocksDB keeps open; the other descriptors are for connections.
 const OPEN_FILES_MAX: i32 = 256;
 
-/// What the disk owes: work that was put off.
+/// The disk's debt: work that was put off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Debt {
-    /// Bytes that have to be merged before the levels are in proportion; an estimate.
+    /// The bytes that have to be merged before the levels are in proportion; an estimate.
     pub bytes: u64,
-    /// Files of level 0, of the family that has most.
+    /// The number of level 0 files of the family that has most.
     pub files: u64,
-    /// Whether writes are slowed, or stopped, until less is owed.
+    /// Whether writes are slowed or stopped until the debt is smaller.
     pub slows_writes: bool,
 }
 
@@ -59,22 +60,23 @@ pub(super) fn open_rocksdb(path: &Path) -> Result<DB, rocksdb::Error> {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
-    // What survives must be a prefix of the writes, over several log files too: a mode that
-    // tolerates a torn tail of each file would leave a hole between two. A prefix that ends before
-    // what was synced is noticed by the side file.
+    // The surviving writes must be a prefix, over several log files too: a mode that tolerates a
+    // torn tail of each file would leave a hole between two. The side file detects a prefix that
+    // ends before what was synced.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
     // Writes stay in the log's buffer until the sync that the driver asks for.
     options.set_manual_wal_flush(true);
     options.set_max_total_wal_size(WAL_BYTES_MAX);
     options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
-    // At the priority of everything else: at a lower one they get nothing while others keep the
-    // processors busy, and what they put off stops the writes in the end.
+    // At normal priority: at a lower one the threads get no time while others keep the processors
+    // busy, and the work that they put off stops the writes in the end.
     options.set_max_background_jobs(BACKGROUND_JOBS);
     // Table files go to the disk as they are written, not all at once when they are synced: the
     // log's syncs would wait for that.
     options.set_bytes_per_sync(TABLE_SYNC_BYTES);
-    // A flush has 16 MiB: in one go it takes a core, and the disk, from those who wait for a sync.
+    // A flush has 16 MiB: in one go it takes a core, and the disk, from requests that wait for a
+    // sync.
     options.set_auto_tuned_ratelimiter(TABLE_RATE_MAX, TABLE_RATE_PERIOD_US, TABLE_RATE_FAIRNESS);
     options.set_max_open_files(OPEN_FILES_MAX);
     options.set_keep_log_file_num(3);
@@ -109,7 +111,7 @@ fn family_options(name: &str, cache: &Cache) -> Options {
 }
 
 impl Inner {
-    /// How much work is put off.
+    /// Returns how much work is put off.
     pub(super) fn debt(&self) -> Debt {
         let level_0 = properties::num_files_at_level(0);
         let of = |family: &str, name: &PropName| {
@@ -128,7 +130,7 @@ impl Inner {
         }
     }
 
-    /// Removes whole files of what is gone, sooner than RocksDB would.
+    /// Removes whole files of obsolete data, sooner than RocksDB would.
     pub(super) fn drop_files(&self, what: &ToDrop) {
         let drop = |family: &str, end: &[u8]| {
             let family = self.family(family);

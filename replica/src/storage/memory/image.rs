@@ -1,7 +1,7 @@
-//! Pure: everything that is on a disk in memory.
+//! Pure: the contents of a disk in memory.
 //!
-//! Guarantees that the same writes make the same image, so that what a crash leaves is the image
-//! of a prefix of them.
+//! Guarantees that the same writes make the same image, so that a crash leaves the image of a
+//! prefix of the writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,10 +21,10 @@ use crate::storage::log::{LogNumbers, LogWrite};
 use crate::storage::segments::{LogLimits, Segments};
 use crate::version::Version;
 
-/// What the wrapped storage promises and we rely on.
+/// The wrapped storage's promise, on which this module relies.
 const MEMORY_NEVER_FAILS: &str = "memory storage never fails";
 
-/// Keys, and what is remembered of lanes.
+/// Keys, and the session records of lanes.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct State {
     pub keys: BTreeMap<Bytes, Record>,
@@ -39,7 +39,7 @@ pub struct ImageLog {
     pub segments: Segments,
 }
 
-/// Everything on the disk.
+/// The contents of the disk.
 #[derive(Clone)]
 pub struct Image {
     pub limits: LogLimits,
@@ -49,7 +49,7 @@ pub struct Image {
     pub applied: u64,
     pub since: u64,
     pub version: Version,
-    /// The configuration; at first the one that the replica was told.
+    /// The configuration chain; at first the one that the replica was given.
     pub chain: Chain,
     pub quarantine: Option<Quarantine>,
     pub install: Option<Install>,
@@ -58,7 +58,7 @@ pub struct Image {
     pub seen: BTreeMap<ReplicaId, Seen>,
     pub nonces: BTreeMap<u64, u64>,
     pub epoch: Epoch,
-    /// In which epoch each start began.
+    /// The epoch in which each start began, by incarnation.
     pub began: BTreeMap<u64, Epoch>,
 }
 
@@ -69,16 +69,16 @@ pub enum Write {
     Table(Changes),
     Install(InstallWrite),
     Seen(ReplicaId, Seen),
-    /// A start: its incarnation and its nonce.
+    /// A start, by its incarnation and its nonce.
     Start(u64, u64),
     Epoch(Epoch),
-    /// The replica goes on under a new id: its first nonce.
+    /// The replica gets a new id, with this first nonce.
     Rejoin(u64),
     DropOldLogs,
 }
 
 impl Image {
-    /// An empty disk of a replica that was told the members.
+    /// Returns the empty disk of a replica that was given the members.
     pub fn told(limits: LogLimits, members: Configuration, replica: ReplicaId) -> Self {
         Self {
             limits,
@@ -200,7 +200,8 @@ impl Image {
         self.chain = next;
     }
 
-    /// The configuration whose log has the entry at an index, and the last index that it can have.
+    /// Returns the configuration whose log has the entry at an index, and the last index that this
+    /// log can have.
     pub fn log_of(&self, index: u64) -> (ConfigurationId, u64) {
         self.chain.log_of(index)
     }
@@ -224,7 +225,7 @@ impl Image {
         }
     }
 
-    /// The entries at positions `from..to`, or none if some of them are not there.
+    /// Returns the entries at positions `from..to`, or none if some of them do not exist.
     pub fn entries(&self, configuration: ConfigurationId, from: usize, to: usize) -> Vec<Entry> {
         let numbers = self.numbers(configuration);
         match self.logs.get(&configuration) {
@@ -249,7 +250,7 @@ impl State {
         }
     }
 
-    /// The chunk after a cursor, of about so many bytes.
+    /// Returns the chunk after a cursor, of about this many bytes.
     pub fn chunk(&self, after: &Cursor, bytes_max: usize) -> Chunk {
         use std::ops::Bound::{Excluded, Unbounded};
         let lanes = match after {

@@ -1,7 +1,7 @@
 //! Snapshots of a disk in memory.
 //!
-//! Guarantees what [`Snapshots`] promises. A snapshot is a copy of the keys: what they share is
-//! only their values, so it costs memory for the time of a transfer.
+//! Guarantees what [`Snapshots`] promises. A snapshot is a copy of the keys that shares only the
+//! values with the state, so it costs memory for the time of a transfer.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::snapshot::{Found, Header, SnapshotId, Snapshots, Wanted};
 use crate::state_machine::Table;
 use crate::storage::Store;
 
-/// Snapshots that are open.
+/// The open snapshots of a disk in memory.
 pub struct MemorySnapshots {
     memory: Memory,
     open: BTreeMap<SnapshotId, State>,
