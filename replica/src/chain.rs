@@ -1,59 +1,61 @@
-//! Pure: which configuration a state is in, who was a member before, and who is to become one.
+//! Pure: a cluster's chain of configurations: the current one, the former members and the joiners.
 //!
-//! Guarantees that a configuration follows only the one before it, and that the id of a replica is
-//! given once. Does not know why members change; `engine::configuring` says when.
+//! Guarantees that a configuration follows only the one directly before it, and that a replica's id
+//! is assigned only once. Does not know why members change; `engine::configuring` decides when.
 
 use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-/// Replicas that left and are still known; of more, the oldest are forgotten. They are known to be
-/// told that they left, and whoever misses that finds out from nobody talking to it.
+/// The most former members that are remembered; beyond it, the oldest are forgotten. They are kept
+/// so that they can be notified that they left. A former member that is forgotten before that
+/// notices it because no peer talks to it any more.
 const FORMER_MAX: usize = 16;
 
-/// Replicas that have an id and are no members yet; of more, the oldest are forgotten, and ask for
+/// The most joiners that are remembered; beyond it, the oldest are forgotten and have to ask for
 /// another id.
 const JOINERS_MAX: usize = 16;
 
-/// A replica that has an id and is to become a member when it has the state.
+/// A replica that has an id and becomes a member once it has the state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Joiner {
-    /// Who it is.
+    /// The joiner's id and name.
     pub member: Member,
-    /// Drawn by it when it asked for an id, so that it gets the same one when it asks again.
+    /// A number that the joiner drew when it asked for an id. It gets the same id when it asks
+    /// again.
     pub nonce: u64,
 }
 
-/// What a replica is to a configuration.
+/// A replica's role in a configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
     /// A member: it votes.
     Member,
-    /// It copies the state, and becomes a member then.
+    /// A joiner: it copies the state and then becomes a member.
     Joiner,
-    /// It was a member. Its id never votes again.
+    /// A former member: its id never votes again.
     Retired,
 }
 
-/// The configuration that a state is in; part of the replicated state.
+/// The current configuration and what is remembered around it; part of the replicated state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Chain {
-    /// The configuration.
+    /// The current configuration.
     pub current: Configuration,
-    /// The index after which it began: that of the stop sign of the one before.
+    /// The index after which it began: the index of the previous configuration's stop sign.
     pub began: u64,
-    /// Those who were members before and are none now. They may have to be told so.
+    /// Former members. They may have to be notified that they left.
     pub former: Vec<Member>,
-    /// Those who are to become members.
+    /// The replicas that are to become members.
     pub joiners: Vec<Joiner>,
     /// The id that the next joiner gets.
     pub next_replica: ReplicaId,
 }
 
 impl Chain {
-    /// Most replicas in each of the lists of those who are no members.
+    /// The longer of the two bounds on `former` and `joiners`.
     pub const OTHERS_MAX: usize = if FORMER_MAX > JOINERS_MAX { FORMER_MAX } else { JOINERS_MAX };
 
-    /// That of a new cluster.
+    /// Returns the chain of a new cluster.
     #[must_use]
     pub fn new(genesis: Configuration) -> Self {
         let last = genesis.members.iter().map(|member| member.replica.0).max().unwrap_or(0);
@@ -62,19 +64,19 @@ impl Chain {
         Self { current: genesis, began: 0, former, joiners, next_replica }
     }
 
-    /// What a replica knows that was told its id and the members, and has no state yet.
+    /// Returns the chain of a replica that was given its id and the members, and has no state yet.
     #[must_use]
     pub fn told(members: Configuration, replica: ReplicaId) -> Self {
         let chain = Self::new(members);
         match chain.current.name_of(replica) {
             Some(_) => chain,
-            // Whoever got a later id may be a member before it.
+            // A replica with a later id may have become a member before this one.
             None => Self { next_replica: replica, ..chain },
         }
     }
 
-    /// The configuration whose log has the entry at an index, and the last index that it can have.
-    /// Of earlier logs only the one before is known, and only while it is there.
+    /// Returns the configuration whose log has the entry at an index, and the last index that this
+    /// log can have. Of the earlier logs only the previous one is known, and only while it is kept.
     #[must_use]
     pub fn log_of(&self, index: u64) -> (ConfigurationId, u64) {
         match index > self.began {
@@ -83,8 +85,8 @@ impl Chain {
         }
     }
 
-    /// What a replica is. An id that was given later than this is that of a joiner, which does not
-    /// have the state yet.
+    /// Returns a replica's role. An id that was assigned later than this chain belongs to a joiner,
+    /// which does not have the state yet.
     #[must_use]
     pub fn standing(&self, replica: ReplicaId) -> Standing {
         let joins = replica >= self.next_replica
@@ -96,21 +98,21 @@ impl Chain {
         }
     }
 
-    /// Everybody who may have to be talked to.
+    /// Returns all replicas that this one may have to talk to.
     pub fn known(&self) -> impl Iterator<Item = &Member> {
         let joiners = self.joiners.iter().map(|joiner| &joiner.member);
         self.current.members.iter().chain(joiners).chain(&self.former)
     }
 
-    /// The id that was given to whoever drew a nonce.
+    /// Returns the id that was assigned to the joiner with this nonce.
     #[must_use]
     pub fn id_of(&self, nonce: u64) -> Option<ReplicaId> {
         let joiner = self.joiners.iter().find(|joiner| joiner.nonce == nonce);
         joiner.map(|joiner| joiner.member.replica)
     }
 
-    /// Somebody without an id wants to join. Of one name the last counts: who asked before under
-    /// it has lost what it had.
+    /// Assigns an id to a replica that has none and wants to join. For each name the last request
+    /// counts: an earlier joiner of the same name has lost its volume.
     #[must_use]
     pub fn join(mut self, name: &str, nonce: u64) -> Self {
         if self.id_of(nonce).is_none() {
@@ -123,15 +125,15 @@ impl Chain {
         self
     }
 
-    /// After a stop sign at an index; `None` when it does not follow this configuration: another
-    /// one came first.
+    /// Returns the chain after a stop sign at an index; `None` when the stop sign does not follow
+    /// this configuration, because another one came first.
     #[must_use]
     pub fn next(self, next: &Configuration, at: u64) -> Option<Self> {
         if next.id.0 != self.current.id.0 + 1 {
             return None;
         }
         let known = self.former.into_iter().chain(self.current.members);
-        // Whoever comes under a name replaces who had it before.
+        // A new member under a name replaces the earlier member of that name.
         let is_gone = |member: &Member| next.members.iter().all(|other| other.name != member.name);
         let mut former: Vec<_> = known.filter(is_gone).collect();
         forget_oldest(&mut former, FORMER_MAX);

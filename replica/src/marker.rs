@@ -1,14 +1,14 @@
-//! Pure: the cluster's marker, a record outside of any replica's volume.
+//! Pure: the cluster's marker, a record kept outside every replica's volume.
 //!
-//! It is made once, by the replica that begins the cluster; so no second cluster begins beside it.
-//! It names the replica that may decide alone, in a configuration of one, and knows how far disks
-//! had got that could not tell all of their peers; so a volume that was brought back from an older
-//! copy is told apart even when nobody else remembers. It knows the latest configuration that has
-//! a leader, too: in an earlier one nothing can be decided any more, but by copies of its members'
-//! volumes.
+//! It is created once, by the replica that begins the cluster, so that no second cluster begins
+//! beside it. It names the replica that may decide alone, in a configuration of one. It records the
+//! epochs that disks had reached when they could not notify all of their peers, so that a volume
+//! that was restored from an older copy is detected even when no peer remembers. It also records
+//! the latest configuration that has had a leader: in an earlier one nothing can be decided any
+//! more, except by copies of its members' volumes.
 //!
-//! Guarantees nothing by itself: an orchestrator keeps it, and replaces it only if it still is what
-//! a claim was judged by.
+//! Guarantees nothing by itself: an orchestrator keeps it, and replaces it only if it still equals
+//! the marker that a claim was judged against.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,21 +17,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::start::Epoch;
 
-/// The marker.
+/// The cluster's marker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Marker {
-    /// The cluster.
+    /// The cluster that the marker belongs to.
     #[serde(with = "digits")]
     pub cluster: ClusterId,
-    /// Drawn by the replica that began it.
+    /// A number that was drawn by the replica that began the cluster.
     pub nonce: u64,
-    /// Who decides alone, or did last.
+    /// The replica that decides alone, or was the last to do so, if there is one.
     pub solo: Option<Solo>,
-    /// The latest configuration that has had a leader, as one told; 0 before any did. Every earlier
-    /// one is over.
+    /// The latest configuration that has had a leader, as that leader reported; 0 before any did.
+    /// Every earlier configuration is over.
     #[serde(default = "nothing")]
     pub configuration: ConfigurationId,
-    /// How far disks had got that could not tell all members, by replica.
+    /// The epochs that disks had reached when they could not notify all members, by replica.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reached: BTreeMap<ReplicaId, Reached>,
 }
@@ -40,24 +40,24 @@ fn nothing() -> ConfigurationId {
     ConfigurationId(0)
 }
 
-/// Replicas of which the marker knows how far they got; of more, those that told longest ago are
-/// forgotten. A member tells whenever another one is not linked, so they left long ago.
+/// The most replicas whose epochs the marker records; beyond it, those that reported longest ago
+/// are forgotten. A member reports whenever another member is not linked, so those left long ago.
 const REACHED_MAX: usize = 16;
 
-/// Who decides alone.
+/// The replica that decides alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Solo {
-    /// In which configuration.
+    /// The latest configuration in which it may decide.
     pub configuration: ConfigurationId,
-    /// Who.
+    /// The replica's id.
     pub replica: ReplicaId,
-    /// Which of its starts.
+    /// The incarnation of the start that claimed the marker.
     pub incarnation: u64,
-    /// That start's nonce.
+    /// The nonce of that start.
     pub nonce: u64,
 }
 
-/// Why a replica may not decide alone.
+/// The reason why a claim on the marker is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refused {
     /// The cluster has gone on without this volume.
@@ -68,12 +68,12 @@ pub enum Refused {
          ConfigMap with the marker)"
     )]
     Newer {
-        /// The marker's.
+        /// The latest configuration that the marker knows.
         marked: u32,
-        /// The volume's.
+        /// The configuration in which the replica wanted to decide alone.
         claimed: u32,
     },
-    /// Another start of the same replica came in between.
+    /// Another start of the same replica has claimed the marker in between.
     #[error(
         "the cluster's marker names another start of this replica (incarnation {marked}): this \
          volume is an older copy, or is in use twice; bring back the newest volume, or go on with \
@@ -83,7 +83,7 @@ pub enum Refused {
         /// The marker's incarnation.
         marked: u64,
     },
-    /// The marker is another cluster's: it knows nothing of this one.
+    /// The marker belongs to another cluster and says nothing about this one.
     #[error(
         "the cluster's marker names cluster {marked}, and this replica is one of cluster {own}: \
          two clusters have begun at one place, and while one marker stands for both, nobody \
@@ -91,102 +91,106 @@ pub enum Refused {
          the other one, and then the marker, which is made anew"
     )]
     OtherCluster {
-        /// The marker's.
+        /// The cluster that the marker names.
         marked: ClusterId,
-        /// The volume's.
+        /// The cluster that the replica's volume belongs to.
         own: ClusterId,
     },
 }
 
-/// How far a replica's disk had got when the marker was told last.
+/// The epoch that a replica's disk had reached when it last reported to the marker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Reached {
-    /// What it was told.
+    /// The latest report.
     #[serde(flatten)]
     pub told: Told,
-    /// Rises with each replica that tells: who told last has the highest.
+    /// A counter that rises with each replica that reports: the latest reporter has the highest.
     #[serde(default)]
     pub turn: u64,
-    /// What another start had told before this one did, which is put back when this one turns out
-    /// to be a copy's.
+    /// The last report of an earlier start. It is restored if the start that replaced it turns out
+    /// to run on a copy of the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Told>,
 }
 
-/// What one start told.
+/// The report of one start of a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Told {
-    /// Which of a replica's starts.
+    /// The start's incarnation.
     pub incarnation: u64,
-    /// That start's nonce.
+    /// The start's nonce.
     pub nonce: u64,
-    /// The epoch of the disk.
+    /// The epoch that the disk had reached.
     pub epoch: Epoch,
 }
 
-/// What a replica wants the marker to know.
+/// The update that a replica wants to make to the marker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Mark {
     /// The configuration in which it wants to decide alone, if it does.
     pub solo: Option<ConfigurationId>,
-    /// The configuration in which it leads, if a majority of that has its beginning.
+    /// The configuration in which it leads, if a majority of its members has its beginning.
     pub leads: Option<ConfigurationId>,
     /// The epoch of its disk, which is durable.
     pub epoch: Epoch,
-    /// A peer knows better: what this start told does not count.
+    /// Set when a peer remembers more of this disk than it holds: the reports of this start do not
+    /// count.
     pub withdraws: bool,
 }
 
-/// What a replica tells the marker, and asks of it.
+/// A replica's report to the marker together with its request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claim {
-    /// The cluster that its volume belongs to.
+    /// The cluster that the replica's volume belongs to.
     pub cluster: ClusterId,
-    /// Who.
+    /// The replica's id.
     pub replica: ReplicaId,
-    /// Which of its starts.
+    /// The incarnation of the current start.
     pub incarnation: u64,
-    /// That start's nonce.
+    /// The nonce of the current start.
     pub nonce: u64,
     /// The configuration that its disk is in.
     pub chain: ConfigurationId,
-    /// What the marker is to know.
+    /// The update to make.
     pub mark: Mark,
 }
 
-/// One of a volume's starts, as the volume has it.
+/// One of a volume's starts, as recorded on the volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Past {
-    /// That start's nonce.
+    /// The start's nonce.
     pub nonce: u64,
-    /// The epoch in which its writes end on the volume: after all, for the current start.
+    /// The epoch in which its writes end on the volume; for the current start, later than every
+    /// epoch.
     pub until: Epoch,
 }
 
-/// The starts that a volume has, of those that the marker names, by incarnation.
+/// A volume's own starts among those that the marker names, by incarnation.
 pub type History = BTreeMap<u64, Past>;
 
 impl Marker {
-    /// That of a cluster which begins.
+    /// Returns the marker of a new cluster.
     #[must_use]
     pub fn new(cluster: ClusterId, nonce: u64) -> Self {
         let configuration = nothing();
         Self { cluster, nonce, solo: None, configuration, reached: BTreeMap::new() }
     }
 
-    /// The latest configuration in which something may have been decided. A replica alone that
-    /// decides who comes next is named in that configuration before.
+    /// Returns the latest configuration in which something may have been decided. A replica that
+    /// decides alone is named here in the next configuration before it decides the stop sign that
+    /// begins it.
     fn latest(&self) -> ConfigurationId {
         self.solo.map_or(self.configuration, |solo| solo.configuration.max(self.configuration))
     }
 
-    /// The latest configuration that has had a leader, if another one is over.
+    /// Returns the latest configuration that has had a leader, if it is later than the given one,
+    /// which is then over.
     #[must_use]
     pub fn after(&self, configuration: ConfigurationId) -> Option<ConfigurationId> {
         Some(self.configuration).filter(|latest| *latest > configuration)
     }
 
-    /// The incarnations by which a replica's claims are judged: its volume has to have them.
+    /// Returns the incarnations by which a replica's claims are judged: its volume must have them.
     #[must_use]
     pub fn names(&self, replica: ReplicaId) -> BTreeSet<u64> {
         let solo = self.solo.filter(|solo| solo.replica == replica);
@@ -194,11 +198,11 @@ impl Marker {
         solo.map(|solo| solo.incarnation).into_iter().chain(reached).collect()
     }
 
-    /// Judges what a replica asks for by what its volume has of the starts that the marker
-    /// [names](Self::names). The marker as it then has to be.
+    /// Judges a replica's claim by its volume's history of the starts that the marker
+    /// [names](Self::names). Returns the marker to write.
     ///
     /// # Errors
-    /// Why it must not be.
+    /// The reason why the claim is refused.
     pub fn claim(&self, claim: Claim, history: &History) -> Result<Self, Refused> {
         self.check_cluster(claim)?;
         let Claim { replica, incarnation, nonce, mark, .. } = claim;
@@ -221,13 +225,14 @@ impl Marker {
             mark.solo.map(|configuration| Solo { configuration, replica, incarnation, nonce });
         let configuration = self.configuration.max(mark.leads.unwrap_or(nothing()));
         let mut next = Self { solo: solo.or(self.solo), configuration, ..self.clone() };
-        // What a start told first may arrive last.
+        // The reports of one start may arrive out of order.
         let latest = self.reached.get(&replica);
         let own = latest.filter(|latest| latest.told.incarnation == incarnation);
         let before = own.map_or(latest.map(|latest| latest.told), |own| own.before);
         let epoch = own.map_or(mark.epoch, |own| own.told.epoch.max(mark.epoch));
         let last = self.reached.values().map(|told| told.turn).max().unwrap_or(0);
-        // Who was the last keeps its turn, lest the marker change each time that it tells.
+        // The latest reporter keeps its turn, so that its repeated reports do not change the
+        // marker.
         let turn = own.filter(|own| own.turn == last).map_or(last.saturating_add(1), |t| t.turn);
         let told = Told { incarnation, nonce, epoch };
         next.reached.insert(replica, Reached { told, turn, before });
@@ -235,14 +240,14 @@ impl Marker {
         Ok(next)
     }
 
-    /// The same without what a copy told, in this start or in an earlier one. The volume itself,
-    /// when it is back, has what was told before.
+    /// Returns the marker without the reports of a copy, in this start or in an earlier one. The
+    /// volume itself, once it is back, has what was reported before.
     fn without(&self, claim: Claim, history: &History) -> Self {
         let mut next = self.clone();
         let Some(reached) = next.reached.get(&claim.replica).copied() else { return next };
         let is_own =
             (reached.told.incarnation, reached.told.nonce) == (claim.incarnation, claim.nonce);
-        // What an earlier start told may be the volume's own, where it took nothing's place.
+        // An earlier start's report may be the volume's own if it replaced no other report.
         let is_earlier = reached.before.is_some() && self.check_reach(claim, history).is_ok();
         if is_own || is_earlier {
             next.reached.remove(&claim.replica);
@@ -252,7 +257,8 @@ impl Marker {
         next
     }
 
-    /// Keeps it small: who told longest ago left, or is told of again when it matters.
+    /// Bounds the marker's size: the replica that reported longest ago has left, or reports again
+    /// when it matters.
     fn forget_longest_ago(&mut self, claimant: ReplicaId) {
         while self.reached.len() > REACHED_MAX {
             let keeps = |replica: ReplicaId| {
@@ -272,16 +278,16 @@ impl Marker {
         }
     }
 
-    /// Whether a volume continues what the marker was told of it.
+    /// Checks that a volume continues what was reported to the marker about it.
     ///
     /// # Errors
-    /// When it is an older copy, or another start of the same volume told the marker since; and
-    /// when the marker is another cluster's, whose replicas may have the same ids.
+    /// When the volume is an older copy, or another start of the same volume has reported since;
+    /// and when the marker belongs to another cluster, whose replicas may have the same ids.
     pub fn check_reach(&self, claim: Claim, history: &History) -> Result<(), Refused> {
         self.check_cluster(claim)?;
         let Some(Reached { told, .. }) = self.reached.get(&claim.replica) else { return Ok(()) };
-        // A copy goes on with epochs and starts of its own. What counts is whether it has all of
-        // the start that told: never how far it has got since.
+        // A copy continues with epochs and starts of its own. What counts is whether it has every
+        // write of the start that reported, never how far it has got since.
         let has_all = |had: &Past| had.nonce == told.nonce && told.epoch <= had.until;
         let continues = claim.incarnation >= told.incarnation
             && history.get(&told.incarnation).is_some_and(has_all);
@@ -292,7 +298,7 @@ impl Marker {
     }
 }
 
-/// A cluster's id as the digits that people see: JSON has no numbers of that size.
+/// A cluster's id as the digits that are shown to users: JSON has no numbers of that size.
 mod digits {
     use super::ClusterId;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -312,7 +318,7 @@ mod tests {
 
     const CLUSTER: ClusterId = ClusterId(7);
 
-    /// A claim of replica 1 to decide alone.
+    /// Returns a claim of replica 1 to decide alone.
     fn claim(configuration: u32, incarnation: u64, nonce: u64) -> Claim {
         Claim {
             cluster: CLUSTER,
@@ -329,18 +335,18 @@ mod tests {
         }
     }
 
-    /// The same with an epoch.
+    /// Returns the same claim with another epoch.
     fn at(epoch: u64, claim: Claim) -> Claim {
         Claim { mark: Mark { epoch: Epoch(epoch), ..claim.mark }, ..claim }
     }
 
-    /// The same with other wishes to decide alone.
+    /// Returns the same claim with another configuration in which to decide alone.
     fn wants(solo: Option<ConfigurationId>, claim: Claim) -> Claim {
         Claim { mark: Mark { solo, ..claim.mark }, ..claim }
     }
 
-    /// What the volume of a claim has: its own start, and earlier ones by incarnation, nonce and
-    /// end.
+    /// Returns a claim together with its volume's history: its own start, and earlier ones by
+    /// incarnation, nonce and end.
     fn with(earlier: &[(u64, u64, u64)], claim: Claim) -> (Claim, History) {
         let past = |(incarnation, nonce, until)| (incarnation, Past { nonce, until: Epoch(until) });
         let own = (claim.incarnation, claim.nonce, u64::MAX);
@@ -351,7 +357,7 @@ mod tests {
         marker.claim(*claim, history)
     }
 
-    /// A marker that was lost and made anew is told by the leader.
+    /// A marker that was lost and created anew learns the configuration from the leader.
     #[test]
     fn nobody_decides_alone_before_the_latest_configuration() {
         let mut leader = wants(None, Claim { replica: ReplicaId(2), ..claim(3, 1, 5) });
@@ -381,7 +387,7 @@ mod tests {
         assert_eq!(left, Err(Refused::Newer { marked: 2, claimed: 1 }), "others decide by now");
     }
 
-    /// Replicas of two clusters have the same ids.
+    /// Replicas of different clusters may have the same ids.
     #[test]
     fn a_marker_knows_nothing_of_another_cluster() {
         let own = ClusterId(8);
@@ -395,8 +401,8 @@ mod tests {
         assert_eq!(marker.claim(withdraws, &history), Err(refused));
     }
 
-    /// A copy of the current start has its nonce, and lacks what was written since. It may have
-    /// been started many times by now, and be in an epoch that is as late as any.
+    /// A copy of the current start has its nonce, but lacks what was written since. It may have
+    /// been started many times by now, and may be in an epoch that is as late as any.
     #[test]
     fn a_copy_of_the_current_start_is_refused_however_often_it_starts() {
         let marker = judge(&Marker::new(CLUSTER, 1), &with(&[], claim(1, 1, 10))).unwrap();
@@ -420,7 +426,8 @@ mod tests {
         }
     }
 
-    /// Two copies of three take each other, and tell the marker, until the third knows better.
+    /// Two copies among three members accept each other and report to the marker, until the third
+    /// detects that they are copies.
     #[test]
     fn what_a_copy_told_is_withdrawn() {
         let whole = |incarnation, nonce, earlier: &[_]| {
@@ -471,7 +478,7 @@ mod tests {
             marker = judge(&marker, &with(&[], claim)).unwrap();
         }
         assert_eq!(marker.reached.len(), REACHED_MAX);
-        // The oldest of all tells again, and then so many others as fit beside it.
+        // The oldest of all reports again, and then as many others as fit beside it.
         for replica in [1].into_iter().chain(100..100 + REACHED_MAX as u64 - 1) {
             let claim = wants(None, Claim { replica: ReplicaId(replica), ..claim(1, 1, 1) });
             let claim = with(&[], claim);

@@ -1,12 +1,13 @@
-//! Who says how many replicas are wanted, and keeps the cluster's marker.
+//! The orchestrators: the source of the desired replica count, and the keeper of the cluster's
+//! marker.
 //!
 //! | orchestrator | where |
 //! |---|---|
 //! | [`Folder`] | on one machine, or one file system |
 //! | [`Kubernetes`] | the replica's own `StatefulSet`, and a `ConfigMap` |
 //!
-//! Guarantees that an orchestrator which is out of reach changes nothing: what was told last stays.
-//! Does not know who is a member.
+//! Guarantees that an orchestrator which is out of reach changes nothing: its last report stays
+//! valid. Does not know which replicas are members.
 
 mod events;
 pub mod folder;
@@ -36,50 +37,50 @@ pub use keeper::Keeper;
 pub use kubernetes::Kubernetes;
 pub use upkeep::Upkeep;
 
-/// Time between two looks at a folder.
+/// The time between two looks at a folder.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// Time between two looks of a leader whether the marker is still in its folder.
+/// The time between two checks by a leader that the marker is still in its folder.
 const MARKER_INTERVAL: Duration = Duration::from_secs(2);
-/// Time between two looks at a folder, of a replica that is told to end.
+/// The time between two looks at a folder by a replica that was asked to end.
 const END_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Why an orchestrator did not do something.
+/// The reason why a request to an orchestrator failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OrchestratorError {
-    /// It is out of reach, or does not make sense.
+    /// The orchestrator is out of reach, or its data makes no sense.
     #[error("{0}")]
     Unreachable(String),
-    /// More replicas are wanted than there can be.
+    /// More replicas are wanted than a cluster can have.
     #[error("{why}")]
     TooMany {
-        /// How many.
+        /// The replica count that is wanted.
         replicas: u32,
-        /// What next.
+        /// The message, which says what to do next.
         why: String,
     },
-    /// What says how many replicas are wanted is gone or about to be, or this replica may not ask
-    /// any more.
+    /// The object that holds the desired replica count is gone or being deleted, or this replica is
+    /// no longer allowed to read it.
     #[error("{0}")]
     Gone(String),
-    /// The marker must not name this replica.
+    /// The marker refuses this replica's claim.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// The volume cannot be read any more: this replica ends.
+    /// The volume cannot be read any more because this replica is ending.
     #[error("this replica ends")]
     Ended,
 }
 
-/// Who says how many replicas are wanted, and keeps the marker.
+/// The source of the desired replica count, which also keeps the marker.
 #[derive(Clone)]
 pub enum Orchestrator {
-    /// A folder.
+    /// A folder on one machine or one file system.
     Folder(Folder),
-    /// Kubernetes.
+    /// The Kubernetes API.
     Kubernetes(Box<Kubernetes>),
 }
 
 impl Orchestrator {
-    /// How many replicas are wanted, by a look that began after the call.
+    /// Returns the desired scale, from a read that began after the call.
     pub async fn wanted(&self) -> Result<Scale, OrchestratorError> {
         match self {
             Self::Folder(folder) => folder.wanted().await,
@@ -87,7 +88,7 @@ impl Orchestrator {
         }
     }
 
-    /// The marker, if there is one.
+    /// Returns the marker, if there is one.
     pub async fn marker(&self) -> Result<Option<Marker>, OrchestratorError> {
         match self {
             Self::Folder(folder) => folder.marker().await,
@@ -95,7 +96,7 @@ impl Orchestrator {
         }
     }
 
-    /// Makes the marker, unless there is one; the one there is then.
+    /// Creates the marker unless there is one; returns the marker that exists then.
     pub async fn make_marker(&self, marker: Marker) -> Result<Marker, OrchestratorError> {
         match self {
             Self::Folder(folder) => folder.make_marker(marker).await,
@@ -103,7 +104,7 @@ impl Orchestrator {
         }
     }
 
-    /// Replaces the marker, if it still is what is expected; whether it was.
+    /// Replaces the marker if it still equals `expected`; returns whether it did.
     pub async fn replace_marker(
         &self,
         expected: &Marker,
@@ -115,7 +116,7 @@ impl Orchestrator {
         }
     }
 
-    /// Where the marker is, for people.
+    /// Returns a human-readable description of where the marker is.
     #[must_use]
     pub fn marker_place(&self) -> String {
         match self {
@@ -124,7 +125,7 @@ impl Orchestrator {
         }
     }
 
-    /// Time between two looks whether the marker is still there.
+    /// Returns the time between two checks that the marker is still there.
     #[must_use]
     pub fn marker_interval(&self) -> Duration {
         match self {
@@ -133,7 +134,7 @@ impl Orchestrator {
         }
     }
 
-    /// Where the others listen for clients; `name` is one of the replicas.
+    /// Returns the addresses where the other replicas listen for clients; `name` is this replica's.
     #[must_use]
     pub fn clients(&self, name: &str) -> Resolve {
         match self {
@@ -142,8 +143,8 @@ impl Orchestrator {
         }
     }
 
-    /// The volume of another replica that has had one, if that can be seen here: it belongs to a
-    /// cluster, whether its replica runs or not, and is wanted or not.
+    /// Finds the volume of another replica that has had one, if volumes are visible here. Such a
+    /// volume belongs to a cluster, whether or not its replica runs or is wanted.
     pub async fn other_volume(&self, name: &str) -> Result<Option<String>, OrchestratorError> {
         match self {
             Self::Folder(folder) => folder.other_volume(name).await,
@@ -151,7 +152,8 @@ impl Orchestrator {
         }
     }
 
-    /// How long one that does not answer is asked again what a replica is told to end for.
+    /// Returns how long to retry an orchestrator that does not answer, when a replica asks why it
+    /// was told to end.
     #[must_use]
     pub fn answer_patience(&self) -> Duration {
         match self {
@@ -160,7 +162,7 @@ impl Orchestrator {
         }
     }
 
-    /// Time between two looks what a replica is told to end for.
+    /// Returns the time between two reads of why a replica was told to end.
     #[must_use]
     pub fn end_interval(&self) -> Duration {
         match self {
@@ -169,7 +171,8 @@ impl Orchestrator {
         }
     }
 
-    /// Something each time that another number may be wanted. Never ends.
+    /// Returns a stream with one item each time that the desired scale may have changed. Never
+    /// ends.
     fn hints(&self) -> BoxStream<'static, ()> {
         match self {
             Self::Folder(_) => {
@@ -180,7 +183,7 @@ impl Orchestrator {
         }
     }
 
-    /// Who tells people what a replica does and refuses.
+    /// Returns the sender of Events about what the named replica does and refuses, if there is one.
     #[must_use]
     pub fn herald(&self, name: &str) -> Option<Herald> {
         match self {
@@ -192,16 +195,17 @@ impl Orchestrator {
     }
 }
 
-/// Where a replica without an identity belongs.
+/// The way in which a replica without an identity comes to its cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
     /// It begins the cluster.
     Begins(ClusterId),
-    /// There is a cluster, which it joins.
+    /// It joins an existing cluster.
     Joins(ClusterId),
 }
 
-/// Makes the marker of a cluster that has begun, unless there is one; the one there is then.
+/// Creates the marker of a cluster that has begun, unless there is one; returns the marker that
+/// exists then.
 pub async fn mark(
     orchestrator: &Orchestrator,
     cluster: ClusterId,
@@ -209,10 +213,10 @@ pub async fn mark(
     orchestrator.make_marker(Marker::new(cluster, rand::random())).await
 }
 
-/// Finds out whether a replica without an identity begins the cluster. `intent` is on its volume,
-/// so that it finds its own marker again after a crash. The first ordinal begins it, and only while
-/// there is no marker of others, and nobody else who answers belongs to a cluster; a cluster that
-/// has no id yet gets one.
+/// Determines whether a replica without an identity begins the cluster. `intent` is stored on its
+/// volume, so that it recognizes its own marker after a crash. The first ordinal begins the
+/// cluster, and only while there is no marker of others and no other replica that answers belongs
+/// to a cluster. A cluster that has no id yet gets one.
 pub async fn origin(
     orchestrator: &Orchestrator,
     name: &str,
@@ -226,7 +230,7 @@ pub async fn origin(
     {
         return Ok(Origin::Joins(marker.cluster));
     }
-    // Nobody has marked a cluster, but one may live whose marker was lost.
+    // No cluster is marked, but one may be alive whose marker was lost.
     let (place, own) = (orchestrator.marker_place(), marker.as_ref().map(|marker| marker.cluster));
     let found = witnesses::living(&orchestrator.clients(name)).await;
     let found = found.map_err(|why| {
@@ -265,8 +269,8 @@ pub async fn origin(
     })
 }
 
-/// Tells the driver what is wanted: at first, whenever it changes, and when the driver asks to look
-/// again. While the orchestrator is out of reach, what was told last stays.
+/// Reports the desired scale to the driver: at first, whenever it changes, and when the driver asks
+/// for another look. While the orchestrator is out of reach, the last report stays valid.
 pub async fn watch(
     orchestrator: Orchestrator,
     name: String,
@@ -311,16 +315,16 @@ pub async fn watch(
     }
 }
 
-/// Tells where the number was asked for that it cannot be.
+/// Reports in an Event, where the replica count was set, that it is too high.
 async fn tell_too_many(orchestrator: &Orchestrator, name: &str, replicas: u32, note: String) {
     if let Some(herald) = orchestrator.herald(name) {
-        // Every replica sees it.
+        // Every replica detects this; with this name the Event exists once.
         let name = Some(format!("{replicas}-replicas"));
         herald.tell(Happening { is_warning: true, reason: "TooMany", note, name }).await;
     }
 }
 
-/// What a volume has of the starts that the marker names; `past` tells it of each.
+/// Collects the volume's history of the starts that the marker names; `past` reads one of them.
 async fn history<F>(
     marker: &Marker,
     replica: ReplicaId,
@@ -336,8 +340,8 @@ where
     Ok(history)
 }
 
-/// What the marker knows better than a disk, if it does: that it is an older copy, or that its
-/// configuration is over. `past` tells what the disk has of one of its starts.
+/// Returns what the marker knows beyond a disk, if anything: that the disk is an older copy, or
+/// that its configuration is over. `past` reads one of the disk's starts.
 pub async fn known_better<F>(
     orchestrator: &Orchestrator,
     claim: Claim,
@@ -354,9 +358,9 @@ where
     })
 }
 
-/// Tells the marker how far a replica's disk has got, and lets it name the replica if that wants to
-/// decide alone; `past` tells what the disk has of one of its starts. The latest configuration
-/// with a leader that the marker knows then, if the disk's own is over.
+/// Reports to the marker how far a replica's disk has got, and lets the marker name the replica if
+/// it wants to decide alone; `past` reads one of the disk's starts. Returns the latest
+/// configuration with a leader that the marker then knows, if the disk's own configuration is over.
 pub async fn claim<F>(
     orchestrator: &Orchestrator,
     claim: Claim,
@@ -365,11 +369,11 @@ pub async fn claim<F>(
 where
     F: Future<Output = Result<Option<Past>, OrchestratorError>>,
 {
-    /// Others may tell it something at the same time, each once.
+    /// Others may update the marker at the same time, each once.
     const TRIES: u32 = 10;
     for _ in 0..TRIES {
         let made = Marker::new(claim.cluster, claim.nonce);
-        // A cluster that is older than its marker, or whose marker was removed, gets another.
+        // A cluster that is older than its marker, or whose marker was removed, gets another one.
         let marker = match orchestrator.marker().await? {
             Some(marker) => marker,
             None => {
@@ -386,8 +390,8 @@ where
     Err(OrchestratorError::Unreachable("the marker changes all the time".to_owned()))
 }
 
-/// The same for a replica that has ended. It makes no marker: whoever removes a cluster removes its
-/// marker too, while the cluster still ends.
+/// Does the same as `claim` for a replica that has ended. It creates no marker: an operator who
+/// removes a cluster removes its marker too, while the cluster is still ending.
 pub async fn claim_at_end<F>(
     orchestrator: &Orchestrator,
     last: Claim,

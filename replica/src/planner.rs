@@ -1,36 +1,36 @@
-//! Pure: which replicas should be members, given how many are wanted.
+//! Pure: plans which replicas should be members, given the desired scale.
 //!
-//! Members are named `BASE-ORDINAL`, all with one base. Scale are the ordinals from `start` on, as
-//! many as there are to be `replicas`. A member whose ordinal is not wanted leaves; a joiner whose
-//! ordinal is wanted becomes a member when it has the state; a joiner with the name of a member
-//! that has been silent for a while takes its place, for it has another disk. Being dead is never a
-//! reason to leave. A joiner of any other name never becomes a member.
+//! Members are named `BASE-ORDINAL`, all with one base. The scale is the range of `replicas`
+//! ordinals from `start` on. A member whose ordinal is not wanted leaves; a joiner whose ordinal is
+//! wanted becomes a member when it has the state; a joiner with the name of a member that has been
+//! silent for a while replaces that member, for it has another disk. Being dead is never a reason
+//! to leave. A joiner with any other name never becomes a member.
 //!
 //! Guarantees that it plans a change only if a majority of the new members is linked and has the
 //! state, so that a quorum never grows before its members hold the data; that a plan has one member
-//! for each ordinal and [`MEMBERS_MAX`] at most, whatever is wanted; and that whatever keeps it
-//! from changing the members is said in a sentence, with what helps.
+//! for each ordinal and [`MEMBERS_MAX`] at most, whatever is wanted; and that the reason for not
+//! changing the members is given in a sentence, with a remedy.
 
 use std::fmt;
 
 use kvorum_protocol::status::{Member, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-/// Ticks for which a member must have been silent before somebody takes its place.
+/// How long a member must have been silent before a joiner replaces it, in ticks.
 pub const REPLACE_TICKS: u64 = 200;
-/// Ticks for which those who could become members wait for others, so that all do at once.
+/// How long replicas that could become members wait for others, so that all do at once, in ticks.
 pub const TOGETHER_TICKS: u64 = 200;
 
-/// Members that a cluster has at most: with more, each write waits for more disks, and nothing is
-/// gained. Of those wanted beyond it, the ones with the highest ordinals do not become members.
+/// The most members of a cluster: with more, each write waits for more disks, and nothing is
+/// gained. If more are wanted, the replicas with the highest ordinals do not become members.
 pub const MEMBERS_MAX: u32 = kvorum_protocol::limits::MEMBERS_MAX;
 
-/// How many replicas are wanted, as an orchestrator says.
+/// The desired scale, as an orchestrator reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Scale {
     /// The first ordinal.
     pub start: u32,
-    /// How many from there on; 0 for a cluster that is to stop, not to shrink.
+    /// The number of ordinals from there on; 0 for a cluster that is to stop, not to shrink.
     pub replicas: u32,
 }
 
@@ -42,7 +42,7 @@ impl Scale {
     }
 }
 
-/// The ordinal in a name: `2` of `kvorum-2`.
+/// Returns the ordinal in a name: `2` for `kvorum-2`.
 #[must_use]
 pub fn ordinal(name: &str) -> Option<u32> {
     let (_, digits) = name.rsplit_once('-')?;
@@ -50,13 +50,14 @@ pub fn ordinal(name: &str) -> Option<u32> {
     digits.parse().ok().filter(|_| is_plain && digits.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
-/// What comes before the ordinal in a name: `kvorum` of `kvorum-2`.
+/// Returns the part of a name before the ordinal: `kvorum` for `kvorum-2`.
 fn base(name: &str) -> Option<&str> {
     ordinal(name)?;
     name.rsplit_once('-').map(|(base, _)| base)
 }
 
-/// Whether a replica of that name can become a member beside these: its name is made as theirs are.
+/// Whether a replica of that name can become a member beside these: its name must have the same
+/// base.
 #[must_use]
 pub fn belongs(name: &str, members: &[Member]) -> bool {
     let theirs = members.first().and_then(|member| base(&member.name));
@@ -66,13 +67,13 @@ pub fn belongs(name: &str, members: &[Member]) -> bool {
 /// A member or a joiner, as the leader sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Candidate {
-    /// Who.
+    /// The replica's id and name.
     pub member: Member,
-    /// Whether there is a link to it (the leader has one to itself).
+    /// Whether there is a link to it (the leader counts as linked to itself).
     pub is_linked: bool,
-    /// Whether it has the state, but for what is just under way.
+    /// Whether it has the state, except for entries that are just under way.
     pub has_state: bool,
-    /// For how many ticks there has been no link.
+    /// The time without a link, in ticks.
     pub silent_ticks: u64,
 }
 
@@ -82,55 +83,55 @@ impl Candidate {
     }
 }
 
-/// All that a plan is made of.
+/// The input of a plan.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// How many are wanted; `None` when nobody says.
+    /// The desired scale; `None` when no orchestrator reports one.
     pub wanted: Option<Scale>,
     /// The leader.
     pub leader: ReplicaId,
     /// The members.
     pub members: Vec<Candidate>,
-    /// Those who are to become members.
+    /// The replicas that are to become members.
     pub joiners: Vec<Candidate>,
-    /// The cluster has never served: it begins with one member, and serves when a majority of those
-    /// wanted are.
+    /// Whether the cluster has never served: it begins with one member, and serves once a majority
+    /// of the wanted replicas are members.
     pub is_genesis: bool,
-    /// For how many ticks somebody could have become a member.
+    /// How long a joiner could have become a member, in ticks.
     pub waited_ticks: u64,
 }
 
-/// What to do.
+/// The next step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Plan {
-    /// The members are those wanted, or nobody says how many are.
+    /// The members are those wanted, or no desired scale is known.
     Stay,
-    /// They are not, and cannot be yet.
+    /// The members are not those wanted, and cannot be yet.
     Wait(Why),
-    /// The leader is to leave: first another one should lead.
+    /// The leader is to leave: first it hands over leadership to this member.
     HandOver(ReplicaId),
-    /// These should be the members.
+    /// The members should change to these.
     Change(Vec<Member>),
 }
 
-/// Why the members are not those wanted.
+/// The reason why the members are not those wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Why {
-    /// None is wanted: a cluster is stopped that way, and keeps its members.
+    /// No replica is wanted: a cluster is stopped that way, and keeps its members.
     Stopped,
     /// A member's name has no ordinal.
     NoOrdinal(String),
-    /// Replicas that are wanted have not come, or do not have the state yet.
+    /// Wanted replicas have not asked to join, or do not have the state yet.
     Joining(Vec<String>),
     /// More are wanted than can be members.
     TooMany(u32),
-    /// A majority of the new members must be there first.
+    /// A majority of the new members must be linked and have the state first.
     Blocked {
-        /// How many of them have to be there.
+        /// How many of the new members must be fit.
         need: usize,
         /// How many are.
         have: usize,
-        /// Those that are not, by name.
+        /// The names of the new members that are not.
         missing: Vec<String>,
     },
 }
@@ -162,7 +163,7 @@ impl fmt::Display for Why {
     }
 }
 
-/// Plans.
+/// Plans the next step from a view.
 #[must_use]
 pub fn plan(view: &View) -> Plan {
     let Some(wanted) = view.wanted else { return Plan::Stay };
@@ -192,7 +193,8 @@ pub fn plan(view: &View) -> Plan {
             target.push(joiner);
         }
     }
-    // Whoever cannot come is not waited for when others leave, or for ever.
+    // An absent replica never delays others that leave, and delays those that join only for a
+    // while.
     let absent = absent(view, wanted, &target);
     let grows = target.len() > view.members.len() || is_genesis_short(view, wanted, &target);
     if !absent.is_empty()
@@ -204,7 +206,7 @@ pub fn plan(view: &View) -> Plan {
     decide(view, target, absent)
 }
 
-/// The names that are wanted and not among the new members.
+/// Returns the wanted names that are not among the new members.
 fn absent(view: &View, wanted: Scale, target: &[&Candidate]) -> Vec<String> {
     let first = view.members.first().map_or("", |one| one.member.name.as_str());
     let base = first.rsplit_once('-').map_or(first, |(base, _)| base);
@@ -213,7 +215,7 @@ fn absent(view: &View, wanted: Scale, target: &[&Candidate]) -> Vec<String> {
     names.filter(|name| target.iter().all(|one| one.member.name != *name)).collect()
 }
 
-/// A cluster that has never served begins with a majority of those wanted.
+/// Whether a cluster that has never served lacks a majority of the wanted replicas.
 fn is_genesis_short(view: &View, wanted: Scale, target: &[&Candidate]) -> bool {
     view.is_genesis && target.len() < wanted.replicas.min(MEMBERS_MAX) as usize / 2 + 1
 }
@@ -224,7 +226,7 @@ fn decide(view: &View, mut target: Vec<&Candidate>, absent: Vec<String>) -> Plan
     let (mut now, mut then) = (ids(&view.members.iter().collect::<Vec<_>>()), ids(&target));
     now.sort_unstable();
     then.sort_unstable();
-    // A cluster of one that was just made serves from its second configuration on.
+    // A cluster of one that was just created serves from its second configuration on.
     if now == then && !view.is_genesis {
         return match view.wanted {
             _ if !absent.is_empty() => Plan::Wait(Why::Joining(absent)),
@@ -245,7 +247,7 @@ fn decide(view: &View, mut target: Vec<&Candidate>, absent: Vec<String>) -> Plan
         let is_member = |one: &&&Candidate| now.contains(&one.member.replica);
         return match fit.iter().find(is_member) {
             Some(heir) => Plan::HandOver(heir.member.replica),
-            // All members leave at once: whoever leads ends the configuration.
+            // All members leave at once: the current leader ends the configuration.
             None => Plan::Change(target.into_iter().map(|one| one.member.clone()).collect()),
         };
     }

@@ -1,8 +1,9 @@
-//! Tells in Events of Kubernetes what a replica does and refuses; `kubectl describe` shows them.
+//! Reports in Kubernetes Events what a replica does and refuses; `kubectl describe` shows them.
 //!
-//! Guarantees that nothing waits for an Event, that one which cannot be written is lost without
-//! harm, and that there is at most one in a while: an Event is for people. A Warning is for what is
-//! wrong, and lasts; each change of the members is told once, by whoever comes first.
+//! Guarantees that nothing waits for an Event, that an Event which cannot be written is lost
+//! without harm, and that their rate is limited, because they are meant for operators. A Warning is
+//! for trouble that lasts. Each change of the members is reported once, by the replica that is
+//! first.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -19,29 +20,29 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::kubernetes::{Kubernetes, parameters};
 
-/// Least time between two Events of a replica.
+/// The least time between two Events of a replica.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// News that wait to be told; more are lost.
+/// The most pending happenings; more are lost.
 const NEWS_MAX: usize = 16;
-/// What lasts so long is no step on the way to something: it is wrong.
+/// A condition that lasts this long is not a passing step: it is trouble.
 const LASTS: Duration = Duration::from_secs(30);
-/// Longest note, in characters; an Event may have a KiB.
+/// The longest note, in characters; an Event may have a KiB.
 const NOTE_CHARACTERS_MAX: usize = 300;
 
-/// Something that people should hear of.
+/// Something that operators should hear of.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Happening {
-    /// What is wrong, if something is; else what happened.
+    /// Whether it is trouble; otherwise it is a normal happening.
     pub is_warning: bool,
-    /// One word, as `kubectl get events` shows it.
+    /// The reason in one word, as `kubectl get events` shows it.
     pub reason: &'static str,
-    /// A sentence.
+    /// The message: one sentence.
     pub note: String,
-    /// What the Event is called, for one that several replicas may tell: it is there once.
+    /// The Event's name, for one that several replicas may report: it then exists once.
     pub name: Option<String>,
 }
 
-/// Tells what happens to one replica.
+/// The sender of one replica's Events.
 pub struct Herald {
     kubernetes: Kubernetes,
     name: String,
@@ -52,7 +53,7 @@ impl Herald {
         Self { kubernetes, name }
     }
 
-    /// Tells which members there are, and what is wrong with this replica, until it ends.
+    /// Reports changes of the members and this replica's trouble, until the replica ends.
     pub async fn follow(self, mut status: watch::Receiver<Option<Arc<Status>>>) {
         let (mut last, mut news) = (Last::default(), VecDeque::new());
         let mut pace = interval(INTERVAL);
@@ -113,21 +114,21 @@ impl Herald {
     }
 }
 
-/// What was told last.
+/// The state as it was last reported.
 #[derive(Default)]
 struct Last {
-    /// The configuration that needs no telling.
+    /// The last configuration seen, which needs no report.
     configuration: u32,
     waits: Lasting,
     trouble: Lasting,
 }
 
 impl Last {
-    /// What a status tells that is new.
+    /// Returns the happenings that a status shows for the first time.
     fn news(&mut self, status: &Status, now: Instant) -> Vec<Happening> {
         let Status { cluster, configuration, membership, trouble, name, .. } = status;
         let trouble = trouble.as_ref().map(|trouble| format!("{name}: {trouble}"));
-        // Why the members are not those wanted, the leader alone knows.
+        // Only the leader knows why the members are not those wanted.
         let waits = membership.waits.clone().filter(|_| status.role == Role::Leader);
         let change = self.change(*cluster, configuration);
         let trouble = self.trouble.news("Trouble", trouble, now);
@@ -135,7 +136,8 @@ impl Last {
         [change, trouble, waits].into_iter().flatten().collect()
     }
 
-    /// Which members there are, when others were before. What there was at first is no news.
+    /// Returns a happening with the members if they changed. The first members seen are not
+    /// reported.
     fn change(&mut self, cluster: ClusterId, configuration: &Configuration) -> Option<Happening> {
         let Configuration { id, members } = configuration;
         let before = std::mem::replace(&mut self.configuration, id.0);
@@ -149,16 +151,16 @@ impl Last {
     }
 }
 
-/// Something that may pass by itself, and is wrong when it lasts.
+/// A condition that may pass by itself, and is trouble when it lasts.
 #[derive(Default)]
 struct Lasting {
     since: Option<Instant>,
-    /// What was told, whether as a warning, and when.
+    /// The last message reported, whether it was a warning, and when it was reported.
     told: Option<(String, bool, Instant)>,
 }
 
 impl Lasting {
-    /// What there is to tell of it now.
+    /// Returns the happening to report now, if there is one.
     fn news(
         &mut self,
         reason: &'static str,
@@ -170,7 +172,7 @@ impl Lasting {
             return None;
         };
         let is_warning = now - *self.since.get_or_insert(now) >= LASTS;
-        // The words may change all the time, as those about a disk do that has so much room.
+        // The words may change all the time, such as those that state the free space of a disk.
         let is_old = |(told, as_warning, at): &(String, bool, Instant)| {
             *as_warning == is_warning && (*told == what || now - *at < LASTS)
         };

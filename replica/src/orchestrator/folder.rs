@@ -1,14 +1,15 @@
 //! A folder that orchestrates the replicas of one machine, or of one file system.
 //!
-//! | file | what it is |
+//! | file | contents |
 //! |---|---|
-//! | `statefulset.json` | how many replicas are wanted; may be edited by hand |
+//! | `statefulset.json` | the desired replica count; may be edited by hand |
 //! | `marker.json` | the cluster's [marker](crate::marker) |
-//! | `marker.lock` | held while the marker is looked at and replaced |
+//! | `marker.lock` | held while the marker is read and replaced |
 //! | `NAME/addresses.json` | where a replica listens |
-//! | `NAME/intent` | there until a replica has an identity |
+//! | `NAME/intent` | exists until a replica has an identity |
 //!
-//! Guarantees that the marker is made once, and replaced only if it still is what was expected.
+//! Guarantees that the marker is created once, and replaced only if it still equals the expected
+//! one.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -25,21 +26,21 @@ use crate::marker::Marker;
 use crate::planner::{MEMBERS_MAX, Scale};
 use crate::storage::Database;
 
-/// The file that says how many replicas are wanted.
+/// The file with the desired replica count.
 pub const SET_FILE: &str = "statefulset.json";
-/// The file on a replica's volume with the number by which it asks for an identity; it is there
-/// until the replica has one.
+/// The file on a replica's volume with the number by which it asks for an identity. It exists until
+/// the replica has one.
 pub const INTENT_FILE: &str = "intent";
-/// The same, of a volume whose id is over.
+/// The same file on a volume whose id is retired.
 pub const ANOTHER_FILE: &str = "another-id";
-/// The file that the marker is in.
+/// The file with the marker.
 const MARKER_FILE: &str = "marker.json";
-/// Most replicas of a cluster.
+/// The most replicas of a cluster.
 pub const REPLICAS_MAX: u32 = MEMBERS_MAX;
-/// Ordinals that a replica looks for others at.
+/// The ordinals at which a replica looks for others.
 const ORDINALS: std::ops::Range<u32> = 0..64;
 
-/// The file that says how many replicas are wanted, as far as replicas read it.
+/// The contents of `statefulset.json`, as far as replicas read it.
 #[derive(Serialize, Deserialize)]
 struct Set {
     replicas: u32,
@@ -47,20 +48,20 @@ struct Set {
     start: u32,
 }
 
-/// Such a folder.
+/// An orchestrating folder.
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
 }
 
 impl Folder {
-    /// The folder at a path.
+    /// Uses the folder at a path.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
 
-    /// Where a replica writes where it listens.
+    /// Returns the path of the file with a replica's addresses.
     #[must_use]
     pub fn addresses_of(&self, name: &str) -> PathBuf {
         self.path.join(name).join(FILE_NAME)
@@ -70,7 +71,7 @@ impl Folder {
         self.path.join(MARKER_FILE).display().to_string()
     }
 
-    /// Where the others listen for clients; `name` is one of the replicas.
+    /// Returns the addresses where the other replicas listen for clients; `name` is this replica's.
     #[must_use]
     pub fn clients(&self, name: &str) -> Resolve {
         let (folder, name) = (self.clone(), name.to_owned());
@@ -85,8 +86,8 @@ impl Folder {
         })
     }
 
-    /// The folder of another replica that has an identity, wanted or not: a database, and no longer
-    /// the intent with which it asks for one.
+    /// Finds the folder of another replica that has an identity, wanted or not: it holds a
+    /// database, and no longer the intent with which the replica asks for an identity.
     pub(super) async fn other_volume(
         &self,
         name: &str,
@@ -107,7 +108,7 @@ impl Folder {
         .await
     }
 
-    /// How many replicas are wanted, now.
+    /// Reads the desired scale.
     pub async fn wanted(&self) -> Result<Scale, OrchestratorError> {
         let file = self.path.join(SET_FILE);
         self.blocking(move |_| {
@@ -125,20 +126,20 @@ impl Folder {
         .await
     }
 
-    /// The marker, if there is one.
+    /// Reads the marker, if there is one.
     pub async fn marker(&self) -> Result<Option<Marker>, OrchestratorError> {
         self.blocking(Self::marker_now).await
     }
 
-    /// Makes the marker, unless there is one; the one there is then.
+    /// Creates the marker unless there is one; returns the marker that exists then.
     pub async fn make_marker(&self, marker: Marker) -> Result<Marker, OrchestratorError> {
         self.blocking(move |folder| folder.make_marker_now(marker)).await
     }
 
-    /// The same, for whoever may wait for the disk.
+    /// Does the same as `make_marker` on the caller's thread, which waits for the disk.
     ///
     /// # Errors
-    /// Those of the file system, with the file's name.
+    /// The file system's error, with the file's name.
     pub fn make_marker_now(&self, marker: Marker) -> io::Result<Marker> {
         let _lock = self.lock_marker()?;
         if let Some(marker) = self.marker_now()? {
@@ -148,10 +149,10 @@ impl Folder {
         Ok(marker)
     }
 
-    /// Removes the marker, for a cluster that left nothing behind.
+    /// Removes the marker of a cluster that left nothing behind.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// The file system's error.
     pub fn forget_marker(&self) -> io::Result<()> {
         match fs::remove_file(self.path.join(MARKER_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -159,7 +160,7 @@ impl Folder {
         }
     }
 
-    /// Replaces the marker, if it still is what is expected; whether it was.
+    /// Replaces the marker if it still equals `expected`; returns whether it did.
     pub async fn replace_marker(
         &self,
         expected: &Marker,
@@ -195,10 +196,10 @@ impl Folder {
         Ok(file)
     }
 
-    /// The marker, if there is one, for whoever may wait for the disk.
+    /// Reads the marker, if there is one, on the caller's thread, which waits for the disk.
     ///
     /// # Errors
-    /// Those of the file system, with the file's name.
+    /// The file system's error, with the file's name.
     pub fn marker_now(&self) -> io::Result<Option<Marker>> {
         let file = self.path.join(MARKER_FILE);
         match fs::read(&file) {

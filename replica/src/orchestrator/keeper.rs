@@ -1,6 +1,6 @@
-//! Carries the driver's wishes about the cluster's marker to whoever keeps it.
+//! Forwards the driver's claims on the cluster's marker to the orchestrator that keeps it.
 //!
-//! Guarantees that each wish is answered, with what became of it. Does not judge a claim; the
+//! Guarantees that each claim is answered with its verdict. Does not judge a claim; the
 //! [marker](crate::marker) does.
 
 use std::time::Duration;
@@ -14,22 +14,22 @@ use crate::driver::{ClientEvent, PeerEvent};
 use crate::engine::{Input, Verdict};
 use crate::marker::{Claim, Mark, Past};
 
-/// Time between two questions to a marker that is out of reach.
+/// The time between two reads of a marker that is out of reach.
 const ASK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Keeps the cluster's marker up to date, as the driver wants it.
+/// A task that keeps the cluster's marker up to date, as the driver wants it.
 pub struct Keeper {
-    /// Who keeps it.
+    /// The orchestrator that keeps the marker.
     pub orchestrator: Orchestrator,
-    /// Who reads the volume.
+    /// The driver, which reads the volume.
     pub driver: mpsc::Sender<PeerEvent>,
-    /// Where answers go.
+    /// The channel for verdicts to the driver.
     pub clients: mpsc::Sender<ClientEvent>,
 }
 
 impl Keeper {
-    /// Does so until nobody wishes anything any more. With a claim, asks first, for as long as it
-    /// takes, whether the marker knows the disk better.
+    /// Runs until every sender of claims is gone. With `unasked`, also asks whether the marker
+    /// knows more than the disk, and retries for as long as it takes.
     pub async fn keep(self, wanted: mpsc::Receiver<Claim>, unasked: Option<Claim>) {
         tokio::join!(self.ask(unasked), self.carry(wanted));
     }
@@ -48,14 +48,14 @@ impl Keeper {
         }
     }
 
-    /// Tells the driver what came of something; whether it is there still.
+    /// Reports a verdict to the driver; returns whether the driver is still there.
     async fn tell(&self, mark: Mark, verdict: Verdict) -> bool {
         let input = Input::Marked { mark, verdict };
         self.clients.send(ClientEvent::Input { input, permit: None }).await.is_ok()
     }
 
-    /// Asks the driver what the volume has of one of its starts. Of one that has ended nothing is
-    /// known: it must not look as if the volume lacked the start.
+    /// Asks the driver what the volume records of one of its starts. Returns an error if the driver
+    /// has ended: an answer must not look as if the volume lacked the start.
     async fn past(&self, incarnation: u64) -> Result<Option<Past>, OrchestratorError> {
         let (reply, answer) = oneshot::channel();
         let event = PeerEvent::Past { incarnation, reply };
@@ -64,7 +64,7 @@ impl Keeper {
     }
 
     async fn carry(&self, mut wanted: mpsc::Receiver<Claim>) {
-        // What went wrong last: it is asked again every second, and people need to hear it once.
+        // The last trouble: the claim is repeated every second, and the log needs to show it once.
         let mut trouble = String::new();
         while let Some(wish) = wanted.recv().await {
             let told = claim(&self.orchestrator, wish, |start| self.past(start));

@@ -1,14 +1,14 @@
 //! Kubernetes as the orchestrator: the replica's own `StatefulSet`, and a `ConfigMap`.
 //!
-//! | object | what for |
+//! | object | purpose |
 //! |---|---|
-//! | `StatefulSet` NAME | how many replicas are wanted, from which ordinal on |
+//! | `StatefulSet` NAME | the desired replica count, and the first ordinal |
 //! | `ConfigMap` NAME-cluster | the cluster's [marker](crate::marker), by compare-and-swap |
 //! | `Event` | what a replica does and refuses, in `kubectl describe` |
 //!
-//! Guarantees that what is wanted was read by a consistent read that began after it was asked for:
-//! a watch only says when to ask. Each call is bounded in time, so that an API server which hangs
-//! is the same as one which refuses. Nothing that serves clients waits for it.
+//! Guarantees that the desired scale comes from a consistent read that began after the request: a
+//! watch only hints when to read. Each call is bounded in time, so that an API server which hangs
+//! is treated like one which refuses. Nothing that serves clients waits for it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,26 +29,27 @@ use super::folder::REPLICAS_MAX;
 use super::{OrchestratorError, Scale};
 use crate::marker::Marker;
 
-/// How long one call may take.
+/// The longest time that one call may take.
 pub(super) const CALL_PATIENCE: Duration = Duration::from_secs(2);
-/// How long an API server that does not answer is asked again what a replica is told to end for.
+/// How long to retry an API server that does not answer, when a replica asks why it was told to
+/// end.
 pub const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
-/// Time between two such questions.
+/// The time between two such reads.
 pub const END_INTERVAL: Duration = Duration::from_secs(1);
-/// Pause after a watch that failed.
+/// The pause after a watch that failed.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
-/// How long a watch lasts, in seconds. An API server that is gone without a word is noticed then.
+/// How long a watch lasts, in seconds. An API server that silently disappeared is detected then.
 const WATCH_SECONDS: u32 = 20;
-/// Without a hint it is looked again after so long.
+/// The time after which the scale is read again without a hint.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
-/// Time between two looks of a leader whether the marker is still there.
+/// The time between two checks by a leader that the marker is still there.
 pub const MARKER_INTERVAL: Duration = Duration::from_secs(30);
 /// The marker's key in its `ConfigMap`.
 const MARKER_KEY: &str = "marker.json";
-/// The field of an object that says who wrote it.
+/// The field manager, which records in an object which program wrote it.
 const MANAGER: &str = "kvorum-replica";
 
-/// Kubernetes, as one replica uses it.
+/// The Kubernetes API, as one replica uses it.
 #[derive(Clone)]
 pub struct Kubernetes {
     sets: Api<StatefulSet>,
@@ -58,11 +59,11 @@ pub struct Kubernetes {
     pub(super) set: String,
     service: String,
     port: u16,
-    /// What the last answer told. Held for a moment.
+    /// The facts from the last answer. Locked only for a moment.
     pub(super) known: Arc<Mutex<Known>>,
 }
 
-/// What is known of the `StatefulSet`.
+/// The facts known about the `StatefulSet`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
     pub(super) uid: Option<String>,
@@ -70,18 +71,18 @@ pub(super) struct Known {
 }
 
 impl Kubernetes {
-    /// The cluster that the process runs in, or that its kubeconfig names. The others' clients
-    /// connect to `NAME.service:port`.
+    /// Connects to the cluster that the process runs in, or that its kubeconfig names. Clients
+    /// reach the other replicas at `NAME.service:port`.
     ///
     /// # Errors
-    /// When there is neither. Nothing is asked of the API server yet.
+    /// When there is neither. Nothing is requested from the API server yet.
     pub async fn here(set: &str, service: &str, port: u16) -> Result<Self, OrchestratorError> {
         let unusable = |error: &dyn std::fmt::Display| {
             OrchestratorError::Unreachable(format!("no Kubernetes to ask: {error}"))
         };
         let mut config = Config::infer().await.map_err(|error| unusable(&error))?;
         config.connect_timeout = Some(CALL_PATIENCE);
-        // Administrators look for it in the API server's logs.
+        // Administrators look for this name in the API server's logs.
         let program = concat!("kvorum-replica/", env!("CARGO_PKG_VERSION"));
         config.headers.extend("user-agent".parse().ok().zip(program.parse().ok()));
         let namespace = config.default_namespace.clone();
@@ -133,7 +134,7 @@ impl Kubernetes {
         Ok(self.read_marker().await?.map(|(marker, _)| marker))
     }
 
-    /// The marker, and the version of the object that it is in.
+    /// Reads the marker, and the object that holds it with its version.
     async fn read_marker(&self) -> Result<Option<(Marker, ConfigMap)>, OrchestratorError> {
         let name = self.marker_name();
         let Some(map) = self.call("get", self.maps.get_opt(&name)).await? else { return Ok(None) };
@@ -168,7 +169,7 @@ impl Kubernetes {
         };
         match self.call("create", self.maps.create(&parameters(), &map)).await {
             Ok(_) => Ok(marker),
-            // Somebody was first, or this very call was, whose answer was lost.
+            // Another replica was first, or this very call succeeded and its reply was lost.
             Err(error) => self.marker().await?.ok_or(error),
         }
     }
@@ -185,7 +186,8 @@ impl Kubernetes {
         if expected == next {
             return Ok(true);
         }
-        // It carries the version that was read: the API server refuses it after any other change.
+        // The object carries the version that was read: the API server rejects it after any other
+        // change.
         map.data = Some(data(next));
         let (name, parameters) = (self.marker_name(), parameters());
         let replaced = self.maps.replace(&name, &parameters, &map);
@@ -218,7 +220,7 @@ impl Kubernetes {
             .timeout(WATCH_SECONDS);
         let watch = watcher(self.sets.clone(), config).boxed();
         stream::unfold(watch, |mut watch| async {
-            // An end that never comes and an error are hints too: looking again tells more.
+            // A timeout and an error are hints too: the next read tells more.
             if let Ok(Some(Err(_))) = timeout(LOOK_INTERVAL, watch.next()).await {
                 sleep(WATCH_PAUSE).await;
             }
@@ -227,7 +229,7 @@ impl Kubernetes {
         .boxed()
     }
 
-    /// Waits for a call, but not for ever.
+    /// Waits for a call, for a limited time.
     pub(super) async fn call<T>(
         &self,
         verb: &str,
@@ -280,7 +282,7 @@ fn no_answer() -> OrchestratorError {
     ))
 }
 
-/// The innermost reason, which is the one that people can act on.
+/// Returns the innermost reason, which is the one that an operator can act on.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

@@ -1,13 +1,13 @@
 //! Keeps the cluster's marker in its place for as long as the cluster lives.
 //!
-//! Guarantees that a marker which is lost is made anew by the leader, within
+//! Guarantees that a lost marker is created anew by the leader, within
 //! [`marker_interval`](Orchestrator::marker_interval), and at once when a replica asks to join;
-//! that what it knew is told again, also when an older one was put back; that one which names
-//! another cluster is never touched; and that people are told. What is told is the
-//! [keeper](super::Keeper)'s.
+//! that its contents are reported again, also when an older marker was put back; that a marker
+//! which names another cluster is never touched; and that operators are notified. The contents are
+//! reported by the [keeper](super::Keeper).
 //!
-//! Only a leader that is ready does so: a replica of a cluster that never served must not put its
-//! own in the place of one that a person has just removed.
+//! Only a ready leader creates it: a replica of a cluster that never served must not put its own
+//! marker in the place of one that an operator has just removed.
 
 use std::sync::Arc;
 
@@ -21,33 +21,33 @@ use crate::driver::ClientEvent;
 use crate::engine::{Input, Verdict};
 use crate::marker::Mark;
 
-/// Keeps the marker of one cluster.
+/// A task that keeps the marker of one cluster in its place.
 pub struct Upkeep {
-    /// Who keeps it.
+    /// The orchestrator that keeps the marker.
     pub orchestrator: Orchestrator,
-    /// The cluster.
+    /// The cluster's id.
     pub cluster: ClusterId,
     /// This replica's name.
     pub name: String,
-    /// What it says of itself.
+    /// This replica's latest status.
     pub status: watch::Receiver<Option<Arc<Status>>>,
-    /// Its driver.
+    /// This replica's driver.
     pub driver: mpsc::Sender<ClientEvent>,
 }
 
-/// What became of a look at the marker.
+/// The result of a check of the marker.
 #[derive(PartialEq, Eq, Debug)]
 enum Seen {
-    /// It is there.
+    /// The marker is there.
     There,
-    /// It was gone.
+    /// The marker was gone, and was created anew.
     Made,
-    /// It names another cluster.
+    /// The marker names another cluster.
     Other(ClusterId),
 }
 
 impl Upkeep {
-    /// Does so until the replica ends.
+    /// Runs until the replica ends.
     pub async fn keep(mut self) {
         let (mut joiners, mut said) = (Vec::new(), None);
         loop {
@@ -75,7 +75,8 @@ impl Upkeep {
     async fn look(&self) -> Result<Seen, OrchestratorError> {
         let is_gone = self.orchestrator.marker().await?.is_none();
         if is_gone {
-            // Whoever removes a cluster removes its marker too, while it still ends.
+            // An operator who removes a cluster removes its marker too, while the cluster is still
+            // ending.
             match self.orchestrator.wanted().await {
                 Ok(Scale { replicas: 0, .. }) => return Ok(Seen::There),
                 Err(OrchestratorError::Gone(why)) => return Err(OrchestratorError::Gone(why)),
@@ -85,7 +86,7 @@ impl Upkeep {
         let marked = mark(&self.orchestrator, self.cluster).await?;
         let own = self.status.borrow().as_ref().map(|status| status.configuration.id);
         if marked.cluster == self.cluster && own > Some(marked.configuration) {
-            // Made anew, or put back: what it knew has to be told again.
+            // Created anew, or put back: its contents have to be reported again.
             let input = Input::Marked { mark: Mark::default(), verdict: Verdict::Lost };
             let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
         }
@@ -96,7 +97,7 @@ impl Upkeep {
         })
     }
 
-    /// What people should hear of a look.
+    /// Returns the message for operators about a check, if one is due.
     fn explain(&self, seen: &Result<Seen, OrchestratorError>) -> Option<String> {
         let (place, cluster) = (self.orchestrator.marker_place(), self.cluster);
         match seen {
@@ -125,7 +126,8 @@ impl Upkeep {
     }
 }
 
-/// Waits until somebody asks to join who did not before; whether the replica has ended instead.
+/// Waits until a replica asks to join that did not before; returns whether this replica ended
+/// instead.
 async fn somebody_joins(
     status: &mut watch::Receiver<Option<Arc<Status>>>,
     known: &mut Vec<String>,

@@ -1,11 +1,11 @@
-//! Asks the other replicas whether there is a cluster already.
+//! Asks the other replicas whether a cluster exists already.
 //!
-//! The cluster's [marker](crate::marker) says so; but it may be lost while the cluster lives, and a
-//! replica that has lost its volume as well would begin a second one. A replica listens for clients
-//! only when it belongs to a cluster, and tells each of them which.
+//! The cluster's [marker](crate::marker) records that; but it may be lost while the cluster lives,
+//! and a replica that has lost its volume as well would begin a second one. A replica listens for
+//! clients only when it belongs to a cluster, and names that cluster to each client.
 //!
-//! Guarantees an answer within [`PATIENCE`]. Somebody who answers belongs to a cluster that has
-//! begun; that nobody answers proves nothing, and is all that the first replica ever hears.
+//! Guarantees an answer within [`PATIENCE`]. A replica that answers belongs to a cluster that has
+//! begun. Silence proves nothing, and is all that the first replica of a new cluster ever gets.
 
 use std::io;
 use std::time::Duration;
@@ -18,32 +18,34 @@ use kvorum_protocol::status::ClusterId;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long the others are asked. A replica that lives answers within milliseconds; one that begins
-/// a cluster on Kubernetes waits so long for others that are only starting, once in its life: they
-/// may have volumes of a cluster whose marker is lost. Whoever installs waits as long. Where
-/// addresses are known only of those who listen, nobody is waited for who does not.
+/// How long the others are asked. A live replica answers within milliseconds. A replica that begins
+/// a cluster on Kubernetes waits this long, once in its life, for others that are only starting:
+/// they may have volumes of a cluster whose marker is lost. An operator who installs a cluster
+/// waits this long too. Where only the addresses of listening replicas are known, no time is spent
+/// on those that do not listen.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// How long one may take to answer, before it is asked again.
+/// How long one replica may take to answer, before it is asked again.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
-/// Time between two rounds.
+/// The time between two rounds.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// What one of the others says.
+/// The answer of one of the other replicas.
 enum Said {
     /// It belongs to a cluster.
     Belongs(ClusterId),
-    /// It is there, and does not say to which cluster it belongs.
+    /// It is there, but does not say to which cluster it belongs; with the reason.
     Hides(String),
-    /// Nobody listens there.
+    /// No replica listens at its address.
     Nobody,
-    /// Nothing: it may be starting, or out of reach.
+    /// No answer: it may be starting, or out of reach.
     Nothing,
 }
 
-/// The cluster that the others belong to, and one of them who says so.
+/// Returns the cluster that the others belong to, and the name of one that said so.
 ///
 /// # Errors
-/// When they say that there is a cluster, but not which.
+/// When a replica belongs to a cluster but does not say which, or when two belong to different
+/// ones.
 pub async fn living(others: &Resolve) -> Result<Option<(ClusterId, String)>, String> {
     let began = Instant::now();
     loop {
@@ -87,7 +89,7 @@ async fn ask(endpoint: Endpoint) -> (String, Said) {
         match Connection::start(stream, &address, None).await {
             Ok(connection) => Said::Belongs(connection.welcome().cluster),
             Err(ConnectError::Refused { refusal, .. }) => Said::Hides(refusal.to_string()),
-            // Something else listens where a replica did.
+            // Another program listens where a replica did.
             Err(ConnectError::NotKvorum { .. }) => Said::Nobody,
             Err(ConnectError::Unreachable { .. }) => Said::Nothing,
         }
@@ -109,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// A replica that tells whoever comes what it is; its endpoint.
+    /// Starts a replica that answers each client with the verdict; returns its endpoint.
     async fn replica(name: &str, verdict: Result<u128, HandshakeRefusal>) -> Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

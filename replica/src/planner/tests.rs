@@ -1,4 +1,4 @@
-//! Tests of the planner: as data, and against a model of what runs the replicas.
+//! Tests of the planner: with data, and against a model of the system that runs the replicas.
 
 use super::*;
 use proptest::prelude::*;
@@ -31,7 +31,7 @@ fn view(replicas: u32, members: Vec<Candidate>, joiners: Vec<Candidate>) -> View
     }
 }
 
-/// Members as `id@ordinal`, or what else the plan is.
+/// Returns the planned members as `id@ordinal`, or a description of any other plan.
 fn told(view: &View) -> String {
     match plan(view) {
         Plan::Stay => "stay".to_owned(),
@@ -113,7 +113,7 @@ fn members_follow_what_is_wanted() {
     assert_eq!(told(&View { wanted: None, ..view(9, three(), vec![]) }), "stay");
 }
 
-/// Only a name that is made as the members' are counts, and no number makes a cluster too large.
+/// Only a name with the members' base counts, and no replica count makes a cluster too large.
 #[test]
 fn nobody_becomes_a_member_under_another_name() {
     let named = |id: u64, name: &str| {
@@ -140,14 +140,14 @@ fn nobody_becomes_a_member_under_another_name() {
     let wild = Scale { start: u32::MAX, replicas: u32::MAX };
     let planned = told(&View { wanted: Some(wild), ..view(0, three(), vec![]) });
     assert!(planned.starts_with("wait: 0 of the new members are there"), "{planned}");
-    // Of two joiners for one ordinal one comes in.
+    // Of two joiners for one ordinal only one becomes a member.
     let twice = vec![fit(8, 3), fit(9, 3)];
     assert_eq!(told(&view(4, three(), twice)), "1@0 2@1 3@2 8@3");
 }
 
-/// A model of a `StatefulSet` and of the replicas that it starts and ends. Pods of ordinals that
-/// are wanted run, sooner or later (all at once, or each when the one before it is a member); pods
-/// that are not wanted end at any time, whether they have left or not.
+/// A model of a `StatefulSet` and of the replicas that it starts and ends. Pods of wanted ordinals
+/// run sooner or later (all at once, or each when the previous one is a member); pods that are not
+/// wanted end at any time, whether they have left or not.
 #[derive(Clone, Debug)]
 struct World {
     wanted: u32,
@@ -159,7 +159,7 @@ struct World {
     next_id: u64,
     now: u64,
     ordered: bool,
-    /// To whom leadership was handed over last.
+    /// The replica to which leadership was handed over last.
     heir: u64,
 }
 
@@ -231,7 +231,7 @@ impl World {
     fn view(&self, waited_ticks: u64) -> Option<View> {
         let members: Vec<_> = self.members.iter().map(|one| self.candidate(*one)).collect();
         let up: Vec<_> = members.iter().filter(|one| one.is_linked && one.has_state).collect();
-        // Without a majority nobody leads, and nobody plans.
+        // Without a majority there is no leader, and no plan.
         let any = up.get(usize::try_from(self.now).unwrap() % up.len().max(1))?;
         let heir = up.iter().find(|one| one.member.replica.0 == self.heir);
         let leader = heir.unwrap_or(any).member.replica;
@@ -240,7 +240,7 @@ impl World {
             wanted: Some(Scale { start: 0, replicas: self.wanted }),
             leader,
             joiners: self.joiners.iter().map(|one| self.candidate(*one)).collect(),
-            // Where each waits for the one before it to be ready, a new cluster never is.
+            // Where each pod waits until the previous one is ready, a new cluster is never ready.
             is_genesis: self.members == [(1, 0)] && !self.ordered,
             members,
             waited_ticks,
@@ -288,7 +288,7 @@ impl World {
                     (pod.1, pod.2) = (false, self.now);
                 }
             }
-            // One at a time, and never of a pair: that is what `recover` is for.
+            // One at a time, and never one of a pair: `recover` is for that.
             Act::LoseDisk(ordinal) => {
                 let others = self.members.iter().filter(|(_, o)| *o != ordinal);
                 let up = others.filter(|(_, other)| self.is_member(*other)).count();
@@ -311,8 +311,8 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever happens, each plan is safe; and when all that is wanted runs, the members become
-    /// those wanted.
+    /// Whatever happens, each plan is safe; and when all wanted replicas run, they become the
+    /// members.
     #[test]
     fn members_become_those_wanted(
         acts in prop::collection::vec(act(), 0..80),
@@ -322,7 +322,7 @@ proptest! {
         for act in acts {
             world.act(act)?;
         }
-        // A volume that is lost is lost; everybody else comes back. So a majority does.
+        // A lost volume stays lost; every other replica comes back. So a majority does.
         for (id, ordinal) in world.members.clone() {
             if let Some(pod) = world.pods.get_mut(&ordinal).filter(|pod| pod.0 == id) {
                 (pod.1, pod.3) = (true, true);
