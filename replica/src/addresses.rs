@@ -1,4 +1,4 @@
-//! The file in which a replica says where it listens.
+//! The file to which a replica writes its listening addresses.
 //!
 //! Where the system chooses ports, peers and clients on the same machine find a replica by it.
 //! Guarantees that a reader sees a whole file or none. Does not say that the replica is alive.
@@ -12,23 +12,23 @@ use serde::{Deserialize, Serialize};
 /// The file's name in a replica's folder.
 pub const FILE_NAME: &str = "addresses.json";
 
-/// Where a replica listens, each as `host:port`.
+/// The addresses on which a replica listens, each as `host:port`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Addresses {
     /// The replica's name.
     pub name: String,
-    /// For peers.
+    /// The address for peers.
     pub peers: String,
-    /// For clients.
+    /// The address for clients.
     pub clients: String,
-    /// For probes and metrics.
+    /// The address for probes and metrics.
     pub http: String,
-    /// The process that listens.
+    /// The id of the listening process.
     pub process: u32,
 }
 
 impl Addresses {
-    /// Reads a file.
+    /// Reads the addresses from a file.
     pub fn read(path: &Path) -> io::Result<Self> {
         serde_json::from_slice(&fs::read(path)?).map_err(io::Error::from)
     }
@@ -39,7 +39,7 @@ impl Addresses {
     }
 }
 
-/// Writes a JSON file so that a reader sees the whole of it or none. Does not sync it.
+/// Writes a JSON file so that a reader sees the whole file or none. Does not sync it.
 pub(crate) fn write_whole(path: &Path, what: &impl Serialize) -> io::Result<()> {
     let aside = path.with_extension("json.new");
     let mut file = fs::File::create(&aside)?;

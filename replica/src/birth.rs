@@ -1,10 +1,10 @@
-//! How a replica comes by its identity, when the members follow an orchestrator.
+//! Gives a replica its identity when the membership follows an orchestrator.
 //!
-//! Guarantees that a cluster begins once: an intent is synced to the volume, then the cluster's
-//! marker is made with it, then the identity; a crash after any step is harmless. A volume that
-//! belongs to nobody joins while there is a marker, or another replica answers that belongs to a
-//! cluster, and never begins a second cluster. A retired volume keeps its identity until it has
-//! another one.
+//! Guarantees that a cluster is created once: an intent is synced to the volume, then the cluster's
+//! marker is created with it, then the identity is written; a crash after any step is harmless. A
+//! volume without an identity joins if there is a marker, or if another replica that answers
+//! belongs to a cluster, and never creates a second cluster. A retired volume keeps its identity
+//! until it has another one.
 //!
 //! Does not know the disk beyond the folder; `replica` opens it.
 
@@ -28,29 +28,29 @@ use crate::state_machine::Table;
 use crate::storage::open::Newborn;
 use crate::storage::{Database, Store};
 
-/// Time between two tries to join.
+/// Time between two attempts to join.
 const TRY_INTERVAL: Duration = Duration::from_millis(200);
-/// Time between two tries to read the marker.
+/// Time between two attempts to read the marker.
 const MARKER_INTERVAL: Duration = Duration::from_secs(3);
-/// How long one try may take.
+/// Time limit of one attempt.
 const TRY_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a replica needs to come by an identity.
+/// The inputs that a replica needs to get an identity.
 pub struct Birth<'a> {
-    /// Who says what is wanted, and keeps the marker.
+    /// The orchestrator, which reports the desired replicas and keeps the marker.
     pub orchestrator: &'a Orchestrator,
     /// The replica's volume.
     pub data: &'a Path,
-    /// Its name.
+    /// The replica's name.
     pub name: &'a str,
     /// The cluster, if it is known.
     pub cluster: Option<ClusterId>,
-    /// What it waits for, for probes.
+    /// The reason why the replica waits, for probes.
     pub waiting: &'a watch::Sender<String>,
 }
 
 impl Birth<'_> {
-    /// Who the replica is, whose volume belongs to nobody; waits for the cluster if there is none.
+    /// Returns the identity for a volume that has none; waits for the cluster if there is none.
     pub async fn newborn(&self) -> io::Result<Newborn> {
         let intent = self.intent(INTENT_FILE)?;
         loop {
@@ -76,31 +76,31 @@ impl Birth<'_> {
         }
     }
 
-    /// The identity is on the volume: the intent has served.
+    /// Removes the intent once the identity is on the volume.
     pub fn done(&self) {
         self.forget(INTENT_FILE);
     }
 
-    /// The volume has got another id, or keeps the one that it has.
+    /// Ends the request for another id: the volume has got one, or keeps the one that it has.
     pub fn asks_no_more(&self) {
         self.forget(ANOTHER_FILE);
     }
 
-    /// Removes a number by which the volume asked; left there, it would only be told once more what
-    /// it was told.
+    /// Removes a number with which the volume made a request. If the file stays, a repeated request
+    /// only gets the same answer again.
     fn forget(&self, file: &str) {
         let _ = fs::remove_file(self.data.join(file));
         let _ = File::open(self.data).and_then(|folder| folder.sync_all());
     }
 
-    /// Whether the volume has asked for another id, and has not got it: it may have been given
-    /// already, and the one that the volume has be forgotten.
+    /// Whether the volume has asked for another id and not stored one: another id may have been
+    /// assigned already, and the volume's current id forgotten.
     pub fn has_asked(&self) -> bool {
         self.data.join(ANOTHER_FILE).exists()
     }
 
-    /// Makes the marker anew if it is missing: while there is a volume with an identity, no other
-    /// cluster must begin. When there is one that is another cluster's, that cluster.
+    /// Creates the marker again if it is missing: while a volume with an identity exists, no other
+    /// cluster must be created. Returns the other cluster if the marker belongs to another one.
     pub async fn keep_marker(
         &self,
         cluster: ClusterId,
@@ -109,8 +109,8 @@ impl Birth<'_> {
         Ok(Some(marked.cluster).filter(|marked| *marked != cluster))
     }
 
-    /// Ends when the marker turns out to be another cluster's: that cluster. Until it can be read,
-    /// the replica serves; peers and clients that know their cluster turn it away.
+    /// Returns the other cluster when the marker turns out to belong to another one. Until the
+    /// marker can be read, the replica serves; peers and clients that know their cluster reject it.
     pub async fn foreign(&self, cluster: ClusterId) -> ClusterId {
         loop {
             match self.keep_marker(cluster).await {
@@ -121,8 +121,8 @@ impl Birth<'_> {
         }
     }
 
-    /// The members that a joiner should talk to: they may be others by now than those that its
-    /// volume knows. Waits until somebody tells.
+    /// Returns the members that a joiner should contact: they may differ by now from those that its
+    /// volume knows. Waits until a replica reports them.
     pub async fn contacts(&self, database: &Database) -> Vec<Member> {
         if database.chain().standing(database.identity().replica) != Standing::Joiner {
             return Vec::new();
@@ -135,7 +135,7 @@ impl Birth<'_> {
         }
     }
 
-    /// Gets a volume whose id is over another one, while it is wanted; `None` when it is not.
+    /// Gets another id for a volume whose id is over; `None` when the replica is not wanted.
     pub async fn another_id(&self, cluster: ClusterId) -> io::Result<Option<Newborn>> {
         let intent = self.intent(ANOTHER_FILE)?;
         while self.is_wanted().await {
@@ -184,7 +184,7 @@ impl Birth<'_> {
         sleep(TRY_INTERVAL).await;
     }
 
-    /// A number that this volume keeps, in a file, until it has the identity that it asks for.
+    /// Returns a number that the volume keeps in a file until it has the identity it asks for.
     fn intent(&self, file: &str) -> io::Result<u64> {
         let path = self.data.join(file);
         let read = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());

@@ -1,10 +1,10 @@
-//! Clients' connections.
+//! The connections of clients.
 //!
-//! Each has a task that reads and one that writes. Guarantees that a stranger, a flood or a client
-//! that never reads costs a bounded share: connections are capped below the descriptor limit, and
-//! every byte of a request is counted from when it is received until its answer has left, every
-//! byte of an answer until it has left. What is over is refused or closed, never queued. Does not
-//! know what requests mean.
+//! Each has one task that reads and one that writes. Guarantees that a stranger, a flood or a
+//! client that never reads costs a bounded share: connections are capped below the descriptor
+//! limit, every byte of a request is counted from when it is received until its answer has left,
+//! and every byte of an answer until it has left. Anything over a bound is refused or closed, never
+//! queued. Does not know what requests mean.
 
 mod held;
 mod requests;
@@ -39,15 +39,15 @@ use crate::metrics::Metrics;
 use held::Held;
 use requests::Requests;
 
-/// Longest frame that a client may send, in bytes: the largest put, and a scan with two bounds.
+/// Longest frame from a client, in bytes: fits the largest put, and a scan with two bounds.
 const REQUEST_BYTES_MAX: usize = VALUE_BYTES_MAX + 4 * KEY_BYTES_MAX;
-/// Bytes of short frames that are written together.
+/// Buffer size, in bytes, up to which short frames are written together.
 const WRITE_BYTES: usize = 16 << 10;
-/// A connection that takes nothing for so long is closed.
+/// A connection that accepts no data for this long is closed.
 const STALL_MAX: Duration = Duration::from_secs(10);
-/// Strangers that are told at once that there are too many; further ones are just closed.
+/// Refusals under way to connections over the limit; further connections are simply closed.
 const REFUSALS_MAX: usize = 64;
-/// How long a stranger is told.
+/// Time limit for sending such a refusal.
 const REFUSAL_PATIENCE: Duration = Duration::from_millis(500);
 /// Pause after a failed accept: descriptors may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -60,18 +60,18 @@ pub struct Clients {
     driver: mpsc::Sender<ClientEvent>,
     status: watch::Receiver<Option<Arc<Status>>>,
     metrics: Arc<Metrics>,
-    /// Where the others' clients connect to.
+    /// The addresses for clients of the other replicas.
     addresses: watch::Receiver<Vec<Address>>,
     keys: Arc<AtomicU64>,
-    /// Room for requests whose answers have not left.
+    /// Room for requests whose answers have not left, in bytes.
     room: Arc<Semaphore>,
-    /// Room for requests that are being received.
+    /// Room for requests that are being received, in bytes.
     begun: Arc<Semaphore>,
     queued: Arc<Total>,
 }
 
 impl Clients {
-    /// The clients' side of a replica, to be started.
+    /// Creates the clients' side of a replica; `listen` starts it.
     #[must_use]
     pub fn new(
         name: String,
@@ -87,7 +87,7 @@ impl Clients {
         Self { name, cluster, driver, status, metrics, addresses, keys, room, begun, queued }
     }
 
-    /// Takes connections, for ever, at most so many at once.
+    /// Accepts connections, forever, at most `connections_max` at once.
     pub async fn listen(self, listener: TcpListener, connections_max: usize) {
         let connections = Arc::new(Semaphore::new(connections_max));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
@@ -153,7 +153,7 @@ impl Clients {
             () = self.read_requests(requests, client, &calls, &answers) => {}
         }
         let input = Input::ClientGone { client };
-        // What it asked is in the driver's queues until then.
+        // Until the driver handles this event, the client's requests are in its queues.
         let permit = calls.held.take_all();
         let _ = self.driver.send(ClientEvent::Input { input, permit }).await;
     }
@@ -182,7 +182,7 @@ impl Clients {
         if is_welcome { Ok(()) } else { Err("refused") }
     }
 
-    /// Reads requests until the client goes, falls silent or sends what is none.
+    /// Reads requests until the client leaves, falls silent or sends an invalid request.
     async fn read_requests(
         &self,
         mut requests: Requests<OwnedReadHalf>,
@@ -192,7 +192,7 @@ impl Clients {
     ) {
         let malformed = || self.metrics.malformed.fetch_add(1, Ordering::Relaxed);
         loop {
-            // A client with as many calls as it may have is not read; so it is not silent either.
+            // A client that has used all its calls is not read, so its silence does not count.
             let Ok(slot) = calls.slots.acquire().await else { return };
             let begun = match timeout(SILENCE_MAX, requests.next()).await {
                 Ok(Ok(Some(begun))) => begun,
@@ -221,7 +221,7 @@ impl Clients {
                     return;
                 }
                 ClientFrame::Call { call, request } => {
-                    // Given back when the answer has left.
+                    // Returned when the answer has left.
                     slot.forget();
                     self.metrics.calls.fetch_add(1, Ordering::Relaxed);
                     let room = self.room_for(begun.bytes.len());
@@ -246,13 +246,13 @@ impl Clients {
         }
     }
 
-    /// Room for a request of so many bytes, until its answer has left.
+    /// Reserves room for a request of `bytes` bytes, until its answer has left.
     fn room_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let bytes = u32::try_from(bytes + CALL_BYTES).unwrap_or(u32::MAX);
         Arc::clone(&self.room).try_acquire_many_owned(bytes).ok()
     }
 
-    /// Writes frames until the connection breaks or takes nothing for too long.
+    /// Writes frames until the connection breaks or accepts no data for too long.
     async fn write_frames(
         &self,
         mut out: Outgoing,
@@ -269,8 +269,8 @@ impl Clients {
                 if !matches!(timeout(STALL_MAX, out.write(frame)).await, Ok(Ok(()))) {
                     return;
                 }
-                // Whoever is never idle needs to know how far the log is all the same: a write
-                // that was promised too long ago expires.
+                // A client that is never idle still needs the applied index: a write that was sent
+                // too long ago expires.
                 next = match Instant::now() >= ping_due {
                     true => Some(self.ping(&out, &mut ping_due)),
                     false => queue.try_recv().ok(),
@@ -291,13 +291,13 @@ impl Clients {
     }
 }
 
-/// A connection's calls that are under way: how many more it may have, and their room.
+/// The calls of a connection that are under way: the free slots for more, and their room.
 struct Calls {
     slots: Semaphore,
     held: Held,
 }
 
-/// Where the reader answers what never reaches the driver.
+/// The sender of answers to calls that never reach the driver.
 struct Answers {
     frames: mpsc::UnboundedSender<ServerFrame>,
     queued: Queued,
@@ -311,13 +311,13 @@ impl Answers {
     }
 }
 
-/// The writing end of a connection. What is in the buffer has not left.
+/// The writing end of a connection. Frames in the buffer do not count as having left.
 struct Outgoing {
     write: OwnedWriteHalf,
     buffer: Vec<u8>,
-    /// What the frames in the buffer weigh.
+    /// Weight of the frames in the buffer, in bytes.
     weight: usize,
-    /// How many calls they answer.
+    /// Number of calls that these frames answer.
     answers: usize,
     /// The room of these calls.
     rooms: Vec<OwnedSemaphorePermit>,
@@ -331,16 +331,16 @@ impl Outgoing {
         Self { write, buffer, weight: 0, answers: 0, rooms, queued, calls }
     }
 
-    /// Writes a frame, or notes it to be written with the next ones if it is short.
+    /// Writes a frame, or buffers it to be written with the next ones if it is short.
     async fn write(&mut self, frame: ServerFrame) -> std::io::Result<()> {
         self.weight += frame.weight();
         if let ServerFrame::Answer { call, .. } = &frame {
             self.answers += 1;
-            // Its number may be used again as soon as the client sees the answer.
+            // The client may reuse the call number as soon as it sees the answer.
             self.rooms.extend(self.calls.held.take(*call));
         }
         let bytes = frame::encode(&frame, FRAME_BYTES_MAX).map_err(std::io::Error::other)?;
-        // From here on the bytes stand for it.
+        // From here on, the encoded bytes replace the frame.
         drop(frame);
         self.buffer.extend(frame::length_of(&bytes));
         if self.buffer.len() + bytes.len() <= WRITE_BYTES {
@@ -354,16 +354,16 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Writes what is left in the buffer.
+    /// Writes the bytes that remain in the buffer.
     async fn flush(&mut self) -> std::io::Result<()> {
         self.write.write_all(&self.buffer).await?;
-        // Whoever is idle keeps nothing.
+        // An idle connection keeps no buffer.
         self.buffer = Vec::new();
         self.left();
         Ok(())
     }
 
-    /// Everything has left: its room is given back.
+    /// Returns the room of all written frames, after everything has left.
     fn left(&mut self) {
         self.queued.subtract(std::mem::take(&mut self.weight));
         self.calls.slots.add_permits(std::mem::take(&mut self.answers));
@@ -384,7 +384,7 @@ async fn send_hello(
 async fn refuse(stream: TcpStream, refusal: HandshakeRefusal) {
     let (read, mut write) = stream.into_split();
     let mut requests = Requests::new(read, HANDSHAKE_BYTES_MAX, Arc::new(Semaphore::new(0)));
-    // The hello is read first: closing with it unread would reset the connection, and the
+    // The hello is read first: closing the connection with it unread would reset it, and the
     // refusal would be lost.
     let _ = requests.next().await;
     let _ = send_hello(&mut write, Err(refusal)).await;

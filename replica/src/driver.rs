@@ -1,20 +1,20 @@
-//! The one loop: drain, step, sync, send.
+//! The driver's single loop: drain, step, sync, send.
 //!
 //! One thread owns the engine and the disk. Each turn drains the inboxes (bounded), steps the
-//! engine for each input, and hands what comes out to the links and clients; what tells a durable
-//! fact waits in the [gate](crate::gate). The sync runs on a thread of its own, so that meanwhile
-//! heartbeats and read probes are answered and the next sync's work piles up.
+//! engine for each input, and hands the output to the links and clients; messages that report a
+//! durable fact wait in the [gate](crate::gate). The sync runs on a thread of its own, so that
+//! meanwhile heartbeats and read probes are answered and work for the next sync accumulates.
 //!
-//! The invariants; `tests/simulation/` checks I1 at each message, and takes it out to see that
-//! something is lost:
-//! - I1 A consensus message leaves only after a sync that began after it was taken has returned.
-//!   An answer to a client needs no further one: what is decided is durable at a majority by I1.
-//! - I2 What survives a crash is a prefix of the writes: one database, one write-ahead log, one
-//!   batch for each call.
-//! - I3 A failed write or sync ends the process; a sync is never tried again.
+//! The invariants; `tests/simulation/` checks I1 at each message, and removes it to confirm that
+//! data is then lost:
+//! - I1 A consensus message leaves only after a sync that began after it was taken has returned. An
+//!   answer to a client needs no further sync: what is decided is durable at a majority by I1.
+//! - I2 The writes that survive a crash form a prefix: one database, one write-ahead log, one batch
+//!   for each call.
+//! - I3 A failed write or sync ends the process; a sync is never retried.
 //! - I4 Held messages to a peer keep their order, and those of an ended session are dropped.
 //!
-//! A leader whose sync does not return, while another one's disk works, sends no heartbeats, so
+//! A leader whose sync does not return, while another member's disk works, sends no heartbeats, so
 //! that it loses its leadership.
 
 mod events;
@@ -50,51 +50,51 @@ use sinks::Sinks;
 const TICK_MS: u64 = 10;
 /// The engine's unit of time.
 pub const TICK: Duration = Duration::from_millis(TICK_MS);
-/// During a sync that takes longer the others are asked how their disks do.
+/// Duration of a sync beyond which the other members are asked whether their disks work.
 const SYNC_SLOW: Duration = Duration::from_millis(TICK_MS * SLOW_TICKS);
-/// A replica whose sync takes longer is not ready: another one should get the requests.
+/// Duration of a sync beyond which a replica is not ready: requests should go to another one.
 const SYNC_OVERDUE: Duration = Duration::from_millis(500);
-/// Inputs taken in one turn from each inbox: bounds how long a heartbeat waits.
+/// Inputs taken from each inbox in one turn: bounds how long a heartbeat waits.
 const TURN_INPUTS_MAX: usize = 1024;
-/// Messages from peers that wait for a turn. When it is full, links stop reading.
+/// Messages from peers that may wait for a turn. When the inbox is full, links stop reading.
 pub const PEERS_INBOX: usize = 4096;
-/// Calls from clients that wait for a turn. When it is full, a call is refused as overload.
+/// Calls from clients that may wait for a turn. When it is full, a call is refused as overload.
 pub const CLIENTS_INBOX: usize = 8192;
-/// Ticks between two statuses for probes and metrics.
+/// Ticks between two status updates for probes and metrics.
 const PUBLISH_TICKS: u64 = 10;
-/// Ticks between two looks at what the disk owes.
+/// Ticks between two checks of the disk's compaction debt.
 const DEBT_TICKS: u64 = 100;
-/// Ticks between two lines of the log about progress.
+/// Ticks between two log lines about progress.
 const PROGRESS_TICKS: u64 = 1000;
 
-/// Looks that wait for whoever says how many replicas are wanted.
+/// Looks (reads of the desired replica count) that may wait for the orchestrator.
 pub const LOOKS_MAX: usize = 8;
 
 /// The inboxes of a driver.
 pub struct Inboxes {
-    /// From links.
+    /// Events from links.
     pub peers: mpsc::Receiver<PeerEvent>,
-    /// From clients.
+    /// Events from clients.
     pub clients: mpsc::Receiver<ClientEvent>,
 }
 
-/// What the driver shows to the rest of the process.
+/// The outputs of the driver for the rest of the process.
 pub struct Shown {
-    /// The replica's status, a few times a second.
+    /// The replica's status, published a few times a second.
     pub status: watch::Sender<Option<Arc<Status>>>,
-    /// Counters.
+    /// The replica's counters.
     pub metrics: Arc<Metrics>,
-    /// When the process began, for monotonic times.
+    /// The start of the process, as the origin of monotonic times.
     pub began: Instant,
-    /// The others that may have to be talked to.
+    /// The other replicas that this one may have to talk to.
     pub known: watch::Sender<Vec<Known>>,
-    /// What the cluster's marker is to say.
+    /// Claims to write to the cluster's marker.
     pub marks: mpsc::Sender<Claim>,
-    /// Looks again how many replicas are wanted.
+    /// Requests to read the desired replica count again.
     pub looks: mpsc::Sender<Look>,
 }
 
-/// The loop and what it owns.
+/// The loop and the state that it owns.
 pub struct Driver<S: Store> {
     engine: Engine<S>,
     gate: Gate,
@@ -109,8 +109,8 @@ pub struct Driver<S: Store> {
 }
 
 impl<S: Store + Clone + Send + 'static> Driver<S> {
-    /// Runs until told to stop; nobody holds the store any more when it returns. To be called on a
-    /// thread of its own.
+    /// Runs until a stop is requested; no thread holds the store any more when it returns. Must be
+    /// called on a thread of its own.
     pub fn run(store: S, options: Options, mut inboxes: Inboxes, shown: Shown) {
         let (synced_by, mut synced) = mpsc::unbounded_channel();
         let (syncs, due) = std::sync::mpsc::channel();
@@ -138,7 +138,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             last_progress: 0,
         };
         runtime.block_on(driver.turn_until_stopped(&mut inboxes, &mut synced, &mut found));
-        // Whoever opens the disk again in this process must find it closed.
+        // The disk must be closed before this process opens it again.
         drop((driver, found));
         for thread in [sync, reader, scanner] {
             let _ = thread.join();
@@ -155,8 +155,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         tokio::pin!(next_tick);
         let (mut from_peers, mut from_clients) = (Vec::new(), Vec::new());
         loop {
-            // When so much waits for a sync that no more should, nothing more is taken of clients.
-            // Peers go on: what they send has bounds of its own, and heartbeats are among it.
+            // When too much waits for a sync, no more input is taken from clients. Peers' input
+            // still is: it has bounds of its own, and includes heartbeats.
             let is_open = !self.gate.is_full();
             let has_more = self.engine.has_more();
             tokio::select! {
@@ -171,7 +171,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             while let Ok(read) = found.try_recv() {
                 self.engine.step(read);
             }
-            // What came meanwhile shares the turn, and so the sync.
+            // Events that arrived meanwhile share the turn, and so the sync.
             drain(&mut inboxes.peers, &mut from_peers);
             if is_open {
                 drain(&mut inboxes.clients, &mut from_clients);
@@ -179,8 +179,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             for event in from_peers.drain(..) {
                 self.peer_event(event);
             }
-            // What has come was not late, however long this thread has waited for its turn. And
-            // time goes on, whatever else there always is to do.
+            // Input that has arrived was not late, however long this thread waited to be scheduled:
+            // so it comes before the tick. And time must advance, however much other work there is.
             if Instant::now() >= next_tick.deadline().into_std() {
                 self.tick();
                 next_tick.as_mut().reset(tokio::time::Instant::now() + TICK);
@@ -260,7 +260,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     fn peer_event(&mut self, event: PeerEvent) {
         match event {
             PeerEvent::Up { peer, session, link } => {
-                // What came of the old session's messages leaves by it, or not at all.
+                // Output for the old session's messages leaves by that session, or not at all.
                 self.turn();
                 self.gate.drop_peer(peer);
                 self.links.insert(peer, (session, link));
@@ -324,7 +324,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         None
     }
 
-    /// Ends a turn.
+    /// Ends a turn: sends the engine's output, and begins a sync if one is due.
     fn turn(&mut self) {
         let clients = &self.clients;
         let has_room = |client| clients.has_room(client);
@@ -344,7 +344,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             Output::Scan { origin, scan } => self.readers.scan(origin, scan),
             Output::Sync(written) => self.gate.wait_for(written),
             Output::Mark(mark) => self.mark(mark),
-            // One that has no room is asked for again.
+            // The engine repeats a look that finds no room here.
             Output::Look(look) => drop(self.shown.looks.try_send(look)),
             Output::Known(known) => drop(self.shown.known.send_replace(known)),
             Output::Frame { client, mut frame } => {
@@ -377,7 +377,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
 
     fn mark(&self, mark: Mark) {
         let claim = self.engine.store().claim(mark);
-        // When one is under way already, the engine asks again.
+        // If a claim is under way already, the engine repeats this one.
         let _ = self.shown.marks.try_send(claim);
     }
 
@@ -429,7 +429,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    /// Whether a sync is under way and has taken longer.
+    /// Whether a sync is under way and has taken longer than `time`.
     fn sync_takes(&self, time: Duration) -> bool {
         self.sync_began.is_some_and(|began| began.elapsed() > time)
     }
@@ -442,7 +442,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    /// The sync under way returned: what it covers may leave.
+    /// Releases what the sync under way covers, after it has returned.
     fn synced(&mut self) {
         self.sync_began = None;
         self.engine.step(Input::SyncIsSlow(false));
@@ -464,7 +464,7 @@ fn drain<T>(inbox: &mut mpsc::Receiver<T>, into: &mut Vec<T>) {
     }
 }
 
-/// The sync thread: one sync at a time, whenever the driver wants one.
+/// Runs the sync thread: one sync at a time, whenever the driver requests one.
 fn sync_loop<S: Store>(
     disk: &S,
     due: &std::sync::mpsc::Receiver<Durable>,

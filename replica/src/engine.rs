@@ -1,16 +1,16 @@
 //! Pure: one replica's decisions, as a state machine without I/O.
 //!
 //! [`Engine::step`] takes one [`Input`]; [`Engine::turn`] ends a turn of the driver: it proposes
-//! what came in, applies what was decided, serves the reads whose time has come and says what to
-//! send. Time enters as ticks, and the disk as a [`Store`].
+//! what arrived, applies what was decided, serves the reads that are due and returns the messages
+//! to send. Time enters as ticks, and the disk as a [`Store`].
 //!
 //! Guarantees:
-//! - A write is answered with its outcome only when it is decided and applied here; it is called
-//!   *refused* only if it was never handed on.
+//! - A write is answered with its outcome only when it is decided and applied here; it is reported
+//!   as *refused* only if it was never handed on.
 //! - A read is served only at an index that a majority confirmed, and that is applied.
-//! - A message that tells a durable fact is marked so, and the driver syncs before it leaves.
-//! - A replica that has not met every member, or that its peers know with another disk, does not
-//!   vote.
+//! - A message that reports a durable fact is marked so, and the driver syncs before it leaves.
+//! - A replica that has not met every member, or whose peers remember it with another disk, does
+//!   not vote.
 //!
 //! Does not know sockets, files, clocks or threads.
 
@@ -91,10 +91,10 @@ use whitelist::Gate;
 
 /// Ticks after which a leader proposes a no-op because what it accepted stays undecided.
 const UNDECIDED_TICKS: u64 = 50;
-/// How much faster elections go after the link to the leader broke. Safe at any speed: election is
-/// a matter of liveness only.
+/// Factor by which elections go faster after the link to the leader broke. Safe at any speed:
+/// elections affect liveness only.
 const HURRY: u64 = 3;
-/// Ticks for which they do; then the peer was no leader, or no majority is there.
+/// Ticks for which elections go faster; then the peer was no leader, or there is no majority.
 const HURRY_TICKS: u64 = 60;
 
 /// One replica's decisions.
@@ -104,7 +104,7 @@ pub struct Engine<S: Store> {
     options: Options,
     me: ReplicaId,
     configuration: Configuration,
-    /// The index after which that began.
+    /// The index after which the configuration began.
     began: u64,
     /// `None` while the replica does not vote.
     consensus: Option<Consensus<S::Log>>,
@@ -116,68 +116,68 @@ pub struct Engine<S: Store> {
     hand_over: Option<HandOver>,
     sending: Sending,
     slow_disk: SlowDisk,
-    /// What the instance of the configuration before saw of how long answers take.
+    /// How long answers took, as observed in the previous configuration.
     patience: Patience,
     fetching: Option<Fetching>,
     checking: Checking,
-    /// What is being read beside the engine.
+    /// Reads from the disk that are under way outside the engine.
     questions: Questions,
-    /// This replica proposed the end of the configuration: it proposes nothing after it.
+    /// Whether this replica proposed the end of the configuration: it proposes nothing after it.
     stops: bool,
-    /// After which index the log begins, when this replica has lost its vote.
+    /// The index after which the log begins, if this replica has lost its vote.
     left_log: Option<u64>,
-    /// After which index the log of the configuration before begins, while it is still there.
+    /// The index after which the previous configuration's log begins, while it still exists.
     old_log: Option<u64>,
     planning: Planning,
-    /// The end of the configuration, while it is prepared.
+    /// The seals that end the configuration, while its end is prepared.
     seals: Seals,
     stopping: Stopping,
-    /// Who says what.
+    /// The standing of each peer: whether it is a member, was one, or joins.
     standings: Standings,
-    /// Who waits for the id that goes with a nonce.
+    /// Pending joins: the requester, by the joiner's nonce.
     joins: Vec<Asking>,
-    /// The cluster does without this replica: it is retired, and something was decided since; or it
-    /// joins, and is not wanted.
+    /// Whether the cluster does without this replica: it is retired, and something was decided
+    /// since; or it is a joiner that is not wanted.
     may_go: bool,
     epochs: Epochs,
-    /// In which configuration the marker was asked to name this replica last, and when.
+    /// The configuration in which the marker was last asked to name this replica, and the tick.
     mark_asked: Option<(ConfigurationId, u64)>,
-    /// Why this replica may not decide alone.
+    /// The reason why this replica may not decide alone.
     mark_refused: Option<String>,
-    /// The latest configuration that has a leader, as the marker knows.
+    /// The latest configuration that has a leader, according to the marker.
     latest: ConfigurationId,
-    /// Why the state must not be used, if it must not; as in the store.
+    /// The reason why the state must not be used, if there is one; the same as in the store.
     quarantine: Option<Quarantine>,
-    /// When that began, or the process did.
+    /// The tick at which the quarantine began; 0 if it was there at the start.
     quarantined_since: u64,
-    /// The index of a state that took the place of one in quarantine, until the log is cut there.
+    /// The index of a state that replaced one in quarantine, until the log is compacted up to it.
     rebuilt_at: Option<u64>,
-    /// Questions that this replica asked while it was behind.
+    /// Number of questions that this replica asked while it was behind.
     fetches: u64,
-    /// This replica has started, or was behind, since it was last in step: a part of a state that
-    /// it copied may be in the store.
+    /// Whether this replica has started, or was behind, since it was last in step: the store may
+    /// hold part of a copied state.
     may_have_copied: bool,
     /// Ticks since the start.
     now: u64,
-    /// Until when elections go faster.
+    /// The tick until which elections go faster.
     hurry_until: u64,
-    /// The decided index when it last moved, and when that was.
+    /// The decided index when it last advanced, and the tick at which it did.
     decided_at: (u64, u64),
-    /// The leader that clients were last told, and whether this replica was in step with it.
+    /// The leader last reported to clients, and the ballot; `None` if not in step with one.
     leader_told: Option<(ReplicaId, SlotBallot)>,
     disowned_by: Option<String>,
-    /// Who turned this replica away without a proof of being who it remembers.
+    /// The peer that rejected this replica without proof of being the one it remembers.
     turned_away_by: Option<String>,
     disk: (u64, u64),
 }
 
 impl<S: Store> Engine<S> {
-    /// A replica as its store left it.
+    /// Creates the engine of a replica from its store.
     pub fn new(store: S, options: Options) -> Self {
         Self::without(Rules::default(), store, options)
     }
 
-    /// The same, for tests: some of the rules may be missing.
+    /// Creates the engine with the given rules: in tests, some may be missing.
     pub fn without(rules: Rules, store: S, options: Options) -> Self {
         let me = store.identity().replica;
         let chain = store.chain();
@@ -233,12 +233,12 @@ impl<S: Store> Engine<S> {
         engine
     }
 
-    /// The store, to look at.
+    /// Returns the store, for reading.
     pub fn store(&self) -> &S {
         &self.store
     }
 
-    /// Takes in one input.
+    /// Handles one input.
     pub fn step(&mut self, input: Input) {
         match input {
             Input::Tick => self.tick(),
@@ -264,8 +264,8 @@ impl<S: Store> Engine<S> {
         self.observe();
     }
 
-    /// Ends a turn: what to do about the inputs since the last one. `has_room` says whether a
-    /// client's connection takes another event.
+    /// Ends a turn: returns what to do about the inputs since the last one. `has_room` says whether
+    /// a client's connection accepts another event.
     pub fn turn(&mut self, has_room: &dyn Fn(ClientKey) -> bool) -> Vec<Output> {
         self.propose();
         self.advance_sealing();
@@ -283,19 +283,19 @@ impl<S: Store> Engine<S> {
         std::mem::take(&mut self.outbox.outputs)
     }
 
-    /// Whether there is work for another turn already.
+    /// Whether there is already work for another turn.
     pub fn has_more(&self) -> bool {
         self.reads.has_ready(self.store.applied()) || self.subscriptions.has_more()
     }
 
-    /// Whether this replica is a member, and its disk the one that the others remember.
+    /// Whether this replica is a member, and its disk is the one that the others remember.
     fn may_vote(&self) -> bool {
-        // Later members have ids that no other disk ever had.
+        // Members that were added later have ids that no other disk ever had.
         let has_met = self.began > 0 || self.outbox.peers.have_all_met();
         self.is_member() && has_met && self.disowned_by.is_none()
     }
 
-    /// Starts to vote once every member was met.
+    /// Starts to vote once every member has been met.
     fn gather(&mut self) {
         if self.consensus.is_some() || self.is_over() || !self.may_vote() {
             return;
@@ -336,8 +336,8 @@ impl<S: Store> Engine<S> {
         self.advance_stopping();
     }
 
-    /// A leader whose tail stays undecided proposes a no-op: the last acknowledgement may have
-    /// been lost with a link, and only a later entry brings it back.
+    /// Proposes a no-op if this replica leads and its tail stays undecided: the last
+    /// acknowledgement may have been lost with a link, and only a later entry brings it back.
     fn nudge(&mut self) {
         let Some(consensus) = &mut self.consensus else { return };
         let decided = consensus.decided();
@@ -363,7 +363,7 @@ impl<S: Store> Engine<S> {
         self.disk.0 < self.disk.1
     }
 
-    /// Notices that this replica began or stopped leading.
+    /// Detects that this replica began or stopped leading.
     fn observe(&mut self) {
         let Some(consensus) = &mut self.consensus else { return };
         let (before, now) = consensus.observe();
@@ -380,15 +380,15 @@ impl<S: Store> Engine<S> {
             self.outbox.notice(Notice::Leading { ballot, accepted });
             self.hurry_until = 0;
             self.stopping.leads(self.now);
-            // Gets what was found in the log decided.
-            // An earlier leader's change may still be decided.
+            // The proposal below gets the entries found in the log decided. An earlier leader's
+            // configuration change may be among them.
             self.stops = consensus.has_undecided_seal();
             let higher = self.outbox.peers.higher_than(self.store.version());
             consensus.propose(vec![higher.map_or(Entry::Noop, Entry::Version)]);
         }
     }
 
-    /// This replica does not lead any more: whoever waits for it is told.
+    /// Notifies the clients and peers that wait for this replica that it no longer leads.
     fn deposed(&mut self) {
         (self.hand_over, self.stops) = (None, false);
         self.abandon_sealing();

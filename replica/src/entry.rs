@@ -1,4 +1,4 @@
-//! Pure: what the log holds.
+//! Pure: the entries of the log.
 //!
 //! Guarantees that an entry reads the same in every version that knows its kind: variants are only
 //! ever appended. Does not know how entries are stored or sent.
@@ -15,27 +15,27 @@ use crate::version::Version;
 /// One position of the replicated log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Entry {
-    /// Nothing. A new leader proposes it, so that what it found in the log gets decided.
+    /// No change. A new leader proposes it, so that the entries it found in the log get decided.
     Noop,
     /// A client's write.
     Command(Command),
-    /// Ends a configuration: the first one that is decided seals it, and the next begins at the
-    /// following index.
+    /// The end of a configuration: the first one that is decided seals it, and the next
+    /// configuration begins at the following index.
     StopSign(Configuration),
-    /// From here on the cluster has this version.
+    /// The cluster's version from here on.
     Version(Version),
-    /// Each replica computes a checksum of its state as of this entry.
+    /// A point at which each replica computes a checksum of its state.
     Checksum,
-    /// Somebody without an id is to become a member: it gets an id, and copies the state.
+    /// A request to make a replica without an id a member: it gets an id, and copies the state.
     Join {
-        /// Its name.
+        /// The joiner's name.
         name: String,
-        /// Drawn by it, so that it gets the same id when it asks again.
+        /// Drawn by the joiner, so that it gets the same id when it asks again.
         nonce: u64,
     },
-    /// Never in a log and never sent: stands, in a message that the library has just made, for
-    /// entries that are too many for it, or compacted, up to where the log then ended. The engine
-    /// replaces it. (The last variant, for it has no number.)
+    /// Never in a log and never sent: a placeholder, in a message that the library has just made,
+    /// for entries that are too many for the message, or compacted, up to the end of the log at
+    /// that time. The engine replaces it. (The last variant, because it has no serialized number.)
     #[serde(skip)]
     Elsewhere {
         /// The accepted index when the message was made.
@@ -46,16 +46,16 @@ pub enum Entry {
 /// A client's write, as it is replicated.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Command {
-    /// Names the request for ever.
+    /// The permanent id of the request.
     pub id: RequestId,
     /// The last index at which it may take effect.
     pub valid_until: u64,
-    /// The change.
+    /// The change to the data.
     pub operation: Operation,
 }
 
 impl Entry {
-    /// What it is, for people.
+    /// Returns the kind of this entry, for logs and status output.
     #[must_use]
     pub fn kind(&self) -> EntryKind {
         match self {
@@ -69,7 +69,7 @@ impl Entry {
         }
     }
 
-    /// The first version whose programs know this kind of entry.
+    /// Returns the first version whose programs know this kind of entry.
     #[must_use]
     pub fn version(&self) -> Version {
         match self {
@@ -81,7 +81,7 @@ impl Entry {
         }
     }
 
-    /// About how many bytes it takes in memory and on the wire.
+    /// Returns the approximate number of bytes it takes in memory and on the wire.
     #[must_use]
     pub fn weight(&self) -> usize {
         ENTRY_BYTES
@@ -100,8 +100,8 @@ impl omnipaxos::storage::Entry for Entry {
     type Snapshot = NoSnapshot;
 }
 
-/// Stands where the library wants a snapshot type. The library's snapshots lose data, so none is
-/// ever made: state travels beside the log.
+/// A placeholder for the snapshot type that the library requires. The library's snapshots lose
+/// data, so none is ever made: state is transferred separately from the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NoSnapshot;
 
@@ -123,8 +123,8 @@ mod tests {
     use kvorum_protocol::data::{ClientId, Condition, LaneId};
     use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId};
 
-    /// The bytes on disk and between replicas are a promise to every later version. A change of
-    /// `omnipaxos` that moves a field shows here too.
+    /// The bytes on disk and between replicas must stay readable for every later version. A change
+    /// of `omnipaxos` that moves a field shows here too.
     #[test]
     fn the_bytes_of_entries_stay() {
         let lane = LaneId { client: ClientId(1), number: 2 };

@@ -1,9 +1,9 @@
 //! Pure: messages that wait for a sync.
 //!
-//! A message that tells a durable fact leaves only after a sync that began after the message was
-//! taken from the engine (so it covers every write that the message tells of) has returned.
+//! A message that reports a durable fact leaves only after a sync that began after the message was
+//! taken from the engine (so the sync covers every write that the message reports) has returned.
 //!
-//! Guarantees, as the driver's invariants I1 to I4 ask for: a held message leaves after such a sync
+//! Guarantees, as the driver's invariants I1 to I4 require: a held message leaves after such a sync
 //! and not before; the messages to one peer leave in the order in which they came; messages of a
 //! session that ended never leave.
 
@@ -25,16 +25,16 @@ struct Held {
 pub struct Gate {
     held: VecDeque<Held>,
     bytes: usize,
-    /// How many of the held messages the sync under way covers.
+    /// Number of held messages that the sync under way covers.
     covered: Option<usize>,
-    /// What a configuration of one has written since the last sync began.
+    /// The latest write that the engine waits for and that no sync covers yet.
     written: Option<Written>,
-    /// What it had written when the sync under way began.
+    /// The latest such write that the sync under way covers.
     syncing: Option<Written>,
 }
 
 impl Gate {
-    /// Takes a message in; it comes back when it may leave at once.
+    /// Takes a message in; returns it when it may leave at once.
     pub fn push(
         &mut self,
         to: ReplicaId,
@@ -50,7 +50,7 @@ impl Gate {
         None
     }
 
-    /// A configuration of one wants to know when this is synced.
+    /// Records a write that the engine waits for: it is to be reported when it is synced.
     pub fn wait_for(&mut self, written: Written) {
         self.written = self.written.max(Some(written));
     }
@@ -66,13 +66,13 @@ impl Gate {
         is_due
     }
 
-    /// What was waited for and is synced, if there was anything. To be called before
+    /// Returns what was waited for and is now synced, if anything. Must be called before
     /// [`complete`](Self::complete).
     pub fn take_synced(&mut self) -> Option<Written> {
         self.syncing.take()
     }
 
-    /// The sync under way returned: takes what may leave.
+    /// Ends the sync under way: returns the messages that may leave.
     pub fn complete(&mut self) -> Vec<(ReplicaId, PeerMessage)> {
         let covered = self.covered.take().unwrap_or(0);
         let mut free: Vec<Held> = self.held.drain(..covered).collect();
@@ -89,7 +89,7 @@ impl Gate {
         free.into_iter().map(|held| (held.to, held.message)).collect()
     }
 
-    /// A session with a peer ended: drops what is held for it.
+    /// Drops the messages held for a peer whose session ended.
     pub fn drop_peer(&mut self, peer: ReplicaId) {
         if let Some(covered) = &mut self.covered {
             *covered -= self.held.iter().take(*covered).filter(|held| held.to == peer).count();

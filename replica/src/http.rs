@@ -3,11 +3,11 @@
 //! | path | 200 when |
 //! |---|---|
 //! | `/livez` | the driver turned within `LIVE_MAX` |
-//! | `/readyz` | the replica votes, knows a leader, lags little, and its disk answers |
-//! | `/metrics` | always; Prometheus's text |
+//! | `/readyz` | the replica votes, knows a leader, lags little, and its disk responds |
+//! | `/metrics` | always; Prometheus text format |
 //!
-//! Guarantees that liveness is local: a lost majority makes a replica unready, not dead. Holds
-//! whatever connects to a bounded share.
+//! Guarantees that liveness is local: a lost majority makes a replica unready, not dead. Limits the
+//! resources that connections can take.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -30,30 +30,30 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// A driver that has not turned for so long is dead.
+/// How long a driver may go without a turn before it counts as dead.
 const LIVE_MAX: Duration = Duration::from_secs(10);
-/// Connections at once; for a further one the oldest is closed, so that nobody who only holds
-/// connections can silence the probes.
+/// Most connections at once; a further one closes the oldest, so that a peer that only holds
+/// connections open cannot block the probes.
 const CONNECTIONS_MAX: usize = 64;
-/// A connection is closed after so long, whatever it does.
+/// Longest duration of a connection; it is closed then, whatever it does.
 const CONNECTION_MAX: Duration = Duration::from_secs(30);
 /// Pause after a failed accept: descriptors may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the answers are made of.
+/// The data from which the answers are made.
 #[derive(Clone)]
 pub struct Health {
     /// The replica's status; `None` before the driver's first turn.
     pub status: watch::Receiver<Option<Arc<Status>>>,
-    /// Counters.
+    /// The replica's counters.
     pub metrics: Arc<Metrics>,
-    /// When the process began.
+    /// The start of the process.
     pub began: Instant,
-    /// What keeps the replica from starting; empty once it has.
+    /// The reason why the replica has not started; empty once it has.
     pub waiting_for: watch::Receiver<String>,
 }
 
-/// Serves for ever.
+/// Serves probes and metrics, forever.
 pub async fn serve(listener: TcpListener, health: Health) {
     let router = Router::new()
         .route("/livez", get(live))
@@ -97,14 +97,14 @@ async fn metrics(State(health): State<Health>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, TEXT)], health.metrics.text(status.as_ref()))
 }
 
-/// A listener that keeps only so many connections, each for only so long.
+/// A listener that limits the number of connections and the duration of each.
 struct Capped {
     listener: TcpListener,
-    /// The connections taken last, the oldest first.
+    /// The ends of the latest connections, the oldest first.
     open: VecDeque<CancellationToken>,
 }
 
-/// A connection that reads an end when its time is over.
+/// A connection that reads an end of file when its time is over.
 struct Limited {
     stream: TcpStream,
     over: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -112,7 +112,7 @@ struct Limited {
 }
 
 impl Limited {
-    /// Whether the connection's time is over. A future that has ended must not be asked again.
+    /// Whether the connection's time is over. A future that has completed must not be polled again.
     fn poll_over(&mut self, context: &mut Context<'_>) -> bool {
         self.is_over = self.is_over || self.over.as_mut().poll(context).is_ready();
         self.is_over

@@ -1,13 +1,13 @@
-//! How a replica whose process was told to end waits until the cluster does without it.
+//! Waits, after a replica's process was asked to end, until the cluster does without the replica.
 //!
-//! | what it is told to end for | when it ends |
+//! | reason to end | when it ends |
 //! |---|---|
 //! | all are to end | at once |
-//! | it will be started again | when the leader gives leave: a majority is there without it |
-//! | it is not wanted any more | when the others have decided something without it |
+//! | it is to be started again | when the leader permits it: a majority is there without it |
+//! | it is not wanted any more | when the others have decided an entry without it |
 //!
-//! Guarantees that it ends when its patience does, whatever the others do, and that people are told
-//! why one waits for long. Does not know signals, nor how a replica closes.
+//! Guarantees that it ends when its patience does, whatever the others do, and that a long wait is
+//! explained to the operator. Does not know signals, nor how a replica closes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,25 +24,25 @@ use crate::orchestrator::{Happening, Orchestrator, OrchestratorError};
 use crate::planner::{Scale, ordinal};
 use crate::stranded::superseded;
 
-/// Time between two looks whether it may go.
+/// Time between two checks whether the replica may go.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// One that has waited for so long says why.
+/// How long a replica waits before it reports why.
 const EXPLAINED_AFTER: Duration = Duration::from_secs(10);
 
-/// What a replica is told to end for.
+/// The reason why a replica is asked to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// All are to end: none is wanted, or nothing says any more how many are.
+    /// All replicas are to end: none is wanted, or the record of the desired count is gone.
     Stop,
-    /// It is wanted, so it will be started again. So it is taken to be when nobody can tell.
+    /// The replica will be started again. Also assumed when the orchestrator does not answer.
     Restart,
-    /// It is not wanted any more.
+    /// The replica is not wanted any more.
     Leave,
 }
 
 impl End {
-    /// What a replica that is told to end now is told to end for; `None` when whoever says how many
-    /// are wanted does not answer.
+    /// Returns the reason why a replica that is asked to end now has to end; `None` when the
+    /// orchestrator does not answer.
     async fn now(orchestrator: &Orchestrator, name: &str) -> Option<Self> {
         match (orchestrator.wanted().await, ordinal(name)) {
             (Ok(Scale { replicas: 0, .. }) | Err(OrchestratorError::Gone(_)), _) => {
@@ -54,7 +54,7 @@ impl End {
         }
     }
 
-    /// Tells what a replica is told to end for, again and again: it may change.
+    /// Sends the current reason to end, repeatedly, because it may change.
     async fn tell(orchestrator: &Orchestrator, name: &str, told: watch::Sender<Option<Self>>) {
         let began = Instant::now();
         loop {
@@ -68,17 +68,17 @@ impl End {
     }
 }
 
-/// A replica that was told to end.
+/// A replica that was asked to end.
 pub struct Leaving<'a> {
-    /// Who says what for.
+    /// The orchestrator, which knows the reason to end.
     pub orchestrator: &'a Orchestrator,
-    /// Its name.
+    /// The replica's name.
     pub name: &'a str,
-    /// How long it waits at most.
+    /// The longest time that it waits.
     pub patience: Duration,
-    /// What it says of itself.
+    /// The replica's status.
     pub status: watch::Receiver<Option<Arc<Status>>>,
-    /// Its driver.
+    /// The inbox of the replica's driver.
     pub driver: &'a mpsc::Sender<ClientEvent>,
 }
 
@@ -108,7 +108,7 @@ impl Leaving<'_> {
     /// Waits until the cluster does without the replica.
     async fn may_go(&self, ends: watch::Receiver<Option<End>>, is_superseded: &AtomicBool) {
         let mut told = None;
-        // What it said of itself before is no answer: it may have become a member since.
+        // The status from before is no answer: the replica may have become a member since.
         let mut said = self.status.clone();
         said.mark_unchanged();
         let mut is_news = false;
@@ -117,7 +117,7 @@ impl Leaving<'_> {
             is_news = is_news || said.has_changed().unwrap_or(true);
             let Some(end) = *ends.borrow() else { continue };
             let status = self.status.borrow().clone();
-            // What it may, it was told for the reason that it had then.
+            // Permission to go counts for the reason with which the replica asked for it.
             let is_asked = end == End::Leave || told == Some(end);
             let may_go = |status: &Status| status.membership.may_go && is_asked;
             let is_out = |status: &Status| status.role == Role::Outside;
@@ -131,7 +131,7 @@ impl Leaving<'_> {
             }
             if end == End::Restart {
                 if is_superseded.load(Ordering::Relaxed) {
-                    // Nobody is there who could give it leave, and its volume stays.
+                    // No member is there to give permission, and the replica's volume stays.
                     return;
                 }
                 let input = Input::WantsStop;
@@ -140,7 +140,7 @@ impl Leaving<'_> {
         }
     }
 
-    /// Tells people, once, why the replica has not ended for a while. Never ends.
+    /// Reports, once, why the replica has not ended for a while. Never returns.
     async fn explain(&self, ends: watch::Receiver<Option<End>>) {
         sleep(EXPLAINED_AFTER.min(self.patience)).await;
         let (name, why) = (self.name, self.why(*ends.borrow()));
@@ -150,7 +150,7 @@ impl Leaving<'_> {
         std::future::pending::<()>().await;
     }
 
-    /// Says that the replica ends although the cluster does not do without it yet.
+    /// Reports that the replica ends although the cluster does not do without it yet.
     async fn force(&self, end: Option<End>) {
         let (name, patience, why) = (self.name, self.patience.as_secs(), self.why(end));
         let note = format!("{name} ends after {patience} s, and the others need it: {why}");
@@ -174,8 +174,8 @@ impl Leaving<'_> {
     }
 }
 
-/// Why a replica waits: what it is told to end for, why the leader changes no members, and the
-/// names of those out of reach.
+/// Explains why a replica waits: its reason to end, why the leader changes no members, and the
+/// names of the members out of reach.
 fn why(end: Option<End>, waits: Option<&str>, gone: &[&str]) -> String {
     let Some(end) = end else {
         return "nobody says whether it is to be started again".to_owned();
@@ -208,7 +208,7 @@ mod tests {
     use crate::storage::memory::Memory;
     use crate::version::Version;
 
-    /// It was outside, and has become a member since.
+    /// The replica was outside, and has become a member since.
     #[tokio::test]
     async fn what_it_said_before_it_was_told_to_end_is_no_leave() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! One replica of a Kvorum cluster: OmniPaxos on RocksDB, its peers and its clients.
+//! One replica of a Kvorum cluster: OmniPaxos on RocksDB, with its peers and its clients.
 //!
 //! ```text
 //!   clients ──▶ clients ─┐                    ┌─▶ engine ──▶ consensus (omnipaxos)
@@ -10,39 +10,39 @@
 //!                       waits for ── sync thread ────┘
 //! ```
 //!
-//! | module | what it is | pure |
+//! | module | contents | pure |
 //! |---|---|---|
 //! | [`process`] | log, signals, exit status | |
-//! | [`replica`] | opens, binds, starts, stops | |
-//! | [`settings`] | what a replica is started with | |
-//! | [`driver`] | the one loop and its invariants | |
+//! | [`replica`] | opens, binds, starts and stops a replica | |
+//! | [`settings`] | the settings that a replica starts with | |
+//! | [`driver`] | the main loop and its invariants | |
 //! | [`gate`] | messages that wait for a sync | yes |
 //! | [`engine`] | all decisions | yes |
-//! | [`limits`] | every bound of the memory, and their sum | yes |
+//! | [`limits`] | all memory bounds, and their sum | yes |
 //! | [`state_machine`] | applies decided entries | yes |
-//! | [`entry`] | what the log holds | yes |
-//! | [`snapshot`] | the state as it travels | yes |
-//! | [`chain`] | which configuration a state is in | yes |
+//! | [`entry`] | the entries of the log | yes |
+//! | [`snapshot`] | the state as it is transferred | yes |
+//! | [`chain`] | the configuration that a state is in | yes |
 //! | [`planner`] | which replicas should be members | yes |
-//! | [`marker`] | who began the cluster, and who may decide alone | yes |
-//! | [`private`] | what other users of the machine may see: nothing | |
-//! | `opening`, `room` | what a replica starts from, and whether its disk has room | |
-//! | [`birth`] | how a replica comes by its identity | |
-//! | `leaving` | how one that is told to end waits until the others do without it | |
-//! | `stranded` | how one finds a cluster that went on without it | |
-//! | [`orchestrator`] | who says how many replicas are wanted | |
+//! | [`marker`] | the cluster's origin, and the replica that may decide alone | yes |
+//! | [`private`] | keeps files private from other users of the machine | |
+//! | `opening`, `room` | opening the disk at the start, and checking its free space | |
+//! | [`birth`] | how a replica gets its identity | |
+//! | `leaving` | waiting, before the end, until the others do without this replica | |
+//! | `stranded` | rediscovering a cluster that went on without this replica | |
+//! | [`orchestrator`] | the source of the desired replica count | |
 //! | [`start_error`] | why a replica could not start | |
 //! | [`start`] | one start of a replica, and how it proves that its disk continues another | yes |
-//! | [`version`] | what programs must have in common | yes |
-//! | [`storage`] | the disk, and one in memory | |
+//! | [`version`] | the cluster's version, which all programs must know | yes |
+//! | [`storage`] | the disk, and a disk in memory | |
 //! | [`transport`] | links to peers | |
 //! | [`clients`] | clients' connections | |
 //! | [`http`], [`metrics`] | probes and counters | |
-//! | [`addresses`] | where a local replica listens | |
+//! | [`addresses`] | the addresses of a local replica | |
 //!
-//! Who may know whom: `process → replica → { transport, clients } → driver → { engine, storage }`;
-//! `engine → { state_machine, storage }`; nothing calls the driver but through its inboxes. No two
-//! files import each other in a circle; a test looks.
+//! Dependencies: `process → replica → { transport, clients } → driver → { engine, storage }`;
+//! `engine → { state_machine, storage }`; the driver is called only through its inboxes. No two
+//! files import each other in a circle; a test checks this.
 
 pub mod addresses;
 pub mod birth;

@@ -1,6 +1,6 @@
-//! Pure: every bound of a replica's memory, and that all of them together fit into its pod.
+//! Pure: every bound of a replica's memory; checks that together they fit into its pod.
 //!
-//! | what | most | bounded by |
+//! | use | most | bounded by |
 //! |---|---|---|
 //! | connections of clients | 20 MiB | [`CONNECTIONS_MAX`] × [`CONNECTION_BYTES`] |
 //! | requests that are being received | 16 MiB | [`BEGUN_BYTES_MAX`] |
@@ -8,24 +8,24 @@
 //! | answers and events until they have left | 32 MiB | [`CLIENTS_BYTES_MAX`] |
 //! | subscriptions | 5 MiB | [`SUBSCRIPTIONS_MAX`], [`PREFIXES_BYTES_MAX`] |
 //! | reads that wait for an index | 8 MiB | [`READS_BYTES_MAX`] |
-//! | questions to the disk that wait | 4 MiB | [`SCANS_MAX`], [`QUESTIONS_MAX`] |
-//! | what was read from the disk | 9 MiB | [`FOUND_MAX`] × [`FOUND_BYTES`] |
+//! | questions to the disk that wait for a thread | 4 MiB | [`SCANS_MAX`], [`QUESTIONS_MAX`] |
+//! | results of reads from the disk | 9 MiB | [`FOUND_MAX`] × [`FOUND_BYTES`] |
 //! | writes that are not decided | 11 MiB | [`PROPOSALS_BYTES_MAX`] |
 //! | calls to the leader, beside their messages | 2 MiB | [`RELAYS_MAX`] |
-//! | messages to peers until they left | 82 MiB | [`OUTBOUND_BYTES_MAX`], [`URGENT_BYTES_MAX`] |
-//! | messages being received of peers | 45 MiB | [`MESSAGE_BYTES_MAX`], [`PART_BYTES_FREE`] |
-//! | sessions with those who are no members | 5 MiB | [`GUESTS_MAX`], [`GUEST_PART_BYTES`] |
-//! | messages of peers until they are handled | 30 MiB | [`INBOUND_BYTES_MAX`] |
-//! | what one turn makes | 8 MiB | [`TURN_BYTES_MAX`], twice |
-//! | entries that take effect, and their changes | 10 MiB | [`APPLY_BYTES_MAX`], [`READ_ENTRIES`] |
+//! | messages to peers until they leave | 82 MiB | [`OUTBOUND_BYTES_MAX`], [`URGENT_BYTES_MAX`] |
+//! | messages being received from peers | 45 MiB | [`MESSAGE_BYTES_MAX`], [`PART_BYTES_FREE`] |
+//! | sessions with non-members | 5 MiB | [`GUESTS_MAX`], [`GUEST_PART_BYTES`] |
+//! | messages from peers until they are handled | 30 MiB | [`INBOUND_BYTES_MAX`] |
+//! | output of one turn | 8 MiB | [`TURN_BYTES_MAX`], twice |
+//! | entries being applied, and their changes | 10 MiB | [`APPLY_BYTES_MAX`], [`READ_ENTRIES`] |
 //! | RocksDB | 64 MiB | [`ROCKSDB_BYTES_MAX`] |
 //! | the program itself | 24 MiB | [`PROGRAM_BYTES`] |
 //!
 //! Guarantees, checked at compile time, that the sum is below [`SUM_BYTES_MAX`] and that bounds
-//! which depend on each other fit. Contents are shared where they can be (a value that waits for
-//! six peers is there once), and each bound counts them as if they were not: so a replica stays
-//! far below the sum. What is beyond a bound is refused, waits where it comes from, or ends the
-//! connection or session that has most; each constant says which.
+//! which depend on each other fit. Contents are shared where possible (a value that waits for six
+//! peers is stored once), but each bound counts them separately: so a replica stays far below the
+//! sum. Anything beyond a bound is refused, waits at its source, or ends the connection or session
+//! that has most; each constant says which.
 
 use kvorum_protocol::limits::{
     CURSOR_BYTES_MAX, KEY_BYTES_MAX, SCAN_BYTES_MAX, SCAN_PAIRS_MAX, VALUE_BYTES_MAX,
@@ -35,118 +35,117 @@ use kvorum_protocol::weight::OVERHEAD;
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// Memory that the pod may take; `deploy/base/statefulset.yaml` says the same, which a test
+/// Memory limit of the pod; `deploy/base/statefulset.yaml` has the same value, which a test
 /// compares.
 pub const POD_BYTES: usize = 512 * MIB;
-/// What all bounds come to together, at most. The rest is for what an allocator cannot give back,
+/// Upper limit of the sum of all bounds. The rest is for memory that an allocator cannot give back,
 /// and for files that the system counts as the pod's memory.
 pub const SUM_BYTES_MAX: usize = 400 * MIB;
 
-/// Most members of a cluster.
+/// Most members in a cluster.
 pub const MEMBERS_MAX: usize = crate::planner::MEMBERS_MAX as usize;
 
-/// Most connections of clients at once, if the descriptor limit allows. A further one is told so.
+/// Most client connections at once, if the descriptor limit allows. A further one is refused.
 pub const CONNECTIONS_MAX: usize = 1000;
-/// What a connection takes when nothing is under way: a buffer to read into, a small request that
-/// is being received, its tasks.
+/// Memory of an idle connection: a read buffer, a small request that is being received, its tasks.
 pub const CONNECTION_BYTES: usize = 20 * KIB;
 /// Requests up to this length are received without a share of [`BEGUN_BYTES_MAX`].
 pub const SMALL_REQUEST_BYTES: usize = 8 * KIB;
-/// Bytes of longer requests that are being received from all clients. Beyond, a connection is not
-/// read for a while.
+/// Bytes of longer requests that are being received from all clients. Beyond this, a connection is
+/// not read for a while.
 pub const BEGUN_BYTES_MAX: usize = 16 * MIB;
-/// Bytes of requests of all clients that were received and whose answers have not left. Beyond,
-/// calls are refused as overload.
+/// Bytes of requests from all clients that were received and whose answers have not left. Beyond
+/// this, calls are refused as overload.
 pub const REQUESTS_BYTES_MAX: usize = 24 * MIB;
-/// What a call takes beside its request: who asked, and its place in queues.
+/// Memory of a call beside its request: its origin, and its place in queues.
 pub const CALL_BYTES: usize = 2 * OVERHEAD;
-/// Bytes queued for a connection beyond which it is told no further event.
+/// Bytes queued for a connection beyond which no further events are sent to it.
 pub const EVENTS_BYTES_MAX: usize = MIB;
 /// Bytes queued for a connection beyond which it is closed: it does not read its answers.
 pub const CLIENT_BYTES_MAX: usize = 16 * MIB;
 /// Bytes queued for all connections beyond which the one that has most is closed.
 pub const CLIENTS_BYTES_MAX: usize = 32 * MIB;
-/// Most subscriptions of all connections. The next one is refused as overload.
+/// Most subscriptions over all connections. The next one is refused as overload.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
-/// Bytes of all subscriptions' prefixes. Beyond, the next one is refused as overload.
+/// Bytes of all subscriptions' prefixes. Beyond this, the next one is refused as overload.
 pub const PREFIXES_BYTES_MAX: usize = 4 * MIB;
 
 /// Most reads that wait; the next one is refused as overload.
 pub const READS_MAX: usize = 16 * 1024;
 /// Most bytes of keys and bounds in reads that wait; the next one is refused as overload.
 pub const READS_BYTES_MAX: usize = 8 * MIB;
-/// Pages of keys that are read at a time; the next one is refused as overload.
+/// Most scans (reads of a page of keys) at a time; the next one is refused as overload.
 pub const SCANS_MAX: usize = 256;
-/// Questions for state or old entries that one client or peer has under way; the next one is
-/// answered as *busy*. One is what each needs, and a second when the first was given up.
+/// Most questions for state or old entries that a client or peer has under way; the next one is
+/// answered as *busy*. Each needs one, and a second one after it gave up the first.
 pub const QUESTIONS_EACH_MAX: usize = 2;
-/// The same of all clients and peers.
+/// The same limit for all clients and peers together.
 pub const QUESTIONS_MAX: usize = 128;
-/// The same of all clients: peers catch up beside them, and do not wait long.
+/// The same limit for all clients together: peers catch up beside them, and do not wait long.
 pub const CLIENT_QUESTIONS_MAX: usize = 16;
-/// What was read and the driver has not taken yet. When it is full, the threads that read wait.
+/// Most results of reads that the driver has not taken yet. When full, the reader threads wait.
 pub const FOUND_MAX: usize = 3;
-/// What one page or chunk takes: it ends after the pair that makes it long enough.
+/// Largest size of a page or chunk: it ends after the pair that makes it long enough.
 pub const FOUND_BYTES: usize = 3 * MIB;
-/// Bytes of answers to reads that one turn makes, and of events; the rest waits for the next turn.
-/// They are made faster than any connection takes them.
+/// Bytes of answers to reads, and of events, that one turn produces; the rest waits for the next
+/// turn. They are produced faster than any connection accepts them.
 pub const TURN_BYTES_MAX: usize = 4 * MIB;
 
-/// Bytes of decided entries that take effect in one commit; the rest waits for the next one.
+/// Bytes of decided entries that are applied in one commit; the rest waits for the next one.
 pub const APPLY_BYTES_MAX: usize = MIB;
-/// Entries that are read from the log at a time: so many may go beyond such a bound.
+/// Entries that are read from the log at a time: a bound may be exceeded by this many.
 pub const READ_ENTRIES: usize = 4;
 
 /// Most writes that are not decided; the next one is refused as overload.
 pub const PROPOSALS_MAX: usize = 16 * 1024;
-/// What an entry takes beside its key and value.
+/// Memory of an entry beside its key and value.
 pub const ENTRY_BYTES: usize = 64;
 /// Most bytes of keys and values in writes that are not decided; the next one is refused as
-/// overload. Each of them waits for every peer.
+/// overload. Each write waits for every peer.
 pub const PROPOSALS_BYTES_MAX: usize = 11 * MIB;
-/// Most calls to the leader; the next one is refused as overload.
+/// Most calls to the leader under way; the next one is refused as overload.
 pub const RELAYS_MAX: usize = 16 * 1024;
 /// Most bytes of keys and values in calls to the leader; the next one is refused as overload. They
-/// wait for the link: well below what that may queue, for a client must not end a session.
+/// wait for the link: well below its queue limit, because a client must not end a session.
 pub const RELAYS_BYTES_MAX: usize = 8 * MIB;
 
-/// Longest message between replicas, in bytes: what a peer lacks ([`SYNC_BYTES_MAX`]), and what is
-/// not decided, of this leader and of the one before. A longer one ends the session.
+/// Longest message between replicas, in bytes: the entries that a peer lacks ([`SYNC_BYTES_MAX`]),
+/// and those not decided, of this leader and of the previous one. A longer message ends the
+/// session.
 pub const MESSAGE_BYTES_MAX: usize = SYNC_BYTES_MAX + 2 * PROPOSALS_BYTES_MAX;
-/// Most that one message carries of the decided entries that a peer lacks.
+/// Most bytes of decided entries that one message carries for a peer that lacks them.
 pub const SYNC_BYTES_MAX: usize = 8 * MIB;
-/// Longest part of a message in one frame, in bytes: an urgent message waits for one of them.
+/// Longest part of a message in one frame, in bytes: an urgent message waits for at most one part.
 pub const FRAGMENT_BYTES_MAX: usize = 256 * KIB;
-/// So much of a message is put together at any link; of longer ones, one at a time at all links.
+/// Bytes of a message that every link may assemble; longer ones, one at a time over all links.
 pub const PART_BYTES_FREE: usize = 2 * MIB;
-/// The same for a link to one that is no member: it has nothing long to say before it is asked.
+/// The same for a link to a non-member: it has nothing long to send before it is asked.
 pub const GUEST_PART_BYTES: usize = 64 * KIB;
-/// Most sessions with replicas that are no members: those that are to be, and that were. The next
-/// one is closed.
+/// Most sessions with non-members: future and former members. The next one is closed.
 pub const GUESTS_MAX: usize = 8;
-/// Bytes of peers' messages that were received and not handled. Beyond, links are not read.
+/// Bytes of peers' messages that were received and not handled. Beyond this, links are not read.
 pub const INBOUND_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
-/// Bytes of messages that may wait for one peer: for a sync, for the link, or to be written.
-/// Beyond, its session ends and both sides start over with what is missing.
+/// Bytes of messages that may wait for one peer: for a sync, for the link, or to be written. Beyond
+/// this, its session ends and both sides start over with what is missing.
 pub const PEER_BYTES_MAX: usize = MESSAGE_BYTES_MAX + PROPOSALS_BYTES_MAX;
-/// The same for all peers; beyond, the session of the peer that has most ends.
+/// The same for all peers; beyond this, the session of the peer that has most ends.
 pub const OUTBOUND_BYTES_MAX: usize = 76 * MIB;
-/// Bytes of messages that wait for a sync beyond which the driver takes no further calls of clients
-/// until it returns. They are part of what waits for peers.
+/// Bytes of messages that wait for a sync beyond which the driver takes no further calls from
+/// clients until the sync returns. They are part of what waits for peers.
 pub const HELD_BYTES_MAX: usize = OUTBOUND_BYTES_MAX / 2;
-/// Bytes of urgent messages that may wait for one peer beside the others: some thousands.
+/// Bytes of urgent messages that may wait for one peer beside the others: a few thousand messages.
 pub const URGENT_BYTES_MAX: usize = MIB;
 
 /// RocksDB's memory for blocks read from disk.
 pub const BLOCK_CACHE_BYTES: usize = 16 * MIB;
 /// RocksDB's memory for writes not yet in a table file, over all column families.
 pub const WRITE_BUFFERS_BYTES: usize = 32 * MIB;
-/// All of RocksDB: what compactions and iterators read, and the log's buffer, beside those two.
+/// Memory of all of RocksDB: those two, reads of compactions and iterators, and the log's buffer.
 pub const ROCKSDB_BYTES_MAX: usize = BLOCK_CACHE_BYTES + WRITE_BUFFERS_BYTES + 16 * MIB;
-/// The program, its threads' stacks, and everything that is small.
+/// Memory of the program, its threads' stacks, and everything small.
 pub const PROGRAM_BYTES: usize = 24 * MIB;
 
-/// What all bounds come to together.
+/// Sum of all bounds.
 pub const SUM_BYTES: usize = CONNECTIONS_MAX * CONNECTION_BYTES
     + BEGUN_BYTES_MAX
     + REQUESTS_BYTES_MAX
@@ -166,19 +165,19 @@ pub const SUM_BYTES: usize = CONNECTIONS_MAX * CONNECTION_BYTES
     + ROCKSDB_BYTES_MAX
     + PROGRAM_BYTES;
 
-/// Questions to the threads that read: a page's three bounds, a place in a snapshot.
+/// Questions to the reader threads: the three bounds of a page, or a place in a snapshot.
 const QUESTIONS_BYTES_MAX: usize = SCANS_MAX * (3 * KEY_BYTES_MAX + 2 * OVERHEAD)
     + QUESTIONS_MAX * (CURSOR_BYTES_MAX + 2 * OVERHEAD);
 
 const _: () = {
     assert!(SUM_BYTES <= SUM_BYTES_MAX);
     assert!(SUM_BYTES_MAX < POD_BYTES);
-    // Whoever leads must be able to propose to all peers in one turn without losing one of them.
+    // A leader must be able to propose to all peers in one turn without losing one of them.
     let proposed = PROPOSALS_BYTES_MAX + PROPOSALS_MAX * ENTRY_BYTES + OVERHEAD;
     assert!(proposed * (MEMBERS_MAX - 1) <= OUTBOUND_BYTES_MAX);
     assert!(PEER_BYTES_MAX <= OUTBOUND_BYTES_MAX);
     assert!(RELAYS_BYTES_MAX * 2 <= PEER_BYTES_MAX);
-    // One call, one message, one page always fits where nothing else is.
+    // One call, one message and one page always fit when nothing else is there.
     let request = KEY_BYTES_MAX + VALUE_BYTES_MAX + KIB;
     assert!(request <= BEGUN_BYTES_MAX && request + CALL_BYTES <= REQUESTS_BYTES_MAX);
     assert!(request <= RELAYS_BYTES_MAX);
@@ -194,7 +193,7 @@ const _: () = {
 mod tests {
     use super::*;
 
-    /// The table above says what the constants come to.
+    /// The sizes in the table above add up to the sum of the constants.
     #[test]
     fn the_table_adds_up() {
         let text = include_str!("limits.rs");

@@ -1,6 +1,6 @@
-//! What a replica counts, and how Prometheus reads it.
+//! The counters of a replica, and their export for Prometheus.
 //!
-//! Guarantees that counting never waits: everything is an atomic. Does not know how it is served.
+//! Guarantees that counting never waits: all counters are atomics. Does not know the HTTP server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,16 +13,16 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// Seconds of the shortest bucket of sync times; each further one is twice as long.
+/// Upper bound of the shortest bucket of sync times, in seconds; each further one is twice as long.
 const SYNC_BUCKET_SECONDS: f64 = 0.000_125;
-/// Buckets of sync times: up to four seconds.
+/// Number of buckets of sync times: up to four seconds.
 const SYNC_BUCKETS: u16 = 16;
 
-/// What a replica counts.
+/// The counters and gauges of a replica.
 pub struct Metrics {
     /// Messages dropped because the library must not see or send them.
     pub dropped: AtomicU64,
-    /// Frames of old sessions and other strange things dropped by the engine.
+    /// Frames of old sessions and other invalid messages dropped by the engine.
     pub strange: AtomicU64,
     /// Writes that wait for a decision.
     pub waiting_writes: AtomicU64,
@@ -32,21 +32,21 @@ pub struct Metrics {
     pub connections: AtomicU64,
     /// Client connections refused.
     pub refused_connections: AtomicU64,
-    /// Calls taken from clients.
+    /// Calls accepted from clients.
     pub calls: AtomicU64,
     /// Calls refused as overload before the engine saw them.
     pub overloads: AtomicU64,
-    /// Connections closed because what they sent is not the protocol.
+    /// Connections closed because their bytes did not follow the protocol.
     pub malformed: AtomicU64,
-    /// When the driver last turned, in microseconds since the process began.
+    /// Time of the driver's last turn, in microseconds since the process began.
     pub turned_us: AtomicU64,
     /// Whether the sync under way is overdue.
     pub sync_is_overdue: AtomicBool,
-    /// Bytes of table files that have to be merged.
+    /// Bytes of table files that wait to be merged.
     pub debt_bytes: AtomicU64,
-    /// Files of level 0, of the column family that has most.
+    /// Files of level 0, in the column family that has most.
     pub debt_files: AtomicU64,
-    /// Whether writes are slowed until less is owed.
+    /// Whether RocksDB slows writes until fewer files wait to be merged.
     pub slows_writes: AtomicBool,
     syncs: AtomicU64,
     sync_seconds: Histogram,
@@ -77,13 +77,13 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A sync returned.
+    /// Counts a sync that returned, and its duration.
     pub fn synced(&self, took: Duration) {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         self.sync_seconds.observe(took.as_secs_f64());
     }
 
-    /// Everything in Prometheus's text format.
+    /// Returns all metrics in Prometheus's text format.
     #[must_use]
     pub fn text(&self, status: Option<&Arc<Status>>) -> String {
         let mut registry = Registry::with_prefix("kvorum");
@@ -147,7 +147,7 @@ impl Metrics {
         }
         registry.register("sync_seconds", "Time of a sync", self.sync_seconds.clone());
         let mut text = String::new();
-        // Writing into a string does not fail.
+        // Writing into a string cannot fail.
         let _ = encode(&mut text, &registry);
         text
     }

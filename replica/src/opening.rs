@@ -1,6 +1,6 @@
-//! What a replica starts from: its disk, and what it was told before.
+//! Opens what a replica starts from: its disk, and what it learned from others before.
 //!
-//! Guarantees that a disk is opened only when it has room, and belongs to somebody.
+//! Guarantees that a disk is opened only when it has room and has an identity.
 
 use std::io;
 use std::sync::Arc;
@@ -24,24 +24,24 @@ use crate::storage::{Database, OnFatal, OpenError, Store};
 
 /// An open disk.
 pub enum Disk {
-    /// In memory.
+    /// A disk in memory.
     Memory(Memory),
-    /// On a disk.
+    /// A disk on a volume.
     Database(Database),
 }
 
-/// What a replica starts from.
+/// The open disk of a replica, and the first inputs for its engine.
 pub struct Opened {
-    /// Its disk.
+    /// The replica's disk.
     pub disk: Disk,
-    /// What the engine has to hear first: the members that the replica was told of, and that its
-    /// disk must not vote, if the cluster's marker says so.
+    /// The first inputs for the engine: the members that others reported, and, if the cluster's
+    /// marker says so, that its disk must not vote.
     pub first: Vec<Input>,
-    /// What the marker has to be asked about the disk, if it could not be yet.
+    /// The claim with which to ask the marker about the disk, if that was not possible yet.
     pub claim: Option<Claim>,
 }
 
-/// Opens a replica's disk. With `another`, a retired volume goes on under that id.
+/// Opens a replica's disk. With `another`, a retired volume continues under that id.
 pub async fn open(
     settings: &Settings,
     orchestrator: Option<&Orchestrator>,
@@ -91,7 +91,8 @@ pub async fn open(
                 birth.asks_no_more();
                 members.members
             }
-            // A joiner may wait for ever for those of a cluster that is not here; no other looks.
+            // Only a joiner checks the marker here: it may wait forever for members that are
+            // elsewhere.
             None => tokio::select! {
                 biased;
                 members = birth.contacts(&database) => members,
@@ -108,7 +109,7 @@ pub async fn open(
     Ok(Opened { disk: Disk::Database(database), first, claim })
 }
 
-/// An empty disk in memory, of a replica that has come by an identity.
+/// Creates an empty disk in memory, for a replica that has got an identity.
 async fn in_memory(
     mut owner: Owner,
     nonce: u64,
@@ -127,8 +128,8 @@ async fn in_memory(
     Ok(memory.with_secret(Secret::new(rand::random())))
 }
 
-/// Asks the cluster's marker whether it knows the disk better; what is still to be asked, when the
-/// marker is out of reach.
+/// Asks the cluster's marker whether it knows the disk better; returns the claim to ask with later
+/// when the marker is out of reach.
 async fn ask_marker(
     orchestrator: &Orchestrator,
     database: &Database,
@@ -146,7 +147,7 @@ async fn ask_marker(
     }
 }
 
-/// The volume is that of another cluster than the one that is marked here.
+/// Returns the error for a volume of another cluster than the one that the marker names here.
 fn foreign(settings: &Settings, cluster: ClusterId, marked: ClusterId, place: &str) -> OpenError {
     OpenError::Foreign {
         folder: settings.data.clone(),

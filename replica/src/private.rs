@@ -1,13 +1,13 @@
-//! Keeps what a program writes from the other users of its machine.
+//! Keeps a program's files private from the other users of its machine.
 //!
-//! Values stand in table files, logs of writes and backups as they are. So everything that is made
-//! is for its owner only, whatever the umask was, and folders that an older program made are
-//! tightened when they are opened.
+//! Values are stored in plain form in table files, write-ahead logs and backups. So all new files
+//! and folders are for their owner only, whatever the umask was, and folders that an older program
+//! created are tightened when they are opened.
 //!
-//! Guarantees that nobody else gets a right. Takes no right from a group that was given the folder
-//! on purpose: Kubernetes does so with an `fsGroup`, under which the pod may run as any user, and
-//! marks it by the folder's set-group-ID bit beside the group's right to write. Rights that the
-//! system does not let us change stay as they are, and are no reason not to start.
+//! Guarantees that no other user gets a right. Takes no right from a group that was given the
+//! folder on purpose: Kubernetes does so with an `fsGroup`, under which the pod may run as any
+//! user, and marks it by the folder's set-group-ID bit together with the group's write permission.
+//! Rights that the system does not let us change stay as they are, and do not prevent the start.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -17,19 +17,19 @@ use std::path::Path;
 use rustix::fs::Mode;
 use tracing::warn;
 
-/// What others have, and what a group has.
+/// The permission bits of others, and those of a group.
 const OTHERS: u32 = 0o007;
 const GROUP: u32 = 0o070;
 /// The bits of a folder that was given to its group on purpose.
 const GIVEN_TO_GROUP: u32 = 0o2020;
 
-/// Lets everything that this process makes from here on be its owner's only, and that of the
-/// processes that it starts.
+/// Makes everything that this process and its child processes create from here on private to its
+/// owner.
 pub fn make_private() {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
 }
 
-/// Takes the rights of others to a folder, and to what is in it down to a depth: 0 is the folder
+/// Removes the rights of others to a folder and to its contents down to a depth: 0 is the folder
 /// itself. Links are not followed.
 pub fn tighten(folder: &Path, depth: usize) {
     let Ok(found) = fs::symlink_metadata(folder) else { return };
@@ -54,7 +54,7 @@ fn take(path: &Path, taken: u32, depth: usize) -> io::Result<()> {
     if found.is_dir() && depth > 0 {
         for entry in fs::read_dir(path)? {
             let inner = match take(&entry?.path(), taken, depth - 1) {
-                // It went meanwhile.
+                // The file was removed meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 other => other,
             };
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn others_lose_their_rights_and_a_group_keeps_what_it_was_given() {
-        // The folder and a file in it: before, and after.
+        // The modes of the folder and of a file in it: before, and after.
         let cases = [
             ((0o755, 0o644), (0o700, 0o600)),
             ((0o775, 0o664), (0o700, 0o600)),

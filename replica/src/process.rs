@@ -1,8 +1,8 @@
 //! A replica as a process: its log, its signals, its exit status.
 //!
-//! Guarantees that a panic on any thread, and a disk that fails, end the process at once with one
-//! line on standard error: half a replica is worse than none. Exit status 143 after SIGTERM, 130
-//! after SIGINT, 1 when it could not start, 0 when standard input ended.
+//! Guarantees that a panic on any thread, and a disk failure, end the process at once with one line
+//! on standard error: half a replica is worse than none. The exit status is 143 after SIGTERM, 130
+//! after SIGINT, 1 when it could not start, and 0 when standard input ended.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::private::make_private;
 use crate::replica::Replica;
 use crate::settings::{LogFormat, Settings};
 
-/// What a process returns whose standard input ended.
+/// The exit status of a process whose standard input ended.
 const ORPHANED: ExitCode = ExitCode::SUCCESS;
-/// Threads for sockets. The driver and the sync have their own.
+/// Number of threads for sockets. The driver and the sync have their own.
 const WORKER_THREADS: usize = 2;
 
-/// Runs a replica until it is told to stop.
+/// Runs a replica until it is asked to stop.
 pub fn run(settings: &Settings) -> ExitCode {
     make_private();
     log_to_stderr(settings.log_format);
@@ -33,7 +33,7 @@ pub fn run(settings: &Settings) -> ExitCode {
     match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(run_until_told(settings));
-            // A lookup of a name that nobody answers any more takes seconds, and is of no use.
+            // A name lookup that gets no answer takes seconds and is useless now: not awaited.
             runtime.shutdown_background();
             code
         }
@@ -45,8 +45,8 @@ pub fn run(settings: &Settings) -> ExitCode {
 }
 
 async fn run_until_told(settings: &Settings) -> ExitCode {
-    // A file that may not grow any more (`ulimit -f`) is an error of the write to it, which can be
-    // told. Listening once is enough: a signal that was listened for ends nobody again.
+    // A write to a file at its size limit (`ulimit -f`) then fails with an error that can be
+    // reported. Listening once is enough: from then on the signal does not kill the process.
     let file_too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
     drop(signal(file_too_large).expect("SIGXFSZ can be handled"));
     let mut told = Told::new(settings.stop_with_stdin);
@@ -76,7 +76,7 @@ async fn run_until_told(settings: &Settings) -> ExitCode {
         }
     };
     info!("stopping");
-    // Whoever started an orphan is gone, and takes the others with it.
+    // The process that started an orphan is gone, and ends the other replicas too.
     let mut is_orphan = code == ORPHANED;
     if !is_orphan {
         tokio::select! {
@@ -91,12 +91,12 @@ async fn run_until_told(settings: &Settings) -> ExitCode {
     code
 }
 
-/// What tells the process to end. It counts from the start on, not from when somebody waits: a
-/// signal that came in between would kill the process.
+/// The requests to end the process. They are received from the start on, not only while they are
+/// awaited: a signal that came in between would kill the process.
 struct Told {
     terminate: Signal,
     interrupt: Signal,
-    /// The end of standard input, where that counts.
+    /// The end of standard input, if that is a request to end.
     orphaned: Option<oneshot::Receiver<()>>,
 }
 
@@ -107,7 +107,7 @@ impl Told {
         Self { terminate, interrupt, orphaned: with_stdin.then(stdin_ended) }
     }
 
-    /// Waits until the process is told to end; what it then returns.
+    /// Waits until the process is asked to end; returns its exit status.
     async fn next(&mut self) -> ExitCode {
         let orphaned = async {
             match &mut self.orphaned {
@@ -124,8 +124,8 @@ impl Told {
     }
 }
 
-/// Tells of the end of standard input, which is waited for on a thread of its own: the runtime
-/// would wait for a read that never ends.
+/// Reports the end of standard input, which is awaited on a thread of its own: the runtime would
+/// wait for a read that never ends.
 fn stdin_ended() -> oneshot::Receiver<()> {
     let (ended, end) = oneshot::channel();
     std::thread::spawn(move || {
@@ -138,7 +138,7 @@ fn stdin_ended() -> oneshot::Receiver<()> {
 fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_env("KVORUM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second logger, in a process that already has one, is of no use; the first one stays.
+    // A second logger in a process that already has one is not needed; the first one stays.
     let _ = match format {
         LogFormat::Text => log.with_ansi(false).with_target(false).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

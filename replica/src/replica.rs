@@ -1,7 +1,7 @@
 //! A whole replica: opens its disk, binds its ports, starts the driver and the listeners.
 //!
-//! Guarantees that nothing is heard on a port before the disk is open and sound, except probes.
-//! Does not know how the process is told to stop; its caller does.
+//! Guarantees that no port except the one for probes is served before the disk is open and sound.
+//! Does not know how the process is asked to stop; its caller does.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -40,20 +40,20 @@ use crate::transport::Transport;
 use crate::transport::book::whole_name;
 use crate::transport::reached::Reached;
 
-/// Time between two looks whether a retired replica is wanted again.
+/// Time between two checks whether a retired replica is wanted again.
 const WANTED_INTERVAL: Duration = Duration::from_millis(100);
-/// How deep a data folder goes: `db/` and its files.
+/// Depth of a data folder: `db/` and its files.
 const FOLDER_DEPTH: usize = 2;
 /// How long a stopping leader tries to hand leadership over.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a replica that ends tries to tell the cluster's marker how far its disk got.
+/// How long a replica that ends tries to send the cluster's marker how far its disk got.
 const MARKER_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a folder that is in use is waited for, where a pod can be replaced while its last
-/// process still ends.
+/// How long to wait for a folder that is in use, where a pod can be replaced while its last process
+/// is still ending.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
-/// Time between two tries to have it.
+/// Time between two attempts to lock the folder.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
-/// Descriptors kept for everything but clients: table files, peers, probes, logs.
+/// File descriptors reserved for everything but clients: table files, peers, probes, logs.
 const DESCRIPTORS_KEPT: u64 = 512;
 
 /// A running replica.
@@ -62,18 +62,18 @@ pub struct Replica {
     status: watch::Receiver<Option<Arc<Status>>>,
     driver: Option<std::thread::JoinHandle<()>>,
     database: Option<Database>,
-    /// Everything that runs beside the driver; ends with this.
+    /// All tasks that run beside the driver; they end with this set.
     tasks: JoinSet<()>,
-    /// Who says how many replicas are wanted, if somebody does.
+    /// The source of the desired replica count, if there is one.
     orchestrator: Option<Orchestrator>,
     cluster: ClusterId,
-    /// How long it may wait until the cluster goes on without it.
+    /// How long the replica may wait, before it ends, until the cluster goes on without it.
     leave_patience: Duration,
-    /// Where it listens.
+    /// The addresses on which the replica listens.
     pub addresses: Addresses,
-    /// Where that is written.
+    /// The file to which the addresses are written.
     file: PathBuf,
-    /// Held until everything else is closed.
+    /// The lock on the folder, held until everything else is closed.
     #[expect(dead_code, reason = "it is only held")]
     lock: File,
 }
@@ -86,8 +86,8 @@ struct Ports {
 }
 
 impl Replica {
-    /// Starts a replica. Waits first, while it answers probes, for a disk that has room, and for an
-    /// identity if it has none. With `another`, a retired volume goes on under that id.
+    /// Starts a replica. First waits, while it answers probes, for a disk that has room, and for an
+    /// identity if it has none. With `another`, a retired volume continues under that id.
     pub async fn start(
         settings: &Settings,
         another: Option<Newborn>,
@@ -158,8 +158,8 @@ impl Replica {
     }
 
     /// Waits until this replica has to start anew: with another id, when its own is over, it is
-    /// wanted, and it has got one; with none when the marker, which could not be read at its start,
-    /// turns out to be another cluster's.
+    /// wanted, and it has got one; with none, when the marker, which could not be read at the
+    /// start, turns out to belong to another cluster.
     pub async fn outlived(&self, settings: &Settings) -> Option<Newborn> {
         let Some(orchestrator) = &self.orchestrator else { return std::future::pending().await };
         let (waiting, _) = watch::channel(String::new());
@@ -171,9 +171,10 @@ impl Replica {
         }
     }
 
-    /// Waits until this replica's id is over, it is wanted, and has got another id. Until then it
-    /// runs: some may learn only from it that their configuration is over. One whose disk is not
-    /// the one that the others remember gets another id too, when a majority does without it.
+    /// Waits until this replica's id is over, it is wanted, and it has got another id. Until then
+    /// it runs: some replicas may learn only from it that their configuration is over. A replica
+    /// whose disk is not the one that the others remember gets another id too, when a majority does
+    /// without it.
     async fn retired(&self, birth: &Birth<'_>) -> Newborn {
         let mut status = self.status.clone();
         let is_retired = |status: &Option<Arc<Status>>| {
@@ -182,7 +183,7 @@ impl Replica {
         };
         loop {
             tokio::select! {
-                // Whoever asked asks on: what it has may be forgotten by now.
+                // A volume that asked before asks again: its current id may be forgotten by now.
                 () = std::future::ready(()), if birth.has_asked() => {}
                 retired = status.wait_for(is_retired) => if retired.is_err() {
                     return std::future::pending().await;
@@ -199,8 +200,8 @@ impl Replica {
         }
     }
 
-    /// Whether an id that was given is of no use: it is the one that this replica has; or that is a
-    /// member's by now, who votes, and whom the others count on.
+    /// Whether a given id is of no use: it is the one that this replica has; or this replica's own
+    /// id is a member's by now, so that it votes and the others count on it.
     fn keeps_its_id(&self, given: &Newborn) -> bool {
         let status = self.status.borrow();
         status.as_ref().is_some_and(|own| {
@@ -209,7 +210,7 @@ impl Replica {
         })
     }
 
-    /// This process was told to end: waits until the cluster does without it, for a while.
+    /// Waits, for a limited time, until this process may end because the cluster does without it.
     pub async fn leave(&self) {
         let Some(orchestrator) = &self.orchestrator else { return };
         let leaving = Leaving {
@@ -222,14 +223,14 @@ impl Replica {
         leaving.wait().await;
     }
 
-    /// Waits until the cluster went on without this replica, which cannot know it by itself.
+    /// Waits until the cluster went on without this replica, which it cannot detect by itself.
     async fn superseded(&self, orchestrator: &Orchestrator) {
         let (name, status) = (&self.addresses.name, self.status.clone());
         superseded(orchestrator, name, status, &self.clients).await;
     }
 
     /// Ends with everything on disk; before that, hands leadership over if this replica leads and
-    /// it is wanted.
+    /// `hands_over` is set.
     pub async fn stop(mut self, hands_over: bool) {
         if hands_over {
             self.hand_over().await;
@@ -240,7 +241,7 @@ impl Replica {
         if let Some(driver) = self.driver.take() {
             let _ = tokio::task::spawn_blocking(move || driver.join()).await;
         }
-        // Nobody tells the marker anything older afterwards.
+        // After this, no task can send the marker an older claim.
         self.tasks.shutdown().await;
         if let Some(database) = self.database.take() {
             if let Some(mark) = untold {
@@ -248,13 +249,13 @@ impl Replica {
             }
             let _ = tokio::task::spawn_blocking(move || database.close()).await;
         }
-        // Nobody should dial where nobody listens.
+        // The file is removed so that it does not lead others to an address where nothing listens.
         let _ = fs::remove_file(&self.file);
         info!("stopped");
     }
 
-    /// Tells the cluster's marker something at last. Whoever keeps the marker may be out of
-    /// reach: then what it was told last has to do.
+    /// Sends the cluster's marker a last claim. The orchestrator may be out of reach: then the
+    /// previous claim has to be enough.
     async fn tell_marker(&self, database: &Database, mark: Mark) {
         let Some(orchestrator) = &self.orchestrator else { return };
         let past = |start| std::future::ready(Ok(database.past(start)));
@@ -290,21 +291,21 @@ impl Replica {
     }
 }
 
-/// Lets the driver hear what comes before everything else.
+/// Sends the driver the inputs that come before everything else.
 async fn hear(driver: &mpsc::Sender<ClientEvent>, first: Vec<Input>) {
     for input in first {
         let _ = driver.send(ClientEvent::Input { input, permit: None }).await;
     }
 }
 
-/// What a replica is, for those who look after it.
+/// The identity and status of a replica, for the tasks that look after it.
 struct Own {
     cluster: ClusterId,
     name: String,
     status: watch::Receiver<Option<Arc<Status>>>,
 }
 
-/// Lets a replica follow whoever says how many are wanted.
+/// Starts the tasks with which a replica follows its orchestrator.
 fn follow(
     tasks: &mut JoinSet<()>,
     keeper: Keeper,
@@ -329,7 +330,7 @@ fn follow(
     tasks.spawn(keeper.keep(marks, unasked));
 }
 
-/// Who says how many replicas are wanted, if somebody does.
+/// Returns the orchestrator that the settings name, if there is one.
 async fn orchestrator(settings: &Settings) -> Result<Option<Orchestrator>, StartError> {
     if let Some(folder) = &settings.follow {
         return Ok(Some(Orchestrator::Folder(Folder::new(folder))));
@@ -340,8 +341,8 @@ async fn orchestrator(settings: &Settings) -> Result<Option<Orchestrator>, Start
     Ok(Some(Orchestrator::Kubernetes(Box::new(kubernetes))))
 }
 
-/// Makes the folder, and takes its lock. A pod that was deleted by force may be there again before
-/// its last process has ended.
+/// Creates the folder, and takes its lock. A pod that was deleted by force may be back before its
+/// last process has ended.
 async fn take_lock(
     settings: &Settings,
     waiting: &watch::Sender<String>,
@@ -363,7 +364,7 @@ async fn take_lock(
     }
 }
 
-/// Where peers were reached by earlier processes, and where their clients connect to.
+/// Returns where peers were reached earlier, and their addresses for clients as they change.
 fn reached(settings: &Settings) -> (Arc<Reached>, watch::Receiver<Vec<Address>>) {
     // All pods have the same port.
     let clients = settings.statefulset.as_ref().map(|_| settings.listen_clients.port());
@@ -384,7 +385,7 @@ fn introduce<S: Store>(store: &S) -> Identity {
     me.clone()
 }
 
-/// Writes where the replica listens; the file.
+/// Writes the replica's addresses to a file, and returns the file.
 fn tell_addresses(settings: &Settings, addresses: &Addresses) -> Result<PathBuf, StartError> {
     let file = settings.data.join(FILE_NAME);
     let failed = |error| StartError::Addresses { file: file.display().to_string(), error };
@@ -399,7 +400,7 @@ fn tell_addresses(settings: &Settings, addresses: &Addresses) -> Result<PathBuf,
     Ok(file)
 }
 
-/// Starts the driver on a disk: who the replica is, the driver's thread, and what is to be closed.
+/// Starts the driver on a disk. Returns the identity, the thread, and the database to close.
 fn spawn(
     disk: Disk,
     options: Options,
@@ -459,7 +460,7 @@ fn addresses(settings: &Settings, ports: &Ports) -> Addresses {
     }
 }
 
-/// Lets the process open as many files as the system allows; how many of them are for clients.
+/// Raises the open file limit to its maximum; returns how many files are for clients.
 fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

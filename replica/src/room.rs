@@ -1,6 +1,6 @@
-//! Whether the disk has room.
+//! Checks whether the disk has room.
 //!
-//! Guarantees that a replica does not open a disk that is full: it could not even say so then.
+//! Guarantees that a replica does not open a full disk: it could not even report that then.
 
 use std::io;
 use std::path::Path;
@@ -15,16 +15,16 @@ use crate::engine::Input;
 use crate::settings::Settings;
 use crate::storage::OpenError;
 
-/// Time between two looks at how much room the disk has.
+/// Time between two checks of the free space.
 const DISK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Bytes free for this process on the disk of a folder.
+/// Returns the bytes that are free for this process on the disk of a folder.
 fn free_bytes(folder: &Path) -> io::Result<u64> {
     let disk = rustix::fs::statvfs(folder)?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// A replica that opened a full disk could not even say that it is full.
+/// Waits until the disk has room: a replica that opened a full disk could not even report that.
 pub async fn wait_for_room(
     settings: &Settings,
     waiting: &watch::Sender<String>,
@@ -52,7 +52,7 @@ pub async fn wait_for_room(
     }
 }
 
-/// Tells how much room there is, for ever.
+/// Reports the free space to the driver, until the driver ends.
 pub async fn watch_disk(settings: Settings, driver: mpsc::Sender<ClientEvent>) {
     let reserve = settings.disk_reserve;
     loop {

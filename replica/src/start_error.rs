@@ -1,6 +1,6 @@
-//! Why a replica could not start.
+//! The reasons why a replica could not start.
 //!
-//! Guarantees that each reason says what is wrong and where. Does not know what is started.
+//! Guarantees that each error says what is wrong and where. Does not know what is started.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,34 +9,34 @@ use crate::orchestrator::OrchestratorError;
 use crate::settings::SettingsError;
 use crate::storage::OpenError;
 
-/// Why a replica could not start.
+/// The reason why a replica could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The settings make no sense.
+    /// The settings are invalid.
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The data folder cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Nobody says how many replicas are wanted.
+    /// The desired replica count cannot be read.
     #[error(transparent)]
     Orchestrator(#[from] OrchestratorError),
-    /// A port cannot be had.
+    /// A port cannot be bound.
     #[error("cannot listen for {what} on {address}: {error}")]
     Bind {
-        /// Who was to be listened for.
+        /// The users of the port.
         what: &'static str,
-        /// The address.
+        /// The address to listen on.
         address: SocketAddr,
-        /// The system's words.
+        /// The system's error.
         error: io::Error,
     },
     /// The address file cannot be written.
     #[error("cannot write {file}: {error}")]
     Addresses {
-        /// The file.
+        /// The path of the file.
         file: String,
-        /// The system's words.
+        /// The system's error.
         error: io::Error,
     },
 }

@@ -1,12 +1,13 @@
-//! A replica that finds its cluster no more.
+//! Detects that every known peer was replaced while a replica was away, and rediscovers the
+//! cluster.
 //!
-//! While a replica was away, everybody whom it knows may have been replaced: the same names answer,
-//! under ids that it has never met, and they turn each other away. So a replica that is not ready
-//! for a while asks whoever serves clients, as one does that has no identity yet.
+//! The peers that a replica knows may all be replaced while it is away: the same names answer,
+//! under ids that it has never met, and each side rejects the other. So a replica that is not ready
+//! for a while asks the replicas through their client ports, as a replica without an identity does.
 //!
-//! Guarantees that only a later configuration counts. A replica that is none of its members is
-//! superseded: ids are given once, so no later one has it either. Until it has another id it goes
-//! on voting, because others may need what it accepted. Does not ask for that id.
+//! Guarantees that only a later configuration counts. A replica that is not one of its members is
+//! superseded: ids are assigned once, so no later configuration has it either. Until it has another
+//! id it continues to vote, because others may need what it accepted. Does not ask for that id.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +25,11 @@ use crate::driver::ClientEvent;
 use crate::engine::Input;
 use crate::orchestrator::Orchestrator;
 
-/// How long a replica is not ready before it asks, and the time between two times that it does.
+/// How long a replica is not ready before it asks, and the time between two such requests.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Waits until a replica is superseded, and lets it learn of the members meanwhile, each time that
-/// it is stranded. Never ends when the replica does.
+/// Waits until a replica is superseded; each time it is stranded before that, the driver receives
+/// the later configuration's members. Never returns after the replica has ended.
 pub async fn superseded(
     orchestrator: &Orchestrator,
     name: &str,
@@ -52,9 +53,9 @@ pub async fn superseded(
     }
 }
 
-/// What a replica says of itself that has not been ready for a while; `None` when it ended.
+/// Returns the status of a replica that has not been ready for a while; `None` when it ended.
 async fn stranded(status: &mut watch::Receiver<Option<Arc<Status>>>) -> Option<Arc<Status>> {
-    // One that leads alone, and does not know that it is over, still takes itself for the leader.
+    // Readiness, not the role: a lone leader may not know that its configuration is over.
     let is_ready = |status: &Option<Arc<Status>>| status.as_ref().is_some_and(|s| s.is_ready);
     loop {
         let waited = timeout(PATIENCE, status.wait_for(is_ready)).await;
@@ -72,7 +73,7 @@ async fn stranded(status: &mut watch::Receiver<Option<Arc<Status>>>) -> Option<A
     }
 }
 
-/// The latest configuration that anybody who serves clients knows, if it is later than the
+/// Returns the latest configuration that any replica reports to clients, if it is later than the
 /// replica's own.
 async fn newer(others: &Resolve, own: &Status) -> Option<Configuration> {
     let options = Options { cluster: Some(own.cluster), deadline: PATIENCE, ..Options::default() };

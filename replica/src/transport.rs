@@ -1,10 +1,10 @@
-//! Links to the other replicas: who dials, how two replicas meet, and what a session is.
+//! Links to the other replicas: dialing, the handshake by which two replicas meet, and sessions.
 //!
-//! `dialing` says who dials whom. A session is one TCP connection on which both have met;
-//! it has a number that rises, and a new one replaces the old. Guarantees that messages of a
+//! `dialing` defines who dials whom. A session is one TCP connection on which both have met; it has
+//! a number that rises, and a new session replaces the old one. Guarantees that messages of a
 //! session arrive in order, whole, at most once, and never after a newer session began.
 //!
-//! Does not know what the messages mean, nor who may vote: the engine judges introductions.
+//! Does not know what messages mean, nor which replica may vote: the engine judges introductions.
 
 pub mod book;
 mod dialing;
@@ -32,36 +32,36 @@ use link::Inbound;
 use meeting::{Failure, Meeting, Met};
 use reached::Reached;
 
-/// How long two replicas may take to meet, and a dial to connect.
+/// Time limit for two replicas to meet, and for a dial to connect.
 const MEETING_PATIENCE: Duration = Duration::from_secs(3);
-/// Meetings under way at once; for a further one the oldest is ended, so that strangers who say
+/// Most meetings under way at once; a further one ends the oldest, so that strangers that send
 /// nothing cannot keep peers out.
 const MEETINGS_MAX: usize = 64;
-/// Time between two lines of the log about strangers; those in between are counted.
+/// Time between two log lines about strangers; those in between are counted.
 const STRANGERS_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a failed accept: descriptors may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Time between two looks whether one that was no member is one.
+/// Time between two checks whether a non-member has become a member.
 const GUEST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What every link needs.
+/// The shared state of all links.
 #[derive(Clone)]
 pub struct Transport {
     me: ReplicaId,
     driver: mpsc::Sender<PeerEvent>,
-    /// Who may have to be talked to.
+    /// The replicas that this one may have to talk to.
     known: watch::Receiver<Vec<Known>>,
     book: Arc<AddressBook>,
-    /// Where they were reached last.
+    /// The addresses where they were reached last.
     reached: Arc<Reached>,
     sessions: Arc<AtomicU64>,
     inbound: Inbound,
-    /// The sessions that are open. Held for a moment.
+    /// Number of open sessions of each peer. Locked briefly.
     linked: Arc<Mutex<BTreeMap<ReplicaId, u32>>>,
 }
 
 impl Transport {
-    /// Links of a replica, to be started.
+    /// Creates the links of a replica, without starting them.
     #[must_use]
     pub fn new(
         me: ReplicaId,
@@ -83,7 +83,7 @@ impl Transport {
         self.linked(|linked| linked.contains_key(&peer))
     }
 
-    /// Takes peers' connections, for ever.
+    /// Accepts peers' connections, forever.
     pub async fn listen(self, listener: TcpListener) {
         let mut meetings: VecDeque<CancellationToken> = VecDeque::new();
         let strangers = Arc::new(Strangers::default());
@@ -101,7 +101,7 @@ impl Transport {
             if meetings.len() > MEETINGS_MAX
                 && let Some(oldest) = meetings.pop_front()
             {
-                // Of no effect when it has become a session.
+                // This has no effect on a meeting that has become a session.
                 oldest.cancel();
             }
             let (transport, strangers) = (self.clone(), Arc::clone(&strangers));
@@ -121,15 +121,15 @@ impl Transport {
         }
     }
 
-    /// The name of a peer, if it is a member.
+    /// Returns the name of a peer, if it is a member.
     fn member_name(&self, peer: ReplicaId) -> Option<String> {
         let known = self.known.borrow();
         let is_it = |known: &&Known| known.member.replica == peer && known.is_member;
         known.iter().find(is_it).map(|known| known.member.name.clone())
     }
 
-    /// A member dialed this replica: it listens where it came from, if the port is agreed. What
-    /// anybody else is called says nothing of where the member of that name is.
+    /// Records the address of a member that dialed: it listens where it came from, if all peers
+    /// share a port. A non-member's name says nothing about where the member of that name is.
     fn called_from(&self, peer: ReplicaId, from: SocketAddr) {
         let Some(port) = self.book.port() else { return };
         if let Some(name) = self.member_name(peer) {
@@ -137,7 +137,7 @@ impl Transport {
         }
     }
 
-    /// Meets whoever is at the other end; `dialed` is whom this replica called.
+    /// Meets the replica at the other end; `dialed` is the one that this replica dialed.
     async fn meet(&self, stream: TcpStream, dialed: Option<ReplicaId>) -> Result<Met, Failure> {
         let _ = stream.set_nodelay(true);
         let meeting = Meeting::new(stream, self.driver.clone());
@@ -159,7 +159,7 @@ impl Transport {
         let session = Session(self.sessions.fetch_add(1, Ordering::Relaxed) + 1);
         let peer = met.peer;
         let is_member = || self.member_name(peer).is_some();
-        // Ids are given to whoever asks: sessions are not.
+        // Any replica that asks gets an id, but not a session.
         let place = Arc::clone(&self.inbound.guests).try_acquire_owned();
         if place.is_err() && !is_member() {
             debug!(peer = peer.0, "too many replicas that are no members are linked");
@@ -187,10 +187,10 @@ impl Transport {
     }
 }
 
-/// Strangers at the door, told of at most so often: they must not fill the log.
+/// The log of rejected strangers, limited in rate so that they cannot fill the log.
 #[derive(Default)]
 struct Strangers {
-    /// When one was told of last, and how many came since. Held for a moment, by tasks that end.
+    /// The last log line's time, and the strangers since. Locked briefly, by tasks that end.
     last: Mutex<(Option<Instant>, u64)>,
 }
 
@@ -206,7 +206,7 @@ impl Strangers {
             last.1 += 1;
         } else {
             *last = (Some(Instant::now()), 0);
-            // As a text, so that the log escapes what a stranger says.
+            // Logged as a string, so that the log escapes text from a stranger.
             let why = failure.to_string();
             warn!(%from, why, unsaid, "no meeting");
         }

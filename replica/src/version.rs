@@ -1,12 +1,12 @@
-//! Pure: the versions of what replicas say to each other and keep in common.
+//! Pure: the versions of the messages between replicas and of the state that they share.
 //!
 //! A cluster has one version, which is part of its replicated state and only rises: when every
-//! member's program knows the next one, the leader proposes it as an entry. What a version brought
-//! is used only when the cluster has it; so programs of two versions may run side by side while one
-//! replica after the other is replaced. Once it has risen, an older program is turned away, by its
-//! peers and by its own disk.
+//! member's program knows the next one, the leader proposes it as an entry. A version's features
+//! are used only when the cluster has it; so programs of two versions may run side by side during a
+//! rolling replacement. Once the version has risen, an older program is rejected, by its peers and
+//! by its own disk.
 //!
-//! Guarantees nothing by itself; the engine asks it.
+//! Guarantees nothing by itself; the engine uses it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,13 +20,13 @@ pub struct Version(pub u8);
 impl Version {
     /// The first version.
     pub const FIRST: Self = Self(1);
-    /// Brought entries that raise the version, and those that have the replicas' states compared.
+    /// Added entries that raise the version, and entries that have the replicas' states compared.
     pub const CHECKSUMS: Self = Self(2);
-    /// Brought entries that give joiners their ids.
+    /// Added entries that give joiners their ids.
     pub const JOINERS: Self = Self(3);
-    /// The oldest that this program knows.
+    /// The oldest version that this program knows.
     pub const OLDEST: Self = Self::FIRST;
-    /// The newest that this program knows.
+    /// The newest version that this program knows.
     pub const NEWEST: Self = Self::JOINERS;
 }
 

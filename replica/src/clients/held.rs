@@ -1,6 +1,6 @@
-//! The room of calls that were received, until their answers have left.
+//! The room of calls that were received, held until their answers have left.
 //!
-//! Guarantees that a call's room is given back once, by its answer or with its connection's end.
+//! Guarantees that a call's room is returned once, with its answer or at the end of its connection.
 //! Does not know how much room there is.
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 /// The calls of one connection, each with its room.
 #[derive(Default)]
 pub(super) struct Held {
-    /// Held for one map operation, by the task that reads and the one that writes.
+    /// Locked for one map operation, by the task that reads and the one that writes.
     calls: Mutex<HashMap<u64, OwnedSemaphorePermit>>,
 }
 
@@ -20,7 +20,7 @@ impl Held {
         with(&mut self.calls.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether a call has not been answered. Its number must not be used again before.
+    /// Whether a call is still unanswered. Its number must not be reused before it is answered.
     pub(super) fn has(&self, call: u64) -> bool {
         self.calls(|calls| calls.contains_key(&call))
     }
@@ -30,12 +30,12 @@ impl Held {
         self.calls(|calls| drop(calls.insert(call, room)));
     }
 
-    /// A call is answered: its room, if it had any, for whoever writes the answer.
+    /// Returns the room of a call that is answered, if it had any, for the writer of the answer.
     pub(super) fn take(&self, call: u64) -> Option<OwnedSemaphorePermit> {
         self.calls(|calls| calls.remove(&call))
     }
 
-    /// All that is held, for whoever still has the calls when the connection is gone.
+    /// Takes all held room of a closed connection, for the driver, which still has its calls.
     pub(super) fn take_all(&self) -> Option<OwnedSemaphorePermit> {
         let calls = self.calls(std::mem::take);
         calls.into_values().reduce(|mut all, one| {

@@ -1,8 +1,9 @@
-//! Frames of clients, whose announced length is paid for before it is received.
+//! Frames from clients, with room reserved for the announced length before a frame is received.
 //!
-//! A client may announce a large frame and send it slowly, or never to its end. Guarantees that the
-//! frames of all connections that have begun take a bounded number of bytes together; a connection
-//! that would pass that waits, and its client with it. A frame's memory ends with the frame.
+//! A client may announce a large frame and send it slowly, or never complete it. Guarantees that
+//! the partly received frames of all connections together take a bounded number of bytes; a
+//! connection that would exceed this waits, and its client with it. A frame's memory is freed with
+//! the frame.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::SMALL_REQUEST_BYTES;
 
-/// The frames that come by one connection.
+/// The frames that arrive on one connection.
 pub(super) struct Requests<R> {
     read: BufReader<R>,
     bytes_max: usize,
@@ -28,17 +29,17 @@ pub(super) struct Begun {
 }
 
 impl<R: AsyncRead + Unpin> Requests<R> {
-    /// Frames of at most `bytes_max` bytes; `begun` is shared by all connections.
+    /// Reads frames of at most `bytes_max` bytes; `begun` is shared by all connections.
     pub(super) fn new(read: R, bytes_max: usize, begun: Arc<Semaphore>) -> Self {
         Self { read: BufReader::with_capacity(SMALL_REQUEST_BYTES, read), bytes_max, begun }
     }
 
-    /// Sets the longest frame.
+    /// Sets the length limit of a frame, in bytes.
     pub(super) fn set_bytes_max(&mut self, bytes_max: usize) {
         self.bytes_max = bytes_max;
     }
 
-    /// The next frame; `None` when the client has closed the connection.
+    /// Returns the next frame; `None` when the client has closed the connection.
     pub(super) async fn next(&mut self) -> io::Result<Option<Begun>> {
         let length = match self.read.read_u32().await {
             Ok(length) => usize::try_from(length).unwrap_or(usize::MAX),

@@ -1,4 +1,4 @@
-//! What the rest of the process tells the driver.
+//! The events that the rest of the process sends to the driver.
 
 use kvorum_protocol::status::ReplicaId;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -10,109 +10,109 @@ use crate::marker::{Mark, Past};
 use crate::start::{Epoch, Start};
 use crate::storage::Seen;
 
-/// What links and peers tell the driver.
+/// An event from a link or a peer.
 pub enum PeerEvent {
     /// A session began.
     Up {
-        /// With whom.
+        /// The peer.
         peer: ReplicaId,
-        /// The session.
+        /// The number of the session.
         session: Session,
-        /// Where to send.
+        /// The handle for sending to the peer.
         link: LinkHandle,
     },
     /// A session ended.
     Down {
-        /// With whom.
+        /// The peer.
         peer: ReplicaId,
-        /// The session.
+        /// The number of the session.
         session: Session,
     },
-    /// A message came; the permit gives back its room when it is dropped.
+    /// A message arrived; dropping the permit returns its room.
     Message {
-        /// From whom.
+        /// The sender.
         peer: ReplicaId,
-        /// By which session.
+        /// The session by which it arrived.
         session: Session,
         /// The message.
         message: PeerMessage,
         /// Its room in the link's inbound budget.
         permit: OwnedSemaphorePermit,
     },
-    /// How does this replica introduce itself, and what does it remember of the peer?
+    /// A request for this replica's introduction, and for what it remembers of the peer.
     Introduce {
-        /// To whom.
+        /// The peer that is to receive the introduction.
         peer: ReplicaId,
-        /// The answer.
+        /// Receives the introduction and the remembered start.
         reply: oneshot::Sender<(Introduction, Option<Seen>)>,
     },
-    /// May a stranger be told anything?
+    /// A question whether a stranger may be sent anything.
     Admit {
-        /// What it says of itself.
+        /// The stranger's introduction.
         theirs: Introduction,
-        /// The answer.
+        /// Receives the verdict.
         reply: oneshot::Sender<Result<(), Rejection>>,
     },
-    /// By which start does this replica prove itself to a peer?
+    /// A request for the start by which this replica proves itself to a peer.
     Start {
-        /// The incarnation that the peer saw last; 0 when it never saw any.
+        /// The incarnation that the peer saw last; 0 when it never saw one.
         incarnation: u64,
-        /// The answer.
+        /// Receives the start; `None` when the disk does not have it.
         reply: oneshot::Sender<Option<Start>>,
     },
-    /// What the disk has of one of this replica's starts.
+    /// A request for what the disk has recorded of one of this replica's starts.
     Past {
-        /// Which.
+        /// The incarnation of that start.
         incarnation: u64,
-        /// The answer.
+        /// Receives the record.
         reply: oneshot::Sender<Option<Past>>,
     },
-    /// Is this peer who it was?
+    /// A question whether this peer is the same replica as before.
     Judge {
-        /// What it says of itself.
+        /// The peer's introduction.
         theirs: Introduction,
-        /// What this replica remembered of it when they met.
+        /// The last start of the peer that this replica remembered when they met.
         seen: Option<Seen>,
-        /// The epoch in which the writes of that start end on its disk, if it proved to have it.
+        /// The epoch in which that start's writes end on the peer's disk, if it proved to have it.
         reaches: Option<Epoch>,
-        /// The answer.
+        /// Receives the verdict.
         reply: oneshot::Sender<Result<(), Rejection>>,
     },
-    /// Both sides have taken each other.
+    /// Both sides have accepted each other.
     Meet {
-        /// What the peer says of itself.
+        /// The peer's introduction.
         theirs: Introduction,
-        /// Told when it is remembered.
+        /// Notified when the peer is remembered.
         reply: oneshot::Sender<()>,
     },
-    /// A peer refuses this replica because it remembers another disk.
+    /// A peer rejects this replica because it remembers another disk.
     Disowned {
-        /// Which peer.
+        /// The peer.
         peer: ReplicaId,
-        /// Whether it proved to be who this replica remembers.
+        /// Whether the peer proved to be the one that this replica remembers.
         is_proven: bool,
     },
 }
 
-/// What client connections and the process tell the driver.
+/// An event from a client connection, or from the process.
 pub enum ClientEvent {
     /// A connection began.
     Up {
-        /// Its key.
+        /// The connection's key.
         client: ClientKey,
-        /// Where to send.
+        /// The handle for sending to the client.
         sink: ClientSink,
     },
-    /// It asks, cancels, or is gone; the permit gives back the request's room.
+    /// The client sends a request, cancels one, or is gone; the permit returns the request's room.
     Input {
-        /// What happened.
+        /// The input for the engine.
         input: Input,
         /// The request's room in the budget of all clients.
         permit: Option<OwnedSemaphorePermit>,
     },
-    /// End in order; the answer comes when everything is on disk.
+    /// A request to stop in order; the reply is sent when everything is on disk.
     Stop {
-        /// What the cluster's marker has to be told at last, of the epoch that the disk is in then.
+        /// Receives the last mark for the cluster's marker, for the epoch that the disk is in then.
         reply: oneshot::Sender<Option<Mark>>,
     },
 }

@@ -1,8 +1,8 @@
-//! What waits to be written to a peer.
+//! The queues of messages that wait to be written to a peer.
 //!
-//! Guarantees that what is urgent has a lane of its own, that each lane keeps its order, and that
-//! what waits is counted until it is written. Does not know when too much waits: the driver adds
-//! up, and ends a session by dropping its handle.
+//! Guarantees that urgent messages have a lane of their own, that each lane keeps its order, and
+//! that waiting messages are counted until they are written. Does not know when too much waits: the
+//! driver adds up the counts, and ends a session by dropping its handle.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ pub struct LinkHandle {
     end: CancellationToken,
 }
 
-/// Bytes that wait in each lane, the message that is being written included.
+/// Bytes that wait in each lane, including the message that is being written.
 #[derive(Default)]
 struct Queued {
     urgent: AtomicUsize,
@@ -35,7 +35,7 @@ impl Queued {
 }
 
 impl LinkHandle {
-    /// The two ends of what waits for a session, which ends with `end` and ends it.
+    /// Creates both ends of a session's queues. `end` ends the session, and is cancelled with it.
     pub(crate) fn new(end: CancellationToken) -> (Self, Queues) {
         let (urgent, urgent_queue) = mpsc::unbounded_channel();
         let (ordinary, ordinary_queue) = mpsc::unbounded_channel();
@@ -45,22 +45,23 @@ impl LinkHandle {
         (Self { urgent, ordinary, queued, end }, queues)
     }
 
-    /// Counts a message that is to be pushed now or later; false when too many urgent ones wait,
-    /// which have room of their own: they are small, and must not wait for a long synchronization.
+    /// Counts a message that will be pushed now or later; returns false when too many urgent ones
+    /// wait. Those have room of their own: they are small, and must not wait for a long
+    /// synchronization.
     pub fn count(&self, message: &PeerMessage) -> bool {
         let is_urgent = message.is_urgent();
         let waits = self.queued.lane(is_urgent).fetch_add(message.weight(), Ordering::Relaxed);
         !is_urgent || waits <= URGENT_BYTES_MAX
     }
 
-    /// Queues a message that was counted.
+    /// Queues a message that was counted before.
     pub fn push(&self, message: PeerMessage) {
         let lane = if message.is_urgent() { &self.urgent } else { &self.ordinary };
-        // A session that just ended is told by its own event.
+        // The end of a session is reported by its own event.
         let _ = lane.send(message);
     }
 
-    /// Bytes of ordinary messages that were counted and are not written.
+    /// Returns the bytes of ordinary messages that were counted and are not written yet.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.queued.ordinary.load(Ordering::Relaxed)
@@ -73,7 +74,7 @@ impl Drop for LinkHandle {
     }
 }
 
-/// What waits for a session, as its writer takes it.
+/// The queues of a session, for its writer.
 pub(crate) struct Queues {
     pub urgent: mpsc::UnboundedReceiver<PeerMessage>,
     pub ordinary: mpsc::UnboundedReceiver<PeerMessage>,
@@ -81,7 +82,7 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    /// A message of this weight is written, and waits no more.
+    /// Subtracts a message's weight from the count after the message is written.
     pub fn written(&self, weight: usize, is_urgent: bool) {
         self.queued.lane(is_urgent).fetch_sub(weight, Ordering::Relaxed);
     }

@@ -1,8 +1,8 @@
-//! What waits for peers: for a sync, for a link, or to be written.
+//! The messages to peers that wait for a sync, for a link, or to be written.
 //!
-//! Guarantees that it is bounded, for one peer and for all together: whoever does not take what is
-//! sent to it loses its session, and both sides start over with what is missing. The others keep
-//! theirs.
+//! Guarantees that they are bounded, for each peer and for all together: a peer that does not
+//! accept what is sent to it loses its session, and both sides start over with what is missing. The
+//! other peers keep theirs.
 
 use kvorum_protocol::status::ReplicaId;
 use omnipaxos::messages::Message;
@@ -25,7 +25,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    /// Sends a message in order with others, and after a sync if it tells something durable.
+    /// Sends a message in order with others, and after a sync if it reports a durable fact.
     pub(super) fn hold(&mut self, to: ReplicaId, message: PeerMessage, durable: bool) {
         if self.count(to, &message)
             && let Some(message) = self.gate.push(to, message, durable)
@@ -41,7 +41,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    /// Counts a message to a peer from now until it is written; whether it may wait.
+    /// Counts a message to a peer from now until it is written. Returns whether it may wait.
     fn count(&mut self, to: ReplicaId, message: &PeerMessage) -> bool {
         let Some((_, link)) = self.links.get(&to) else { return false };
         let has_room = link.count(message);
@@ -56,7 +56,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         full != Some(to)
     }
 
-    /// A session ended: what waits for it will never leave.
+    /// Ends a session: messages that wait for it will never leave.
     pub(super) fn link_down(&mut self, peer: ReplicaId, session: Session) {
         if self.links.get(&peer).is_some_and(|(current, _)| *current == session) {
             self.links.remove(&peer);
@@ -66,8 +66,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     }
 }
 
-/// For whom too much waits, when something was added for a peer: for that peer, or for all together
-/// and then most for the one that is told.
+/// Returns the peer for which too much waits after something was added for `to`: `to` itself, or,
+/// when the total is over its bound, the peer that has most.
 fn overfull(
     to: ReplicaId,
     waiting: impl Iterator<Item = (ReplicaId, usize)> + Clone,
@@ -87,7 +87,7 @@ mod tests {
     use crate::limits::{MEMBERS_MAX, MESSAGE_BYTES_MAX, PROPOSALS_BYTES_MAX};
     use std::collections::BTreeMap;
 
-    /// Adds for each peer in turn; who lost its session.
+    /// Adds bytes for each peer in turn; returns the peers that lost their sessions.
     fn ended(adds: &[(u64, usize)]) -> Vec<u64> {
         let (mut waiting, mut ended) = (BTreeMap::new(), Vec::new());
         for (to, bytes) in adds {

@@ -1,9 +1,9 @@
-//! Threads that read what takes long, so that the driver need not wait for the disk: one reads
-//! snapshots and old entries, another one pages of keys.
+//! Threads for slow reads, so that the driver need not wait for the disk: one reads snapshots and
+//! old entries, another one pages of keys.
 //!
-//! Guarantees that what is asked of a thread is read in order, one thing at a time. Their queues
-//! hold what the engine allows each client and peer, and all of them, to have under way. What is
-//! read waits in a queue of its own; when that is full, so do the threads.
+//! Guarantees that each thread reads what is requested in order, one item at a time. The threads'
+//! queues hold what the engine allows to be under way, for each client and peer and for all of
+//! them. Results wait in a queue of their own; when that is full, the threads wait.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -16,26 +16,26 @@ use crate::limits::FOUND_MAX;
 use crate::snapshot::{Snapshots, Wanted};
 use crate::storage::Store;
 
-/// Something to be read.
+/// A request to the reader thread.
 pub struct Job {
-    /// Who asks for it.
+    /// The client or peer that asks.
     pub asker: Asker,
-    /// What.
+    /// The item to read.
     pub wanted: Wanted,
-    /// Names a snapshot that is opened.
+    /// The number that identifies a snapshot when it is opened.
     pub number: u64,
 }
 
-/// The threads; they end when this and the receiver of what they read are dropped.
+/// The reader threads; they end when this and the receiver of their results are dropped.
 pub struct Readers {
-    /// For the one that reads snapshots and old entries.
+    /// Requests to the thread that reads snapshots and old entries.
     jobs: Sender<Job>,
-    /// For the one that reads pages of keys.
+    /// Requests to the thread that reads pages of keys.
     scans: Sender<(Origin, Scan)>,
 }
 
 impl Readers {
-    /// Starts the threads, which hold the store until they end; what they read comes by the
+    /// Starts the threads, which hold the store until they end; their results arrive at the
     /// receiver.
     pub fn spawn<S: Store + Clone + Send + 'static>(
         store: S,
@@ -54,12 +54,12 @@ impl Readers {
         (Self { jobs, scans }, found, threads)
     }
 
-    /// Lets something be read.
+    /// Queues a read of a snapshot or of old entries.
     pub fn read(&self, job: Job) {
         self.jobs.send(job).expect("the reader lives as long as the driver");
     }
 
-    /// Lets a page of keys be read.
+    /// Queues a read of a page of keys.
     pub fn scan(&self, origin: Origin, scan: Scan) {
         self.scans.send((origin, scan)).expect("the scanner lives as long as the driver");
     }

@@ -1,8 +1,8 @@
-//! What waits to be written to clients.
+//! The frames that wait to be written to clients.
 //!
-//! Guarantees that all connections together hold a bounded number of bytes that have not left: one
-//! that lets too much pile up is closed, and when all together are over the bound, the one that has
-//! most. So a client that never reads harms itself first.
+//! Guarantees that the bytes which have not left are bounded over all connections: a connection for
+//! which too much waits is closed, and when the total is over its bound, the one that has most. So
+//! a client that never reads harms itself first.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,14 +15,14 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::ClientKey;
 use crate::limits::{CLIENT_BYTES_MAX, CLIENTS_BYTES_MAX, EVENTS_BYTES_MAX};
 
-/// Bytes that wait for all connections.
+/// Bytes that wait for all connections together.
 #[derive(Default)]
 pub(crate) struct Total(AtomicUsize);
 
-/// Bytes that wait for one connection, and for all of them.
+/// Bytes that wait for one connection, and for all of them together.
 #[derive(Clone)]
 pub(crate) struct Queued {
-    /// `None` once the connection is closed: nobody writes what waits. Held for one addition.
+    /// `None` once the connection is closed: its frames are never written. Locked for one addition.
     own: Arc<Mutex<Option<usize>>>,
     total: Arc<Total>,
 }
@@ -80,7 +80,7 @@ impl ClientSink {
         Self { frames, queued, end }
     }
 
-    /// Closes the connection: it does not read.
+    /// Closes the connection, because the client does not read.
     fn close(&self) {
         self.end.cancel();
         self.queued.close();
@@ -93,24 +93,24 @@ impl Drop for ClientSink {
     }
 }
 
-/// All connections, as the driver has them.
+/// All connections that the driver knows.
 #[derive(Default)]
 pub struct Sinks {
     sinks: HashMap<ClientKey, ClientSink>,
 }
 
 impl Sinks {
-    /// A connection began.
+    /// Adds a connection that began.
     pub fn insert(&mut self, client: ClientKey, sink: ClientSink) {
         self.sinks.insert(client, sink);
     }
 
-    /// A connection ended.
+    /// Removes a connection that ended.
     pub fn remove(&mut self, client: ClientKey) {
         self.sinks.remove(&client);
     }
 
-    /// Whether a connection takes another event.
+    /// Whether a connection accepts another event.
     #[must_use]
     pub fn has_room(&self, client: ClientKey) -> bool {
         let sink = self.sinks.get(&client).filter(|sink| !sink.end.is_cancelled());
@@ -127,7 +127,7 @@ impl Sinks {
             return sink.close();
         }
         sink.queued.add(weight);
-        // A connection that just ended is told by its own event.
+        // The end of a connection is reported by its own event.
         let _ = sink.frames.send(frame);
         if sink.queued.total.0.load(Ordering::Relaxed) > CLIENTS_BYTES_MAX
             && let Some(most) = self.sinks.values().max_by_key(|sink| sink.queued.bytes())
@@ -185,7 +185,7 @@ mod tests {
         all.total.0.load(Ordering::Relaxed)
     }
 
-    /// However many connections there are and whatever is queued, what nobody reads is bounded.
+    /// Unread bytes are bounded, whatever is queued and however many connections there are.
     #[test]
     fn what_nobody_reads_is_bounded() {
         for (count, bytes) in [(1, MIB), (3, MIB), (40, MIB), (1000, 400 << 10), (1000, 900)] {

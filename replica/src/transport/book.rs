@@ -1,27 +1,27 @@
-//! Where the peers listen.
+//! The addresses on which peers listen.
 //!
-//! Guarantees that a name of a Kubernetes Service is asked for as it stands: the names that a
-//! resolver would try before it, and after it, are none of the cluster's and would be asked of
-//! servers outside.
+//! Guarantees that the name of a Kubernetes Service is looked up exactly as given: the names that a
+//! resolver would try before it, and after it, do not belong to the cluster and would be sent to
+//! outside servers.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the resolver's settings are.
+/// The resolver's settings.
 const RESOLVER_FILE: &str = "/etc/resolv.conf";
 
-/// Where the peers listen.
+/// The source of the peers' addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddressBook {
-    /// `host:port` by name; looked up at each dial.
+    /// `host:port` by name; resolved at each dial.
     Hosts(BTreeMap<String, String>),
-    /// A folder for each name, with the file that the peer writes its address to; read at each
+    /// A folder for each name, with the file to which the peer writes its address; read at each
     /// dial.
     Folder(PathBuf),
-    /// `NAME.service:port`, by the domain name system; looked up at each dial.
+    /// `NAME.service:port`, by DNS; resolved at each dial.
     Service {
-        /// The headless Service.
+        /// The name of the headless Service.
         service: String,
         /// The peers' port.
         port: u16,
@@ -29,7 +29,7 @@ pub enum AddressBook {
 }
 
 impl AddressBook {
-    /// The address to dial now.
+    /// Returns the address to dial now.
     pub(super) fn resolve(&self, name: &str) -> Result<String, String> {
         match self {
             Self::Hosts(hosts) => {
@@ -45,7 +45,7 @@ impl AddressBook {
         }
     }
 
-    /// The same, with a Service's whole name.
+    /// Returns the same book, with a Service's whole name.
     #[must_use]
     pub fn with_whole_names(self) -> Self {
         match self {
@@ -56,7 +56,7 @@ impl AddressBook {
         }
     }
 
-    /// Whether addresses are found by names, which may be gone when the replicas are not.
+    /// Whether addresses are host names, which may not resolve although the replicas are there.
     pub(super) fn has_names(&self) -> bool {
         match self {
             Self::Hosts(_) | Self::Service { .. } => true,
@@ -64,7 +64,7 @@ impl AddressBook {
         }
     }
 
-    /// The port that all peers listen on, if there is one.
+    /// Returns the port that all peers listen on, if there is one.
     pub(super) fn port(&self) -> Option<u16> {
         match self {
             Self::Service { port, .. } => Some(*port),
@@ -73,8 +73,8 @@ impl AddressBook {
     }
 }
 
-/// A Service's whole name in this pod's cluster, with the dot that ends it; the name as it is given
-/// where that cannot be told, or is whole already.
+/// Returns a Service's whole name in this pod's cluster, with the final dot; the name as given
+/// where the whole name is unknown, or where it is whole already.
 #[must_use]
 pub fn whole_name(service: &str) -> String {
     match fs::read_to_string(Path::new(RESOLVER_FILE)) {
@@ -83,11 +83,11 @@ pub fn whole_name(service: &str) -> String {
     }
 }
 
-/// The same, by the text of the resolver's settings: a pod's are searched first in
-/// `NAMESPACE.svc.DOMAIN`.
+/// Returns the whole name according to the text of the resolver's settings: a pod's search list
+/// begins with `NAMESPACE.svc.DOMAIN`.
 fn whole_name_by(service: &str, settings: &str) -> String {
     let mut searched = settings.lines().filter_map(|line| line.trim().strip_prefix("search"));
-    // The last line counts.
+    // The last such line counts.
     let searched = searched.next_back().unwrap_or_default().split_whitespace();
     let is_namespace = |domain: &&str| domain.split('.').nth(1) == Some("svc");
     match searched.into_iter().find(is_namespace) {

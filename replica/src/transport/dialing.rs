@@ -1,12 +1,12 @@
-//! Who dials whom, where, and how often.
+//! Dials peers: decides who dials whom, where, and how often.
 //!
-//! Of two members the one with the higher id dials; the other one does only when there is no link
-//! for a while, for it may have come to an address that the first cannot know. Whoever is no member
-//! dials the members, and is dialed for a while only: those who left, and joiners that never came,
-//! are not looked for.
+//! Of two members the one with the higher id dials; the other one dials only when there is no link
+//! for a while, because it may have moved to an address that the first cannot know. A non-member
+//! dials the members, and is dialed for a limited time only: former members, and joiners that never
+//! came, are not looked for.
 //!
-//! Guarantees one dial at a time for a name, whatever ids had it; none for a name that is not known
-//! any more; and that a peer whose name cannot be looked up is dialed where it was reached last.
+//! Guarantees one dial at a time for a name, whichever ids had it; none for a name that is no
+//! longer known; and that a peer whose name cannot be resolved is dialed where it was reached last.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,33 +26,33 @@ use crate::engine::Known;
 
 /// First pause between two dials.
 const DIAL_PAUSE_MIN: Duration = Duration::from_millis(20);
-/// Longest pause between two dials of a member. A restarted peer waits for it at most.
+/// Longest pause between two dials of a member. A restarted peer waits at most this long.
 const DIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
-/// The same of whoever is no member.
+/// Longest pause between two dials of a non-member.
 const GUEST_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// How long whoever is no member is dialed; after that it dials, or nobody does.
+/// How long a non-member is dialed; after that, only the non-member itself dials.
 const GUEST_PATIENCE: Duration = Duration::from_secs(50);
-/// How long the replica with the lower id waits to be dialed.
+/// How long the replica with the lower id waits to be dialed before it dials.
 const CALL_BACK_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a dial by name has before the address that worked last is tried beside it.
+/// Head start of a dial by name before the address that worked last is tried as well.
 const NAME_HEAD_START: Duration = Duration::from_millis(300);
 
-/// What to do about a name.
+/// The next step for a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Next {
-    /// Nothing, as long as what is known stays.
+    /// Do nothing until the known replicas change.
     Wait,
-    /// Look again in a while.
+    /// Check again in a while.
     Look,
-    /// Dial, as whoever the name is taken for.
+    /// Dial the name, expecting the replica with this id.
     Dial(ReplicaId),
 }
 
-/// The dials of one name.
+/// The state of the dials of one name.
 struct Dials {
-    /// Since when there is no link, and nobody of that name is a member.
+    /// The time since when there is no link, and no member of that name.
     guest_since: Option<Instant>,
-    /// How often it was dialed without a link.
+    /// Number of dials since the last link.
     tries: usize,
     pauses: ExponentialBackoff,
     is_member: bool,
@@ -64,7 +64,7 @@ impl Dials {
         Self { guest_since: None, tries: 0, pauses, is_member: true }
     }
 
-    /// What to do now; `ids` had the name, and are members or not.
+    /// Returns the next step; `ids` have had the name, each with whether it is a member.
     fn next(
         &mut self,
         ids: &[(ReplicaId, bool)],
@@ -72,7 +72,7 @@ impl Dials {
         now: Instant,
     ) -> Next {
         let mut ids = ids.to_vec();
-        // Members first, and of others the last that got the name.
+        // Members come first, then the ids that got the name last.
         ids.sort_by_key(|(id, is_member)| (!is_member, std::cmp::Reverse(*id)));
         let Some((_, is_member)) = ids.first().copied() else { return Next::Wait };
         if is_member != self.is_member {
@@ -97,7 +97,7 @@ impl Dials {
         pauses(if self.is_member { DIAL_PAUSE_MAX } else { GUEST_PAUSE_MAX })
     }
 
-    /// The pause after a dial.
+    /// Counts a dial and returns the pause after it.
     fn pause(&mut self) -> Duration {
         self.tries += 1;
         self.pauses.next().unwrap_or(DIAL_PAUSE_MAX)
@@ -105,10 +105,10 @@ impl Dials {
 }
 
 impl Transport {
-    /// Dials those who are known, for ever.
+    /// Dials all known replicas, forever.
     pub async fn dial_known(self) {
         let mut known = self.known.clone();
-        // Ends what it dials when it ends.
+        // Dropping the set ends the dials.
         let mut dials = JoinSet::new();
         let mut names: BTreeMap<String, AbortHandle> = BTreeMap::new();
         loop {
@@ -136,7 +136,7 @@ impl Transport {
         }
     }
 
-    /// Dials whoever has a name, as long as it is known and there is no link.
+    /// Dials the replica that has a name, as long as the name is known and there is no link.
     async fn dial(self, name: String, mut known: watch::Receiver<Vec<Known>>) {
         let (mut dials, mut last) = (Dials::new(), String::new());
         loop {
@@ -168,7 +168,7 @@ impl Transport {
                 }
             }
             let due = Instant::now() + dials.pause();
-            // Whoever becomes a member is not waited for; others come and go as they like.
+            // A change of this name's ids, such as a new member, ends the pause; others do not.
             while let Ok(changed) = timeout_at(due, known.changed()).await {
                 if changed.is_err() {
                     return;
@@ -186,7 +186,7 @@ impl Transport {
         named.map(|known| (known.member.replica, known.is_member)).collect()
     }
 
-    /// Whether a peer that is to dial does not for a while.
+    /// Waits for a peer that should dial this replica; returns whether it has not.
     async fn is_missing(&self, peer: ReplicaId) -> bool {
         sleep(CALL_BACK_PATIENCE).await;
         !self.is_linked(peer)
@@ -238,7 +238,7 @@ mod tests {
 
     const NOBODY: fn(ReplicaId) -> bool = |_| false;
 
-    /// The dials of a name in so many minutes.
+    /// Returns the dials of a name within `minutes`.
     fn dials_in(minutes: u64, ids: &[(u64, bool)]) -> Vec<(Duration, u64)> {
         let ids: Vec<_> = ids.iter().map(|(id, is_member)| (ReplicaId(*id), *is_member)).collect();
         let (began, mut dials, mut dialed) = (Instant::now(), Dials::new(), Vec::new());
@@ -283,7 +283,7 @@ mod tests {
         let ids = [(ReplicaId(3), true), (ReplicaId(9), false)];
         assert_eq!(dials.next(&ids, |id| id == ReplicaId(9), now), Next::Look);
         assert_eq!(dials.next(&[], NOBODY, now), Next::Wait, "nobody has it any more");
-        // It left, its session ended, and it is dialed for a while from then on.
+        // The member left, its session ended, and it is dialed for a limited time from then on.
         let left = [(ReplicaId(3), false)];
         let much_later = now + 10 * GUEST_PATIENCE;
         assert_eq!(dials.next(&left, |_| true, much_later), Next::Look);
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(dials.next(&back, NOBODY, end), Next::Dial(ReplicaId(3)), "a member again");
     }
 
-    /// Without its name a peer is reached where it was last; else the name counts.
+    /// A peer whose name does not resolve is reached at its last address; else the name counts.
     #[tokio::test]
     async fn names_may_be_gone_when_replicas_are_not() {
         let no_name = || Err("no such name".to_owned());

@@ -1,9 +1,10 @@
 //! One session of a link: two lanes out, one stream in.
 //!
-//! A frame begins with a byte that says what it is; messages longer than a fragment travel in
-//! several, and what is urgent goes between them. Guarantees order within the ordinary lane, and
-//! that what is received of all links, and what waits for one, is counted until it is handled or
-//! written. Does not know when too much waits: the driver adds up, and ends a session.
+//! A frame begins with a byte that gives its kind; messages longer than a fragment are sent in
+//! several, and urgent messages go between them. Guarantees order within the ordinary lane, and
+//! that bytes received on all links, and bytes that wait for one link, are counted until they are
+//! handled or written. Does not know when too much waits: the driver adds up the counts, and ends a
+//! session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,31 +27,31 @@ use crate::limits::{
     PART_BYTES_FREE,
 };
 
-/// Longest urgent message, in bytes: what is urgent has a few numbers in it.
+/// Longest urgent message, in bytes: an urgent message contains only a few numbers.
 const URGENT_FRAME_BYTES_MAX: usize = 1024;
-/// Whoever puts a long message together more slowly than this, in bytes a second, after a second
-/// of grace, keeps others from theirs: its session ends.
+/// Lowest rate at which a peer may send a long message, in bytes per second, after a second of
+/// grace. A slower peer delays the long messages of others: its session ends.
 const LONG_BYTES_PER_SECOND: usize = 4 << 20;
 
-/// A link that has said nothing for so long says so.
+/// A link on which nothing was sent for this long sends a sign of life.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
-/// A link on which nothing arrived for so long has ended.
+/// A link on which nothing arrived for this long has ended.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
-/// What a frame is.
+/// The kind of a frame.
 const URGENT: u8 = 0;
 const MORE: u8 = 1;
 const LAST: u8 = 2;
 const ALIVE: u8 = 3;
 
-/// What may be received from all peers and is not handled.
+/// The budget for messages received from all peers and not yet handled.
 #[derive(Clone)]
 pub struct Inbound {
-    /// Room for messages.
+    /// Room for messages, in bytes.
     room: Arc<Semaphore>,
-    /// For whoever puts a long message together.
+    /// One slot, for the link that assembles a long message.
     long: Arc<Semaphore>,
-    /// For the sessions of those who are no members.
+    /// Slots for the sessions of non-members.
     pub guests: Arc<Semaphore>,
 }
 
@@ -62,7 +63,7 @@ impl Default for Inbound {
     }
 }
 
-/// Runs a session until it ends, and tells the driver of its beginning and end.
+/// Runs a session until it ends, and reports its beginning and end to the driver.
 pub async fn run(
     met: Met,
     session: Session,
@@ -110,14 +111,14 @@ async fn write_messages(mut sink: Sink, mut queues: Queues) {
     }
 }
 
-/// Writes one message, and between its fragments whatever is urgent; false when the link broke.
+/// Writes one message, with urgent ones between its fragments; returns false when the link broke.
 async fn write_message(sink: &mut Sink, message: PeerMessage, queues: &mut Queues) -> bool {
     let (weight, is_urgent) = (message.weight(), message.is_urgent());
     let Ok(bytes) = frame::encode(&message, MESSAGE_BYTES_MAX) else {
         warn!(weight, "a message to a peer is too long to be sent; its session ends");
         return false;
     };
-    // From here on the bytes stand for it.
+    // From here on, the encoded bytes replace the message.
     drop(message);
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -151,7 +152,7 @@ fn frame_of(kind: u8, payload: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// Whether so many bytes of a long message are too few for the time that they took.
+/// Whether a long message has arrived too slowly: `bytes` are too few for the time taken.
 fn is_too_slow(bytes: usize, took: Duration) -> bool {
     let due = took.saturating_sub(Duration::from_secs(1)).as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a rough measure of speed")]
@@ -176,7 +177,7 @@ async fn read_messages(
         }
         let (bytes, room) = match *kind {
             ALIVE => continue,
-            // What is urgent waits for nobody's room: it is small, and handled at once.
+            // An urgent message needs no room: it is small, and handled at once.
             URGENT if payload.len() > URGENT_FRAME_BYTES_MAX => return,
             URGENT => (None, 0),
             LAST if parts.is_empty() => (None, payload.len()),

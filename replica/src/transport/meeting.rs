@@ -1,4 +1,4 @@
-//! How two replicas meet.
+//! The handshake by which two replicas meet.
 //!
 //! ```text
 //! dialer                                  acceptor
@@ -9,9 +9,9 @@
 //! ```
 //!
 //! A proof is a [signature](crate::start) over both challenges by the start that the other side saw
-//! last. Guarantees that each side proved to be who the other remembers; that each counts the other
-//! as met only when both have taken each other; and that a stranger is told nothing that helps to
-//! speak as a replica. Does not judge by itself; it asks the driver.
+//! last. Guarantees that each side proved to be the replica that the other remembers; that each
+//! counts the other as met only when both have accepted each other; and that a stranger learns
+//! nothing that helps it to speak as a replica. Does not judge by itself; it asks the driver.
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -29,7 +29,7 @@ use crate::engine::{Introduction, Rejection};
 use crate::start::{Challenge, Epoch, Proof, Statement};
 use crate::storage::Seen;
 
-/// The first bytes of either side's hello. The last of them rises when a meeting changes.
+/// The first bytes of either side's hello. The last byte rises when the handshake changes.
 const MAGIC: [u8; 8] = *b"kvorum/q";
 
 /// Longest frame of a meeting, in bytes.
@@ -50,23 +50,23 @@ impl Hello {
 
 /// The receiving half of a connection between replicas.
 pub type Frames = FramedRead<OwnedReadHalf, LengthDelimitedCodec>;
-/// The sending half.
+/// The sending half of a connection between replicas.
 pub type Sink = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
 
-/// A peer that was met, and the stream to it.
+/// A peer that was met, and the connection to it.
 pub struct Met {
-    /// Who it is.
+    /// The peer's id.
     pub peer: ReplicaId,
-    /// What comes from it; the codec still has a meeting's limit.
+    /// The frames from the peer; the codec still has a meeting's limit.
     pub frames: Frames,
-    /// What goes to it; the codec still has a meeting's limit.
+    /// The frames to the peer; the codec still has a meeting's limit.
     pub sink: Sink,
 }
 
-/// Why two replicas did not meet.
+/// The reason why two replicas did not meet.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Nobody there, or the connection broke.
+    /// Nothing answers there, or the connection broke.
     #[error("{0}")]
     Unreachable(String),
     /// The other end does not speak the protocol.
@@ -78,25 +78,25 @@ pub enum Failure {
          all of them"
     )]
     OtherProtocol,
-    /// Somebody else answers than was called.
+    /// Another replica answers than the one that was dialed.
     #[error("replica {0} answers where another was expected")]
     SomebodyElse(u64),
-    /// This replica turned the other one away.
+    /// This replica rejected the other one.
     #[error("turned away: {0}")]
     Rejected(Rejection),
-    /// The other one turned this replica away.
+    /// The other one rejected this replica.
     #[error("it turns this replica away: {rejection}")]
     RejectedBy {
-        /// Who.
+        /// The replica that rejected this one.
         peer: ReplicaId,
-        /// Its reason.
+        /// Its reason for the rejection.
         rejection: Rejection,
-        /// Whether it proved to be who this replica remembers.
+        /// Whether it proved to be the one that this replica remembers.
         is_proven: bool,
     },
 }
 
-/// What both sides said.
+/// The hellos of both sides.
 #[derive(Clone, Copy)]
 struct Both<'a> {
     dialer: &'a Hello,
@@ -104,7 +104,7 @@ struct Both<'a> {
 }
 
 impl Both<'_> {
-    /// What the side of a hello has to sign for the other one.
+    /// Returns the statement that the sender of a hello has to sign for the other side.
     fn statement(&self, prover: &Hello) -> Statement {
         let (dialer, acceptor) = (&self.dialer.introduction, &self.acceptor.introduction);
         let is_dialer = std::ptr::eq(prover, self.dialer);
@@ -120,8 +120,8 @@ impl Both<'_> {
         }
     }
 
-    /// The epoch up to which the other side proved to have the start that was seen last; its
-    /// current start, if none was.
+    /// Returns the epoch up to which the other side proved to have the start that was seen last; or
+    /// its current start, if none was seen.
     fn verify(&self, theirs: &Hello, seen: Option<Seen>, proof: Option<Proof>) -> Option<Epoch> {
         let key = seen.map_or(theirs.introduction.key, |seen| seen.key);
         proof.and_then(|proof| proof.verify(key, &self.statement(theirs)))
@@ -144,7 +144,7 @@ pub struct Meeting {
 }
 
 impl Meeting {
-    /// A meeting over a stream.
+    /// Begins a meeting on a stream.
     pub fn new(stream: TcpStream, driver: mpsc::Sender<PeerEvent>) -> Self {
         let (read, write) = stream.into_split();
         let frames = FramedRead::new(read, frame::codec(MEETING_BYTES_MAX));
@@ -152,7 +152,7 @@ impl Meeting {
         Self { frames, sink, driver }
     }
 
-    /// Holds it: as the dialer of a replica, or as whoever accepted.
+    /// Holds the meeting: as the dialer of a replica, or as the acceptor.
     pub async fn hold(self, dialed: Option<ReplicaId>) -> Result<Met, Failure> {
         match dialed {
             Some(peer) => self.dialing(peer).await,
@@ -229,8 +229,8 @@ impl Meeting {
         self.ask(|reply| PeerEvent::Judge { theirs, seen, reaches, reply }).await
     }
 
-    /// This replica's proof for a peer, by the start that the peer saw last; `None` when this disk
-    /// does not have that one.
+    /// Returns this replica's proof for a peer, by the start that the peer saw last; `None` when
+    /// this disk does not have that start.
     async fn prove(&self, statement: Statement, theirs: &Hello) -> Result<Option<Proof>, Failure> {
         let incarnation = theirs.introduction.last_saw;
         let start = self.ask(|reply| PeerEvent::Start { incarnation, reply }).await?;

@@ -1,9 +1,9 @@
-//! Where peers were reached last, in memory and in a file on the volume.
+//! The addresses where peers were reached last, in memory and in a file on the volume.
 //!
-//! Names may be gone for a while when the replicas are not: the name service is away, or does not
-//! know yet that somebody moved. Guarantees that a reader of the file sees a whole one or none, and
-//! that addresses of a bounded number of names are kept. An address may be another one's by now:
-//! whoever is met there says who it is.
+//! Names may not resolve for a while although the replicas are there: the name service is down, or
+//! does not know yet that a replica moved. Guarantees that a reader of the file sees a whole one or
+//! none, and that addresses of a bounded number of names are kept. An address may belong to another
+//! replica by now: the handshake tells which replica is there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,30 +20,30 @@ use crate::addresses::write_whole;
 
 /// The file's name in a replica's folder.
 pub const FILE_NAME: &str = "peers.json";
-/// Names whose addresses are kept: those of all members, and of some that come and go. Of more, one
-/// that was not reached just now is forgotten.
+/// Most names whose addresses are kept: those of all members, and of some that come and go. Beyond
+/// this, a name other than the one just reached is forgotten.
 const NAMES_MAX: usize = 16;
 
-/// Where peers were reached last.
+/// The addresses where peers were reached last.
 pub struct Reached {
     file: PathBuf,
     /// The port for clients, if it is the same for all replicas.
     clients: Option<u16>,
-    /// Held while the file is written, which is rare.
+    /// The addresses of peers, by name. Locked while the file is written, which is rare.
     addresses: Mutex<BTreeMap<String, SocketAddr>>,
-    /// Where the peers' clients connect to.
+    /// The peers' addresses for clients.
     shown: watch::Sender<Vec<Address>>,
 }
 
 impl Reached {
-    /// What was reached by an earlier process with this folder. Where all replicas have one port
-    /// for clients, `clients` is that.
+    /// Reads the addresses that an earlier process with this folder reached. `clients` is the port
+    /// for clients, if all replicas have the same one.
     #[must_use]
     pub fn of(folder: &Path, clients: Option<u16>) -> Self {
         let file = folder.join(FILE_NAME);
         let read = || serde_json::from_slice(&fs::read(&file)?).map_err(io::Error::from);
         let addresses: BTreeMap<String, SocketAddr> = read().unwrap_or_else(|error: io::Error| {
-            // It is of use only where names are not.
+            // The addresses are needed only where names do not resolve.
             debug!(%error, "no addresses of peers are remembered");
             BTreeMap::new()
         });
@@ -61,18 +61,18 @@ impl Reached {
         with(&mut self.addresses.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Where the peers' clients connect to, as it changes.
+    /// Returns the peers' addresses for clients, as they change.
     #[must_use]
     pub fn clients(&self) -> watch::Receiver<Vec<Address>> {
         self.shown.subscribe()
     }
 
-    /// Where a peer was reached last.
+    /// Returns the address where a peer was reached last.
     pub(super) fn of_name(&self, name: &str) -> Option<SocketAddr> {
         self.with(|addresses| addresses.get(name).copied())
     }
 
-    /// A peer was reached.
+    /// Records the address where a peer was reached.
     pub(super) fn note(&self, name: &str, address: SocketAddr) {
         self.with(|addresses| {
             if addresses.insert(name.to_owned(), address) == Some(address) {
