@@ -1,13 +1,13 @@
-//! The file of a backup.
+//! The file format of a backup.
 //!
 //! ```text
 //! | length: 4 bytes | postcard of a frame | CRC-32 of all postcard so far: 4 bytes |
 //! ```
 //!
-//! Numbers are little endian. The first frames say what the backup is of, then come its parts, and
-//! the last frame says how many there were. Guarantees that a file that was cut, changed, or put
-//! together from others is told from a whole one, and that no length in it makes a reader reserve
-//! more than a frame may have. Does not know what is in a part; replicas do.
+//! Numbers are little endian. The first frames identify the backup, then come its parts, and the
+//! last frame holds their number. Guarantees that a file that was cut, changed, or put together
+//! from others is detected, and that no length in it makes a reader reserve more than a frame may
+//! have. Does not know what is in a part; replicas do.
 
 use std::io::{self, Read, Write};
 
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::FRAME_BYTES_MAX;
 use crate::status::ClusterId;
 
-/// The version that this program writes, and the newest that it reads.
+/// The format version that this program writes, and the newest that it reads.
 ///
 /// History:
 /// - 1: the first version.
@@ -25,14 +25,14 @@ pub const VERSION: u16 = 1;
 
 const MAGIC: [u8; 8] = *b"kvorum/b";
 
-/// What a backup is of.
+/// The identity of a backup.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Header {
-    /// The cluster.
+    /// The cluster that was backed up.
     pub cluster: ClusterId,
-    /// The index as of which it shows the state.
+    /// The log index as of which the backup shows the state.
     pub index: u64,
-    /// When it was taken, in microseconds since 1970, by the clock of whoever took it.
+    /// The time of the backup, in microseconds since 1970, by the clock of the client that took it.
     pub taken_us: u64,
 }
 
@@ -44,33 +44,33 @@ enum Frame {
     End { parts: u64 },
 }
 
-/// Why a file cannot be used.
+/// The reason why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It is something else.
+    /// The file is not a backup.
     #[error("it is no backup of Kvorum")]
     Foreign,
-    /// A newer program wrote it.
+    /// A newer program wrote the file.
     #[error("it has version {found} of the format, and this program knows {VERSION}")]
     Newer {
-        /// Its version.
+        /// The file's format version.
         found: u16,
     },
-    /// It ends too early.
+    /// The file ends before its last frame.
     #[error("it ends before its end: it was cut, or never finished")]
     Cut,
-    /// Its bytes changed.
+    /// The file's bytes changed.
     #[error("it is damaged: the frame at byte {at} is not what was written")]
     Damaged {
-        /// Where.
+        /// The byte offset of the damaged frame.
         at: u64,
     },
 }
 
-/// Writes a backup.
+/// A writer of a backup.
 pub struct Writer<W> {
     to: W,
     hasher: crc32fast::Hasher,
@@ -78,10 +78,10 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins a backup.
+    /// Begins a backup: writes the first frames.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When they cannot be written.
     pub fn begin(to: W, header: Header) -> io::Result<Self> {
         let mut writer = Self { to, hasher: crc32fast::Hasher::new(), parts: 0 };
         writer.frame(&Frame::Begin { magic: MAGIC, version: VERSION })?;
@@ -98,7 +98,7 @@ impl<W: Write> Writer<W> {
         self.frame(&Frame::Part(part))
     }
 
-    /// Ends the backup.
+    /// Ends the backup: writes the last frame and flushes.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -118,13 +118,13 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Reads a backup.
+/// A reader of a backup.
 pub struct Reader<R> {
     from: R,
     hasher: crc32fast::Hasher,
     at: u64,
     parts: u64,
-    /// What it is of.
+    /// The identity of the backup.
     pub header: Header,
 }
 
@@ -132,7 +132,7 @@ impl<R: Read> Reader<R> {
     /// Opens a backup.
     ///
     /// # Errors
-    /// When it is none, or damaged.
+    /// When the file is not a backup, or is damaged.
     pub fn open(from: R) -> Result<Self, BackupError> {
         let header = Header { cluster: ClusterId(0), index: 0, taken_us: 0 };
         let mut reader = Self { from, hasher: crc32fast::Hasher::new(), at: 0, parts: 0, header };
@@ -151,7 +151,7 @@ impl<R: Read> Reader<R> {
         Ok(reader)
     }
 
-    /// The next part; `None` after the last.
+    /// Returns the next part; `None` after the last.
     ///
     /// # Errors
     /// When the file is not what was written.

@@ -1,10 +1,10 @@
-//! The client: finds the leader, tries again, and says what became of a write.
+//! The client: finds the leader, retries, and reports the fate of a write.
 //!
-//! Guarantees that a write is applied at most once however often it is tried, that every wait ends
-//! at the deadline, and that the fate it reports joins those of all attempts: one attempt whose
-//! outcome nobody knows makes the write unknown until its outcome is seen; and that a client
-//! belongs to one cluster for its life (`pin`). Does not know where replicas come from; the
-//! caller's [`Resolve`] says.
+//! Guarantees that a write is applied at most once however often it is tried; that every wait ends
+//! at the deadline; that the reported fate covers all attempts: one attempt whose outcome is
+//! unknown makes the write unknown until its outcome is seen; and that a client belongs to one
+//! cluster for its life (`pin`). Does not know where replicas come from; the caller's [`Resolve`]
+//! returns them.
 
 mod attempts;
 mod lanes;
@@ -33,32 +33,32 @@ use lanes::Lanes;
 pub use crate::dial::Dial;
 pub use attempts::{Endpoint, Resolve};
 
-/// Which replica a request goes to.
+/// The replica that a request goes to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Route {
-    /// The leader where it is known, else whichever answers.
+    /// The leader where it is known, else any replica that answers.
     #[default]
     Any,
     /// This replica, by name, and no other. It relays to the leader what it cannot do itself.
     Through(String),
 }
 
-/// What became of a write that the client did not see decided.
+/// The fate of a write that the client did not see decided.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// It did not happen and will not.
+    /// The write did not happen and will not.
     Refused,
-    /// It may or may not have happened, or may still.
+    /// The write may or may not have happened, or may still happen.
     Unknown,
 }
 
-/// Why a request did not succeed.
+/// The reason why a request did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The request passes a limit and was not sent.
+    /// The request exceeds a limit and was not sent.
     #[error(transparent)]
     Limit(#[from] LimitError),
-    /// A replica refused, and asking again would not help.
+    /// A replica refused, and a retry would not help.
     #[error("{node} refuses: {refusal}")]
     Refused {
         /// The replica that refused.
@@ -69,20 +69,20 @@ pub enum ClientError {
     /// No replica took the request before the deadline. It did not happen.
     #[error("no replica could do it within {waited:?}: {last}")]
     Unavailable {
-        /// How long was tried.
+        /// Time spent trying.
         waited: Duration,
-        /// What the last attempt met.
+        /// The error of the last attempt.
         last: String,
     },
-    /// A replica may have taken the write, and none would tell its outcome before the deadline.
+    /// A replica may have taken the write, and none reported its outcome before the deadline.
     #[error("the outcome is unknown after {waited:?}: {last}")]
     Unknown {
-        /// How long was tried.
+        /// Time spent trying.
         waited: Duration,
-        /// What the last doubtful attempt met.
+        /// The error of the last attempt that may have been taken.
         last: String,
     },
-    /// The target is not what it should be, and waiting would not help.
+    /// The target is not the expected one, and waiting would not help.
     #[error(transparent)]
     Target(#[from] ConnectError),
     /// The target has no replica of that name.
@@ -96,7 +96,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// What became of a write that ended so.
+    /// Returns the fate of a write that ended with this error.
     #[must_use]
     pub fn fate(&self) -> Fate {
         match self {
@@ -106,14 +106,15 @@ impl ClientError {
     }
 }
 
-/// How a client behaves.
+/// The behaviour of a client.
 #[derive(Clone)]
 pub struct Options {
-    /// The cluster it insists on; `None` takes the first that serves it, for the client's life.
+    /// The cluster that the client insists on; `None` takes the first that serves it, for the
+    /// client's life.
     pub cluster: Option<ClusterId>,
-    /// How long one request may take with all its attempts.
+    /// Time limit of one request with all its attempts.
     pub deadline: Duration,
-    /// How replicas are connected to.
+    /// The means of connecting to replicas.
     pub dial: Dial,
 }
 
@@ -123,7 +124,7 @@ impl Default for Options {
     }
 }
 
-/// A client of one cluster. Cheap to share behind an [`Arc`]; calls run at the same time.
+/// A client of one cluster. Cheap to share behind an [`Arc`]; calls run concurrently.
 pub struct Client {
     attempts: Attempts,
     lanes: Lanes,
@@ -131,14 +132,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that finds replicas by `resolve`. Connects when first asked something.
+    /// Creates a client that finds replicas by `resolve`. It connects on the first request.
     #[must_use]
     pub fn new(resolve: Resolve, options: Options) -> Self {
         let attempts = Attempts::new(resolve, options.cluster, options.dial.clone());
         Self { attempts, lanes: Lanes::new(), options }
     }
 
-    /// A client of fixed addresses (`host:port`).
+    /// Creates a client of fixed addresses (`host:port`).
     #[must_use]
     pub fn of_addresses(addresses: &[String], options: Options) -> Self {
         let endpoints: Vec<Endpoint> = addresses
@@ -151,7 +152,7 @@ impl Client {
     /// Sets a key.
     ///
     /// # Errors
-    /// See [`ClientError`]; [`ClientError::fate`] tells what became of the write.
+    /// See [`ClientError`]; [`ClientError::fate`] returns the fate of the write.
     pub async fn put(&self, key: Key, value: Value, route: &Route) -> Result<Outcome, ClientError> {
         self.write(Operation::Put { key, value, condition: Condition::Always }, route).await
     }
@@ -186,7 +187,7 @@ impl Client {
             let connection = match tries.next().await {
                 Ok(Some(connection)) => connection,
                 Ok(None) => break,
-                // Nobody is left to ask, but an earlier attempt may have been taken.
+                // No replica is left to ask, but an earlier attempt may have been taken.
                 Err(error) if doubt.is_some() => {
                     doubt = doubt.map(|doubt| format!("{doubt}; then: {error}"));
                     break;
@@ -201,7 +202,8 @@ impl Client {
             let request = Request::Write { id, valid_until, operation: operation.clone() };
             match tries.call(&connection, request).await {
                 Tried::Answer(Answer::Written(Outcome::Expired)) if doubt.is_some() => break,
-                // It did not happen and never will: another promise, and so another request.
+                // It did not happen and never will: retry with a new promise, and so as a new
+                // request.
                 Tried::Answer(Answer::Written(Outcome::Expired)) => {
                     (id, promised) = (lane.next(), None);
                 }
@@ -261,7 +263,7 @@ impl Client {
         }
     }
 
-    /// Takes a step of copying the state; all steps go to the same replica.
+    /// Performs one step of copying the state; all steps go to the same replica.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -273,8 +275,8 @@ impl Client {
         self.read(Request::Snapshot(request), route).await
     }
 
-    /// Asks a replica about itself. Where any will do and the client belongs to no cluster yet, one
-    /// that serves is preferred: others may be of a cluster that never will.
+    /// Requests the status of a replica. With `Route::Any` and no cluster yet, a replica that
+    /// serves is preferred: others may belong to a cluster that never will.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -288,14 +290,14 @@ impl Client {
         }
     }
 
-    /// The cluster that the client belongs to, once it is known.
+    /// Returns the cluster that the client belongs to, once it is known.
     #[must_use]
     pub fn cluster(&self) -> Option<ClusterId> {
         self.attempts.pin.get()
     }
 
-    /// Hears of a replica's status otherwise than by asking. If that one serves, the client belongs
-    /// to its cluster.
+    /// Records a replica's status that the client did not request itself. If that replica serves,
+    /// the client belongs to its cluster.
     ///
     /// # Errors
     /// When the client belongs to another cluster.
@@ -303,8 +305,8 @@ impl Client {
         self.attempts.pin.heard(status.cluster, status.is_ready)
     }
 
-    /// Asks for the id of a replica that has none and wants to become a member, and for the
-    /// members. Whoever asks again with the same nonce gets the same id.
+    /// Requests an id for a replica that has none and wants to become a member, and the members. A
+    /// retry with the same nonce gets the same id.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -320,7 +322,7 @@ impl Client {
         }
     }
 
-    /// Asks a replica for an act of administration. Tried once: repeating it could do it twice.
+    /// Sends an administrative request to a replica. Tried once: a retry could do it twice.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -353,12 +355,12 @@ impl Client {
         let started = Instant::now();
         let deadline = started + self.options.deadline;
         if self.cluster().is_none() {
-            // A replica that serves nobody has a log to tell of, too.
+            // A replica that does not serve clients has a log to stream, too.
             self.status(route).await?;
         }
         let mut tries = self.attempts.begin(route.clone(), deadline);
         while tries.next().await?.is_some() {
-            // A connection of its own: a subscriber that dawdles slows whatever shares it.
+            // A separate connection: a slow subscriber slows whatever shares it.
             let Ok(connection) = tries.connect_anew().await else { continue };
             let asked = subscription.clone().in_version(connection.welcome().version);
             let opened = timeout_at(deadline, connection.subscribe(asked)).await;
@@ -413,29 +415,29 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event; `None` when the connection ended.
+    /// Waits for the next event; `None` when the connection ended.
     pub async fn next(&mut self) -> Option<Event> {
         self.events.recv().await
     }
 
-    /// The next event, if it is there already.
+    /// Returns the next event, if it is there already.
     pub fn try_next(&mut self) -> Option<Event> {
         self.events.try_recv().ok()
     }
 
-    /// The replica that tells them, by name.
+    /// Returns the name of the replica that sends the events.
     #[must_use]
     pub fn node(&self) -> &str {
         &self.connection.welcome().name
     }
 }
 
-/// The time since then, in whole milliseconds, for people.
+/// Returns the time since `started`, in whole milliseconds, for messages.
 fn since(started: Instant) -> Duration {
     Duration::from_millis(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Whether asking again, here or elsewhere, cannot help.
+/// Whether a retry, at this replica or another, cannot help.
 fn is_final(refusal: &Refusal) -> bool {
     match refusal {
         Refusal::Limit(_)

@@ -2,8 +2,8 @@
 //!
 //! Guarantees that every call ends: with the replica's answer, or with [`Lost`] when the connection
 //! breaks or falls silent. Runs over any byte stream, so that a port-forward is as good as TCP.
-//! Does not retry and does not know what a lost call came to; that is the [client](crate::client)'s
-//! business.
+//! Does not retry and does not know the outcome of a lost call; that is the
+//! [client](crate::client)'s business.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,17 +25,17 @@ use crate::limits::{
 use crate::message::{Answer, ClientFrame, Event, Request, ServerFrame, Subscription};
 use crate::status::ClusterId;
 
-/// Events that wait for a subscriber before the connection stops reading. So a subscriber that
-/// dawdles slows its own connection and nobody else's.
+/// Most events queued for a subscriber before the connection stops reading. So a slow subscriber
+/// slows its own connection and no other.
 const EVENTS_QUEUED_MAX: usize = 256;
 
-/// What people read of an address: what follows a slash only tells two apart, one of which came
-/// after the other.
+/// Returns the human-readable part of an address: the part after a slash only distinguishes two
+/// successive replicas at the same address.
 fn shown(address: &str) -> &str {
     address.split('/').next().unwrap_or_default()
 }
 
-/// Why a connection could not be made. Nothing was asked, so nothing happened.
+/// The reason why a connection could not be made. No request was sent, so nothing happened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The address does not answer.
@@ -43,36 +43,36 @@ pub enum ConnectError {
     Unreachable {
         /// The address.
         address: String,
-        /// The system's words.
+        /// The system's error message.
         reason: String,
     },
-    /// Something answers that is no Kvorum replica.
+    /// The address answers, but is not a Kvorum replica.
     #[error("{} is not a Kvorum replica's client port: {reason}", shown(address))]
     NotKvorum {
         /// The address.
         address: String,
-        /// What was wrong with its answer.
+        /// The fault in its answer.
         reason: String,
     },
-    /// A replica that does not take us.
+    /// A replica refuses the client.
     #[error("{} refuses: {refusal}", shown(address))]
     Refused {
         /// The address.
         address: String,
-        /// Its reason.
+        /// The replica's reason.
         refusal: HandshakeRefusal,
     },
 }
 
 impl ConnectError {
-    /// Whether a replica of another cluster answered than the one that was asked for.
+    /// Whether the answer came from a replica of another cluster than the expected one.
     #[must_use]
     pub fn is_other_cluster(&self) -> bool {
         matches!(self, Self::Refused { refusal: HandshakeRefusal::OtherCluster { .. }, .. })
     }
 }
 
-/// The connection broke before the answer came. What became of the call is unknown.
+/// The connection broke before the answer came. The outcome of the call is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection was lost before the answer came")]
 pub struct Lost;
@@ -86,7 +86,7 @@ enum Waiting {
     Events { opened: Option<oneshot::Sender<Answer>>, events: mpsc::Sender<Event> },
 }
 
-/// What the reader, the writer and the callers share.
+/// The state that the reader, the writer and the callers share.
 struct Shared {
     /// Calls without an answer, and open subscriptions. A mutex because callers on any thread
     /// insert and the reader removes; held for one map operation, never across an await.
@@ -94,7 +94,7 @@ struct Shared {
     applied: AtomicU64,
     next_call: AtomicU64,
     began: Instant,
-    /// When the last frame came, in milliseconds since then.
+    /// The time of the last frame, in milliseconds since `began`.
     heard_ms: AtomicU64,
 }
 
@@ -119,10 +119,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Shakes hands over an open stream; `address` is only for messages.
+    /// Performs the handshake over an open stream; `address` is only for messages.
     ///
     /// # Errors
-    /// When the other end is no replica, or refuses.
+    /// When the other end is not a replica, or refuses.
     pub async fn start<S>(
         stream: S,
         address: &str,
@@ -181,25 +181,25 @@ impl Connection {
         Self { welcome, outgoing, shared, leader, tasks: [reader, writer] }
     }
 
-    /// What the replica said in the handshake.
+    /// Returns the replica's part of the handshake.
     #[must_use]
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
     }
 
-    /// The leader that the replica knows, by name.
+    /// Returns the name of the leader that the replica knows.
     #[must_use]
     pub fn leader(&self) -> Option<String> {
         self.leader.borrow().clone()
     }
 
-    /// How far the replica has applied the log, as it last told.
+    /// Returns the index up to which the replica has applied the log, as it last reported.
     #[must_use]
     pub fn applied(&self) -> u64 {
         self.shared.applied.load(Ordering::Relaxed)
     }
 
-    /// For how long nothing has come from the replica. It pings once a second, and after
+    /// Returns the time since the last frame from the replica. It pings once a second, and after
     /// [`SILENCE_MAX`] the connection ends.
     #[must_use]
     pub fn silence(&self) -> Duration {
@@ -213,8 +213,8 @@ impl Connection {
         self.shared.waiting().is_some()
     }
 
-    /// Asks and waits for the answer. Dropping the future forgets the call; the replica may still
-    /// carry it out.
+    /// Sends a request and waits for the answer. Dropping the future forgets the call; the replica
+    /// may still carry it out.
     ///
     /// # Errors
     /// [`Lost`] when the connection breaks first.
@@ -265,7 +265,7 @@ impl Drop for Connection {
     }
 }
 
-/// Forgets a call whose caller went away.
+/// A guard that forgets a call whose caller went away.
 struct Forget<'a> {
     shared: &'a Shared,
     call: u64,
@@ -279,11 +279,11 @@ impl Drop for Forget<'_> {
     }
 }
 
-/// A handshake that came to nothing.
+/// The reason why a handshake failed.
 enum NoHandshake {
-    /// The connection broke; another try may do better.
+    /// The connection broke; a retry may succeed.
     Broken(String),
-    /// What came back is no Kvorum replica's.
+    /// The answer is not that of a Kvorum replica.
     Stranger(&'static str),
 }
 
@@ -317,7 +317,7 @@ where
     }
 }
 
-/// Writes frames until the connection is dropped or broken; pings when there is nothing to say.
+/// Writes frames until the connection is dropped or broken; pings when idle.
 async fn write_frames<S: AsyncWrite>(mut sink: Sink<S>, mut queue: mpsc::Receiver<ClientFrame>) {
     loop {
         let first = match timeout(PING_INTERVAL, queue.recv()).await {
@@ -348,7 +348,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Reads frames until the connection breaks or falls silent; then every caller learns it.
+    /// Reads frames until the connection breaks or falls silent; then every pending call fails.
     async fn read_frames<S: AsyncRead>(self, mut frames: Frames<S>) {
         while let Ok(Some(Ok(bytes))) = timeout(SILENCE_MAX, frames.next()).await {
             self.shared.hear();
@@ -374,7 +374,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Hands an event to its subscriber; one that has gone is cancelled.
+    /// Passes an event to its subscriber; cancels the subscription if the subscriber is gone.
     async fn deliver_event(&self, call: u64, event: Event) {
         let subscriber = match self.shared.waiting().as_ref().and_then(|map| map.get(&call)) {
             Some(Waiting::Events { events, .. }) => events.clone(),

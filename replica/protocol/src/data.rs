@@ -1,7 +1,7 @@
 //! Pure: keys, values, the operations on them and their outcomes.
 //!
 //! Guarantees that a [`RequestId`] names one request for ever, however often it is sent. Does not
-//! know how an outcome is reached.
+//! know how an outcome is determined.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -18,8 +18,8 @@ pub struct Key(pub Bytes);
 pub struct Value(pub Bytes);
 
 impl Key {
-    /// The smallest key that is greater than every key with this prefix; `None` when there is no
-    /// such key (the prefix is empty or all `0xff`).
+    /// Returns the smallest key that is greater than every key with this prefix; `None` when there
+    /// is no such key (the prefix is empty or all `0xff`).
     #[must_use]
     pub fn prefix_end(prefix: &[u8]) -> Option<Self> {
         let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
@@ -56,7 +56,7 @@ impl fmt::Debug for Value {
     }
 }
 
-/// A client, by 128 random bits that it drew when it started.
+/// A client's id: 128 random bits that it drew when it started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClientId(pub u128);
 
@@ -66,29 +66,29 @@ impl fmt::Debug for ClientId {
     }
 }
 
-/// A lane of a client: a line of writes of which at most one is undecided. A client with N writes
-/// in flight uses N lanes.
+/// A lane of a client: a sequence of writes of which at most one is undecided. A client with N
+/// writes in flight uses N lanes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct LaneId {
-    /// Whose lane it is.
+    /// The client that owns the lane.
     pub client: ClientId,
-    /// Its number, chosen by the client.
+    /// The lane's number, chosen by the client.
     pub number: u32,
 }
 
-/// One write of one client, however often it is sent. It is applied at most once.
+/// The id of one write of one client, however often it is sent. The write is applied at most once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct RequestId {
-    /// The lane that carries it.
+    /// The lane that carries the write.
     pub lane: LaneId,
-    /// Its position in the lane, from 1. A lane's numbers only rise.
+    /// The write's position in the lane, from 1. A lane's numbers only rise.
     pub sequence: u64,
 }
 
-/// What must hold of a key for an operation to take effect. Judged when the operation is applied.
+/// The condition on a key for an operation to take effect. Evaluated when the operation is applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Condition {
-    /// Nothing: the operation always takes effect.
+    /// No condition: the operation always takes effect.
     Always,
     /// The key does not exist.
     Absent,
@@ -103,22 +103,22 @@ pub enum Operation {
     Put {
         /// The key.
         key: Key,
-        /// Its value from now on.
+        /// The key's new value.
         value: Value,
-        /// When not to.
+        /// The condition for the put to take effect.
         condition: Condition,
     },
     /// Removes a key.
     Delete {
         /// The key.
         key: Key,
-        /// When not to.
+        /// The condition for the delete to take effect.
         condition: Condition,
     },
 }
 
 impl Operation {
-    /// The key that is changed.
+    /// Returns the key that is changed.
     #[must_use]
     pub fn key(&self) -> &Key {
         match self {
@@ -126,7 +126,7 @@ impl Operation {
         }
     }
 
-    /// How many bytes of key and value it carries.
+    /// Returns the number of bytes of its key and value.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
@@ -138,7 +138,7 @@ impl Operation {
     /// Checks the operation against the limits.
     ///
     /// # Errors
-    /// Says which limit is passed, with both numbers.
+    /// Names the exceeded limit, with both numbers.
     pub fn validate(&self) -> Result<(), LimitError> {
         validate_key(self.key())?;
         match self {
@@ -162,28 +162,28 @@ pub fn validate_key(key: &Key) -> Result<(), LimitError> {
     }
 }
 
-/// A limit that a request passes. The request did nothing.
+/// A limit that a request exceeds. The request did nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum LimitError {
-    /// The key has no byte.
+    /// The key is empty.
     #[error("the key is empty; a key has 1 to {KEY_BYTES_MAX} bytes")]
     KeyEmpty,
     /// The key is longer than [`KEY_BYTES_MAX`].
     #[error("the key has {bytes} bytes; a key has at most {KEY_BYTES_MAX}")]
     KeyTooLong {
-        /// Its length.
+        /// The key's length.
         bytes: u64,
     },
     /// The value is longer than [`VALUE_BYTES_MAX`].
     #[error("the value has {bytes} bytes; a value has at most {VALUE_BYTES_MAX}")]
     ValueTooLong {
-        /// Its length.
+        /// The value's length.
         bytes: u64,
     },
 }
 
-/// What an applied operation came to. It is the same on every replica, and kept with the lane, so
-/// that a repetition is answered like the first time.
+/// The outcome of an applied operation. It is the same on every replica, and kept with the lane, so
+/// that a repetition gets the same answer as the first time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Outcome {
     /// The key has the value; `revision` is the index of the entry that wrote it.
@@ -191,7 +191,7 @@ pub enum Outcome {
         /// The decided index of the write.
         revision: u64,
     },
-    /// The key does not exist (any more).
+    /// The key does not exist, or no longer.
     Deleted {
         /// The decided index of the delete.
         revision: u64,
@@ -203,9 +203,9 @@ pub enum Outcome {
         /// The revision of the key's last write; `None` when the key does not exist.
         current: Option<u64>,
     },
-    /// The request came more than `SESSION_ENTRIES` entries after the index that its client had
-    /// been told. This attempt changed nothing. An earlier attempt of the same request may have
-    /// been applied, and forgotten since: to a client that made one and got no answer, the outcome
-    /// is unknown.
+    /// The request was applied more than `SESSION_ENTRIES` entries after the index that its client
+    /// had been given. This attempt changed nothing. An earlier attempt of the same request may
+    /// have been applied, and forgotten since: to a client that made one and got no answer, the
+    /// outcome is unknown.
     Expired,
 }

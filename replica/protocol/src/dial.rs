@@ -1,8 +1,8 @@
-//! How a byte stream to a replica's client port is opened.
+//! Opens byte streams to the client port of a replica.
 //!
-//! Guarantees that whatever carries the stream, a connection is opened within its patience or said
-//! not to be, and that a name which cannot be looked up is no reason not to reach an address that
-//! worked. Does not know what is said over it.
+//! Guarantees that a connection is opened within its time limit or reported as failed, whatever
+//! carries the stream, and that an address that worked is reached even when its name cannot be
+//! resolved. Does not know what is sent over it.
 
 use std::fmt;
 use std::io;
@@ -19,12 +19,12 @@ use tokio::time::timeout;
 use crate::connection::{ConnectError, Connection};
 use crate::status::ClusterId;
 
-/// How long opening a connection by TCP may take, with the handshake.
+/// Time limit for opening a connection by TCP, with the handshake.
 const TCP_PATIENCE: Duration = Duration::from_secs(1);
-/// The same by something else, which may have to go through others.
+/// The same by other means, which may have to go through intermediaries.
 const OTHER_PATIENCE: Duration = Duration::from_secs(4);
 
-/// How long a dial by name has before the address that worked is tried beside it.
+/// Head start of a dial by name before the address that worked is tried beside it.
 const NAME_HEAD_START: Duration = Duration::from_millis(200);
 
 /// A byte stream in both directions.
@@ -32,23 +32,23 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// Opens a stream to an address.
+/// A function that opens a stream to an address.
 pub type Open =
     Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> + Send + Sync>;
 
-/// Looks up where `host:port` is.
+/// A function that resolves `host:port`.
 pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<SocketAddr>> + Send + Sync>;
 
-/// How streams are opened.
+/// The means of opening streams.
 #[derive(Clone, Default)]
 pub enum Dial {
     /// By TCP, to `host:port`.
     #[default]
     Tcp,
-    /// The same, with names that are looked up by somebody else than the system.
+    /// By TCP, with names that this function resolves instead of the system.
     Names(Lookup),
-    /// By something else, such as a port-forward; what an address is, it knows. People are shown
-    /// what comes before a slash.
+    /// By this function, such as a port-forward, which defines what an address is. Messages show
+    /// only the part before a slash.
     By(Open),
 }
 
@@ -63,7 +63,7 @@ impl fmt::Debug for Dial {
 }
 
 impl Dial {
-    /// How long opening a connection may take.
+    /// Returns the time limit for opening a connection.
     #[must_use]
     pub fn patience(&self) -> Duration {
         match self {
@@ -72,15 +72,15 @@ impl Dial {
         }
     }
 
-    /// Whether what an address is may be reached by a number too.
+    /// Whether a replica can be reached by a numeric address too.
     pub(crate) fn has_numbers(&self) -> bool {
         !matches!(self, Self::By(_))
     }
 
-    /// Opens a connection and shakes hands.
+    /// Opens a connection and performs the handshake.
     ///
     /// # Errors
-    /// When the address does not answer in time, is no replica, or refuses.
+    /// When the address does not answer in time, is not a replica, or refuses.
     pub async fn connect(
         &self,
         address: &str,
@@ -90,8 +90,9 @@ impl Dial {
         reached.map(|(connection, _)| connection)
     }
 
-    /// The same; when the name takes long or fails, where the cluster's replica of that name was
-    /// reached before is tried. With the connection comes where it goes, as a number.
+    /// Does the same; when the name takes long or fails, it tries the address `before`, where the
+    /// replica of that name and cluster was reached before. Also returns the numeric address
+    /// connected to.
     pub(crate) async fn reach(
         &self,
         address: &str,
@@ -105,7 +106,7 @@ impl Dial {
             };
             let by_number = before.map(|(before, its)| async move {
                 let opened = by_tcp(TcpStream::connect(before).await)?;
-                // Somebody else may be there by now.
+                // Another replica may be there by now.
                 Ok((opened, Some(its)))
             });
             first_of(NAME_HEAD_START, by_name, by_number).await
@@ -133,7 +134,7 @@ impl Dial {
     }
 }
 
-/// A stream, and where it goes as a number if it has one.
+/// A stream, and its numeric address if it has one.
 type Opened = (Box<dyn Stream>, Option<SocketAddr>);
 
 fn by_tcp(stream: io::Result<TcpStream>) -> io::Result<Opened> {
@@ -143,11 +144,11 @@ fn by_tcp(stream: io::Result<TcpStream>) -> io::Result<Opened> {
     Ok((Box::new(stream), at))
 }
 
-/// What comes first: by the name, or, if that takes longer than its head start or fails, by the
-/// address that worked last, if there is one.
+/// Returns the first success: by the name, or, if that takes longer than its head start or fails,
+/// by the address that worked last, if there is one.
 ///
 /// # Errors
-/// When there is neither: what the name came to.
+/// When both fail: the error of the dial by name.
 pub async fn first_of<T, E>(
     head_start: Duration,
     by_name: impl Future<Output = Result<T, E>>,

@@ -1,12 +1,12 @@
-//! Pure: length-prefixed postcard.
+//! Pure: encodes and decodes length-prefixed postcard frames.
 //!
 //! ```text
 //! | length: 4 bytes, big endian | postcard | CRC-32 of the postcard: 4 bytes, little endian |
 //! ```
 //!
 //! The length counts what follows it. Guarantees that it is checked before anything is reserved,
-//! that a frame whose bits changed is noticed, that a frame is decoded whole or not at all (no byte
-//! may remain), and that no input panics. Does not know what the messages mean.
+//! that a frame whose bits changed is detected, that a frame is decoded whole or not at all (no
+//! byte may remain), and that no input panics. Does not know what the messages mean.
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -15,20 +15,20 @@ use tokio_util::codec::LengthDelimitedCodec;
 /// A frame that could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The message does not fit.
+    /// The message is longer than the limit.
     #[error("a frame of {bytes} bytes is over the limit of {most}")]
     TooLong {
-        /// Its length.
+        /// The message's length.
         bytes: usize,
         /// The limit.
         most: usize,
     },
-    /// The bytes are no such message.
+    /// The bytes do not encode a message of the expected type.
     #[error("the bytes are not a message of this protocol")]
     Malformed,
 }
 
-/// A codec for frames of at most `bytes_max` bytes.
+/// Returns a codec for frames of at most `bytes_max` bytes.
 #[must_use]
 pub fn codec(bytes_max: usize) -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder().length_field_length(4).max_frame_length(bytes_max).new_codec()
@@ -47,7 +47,7 @@ pub fn encode<M: Serialize>(message: &M, bytes_max: usize) -> Result<Bytes, Fram
     }
 }
 
-/// What goes before an encoded message on a stream.
+/// Returns the length prefix that goes before an encoded message on a stream.
 #[must_use]
 pub fn length_of(bytes: &[u8]) -> [u8; 4] {
     u32::try_from(bytes.len()).expect("a frame is far below four gigabytes").to_be_bytes()
@@ -90,7 +90,7 @@ mod tests {
         ClientFrame::Call { call: 5, request: Request::Write { id, valid_until: 4, operation } }
     }
 
-    /// The bytes on the wire are a promise to every program of version 1.
+    /// The bytes on the wire are a compatibility promise to every program of version 1.
     #[test]
     fn the_bytes_of_version_1_stay() {
         let hex = |frame: &[u8]| {

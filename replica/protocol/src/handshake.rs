@@ -1,7 +1,7 @@
 //! Pure: the first exchange on a client's connection.
 //!
 //! The client sends a [`ClientHello`], the replica answers with a [`ServerHello`]. Guarantees that
-//! two programs that do not speak the same protocol find out here, with a sentence for people.
+//! two programs that do not speak the same protocol find out here, with a human-readable message.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,23 +11,23 @@ use crate::{WIRE_VERSION, WIRE_VERSION_OLDEST};
 /// The first bytes of either side's first frame.
 pub const MAGIC: [u8; 8] = *b"kvorum/c";
 
-/// What a client says first.
+/// The client's first frame.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClientHello {
     /// [`MAGIC`].
     pub magic: [u8; 8],
     /// The lowest wire version that the client speaks.
     pub version_min: u16,
-    /// The highest.
+    /// The highest wire version that the client speaks.
     pub version_max: u16,
-    /// The cluster it wants; `None` for whichever it finds.
+    /// The cluster that the client wants; `None` for any cluster.
     pub cluster: Option<ClusterId>,
     /// Reserved for authentication; empty.
     pub authentication: Vec<u8>,
 }
 
 impl ClientHello {
-    /// A hello of this crate's versions.
+    /// Returns a hello with this crate's versions.
     #[must_use]
     pub fn new(cluster: Option<ClusterId>) -> Self {
         Self {
@@ -40,46 +40,46 @@ impl ClientHello {
     }
 }
 
-/// What a replica answers.
+/// The replica's answer to the client's hello.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ServerHello {
     /// [`MAGIC`].
     pub magic: [u8; 8],
-    /// Welcome, or why not.
+    /// The welcome, or the reason for the refusal.
     pub verdict: Result<Welcome, HandshakeRefusal>,
 }
 
-/// A replica that takes the client.
+/// The welcome of a replica that accepts the client.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The wire version to speak.
+    /// The wire version that both use.
     pub version: u16,
     /// The replica's name.
     pub name: String,
-    /// The cluster it belongs to.
+    /// The cluster that the replica belongs to.
     pub cluster: ClusterId,
-    /// The leader it knows, by name.
+    /// The name of the leader that the replica knows.
     pub leader: Option<String>,
-    /// How far it has applied the log, for `valid_until`.
+    /// The index up to which the replica has applied the log, for `valid_until`.
     pub applied: u64,
-    /// Longest frame it takes, in bytes.
+    /// The longest frame that the replica accepts, in bytes.
     pub frame_bytes_max: u64,
 }
 
-/// Why a replica does not take a client.
+/// The reason why a replica refuses a client.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum HandshakeRefusal {
-    /// No common wire version.
+    /// There is no common wire version.
     #[error(
         "it speaks wire version {server}, and this program speaks {client_min} to {client_max}; \
          install matching versions"
     )]
     Version {
-        /// The replica's.
+        /// The replica's version.
         server: u16,
-        /// The client's lowest.
+        /// The client's lowest version.
         client_min: u16,
-        /// The client's highest.
+        /// The client's highest version.
         client_max: u16,
     },
     /// The replica belongs to another cluster.
@@ -89,12 +89,12 @@ pub enum HandshakeRefusal {
          means nothing there; to use the new one, start this program again"
     )]
     OtherCluster {
-        /// The replica's.
+        /// The replica's cluster.
         server: ClusterId,
-        /// The one that was asked for.
+        /// The cluster that the client wants.
         asked: ClusterId,
     },
-    /// The replica has as many connections as it may.
+    /// The replica has reached its limit of connections.
     #[error("it has {most} connections already, as many as it takes; try again later")]
     TooManyConnections {
         /// The limit.
@@ -102,10 +102,10 @@ pub enum HandshakeRefusal {
     },
 }
 
-/// Judges a client's hello.
+/// Checks a client's hello, and returns the wire version to use.
 ///
 /// # Errors
-/// The reason, to be sent back.
+/// The reason for the refusal, to be sent back.
 pub fn judge(hello: &ClientHello, cluster: ClusterId) -> Result<u16, HandshakeRefusal> {
     let version = hello.version_max.min(WIRE_VERSION);
     if version < hello.version_min.max(WIRE_VERSION_OLDEST) {

@@ -1,6 +1,7 @@
-//! What a client may ask of a Kvorum replica, what the replica answers, and the client that asks.
+//! The client protocol of Kvorum: requests to a replica, its answers, and the client that sends
+//! them.
 //!
-//! The crate is the only thing that the console and the replica share. It knows nothing of
+//! The crate is the only code that the console and the replica share. It knows nothing of
 //! consensus, disks or Kubernetes.
 //!
 //! | module | what it is |
@@ -8,14 +9,14 @@
 //! | [`limits`] | every bound of the protocol, each with its reason |
 //! | [`data`] | keys, values, operations and their outcomes |
 //! | [`name`] | the one rule for names of replicas |
-//! | [`status`] | what a replica says about itself |
+//! | [`status`] | a replica's report of its own state |
 //! | [`message`] | requests, answers, events |
-//! | [`weight`] | what each of them holds, and what a request may hold |
+//! | [`weight`] | the memory size of each message, and checks of requests against the limits |
 //! | [`handshake`] | the first exchange on a connection |
 //! | [`frame`] | length-prefixed postcard |
-//! | [`dial`] | how a stream to a replica is opened |
+//! | [`dial`] | opens streams to a replica |
 //! | [`connection`] | one connection: many calls and subscriptions at once |
-//! | [`backup`] | the file of a backup |
+//! | [`backup`] | the file format of a backup |
 //! | [`client`] | retries, lanes and the fate of a write |
 
 pub mod backup;
@@ -35,21 +36,22 @@ pub use client::{Client, ClientError, Fate};
 pub use data::{Condition, Key, Operation, Outcome, RequestId, Value};
 pub use status::{ReplicaId, Status};
 
-/// The newest version of the wire that this crate speaks. A replica refuses, in the handshake, a
-/// client with which it has no version in common; else they speak the newest one that both know.
+/// The newest version of the wire protocol that this crate speaks. A replica refuses, in the
+/// handshake, a client with which it has no version in common; otherwise they speak the newest
+/// version that both know.
 ///
 /// History:
 /// - 1: the first version.
-/// - 2: a replica may be asked where the others are ([`message::Request::Addresses`]).
-/// - 3: who subscribes to keys may be told where the subscription stands while none of them changes
+/// - 2: a client may request the addresses of the other replicas ([`message::Request::Addresses`]).
+/// - 3: a subscription to keys may report its position while none of them changes
 ///   ([`message::Subscription::Watch`]).
 pub const WIRE_VERSION: u16 = 3;
 
-/// The oldest version of the wire that this crate speaks.
+/// The oldest version of the wire protocol that this crate speaks.
 pub const WIRE_VERSION_OLDEST: u16 = 1;
 
-/// The first version in which a replica may be asked where the others are.
+/// The first version in which a client may request the addresses of the other replicas.
 pub const WIRE_VERSION_ADDRESSES: u16 = 2;
 
-/// The first version in which a subscription to keys may tell where it stands.
+/// The first version in which a subscription to keys may report its position.
 pub const WIRE_VERSION_PROGRESS: u16 = 3;

@@ -5,29 +5,30 @@
 
 use std::time::Duration;
 
-/// Most members of a cluster: of more, each write would wait for no more safety than seven give.
+/// Most members of a cluster: with more, each write would wait longer and be no safer than with
+/// seven.
 pub const MEMBERS_MAX: u32 = 7;
 
 /// Longest key, in bytes. Keys are kept in every index block and shown on one line of a console.
 pub const KEY_BYTES_MAX: usize = 4 * 1024;
 
-/// Longest value, in bytes. A value travels in one frame and is held several times in memory on
-/// its way to a quorum; larger things belong into an object store.
+/// Longest value, in bytes. A value travels in one frame and is held several times in memory on its
+/// way to a quorum; larger data belongs in an object store.
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Longest frame between a client and a replica, in bytes, without its length prefix.
 /// It holds the largest put, and a page of a scan that ends with the largest pair.
 pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Longest frame before the handshake is done, in bytes: a stranger must not make a replica
+/// Longest frame before the handshake is done, in bytes: an unknown client must not make a replica
 /// reserve more than this.
 pub const HANDSHAKE_BYTES_MAX: usize = 4 * 1024;
 
-/// Longest place in a snapshot that a client may ask for, in bytes: a key, with what says so.
+/// Longest position in a snapshot that a client may send, in bytes: a key and its encoding.
 pub const CURSOR_BYTES_MAX: usize = KEY_BYTES_MAX + 64;
 
-/// Longest text for people in an answer, in bytes; what is longer is cut. Names that a client made
-/// up are repeated in such texts, and so are words of other systems.
+/// Longest human-readable text in an answer, in bytes; a longer one is cut. Such texts repeat names
+/// that a client chose and messages of other systems.
 pub const TEXT_BYTES_MAX: usize = 1024;
 
 /// Most pairs in one page of a scan.
@@ -48,7 +49,7 @@ pub const CALLS_MAX: usize = 1024;
 pub const SUBSCRIPTIONS_MAX: usize = 16;
 
 /// A lane is forgotten when this many entries were applied since its last use, and a command is
-/// void when it is applied this many entries after the index that its client was told. The two
+/// void when it is applied this many entries after the index that its client was given. The two
 /// being one number is what makes an unknown lane mean "never applied".
 pub const SESSION_ENTRIES: u64 = 1 << 20;
 

@@ -1,8 +1,8 @@
 //! Pure: requests, answers and events.
 //!
-//! Guarantees that an answer names one of the fates of its request: done, refused (did not and
-//! will not happen by this attempt), or unknown. Variants are only ever appended; a number on the
-//! wire keeps its meaning.
+//! Guarantees that an answer names one of the fates of its request: done, refused (did not and will
+//! not happen by this attempt), or unknown. Variants are only ever appended; a number on the wire
+//! keeps its meaning.
 
 use std::sync::Arc;
 
@@ -12,26 +12,26 @@ use crate::WIRE_VERSION_PROGRESS;
 use crate::data::{Key, LimitError, Operation, Outcome, RequestId, Value};
 use crate::status::{self, Configuration, ReplicaId, Status};
 
-/// What a client sends after the handshake.
+/// A frame from a client after the handshake.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ClientFrame {
-    /// Asks for something. The answer carries the same number.
+    /// Sends a request. The answer carries the same number.
     Call {
         /// Chosen by the client; unique among its calls and subscriptions in flight.
         call: u64,
-        /// What is asked.
+        /// The request.
         request: Request,
     },
     /// Ends a subscription.
     Cancel {
-        /// The call that opened it.
+        /// The call that opened the subscription.
         call: u64,
     },
-    /// Nothing but a sign of life.
+    /// Shows only that the client is alive.
     Ping,
 }
 
-/// What a replica sends after the handshake.
+/// A frame from a replica after the handshake.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ServerFrame {
     /// Answers a call.
@@ -41,43 +41,43 @@ pub enum ServerFrame {
         /// The answer.
         answer: Answer,
     },
-    /// Something that a subscription asked for.
+    /// Sends an event of a subscription.
     Event {
         /// The call that opened the subscription.
         call: u64,
-        /// What happened.
+        /// The event.
         event: Event,
     },
-    /// The leader that this replica knows has changed.
+    /// Reports that the leader that this replica knows has changed.
     Leader {
-        /// Its name; `None` while there is none.
+        /// The leader's name; `None` while there is none.
         name: Option<String>,
     },
-    /// Nothing but a sign of life, with the applied index for `valid_until`.
+    /// Shows that the replica is alive, with its applied index for `valid_until`.
     Ping {
-        /// How far the replica has applied the log.
+        /// The index up to which the replica has applied the log.
         applied: u64,
     },
 }
 
-/// How fresh a read must be.
+/// The required freshness of a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Consistency {
-    /// As of some moment between the call and the answer.
+    /// The state as of some moment between the call and the answer.
     Linearizable,
-    /// Whatever this replica has applied; may be stale.
+    /// The state that this replica has applied; may be stale.
     Local,
 }
 
-/// What a client may ask.
+/// A client's request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Request {
     /// Changes a key.
     Write {
-        /// Names the request for ever; the same on every attempt.
+        /// The id of the write for ever; the same on every attempt.
         id: RequestId,
-        /// The last index at which it may be applied: an index that a replica told the client,
-        /// plus `SESSION_ENTRIES`.
+        /// The last index at which the write may be applied: an index that a replica reported to
+        /// the client, plus `SESSION_ENTRIES`.
         valid_until: u64,
         /// The change.
         operation: Operation,
@@ -86,71 +86,72 @@ pub enum Request {
     Get {
         /// The key.
         key: Key,
-        /// How fresh.
+        /// The required freshness.
         consistency: Consistency,
     },
     /// Reads a page of keys in order.
     Scan(Scan),
-    /// Asks the replica about itself.
+    /// Requests the replica's status.
     Status,
     /// Opens a subscription; its events carry the call's number.
     Subscribe(Subscription),
-    /// Administration.
+    /// Performs an administrative request.
     Admin(Admin),
     /// Copies the whole state as of one index, part by part.
     Snapshot(SnapshotRequest),
-    /// Asks where the other replicas' clients connect to. Since wire version 2.
+    /// Requests the addresses at which the other replicas accept clients. Since wire version 2.
     Addresses,
 }
 
 /// A step of copying the state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum SnapshotRequest {
-    /// Opens a snapshot, which has every write that was acknowledged before. It is closed when
-    /// nobody reads it for some 30 seconds.
+    /// Opens a snapshot, which has every write that was acknowledged before. It is closed when it
+    /// is not read for some 30 seconds.
     Open,
     /// Reads a part.
     Part {
-        /// Which snapshot.
+        /// The snapshot to read.
         snapshot: SnapshotName,
-        /// Where the part before it said that this one begins; empty for the first.
+        /// The position that the part before returned as `next`; empty for the first.
         after: Value,
     },
-    /// Closes it.
+    /// Closes a snapshot.
     Close {
-        /// Which snapshot.
+        /// The snapshot to close.
         snapshot: SnapshotName,
     },
 }
 
-/// Names a snapshot of one process.
+/// The name of a snapshot, unique across processes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SnapshotName {
-    /// The process.
+    /// The nonce of the replica's process.
     pub nonce: u64,
-    /// The snapshot's number in it.
+    /// The snapshot's number within the process.
     pub number: u64,
 }
 
-/// A page of keys in order.
+/// A request for a page of keys in order.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Scan {
-    /// Only keys with this prefix; empty for all.
+    /// Only keys with this prefix are returned; empty for all.
     pub prefix: Vec<u8>,
     /// The page begins at the first key at or after this one; empty for the prefix's first.
     pub from: Vec<u8>,
-    /// Only keys before this one; empty for no end.
+    /// Only keys before this one are returned; empty for no end.
     pub until: Vec<u8>,
     /// Most pairs in the page; 0 for as many as the limits allow.
     pub limit: u32,
-    /// Leaves out the values.
+    /// Whether the values are left out.
     pub keys_only: bool,
-    /// How fresh.
+    /// The required freshness.
     pub consistency: Consistency,
 }
 
 impl Scan {
-    /// The first page of the keys with a prefix (empty for all), with values, as long as allowed.
+    /// Returns a request for the first page of the keys with a prefix (empty for all), with values,
+    /// as long as the limits allow.
     #[must_use]
     pub fn of(prefix: impl Into<Vec<u8>>, consistency: Consistency) -> Self {
         Self {
@@ -163,7 +164,8 @@ impl Scan {
         }
     }
 
-    /// The page after one that this came to; `None` after the last.
+    /// Returns the request for the page after `page`, which this request returned; `None` after the
+    /// last.
     #[must_use]
     pub fn after(&self, page: &Page) -> Option<Self> {
         let from = page.next.as_ref()?.0.to_vec();
@@ -183,14 +185,14 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// How many bytes of key and value it carries.
+    /// Returns the number of bytes of the key and the value.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.key.0.len() + self.value.0.len()
     }
 }
 
-/// What to be told about.
+/// The subject of a subscription.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Subscription {
     /// The replica's status: at once when its role, leader, ballot or a link changes, and at most
@@ -198,28 +200,28 @@ pub enum Subscription {
     Status,
     /// Decided entries, in order, each once.
     Log {
-        /// From this index on; 0 for what is decided from now on.
+        /// The first index to send; 0 for entries decided from now on.
         from: u64,
     },
     /// Changes of keys, in order, each once.
     Keys {
-        /// Only keys with this prefix; empty for all.
+        /// Only keys with this prefix are sent; empty for all.
         prefix: Vec<u8>,
-        /// From this index on; 0 for what changes from now on.
+        /// The first index to send; 0 for changes from now on.
         from: u64,
     },
-    /// As [`Self::Keys`], and now and then where it stands while no such key changes: whoever loses
-    /// it can go on from there, when what came before is no longer in the log.
+    /// As [`Self::Keys`], with periodic reports of its position while no such key changes: a
+    /// subscriber that loses it can go on from there when earlier entries are no longer in the log.
     Watch {
-        /// Only keys with this prefix; empty for all.
+        /// Only keys with this prefix are sent; empty for all.
         prefix: Vec<u8>,
-        /// From this index on; 0 for what changes from now on.
+        /// The first index to send; 0 for changes from now on.
         from: u64,
     },
 }
 
 impl Subscription {
-    /// The same in words of a version of the wire.
+    /// Returns the equivalent subscription in a version of the wire protocol.
     #[must_use]
     pub fn in_version(self, version: u16) -> Self {
         match self {
@@ -234,12 +236,12 @@ impl Subscription {
     }
 }
 
-/// Administration.
+/// An administrative request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Admin {
-    /// Hands leadership to the named replica; to the one best in step when empty.
+    /// Hands leadership to the named replica, or to the most up-to-date one when the name is empty.
     HandOver {
-        /// Its name.
+        /// The new leader's name.
         to: String,
     },
     /// Cuts this replica's link to a peer. Needs `--allow-faults`.
@@ -254,16 +256,17 @@ pub enum Admin {
     },
     /// Ends the process at once, as SIGKILL would. Needs `--allow-faults`.
     Crash,
-    /// Gives an id to a replica that has none and wants to become a member. Done by the leader.
+    /// Gives an id to a replica that has none and wants to become a member. Performed by the
+    /// leader.
     Join {
-        /// Its name.
+        /// The joiner's name.
         name: String,
-        /// Drawn by it: whoever asks again with the same one gets the same id.
+        /// A number drawn by the joiner: a retry with the same one gets the same id.
         nonce: u64,
     },
 }
 
-/// What a replica answers.
+/// A replica's answer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// The write was decided and applied.
@@ -279,42 +282,42 @@ pub enum Answer {
         /// The index.
         from: u64,
     },
-    /// Done.
+    /// The administrative request is done.
     Done,
     /// The request did not happen and will not by this attempt.
     Refused(Refusal),
-    /// Nobody can say whether the write will be decided; ask again with the same id.
+    /// The replica cannot tell whether the write will be decided; retry with the same id.
     Unknown(Doubt),
     /// A snapshot is open.
     Snapshot {
-        /// Its name.
+        /// The snapshot's name.
         snapshot: SnapshotName,
-        /// The index as of which it shows the state.
+        /// The index as of which the snapshot shows the state.
         index: u64,
-        /// About how many keys it has.
+        /// The approximate number of keys in it.
         keys: u64,
     },
     /// A part of a snapshot.
     Part {
-        /// What is in it, for a replica to read.
+        /// The encoded records, for a replica to read.
         part: Value,
-        /// How many keys are in it.
+        /// The number of keys in the part.
         keys: u64,
-        /// Where the next part begins; `None` after the last.
+        /// The position of the next part; `None` after the last.
         next: Option<Value>,
     },
-    /// A joiner's id, and the members that it copies the state from.
+    /// The id of a joiner, and the members that it copies the state from.
     Joined {
-        /// The id.
+        /// The joiner's id.
         replica: ReplicaId,
         /// The members.
         configuration: Configuration,
     },
-    /// Where the other replicas were reached last, as far as this one knows.
+    /// The addresses at which the other replicas were reached last, as far as this one knows.
     Addresses(Vec<Address>),
 }
 
-/// Where a replica's clients connect to.
+/// The address at which a replica accepts clients.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Address {
     /// The replica's name.
@@ -328,22 +331,22 @@ pub struct Address {
 pub struct Page {
     /// The pairs, in order.
     pub pairs: Vec<Pair>,
-    /// Where the next page begins; `None` after the last.
+    /// The first key of the next page; `None` after the last.
     pub next: Option<Key>,
-    /// The page shows the state as of this index.
+    /// The index as of which the page shows the state.
     pub index: u64,
 }
 
-/// Why a request did not happen.
+/// The reason why a request did not happen.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
-    /// A limit is passed.
+    /// A limit is exceeded.
     #[error(transparent)]
     Limit(LimitError),
     /// No leader is known.
     #[error("no leader is known here; fewer than a majority of the replicas may be up")]
     NoLeader,
-    /// This replica does not lead; ask the one that does.
+    /// This replica does not lead; retry at the leader.
     #[error("this replica does not lead")]
     NotLeader {
         /// The leader's name, when known.
@@ -352,13 +355,13 @@ pub enum Refusal {
     /// A majority did not confirm the leader in time.
     #[error("a majority of the replicas did not answer in time")]
     NoQuorum,
-    /// A queue is full; try again later.
+    /// A queue is full; retry later.
     #[error("the replica is overloaded; try again in a moment")]
     Overloaded,
-    /// Leadership is being handed over; try again at once.
+    /// Leadership is being handed over; retry at once.
     #[error("leadership is being handed over")]
     HandingOver,
-    /// The replica does not serve; the text says why and what helps.
+    /// The replica does not serve; the text gives the reason and the remedy.
     #[error("{0}")]
     Unavailable(String),
     /// The disk is below its reserve; deletes and reads still work elsewhere.
@@ -371,10 +374,10 @@ pub enum Refusal {
         /// Bytes kept in reserve.
         reserve: u64,
     },
-    /// The asked index is no longer, or not yet, in the log.
+    /// The requested index is no longer, or not yet, in the log.
     #[error("the log begins after index {from} here; read the keys anew")]
     Compacted {
-        /// The first index that can be had.
+        /// The first index that is available.
         from: u64,
     },
     /// The replica was not started with `--allow-faults`.
@@ -385,14 +388,14 @@ pub enum Refusal {
     UnknownReplica {
         /// The name asked for.
         name: String,
-        /// Those that exist.
+        /// The names of the members.
         members: String,
     },
-    /// The snapshot was closed: the replica started again, copied its own state anew, or nobody
-    /// read it for too long.
+    /// The snapshot was closed: the replica restarted, copied its own state again, or the snapshot
+    /// was not read for too long.
     #[error("the snapshot is closed; begin again")]
     SnapshotGone,
-    /// One more would be over the limit.
+    /// The connection has the most subscriptions that are allowed.
     #[error("a connection has at most {most} subscriptions")]
     TooManySubscriptions {
         /// The limit.
@@ -400,7 +403,7 @@ pub enum Refusal {
     },
 }
 
-/// Why the fate of a write is unknown.
+/// The reason why the fate of a write is unknown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum Doubt {
     /// The replica stopped leading before the write was decided.
@@ -414,22 +417,22 @@ pub enum Doubt {
     NoQuorum,
 }
 
-/// What a subscription tells. Times are of the replica that sends.
+/// An event of a subscription. Times are by the clock of the sending replica.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Event {
-    /// The replica's status; one for all who are told it.
+    /// The replica's status; shared among all its subscribers.
     Status(#[serde(with = "status::shared")] Arc<Status>),
     /// A decided entry.
     Entry(EntryEvent),
     /// A changed key.
     Key(KeyEvent),
-    /// The subscription ended: what it waits for is no longer in the log. Read the keys anew and
-    /// subscribe from the page's index.
+    /// The subscription ended: the next entries it needs are no longer in the log. Read the keys
+    /// again and subscribe from the page's index.
     Compacted {
-        /// The first index that can be had.
+        /// The first index that is available.
         from: u64,
     },
-    /// Everything before an index was told.
+    /// Everything before an index was sent.
     Progress {
         /// The index.
         next: u64,
@@ -439,24 +442,24 @@ pub enum Event {
 /// A decided entry, as the log pane shows it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EntryEvent {
-    /// Its decided index.
+    /// The entry's decided index.
     pub index: u64,
-    /// What it is.
+    /// The entry's kind.
     pub kind: EntryKind,
-    /// The key, when it changes one.
+    /// The key, when the entry changes one.
     pub key: Option<Key>,
-    /// The first bytes of the value, when it sets one.
+    /// The first bytes of the value, when the entry sets one.
     pub preview: Option<Value>,
     /// The length of the whole value, in bytes.
     pub value_bytes: u64,
-    /// Whether it changed a key: repeated, expired and failed commands did not.
+    /// Whether the entry changed a key: repeated, expired and failed commands did not.
     pub took_effect: bool,
 }
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum EntryKind {
-    /// Nothing: a new leader proposes it.
+    /// No change: a new leader proposes it.
     Noop,
     /// A put.
     Put,
@@ -466,9 +469,9 @@ pub enum EntryKind {
     StopSign,
     /// A higher version of the cluster.
     Version,
-    /// The replicas' states are compared as of here.
+    /// A comparison of the replicas' states as of here.
     Checksum,
-    /// A replica gets an id, to become a member.
+    /// The assignment of an id to a replica, to become a member.
     Join,
 }
 
@@ -479,6 +482,6 @@ pub struct KeyEvent {
     pub index: u64,
     /// The key.
     pub key: Key,
-    /// Its value from there on; `None` when it was deleted.
+    /// The key's value from there on; `None` when it was deleted.
     pub value: Option<Value>,
 }

@@ -3,24 +3,24 @@
 //! A name is part of host names, paths, log lines and screens. Guarantees that a name which passes
 //! needs no escaping in any of them. Does not know which names a cluster has.
 
-/// Longest name of a replica, in bytes: what one label of a host name may have.
+/// Longest name of a replica, in bytes: the limit of one label of a host name.
 pub const NAME_BYTES_MAX: usize = 63;
 
-/// A text that is no name of a replica.
+/// The error for a text that is not a name of a replica.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "{0:?} is no name for a replica; use 1 to {NAME_BYTES_MAX} lower-case letters, digits and \
      hyphens"
 )]
 pub struct NoName(
-    /// Its beginning.
+    /// The beginning of the text.
     pub String,
 );
 
 /// Checks a name.
 ///
 /// # Errors
-/// What is wrong with it, in a sentence that may be shown to anybody.
+/// What is wrong with it, in a sentence that is safe to show.
 pub fn check(name: &str) -> Result<(), NoName> {
     let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     match (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_allowed) {

@@ -1,20 +1,21 @@
-//! Pure: what a replica says about itself.
+//! Pure: a replica's report of its own state.
 //!
 //! Guarantees nothing about other replicas: a status is one replica's own view, and a replica that
-//! is cut off says what it last knew.
+//! is cut off reports what it last knew.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A replica, for ever. It is never given to another one and lives on the replica's volume.
+/// A replica's id, for ever. It is never given to another replica and is kept on the replica's
+/// volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct ReplicaId(pub u64);
 
-/// A cluster: 128 random bits, drawn when it was made.
+/// A cluster's id: 128 random bits, drawn when the cluster was created.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClusterId(pub u128);
 
-/// A configuration: 1 is the first one. Never reused.
+/// A configuration's number: 1 is the first one. Never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct ConfigurationId(pub u32);
 
@@ -41,10 +42,11 @@ impl std::str::FromStr for ClusterId {
     }
 }
 
-/// A leader's round. Higher ballots win; of two with the same number the higher replica.
+/// A leader's ballot. Higher ballots win; of two with the same number, the one of the higher
+/// replica id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Ballot {
-    /// The number; 0 means that no leader was ever promised.
+    /// The number; 0 means that no ballot was promised yet.
     pub number: u32,
     /// The replica that leads in this ballot.
     pub replica: ReplicaId,
@@ -53,52 +55,52 @@ pub struct Ballot {
 /// One member of a configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Member {
-    /// Who it is.
+    /// The member's id.
     pub replica: ReplicaId,
-    /// Its name, such as `kvorum-0`.
+    /// The member's name, such as `kvorum-0`.
     pub name: String,
 }
 
 /// A set of members agreed by consensus. Slot `n` of it is `members[n - 1]`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Configuration {
-    /// Its number in the chain.
+    /// The configuration's number in the chain.
     pub id: ConfigurationId,
-    /// Its members, in the order of their slots.
+    /// The members, in the order of their slots.
     pub members: Vec<Member>,
 }
 
 impl Configuration {
-    /// How many members make a majority.
+    /// Returns the number of members that make a majority.
     #[must_use]
     pub fn quorum(&self) -> usize {
         self.members.len() / 2 + 1
     }
 
-    /// The name of a member, when it is one.
+    /// Returns the name of a member; `None` when the replica is not one.
     #[must_use]
     pub fn name_of(&self, replica: ReplicaId) -> Option<&str> {
         self.members.iter().find(|member| member.replica == replica).map(|m| m.name.as_str())
     }
 }
 
-/// What a replica does in its configuration.
+/// A replica's role in its configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Role {
-    /// It leads and takes proposals.
+    /// It leads and accepts proposals.
     Leader,
     /// It was elected and is asking for promises.
     Candidate,
-    /// It follows a leader and is in step with it.
+    /// It follows a leader and is synchronized with it.
     Follower,
-    /// It is waiting for the leader to bring it into step, or knows none.
+    /// It waits for the leader to synchronize it, or knows no leader.
     Recovering,
     /// It has not met every member yet and does not vote.
     Gathering,
     /// It must not vote: its disk is not the one that its peers remember, and `Status::trouble`
-    /// says so.
+    /// gives the reason.
     Outside,
-    /// It copies the state, and becomes a member then.
+    /// It copies the state, and then becomes a member.
     Joining,
     /// It was a member, and its id never votes again.
     Retired,
@@ -117,80 +119,81 @@ pub struct LinkStatus {
     pub sessions: u64,
 }
 
-/// How far a replica is that is so far behind that it copies what it lacks.
+/// The progress of a replica that is so far behind that it copies what it lacks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CatchingUp {
-    /// The replica that it copies from, by name.
+    /// The name of the replica that it copies from.
     pub from: String,
-    /// The index that it has to reach; the leader's when it said so.
+    /// The index to reach; the leader's, once the leader reported it.
     pub target: u64,
     /// Lanes and keys copied; 0 while it copies entries.
     pub items: u64,
-    /// About how many there are; 0 while it copies entries.
+    /// The approximate number of lanes and keys to copy; 0 while it copies entries.
     pub items_expected: u64,
-    /// About how many bytes were copied.
+    /// The approximate number of bytes copied.
     pub bytes: u64,
 }
 
 /// A replica that is to become a member, as the leader sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct JoinerStatus {
-    /// Its name.
+    /// The joiner's name.
     pub name: String,
-    /// Up to which index it has the state, as it said last; 0 before it said anything.
+    /// The index up to which it has the state, as it last reported; 0 before its first report.
     pub index: u64,
     /// Whether there is a link to it.
     pub is_linked: bool,
 }
 
-/// How the members follow the number of replicas that is wanted.
+/// The progress of the members towards the desired replica count.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Membership {
-    /// How many replicas are wanted, as this replica was told; `None` when nobody says.
+    /// The desired replica count, as reported to this replica; `None` when it is not known.
     pub wanted: Option<u32>,
-    /// Those who are to become members.
+    /// The replicas that are to become members.
     pub joiners: Vec<JoinerStatus>,
-    /// Members whose ordinals are not wanted any more, by name.
+    /// The names of members whose ordinals are no longer wanted.
     pub leaving: Vec<String>,
-    /// Why the leader does not change the members, although they are not those that are wanted.
+    /// The reason why the leader does not change the members, although they are not the wanted
+    /// ones.
     pub waits: Option<String>,
-    /// The cluster does without this replica, which may end: it is retired, and something was
-    /// decided since; it joins, and is not wanted; or it is to be started again, and the others are
-    /// a majority.
+    /// Whether the cluster can do without this replica, so that it may end: it is retired, and an
+    /// entry was decided since; it joins, and is not wanted; or it is to be restarted, and the
+    /// other members are a majority.
     pub may_go: bool,
 }
 
-/// What a replica says about itself.
+/// A replica's report of its own state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// Its name, such as `kvorum-0`.
+    /// The replica's name, such as `kvorum-0`.
     pub name: String,
-    /// Who it is.
+    /// The replica's id.
     pub replica: ReplicaId,
     /// The cluster it belongs to.
     pub cluster: ClusterId,
-    /// How often it was started on its volume, from 1.
+    /// The number of times it was started on its volume, from 1.
     pub incarnation: u64,
     /// The configuration that it is in.
     pub configuration: Configuration,
-    /// What it does in it.
+    /// Its role in the configuration.
     pub role: Role,
-    /// The leader that it follows (itself when it leads), by name.
+    /// The name of the leader that it follows (its own when it leads).
     pub leader: Option<String>,
     /// The highest ballot that it promised.
     pub ballot: Ballot,
-    /// Entries written by this replica.
+    /// Number of entries that this replica has accepted in its log.
     pub accepted: u64,
-    /// Entries known to be chosen by a quorum.
+    /// Number of entries known to be chosen by a quorum.
     pub decided: u64,
-    /// Entries applied to the keys.
+    /// Number of entries applied to the keys.
     pub applied: u64,
-    /// Entries that it cannot tell any more: they are no longer in its log, or came with a state
-    /// that it copied.
+    /// Number of entries that it can no longer return: they are no longer in its log, or came with
+    /// a state that it copied.
     pub compacted: u64,
-    /// How far it is, when it copies what it lacks.
+    /// Its progress, while it copies what it lacks.
     pub catching_up: Option<CatchingUp>,
-    /// How the members follow what is wanted.
+    /// The progress of the members towards the desired replica count.
     pub membership: Membership,
     /// Whether it is a voter, knows a leader and lags by no more than the bound.
     pub is_ready: bool,
@@ -203,7 +206,7 @@ pub struct Status {
     pub allows_faults: bool,
     /// Its links to the other members.
     pub links: Vec<LinkStatus>,
-    /// What keeps it from serving, with the cure; `None` when all is well.
+    /// The problem that keeps it from serving, with the remedy; `None` when all is well.
     pub trouble: Option<String>,
     /// Microseconds since its process started, by a clock that never jumps.
     pub monotonic_us: u64,
@@ -211,7 +214,7 @@ pub struct Status {
     pub wall_us: u64,
 }
 
-/// A status that several hold, on the wire like one that has a single owner.
+/// The serialization of a shared status; on the wire it is the same as one with a single owner.
 pub(crate) mod shared {
     use std::sync::Arc;
 
@@ -229,7 +232,7 @@ pub(crate) mod shared {
 }
 
 impl Status {
-    /// Orders leaders: each configuration counts its ballots anew.
+    /// Returns a value that orders leaders: each configuration counts its ballots anew.
     #[must_use]
     pub fn reign(&self) -> Reign {
         (self.configuration.id, self.ballot)

@@ -1,8 +1,8 @@
-//! Pure: what each message holds in memory, and what a request may hold.
+//! Pure: the memory size of each message, and the limits of a request.
 //!
-//! Whoever queues messages counts them by their weight. Guarantees that every variant is weighed
-//! by all that it holds, that a weight is never less than the bytes on the wire, and that a text
-//! for people has a bounded length. Does not know how much may wait where.
+//! Queues of messages are bounded by the weight of the messages. Guarantees that every variant is
+//! weighed by all that it holds, that a weight is never less than the bytes on the wire, and that a
+//! human-readable text has a bounded length. Does not know how much may be queued where.
 
 use crate::data::{Key, LimitError, Outcome, Value, validate_key};
 use crate::limits::{CURSOR_BYTES_MAX, KEY_BYTES_MAX, TEXT_BYTES_MAX};
@@ -12,7 +12,7 @@ use crate::message::{
 };
 use crate::status::{Configuration, Membership, Status};
 
-/// What any message or part of one takes beside its contents: numbers, pointers, allocations.
+/// Bytes that any message or part of one takes beside its contents: numbers, pointers, allocations.
 pub const OVERHEAD: usize = 128;
 
 fn name(name: Option<&String>) -> usize {
@@ -24,7 +24,7 @@ fn value(value: Option<&Value>) -> usize {
 }
 
 impl ServerFrame {
-    /// About how many bytes it holds.
+    /// Returns the approximate number of bytes it holds.
     #[must_use]
     pub fn weight(&self) -> usize {
         OVERHEAD
@@ -38,7 +38,7 @@ impl ServerFrame {
 }
 
 impl ClientFrame {
-    /// About how many bytes it holds.
+    /// Returns the approximate number of bytes it holds.
     #[must_use]
     pub fn weight(&self) -> usize {
         OVERHEAD
@@ -50,7 +50,7 @@ impl ClientFrame {
 }
 
 impl Request {
-    /// About how many bytes it holds.
+    /// Returns the approximate number of bytes it holds.
     #[must_use]
     pub fn weight(&self) -> usize {
         OVERHEAD
@@ -70,11 +70,11 @@ impl Request {
             }
     }
 
-    /// Checks every key, prefix, bound, place and value against the limits. What passes is as
-    /// small as it may be wherever it is kept.
+    /// Checks every key, prefix, bound, position and value against the limits. A valid request
+    /// stays within them wherever it is kept.
     ///
     /// # Errors
-    /// Says which limit is passed, with both numbers.
+    /// Names the exceeded limit, with both numbers.
     pub fn validate(&self) -> Result<(), LimitError> {
         match self {
             Self::Write { operation, .. } => operation.validate(),
@@ -89,7 +89,7 @@ impl Request {
                 0..=CURSOR_BYTES_MAX => Ok(()),
                 bytes => Err(LimitError::KeyTooLong { bytes: bytes as u64 }),
             },
-            // Names are looked for among those that exist, and kept by nobody.
+            // Names are only compared with those that exist, and not stored.
             Self::Admin(_)
             | Self::Status
             | Self::Addresses
@@ -108,7 +108,7 @@ fn validate_bound(bytes: usize) -> Result<(), LimitError> {
 }
 
 impl Scan {
-    /// About how many bytes it holds.
+    /// Returns the approximate number of bytes it holds.
     #[must_use]
     pub fn weight(&self) -> usize {
         OVERHEAD + self.prefix.len() + self.from.len() + self.until.len()
@@ -127,7 +127,7 @@ impl Admin {
 }
 
 impl Answer {
-    /// About how many bytes it holds.
+    /// Returns the approximate number of bytes it holds.
     #[must_use]
     pub fn weight(&self) -> usize {
         OVERHEAD
@@ -165,7 +165,7 @@ impl Pair {
 }
 
 impl Page {
-    /// About how many bytes it holds.
+    /// Returns the approximate number of bytes it holds.
     #[must_use]
     pub fn weight(&self) -> usize {
         let next = self.next.as_ref().map_or(0, |next| next.0.len());
@@ -174,7 +174,7 @@ impl Page {
 }
 
 impl Refusal {
-    /// About how many bytes it holds.
+    /// Returns the approximate number of bytes it holds.
     #[must_use]
     pub fn weight(&self) -> usize {
         OVERHEAD
@@ -199,7 +199,7 @@ impl Refusal {
             }
     }
 
-    /// The same, with texts of a bounded length: some repeat what somebody sent.
+    /// Returns the same refusal with texts of a bounded length: some repeat what a client sent.
     #[must_use]
     pub fn bounded(self) -> Self {
         match self {
@@ -213,7 +213,7 @@ impl Refusal {
     }
 }
 
-/// A text that is cut where it is longer than [`TEXT_BYTES_MAX`].
+/// Cuts a text that is longer than [`TEXT_BYTES_MAX`].
 #[must_use]
 pub fn bounded(mut text: String) -> String {
     const CUT: &str = "…";
@@ -228,7 +228,7 @@ pub fn bounded(mut text: String) -> String {
 }
 
 impl Event {
-    /// About how many bytes it holds.
+    /// Returns the approximate number of bytes it holds.
     #[must_use]
     pub fn weight(&self) -> usize {
         OVERHEAD
@@ -260,13 +260,13 @@ impl Membership {
 }
 
 impl Status {
-    /// About how many bytes it holds.
+    /// Returns the approximate number of bytes it holds.
     #[must_use]
     pub fn weight(&self) -> usize {
         let links = self.links.iter().map(|link| OVERHEAD + link.peer.len()).sum::<usize>();
         let texts = name(self.leader.as_ref()) + name(self.trouble.as_ref());
         let from = self.catching_up.as_ref().map_or(0, |copy| OVERHEAD + copy.from.len());
-        // Its numbers alone are more than one overhead.
+        // Its numbers alone take more than one overhead.
         4 * OVERHEAD
             + self.name.len()
             + self.configuration.weight()

@@ -1,8 +1,9 @@
-//! The attempts of a request: which replica, how long, and what next.
+//! The attempts of a request: which replica to try, for how long, and which one next.
 //!
 //! Guarantees that attempts end at the deadline, that a replica which does not answer is left for
-//! another one, and that names which cannot be looked up keep nobody from the replicas that were
-//! reached before, or that those know. Does not know what a lost attempt means for a write.
+//! another one, and that names which cannot be resolved do not keep the client from replicas that
+//! were reached before, or from replicas that those know. Does not know what a lost attempt means
+//! for a write.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,15 +24,15 @@ use crate::handshake::HandshakeRefusal;
 use crate::message::{Answer, Refusal, Request};
 use crate::status::ClusterId;
 
-/// How long the first attempt of a call may take; each further one twice as long. A paused
-/// replica must not use up the whole deadline.
+/// Time limit of the first attempt of a call; each further one gets twice as long. A paused replica
+/// must not use up the whole deadline.
 const ATTEMPT_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long an endpoint has before the next one is tried beside it: most answer sooner, and one
-/// that is gone may say nothing at all.
+/// Head start of an endpoint before the next one is tried beside it: most answer sooner, and one
+/// that is gone may not answer at all.
 const HEAD_START: Duration = Duration::from_millis(100);
 
-/// Where a replica's clients connect to.
+/// The address at which a replica accepts clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoint {
     /// The replica's name, when it is known beforehand.
@@ -40,11 +41,11 @@ pub struct Endpoint {
     pub address: String,
 }
 
-/// Says where the replicas are now; asked before each attempt, because a replica that was started
-/// again may listen elsewhere.
+/// A function that returns where the replicas are now; called before each attempt, because a
+/// restarted replica may listen elsewhere.
 pub type Resolve = Arc<dyn Fn() -> Vec<Endpoint> + Send + Sync>;
 
-/// What one attempt came to.
+/// The result of one attempt.
 pub(super) enum Tried {
     Answer(Answer),
     Lost(String),
@@ -61,7 +62,8 @@ pub(super) struct Attempts {
 
 #[derive(Default)]
 struct Pool {
-    /// Held, by address, by the one caller that connects; the others wait and use what it got.
+    /// The locks by address, each held by the one caller that connects; the others wait and use its
+    /// connection.
     connecting: HashMap<String, Arc<tokio::sync::Mutex<()>>>,
     connections: HashMap<String, Arc<Connection>>,
     /// The names that addresses answered with.
@@ -71,15 +73,15 @@ struct Pool {
 }
 
 impl Pool {
-    /// A replica says who leads. One that knows none may be the only one that does not: it is
-    /// behind, or was asked for its status only.
+    /// Records the leader that a replica reported. A replica that knows none may be the only one
+    /// that does not: it is behind, or was asked for its status only.
     fn learn(&mut self, leader: Option<String>) {
         if leader.is_some() {
             self.leader = leader;
         }
     }
 
-    /// A replica is gone or does not lead.
+    /// Forgets that a replica leads: it is gone, or does not lead.
     fn forget(&mut self, name: &str) {
         if self.leader.as_deref() == Some(name) {
             self.leader = None;
@@ -94,15 +96,15 @@ pub(super) struct Tries<'a> {
     deadline: Instant,
     patience: Duration,
     pauses: ExponentialBackoff,
-    /// Where the rotation stands; each failed attempt moves it on.
+    /// Position in the rotation of endpoints; each failed attempt moves it on.
     turn: usize,
     begun: bool,
-    /// Where the attempt under way goes.
+    /// The endpoint of the attempt under way.
     current: Endpoint,
-    /// Not tried first again: it did not answer.
+    /// The address that is not tried first again, because it did not answer.
     shunned: Option<String>,
     last: Option<String>,
-    /// What one of another cluster said.
+    /// The refusal of a replica of another cluster.
     stranger: Option<String>,
 }
 
@@ -137,7 +139,7 @@ impl Attempts {
         with(&mut self.pool.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The endpoints in the order in which to try them.
+    /// Returns the endpoints in the order in which to try them.
     fn order(&self, route: &Route, turn: usize, shunned: Option<&str>) -> Vec<Endpoint> {
         let mut endpoints = (self.resolve)();
         if !endpoints.is_empty() {
@@ -155,7 +157,7 @@ impl Attempts {
                 })
             });
             endpoints.extend(others);
-            // A replica that was started again listens elsewhere; where it listened is forgotten.
+            // A restarted replica listens elsewhere; its old address is forgotten.
             let is_known = |address: &String| endpoints.iter().any(|e| e.address == *address);
             pool.connections.retain(|address, _| is_known(address));
             pool.connecting.retain(|address, _| is_known(address));
@@ -172,7 +174,8 @@ impl Attempts {
                     let name = named(pool, endpoint);
                     let is_leader = pool.leader.is_some() && name == pool.leader;
                     let is_shunned = shunned == Some(endpoint.address.as_str());
-                    // A name that nobody knows of may cost all the time that there is.
+                    // A name that no reached replica is known by may use up all the time that there
+                    // is.
                     let is_reachable = pool.remembered.of(endpoint, name.as_deref()).is_some();
                     (is_shunned, !is_leader, turn == 0 && !is_open, !is_reachable)
                 }),
@@ -181,8 +184,8 @@ impl Attempts {
         endpoints
     }
 
-    /// The open connection that a first attempt takes, if there is one: then nobody has to say
-    /// where the replicas are.
+    /// Returns the open connection that a first attempt takes, if there is one: then the endpoints
+    /// need not be resolved.
     fn ready(&self, route: &Route) -> Option<(Endpoint, Arc<Connection>)> {
         self.pool(|pool| {
             let name = match route {
@@ -206,7 +209,7 @@ impl Attempts {
         connection.is_open() && self.pin.admits(connection.welcome().cluster)
     }
 
-    /// A connection to whoever is at an address, of whatever cluster.
+    /// Returns a connection to the replica at an address, of whatever cluster.
     pub(super) async fn visit(&self, address: &str) -> Result<Arc<Connection>, ConnectError> {
         match self.open(address) {
             Some(connection) => Ok(connection),
@@ -214,7 +217,7 @@ impl Attempts {
         }
     }
 
-    /// Where the replicas are now.
+    /// Returns where the replicas are now.
     pub(super) fn endpoints(&self) -> Vec<Endpoint> {
         (self.resolve)()
     }
@@ -269,7 +272,7 @@ impl Attempts {
         Ok(connection)
     }
 
-    /// Asks a replica where the others are, now and then: it may be gone when one needs to know.
+    /// Asks a replica where the others are, from time to time: it may be gone when they are needed.
     fn ask_for_others(&self, connection: &Arc<Connection>) {
         let knows = connection.welcome().version >= WIRE_VERSION_ADDRESSES;
         let is_to = |pool: &mut Pool| pool.remembered.is_to_ask(Instant::now());
@@ -289,7 +292,7 @@ impl Attempts {
 }
 
 impl Tries<'_> {
-    /// The connection for the next attempt; `None` when the deadline has come.
+    /// Returns the connection for the next attempt; `None` when the deadline has passed.
     pub(super) async fn next(&mut self) -> Result<Option<Arc<Connection>>, ClientError> {
         loop {
             if self.begun {
@@ -312,7 +315,8 @@ impl Tries<'_> {
         }
     }
 
-    /// One round over the endpoints: each begins when one before it failed or had its head start.
+    /// Makes one round over the endpoints: each begins when one before it failed or had its head
+    /// start.
     async fn reach(&mut self) -> Result<Option<Arc<Connection>>, ClientError> {
         if self.turn == 0
             && let Some((endpoint, connection)) = self.attempts.ready(&self.route)
@@ -359,7 +363,7 @@ impl Tries<'_> {
         }
     }
 
-    /// Notes an endpoint to which there is no connection; whether waiting may help.
+    /// Records that an endpoint cannot be connected to, and returns whether waiting may help.
     fn failed(&mut self, endpoint: &Endpoint, error: &ConnectError) -> bool {
         self.last = Some(error.to_string());
         self.shunned = Some(endpoint.address.clone());
@@ -391,12 +395,12 @@ impl Tries<'_> {
         ClientError::NoSuchNode { name: name.to_owned(), known: known.join(", ") }
     }
 
-    /// A connection of its own to where the attempt under way goes.
+    /// Opens a separate connection to the endpoint of the attempt under way.
     pub(super) async fn connect_anew(&self) -> Result<Connection, ConnectError> {
         self.attempts.dial(&self.current).await
     }
 
-    /// Makes one attempt, with a patience that grows from attempt to attempt.
+    /// Makes one attempt, with a time limit that grows from attempt to attempt.
     pub(super) async fn call(&mut self, connection: &Connection, request: Request) -> Tried {
         let until = (Instant::now() + self.patience).min(self.deadline);
         self.patience = self.patience.saturating_mul(2);
@@ -433,7 +437,7 @@ impl Tries<'_> {
         Tried::Lost(lost)
     }
 
-    /// Remembers a refusal that may pass, and where it points.
+    /// Records a refusal that may pass, and the leader it names.
     pub(super) fn note(&mut self, connection: &Connection, refusal: &Refusal) {
         self.last = Some(format!("{}: {refusal}", connection.welcome().name));
         let leader = match refusal {
@@ -451,7 +455,7 @@ impl Tries<'_> {
         });
     }
 
-    /// What the last attempt met, and what one of another cluster said.
+    /// Returns the error of the last attempt, and the refusal of a replica of another cluster.
     pub(super) fn last(&self) -> String {
         let last = self.last.clone().unwrap_or_else(|| "no replica is known".to_owned());
         match &self.stranger {

@@ -33,7 +33,7 @@ pub(super) struct Lane<'a> {
 }
 
 impl Lane<'_> {
-    /// The id of the lane's next write.
+    /// Returns the id of the lane's next write.
     pub(super) fn next(&mut self) -> RequestId {
         self.sequence += 1;
         RequestId { lane: self.id, sequence: self.sequence }
@@ -49,7 +49,7 @@ impl Lanes {
         }
     }
 
-    /// A lane that no write is in.
+    /// Returns a lane that no write is in; waits for one if all are in use.
     pub(super) async fn take(&self) -> Lane<'_> {
         let permit = self.permits.acquire().await.expect("the semaphore is never closed");
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,17 +1,17 @@
 //! The one cluster that a client belongs to.
 //!
-//! Behind an address another cluster may come up: one that was restored from a backup, or made
-//! anew. Its revisions and indexes mean nothing to whoever knows those of the first. So a client
-//! belongs, for its life, to the cluster that served it first, and turns every other one away.
+//! Behind an address another cluster may come up: one that was restored from a backup, or newly
+//! created. Its revisions and indexes mean nothing to a client that knows those of the first. So a
+//! client belongs, for its life, to the cluster that served it first, and rejects every other one.
 //!
-//! | what a replica did for a client that belongs to nobody | is that its cluster from now on |
+//! | what a replica did for a client of no cluster | is that its cluster from now on |
 //! |---|---|
 //! | it answered | yes |
 //! | it may have taken a write or an act, whose answer was lost | yes |
 //! | it refused, for now or for good | no: where several clusters answer, another one may serve |
-//! | it told its status, and is not ready | no |
+//! | it reported its status, and is not ready | no |
 //!
-//! Guarantees that nothing which one cluster told is mixed with what another one did.
+//! Guarantees that data from one cluster is never mixed with data from another.
 
 use std::sync::OnceLock;
 
@@ -24,12 +24,12 @@ use crate::status::ClusterId;
 pub(super) struct Pin(OnceLock<ClusterId>);
 
 impl Pin {
-    /// A pin on a cluster, or on the first that serves.
+    /// Creates a pin on a cluster, or on the first that serves.
     pub(super) fn new(cluster: Option<ClusterId>) -> Self {
         Self(cluster.map_or_else(OnceLock::new, OnceLock::from))
     }
 
-    /// The cluster.
+    /// Returns the cluster.
     pub(super) fn get(&self) -> Option<ClusterId> {
         self.0.get().copied()
     }
@@ -39,7 +39,7 @@ impl Pin {
         self.get().is_none_or(|pinned| pinned == cluster)
     }
 
-    /// Hears of a cluster, and whether it has served. An error when the client belongs to another.
+    /// Records a cluster, and whether it has served. An error when the client belongs to another.
     pub(super) fn heard(
         &self,
         server: ClusterId,
@@ -60,7 +60,7 @@ impl Pin {
         self.heard(connection.welcome().cluster, true).is_ok()
     }
 
-    /// Hears what became of a call: its answer, or none.
+    /// Records the result of a call: its answer, or none.
     pub(super) fn heard_of(
         &self,
         connection: &Connection,
@@ -76,7 +76,7 @@ impl Pin {
         self.heard(connection.welcome().cluster, has_served)
     }
 
-    /// A connection, if it is to a cluster that may be the client's.
+    /// Returns the connection, if it is to a cluster that may be the client's.
     pub(super) fn admit(
         &self,
         connection: Connection,

@@ -1,8 +1,8 @@
-//! Where replicas were reached, and where other replicas say they are.
+//! The addresses at which replicas were reached, and those that other replicas reported.
 //!
-//! Names may be gone for a while when the replicas are not. Guarantees that an address is taken for
-//! a replica of the cluster that it was one of, and that as much is remembered as there are
-//! replicas. Does not dial.
+//! Names may fail to resolve for a while although the replicas are up. Guarantees that an address
+//! is taken for a replica of the cluster that it belonged to, and that memory grows only with the
+//! number of replicas. Does not dial.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,30 +14,30 @@ use super::Endpoint;
 use crate::message::Address;
 use crate::status::ClusterId;
 
-/// How long what a replica said of the others is good enough.
+/// How long a replica's report of the others' addresses is good enough.
 const ASK_INTERVAL: Duration = Duration::from_secs(10);
-/// Others of which one replica is believed to know.
+/// Most addresses that are accepted from one replica.
 const OTHERS_MAX: usize = 16;
 
-/// What a client remembers.
+/// The addresses that a client remembers.
 #[derive(Default)]
 pub(super) struct Remembered {
-    /// By the address that was dialed.
+    /// The address that was reached and its cluster, by the address that was dialed.
     reached: HashMap<String, (SocketAddr, ClusterId)>,
-    /// By name.
+    /// The reported addresses, with the replicas' names.
     told: Vec<(String, SocketAddr)>,
-    /// Whose replicas those are.
+    /// The cluster of the reported replicas.
     cluster: Option<ClusterId>,
     asked_at: Option<Instant>,
 }
 
 impl Remembered {
-    /// A replica was reached by an address, there.
+    /// Records that a replica of `cluster` was reached at `at` by dialing `address`.
     pub(super) fn reached(&mut self, address: &str, at: SocketAddr, cluster: ClusterId) {
         self.reached.insert(address.to_owned(), (at, cluster));
     }
 
-    /// Whether it is time to ask where the others are; then somebody does.
+    /// Whether it is time to ask where the others are; if so, the caller does.
     pub(super) fn is_to_ask(&mut self, now: Instant) -> bool {
         let is_due = self.asked_at.is_none_or(|at| now >= at + ASK_INTERVAL);
         if is_due {
@@ -46,7 +46,8 @@ impl Remembered {
         is_due
     }
 
-    /// A replica of that cluster says where the others are. One that knows nobody says nothing.
+    /// Records the others' addresses as a replica of `cluster` reported them. An empty report
+    /// changes nothing.
     pub(super) fn told(&mut self, others: Vec<Address>, cluster: ClusterId) {
         let others = others.into_iter().take(OTHERS_MAX);
         let told: Vec<_> =
@@ -56,8 +57,8 @@ impl Remembered {
         }
     }
 
-    /// Where the replica of an endpoint may be, if its address leads nowhere; `name` is what it
-    /// answered with, or is known by.
+    /// Returns where the replica of an endpoint may be, if its address leads nowhere; `name` is the
+    /// name it answered with, or is known by.
     pub(super) fn of(
         &self,
         endpoint: &Endpoint,
@@ -69,13 +70,14 @@ impl Remembered {
         told.or_else(|| self.reached.get(&endpoint.address).copied())
     }
 
-    /// The cluster that must be at an address that nobody gave, but another replica.
+    /// Returns the cluster that must be at an address that came from another replica, not from the
+    /// caller.
     pub(super) fn cluster_at(&self, address: &str) -> Option<ClusterId> {
         let is_told = self.told.iter().any(|(_, at)| at.to_string() == address);
         self.cluster.filter(|_| is_told)
     }
 
-    /// The others that no endpoint is known to lead to.
+    /// Returns the reported replicas that no endpoint is known to lead to.
     pub(super) fn others(&self, is_known: impl Fn(&str) -> bool) -> Vec<Endpoint> {
         let others = self.told.iter().filter(|(name, _)| !is_known(name));
         let endpoint = |(name, at): &(String, SocketAddr)| Endpoint {
@@ -85,13 +87,14 @@ impl Remembered {
         others.map(endpoint).collect()
     }
 
-    /// Forgets all other addresses.
+    /// Forgets the addresses that are not known.
     pub(super) fn retain(&mut self, is_known: impl Fn(&String) -> bool) {
         self.reached.retain(|address, _| is_known(address));
     }
 }
 
-/// The first part of an address that begins with a name: a replica's in its headless Service.
+/// Returns the first part of an address that begins with a name: a replica's in its headless
+/// Service.
 pub(super) fn host_name(address: &str) -> Option<&str> {
     let first = address.split(['.', ':']).next()?;
     first.starts_with(|c: char| c.is_ascii_alphabetic()).then_some(first)

@@ -1,7 +1,8 @@
-//! Asks everybody at once, of whatever cluster.
+//! Asks all endpoints for their status at once, of whatever cluster they are.
 //!
-//! Guarantees that each endpoint is told of, with what its replica says or why it says nothing, and
-//! that nobody is waited for longer than is said. What is told so binds the client to no cluster.
+//! Guarantees that each endpoint is in the result, with its replica's status or the reason why
+//! there is none, and that no wait exceeds the given limit. The result binds the client to no
+//! cluster.
 
 use std::time::Duration;
 
@@ -13,14 +14,14 @@ use super::{Client, Endpoint};
 use crate::message::{Answer, Request};
 use crate::status::Status;
 
-/// How long everybody may take who is asked whether it serves.
+/// Time limit for all replicas when asked whether they serve.
 const SERVING_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the replica at one endpoint says of itself, or why it says nothing.
+/// An endpoint with the status of its replica, or the reason why there is none.
 pub type Surveyed = (Endpoint, Result<Status, String>);
 
 impl Client {
-    /// What the replica at each endpoint says of itself.
+    /// Returns the status of the replica at each endpoint.
     pub async fn survey(&self, patience: Duration) -> Vec<Surveyed> {
         let asked = self.attempts.endpoints().into_iter().map(|endpoint| async move {
             let told = match timeout(patience, self.ask_at(&endpoint.address)).await {
@@ -43,7 +44,7 @@ impl Client {
         }
     }
 
-    /// The status of one that serves, to whose cluster the client belongs then.
+    /// Returns the status of a replica that serves, and binds the client to its cluster.
     pub(super) async fn serving(&self) -> Option<Status> {
         let told = self.survey(SERVING_PATIENCE).await.into_iter();
         let ready = told.filter_map(|(_, told)| told.ok()).find(|status| status.is_ready)?;

@@ -1,4 +1,4 @@
-//! Tests of what messages weigh, over all of them.
+//! Tests of the weights of all messages.
 
 use super::*;
 use crate::data::{ClientId, Condition, LaneId, Operation, RequestId};
@@ -185,7 +185,8 @@ fn requests() -> Vec<Request> {
     all.chain(names.into_iter().map(Request::Admin)).collect()
 }
 
-/// No more than the contents and a few overheads, and no less than what goes over the wire.
+/// Asserts that a weight is at most the contents and a few overheads, and at least the bytes on the
+/// wire.
 fn assert_weighed<M: Serialize + std::fmt::Debug>(message: &M, weight: usize) {
     let encoded = frame::encode(message, FRAME_BYTES_MAX).expect("it is below the limit").len();
     assert!(weight >= encoded, "weighs {weight}, and has {encoded} bytes: {message:?}");

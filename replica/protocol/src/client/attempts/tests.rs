@@ -1,4 +1,4 @@
-//! Tests of how a client finds replicas, with replicas that only say who they are.
+//! Tests of how a client finds replicas, with fake replicas that only introduce themselves.
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,16 +34,16 @@ fn who_leads_is_forgotten_only_with_a_reason() {
 
 const CLUSTER: ClusterId = ClusterId(7);
 
-/// What a replica does.
+/// The behaviour of a fake replica.
 #[derive(Clone)]
 enum Does {
     /// It has no keys, and knows where others are.
     Knows(Vec<Address>),
-    /// It says that it does not serve.
+    /// It reports that it does not serve.
     Refuses,
 }
 
-/// A replica that leads, as it says. Its connections end when told to.
+/// A fake replica that reports itself as the leader. Its connections end on request.
 struct Fake {
     at: SocketAddr,
     end: watch::Sender<bool>,
@@ -52,7 +52,7 @@ struct Fake {
 }
 
 impl Fake {
-    /// Ends for good.
+    /// Stops the replica for good.
     async fn stop(self) {
         self.listens.abort();
         let _ = self.listens.await;
@@ -131,7 +131,7 @@ async fn serve(
     }
 }
 
-/// A client of these names; each can be looked up so many times.
+/// Creates a client of these names; each can be looked up a given number of times.
 fn client(names: Vec<(&'static str, SocketAddr, usize)>) -> Client {
     let addresses: Vec<String> = names.iter().map(|(name, ..)| (*name).to_owned()).collect();
     let names: Vec<_> =
@@ -164,7 +164,7 @@ async fn others_are_known(client: &Client) {
     }
 }
 
-/// The names are gone after the first look, and so is the connection.
+/// The names are gone after the first lookup, and so is the connection.
 #[tokio::test]
 async fn an_address_that_worked_is_dialed_when_its_name_is_gone() {
     let replica = Fake::start("kvorum-0", CLUSTER, Vec::new()).await;
@@ -174,7 +174,7 @@ async fn an_address_that_worked_is_dialed_when_its_name_is_gone() {
     get(&client).await.expect("where it is, is known");
 }
 
-/// The only replica that was ever reached goes; another one was never looked up with success.
+/// The only replica that was ever reached goes away; another one was never resolved.
 #[tokio::test]
 async fn replicas_are_learned_from_others() {
     let second = Fake::start("kvorum-1", CLUSTER, Vec::new()).await;
@@ -192,7 +192,7 @@ async fn replicas_are_learned_from_others() {
     }
 }
 
-/// What is at an address that worked may be another cluster's replica by now.
+/// An address that worked may belong to another cluster's replica by now.
 #[tokio::test]
 async fn an_address_is_taken_for_the_cluster_that_it_was_of() {
     let other = Fake::start("kvorum-1", ClusterId(8), Vec::new()).await;
@@ -202,12 +202,12 @@ async fn an_address_is_taken_for_the_cluster_that_it_was_of() {
     get(&client).await.expect("the first is known");
     others_are_known(&client).await;
     first.end.send_replace(true);
-    // It is told not to be of the cluster, and the first one is dialed where it was.
+    // The other replica refuses it as of another cluster, and the first one is dialed where it was.
     get(&client).await.expect("where the first is, is known");
     assert_eq!(other.asked.load(Ordering::SeqCst), 0, "nothing is asked of the other one");
 }
 
-/// Those before it take connections and say nothing, as stopped processes do.
+/// The endpoints before it accept connections and never answer, as stopped processes do.
 #[tokio::test]
 async fn one_that_answers_is_enough() {
     let mut silent = Vec::new();
@@ -217,12 +217,12 @@ async fn one_that_answers_is_enough() {
     let fake = Fake::start("kvorum-6", CLUSTER, Vec::new()).await;
     let addresses = silent.iter().map(|listener| listener.local_addr().expect("it is bound"));
     let addresses: Vec<_> = addresses.chain([fake.at]).map(|at| at.to_string()).collect();
-    // Each of them for as long as a dial may take would be longer than this.
+    // Waiting for each of them as long as a dial may take would exceed the deadline.
     let client = Client::of_addresses(&addresses, Options::default());
     get(&client).await.expect("one answers");
 }
 
-/// A cluster that began by mistake has a leader, and serves nobody.
+/// A cluster that was created by mistake has a leader, and serves no client.
 #[tokio::test]
 async fn a_leader_that_does_not_serve_is_left_for_another_one() {
     let mistake = Fake::listen("kvorum-0", ClusterId(8), Does::Refuses).await;
