@@ -1,7 +1,8 @@
-//! The engine alone: three of them over disks in memory, messages handed over in one thread.
+//! A benchmark of the engine alone: three engines over in-memory disks, whose messages are passed
+//! on in one thread.
 //!
-//! Says how many entries a second a cluster's three engines decide and apply together, on one core
-//! and without network, disk or syncs.
+//! Measures how many entries a second the three engines of a cluster decide and apply together, on
+//! one core and without network, disk or syncs.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
 
@@ -18,7 +19,7 @@ use kvorum_replica::version::Version;
 
 const REPLICAS: u64 = 3;
 const SESSION: Session = Session(1);
-/// Bytes of one value.
+/// Size of one value, in bytes.
 const VALUE_BYTES: usize = 256;
 
 struct Cluster {
@@ -67,7 +68,7 @@ impl Cluster {
         self.engines.iter().position(|engine| engine.status().role == Role::Leader)
     }
 
-    /// Hands messages over until there is none.
+    /// Passes messages on until there are none left.
     fn settle(&mut self) {
         let mut turns: VecDeque<usize> = (0..self.engines.len()).collect();
         while let Some(from) = turns.pop_front() {
@@ -86,7 +87,7 @@ impl Cluster {
         }
     }
 
-    /// Puts so many keys in one turn of the leader, and sees them applied everywhere.
+    /// Puts `count` keys in one turn of the leader, and lets every replica apply them.
     fn put(&mut self, count: u64) {
         let leader = self.leader().unwrap();
         for lane in 0..count {

@@ -1,8 +1,8 @@
-//! A disk whose bits change: whatever changed is noticed before it is served or voted on.
+//! Tests of bit flips on a disk: every change is detected before it is served or voted on.
 //!
 //! Each round flips one random bit in one random file of a closed folder, opens it and reads
-//! everything. Either the replica is stopped with the reason, or everything is as it was.
-//! `KVORUM_FLIPS` says how many rounds; a failing one prints its seed, file and bit.
+//! everything. Either the replica is stopped with the reason, or all data is unchanged.
+//! `KVORUM_FLIPS` sets the number of rounds; a failing one prints its seed, file and bit.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -33,10 +33,10 @@ const CONFIGURATION: ConfigurationId = ConfigurationId(1);
 const IN_TABLES: u64 = 400;
 /// Entries that are in the write-ahead log only.
 const IN_LOG: u64 = 200;
-/// Flips that CI makes.
+/// Number of flips in CI.
 const FLIPS: u64 = 1000;
 
-/// Everything that a replica reads from its disk.
+/// All data that a replica reads from its disk.
 #[derive(PartialEq, Debug)]
 struct State {
     applied: u64,
@@ -88,7 +88,7 @@ fn fill(database: &mut Database, numbers: std::ops::Range<u64>) {
         state_machine::apply(database, LaneMemory::default(), Source::Log, first + 1, &entries);
         database.sync(database.durable());
     }
-    // The last writes are none of the log's.
+    // The last writes do not belong to the log.
     database.remember(
         ReplicaId(2),
         Seen { incarnation: numbers.end, key: Secret::of_nonce(5).key(), epoch: Epoch(1) },
@@ -118,7 +118,7 @@ fn read(database: &Database) -> State {
 }
 
 impl State {
-    /// The names of what is not the same.
+    /// Returns the names of the parts that differ.
     fn differs_from(&self, other: &Self) -> Vec<&'static str> {
         let same = [
             ("applied", self.applied == other.applied),
@@ -136,7 +136,8 @@ impl State {
     }
 }
 
-/// A folder with table files, a write-ahead log and a side file, and what is read from it.
+/// Creates a folder with table files, a write-ahead log and a side file, and returns it with the
+/// state that is read from it.
 fn make() -> (tempfile::TempDir, State) {
     let (folder, intact) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut database = open(folder.path()).unwrap();
@@ -150,12 +151,12 @@ fn make() -> (tempfile::TempDir, State) {
     (folder, expected)
 }
 
-/// The files that matter, by their path in the folder.
+/// Returns the files that matter, by their path in the folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files = vec![PathBuf::from("durable")];
     for entry in fs::read_dir(folder.join("db")).unwrap().map(Result::unwrap) {
         let name = entry.file_name().into_string().unwrap();
-        // RocksDB's own diary and its list of settings are not read back.
+        // RocksDB's own log file and its list of settings are not read back.
         let matters = !name.starts_with("LOG") && !name.starts_with("OPTIONS") && name != "LOCK";
         if matters && entry.metadata().unwrap().len() > 0 {
             files.push(Path::new("db").join(name));
@@ -173,7 +174,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What one flipped bit came to.
+/// The result of one flipped bit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Came {
     RefusedAtStart,
@@ -218,7 +219,7 @@ fn flip(original: &Path, expected: &State, seed: u64) -> (String, Came) {
     }
 }
 
-/// Whoever is stopped is told what is damaged, and what to do about it.
+/// Asserts that the error says what is damaged, and how to recover.
 fn assert_helps(what: &str, said: &str) {
     let helps = said.contains("is damaged: ") && said.contains("move the folder away");
     assert!(helps, "{what}: it says what to do: {said}");
@@ -244,7 +245,7 @@ fn a_flipped_bit_is_never_served() {
     assert!(noticed >= 4, "most kinds of files are covered: {counts:?}");
 }
 
-/// What a crash may leave behind the last synced write: nothing sound.
+/// A crash may leave arbitrary bytes after the last synced write.
 #[test]
 fn a_torn_tail_loses_nothing() {
     let (original, expected) = make();
@@ -260,7 +261,7 @@ fn a_torn_tail_loses_nothing() {
         match random.random_range(0..3) {
             0 => bytes.resize(bytes.len() + length, 0),
             1 => bytes.extend((0..length).map(|_| random.random::<u8>())),
-            // Headers of every type, with nothing behind them that fits.
+            // Record headers of every type, without valid data after them.
             _ => bytes.extend((0..length).map(|at| match at % 7 {
                 6 => random.random_range(0..=132),
                 5 => 0,

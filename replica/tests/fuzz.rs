@@ -1,9 +1,9 @@
-//! Both decoders, clients' and peers', fed with what nobody should send.
+//! Fuzz tests of both decoders, for clients' and for peers' frames.
 //!
-//! Sound messages are taken and changed: bits, bytes, lengths, halves of others; the checksum is
-//! made to fit, so that what is behind it is reached. Nothing may panic, and what is taken for a
-//! message must be one: encoded again and decoded, it is the same. `KVORUM_FUZZ_SECONDS` says how
-//! long each decoder is fed; a failing input is printed with its seed.
+//! Valid messages are changed: bits, bytes, lengths, parts of others; the checksum is made to
+//! match, so that the code behind it is reached. Nothing may panic, and whatever is decoded must be
+//! a message: encoded again and decoded, it is the same. `KVORUM_FUZZ_SECONDS` sets the time for
+//! each decoder; a failing input is printed with its seed.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -39,7 +39,7 @@ use serde::de::DeserializeOwned;
 
 /// Seconds for each decoder in CI.
 const SECONDS: f64 = 3.0;
-/// Longest input.
+/// Longest input, in bytes.
 const INPUT_BYTES_MAX: usize = 4096;
 
 fn id() -> RequestId {
@@ -141,7 +141,7 @@ fn peer_messages() -> Vec<PeerMessage> {
     all
 }
 
-/// The message of a frame, without its checksum.
+/// Encodes a message as in a frame, without its checksum.
 fn message<M: Serialize>(of: &M) -> Vec<u8> {
     let frame = frame::encode(of, usize::MAX).unwrap();
     frame[..frame.len() - 4].to_vec()
@@ -155,7 +155,7 @@ fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut StdRng) {
         2 => input.insert(at, random.random()),
         3 if at < input.len() => drop(input.remove(at)),
         4 => input.truncate(at),
-        // A length, or a number, that claims as much as there can be.
+        // A length, or a number, with the largest possible value.
         5 => drop(input.splice(at..at, [0xff; 9].into_iter().chain([1]))),
         6 => {
             let other = &corpus[random.random_range(0..corpus.len())];
@@ -168,7 +168,7 @@ fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut StdRng) {
     input.truncate(INPUT_BYTES_MAX);
 }
 
-/// Feeds a decoder for a while.
+/// Feeds a decoder with changed messages until the time is over.
 fn feed<M: Serialize + DeserializeOwned + Debug>(name: &str, corpus: Vec<Vec<u8>>) {
     let seconds = std::env::var("KVORUM_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
     let time = Duration::from_secs_f64(seconds.unwrap_or(SECONDS));

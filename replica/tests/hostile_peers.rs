@@ -1,10 +1,10 @@
-//! An engine among peers that err: what they send passes the decoder, and makes no sense.
+//! Tests of an engine among faulty peers, whose messages pass the decoder and make no sense.
 //!
-//! Puppets stand for the other members, two or four. To what the engine sends them they answer as
-//! the protocol has it, so that it comes to lead and to follow, and among that they say anything:
-//! wild and slightly wrong numbers, answers to what nobody asked, state that does not exist. One
-//! more is a joiner, whose word must change nothing. Clients ask for anything meanwhile. Nothing
-//! may panic. `KVORUM_FUZZ_SECONDS` says for how long; a failing run prints its seed.
+//! Puppets stand for the other members, two or four. They answer the engine's messages by the
+//! protocol, so that it comes to lead and to follow, and in between they send anything: wild and
+//! slightly wrong numbers, answers to requests that were not made, state that does not exist. One
+//! more puppet is a joiner, whose messages must change nothing. Clients send any request meanwhile.
+//! Nothing may panic. `KVORUM_FUZZ_SECONDS` sets the duration; a failing run prints its seed.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -41,13 +41,13 @@ use omnipaxos::messages::sequence_paxos::PaxosMessage;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// Seconds in CI.
+/// Duration in CI, in seconds.
 const SECONDS: f64 = 5.0;
-/// Things that happen in one run.
+/// Number of random steps in one run.
 const STEPS: u32 = 800;
 const ME: ReplicaId = ReplicaId(1);
 const JOINER: ReplicaId = ReplicaId(6);
-/// A log that is cut often, and of which little travels at once.
+/// Limits with which the log is compacted often and messages are small.
 const LIMITS: LogLimits =
     LogLimits { window: 2000, step: 1000, sync: 800, chunk: 400, segment: 200 };
 
@@ -59,14 +59,14 @@ fn members(size: u64) -> Configuration {
     Configuration { id: ConfigurationId(1), members: (1..=size).map(member).collect() }
 }
 
-/// The engine, what it reads beside itself, and chance.
+/// The engine, the snapshots that are read beside it, and the source of randomness.
 struct World {
     engine: Engine<Memory>,
     snapshots: MemorySnapshots,
     random: StdRng,
-    /// How many members there are.
+    /// The number of members.
     size: u64,
-    /// The last question that the engine asked of each peer.
+    /// The calls of the engine's last fetch and of its last relayed request.
     fetch: u64,
     relay: u64,
 }
@@ -95,7 +95,7 @@ impl World {
         self.random.random_range(0..of) == 0
     }
 
-    /// A number near one that matters, or far from all.
+    /// Returns a number near one that matters, or far from all.
     fn number(&mut self) -> u64 {
         let status = self.engine.status();
         let near = [0, status.accepted, status.decided, status.applied, status.compacted];
@@ -207,7 +207,7 @@ impl World {
         }
     }
 
-    /// Anything that a peer can say.
+    /// Returns a random message that a peer can send.
     fn message(&mut self, from: ReplicaId) -> PeerMessage {
         let configuration = ConfigurationId(self.random.random_range(1..4));
         let (ballot, index, call) = (self.ballot(), self.number(), self.random.random_range(0..9));
@@ -255,7 +255,7 @@ impl World {
         }
     }
 
-    /// Anything that a client can ask for.
+    /// Returns a random request that a client can send.
     fn request(&mut self) -> Request {
         let (consistency, name) = (Consistency::Linearizable, "kvorum-1".to_owned());
         let snapshot = SnapshotName { nonce: 1, number: self.random.random_range(0..3) };
@@ -278,7 +278,7 @@ impl World {
         }
     }
 
-    /// A peer's message comes, if the link would let it.
+    /// Delivers a peer's message, if the link would accept it.
     fn hear(&mut self, peer: ReplicaId, message: PeerMessage) {
         if validity::check(&message).is_ok() {
             self.engine.step(Input::Peer { peer, session: Session(peer.0), message });
@@ -356,7 +356,7 @@ impl World {
     }
 }
 
-/// A peer's engine, to introduce itself.
+/// Returns a peer's engine, used to introduce the peer.
 fn puppet(id: u64, size: u64) -> Engine<Memory> {
     let member = member(id);
     let (cluster, name) = (ClusterId(1), member.name);
@@ -389,7 +389,7 @@ fn an_engine_survives_whatever_its_peers_and_clients_say() {
     assert!(led > 0 && applied > 0, "the puppets let it lead and decide");
 }
 
-/// A joiner's word changes nothing, whatever it says.
+/// A joiner's messages change nothing, whatever they are.
 #[test]
 fn what_a_joiner_says_changes_no_state() {
     for seed in 0..200 {

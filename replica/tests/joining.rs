@@ -1,4 +1,4 @@
-//! Replicas that are to become members, or come back: single engines, on both disks where the disk
+//! Tests of replicas that join or come back: single engines, on both kinds of disk where the disk
 //! matters, whose peers are played by the test.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -77,7 +77,8 @@ fn database(folder: &Path, id: u64, members: Configuration) -> Database {
     Database::open(folder, &owner, 1, LogLimits::default(), on_fatal).unwrap()
 }
 
-/// What a replica that has a chain, and decided so much, answers to one that is behind.
+/// Returns the answer of a replica with the chain `theirs` and `decided` entries to one that is
+/// behind.
 fn reply(theirs: &Chain, decided: u64, wanted: &Wanted) -> Found {
     let id = theirs.current.id;
     match wanted {
@@ -100,9 +101,10 @@ fn reply(theirs: &Chain, decided: u64, wanted: &Wanted) -> Found {
     }
 }
 
-/// How far a joiner gets that was told configuration 5 and hears of it from its leader, who has no
-/// time at first; the second of the members is behind for ten seconds, in configuration 4. The
-/// others' logs reach back less than the first state that they give, so that it asks for another.
+/// Runs a joiner that was given configuration 5 and hears of it from its leader, which is busy at
+/// first; returns its applied index and configuration. The second member lags for ten seconds, in
+/// configuration 4. The others' logs begin after the first state that they send, so it requests
+/// another.
 fn follow<S: Store>(store: S) -> (u64, ConfigurationId) {
     let mut engine = Engine::new(store, OPTIONS);
     let peers = [1, 2, 3].map(ReplicaId);
@@ -160,8 +162,8 @@ fn a_joiner_copies_from_those_who_are_where_it_is_to_be() {
     assert_eq!(follow(database(folder.path(), 9, told())), expected, "on RocksDB");
 }
 
-/// A volume that has a state of a configuration before the one that it was told: nobody answers
-/// what it asks for, and so it copies a state.
+/// The volume has a state of a configuration before the given one: its requests for entries get no
+/// answer, and so it copies a state.
 #[test]
 fn a_joiner_that_nobody_answers_copies_a_state() {
     let folder = tempfile::tempdir().unwrap();
@@ -170,7 +172,7 @@ fn a_joiner_that_nobody_answers_copies_a_state() {
     assert_eq!(follow(store), (100, ConfigurationId(5)));
 }
 
-/// A leader alone, that may decide.
+/// Returns the engine of a single leader that may decide.
 fn alone() -> Engine<Memory> {
     let mut engine = Engine::new(memory(1, configuration(1, &[1])), OPTIONS);
     let mark = Mark { solo: Some(ConfigurationId(1)), ..Mark::default() };
@@ -179,7 +181,8 @@ fn alone() -> Engine<Memory> {
     engine
 }
 
-/// Lets a leader alone decide what it has, and raise its version; what clients were told.
+/// Lets a single leader decide its entries and raise its version, and returns the answers to
+/// clients.
 fn settle(engine: &mut Engine<Memory>) -> Vec<(ClientKey, u64, Answer)> {
     let mut told = Vec::new();
     for _ in 0..250 {
@@ -202,7 +205,7 @@ fn ask(engine: &mut Engine<Memory>, client: u64, nonce: u64, name: &str) {
     engine.step(Input::Client { client: ClientKey(client), call: nonce, request });
 }
 
-/// Of many that ask for an id under one name the last gets one, and all are answered.
+/// Of many requests for an id under one name the last gets one, and all are answered.
 #[test]
 fn whoever_is_overtaken_is_told() {
     let mut engine = alone();
@@ -223,7 +226,7 @@ fn whoever_is_overtaken_is_told() {
     }
 }
 
-/// A leader without a majority cannot give ids: nobody waits for ever, or takes a place for ever.
+/// A leader without a majority cannot give ids: no request waits, or takes a place, for ever.
 #[test]
 fn whoever_waits_for_an_id_does_not_wait_for_ever() {
     let mut engine = alone();
@@ -266,7 +269,7 @@ fn only_names_like_the_members_get_an_id() {
     assert!(matches!(settle(&mut engine).as_slice(), [(.., Answer::Joined { .. })]));
 }
 
-/// A replica in quarantine whose sound peers were all replaced while it was away.
+/// A replica is in quarantine, and all its sound peers were replaced while it was away.
 #[test]
 fn one_in_quarantine_gets_its_state_from_a_later_configuration() {
     let mut store = memory(1, configuration(5, &[1, 2, 3]));
@@ -286,7 +289,7 @@ fn one_in_quarantine_gets_its_state_from_a_later_configuration() {
                 Output::Gated { to, message: PeerMessage::Fetch { call, wanted }, .. } => {
                     assert!(tick >= 499, "those who are sound are waited for: {wanted:?}");
                     asked += u32::from(wanted == Wanted::Snapshot);
-                    // It has not come to the later configuration yet itself, at first.
+                    // At first the peer has not reached the later configuration itself.
                     let theirs = match asked {
                         1 => chain(5, &[1, 2, 3], 3),
                         _ => chain(6, &[7, 8], 60),
@@ -306,7 +309,7 @@ fn one_in_quarantine_gets_its_state_from_a_later_configuration() {
     assert_eq!(store.configuration_id(), ConfigurationId(6));
 }
 
-/// Somebody who was learned of late has not been silent since before.
+/// A recently learned peer does not count as silent since before it was known.
 #[test]
 fn silence_begins_when_somebody_is_known() {
     let store = memory(1, configuration(1, &[1, 2]));

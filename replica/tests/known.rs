@@ -1,4 +1,4 @@
-//! What a replica knows of others stays little, however many ids are given.
+//! Tests that a replica remembers few others, however many ids are given out.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -11,7 +11,7 @@ use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::version::Version;
 
 const ME: ReplicaId = ReplicaId(1);
-/// The members, and all that a chain remembers of others.
+/// The members, and the most that a chain remembers of others.
 const KNOWN_MAX: usize = 64;
 
 fn member(id: u64) -> Member {
@@ -102,7 +102,7 @@ fn members_are_told_from_those_who_left_and_those_who_join() {
     assert_eq!((all.is_member(2), all.is_member(joiner)), (Some(true), Some(false)));
     all.configure(&[1, 2, joiner]);
     assert_eq!((all.is_member(3), all.is_member(joiner)), (Some(false), Some(true)));
-    // What another one says counts until the state says more.
+    // The members that another replica reports count until the state has newer ones.
     assert!(all.peers.learn(&[member(20), member(21)], ME, &all.store, 0));
     assert_eq!(all.is_member(20), Some(true));
     assert!(all.peers.learn(&[member(21), member(22)], ME, &all.store, 0));

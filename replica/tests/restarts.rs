@@ -1,4 +1,4 @@
-//! A replica that stops lets go of its disk, so that the same process can open it again.
+//! Tests that a replica which stops releases its disk, so that the same process can open it again.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -10,7 +10,7 @@ use kvorum_replica::replica::Replica;
 use kvorum_replica::settings::Settings;
 
 const STARTS: usize = 20;
-/// Threads that keep the processors busy, so that one that was told to end takes a while.
+/// Threads that keep the processors busy, so that stopping takes a while.
 const BUSY: usize = 8;
 
 #[derive(Parser)]

@@ -1,4 +1,5 @@
-//! One suite for both disks: RocksDB must behave as the model in memory does, across reopening.
+//! One test suite for both disks: RocksDB must behave as the in-memory model does, across
+//! reopening.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -49,7 +50,7 @@ fn memory() -> Memory {
     Memory::new(owner.identity(&newborn, 1), newborn.members)
 }
 
-/// One call of the library, in numbers that are fitted to the log when it is made.
+/// One call of the library, with numbers that are fitted to the log when the call is made.
 #[derive(Clone, Debug)]
 enum Call {
     Append(Vec<u8>),
@@ -85,7 +86,7 @@ fn ballot(n: u32) -> Ballot {
     Ballot::with(1, n, 0, 2)
 }
 
-/// Makes a call; the indexes are kept where the library keeps them.
+/// Makes a call; the indexes are kept as the library keeps them.
 fn make<L: Storage<Entry>>(log: &mut L, call: &Call) {
     let compacted = log.get_compacted_idx().unwrap();
     let decided = log.get_decided_idx().unwrap();
@@ -113,7 +114,7 @@ fn make<L: Storage<Entry>>(log: &mut L, call: &Call) {
     }
 }
 
-/// Everything that the library can see of a log.
+/// Returns everything that the library can see of a log.
 fn view<L: Storage<Entry>>(log: &L) -> String {
     let compacted = log.get_compacted_idx().unwrap();
     let len = log.get_log_len().unwrap();
@@ -132,7 +133,7 @@ fn view<L: Storage<Entry>>(log: &L) -> String {
 }
 
 proptest! {
-    // A failing case is printed whole; there is no file to remember it in.
+    // A failing case is printed whole; it is not saved to a file.
     #![proptest_config(ProptestConfig {
         cases: 48,
         failure_persistence: None,
@@ -188,7 +189,7 @@ fn changes(applied: u64) -> Changes {
     }
 }
 
-/// What both disks answer must be the same, before and after reopening.
+/// Returns a store's answers, which must be the same for both disks, before and after reopening.
 fn answers<S: Store>(store: &S) -> String {
     let lane = LaneId { client: ClientId(9), number: 1 };
     let scan = |prefix: &str, from: &str, limit| Scan {
@@ -256,7 +257,7 @@ fn a_folder_remembers_its_replica_and_each_of_its_starts() {
     assert!(matches!(refused, OpenError::Foreign { .. }), "{refused}");
 }
 
-/// What no sync covered is lost when the process is, and nothing before it.
+/// A process that dies loses the writes that no sync covered, and none before them.
 #[test]
 fn a_process_that_dies_keeps_what_was_synced() {
     let folder = tempfile::tempdir().unwrap();
@@ -280,8 +281,8 @@ fn a_process_that_dies_keeps_what_was_synced() {
     assert_eq!(recovered.get_promise().unwrap(), Some(ballot(1)));
 }
 
-/// A state that is copied chunk by chunk, with the replica started again in between, is the state
-/// that was copied; and before it is whole, the old one is.
+/// A state that is copied chunk by chunk, with restarts of the replica in between, equals the
+/// source state; before it is complete, the old state is in effect.
 #[test]
 fn a_copied_state_is_the_state_that_was_copied() {
     let limits = LogLimits { chunk: 4000, ..LogLimits::default() };
@@ -297,7 +298,7 @@ fn a_copied_state_is_the_state_that_was_copied() {
     let Some(Found::Snapshot { snapshot, header }) = snapshots.read(&Wanted::Snapshot, 1) else {
         panic!("a snapshot is open");
     };
-    // What is written later is not in it.
+    // Later writes are not in the snapshot.
     let mut later = source.clone();
     later.commit(changes(501));
 
@@ -333,7 +334,7 @@ fn a_copied_state_is_the_state_that_was_copied() {
         drop(target);
         target = at(here.path(), nonce);
     }
-    // It goes on from there, and can be copied over once more.
+    // The replica goes on from there, and its state can be replaced by another copy.
     target.commit(changes(501));
     assert_eq!(target.scan(&everything()), later.scan(&everything()));
     target.write_install(InstallWrite::Begin(Install::of(snapshot, header)));
@@ -341,7 +342,7 @@ fn a_copied_state_is_the_state_that_was_copied() {
     assert_eq!(target.scan(&everything()), later.scan(&everything()));
 }
 
-/// A log that was cut begins where it was cut, whatever is asked of it, and its entries stay.
+/// A compacted log begins at its compaction index, whatever is requested, and its entries stay.
 #[test]
 fn a_log_that_was_cut_holds_what_comes_after() {
     let limits = LogLimits { window: 4000, step: 2000, sync: 1000, chunk: 500, segment: 500 };

@@ -1,4 +1,4 @@
-//! Pure: is a history of puts, conditional puts, deletes and gets linearizable?
+//! Pure: decides whether a history of puts, conditional puts, deletes and gets is linearizable.
 //!
 //! The search of Wing and Gong ("Testing and verifying concurrent objects", 1993) with the memory
 //! of Lowe ("Testing for linearizability", 2017, section 4): operations are put in an order one
@@ -6,10 +6,10 @@
 //! a state is not tried again. Keys are independent, so each key is checked alone (Horn and
 //! Kroening, "Faster linearizability checking via P-compositionality", 2015).
 //!
-//! Guarantees that a history it accepts has such an order, in which the revisions that were told
-//! rise, and that one it rejects has none. An operation without an answer may or may not have
-//! happened. Needs each value to be written once, so that a read says which write it saw. Does not
-//! know what made the history.
+//! Guarantees that an accepted history has such an order, in which the reported revisions rise, and
+//! that a rejected one has none. An operation without an answer may or may not have happened. Needs
+//! each value to be written once, so that a read identifies the write it saw. Does not know what
+//! made the history.
 
 mod register;
 #[cfg(test)]
@@ -20,10 +20,10 @@ use std::collections::{BTreeMap, HashSet};
 use kvorum_protocol::data::{Key, Operation, Outcome, Value};
 use register::{Register, State};
 
-/// Orders that are tried for one key; then the history is too entangled to be judged.
+/// Most steps of the search for one key; beyond it the history is too entangled to be judged.
 const TRIES_MAX: u64 = 1_000_000;
 
-/// What was asked.
+/// The request of an operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Asked {
     /// A put or a delete.
@@ -41,23 +41,23 @@ impl Asked {
     }
 }
 
-/// What was answered.
+/// The answer to an operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Told {
-    /// What a write came to.
+    /// The outcome of a write.
     Written(Outcome),
-    /// A key's value and revision, or that there is none.
+    /// The key's value and revision, or `None` if it does not exist.
     Value(Option<(Value, u64)>),
 }
 
-/// One operation.
+/// One operation of a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Op {
-    /// What was asked.
+    /// The request.
     pub asked: Asked,
-    /// When; any clock that all operations share.
+    /// The time of the call, by any clock that all operations share.
     pub called: u64,
-    /// What was answered, and when.
+    /// The time of the answer, and the answer; `None` if there was none.
     pub told: Option<(u64, Told)>,
 }
 
@@ -65,44 +65,44 @@ pub struct Op {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct OpId(usize);
 
-/// What clients asked and were told.
+/// The requests of clients and the answers they got.
 #[derive(Clone, Default, Debug)]
 pub struct History {
     ops: Vec<Option<Op>>,
 }
 
-/// What was checked.
+/// A summary of an accepted history.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Checked {
     /// Operations with an answer.
     pub answered: usize,
     /// Writes that may or may not have happened.
     pub unknown: usize,
-    /// Keys.
+    /// Keys with at least one operation that counts.
     pub keys: usize,
 }
 
-/// Why a history is not accepted.
+/// The reason why a history is not accepted.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Violation {
-    /// A read saw what nobody wrote, or two writes have one revision.
+    /// A read saw a value that was never written, or two writes have one revision.
     #[error("{key:?}: {why}: {op:?}")]
     Impossible {
         /// The key.
         key: Key,
-        /// What cannot be.
+        /// The contradiction.
         why: &'static str,
-        /// The operation.
+        /// The operation in which it shows.
         op: Box<Op>,
     },
-    /// There is no order.
+    /// No order of the operations explains all answers.
     #[error("{key:?} is not linearizable: of {count} operations none can be next of {stuck:#?}")]
     NoOrder {
         /// The key.
         key: Key,
         /// Operations on the key.
         count: usize,
-        /// Those that could not be placed when most were.
+        /// The operations that could come next, and did not fit, when most were placed.
         stuck: Vec<Op>,
     },
     /// Too many orders would have to be tried.
@@ -116,28 +116,28 @@ pub enum Violation {
 }
 
 impl History {
-    /// Something was asked.
+    /// Records a call.
     pub fn called(&mut self, at: u64, asked: Asked) -> OpId {
         self.ops.push(Some(Op { asked, called: at, told: None }));
         OpId(self.ops.len() - 1)
     }
 
-    /// It was answered.
+    /// Records the answer to a call.
     ///
     /// # Panics
-    /// When it was answered or withdrawn before.
+    /// When the call was answered or withdrawn before.
     pub fn told(&mut self, op: OpId, at: u64, told: Told) {
         let op = self.ops[op.0].as_mut().expect("what was withdrawn is not answered");
         assert!(op.told.is_none(), "an operation is answered once");
         op.told = Some((at, told));
     }
 
-    /// It is certain that it did not happen.
+    /// Removes an operation that certainly did not happen.
     pub fn withdrawn(&mut self, op: OpId) {
         self.ops[op.0] = None;
     }
 
-    /// Looks for an order.
+    /// Looks for an order of each key's operations.
     ///
     /// # Errors
     /// The first violation found.
@@ -148,7 +148,7 @@ impl History {
             match (&op.told, &op.asked) {
                 (Some(_), _) => checked.answered += 1,
                 (None, Asked::Write(_)) => checked.unknown += 1,
-                // A read that nobody got tells nothing.
+                // A read without an answer shows nothing.
                 (None, Asked::Get(_)) => continue,
             }
             keys.entry(op.asked.key()).or_default().push(op);
@@ -167,7 +167,7 @@ struct Step {
     op: usize,
     /// The state before it.
     before: State,
-    /// Which of the operations that could have come here it is.
+    /// Its place among the operations that could have come here.
     rank: usize,
 }
 
@@ -175,18 +175,18 @@ struct Step {
 struct Search<'a> {
     ops: &'a [&'a Op],
     register: Register,
-    /// Which operations are in the order, as bits.
+    /// The operations that are in the order, as bits.
     placed: Vec<u64>,
-    /// Answered operations that are not.
+    /// Number of answered operations that are not in the order.
     left: usize,
-    /// Writes of known revision that are.
+    /// Number of writes of known revision that are in the order.
     done: usize,
     state: State,
     /// The order so far.
     order: Vec<Step>,
     seen: HashSet<(usize, Box<[u64]>, State)>,
     tries: u64,
-    /// The operations that were next when most were placed.
+    /// The fewest answered operations that were left, and the operations that could come next then.
     stuck: (usize, Vec<usize>),
 }
 
@@ -208,7 +208,7 @@ impl<'a> Search<'a> {
 
     fn run(mut self, key: &Key) -> Result<(), Violation> {
         let count = self.ops.len();
-        // Of the operations that could come next, those before it were tried.
+        // The candidates with a lower rank were tried already.
         let mut from = 0;
         while self.left > 0 {
             self.tries += 1;
@@ -234,7 +234,8 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// Operations that may come next: called before any other one that is not placed was answered.
+    /// Returns the operations that may come next: those called before any other operation that is
+    /// not placed was answered.
     fn candidates(&self) -> impl Iterator<Item = usize> {
         let mut earliest = u64::MAX;
         let first = self.placed.iter().take_while(|word| **word == u64::MAX).count() * 64;
@@ -251,12 +252,13 @@ impl<'a> Search<'a> {
             .filter(move |op| !self.is_placed(*op))
     }
 
-    /// The next operation that fits the state and leads to something new. Those that happened for
-    /// certain come first; then those that may have, where nothing else fits.
+    /// Returns the next operation that fits the state and leads to something new. Operations that
+    /// certainly happened come first; operations that may have happened are tried where no other
+    /// fits.
     fn next(&mut self, from: usize) -> Option<(usize, usize, State)> {
         let (sure, perhaps): (Vec<usize>, Vec<usize>) =
             self.candidates().partition(|op| self.ops[*op].told.is_some());
-        // Writes that nobody saw and that do the same are as good as each other: the first will do.
+        // Unseen writes that do the same are interchangeable: the first will do.
         let mut kinds = Vec::new();
         let perhaps = perhaps.into_iter().filter(|op| {
             if !self.is_unseen(*op) {
@@ -287,14 +289,14 @@ impl<'a> Search<'a> {
         None
     }
 
-    /// Whether a write would only hide one before it that nobody saw: the order without that one
-    /// does as well.
+    /// Whether a write would only hide an unseen write right before it: the order without that
+    /// write does as well.
     fn is_idle(&self, op: usize) -> bool {
         let hides_unseen = self.order.last().is_some_and(|last| self.is_unseen(last.op));
         hides_unseen && self.is_unseen(op) && register::is_unconditional(self.ops[op])
     }
 
-    /// Whether nobody was told of a write, by its answer or by a read.
+    /// Whether no answer and no read shows that a write took effect.
     fn is_unseen(&self, op: usize) -> bool {
         self.ops[op].told.is_none() && !self.register.is_known(op)
     }
@@ -307,7 +309,7 @@ impl<'a> Search<'a> {
         self.state = state;
     }
 
-    /// Takes the last operation out again: which one it was of those that could come there.
+    /// Takes the last operation out of the order, and returns its rank among the candidates there.
     fn take_back(&mut self) -> Option<usize> {
         let Step { op, before, rank } = self.order.pop()?;
         self.flip(op);

@@ -1,4 +1,4 @@
-//! Pure: what one key is after each operation.
+//! Pure: the state of one key after each operation.
 
 use std::collections::HashMap;
 
@@ -6,24 +6,24 @@ use kvorum_protocol::data::{Condition, Key, Operation, Outcome, Value};
 
 use crate::{Asked, Op, Told, Violation};
 
-/// Which operation wrote what the key holds; `None` when there is no such key.
+/// The operation that wrote the key's current value; `None` when the key does not exist.
 pub type State = Option<usize>;
 
-/// What is known of the writes of one key.
+/// The known facts about the writes of one key.
 pub struct Register {
-    /// By operation: its revision, if somebody was told.
+    /// By operation: its revision, if an answer or a read reported it.
     revisions: Vec<Option<u64>>,
-    /// The writes whose revision is known, by it: the order in which they took effect.
+    /// The writes of known revision, by revision: the order in which they took effect.
     order: Vec<usize>,
     writers: HashMap<u64, usize>,
     values: HashMap<Value, usize>,
 }
 
 impl Register {
-    /// Learns which write has which revision.
+    /// Collects the revisions of the writes from all answers.
     ///
     /// # Errors
-    /// When a read saw what nobody wrote, or two writes have one revision.
+    /// When a read saw a value that was never written, or two writes have one revision.
     pub fn of(key: &Key, ops: &[&Op]) -> Result<Self, Violation> {
         let mut register = Self {
             revisions: vec![None; ops.len()],
@@ -66,7 +66,7 @@ impl Register {
         Ok(register)
     }
 
-    /// Whether an operation takes effect next, when so many writes of known revision have.
+    /// Whether an operation can take effect next, after `done` writes of known revision.
     pub fn is_next(&self, op: usize, done: usize) -> bool {
         self.revisions[op].is_none() || self.order.get(done) == Some(&op)
     }
@@ -76,7 +76,7 @@ impl Register {
         self.revisions[op].is_some()
     }
 
-    /// The state after an operation, if it can happen in this one as it was answered.
+    /// Returns the state after an operation, if it can happen in `state` and get the answer it got.
     pub fn after(&self, state: State, number: usize, op: &Op) -> Option<State> {
         let told = op.told.as_ref().map(|(_, told)| told);
         let operation = match (&op.asked, told) {
@@ -94,7 +94,7 @@ impl Register {
         let (Operation::Put { condition, .. } | Operation::Delete { condition, .. }) = operation;
         let holds = self.holds(*condition, state);
         match (told, operation) {
-            // It did happen, at some time after its call.
+            // If it happened, then at some time after its call.
             (None, _) => holds.then_some(written),
             (Some(Told::Written(Outcome::Put { .. })), Operation::Put { .. }) => {
                 holds.then_some(written)
@@ -130,8 +130,8 @@ impl Register {
         }
     }
 
-    /// Whether a write may have a revision: one that nobody was told may have any that nobody else
-    /// has.
+    /// Whether a write may have a revision: a write whose revision was never reported may have any
+    /// that no other write has.
     fn may_be(&self, writer: usize, revision: u64) -> bool {
         match self.revisions[writer] {
             Some(known) => known == revision,
@@ -140,7 +140,7 @@ impl Register {
     }
 }
 
-/// What a write does when nobody is told: whether it puts, and on what condition.
+/// Returns the effect of an unanswered write: whether it puts, and on what condition.
 pub fn kind(op: &Op) -> Option<(bool, Condition)> {
     match &op.asked {
         Asked::Write(Operation::Put { condition, .. }) => Some((true, *condition)),
@@ -149,7 +149,7 @@ pub fn kind(op: &Op) -> Option<(bool, Condition)> {
     }
 }
 
-/// Whether an operation is a write that takes effect whatever the state.
+/// Whether an operation is a write that takes effect in any state.
 pub fn is_unconditional(op: &Op) -> bool {
     kind(op).is_some_and(|(_, condition)| condition == Condition::Always)
 }

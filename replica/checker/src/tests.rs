@@ -1,4 +1,5 @@
-//! Known-good and known-bad histories, and random ones against trying every order.
+//! Tests with known-good and known-bad histories, and with random ones compared to an exhaustive
+//! search.
 
 #![allow(clippy::unnecessary_wraps, reason = "what was told stands beside `None` for nothing")]
 
@@ -8,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 
-/// An operation: when it was called and answered, and both. 0 for no answer.
+/// An operation: the times of its call and its answer (0 for no answer), the request, the answer.
 type Line = (u64, u64, Asked, Option<Told>);
 
 fn put(value: &str, condition: Condition) -> Asked {
@@ -197,7 +198,7 @@ fn keys_are_independent() {
     assert_eq!(checked, Checked { answered: 2, unknown: 0, keys: 2 });
 }
 
-/// Whether some order exists, by trying all.
+/// Whether some order exists, by trying all orders.
 fn has_order(lines: &[Line]) -> bool {
     fn extend(
         lines: &[Line],
@@ -240,7 +241,7 @@ fn has_order(lines: &[Line]) -> bool {
     extend(lines, &mut Vec::new(), None, &register)
 }
 
-/// A short history, made by a register and then perhaps falsified.
+/// Returns a short history, made by a register and then perhaps falsified.
 fn random_lines(random: &mut StdRng) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     let (mut state, mut revision, mut now) = (None::<(String, u64)>, 0, 0);
@@ -276,7 +277,7 @@ fn random_lines(random: &mut StdRng) -> Vec<Line> {
     lines
 }
 
-/// Lets one operation have been told what another one was.
+/// Replaces the answer of one operation by an answer that fits another operation.
 fn falsify(lines: &mut [Line], random: &mut StdRng) {
     let (to, from) = (random.random_range(0..lines.len()), random.random_range(0..lines.len()));
     let told = match (&lines[to].2, &lines[from].2, &lines[from].3) {

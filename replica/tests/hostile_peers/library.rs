@@ -1,4 +1,4 @@
-//! What puppets say in the language of the consensus library.
+//! The puppets' messages of the consensus library.
 
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{PeerMessage, validity};
@@ -71,7 +71,7 @@ impl World {
         }
     }
 
-    /// What a member answers by the protocol.
+    /// Returns the answer of a member that follows the protocol, with some random values.
     pub(super) fn answer(&mut self, to: ReplicaId, message: &PeerMessage) -> Option<PeerMessage> {
         let PeerMessage::Paxos { configuration, message } = message else { return None };
         let (from, back) = (to.0, ME.0);

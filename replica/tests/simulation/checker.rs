@@ -1,14 +1,14 @@
-//! What must hold at every step.
+//! The invariants that are checked at every step.
 //!
-//! - The decided logs of all replicas agree, and what was decided stays so.
-//! - A message tells only what is durable at its sender.
-//! - An answered write is durable at a majority.
-//! - When a configuration ends, a majority of the next one has durably what was decided in it.
+//! - The decided logs of all replicas agree, and decided entries never change.
+//! - A message reports only facts that are durable at its sender.
+//! - An acknowledged write is durable at a majority.
+//! - When a configuration ends, a majority of the next one durably has all entries decided in it.
 //! - A program is sent nothing that only newer ones know.
 //! - A request takes effect once, and every answer to it is the same.
 //!
-//! And at the end: what clients saw is linearizable, nothing acknowledged is lost, and all replicas
-//! have the same state.
+//! And at the end: the clients' history is linearizable, no acknowledged write is lost, and all
+//! replicas have the same state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,18 +26,18 @@ use omnipaxos::messages::sequence_paxos::PaxosMsg;
 
 use super::node::Node;
 
-/// Entries before a stop sign that are looked for at those who come next; whoever has them has all.
+/// Entries before a stop sign that are checked at the next members; a member that has them has all.
 const HEIRS_ENTRIES: usize = 64;
 
 pub struct Checker {
-    /// What is decided; index 1 is the first.
+    /// The decided entries; index 1 is the first.
     decided: Vec<Entry>,
-    /// How far each replica's decided log was compared.
+    /// By replica: its life, and the index up to which its decided log was compared.
     compared: BTreeMap<ReplicaId, (u64, u64)>,
     outcomes: BTreeMap<RequestId, Outcome>,
-    /// Which entries changed no key, as the first replica to apply them had it.
+    /// The entries that changed no key, according to the first replica that applied them.
     void: BTreeSet<u64>,
-    /// The members of each configuration, and after which index it began.
+    /// The members of each configuration, and the index after which it began.
     configurations: Vec<(u64, Vec<ReplicaId>)>,
 }
 
@@ -52,7 +52,7 @@ impl Checker {
         }
     }
 
-    /// The members of the last configuration.
+    /// Returns the members of the last configuration.
     pub fn members(&self) -> &[ReplicaId] {
         &self.configurations.last().expect("there is a first").1
     }
@@ -62,7 +62,7 @@ impl Checker {
         self.configurations.iter().any(|(_, members)| members.contains(&id))
     }
 
-    /// How many configurations there were.
+    /// Returns the number of configurations so far.
     pub fn configurations(&self) -> usize {
         self.configurations.len()
     }
@@ -72,7 +72,7 @@ impl Checker {
         self.configurations.last().is_some_and(|(began, _)| self.decided() > *began)
     }
 
-    /// The members when an index was decided.
+    /// Returns the members when an index was decided.
     fn members_at(&self, index: u64) -> &[ReplicaId] {
         let mut latest_first = self.configurations.iter().rev();
         let found = latest_first.find(|(began, _)| *began < index);
@@ -83,7 +83,7 @@ impl Checker {
         self.decided.len() as u64
     }
 
-    /// Compares what a replica newly applied with what others have.
+    /// Compares the entries that a replica newly applied with those of the others.
     pub fn observe(
         &mut self,
         place: usize,
@@ -102,8 +102,8 @@ impl Checker {
             return Ok(());
         }
         let store = process.engine.store();
-        // What was cut, or came beside the log, was compared when others applied it; and the
-        // state is compared in the end.
+        // Entries that were compacted, or came with a copied state, were compared when others
+        // applied them; and the state is compared at the end.
         let compacted = process.engine.status().compacted.max(store.since());
         let from = (*compared).max(compacted) + 1;
         *compared = applied;
@@ -149,7 +149,7 @@ impl Checker {
         Ok(())
     }
 
-    /// A stop sign was decided; whether it is the first of its configuration.
+    /// Records a decided stop sign, and returns whether it is the first of its configuration.
     fn seal(&mut self, index: u64, next: &Configuration) -> bool {
         let is_first = next.id.0 as usize == self.configurations.len() + 1;
         if is_first {
@@ -159,7 +159,7 @@ impl Checker {
         is_first
     }
 
-    /// Whether a majority of the last configuration durably has what was decided before it.
+    /// Checks that a majority of the last configuration durably has the last entries before it.
     fn heirs_have(&self, last: u64, nodes: &[Node]) -> Result<(), String> {
         let members = self.members();
         let entries = || self.decided.iter().enumerate().rev().take(HEIRS_ENTRIES);
@@ -178,14 +178,14 @@ impl Checker {
         }
     }
 
-    /// Looks whether what a message tells is durable at its sender.
+    /// Checks that the facts which a message reports are durable at its sender.
     pub fn message(disk: &Memory, message: &PeerMessage) -> Result<(), String> {
         let PeerMessage::Paxos { configuration, message: Message::SequencePaxos(message) } =
             message
         else {
             return Ok(());
         };
-        // What is said in a configuration that was left behind is of no use to anybody.
+        // A message in a configuration that its sender has left has no effect.
         if *configuration < disk.chain().current.id {
             return Ok(());
         }
@@ -208,7 +208,7 @@ impl Checker {
         if is_durable { Ok(()) } else { Err(format!("{message:?} left with {durable:?} durable")) }
     }
 
-    /// Looks whether a program knows all that it is sent.
+    /// Checks that a program knows all that it is sent.
     pub fn is_known(message: &PeerMessage, newest: Version) -> Result<(), String> {
         let entries: &[Entry] = match message {
             PeerMessage::Paxos { message: Message::SequencePaxos(message), .. } => {
@@ -233,7 +233,7 @@ impl Checker {
         }
     }
 
-    /// A write was answered: at that moment a majority must hold it durably.
+    /// Records the answer to a write: at that moment a majority must hold the write durably.
     pub fn written(
         &mut self,
         id: RequestId,
@@ -264,7 +264,7 @@ impl Checker {
         Ok(())
     }
 
-    /// At the end, each replica's state must be what the decided log says.
+    /// Checks at the end that each replica's state is the one that the decided log leads to.
     pub fn finish(&self, nodes: &[Node]) -> Result<(), String> {
         let disk = &nodes[0].disk;
         if let Some(other) = nodes.iter().find(|node| !node.disk.has_state_of(disk)) {

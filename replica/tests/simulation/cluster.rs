@@ -1,4 +1,4 @@
-//! The simulated world: virtual time, the loop over events, and what each does.
+//! The simulated world: virtual time, the event loop, and the effect of each event.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,42 +20,42 @@ use super::shrinking::Limits;
 use super::strays::Spells;
 use super::workload::Workload;
 
-/// Microseconds of one tick.
+/// Duration of one tick, in microseconds.
 pub const TICK_US: u64 = 10_000;
-/// All faults end after four of five steps, and then the cluster must converge.
+/// Part of the steps, in fifths, after which all faults end; then the cluster must converge.
 const CALM_FIFTHS: u32 = 4;
-/// How often an answer is lost on its way to the client.
+/// Probability that an answer is lost on its way to the client.
 const LOSES_ANSWERS: f64 = 0.03;
-/// Events that a traced run remembers.
+/// Most events that a traced run remembers.
 const TRACE_MAX: usize = 60;
 
 pub struct Cluster {
     pub(super) rules: Rules,
     pub(super) random: StdRng,
     pub(super) now_us: u64,
-    /// By time and order of scheduling.
+    /// Scheduled events, by time and order of scheduling.
     pub(super) events: BTreeMap<(u64, u64), Event>,
     scheduled: u64,
     pub(super) nodes: Vec<Node>,
     pub(super) links: BTreeMap<(ReplicaId, ReplicaId), Link>,
-    /// When the last frame of a session arrives, by direction: links are FIFO.
+    /// The arrival time of the last frame of a session, by direction: links are FIFO.
     pub(super) arrivals: BTreeMap<(ReplicaId, ReplicaId, Session), u64>,
-    /// Until when a direction carries nothing.
+    /// The time until which a direction carries nothing.
     pub(super) mute_until: BTreeMap<(ReplicaId, ReplicaId), u64>,
     pub(super) next_session: u64,
-    /// Until when hints get lost, and copies are interrupted.
+    /// The times until which hints get lost, and copies are interrupted.
     pub(super) spells: Spells,
-    /// Which faults this seed has, and how often one comes.
+    /// The kinds of faults that this seed has, and their pace.
     pub(super) faults: Faults,
     pub(super) is_calm: bool,
-    /// The members follow what is wanted, in some seeds.
+    /// In some seeds: the model that scales the cluster.
     pub(super) scaling: Option<Scaling>,
-    /// A replica's state was altered behind its back.
+    /// Whether a replica's state was altered behind its back.
     pub(super) is_altered: bool,
     pub(super) checker: Checker,
     pub(super) workload: Workload,
     pub(super) tally: Tally,
-    /// The last events, if they are to be told.
+    /// The last events, if the run is traced.
     trace: Option<VecDeque<String>>,
 }
 
@@ -66,7 +66,7 @@ impl Cluster {
         Self::make(random, rules, scaling)
     }
 
-    /// A cluster that is scaled again and again.
+    /// Creates a cluster that is scaled again and again.
     pub fn scaled_at_random(seed: u64, rules: Rules) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let scaling = Scaling::random(&mut random);
@@ -74,7 +74,7 @@ impl Cluster {
         Self { faults, ..Self::make(random, rules, Some(scaling)) }
     }
 
-    /// A calm cluster that begins with so many replicas, and whose members follow what is wanted.
+    /// Creates a calm cluster that begins with `wanted` replicas and can be scaled.
     pub fn of_wanted(seed: u64, wanted: u32, rules: Rules) -> Self {
         let random = StdRng::seed_from_u64(seed);
         let mut cluster = Self::make(random, rules, Some(Scaling::new(wanted)));
@@ -130,7 +130,7 @@ impl Cluster {
         cluster
     }
 
-    /// The same seed with less.
+    /// Limits the clients and faults of the same seed.
     pub fn limited(mut self, limits: &Limits) -> Self {
         self.faults.without.clone_from(&limits.without);
         let is_left_out =
@@ -139,18 +139,18 @@ impl Cluster {
         self
     }
 
-    /// The faults that came, as a script says them.
+    /// Returns the faults so far, in the words of a script.
     pub fn faults_so_far(&self) -> Vec<String> {
         self.faults.in_words()
     }
 
-    /// Remembers the last events, for whoever has to understand a violation.
+    /// Records the last events, to help understand a violation.
     pub fn traced(mut self) -> Self {
         self.trace = Some(VecDeque::new());
         self
     }
 
-    /// Runs so many events, the last fifth without faults; then everything must have converged.
+    /// Runs `steps` events, the last fifth without faults; then all replicas must converge.
     pub fn run(&mut self, steps: u32) -> Result<Tally, String> {
         let calm_at = steps / 5 * CALM_FIFTHS;
         for step in 0..steps {
@@ -159,7 +159,7 @@ impl Cluster {
             }
             self.step()?;
         }
-        // The calm lasts until the clients have what they wait for, or too long.
+        // The calm lasts until the clients have their answers, or the deadline passes.
         let deadline = self.now_us + 20_000_000;
         self.workload.stop();
         while !(self.workload.is_done() && self.has_converged()) {
@@ -179,7 +179,7 @@ impl Cluster {
         Ok(self.tally)
     }
 
-    /// A cluster with given members, without faults but those that a test makes.
+    /// Creates a cluster with fixed members, without faults except those that a test causes.
     pub fn without_faults(seed: u64) -> Self {
         let mut cluster = Self::make(StdRng::seed_from_u64(seed), Rules::default(), None);
         cluster.calm();
@@ -195,7 +195,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Who leads and serves, as most others see it.
+    /// Returns the replica that leads and serves, as most replicas see it.
     pub fn leader(&self) -> Option<ReplicaId> {
         let mut votes = BTreeMap::new();
         for node in &self.nodes {
@@ -210,7 +210,7 @@ impl Cluster {
         self.nodes.iter().find(|node| is_most && node.disk.identity().name == name).map(|n| n.id)
     }
 
-    /// The last events of a traced run.
+    /// Returns the last events of a traced run.
     pub fn history(&self) -> String {
         let lines = self.trace.iter().flatten().map(String::as_str);
         lines.collect::<Vec<_>>().join("\n")
@@ -307,7 +307,7 @@ impl Cluster {
         self.events.insert((self.now_us + after_us, self.scheduled), event);
     }
 
-    /// Where a replica is among the nodes.
+    /// Returns a replica's position among the nodes.
     pub(super) fn place(&self, id: ReplicaId) -> usize {
         let found = self.nodes.iter().position(|node| node.id == id);
         found.expect("whoever has an id is a node")
@@ -334,8 +334,8 @@ impl Cluster {
         self.schedule(phase, Event::Tick { node: id, life });
     }
 
-    /// An input of a replica, and often the end of its turn: the driver takes in whatever has come
-    /// before it sends anything.
+    /// Handles an input of a replica, and often ends its turn: the driver takes in all pending
+    /// inputs before it sends anything.
     pub(super) fn turn(&mut self, id: ReplicaId, input: Input) -> Result<(), String> {
         let ends_turn = matches!(input, Input::Tick) || self.random.random_bool(0.6);
         let Some(process) = &mut self.node(id).process else { return Ok(()) };
@@ -421,7 +421,7 @@ impl Cluster {
         }
     }
 
-    /// An answer is on its way to a client, and may get lost.
+    /// Sends an answer to a client; it may get lost.
     fn answer(
         &mut self,
         id: ReplicaId,

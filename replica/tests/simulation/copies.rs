@@ -1,8 +1,8 @@
-//! Copies of running disks, and what happens when one is brought back.
+//! Copies of running disks, and their return.
 //!
 //! A copy has all that its replica knew when it was taken, its secrets too. It is brought back only
-//! where somebody knows better whom its replica has to meet, or who lies outside of all volumes:
-//! every other member, or the marker. Then it must never vote.
+//! where others know that it is outdated: every other member, of which its replica has to meet
+//! some, or the marker, which lies outside of all volumes. Then it must never vote.
 
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::start::Epoch;
@@ -14,7 +14,7 @@ use super::cluster::Cluster;
 use super::event::Event;
 
 impl Cluster {
-    /// A copy is taken of a disk, to be brought back later.
+    /// Takes a copy of a disk, to be brought back later.
     pub(super) fn copy(&mut self, id: ReplicaId) {
         let unsynced = self.node(id).disk.unsynced();
         let kept = self.random.random_range(0..=unsynced);
@@ -23,7 +23,7 @@ impl Cluster {
         self.schedule(after, Event::BringBack { node: id, copy });
     }
 
-    /// The copy takes the place of the disk.
+    /// Replaces the disk by the copy.
     pub(super) fn bring_back(&mut self, id: ReplicaId, copy: &Memory) {
         let is_free = match self.scaling {
             Some(_) => self.can_lose_one(),
@@ -52,8 +52,8 @@ impl Cluster {
         self.steady_after_loss();
     }
 
-    /// Whether every other member remembers more of a disk than a copy has, whatever crashes; or
-    /// the marker does.
+    /// Whether every other member durably remembers a later state of a disk than a copy has; or the
+    /// marker does.
     fn is_known_better(&self, id: ReplicaId, copy: &Memory) -> bool {
         let (incarnation, epoch) = (copy.identity().incarnation, copy.epoch());
         let members = self.checker.members().iter();

@@ -1,4 +1,4 @@
-//! Whether a run may end, and what to say when it never may.
+//! Decides whether a run may end, and describes one that never may.
 
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::planner::ordinal;
@@ -20,19 +20,19 @@ impl Cluster {
             && self.nodes.iter().filter(counts).all(|node| {
                 let process = node.process.as_ref();
                 process.is_some_and(|process| process.engine.applied() == self.checker.decided())
-                    // What was copied of a state that is not needed any more takes no room.
+                    // A partial copy of a state that is no longer needed was dropped.
                     && node.disk.install().is_none()
             })
             && (!self.is_altered || self.has_healed())
     }
 
-    /// The ordinals of some replicas.
+    /// Returns the ordinals of some replicas.
     pub(super) fn member_ordinals(&self, members: &[ReplicaId]) -> Vec<u32> {
         let nodes = self.nodes.iter().filter(|node| members.contains(&node.id));
         nodes.filter_map(|node| ordinal(&node.disk.identity().name)).collect()
     }
 
-    /// Whether what was altered is the same everywhere again.
+    /// Whether the altered state is the same everywhere again.
     fn has_healed(&self) -> bool {
         let first = &self.nodes[0].disk;
         self.nodes

@@ -1,10 +1,10 @@
-//! What happens in the simulated world, and the links it happens on.
+//! The events of the simulated world, and the links between its replicas.
 
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{Input, PeerMessage, Session};
 use kvorum_replica::storage::memory::Memory;
 
-/// Something that will happen.
+/// A scheduled event.
 #[derive(Debug)]
 pub enum Event {
     Tick {
@@ -31,7 +31,7 @@ pub enum Event {
         peer: ReplicaId,
         session: Session,
     },
-    /// A link is tried.
+    /// A connection attempt over a link.
     Connect {
         low: ReplicaId,
         high: ReplicaId,
@@ -42,7 +42,7 @@ pub enum Event {
         high: ReplicaId,
         session: Option<Session>,
     },
-    /// Whatever session there is ends.
+    /// Any session of the link ends.
     Break {
         low: ReplicaId,
         high: ReplicaId,
@@ -51,7 +51,7 @@ pub enum Event {
         node: ReplicaId,
         life: u64,
     },
-    /// What was to be read is read.
+    /// A read beside the engine is done.
     Read {
         node: ReplicaId,
         life: u64,
@@ -60,7 +60,7 @@ pub enum Event {
     Restart {
         node: ReplicaId,
     },
-    /// A client thinks of something, or tries again.
+    /// A client chooses a request, or retries one.
     Client {
         client: usize,
     },
@@ -72,21 +72,22 @@ pub enum Event {
     },
     /// All cut links are healed.
     Heal,
-    /// Whoever runs the replica of an ordinal looks after it.
+    /// The orchestrator looks after the replica of an ordinal.
     Pod {
         ordinal: u32,
     },
-    /// A disk is replaced by a copy that was taken of it, if the others would know.
+    /// A disk is replaced by a copy that was taken of it, if others would notice.
     BringBack {
         node: ReplicaId,
         copy: Box<Memory>,
     },
-    /// A fault, at random.
+    /// A random fault.
     Trouble,
 }
 
 impl Event {
-    /// The process that has to be running for it to happen; it waits while that one is paused.
+    /// Returns the replica whose process must be running for the event; the event waits while that
+    /// process is paused.
     pub fn at(&self) -> Option<ReplicaId> {
         match self {
             Self::Tick { node, .. }
@@ -108,7 +109,7 @@ pub struct Link {
     pub is_cut: bool,
 }
 
-/// The two ends of a link, the lower one first.
+/// Returns the two ends of a link, the lower one first.
 pub fn pair(a: ReplicaId, b: ReplicaId) -> (ReplicaId, ReplicaId) {
     (a.min(b), a.max(b))
 }

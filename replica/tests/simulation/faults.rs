@@ -1,4 +1,4 @@
-//! Faults, at random.
+//! Random faults.
 
 use std::collections::BTreeSet;
 
@@ -19,10 +19,10 @@ use super::cluster::Cluster;
 use super::event::Event;
 use super::node::Node;
 
-/// A session that was silent for so long ends, as the transport has it.
+/// Time after which a silent session ends, as in the transport.
 const SILENCE_MAX_US: u64 = 2_000_000;
 
-/// What may go wrong.
+/// A kind of fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {
     Crash,
@@ -48,7 +48,8 @@ enum Fault {
 }
 
 impl Fault {
-    /// How a script says it, or what it is where a script has no command for it.
+    /// Returns the fault in the words of a script, or a description where a script has no command
+    /// for it.
     fn words(self, victim: ReplicaId, link: (ReplicaId, ReplicaId)) -> String {
         let (victim, low, high) = (victim.0, link.0.0, link.1.0);
         match self {
@@ -69,7 +70,7 @@ impl Fault {
     }
 }
 
-/// A fault that came.
+/// A fault that was caused.
 struct Made {
     at_us: u64,
     fault: Fault,
@@ -77,7 +78,7 @@ struct Made {
     link: (ReplicaId, ReplicaId),
 }
 
-/// How much of each fault there is among all.
+/// The weight of each kind of fault among all.
 const WEIGHTS: [(Fault, u32); 20] = [
     (Fault::Crash, 16),
     (Fault::PowerLoss, 4),
@@ -105,13 +106,13 @@ const WEIGHTS: [(Fault, u32); 20] = [
 /// showing anything (Groce and others, "Swarm testing", 2012).
 pub struct Faults {
     kinds: Vec<Fault>,
-    /// Microseconds from one to the next, on average.
+    /// The average time from one fault to the next, in microseconds.
     pub pace_us: u64,
-    /// How many came, those that were left out too.
+    /// The number of faults so far, with those that were left out.
     count: u32,
-    /// Those that are left out, by number.
+    /// The numbers of the faults that are left out.
     pub without: BTreeSet<u32>,
-    /// Those that came.
+    /// The faults that were caused.
     made: Vec<Made>,
 }
 
@@ -128,7 +129,7 @@ impl Faults {
         Self { kinds, pace_us, count: 0, without: BTreeSet::new(), made: Vec::new() }
     }
 
-    /// Those of a cluster that is scaled again and again.
+    /// Returns the faults of a cluster that is scaled again and again.
     pub fn of_scaling(random: &mut StdRng) -> Self {
         let mut faults = Self::random(random);
         faults.kinds.extend([Fault::Scale; 25]);
@@ -136,7 +137,7 @@ impl Faults {
         faults
     }
 
-    /// Those that came, as a script says them.
+    /// Returns the faults so far, in the words of a script.
     pub fn in_words(&self) -> Vec<String> {
         let words = |made: &Made| {
             format!("{:>8} ms  {}", made.at_us / 1000, made.fault.words(made.victim, made.link))
@@ -171,7 +172,7 @@ impl Cluster {
         self.schedule(after, Event::Restart { node: id });
     }
 
-    /// One replica at most loses its disk, so that a majority remembers.
+    /// Replaces a disk by an empty one; one replica at most, so that a majority remembers.
     fn lose_disk(&mut self, id: ReplicaId) {
         if self.scaling.is_some() {
             return self.lose_volume(id);
@@ -186,8 +187,8 @@ impl Cluster {
         self.node(id).lose_disk(nonce);
     }
 
-    /// A key appears in a replica's state that nobody put there; clients never ask for it. One
-    /// replica at most, so that a majority has the right state.
+    /// Adds a key to a replica's state that no client wrote; clients never ask for it. One replica
+    /// at most, so that a majority has the right state.
     fn alter(&mut self, id: ReplicaId) {
         let compares = |node: &Node| node.newest >= Version::CHECKSUMS && !node.lost_disk;
         if !self.is_altered && self.scaling.is_none() && self.nodes.iter().all(compares) {
@@ -204,7 +205,7 @@ impl Cluster {
         let after = self.random.random_range(1_000..2 * self.faults.pace_us);
         self.schedule(after, Event::Trouble);
         self.faults.count += 1;
-        // Each has random numbers of its own, so that a run without it is otherwise the same.
+        // Each fault has its own random numbers, so that a run without it is otherwise the same.
         let own = StdRng::seed_from_u64(self.random.random());
         if self.faults.without.contains(&self.faults.count) {
             return Ok(());
@@ -220,7 +221,7 @@ impl Cluster {
         let there: Vec<_> = there.collect();
         let victim = there[self.random.random_range(0..there.len())];
         let links: Vec<_> = self.links.keys().copied().collect();
-        // One replica alone has no links.
+        // A single replica has no links.
         let link = match links.len() {
             0 => (victim, victim),
             count => links[self.random.random_range(0..count)],
@@ -260,7 +261,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// All faults end.
+    /// Ends all faults.
     pub(super) fn calm(&mut self) {
         self.is_calm = true;
         self.heal();
@@ -273,12 +274,12 @@ impl Cluster {
         self.calm_scaling();
     }
 
-    /// All cut links may carry again.
+    /// Heals all cut links.
     pub(super) fn heal(&mut self) {
         self.links.values_mut().for_each(|link| link.is_cut = false);
     }
 
-    /// A link breaks again and again.
+    /// Breaks a link again and again.
     fn flap(&mut self, (low, high): (ReplicaId, ReplicaId)) {
         self.tally.flaps += 1;
         let mut after = 0;
@@ -295,7 +296,7 @@ impl Cluster {
         }
     }
 
-    /// Power is lost everywhere at once.
+    /// Crashes all replicas at once by a power loss.
     fn lose_power(&mut self) {
         self.tally.power_losses += 1;
         for id in self.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
@@ -305,36 +306,36 @@ impl Cluster {
         }
     }
 
-    /// A process is stopped for a while, and knows nothing of it.
+    /// Stops a process for a while, without its noticing.
     fn pause(&mut self, id: ReplicaId) {
         let longest = if self.random.random_bool(0.2) { 4_000_000 } else { 500_000 };
         let time = self.random.random_range(20_000..longest);
         self.pause_for(id, time);
     }
 
-    /// As above, for so long.
+    /// As above, for a given time.
     pub fn pause_for(&mut self, id: ReplicaId, time: u64) {
         self.tally.pauses += 1;
         let until = self.now_us + time;
         let node = self.node(id);
-        // What waits for the end of a pause stays in order.
+        // Events that wait for the end of a pause stay in order.
         node.paused_until_us = node.paused_until_us.max(until);
         for link in self.links_of(id) {
             self.silence(link, time);
         }
     }
 
-    /// A disk is slow for a while.
+    /// Makes a disk slow for a while.
     pub fn slow_down(&mut self, id: ReplicaId, time_us: u64) {
         self.node(id).slow_until_us = self.now_us + time_us;
     }
 
-    /// A disk syncs nothing for a while.
+    /// Makes a disk sync nothing for a while.
     pub fn stall(&mut self, id: ReplicaId, time_us: u64) {
         self.node(id).stalled_until_us = self.now_us + time_us;
     }
 
-    /// A link carries one way only for a while.
+    /// Makes a link carry one way only for a while.
     fn mute(&mut self, (low, high): (ReplicaId, ReplicaId)) {
         self.tally.one_way += 1;
         let direction = if self.random.random_bool(0.5) { (low, high) } else { (high, low) };
@@ -343,7 +344,7 @@ impl Cluster {
         self.silence((low, high), time);
     }
 
-    /// Of a link that carries nothing for a time, the ends learn sooner or later.
+    /// Lets the ends of a link that carries nothing notice it, if it lasts long enough.
     fn silence(&mut self, (low, high): (ReplicaId, ReplicaId), time: u64) {
         if time > SILENCE_MAX_US {
             let session = self.links.get(&(low, high)).and_then(|link| link.session);
@@ -355,9 +356,9 @@ impl Cluster {
         self.links.keys().filter(|(low, high)| *low == id || *high == id).copied().collect()
     }
 
-    /// The three partial losses of connectivity of the Omni-Paxos paper (section 2): all but one
-    /// replica are linked with that one only; the same, and the leader with nobody; the leader and
-    /// another one are not linked.
+    /// Causes one of the three partial losses of connectivity of the Omni-Paxos paper (section 2):
+    /// all but one replica are linked with that one only; the same, and the leader with no replica;
+    /// the leader and another replica are not linked.
     fn scenario(&mut self) {
         self.tally.scenarios += 1;
         let there = self.nodes.iter().filter(|node| !node.is_gone);
@@ -388,7 +389,7 @@ impl Cluster {
         self.schedule(heals, Event::Heal);
     }
 
-    /// A clock jumps: many ticks come at once.
+    /// Lets a clock jump: many ticks come at once.
     fn jump(&mut self, id: ReplicaId) -> Result<(), String> {
         if self.node(id).process.is_none() {
             return Ok(());
@@ -400,7 +401,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// A message comes that no replica sends: of another version, or by a bug.
+    /// Delivers a message that no replica sends: of another version, or caused by a bug.
     fn forge(&mut self, (from, to): (ReplicaId, ReplicaId)) -> Result<(), String> {
         let Some(engine) = self.engine(to) else { return Ok(()) };
         let (configuration, decided) = (engine.store().chain().current.id, engine.status().decided);

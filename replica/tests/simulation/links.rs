@@ -1,4 +1,4 @@
-//! Links between replicas: how sessions begin, and how they end.
+//! Links between replicas: the beginning and the end of sessions.
 
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{Engine, Input, PeerMessage, Rejection, SLOW_TICKS, Session};
@@ -13,18 +13,18 @@ use super::checker::Checker;
 use super::cluster::{Cluster, TICK_US};
 use super::event::{Event, pair};
 
-/// By then both ends know that a session is over.
+/// Time after which both ends know that a session is over.
 const END_IS_KNOWN_US: u64 = 60_000;
-/// During a sync that takes longer a replica asks the others, as the driver has it.
+/// Duration of a sync after which a replica asks the others, as in the driver.
 const SYNC_SLOW_US: u64 = SLOW_TICKS * TICK_US;
-/// How often a frame of a broken session comes late, rather than not at all.
+/// Probability that a frame of a broken session comes late, rather than not at all.
 const COMES_LATE: f64 = 0.5;
 
-/// Whether a replica takes another one for who it remembers.
+/// Checks whether a replica accepts another one as the replica that it remembers.
 pub fn judgement(ours: &Engine<Memory>, theirs: &Engine<Memory>) -> Result<(), Rejection> {
     let replica = |engine: &Engine<Memory>| engine.store().identity().replica;
     let (mine, seen) = ours.introduce(replica(theirs));
-    // What the transport does by signatures.
+    // The transport does this by signatures.
     let start = theirs.start_seen(mine.last_saw);
     let is_its = |start: &Start| seen.is_none_or(|seen| start.secret.key() == seen.key);
     let reaches = start.filter(is_its).map(|start| start.reaches());
@@ -59,15 +59,15 @@ impl Cluster {
         for (node, peer) in [(low, high), (high, low)] {
             let life = self.node(node).life;
             let delay = self.random.random_range(50..1_000);
-            // Nothing of the session arrives before the end knows the session.
+            // No frame of the session arrives before the end knows the session.
             self.arrivals.insert((peer, node, session), self.now_us + delay);
             self.schedule(delay, Event::Up { node, life, peer, session });
         }
         Ok(())
     }
 
-    /// Two replicas judge each other, as the transport lets them. One that is turned away learns
-    /// that its disk is not the one that is remembered.
+    /// Lets a replica judge a peer, as the transport does. A rejected peer learns that its disk is
+    /// not the remembered one.
     fn judge(&mut self, id: ReplicaId, peer: ReplicaId) -> Result<bool, String> {
         let lost_disk = self.node(peer).lost_disk;
         let (Some(theirs), Some(ours)) = (self.engine(peer), self.engine(id)) else {
@@ -83,15 +83,15 @@ impl Cluster {
                 self.turn(peer, Input::Disowned { peer: id, is_proven: true })?;
                 Ok(false)
             }
-            // Not everybody knows yet who joins, or who left.
+            // Not every replica knows yet which replicas join, or left.
             Err(Rejection::NoMember { .. }) if self.scaling.is_some() => Ok(false),
-            // Whoever has left does not hold back the version.
+            // A replica that has left does not hold back the version.
             Err(Rejection::Version { .. }) if !is_member => Ok(false),
             Err(other) => Err(format!("{id:?} rejects {peer:?}, which lost no disk: {other}")),
         }
     }
 
-    /// One end of a link takes up a session.
+    /// Begins a session at one end of a link.
     pub(super) fn session_begins(
         &mut self,
         id: ReplicaId,
@@ -110,7 +110,7 @@ impl Cluster {
         self.nodes[self.place(id)].process.as_ref().map(|process| &process.engine)
     }
 
-    /// A link breaks: some of what was under way still arrives, and each end learns it later.
+    /// Breaks a link: some frames under way still arrive, and each end notices later.
     pub(super) fn break_link(&mut self, low: ReplicaId, high: ReplicaId) {
         let Some(link) = self.links.get_mut(&(low, high)) else { return };
         let Some(session) = link.session.take() else { return };
@@ -139,7 +139,7 @@ impl Cluster {
         }
     }
 
-    /// Tells a replica whether its sync takes long, as the driver does at each tick.
+    /// Informs a replica whether its sync takes long, as the driver does at each tick.
     pub(super) fn look_at_sync(&mut self, id: ReplicaId) {
         let now_us = self.now_us;
         if let Some(process) = &mut self.node(id).process {
@@ -148,7 +148,7 @@ impl Cluster {
         }
     }
 
-    /// A replica sends a message, if its sessions allow it.
+    /// Sends a message of a replica, if its sessions allow it.
     pub(super) fn send(
         &mut self,
         from: ReplicaId,
@@ -174,13 +174,13 @@ impl Cluster {
         Checker::is_known(&message, self.node(to).newest)?;
         let current = self.links.get(&pair(from, to)).and_then(|link| link.session);
         if current != Some(session) {
-            // The other end has gone: the bytes go nowhere.
+            // The other end is gone: the bytes are lost.
             return Ok(());
         }
         let delay = self.random.random_range(50..1_500);
         let mute = self.mute_until.get(&(from, to)).copied().unwrap_or(0);
         let mut arrival = (now_us + delay).max(mute);
-        // What is urgent has a lane of its own.
+        // Urgent messages have a lane of their own.
         if !message.is_urgent() {
             let last = self.arrivals.entry((from, to, session)).or_default();
             arrival = arrival.max(*last + 1);

@@ -1,8 +1,9 @@
-//! Whole clusters in one thread: seeded, replayable, with delays, loss, cuts and crashes.
+//! Simulations of whole clusters in one thread: seeded, replayable, with delays, loss, cuts and
+//! crashes.
 //!
-//! A seed decides everything. `KVORUM_SEEDS=from..to` runs other seeds than CI does; a failing
-//! seed prints its number, what is left of it when it is shrunk, and its last events. It is run
-//! again by `KVORUM_SEEDS=n..n+1`, and for ever once it is in `regressions.txt`.
+//! A seed determines everything. `KVORUM_SEEDS=from..to` runs other seeds than CI does; a failing
+//! seed prints its number, its shrunk form, and its last events. `KVORUM_SEEDS=n..n+1` runs it
+//! again; a seed in `regressions.txt` is always run.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -37,7 +38,7 @@ use shrinking::shrink;
 const SEEDS: Range<u64> = 0..1000;
 /// Events of one seed.
 const STEPS: u32 = 6000;
-/// A rule that was taken out must show within so many seeds.
+/// Seeds within which a removed rule must show.
 const CONTROL_SEEDS: u64 = 12_000;
 
 fn seeds(otherwise: Range<u64>) -> Range<u64> {
@@ -49,15 +50,15 @@ fn seeds(otherwise: Range<u64>) -> Range<u64> {
     }
 }
 
-/// Seeds of clusters that are scaled again and again, and events of one: twice as many, for most
-/// have more replicas.
+/// Seeds of clusters that are scaled again and again, and events of one: twice as many, because
+/// most have more replicas.
 const SCALING_SEEDS: Range<u64> = 0..300;
 const SCALING_STEPS: u32 = 12_000;
 
-/// What is simulated.
+/// The kind of cluster that is simulated.
 #[derive(Clone, Copy)]
 enum World {
-    /// Whatever may happen.
+    /// Any cluster.
     Any,
     /// A cluster that is scaled again and again.
     Scaled,
@@ -79,7 +80,7 @@ impl World {
     }
 }
 
-/// Runs a seed; a panic of the product is a violation too.
+/// Runs a seed; a panic of the product counts as a violation.
 fn run(world: World, seed: u64, rules: Rules) -> Result<Tally, String> {
     quietly(|| world.make(seed, rules).run(world.steps()))
 }
@@ -92,14 +93,14 @@ fn quietly<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     })
 }
 
-/// Runs a seed once more, to tell what happened last.
+/// Runs a seed again, and returns its last events.
 fn last_events(world: World, seed: u64, rules: Rules) -> String {
     let mut cluster = world.make(seed, rules).traced();
     let _ = quietly(|| cluster.run(world.steps()));
     cluster.history()
 }
 
-/// Runs seeds on all cores; the sum of what happened.
+/// Runs seeds on all cores, and returns the sum of their tallies.
 fn run_all(world: World, seeds: Range<u64>, rules: Rules) -> Tally {
     let next = AtomicU64::new(seeds.start);
     let worker = || {
@@ -109,7 +110,7 @@ fn run_all(world: World, seeds: Range<u64>, rules: Rules) -> Tally {
             if seed >= seeds.end {
                 return tally;
             }
-            // Whoever runs many can stop, and go on from here.
+            // Progress of a long run, which can be stopped and continued from here.
             if seed.is_multiple_of(1000) && seeds.end - seeds.start > 1000 {
                 println!("seed {seed}");
             }
@@ -150,8 +151,8 @@ fn a_cluster_keeps_its_promises() {
     }
 }
 
-/// From one replica to seven and back, by any jump, under load and with all other faults: nothing
-/// acknowledged is lost, no lost disk votes again, and the members become those wanted.
+/// From one replica to seven and back, by any jump, under load and with all other faults: no
+/// acknowledged write is lost, no lost disk votes again, and the members become the wanted ones.
 #[test]
 fn a_cluster_scales() {
     let seeds = seeds(SCALING_SEEDS);
@@ -179,7 +180,7 @@ fn a_seed_replays_bit_for_bit() {
     }
 }
 
-/// A leader whose disk is slow leads on; one whose disk does nothing, or that is stopped, is
+/// A leader whose disk is slow keeps leading; one whose disk is stalled, or that is paused, is
 /// replaced, and comes back.
 #[test]
 fn a_slow_leader_stays_and_a_stalled_one_is_replaced() {
@@ -212,7 +213,7 @@ fn a_slow_leader_stays_and_a_stalled_one_is_replaced() {
     }
 }
 
-/// Runs seeds with a rule taken out until one shows it.
+/// Runs seeds with a rule removed until one shows it.
 fn without(with: impl FnOnce(&mut Rules)) {
     without_in(World::Any, with);
 }
@@ -244,7 +245,7 @@ fn without_the_sync_gate_what_was_decided_is_lost() {
     without(|rules| (rules.gates_messages, rules.checks_messages) = (false, false));
 }
 
-/// A replica that forgot its promises, and votes all the same.
+/// A replica forgot its promises, and votes anyway.
 #[test]
 fn without_memory_of_disks_what_was_decided_is_lost() {
     without(|rules| rules.knows_disks = false);
@@ -255,13 +256,13 @@ fn with_syncs_begun_before_the_messages_a_message_leaves_too_early() {
     without(|rules| rules.syncs_after_taking = false);
 }
 
-/// A leader that does not know yet what an earlier one acknowledged.
+/// A leader does not know yet what an earlier one acknowledged.
 #[test]
 fn without_the_read_barrier_a_read_is_stale() {
     without(|rules| rules.engine.has_read_barrier = false);
 }
 
-/// A probe answered before another replica was elected confirms a read that came after.
+/// A probe that was answered before another replica was elected confirms a later read.
 #[test]
 fn without_rounds_a_read_is_stale() {
     without(|rules| rules.engine.tells_rounds = false);
@@ -288,25 +289,25 @@ fn with_the_applied_index_in_a_write_of_its_own_replicas_differ() {
     without(|rules| rules.commits_at_once = false);
 }
 
-/// Of the entries that the log lost, some are nowhere after a crash.
+/// Some of the compacted entries are nowhere after a crash.
 #[test]
 fn with_a_log_cut_before_its_entries_are_applied_state_is_lost() {
     without(|rules| rules.engine.compacts_what_is_applied = false);
 }
 
-/// A replica whose log was cut by a message, and that has no state to go with it.
+/// A message compacted a replica's log, and the replica has no state to go with it.
 #[test]
 fn without_waiting_for_state_entries_are_nowhere() {
     without(|rules| rules.engine.waits_for_state = false);
 }
 
-/// A state that was altered stays different.
+/// An altered state stays different.
 #[test]
 fn without_quarantine_replicas_differ() {
     without(|rules| rules.engine.quarantines = false);
 }
 
-/// The replicas compare states as of different indexes, and the sound are taken for altered.
+/// The replicas compare states as of different indexes, and sound ones seem altered.
 #[test]
 fn with_checksums_at_some_other_index_the_sound_are_quarantined() {
     without(|rules| rules.engine.checks_at_the_index = false);
@@ -318,41 +319,42 @@ fn with_entries_after_a_stop_sign_replicas_differ() {
     without(|rules| rules.engine.seals = false);
 }
 
-/// One replica alone answers what a power loss takes back.
+/// A single replica acknowledges writes that a power loss undoes.
 #[test]
 fn with_a_configuration_of_one_that_does_not_wait_for_its_sync_a_write_is_lost() {
     without_in(World::Scaled, |rules| rules.engine.solo_waits_for_sync = false);
 }
 
-/// A leader whose configuration is over is told by those who left it that it still leads.
+/// Replicas that left its ended configuration confirm to a leader that it still leads.
 #[test]
 fn with_reads_that_ignore_the_configuration_one_is_stale() {
     without_in(World::Scaled, |rules| {
         rules.engine.reads_know_configuration = false;
-        // Those who left would not answer one who is no member where they are.
+        // Replicas that left would not answer one that is not a member where they are.
         (rules.engine.knows_speakers, rules.has_strays) = (false, false);
     });
 }
 
-/// Those who are left after a change lack what was acknowledged before it.
+/// The members after a change lack writes that were acknowledged before it.
 #[test]
 fn with_a_change_that_does_not_wait_for_those_who_come_next_they_lack_writes() {
     without_in(World::Scaled, |rules| rules.engine.seals_what_heirs_have = false);
 }
 
-/// Those who come next lack the last of what led there, and those who have it say nothing.
+/// The next members lack the last entries before the change, and those that have them stay silent.
 #[test]
 fn with_those_who_left_silent_a_cluster_is_stuck() {
     without_in(World::Scaled, |rules| rules.engine.tells_ends = false);
 }
 
-/// A joiner says that a sound state differs, that a read is confirmed, or that all is over.
+/// A joiner reports that a sound state differs, that a read is confirmed, or that a configuration
+/// is over.
 #[test]
 fn with_joiners_whose_word_counts_replicas_go_wrong() {
     without_in(World::Scaled, |rules| rules.engine.knows_speakers = false);
 }
 
-/// A configuration that begins at whatever index a replica happens to be.
+/// A configuration begins at a replica's current index, whatever that is.
 #[test]
 fn with_messages_that_start_a_configuration_replicas_differ() {
     without_in(World::Scaled, |rules| rules.engine.frames_start_nothing = false);

@@ -1,4 +1,5 @@
-//! The cluster's marker in the simulated world: it is told, it judges, and it is asked at a start.
+//! The cluster's marker in the simulated world: it takes claims, judges them, and is read at a
+//! start.
 
 use kvorum_protocol::status::{ClusterId, ReplicaId};
 use kvorum_replica::engine::{Input, Verdict};
@@ -13,7 +14,7 @@ use super::event::Event;
 /// Another cluster, whose replicas have the same ids.
 pub const OTHER_CLUSTER: ClusterId = ClusterId(9);
 
-/// Tells the marker something of a disk; what it answers, in order.
+/// Sends a disk's mark to the marker, and returns the verdicts, in order.
 pub fn tell(marker: &mut Marker, disk: &Memory, mark: Mark) -> Vec<Verdict> {
     let claim = disk.claim(mark);
     let verdict = match marker.claim(claim, &disk.history(marker)) {
@@ -27,7 +28,7 @@ pub fn tell(marker: &mut Marker, disk: &Memory, mark: Mark) -> Vec<Verdict> {
     [verdict].into_iter().chain(marker.after(claim.chain).map(Verdict::Over)).collect()
 }
 
-/// What the marker says of a disk when its process starts, if that is not as it was told.
+/// Returns the marker's verdict about a disk when its process starts, if the two do not agree.
 pub fn at_start(marker: &Marker, disk: &Memory) -> Option<Verdict> {
     let claim = disk.claim(Mark::default());
     match marker.check_reach(claim, &disk.history(marker)) {
@@ -37,15 +38,15 @@ pub fn at_start(marker: &Marker, disk: &Memory) -> Option<Verdict> {
 }
 
 impl Cluster {
-    /// The cluster's marker, where there is one.
+    /// Returns the cluster's marker, where there is one.
     pub(super) fn marker(&self) -> Option<&Marker> {
         self.scaling.as_ref()?.marker.as_ref()
     }
 
-    /// The marker is told something.
+    /// Sends a replica's mark to the marker.
     pub(super) fn mark(&mut self, id: ReplicaId, mark: Mark) {
         if !self.is_calm && self.random.random_bool(0.1) {
-            // Whoever keeps it is out of reach.
+            // The marker is unreachable.
             return;
         }
         let delay = self.random.random_range(100..20_000);
@@ -62,7 +63,7 @@ impl Cluster {
         }
     }
 
-    /// For a while another cluster's marker is in the place of this one's.
+    /// Puts another cluster's marker in the place of this one's for a while.
     pub(super) fn replace_marker(&mut self) {
         let time_us = self.random.random_range(100_000..4_000_000);
         if let Some(scaling) = &mut self.scaling {
@@ -71,8 +72,8 @@ impl Cluster {
         }
     }
 
-    /// A process starts, and asks the marker about its disk. Where the marker is another cluster's,
-    /// it does not start.
+    /// Starts a process, which asks the marker about its disk. Where the marker is another
+    /// cluster's, the process does not start.
     pub(super) fn start_and_ask(&mut self, id: ReplicaId) -> Result<(), String> {
         if self.scaling.as_ref().is_some_and(|scaling| self.now_us < scaling.foreign_until_us) {
             return Ok(());
@@ -81,7 +82,7 @@ impl Cluster {
         self.ask_marker(id)
     }
 
-    /// A process that starts asks the marker whether its disk is the one that it was told of.
+    /// Asks the marker, for a process that starts, whether its disk is the one that it knows.
     fn ask_marker(&mut self, id: ReplicaId) -> Result<(), String> {
         let disk = self.node(id).disk.clone();
         let Some(verdict) = self.marker().and_then(|marker| at_start(marker, &disk)) else {

@@ -1,4 +1,4 @@
-//! One simulated process: an engine on a disk in memory, a gate, and a sync that takes time.
+//! One simulated process: an engine on an in-memory disk, a gate, and a sync that takes time.
 
 use std::collections::BTreeMap;
 
@@ -14,27 +14,27 @@ use kvorum_replica::version::Version;
 
 use super::rules::Rules;
 
-/// A log that is cut often, and of which little travels at once, so that much is copied. Still a
-/// copy is a little faster than what the clients write, or somebody would never be in step.
+/// Limits with which the log is compacted often and messages are small, so that much is copied. A
+/// copy still is a little faster than the clients' writes, or some replicas would never catch up.
 const LIMITS: LogLimits =
     LogLimits { window: 2000, step: 1000, sync: 800, chunk: 400, segment: 200 };
 
 /// Ticks between two comparisons of the replicas' states: few, so that each seed has some.
 const CHECKSUM_TICKS: u64 = 150;
 
-/// The cluster that is simulated.
+/// The simulated cluster.
 pub const CLUSTER: ClusterId = ClusterId(1);
 
-/// What runs while a process is up.
+/// The parts of a running process.
 pub struct Process {
     pub engine: Engine<Memory>,
     pub snapshots: MemorySnapshots,
     pub gate: Gate,
-    /// Writes that the sync under way makes durable when it returns.
+    /// Number of writes that the sync under way makes durable when it returns.
     pub syncing: Option<usize>,
-    /// When that sync began.
+    /// The time when that sync began.
     pub sync_began_us: u64,
-    /// The session that this process believes in, for each peer.
+    /// The current session with each peer, as this process knows it.
     pub sessions: BTreeMap<ReplicaId, Session>,
 }
 
@@ -43,21 +43,21 @@ pub struct Node {
     pub id: ReplicaId,
     pub disk: Memory,
     pub process: Option<Process>,
-    /// Rises with each start: what an earlier process scheduled is void.
+    /// The number of the process; it rises with each start, and events of earlier lives are void.
     pub life: u64,
-    /// It is stopped until then, and knows nothing of it.
+    /// The time until which the process is paused, without its noticing.
     pub paused_until_us: u64,
-    /// A sync that begins before then ends no earlier.
+    /// The end of a stall: a sync that begins before it ends no earlier.
     pub stalled_until_us: u64,
-    /// Its disk is slow until then.
+    /// The time until which the disk is slow.
     pub slow_until_us: u64,
-    /// Its disk was replaced by an empty one: it must never vote again.
+    /// Whether the disk was replaced by an empty one: the replica must never vote again.
     pub lost_disk: bool,
-    /// What it has now is an older copy of the disk that it had.
+    /// Whether the disk is an older copy of the disk that the replica had.
     pub is_copy: bool,
-    /// Nobody starts it before then.
+    /// The time before which the process is not started.
     pub down_until_us: u64,
-    /// It is over: its volume has another id by now, or is lost.
+    /// Whether the replica is over: its volume has another id by now, or is lost.
     pub is_gone: bool,
     /// The newest version that its program knows.
     pub newest: Version,
@@ -81,12 +81,12 @@ impl Node {
         Self::on(disk, newest)
     }
 
-    /// A replica that joins with an empty disk.
+    /// Creates a replica that joins with an empty disk.
     pub fn joiner(identity: Identity, members: Configuration) -> Self {
         Self::on(Memory::crashable(identity, members, LIMITS), Version::NEWEST)
     }
 
-    /// A replica as a disk has it.
+    /// Creates a replica from its disk.
     pub fn on(disk: Memory, newest: Version) -> Self {
         disk.sync_writes(disk.unsynced());
         Self {
@@ -122,7 +122,7 @@ impl Node {
         });
     }
 
-    /// Ends the process; of what no sync covered, the first `kept` writes survive.
+    /// Ends the process; of the writes that no sync covered, the first `kept` survive.
     pub fn crash(&mut self, kept: usize, nonce: u64) {
         self.process = None;
         self.paused_until_us = 0;
@@ -131,7 +131,7 @@ impl Node {
         self.disk.sync_writes(self.disk.unsynced());
     }
 
-    /// Ends the process, and puts an empty disk where its disk was.
+    /// Ends the process, and replaces its disk by an empty one.
     pub fn lose_disk(&mut self, nonce: u64) {
         let replicas = self.disk.chain().current.members.len() as u64;
         let empty = Self::new(self.id.0, replicas, nonce, self.newest);
@@ -140,12 +140,12 @@ impl Node {
 }
 
 impl Process {
-    /// Whether a sync is under way and has taken longer.
+    /// Whether a sync is under way and has taken longer than `time_us`.
     pub fn sync_takes(&self, time_us: u64, now_us: u64) -> bool {
         self.syncing.is_some() && now_us > self.sync_began_us + time_us
     }
 
-    /// Takes in one input, as the driver does.
+    /// Handles one input, as the driver does.
     pub fn step(&mut self, input: Input) {
         match &input {
             Input::PeerUp { peer, session } => {
@@ -161,12 +161,12 @@ impl Process {
         self.engine.step(input);
     }
 
-    /// What the replica is.
+    /// Returns the replica's role.
     pub fn role(&self) -> Role {
         self.engine.status().role
     }
 
-    /// Reads what is wanted beside the engine.
+    /// Reads from the snapshots, beside the engine.
     pub fn read(&mut self, wanted: &Wanted, number: u64) -> Option<Found> {
         self.snapshots.read(wanted, number)
     }
@@ -176,12 +176,12 @@ impl Process {
         self.engine.turn(&|_: ClientKey| true)
     }
 
-    /// The session by which a message to a peer leaves.
+    /// Returns the session by which a message to a peer leaves.
     pub fn session(&self, peer: ReplicaId) -> Option<Session> {
         self.sessions.get(&peer).copied()
     }
 
-    /// Holds or frees a gated message.
+    /// Passes a message to the gate, which holds or returns it.
     pub fn gate(
         &mut self,
         to: ReplicaId,

@@ -1,12 +1,12 @@
-//! Seeds that once failed, and those that show what a missing rule does, kept in a file.
+//! Seeds that once failed, and seeds that show the effect of a missing rule, kept in a file.
 
 use super::rules::Rules;
 use super::{World, run};
 
-/// `WHAT SEED`, a line each; the rest of a line says why.
+/// Lines of `WHAT SEED`; the rest of a line is the reason.
 const FILE: &str = include_str!("regressions.txt");
 
-/// The seeds of a world, or of a test that takes a rule out.
+/// Returns the seeds of a world, or of a test that removes a rule.
 pub fn seeds_of(what: &str) -> Vec<u64> {
     let lines = FILE.lines().filter(|line| !line.starts_with('#'));
     let words = lines.filter_map(|line| {
@@ -16,7 +16,7 @@ pub fn seeds_of(what: &str) -> Vec<u64> {
     words.filter(|(name, _)| *name == what).map(|(_, seed)| seed).collect()
 }
 
-/// Whatever was mended stays mended.
+/// Fixed failures stay fixed.
 #[test]
 fn seeds_that_failed_stay_sound() {
     for (name, world) in [("any", World::Any), ("scaled", World::Scaled)] {

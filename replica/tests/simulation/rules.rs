@@ -1,4 +1,4 @@
-//! The rules that a negative control takes out, and what a run counts.
+//! The rules that a negative control removes, and the counters of a run.
 
 use kvorum_replica::engine;
 use kvorum_replica::state_machine::LaneMemory;
@@ -6,25 +6,25 @@ use kvorum_replica::state_machine::LaneMemory;
 /// Entries of a session in the simulation: few, so that lanes are forgotten within a seed.
 pub const SESSION_ENTRIES: u64 = 60;
 
-/// The rules under test; a negative control takes one out.
+/// The rules under test; a negative control removes one.
 #[expect(clippy::struct_excessive_bools, reason = "each is a rule of its own")]
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// Messages that tell a durable fact wait for a sync.
+    /// Messages that report a durable fact wait for a sync.
     pub gates_messages: bool,
     /// A sync covers the writes up to the moment when the messages were taken, or later.
     pub syncs_after_taking: bool,
-    /// A replica whose disk is not the one that its peers remember is turned away.
+    /// A replica whose disk is not the one that its peers remember is rejected.
     pub knows_disks: bool,
-    /// The applied index is in the same write as what was applied.
+    /// The applied index is in the same write as the changes that were applied.
     pub commits_at_once: bool,
-    /// The harness looks at each message whether what it tells is durable.
+    /// The harness checks for each message that the facts it reports are durable.
     pub checks_messages: bool,
-    /// The harness looks at each change whether those who come next have what was acknowledged.
+    /// The harness checks at each change that the next members have the acknowledged writes.
     pub checks_seals: bool,
     /// Messages come that a faulty peer might send.
     pub has_strays: bool,
-    /// Those of the engine itself.
+    /// The rules of the engine itself.
     pub engine: engine::Rules,
 }
 
@@ -44,7 +44,7 @@ impl Default for Rules {
     }
 }
 
-/// Declares what is counted, so that each count is added up and printed.
+/// Declares the counters, so that each one is added up and printed.
 macro_rules! tally {
     ($($name:ident: $text:literal,)*) => {
         /// What happened in one seed, or in many.

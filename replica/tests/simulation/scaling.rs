@@ -1,9 +1,9 @@
-//! Clusters whose members follow what is wanted: a model of what starts and ends their replicas.
+//! Clusters that are scaled: a model of the orchestrator that starts and ends their replicas.
 //!
 //! Each ordinal has a volume and, while it is wanted, a process (all at once, as a `StatefulSet`
-//! with parallel management has it). A process that is not wanted is told to end, and ends when it
-//! has left; some are killed before. A volume without an identity, or with a retired one, asks for
-//! a new one.
+//! with parallel management does it). A process that is not wanted is asked to end, and ends when
+//! it has left; some are killed before. A volume without an identity, or with a retired one,
+//! requests a new one.
 
 use kvorum_protocol::message::{Admin, Answer, Request};
 use kvorum_protocol::status::{Configuration, ReplicaId, Role, Status};
@@ -24,38 +24,38 @@ use super::node::{CLUSTER, Node};
 
 /// Most replicas.
 const REPLICAS_MAX: u32 = 7;
-/// By then everybody knows that a replica is gone.
+/// Time after which every replica knows that another one is gone.
 const STEADY_US: u64 = 200_000;
-/// The first key of those who ask for an id; lower ones are clients.
+/// The first client key of joiners that request an id; lower ones are clients.
 pub const JOINERS: u64 = 1000;
-/// How often a process that leaves is killed instead, at each look.
+/// Probability that a leaving process is killed instead, at each look.
 const KILLS_LEAVERS: f64 = 0.02;
 
-/// What is wanted, and what there is of each ordinal.
+/// The wanted number of replicas, and the state of each ordinal.
 pub struct Scaling {
     pub wanted: u32,
     pods: Vec<Pod>,
     /// The cluster's marker.
     pub(super) marker: Option<Marker>,
-    /// Until then it is another cluster's that stands there.
+    /// The time until which another cluster's marker is in its place.
     pub(super) foreign_until_us: u64,
-    /// Until then another number is not wanted: a volume was lost, and nobody knows it yet. Of two
-    /// members one of which is lost no cluster comes back by itself.
+    /// The time until which the wanted number stays, as the loss of a volume is not yet known. A
+    /// cluster of two members one of which is lost never comes back by itself.
     steady_until_us: u64,
-    /// A majority that was killed while it left is brought back, once all faults are over.
+    /// Whether a majority that was killed while it left is brought back, once all faults are over.
     is_rescued: bool,
-    /// Nobody tells how many are wanted.
+    /// Whether the wanted number is reported to no replica.
     is_silent: bool,
-    /// An ordinal that is not told, and whose looks get no answer.
+    /// An ordinal that gets no report, and whose looks get no answer.
     deaf: Option<u32>,
 }
 
-/// What there is of an ordinal.
+/// The state of an ordinal.
 #[derive(Clone, Copy, Default)]
 struct Pod {
-    /// Who lives on its volume.
+    /// The replica on its volume.
     replica: Option<ReplicaId>,
-    /// Drawn to ask for an id.
+    /// The nonce of its request for an id; 0 for none.
     nonce: u64,
 }
 
@@ -79,8 +79,8 @@ impl Scaling {
     }
 }
 
-/// Whether a replica has to look around: a member that is not ready, or a joiner whom nobody takes
-/// of those that it knows. It may have been a member since, and left.
+/// Whether a replica has to look around: a member that is not ready, or a joiner that none of the
+/// replicas it knows accepts. It may have been a member since, and left.
 fn is_stranded(standing: Standing, status: &Status) -> bool {
     match standing {
         Standing::Member => !status.is_ready,
@@ -90,7 +90,7 @@ fn is_stranded(standing: Standing, status: &Status) -> bool {
 }
 
 impl Cluster {
-    /// The first replica begins the cluster.
+    /// Creates the cluster by its first replica.
     pub(super) fn begin_scaling(&mut self) {
         let Some(scaling) = &mut self.scaling else { return };
         let identity = self.nodes[0].disk.identity();
@@ -102,7 +102,7 @@ impl Cluster {
         }
     }
 
-    /// So many are wanted from now on.
+    /// Sets the wanted number of replicas.
     pub fn scale_to(&mut self, replicas: u32) {
         if let Some(scaling) = &mut self.scaling {
             scaling.wanted = replicas;
@@ -117,8 +117,8 @@ impl Cluster {
         }
     }
 
-    /// A cluster whose majority was killed while it left is there again when it is scaled up: of
-    /// whatever configuration somebody is in who runs.
+    /// Scales a cluster up whose majority was killed while it left, so that it is there again:
+    /// enough for any configuration that a running replica is in.
     pub(super) fn calm_scaling(&mut self) {
         let runs = |id: ReplicaId| {
             let node = &self.nodes[self.place(id)];
@@ -129,7 +129,7 @@ impl Cluster {
         // A copy of a disk votes nowhere.
         let votes = |node: &Node| node.process.is_some() && !node.lost_disk && is_member(node);
         if !self.nodes.iter().any(votes) {
-            // Somebody has what the members of the last configuration still have to fetch.
+            // Some replica has what the members of the last configuration still have to fetch.
             needed = REPLICAS_MAX;
         }
         for node in self.nodes.iter().filter(|node| votes(node)) {
@@ -146,7 +146,7 @@ impl Cluster {
         }
     }
 
-    /// Whether the process of a replica is to run.
+    /// Whether the process of a replica is wanted.
     pub(super) fn is_to_run(&self, id: ReplicaId) -> bool {
         let Some(scaling) = &self.scaling else { return true };
         let name = &self.nodes[self.place(id)].disk.identity().name;
@@ -176,7 +176,7 @@ impl Cluster {
         let node = self.node(id);
         let standing = node.disk.chain().standing(id);
         let Some(process) = &node.process else {
-            // One that crashed is started again by itself.
+            // A process that crashed is restarted after a while.
             let is_due = self.nodes[self.place(id)].life == 0 || self.random.random_bool(0.1);
             if is_wanted && is_due && self.node(id).down_until_us <= self.now_us {
                 self.start_and_ask(id)?;
@@ -220,13 +220,13 @@ impl Cluster {
         self.say(ordinal, wanted)
     }
 
-    /// Whether an ordinal is told how many are wanted.
+    /// Whether the wanted number is reported to an ordinal.
     fn hears(&self, ordinal: u32) -> bool {
         let scaling = self.scaling.as_ref();
         scaling.is_some_and(|scaling| !scaling.is_silent && scaling.deaf != Some(ordinal))
     }
 
-    /// Tells a replica that so many are wanted, true or not.
+    /// Reports a wanted number to a replica, true or not.
     pub fn say(&mut self, ordinal: u32, wanted: u32) -> Result<(), String> {
         let Some(id) = self.replica_of(ordinal) else { return Ok(()) };
         if self.node(id).process.is_none() {
@@ -236,7 +236,7 @@ impl Cluster {
         self.turn(id, Input::Scale { wanted, look: None })
     }
 
-    /// A replica looks how many are wanted; now and then it gets no answer.
+    /// Answers a replica that looks up the wanted number; some answers are lost.
     pub(super) fn look(&mut self, node: ReplicaId, look: Look) -> Result<(), String> {
         let name = &self.nodes[self.place(node)].disk.identity().name;
         let ordinal = ordinal(name).ok_or_else(|| format!("{name} has no ordinal, and looks"))?;
@@ -252,26 +252,26 @@ impl Cluster {
         Ok(())
     }
 
-    /// An ordinal is cut off from whoever says how many are wanted, or none is.
+    /// Cuts an ordinal off from reports of the wanted number, or none.
     pub fn set_deaf(&mut self, ordinal: Option<u32>) {
         if let Some(scaling) = &mut self.scaling {
             scaling.deaf = ordinal;
         }
     }
 
-    /// Whoever says how many are wanted falls silent, or speaks again.
+    /// Stops all reports of the wanted number, or resumes them.
     pub fn set_silent(&mut self, is_silent: bool) {
         if let Some(scaling) = &mut self.scaling {
             scaling.is_silent = is_silent;
         }
     }
 
-    /// Who has an ordinal.
+    /// Returns the replica of an ordinal.
     pub fn replica_of(&self, ordinal: u32) -> Option<ReplicaId> {
         self.scaling.as_ref()?.pods[ordinal as usize].replica
     }
 
-    /// Kills the process of an ordinal, and starts it again only if it is wanted.
+    /// Kills the process of an ordinal, which is started again only if it is wanted.
     pub fn kill(&mut self, ordinal: u32) {
         if let Some(id) = self.replica_of(ordinal)
             && self.node(id).process.is_some()
@@ -288,31 +288,31 @@ impl Cluster {
         }
     }
 
-    /// The volume of an ordinal is gone, and its process with it.
+    /// Destroys the volume of an ordinal, and its process with it.
     pub fn destroy(&mut self, ordinal: u32) {
         if let Some(id) = self.replica_of(ordinal) {
             self.drop_volume(id);
         }
     }
 
-    /// The ordinals of the members, as the last configuration that was decided has them.
+    /// Returns the ordinals of the members of the last configuration that was decided.
     pub fn members(&self) -> Vec<u32> {
         let mut ordinals = self.member_ordinals(self.checker.members());
         ordinals.sort_unstable();
         ordinals
     }
 
-    /// Whether a replica is a member, of the last configuration that was decided.
+    /// Whether a replica is a member of the last configuration that was decided.
     pub fn has_member(&self, id: ReplicaId) -> bool {
         self.checker.members().contains(&id)
     }
 
-    /// How many configurations there were.
+    /// Returns the number of configurations so far.
     pub fn configurations(&self) -> usize {
         self.checker.configurations()
     }
 
-    /// A process is told to end, and will be started again.
+    /// Asks a process to end; it will be started again.
     pub fn ask_to_stop(&mut self, ordinal: u32) -> Result<(), String> {
         match self.replica_of(ordinal) {
             Some(id) => self.turn(id, Input::WantsStop),
@@ -320,19 +320,19 @@ impl Cluster {
         }
     }
 
-    /// Whether a replica that runs may end.
+    /// Whether a running replica may end.
     pub fn may_go(&self, ordinal: u32) -> bool {
         let engine = self.replica_of(ordinal).and_then(|id| self.engine(id));
         engine.is_some_and(|engine| engine.status().membership.may_go)
     }
 
-    /// What a replica that runs says keeps it from serving.
+    /// Returns the reported problem that keeps a running replica from serving.
     pub fn trouble_of(&self, ordinal: u32) -> Option<String> {
         let node = &self.nodes[self.place(self.replica_of(ordinal)?)];
         node.process.as_ref()?.engine.status().trouble
     }
 
-    /// Lets time pass until something holds.
+    /// Lets time pass until a condition holds.
     pub fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) -> Result<(), String> {
         let deadline = self.now_us + 20_000_000;
         while !holds(self) {
@@ -344,8 +344,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// A replica that is not ready asks somebody who runs for the members; whether it is none of
-    /// them any more.
+    /// Lets a replica that is not ready ask a running one for the members; whether it has left.
     fn look_around(&mut self, id: ReplicaId) -> Result<bool, String> {
         let newer = self.some_configuration();
         if newer.id <= self.node(id).disk.chain().current.id {
@@ -357,7 +356,7 @@ impl Cluster {
         Ok(is_over)
     }
 
-    /// The configuration as somebody who runs knows it.
+    /// Returns the configuration as a random running replica knows it.
     fn some_configuration(&mut self) -> Configuration {
         let running = self.nodes.iter().filter(|node| node.process.is_some());
         let running: Vec<_> = running.collect();
@@ -365,7 +364,7 @@ impl Cluster {
         any.disk.chain().current
     }
 
-    /// A volume without an identity, or with a retired one, asks somebody for one.
+    /// Requests an id, for a volume without one or with a retired one, at a running replica.
     fn ask_for_id(&mut self, ordinal: u32) {
         let running = self.nodes.iter().filter(|node| node.process.is_some());
         let running: Vec<_> = running.map(|node| node.id).collect();
@@ -387,7 +386,7 @@ impl Cluster {
         self.schedule(delay, Event::Read { node, life, input: Box::new(input) });
     }
 
-    /// A volume gets an id.
+    /// Gives a volume its id.
     pub(super) fn joined(&mut self, client: ClientKey, answer: Answer) {
         let Answer::Joined { replica, configuration } = answer else { return };
         let place = usize::try_from(client.0 - JOINERS).expect("ordinals are few");
@@ -397,7 +396,7 @@ impl Cluster {
         let Some(scaling) = &mut self.scaling else { return };
         let pod = &mut scaling.pods[place];
         let old = pod.replica;
-        // An answer to what was asked before, or it was made a member while it asked.
+        // A late answer, or it became a member while it asked.
         let votes = |old| self.nodes.iter().any(|node| node.id == old && !node.is_copy);
         if old.is_some_and(|old| configuration.name_of(old).is_some() && votes(old)) {
             pod.nonce = 0;
@@ -442,7 +441,7 @@ impl Cluster {
         }
     }
 
-    /// The id of a volume is over.
+    /// Ends a replica, whose id is over.
     fn end_of(&mut self, id: ReplicaId) {
         self.node(id).is_gone = true;
         for (low, high) in self.links.keys().copied().collect::<Vec<_>>() {
@@ -453,15 +452,15 @@ impl Cluster {
         }
     }
 
-    /// A volume is lost, if the others can do without it.
+    /// Loses a volume, if the others can do without it.
     pub(super) fn lose_volume(&mut self, id: ReplicaId) {
         if self.can_lose_one() && self.node(id).process.is_some() {
             self.drop_volume(id);
         }
     }
 
-    /// Whether the cluster can do without a volume: the configuration lives and is the one that is
-    /// wanted, it has three members or more, and none of them is lost already.
+    /// Whether the cluster can do without a volume: the configuration lives and is the wanted one,
+    /// it has three members or more, and none of them is lost already.
     pub(super) fn can_lose_one(&self) -> bool {
         let members = self.checker.members().to_vec();
         let is_intact = |node: &Node| !node.lost_disk;
@@ -474,7 +473,7 @@ impl Cluster {
         members.len() >= 3 && is_stable && all_there
     }
 
-    /// For a while another number is not wanted: a disk was lost, and nobody knows it yet.
+    /// Keeps the wanted number for a while: a disk was lost, and no replica knows it yet.
     pub(super) fn steady_after_loss(&mut self) {
         let steady_until_us = self.now_us + STEADY_US;
         if let Some(scaling) = &mut self.scaling {

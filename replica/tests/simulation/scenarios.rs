@@ -1,5 +1,5 @@
-//! What may happen to a cluster that is scaled, one thing at a time: each on many seeds, with
-//! clients that read and write all the while.
+//! Scenarios of a cluster that is scaled, one event at a time: each on many seeds, with clients
+//! that read and write all the while.
 
 use kvorum_protocol::status::Role;
 
@@ -11,7 +11,7 @@ const SEEDS: u64 = 20;
 
 type Scenario = fn(&mut Cluster) -> Result<(), String>;
 
-/// The members are those wanted, and one of them leads.
+/// Waits until the members are the wanted ones, and one of them leads.
 fn settle(cluster: &mut Cluster, replicas: u32) -> Result<(), String> {
     let wanted: Vec<_> = (0..replicas).collect();
     cluster.until(&format!("{replicas} members"), |cluster| {
@@ -23,7 +23,7 @@ fn expect(holds: bool, what: &str, cluster: &Cluster) -> Result<(), String> {
     if holds { Ok(()) } else { Err(format!("{what}: {}", cluster.describe())) }
 }
 
-/// The ordinal that leads.
+/// Returns the ordinal that leads.
 fn leader(cluster: &Cluster) -> Option<u32> {
     let leads = |ordinal: &u32| {
         let engine = cluster.replica_of(*ordinal).and_then(|id| cluster.engine(id));
@@ -32,7 +32,7 @@ fn leader(cluster: &Cluster) -> Option<u32> {
     (0..7).find(leads)
 }
 
-/// Runs a scenario that begins with so many replicas; then everything must be as it is in any run.
+/// Runs a scenario that begins with `replicas` replicas; then the invariants of any run must hold.
 fn play(replicas: u32, scenario: Scenario) {
     play_to_end(replicas, scenario, |cluster| cluster.run(3000).map(|_| ()));
 }
@@ -62,7 +62,7 @@ fn three_become_five_at_once() {
     });
 }
 
-/// Whoever is the first leads, and goes on leading while others come and go.
+/// The first replica leads, and keeps leading while others come and go.
 #[test]
 fn growing_and_shrinking_moves_leadership_only_from_who_leaves() {
     play(3, |cluster| {
@@ -77,8 +77,8 @@ fn growing_and_shrinking_moves_leadership_only_from_who_leaves() {
     });
 }
 
-/// Replicas are started again one after the other, as in a rollout: leadership moves once, from the
-/// one that leads to the lowest that stays.
+/// Replicas are restarted one after the other, as in a rollout: leadership moves once, from the
+/// leader to the lowest that stays.
 #[test]
 fn a_rollout_moves_leadership_once() {
     play(3, |cluster| {
@@ -125,7 +125,7 @@ fn five_become_one_in_one_change() {
     });
 }
 
-/// The only one that would be left is not there: the others serve on.
+/// The only replica that would be left is down: the others keep serving.
 #[test]
 fn nobody_leaves_before_those_who_stay_are_there() {
     play(5, |cluster| {
@@ -138,11 +138,12 @@ fn nobody_leaves_before_those_who_stay_are_there() {
     });
 }
 
-/// All that were to leave are killed at once: nothing goes on, what helps is said, and helps.
+/// All replicas that were to leave are killed at once: the cluster stops, reports the remedy, and
+/// the remedy helps.
 #[test]
 fn a_majority_killed_while_it_leaves_comes_back_when_scaled_up() {
     play(5, |cluster| {
-        // Stopped in the same moment, so that nobody has left.
+        // Stopped in the same moment, so that none has left.
         for ordinal in 1..5 {
             cluster.keep_down(ordinal, 0);
         }
@@ -167,7 +168,7 @@ fn down_and_up_within_a_moment() {
     });
 }
 
-/// The first one is dead, and stays a member: the others are enough.
+/// The first replica is dead, and stays a member: the others are enough.
 #[test]
 fn down_past_a_dead_one() {
     play(5, |cluster| {
@@ -202,8 +203,8 @@ fn a_lost_volume_is_replaced_in_one_change() {
     });
 }
 
-/// Two of three are to be started again: the second waits until the first is back. When all are
-/// told to end, all may.
+/// Two of three replicas are to be restarted: the second waits until the first is back. When all
+/// are asked to end, all may.
 #[test]
 fn restarts_take_turns() {
     play(3, |cluster| {
@@ -228,7 +229,7 @@ fn restarts_take_turns() {
     });
 }
 
-/// One of three is down, and another one is to be started again: it has to wait.
+/// One of three replicas is down, and another one is to be restarted: it has to wait.
 #[test]
 fn a_restart_waits_for_a_dead_one() {
     play(3, |cluster| {
@@ -243,7 +244,7 @@ fn a_restart_waits_for_a_dead_one() {
     });
 }
 
-/// Two volumes of three are lost: nothing goes on, and the way back is named.
+/// Two volumes of three are lost: the cluster stops, and reports the way to recover.
 #[test]
 fn a_lost_majority_stops_and_says_so() {
     let lose = |cluster: &mut Cluster| {
@@ -259,7 +260,7 @@ fn a_lost_majority_stops_and_says_so() {
     });
 }
 
-/// A dead replica whose volume is there is a member, however long it is dead.
+/// A dead replica whose volume exists stays a member, however long it is dead.
 #[test]
 fn being_dead_is_no_reason_to_leave() {
     play(3, |cluster| {
@@ -271,7 +272,7 @@ fn being_dead_is_no_reason_to_leave() {
     });
 }
 
-/// Whoever says how many are wanted is out of reach, then says another number.
+/// The orchestrator is unreachable, then reports another number.
 #[test]
 fn a_silent_orchestrator_changes_nothing() {
     play(3, |cluster| {
@@ -288,7 +289,7 @@ fn a_silent_orchestrator_changes_nothing() {
     });
 }
 
-/// None is wanted: all stop, and come back as who they were.
+/// No replica is wanted: all stop, and come back with their identities.
 #[test]
 fn to_nothing_and_back() {
     play(3, |cluster| {
@@ -305,7 +306,7 @@ fn to_nothing_and_back() {
     });
 }
 
-/// One of five is started again: it says what is missing, and all is well when that comes.
+/// One of five replicas is restarted: it reports what is missing, and all is well when that comes.
 #[test]
 fn to_nothing_and_back_to_too_few() {
     play(5, |cluster| {
@@ -323,7 +324,7 @@ fn to_nothing_and_back_to_too_few() {
     });
 }
 
-/// What the leader heard is old, and nobody answers it: nobody is removed.
+/// The leader has an outdated number, and its looks get no answer: no replica is removed.
 fn hears_an_old_number(cluster: &mut Cluster) -> Result<(), String> {
     cluster.set_silent(true);
     for _ in 0..20 {
@@ -354,7 +355,7 @@ fn without_a_second_look_an_old_number_removes_members() {
     assert!(played.unwrap_err().contains("all are members still"));
 }
 
-/// The leader alone cannot tell how many are wanted: the others tell it.
+/// Only the leader cannot see how many replicas are wanted: the others report it.
 #[test]
 fn a_leader_that_is_not_told_hears_it_from_the_others() {
     play(3, |cluster| {

@@ -1,8 +1,8 @@
-//! Scenarios that one can read: each file of `tests/scripts` is a list of commands, and under each
-//! what came of it, a line for every message, sync, decision and answer.
+//! Readable scenarios: each file of `tests/scripts` is a list of commands, and under each its
+//! results, a line for every message, sync, decision and answer.
 //!
-//! `UPDATE_GOLDENFILES=1 cargo test --release -p kvorum-replica --test simulation scripts` writes
-//! them anew; read what changed before it is committed.
+//! `UPDATE_GOLDENFILES=1 cargo test --release -p kvorum-replica --test simulation scripts` rewrites
+//! them; review the changes before they are committed.
 
 mod actions;
 mod command;
@@ -19,7 +19,7 @@ use super::quietly;
 use command::Command;
 use world::World;
 
-/// Runs the commands of one script.
+/// A runner of the commands of one script.
 #[derive(Default)]
 struct Script {
     world: World,
@@ -35,7 +35,7 @@ impl Runner for Script {
     }
 }
 
-/// The scripts, in the order in which a newcomer reads them.
+/// Returns the scripts, in the order in which a newcomer reads them.
 fn scripts() -> Vec<PathBuf> {
     let files = std::fs::read_dir("tests/scripts").expect("the scripts are beside the simulation");
     let mut paths: Vec<_> = files.filter_map(|file| Some(file.ok()?.path())).collect();

@@ -1,29 +1,29 @@
-//! A seed that fails, made short: faults, clients and steps are left out while it still fails.
+//! Shrinks a failing seed: leaves out faults, clients and steps while it still fails.
 //!
-//! Each fault of a seed has random numbers of its own, so a run without it is otherwise the same.
-//! Guarantees that what comes out fails too; not that nothing else could be left out.
+//! Each fault of a seed has its own random numbers, so a run without it is otherwise the same.
+//! Guarantees that the result fails too; not that nothing else could be left out.
 
 use std::collections::BTreeSet;
 
 use super::rules::Rules;
 use super::{World, quietly};
 
-/// Runs after which what there is by then is good enough.
+/// Most runs; the best result by then is good enough.
 const RUNS_MAX: u32 = 400;
 
-/// What a run has of a seed.
+/// The part of a seed that a run has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Faults that do not happen, by number.
     pub without: BTreeSet<u32>,
-    /// Clients that ask for something: so many, from the first on.
+    /// The number of clients that send requests, from the first on.
     pub clients: usize,
     /// Events before the faults end.
     pub steps: u32,
 }
 
 impl Limits {
-    /// All that there is.
+    /// Returns the limits that leave nothing out.
     pub fn none(world: World) -> Self {
         Self { without: BTreeSet::new(), clients: usize::MAX, steps: world.steps() }
     }
@@ -32,13 +32,13 @@ impl Limits {
 /// A failing run, as short as it could be made.
 pub struct Shrunk {
     pub limits: Limits,
-    /// Why it fails.
+    /// The reason why it fails.
     pub why: String,
     /// The faults that it still has, in the words of a script.
     pub faults: Vec<String>,
 }
 
-/// One seed that fails, and how often it was tried with less.
+/// A failing seed, and the number of tries to shrink it.
 struct Shrinking {
     world: World,
     seed: u64,
@@ -47,7 +47,7 @@ struct Shrinking {
     best: Limits,
 }
 
-/// Makes a failing seed short; `None` when it does not fail.
+/// Shrinks a failing seed; `None` when it does not fail.
 pub fn shrink(world: World, seed: u64, rules: Rules) -> Option<Shrunk> {
     let best = Limits::none(world);
     let mut shrinking = Shrinking { world, seed, rules, runs: 0, best };
@@ -61,14 +61,14 @@ pub fn shrink(world: World, seed: u64, rules: Rules) -> Option<Shrunk> {
 }
 
 impl Shrinking {
-    /// Runs the seed with less: what came of it, and its faults.
+    /// Runs the seed within limits, and returns the outcome and the faults.
     fn run(&self, limits: &Limits) -> (Result<(), String>, Vec<String>) {
         let mut cluster = self.world.make(self.seed, self.rules).limited(limits);
         let outcome = quietly(|| cluster.run(limits.steps).map(|_| ()));
         (outcome, cluster.faults_so_far())
     }
 
-    /// Takes less, if it still fails.
+    /// Adopts the limits, if the seed still fails.
     fn take_if_it_fails(&mut self, limits: Limits) -> bool {
         self.runs += 1;
         let fails = self.runs <= RUNS_MAX && self.run(&limits).0.is_err();
@@ -131,7 +131,7 @@ impl std::fmt::Display for Shrunk {
     }
 }
 
-/// A message that leaves before what it tells is durable shows with hardly any fault.
+/// A message that leaves before the facts it reports are durable shows with hardly any fault.
 #[test]
 fn a_failing_seed_becomes_short() {
     let rules = Rules { gates_messages: false, ..Rules::default() };

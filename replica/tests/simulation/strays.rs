@@ -1,8 +1,8 @@
-//! Faults of what replicas that join, or are behind, live on: hints that get lost, copies that are
-//! interrupted, and messages that a faulty or late peer might send.
+//! Faults that affect replicas that join or lag: lost hints, interrupted copies, and messages that
+//! a faulty or late peer might send.
 //!
-//! A member may be late, or send numbers that mean nothing; what it says is never a lie that others
-//! could not find out. A joiner may say anything at all, but for how much of the state it has.
+//! A member may be late, or send numbers that mean nothing; it never sends a lie that others could
+//! not detect. A joiner may send anything at all, except about how much of the state it has.
 
 use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, RequestId};
 use kvorum_protocol::message::{Answer, Refusal, Request};
@@ -19,12 +19,12 @@ use rand::RngExt;
 
 use super::cluster::Cluster;
 
-/// No index is higher, nor is any other number of a message; what is decoded is below it.
+/// Bound of all indexes and other numbers of a message; decoded numbers are below it.
 const WILD_MAX: u64 = 1 << 53;
-/// How often a hint is lost while hints get lost, and a copy is interrupted while they are.
+/// Probability that a hint is lost or a copy is interrupted, during a spell of that.
 const OFTEN: f64 = 0.9;
 
-/// Until when something goes wrong again and again.
+/// The times until which recurring faults last.
 #[derive(Clone, Copy, Default)]
 pub struct Spells {
     loses_hints_until_us: u64,
@@ -32,21 +32,21 @@ pub struct Spells {
 }
 
 impl Cluster {
-    /// For a while most hints get lost: whoever sends them is busy, or forgets.
+    /// Makes most hints get lost for a while, as if their senders were busy, or forgot.
     pub(super) fn lose_hints(&mut self) {
         self.tally.lost_hints += 1;
         let time = self.random.random_range(50_000..3_000_000);
         self.spells.loses_hints_until_us = self.now_us + time;
     }
 
-    /// For a while most of what is copied is interrupted.
+    /// Interrupts most copies for a while.
     pub(super) fn interrupt_copies(&mut self) {
         self.tally.interrupted_copies += 1;
         let time = self.random.random_range(50_000..2_000_000);
         self.spells.interrupts_copies_until_us = self.now_us + time;
     }
 
-    /// All of that ends.
+    /// Ends these faults.
     pub(super) fn end_spells(&mut self) {
         self.spells = Spells::default();
     }
@@ -56,8 +56,8 @@ impl Cluster {
         is_hint && self.now_us < self.spells.loses_hints_until_us && self.random.random_bool(OFTEN)
     }
 
-    /// What a replica that is behind gets of what was read for it, all or less, and how much later
-    /// than otherwise, in microseconds: when it has given up waiting, perhaps.
+    /// Returns what a lagging replica gets of the data that was read for it, all or less, and the
+    /// additional delay in microseconds: perhaps it has given up waiting by then.
     pub(super) fn interrupt(&mut self, asker: Asker, found: Found) -> (Found, u64) {
         let is_copied = matches!(asker, Asker::Other(Origin::Peer { .. }));
         let is_spell = self.now_us < self.spells.interrupts_copies_until_us;
@@ -72,7 +72,7 @@ impl Cluster {
         }
     }
 
-    /// A message comes from a faulty or late peer.
+    /// Delivers a message from a faulty or late peer.
     pub(super) fn stray(&mut self, (low, high): (ReplicaId, ReplicaId)) -> Result<(), String> {
         if !self.rules.has_strays {
             return Ok(());
@@ -93,7 +93,7 @@ impl Cluster {
             (_, true) => self.message_of_joiner(to),
             _ => return Ok(()),
         };
-        // A link passes nothing else on.
+        // A link would drop any other message.
         if validity::check(&message).is_err() {
             return Ok(());
         }
@@ -101,7 +101,7 @@ impl Cluster {
         self.turn(to, Input::Peer { peer: from, session, message })
     }
 
-    /// A number that may mean something, or nothing.
+    /// Returns a number that may mean something, or nothing.
     fn number(&mut self) -> u64 {
         match self.random.random_range(0..4) {
             0 => self.random.random_range(0..4),
@@ -126,14 +126,15 @@ impl Cluster {
         Ballot::with(1, n, 0, self.random.random_range(0..8))
     }
 
-    /// The promise of a replica, as a late message may have it.
+    /// Returns the promise of a replica, as a late message may have it.
     fn ballot_of(&mut self, id: ReplicaId) -> Ballot {
         let current = self.node(id).disk.chain().current.id;
         let promise = self.node(id).disk.durable_numbers(current).promise;
         promise.unwrap_or_default()
     }
 
-    /// What counts from nobody, and is answered at most.
+    /// Returns a message that changes nothing, whichever replica sends it, and at most gets an
+    /// answer.
     fn question(&mut self) -> PeerMessage {
         let (call, from) = (self.number(), self.number());
         let snapshot = SnapshotId { nonce: self.number(), number: self.number() };
@@ -156,7 +157,7 @@ impl Cluster {
         }
     }
 
-    /// What a member may say that is late, or whose numbers mean nothing.
+    /// Returns a message of a member that is late, or whose numbers mean nothing.
     fn late_message(&mut self, to: ReplicaId, is_retired: bool) -> PeerMessage {
         let (number, round) = (self.number(), WILD_MAX - self.number() / 2);
         let (configuration, ballot) = (self.some_number_of(to), self.ballot());
@@ -170,7 +171,7 @@ impl Cluster {
             // More than there is.
             5 => PeerMessage::HasState { index: WILD_MAX },
             6 => PeerMessage::Checksum { index: WILD_MAX, digest: Digest::default() },
-            // One who left would go.
+            // A replica that left would end.
             7 if !is_retired => {
                 PeerMessage::Over { configuration, index: number, is_dismissed: false }
             }
@@ -189,7 +190,8 @@ impl Cluster {
         }
     }
 
-    /// What somebody may say who got an id, and is nobody: whatever a member could.
+    /// Returns a message of a joiner that has an id, and is no member: any that a member could
+    /// send.
     fn message_of_joiner(&mut self, to: ReplicaId) -> PeerMessage {
         let (index, call) = (self.number(), self.number());
         let (configuration, ballot) = (self.some_number_of(to), self.ballot_of(to));
@@ -202,7 +204,7 @@ impl Cluster {
                 let message = Message::SequencePaxos(PaxosMessage { from, to, msg });
                 PeerMessage::Paxos { configuration, message }
             }
-            // The question that is under way is easy to guess.
+            // The number of the pending probe is easy to guess.
             1 => PeerMessage::ProbeAnswer { configuration, ballot, round: call },
             2 => {
                 let lane = LaneId { client: ClientId(self.random.random()), number: 0 };

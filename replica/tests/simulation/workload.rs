@@ -1,5 +1,5 @@
-//! Clients: each lane has one request at a time, tries it at any replica, and tries again with the
-//! same id until it knows or gives up.
+//! Simulated clients: each lane has one request at a time, tries it at any replica, and retries
+//! with the same id until it has the outcome or gives up.
 
 use bytes::Bytes;
 use kvorum_checker::{Asked, History, OpId, Told};
@@ -18,15 +18,15 @@ use super::node::Node;
 use super::rules::{SESSION_ENTRIES, Tally};
 
 const CLIENTS: usize = 5;
-/// Requests that one client has in flight.
+/// Lanes of one client, each with one request in flight.
 const LANES: usize = 3;
 const KEYS: u64 = 4;
-/// A client asks elsewhere when it was not answered for so long.
+/// Time without an answer after which a client tries elsewhere.
 const PATIENCE_US: u64 = 700_000;
-/// How often it then gives up instead.
+/// Probability that it then gives up instead.
 const GIVES_UP: f64 = 0.05;
 
-/// What is wanted.
+/// A client's request before it is sent.
 #[derive(Clone, Debug)]
 enum Wish {
     Write { id: RequestId, valid_until: u64, operation: Operation },
@@ -36,14 +36,14 @@ enum Wish {
 /// One lane of a client.
 struct Slot {
     client: ClientId,
-    /// A lane whose last write is of unknown outcome is never used again.
+    /// The lane's number; a lane whose last write is of unknown outcome is never used again.
     lane: u32,
     sequence: u64,
     call: u64,
     wish: Option<(Wish, OpId)>,
-    /// Where it was asked, and when; `None` when it is to be asked again.
+    /// The replica that was asked, and the time; `None` when the request is to be sent again.
     asked: Option<(ReplicaId, u64)>,
-    /// An attempt may have been taken, and its answer did not come.
+    /// Whether an attempt may have been taken, and its answer did not come.
     is_in_doubt: bool,
 }
 
@@ -51,9 +51,9 @@ pub struct Workload {
     slots: Vec<Slot>,
     is_stopped: bool,
     history: History,
-    /// Rises with each call and each answer.
+    /// A clock that rises with each call and each answer.
     clock: u64,
-    /// The revision of each key that some client was told last.
+    /// The last revision of each key that was reported to some client.
     revisions: BTreeMap<Key, u64>,
     values: u64,
 }
@@ -89,7 +89,7 @@ impl Workload {
         &self.history
     }
 
-    /// No new wishes; those there are get done.
+    /// Stops new wishes; pending ones are completed.
     pub fn stop(&mut self) {
         self.is_stopped = true;
     }
@@ -103,7 +103,7 @@ impl Workload {
         format!("{waiting} requests wait")
     }
 
-    /// What is asked now, and of whom of those there are.
+    /// Returns the next request of a slot, and the replica to send it to, out of those there are.
     pub fn next(
         &mut self,
         index: usize,
@@ -144,7 +144,7 @@ impl Workload {
         Some((replica, Input::Client { client, call: slot.call, request }))
     }
 
-    /// What is asked stays of unknown outcome.
+    /// Gives up a slot's request; its outcome stays unknown.
     fn give_up(&mut self, index: usize) {
         let lanes = u32::try_from(LANES).expect("lanes are few");
         let slot = &mut self.slots[index];
@@ -176,24 +176,24 @@ impl Workload {
         slot.sequence += 1;
         let lane = LaneId { client: slot.client, number: slot.lane };
         let id = RequestId { lane, sequence: slot.sequence };
-        // What some replica has applied, some client may have been told.
+        // Any index that a replica has applied may have been reported to a client.
         let valid_until = checker.decided() + SESSION_ENTRIES;
         slot.wish = Some((Wish::Write { id, valid_until, operation }, op));
     }
 
-    /// The replica is down: ask again soon.
+    /// Records that the replica is down: retry soon.
     pub fn refused(&mut self, index: usize) {
         self.slots[index].asked = None;
     }
 
-    /// The answer got lost: ask again soon.
+    /// Records that the answer got lost: retry soon.
     pub fn lost(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         slot.asked = None;
         slot.is_in_doubt = true;
     }
 
-    /// A replica crashed: its connections break.
+    /// Records that a replica crashed, and its connections with it.
     pub fn disconnected(&mut self, replica: ReplicaId) {
         for index in 0..self.slots.len() {
             if self.slots[index].asked.is_some_and(|(asked, _)| asked == replica) {
@@ -202,7 +202,7 @@ impl Workload {
         }
     }
 
-    /// An answer came.
+    /// Handles an answer.
     pub fn answered(
         &mut self,
         index: usize,

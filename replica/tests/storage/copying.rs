@@ -1,6 +1,6 @@
-//! Copies of a state, changes of the configuration and the log, in any order: RocksDB and the model
-//! in memory must agree at each step on all that the engine can see, or the simulation proves
-//! nothing of real disks.
+//! Tests of state copies, configuration changes and log writes in any order: RocksDB and the
+//! in-memory model must agree at each step on all that the engine can see, or the simulation proves
+//! nothing about real disks.
 
 use kvorum_protocol::status::{Configuration, Member};
 use kvorum_replica::chain::Chain;
@@ -8,7 +8,7 @@ use kvorum_replica::snapshot::{Chunk, Cursor, Header, Item, Quarantine, Snapshot
 
 use super::*;
 
-/// One write, in numbers that are fitted to the disk when it is made.
+/// One write, with numbers that are fitted to the disk when the write is made.
 #[derive(Clone, Debug)]
 enum Step {
     Log(Call),
@@ -16,8 +16,8 @@ enum Step {
         beside_log: bool,
         changes_members: bool,
     },
-    /// A copy of a configuration so much later than the one before this disk's, as of an index so
-    /// much later than a few before what it has applied.
+    /// A copy of a configuration. `later` counts from the one before this disk's configuration, and
+    /// `further` from a few indexes before its applied index.
     Begin {
         later: u32,
         further: u64,
@@ -55,7 +55,7 @@ fn members(id: u32) -> Configuration {
     Configuration { id: ConfigurationId(id), members }
 }
 
-/// A replica that joins, and was told of a configuration in which others were long before.
+/// Returns a joiner that was given a configuration which others reached long before.
 fn joiner() -> Owner {
     let (cluster, replica) = (ClusterId(1), ReplicaId(40));
     let newborn = Some(Newborn { cluster, replica, members: members(5) });
@@ -77,7 +77,7 @@ fn item(key: u8, revision: u64) -> Item {
     Item::Key(Bytes::from(vec![b'k', key]), Record { revision, value: Bytes::from("copied") })
 }
 
-/// Makes a step, if it can be made: the engine makes no other.
+/// Performs a step, if it is possible: the engine performs no other.
 fn take<S: Store>(store: &mut S, step: &Step) {
     let (applied, chain) = (store.applied(), store.chain());
     let install = store.install();
@@ -117,7 +117,7 @@ fn take<S: Store>(store: &mut S, step: &Step) {
     }
 }
 
-/// All that the engine, a peer that is behind and a reader can see of a disk.
+/// Returns all that the engine, a lagging peer and a reader can see of a disk.
 fn shown<S: Store>(store: &S) -> String {
     let (chain, mut snapshots) = (store.chain(), store.snapshots());
     let current = chain.current.id;
@@ -143,7 +143,7 @@ fn shown<S: Store>(store: &S) -> String {
     )
 }
 
-/// Makes the same steps on both disks.
+/// Performs the same steps on both disks, and compares them.
 fn compare(owner: &Owner, steps: &[Step]) -> Result<(), TestCaseError> {
     let folder = tempfile::tempdir().unwrap();
     let mut nonce = 1;
@@ -180,7 +180,7 @@ proptest! {
     }
 }
 
-/// A joiner that was told a configuration, and copies a state of the one before.
+/// A joiner was given a configuration, and copies a state of the one before.
 #[test]
 fn what_a_joiner_was_told_stays_when_it_copies_what_is_older() {
     let copy = [

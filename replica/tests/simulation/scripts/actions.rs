@@ -1,4 +1,4 @@
-//! What a script does to a cluster: to its links, processes and disks, as a client, as the
+//! The actions of a script on a cluster: on its links, processes and disks, as a client, and as the
 //! orchestrator.
 
 use bytes::Bytes;
@@ -17,9 +17,9 @@ use super::super::rules::{Rules, SESSION_ENTRIES};
 use super::words;
 use super::world::{JOINERS, World, nonce};
 
-/// Links.
+/// Actions on links.
 impl World {
-    /// Ends the session of a link, and lets none begin.
+    /// Ends the session of a link, and prevents new ones.
     pub fn cut(&mut self, a: ReplicaId, b: ReplicaId, keeps: bool) -> Result<(), String> {
         self.cut.insert(pair(a, b));
         self.end_session(a, b, keeps)
@@ -50,7 +50,7 @@ impl World {
         Ok(())
     }
 
-    /// Begins a session, if both run, may be linked, and take each other.
+    /// Begins a session, if both run, may be linked, and accept each other.
     fn link(&mut self, a: ReplicaId, b: ReplicaId) -> Result<(), String> {
         let ends = pair(a, b);
         let runs = |id| self.status(id).is_some() && !self.paused.contains(&id);
@@ -92,7 +92,7 @@ impl World {
         Ok(self.engine(id)?.introduce(to).0)
     }
 
-    /// Tries all links that are not there, as the transport does all the time.
+    /// Tries all links that are down, as the transport always does.
     pub(super) fn link_again(&mut self) -> Result<(), String> {
         let running: Vec<_> = self.running().collect();
         running.into_iter().try_for_each(|id| self.link_all(id))
@@ -105,9 +105,9 @@ impl World {
     }
 }
 
-/// Processes and disks.
+/// Actions on processes and disks.
 impl World {
-    /// Starts a process on the disk that is there, and links it with all others.
+    /// Starts a process on its existing disk, and links it with all others.
     pub fn start(&mut self, id: ReplicaId) -> Result<(), String> {
         self.stopped(id)?.start(Rules::default());
         self.ask_marker(id)?;
@@ -132,7 +132,7 @@ impl World {
         self.crash(id, 0)
     }
 
-    /// Holds a replica, or lets it go on.
+    /// Pauses a replica, or lets it go on.
     pub fn pause(&mut self, id: ReplicaId, is_paused: bool) -> Result<(), String> {
         self.process(id)?;
         if is_paused {
@@ -143,7 +143,7 @@ impl World {
         Ok(())
     }
 
-    /// Puts an empty disk in the place of the one that was there.
+    /// Replaces a disk by an empty one.
     pub fn lose_disk(&mut self, id: ReplicaId) -> Result<(), String> {
         let node = self.stopped(id)?;
         let nonce = nonce(id.0, node.life);
@@ -151,7 +151,7 @@ impl World {
         Ok(())
     }
 
-    /// Copies a disk as it is now.
+    /// Copies a disk in its current state.
     pub fn copy_disk(&mut self, id: ReplicaId) -> Result<(), String> {
         let disk = &self.node(id)?.disk;
         let copy = disk.copied(disk.unsynced());
@@ -159,7 +159,7 @@ impl World {
         Ok(())
     }
 
-    /// Puts the copy in the place of the disk.
+    /// Replaces the disk by its copy.
     pub fn bring_back(&mut self, id: ReplicaId) -> Result<(), String> {
         let copy = self.copies.get(&id).cloned();
         let copy = copy.ok_or_else(|| format!("there is no copy of {}", words::node(id)))?;
@@ -175,7 +175,7 @@ impl World {
         Ok(())
     }
 
-    /// Tells routine messages too from now on, or no more.
+    /// Includes routine messages in the output from now on, or excludes them.
     pub fn tell_all(&mut self, all: bool) -> Result<(), String> {
         if self.tells_all == all {
             return Err("that is told already, or not".to_owned());
@@ -184,7 +184,7 @@ impl World {
         Ok(())
     }
 
-    /// Tells how each replica is.
+    /// Writes down the state of each replica.
     pub fn state(&mut self) -> Result<(), String> {
         if self.nodes.is_empty() {
             return Err("there is no cluster".to_owned());
@@ -206,7 +206,7 @@ impl World {
         Ok(())
     }
 
-    /// Tells what keeps a replica from serving.
+    /// Writes down the problem that keeps a replica from serving.
     pub fn trouble(&mut self, id: ReplicaId) -> Result<(), String> {
         let status = self.process(id)?.engine.status();
         let waits = status.membership.waits.map(|why| format!("waits: {why}"));
@@ -217,9 +217,9 @@ impl World {
     }
 }
 
-/// Clients.
+/// Actions of clients.
 impl World {
-    /// A client writes a key.
+    /// Writes a key, as a client.
     pub fn put(
         &mut self,
         id: ReplicaId,
@@ -233,7 +233,7 @@ impl World {
         self.write(id, operation, valid_until)
     }
 
-    /// A client deletes a key.
+    /// Deletes a key, as a client.
     pub fn delete(&mut self, id: ReplicaId, key: &str, if_: Condition) -> Result<(), String> {
         self.write(id, Operation::Delete { key: Key::from(key.to_owned()), condition: if_ }, None)
     }
@@ -255,14 +255,14 @@ impl World {
         self.ask(id, 0, name, request)
     }
 
-    /// A client asks once more.
+    /// Sends a client's request once more.
     pub fn again(&mut self, id: ReplicaId, name: &str) -> Result<(), String> {
         let request = self.requests.get(name).cloned();
         let request = request.ok_or_else(|| format!("nobody asked '{name}'"))?;
         self.ask(id, 0, name.to_owned(), request)
     }
 
-    /// A client reads a key.
+    /// Reads a key, as a client.
     pub fn get(&mut self, id: ReplicaId, key: &str, local: bool) -> Result<(), String> {
         let consistency = if local { Consistency::Local } else { Consistency::Linearizable };
         self.ask(
@@ -273,7 +273,7 @@ impl World {
         )
     }
 
-    /// An administrator hands leadership over.
+    /// Hands leadership over, as an administrator.
     pub fn hand_over(&mut self, id: ReplicaId, to: Option<ReplicaId>) -> Result<(), String> {
         let name = |to| self.nodes.get(&to).map(|node| node.disk.identity().name.clone());
         let to = to.and_then(name).unwrap_or_default();
@@ -293,30 +293,30 @@ impl World {
     }
 }
 
-/// The orchestrator.
+/// Actions of the orchestrator.
 impl World {
-    /// The marker can be reached, or cannot.
+    /// Makes the marker reachable, or unreachable.
     pub fn reach_marker(&mut self, is_reached: bool) -> Result<(), String> {
         self.marker.as_ref().ok_or("there is no marker before there is a cluster")?;
         self.has_marker = is_reached;
         Ok(())
     }
 
-    /// The marker names a cluster.
+    /// Makes the marker name a cluster.
     pub fn mark_for(&mut self, cluster: ClusterId) -> Result<(), String> {
         let marker = self.marker.as_mut().ok_or("there is no marker before there is a cluster")?;
         marker.cluster = cluster;
         Ok(())
     }
 
-    /// So many replicas are wanted.
+    /// Sets the wanted number of replicas, and reports it.
     pub fn scale(&mut self, replicas: u32) -> Result<(), String> {
         self.wanted = Some(replicas);
         let running: Vec<_> = self.running().collect();
         running.into_iter().try_for_each(|id| self.hear(id))
     }
 
-    /// A replica is told another number than the one that is wanted.
+    /// Reports another number to a replica than the wanted one.
     pub fn mislead(&mut self, id: ReplicaId, replicas: u32) -> Result<(), String> {
         self.take(id, Input::Scale { wanted: Some(Scale { start: 0, replicas }), look: None })
     }
@@ -326,7 +326,7 @@ impl World {
         self.take(id, Input::Scale { wanted, look: None })
     }
 
-    /// The volume of an ordinal asks a replica for an id.
+    /// Requests an id at a replica, for the volume of an ordinal.
     pub fn join(&mut self, id: ReplicaId, ordinal: u32) -> Result<(), String> {
         let name = format!("kvorum-{ordinal}");
         let nonce = nonce(100 + u64::from(ordinal), self.nodes.len() as u64);
@@ -335,7 +335,7 @@ impl World {
         self.ask(id, client, format!("join kvorum-{ordinal}"), request)
     }
 
-    /// The volume has got an id: a new replica begins on it, in the place of one that was there.
+    /// Starts a new replica on a volume that has got an id, in the place of its earlier one.
     pub(super) fn joined(
         &mut self,
         ordinal: u64,

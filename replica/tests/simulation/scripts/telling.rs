@@ -1,4 +1,4 @@
-//! What a script's output says of what replicas send, decide and notice.
+//! The lines of a script's output about messages, decisions and notices of replicas.
 
 use kvorum_protocol::status::{Configuration, ReplicaId};
 use kvorum_replica::engine::{Notice, PeerMessage};
@@ -20,7 +20,7 @@ impl World {
             return;
         }
         let what = words::message(message, &self.configuration_of(from, message));
-        // What is said again and again is told once.
+        // Repeated messages are written once.
         let last = self.said.insert((from, to), what.clone());
         let repeats = matches!(
             message,
@@ -32,7 +32,7 @@ impl World {
         self.tell(format_args!("{} -> {} {what}{waits}", words::node(from), words::node(to)));
     }
 
-    /// The configuration in which a message's ballots are to be read.
+    /// Returns the configuration to which a message's ballots refer.
     pub(super) fn configuration_of(&self, from: ReplicaId, message: &PeerMessage) -> Configuration {
         let current = || self.nodes[&from].disk.chain().current;
         let id = match message {
@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    /// Tells what a replica decided, and that it may end.
+    /// Writes down what a replica decided, and that it may end.
     pub(super) fn observe(&mut self, id: ReplicaId) {
         let Some(status) = self.status(id) else { return };
         self.configurations.insert(status.configuration.id, status.configuration.clone());

@@ -1,4 +1,4 @@
-//! How messages, entries and answers read in a script's output.
+//! Formats messages, entries and answers for a script's output.
 
 use kvorum_protocol::data::{Condition, Operation, Outcome};
 use kvorum_protocol::message::Answer;
@@ -12,18 +12,18 @@ use omnipaxos::messages::ballot_leader_election::HeartbeatMsg;
 use omnipaxos::messages::sequence_paxos::PaxosMsg;
 use omnipaxos::util::LogSync;
 
-/// A replica: `n2`.
+/// Formats a replica: `n2`.
 pub fn node(id: ReplicaId) -> String {
     format!("n{}", id.0)
 }
 
-/// Replicas, in order: `n1 n2`.
+/// Formats replicas, in order: `n1 n2`.
 pub fn members(members: &[Member]) -> String {
     let names: Vec<_> = members.iter().map(|member| node(member.replica)).collect();
     names.join(" ")
 }
 
-/// A ballot and who leads in it: `b3/n2`. Slots are those of a configuration.
+/// Formats a ballot and its leader: `b3/n2`. Slots are those of a configuration.
 pub fn ballot(ballot: Ballot, of: &Configuration) -> String {
     let slot = usize::try_from(ballot.pid).ok().and_then(|slot| slot.checked_sub(1));
     match slot.and_then(|slot| of.members.get(slot)) {
@@ -40,7 +40,7 @@ fn condition(condition: Condition) -> String {
     }
 }
 
-/// A change of a key: `put a=1`.
+/// Formats a change of a key: `put a=1`.
 pub fn operation(operation: &Operation) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match operation {
@@ -53,7 +53,7 @@ pub fn operation(operation: &Operation) -> String {
     }
 }
 
-/// An entry of the log: `put a=1`.
+/// Formats an entry of the log: `put a=1`.
 pub fn entry(entry: &Entry) -> String {
     match entry {
         Entry::Noop => "no-op".to_owned(),
@@ -157,7 +157,7 @@ fn found(found: &Found) -> String {
     }
 }
 
-/// A message between replicas. Ballots are read in the configuration of one of the two.
+/// Formats a message between replicas. Ballots refer to the configuration of one of the two.
 pub fn message(message: &PeerMessage, of: &Configuration) -> String {
     let b = |it: &Ballot| ballot(*it, of);
     match message {
@@ -207,7 +207,7 @@ fn request_words(request: &kvorum_protocol::message::Request) -> String {
     }
 }
 
-/// What a client is told.
+/// Formats an answer to a client.
 pub fn answer(answer: &Answer) -> String {
     match answer {
         Answer::Written(Outcome::Put { revision }) => format!("written at {revision}"),
@@ -233,7 +233,7 @@ pub fn answer(answer: &Answer) -> String {
     }
 }
 
-/// Whether a message is told only when all are: they come all the time.
+/// Whether a message is written down only on request: routine messages come all the time.
 pub fn is_routine(message: &PeerMessage) -> bool {
     matches!(
         message,

@@ -1,4 +1,4 @@
-//! A cluster in which nothing happens but what a script says, and that writes down what came of it.
+//! A cluster in which only the actions of a script happen, and which records their results.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
@@ -18,9 +18,9 @@ use super::super::node::{Node, Process};
 use super::command::Until;
 use super::words;
 
-/// Rounds of delivering and syncing after which a script does not settle any more.
+/// Rounds of delivering and syncing after which a script counts as never settling.
 const ROUNDS_MAX: usize = 10_000;
-/// The first connection of those who ask for an id; lower ones are clients.
+/// The first connection of joiners that request an id; lower ones are clients.
 pub(super) const JOINERS: u64 = 1000;
 
 /// A message under way.
@@ -32,18 +32,18 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// Whether it goes to a replica, from this one if one is named.
+    /// Whether it goes to `to`, and comes from `from` if one is given.
     fn is_between(&self, from: Option<ReplicaId>, to: ReplicaId) -> bool {
         self.to == to && from.is_none_or(|from| self.from == from)
     }
 }
 
-/// What was told of a replica last.
+/// The facts about a replica that were written down last.
 #[derive(Default)]
 pub(super) struct Told {
     pub decided: u64,
     pub may_go: bool,
-    /// What a lone replica's last sync covered: an index, and a round of reads.
+    /// The coverage of a lone replica's last sync: an index, and a round of reads.
     synced: Option<(u64, u64)>,
 }
 
@@ -54,20 +54,20 @@ pub struct World {
     pub(super) links: BTreeMap<(ReplicaId, ReplicaId), Session>,
     pub(super) cut: BTreeSet<(ReplicaId, ReplicaId)>,
     pub(super) paused: BTreeSet<ReplicaId>,
-    /// In the order in which they were sent.
+    /// Messages under way, in the order in which they were sent.
     pub(super) frames: Vec<Frame>,
-    /// What happens to replicas at once: their reads, looks and marks are answered.
+    /// Inputs that replicas get at once: the answers to their reads, looks and marks.
     pub(super) answers: VecDeque<(ReplicaId, Input)>,
     pub(super) sessions: u64,
     pub(super) marker: Option<Marker>,
     pub(super) has_marker: bool,
     pub(super) wanted: Option<u32>,
-    /// What was asked by each call.
+    /// The request of each call, in words.
     pub(super) calls: BTreeMap<u64, String>,
-    /// Requests that clients may ask again, by what they are.
+    /// Requests that clients may repeat, by their words.
     pub(super) requests: BTreeMap<String, Request>,
     pub(super) copies: BTreeMap<ReplicaId, Memory>,
-    /// What each replica said to each other one last.
+    /// The last message of each replica to each other one.
     pub(super) said: BTreeMap<(ReplicaId, ReplicaId), String>,
     pub(super) configurations: BTreeMap<ConfigurationId, Configuration>,
     pub(super) told: BTreeMap<ReplicaId, Told>,
@@ -89,7 +89,8 @@ impl World {
         self.scale(u32::try_from(replicas).expect("clusters are small"))
     }
 
-    /// Lets time pass until a replica leads and everybody is in step; tells only how all are then.
+    /// Lets time pass until `leader` leads and all replicas are in step; writes down only their
+    /// final state.
     pub fn elect(&mut self, leader: ReplicaId) -> Result<(), String> {
         self.run(200, Some(Until::Leader))?;
         if !Until::Leads(leader).holds(self) {
@@ -101,17 +102,17 @@ impl World {
         self.state()
     }
 
-    /// What happened since this was asked last.
+    /// Returns the lines written since the last call.
     pub fn take_lines(&mut self) -> String {
         std::mem::take(&mut self.lines)
     }
 
-    /// Those whose process runs.
+    /// Returns the replicas whose process runs.
     pub fn running(&self) -> impl Iterator<Item = ReplicaId> {
         self.nodes.iter().filter(|(_, node)| node.process.is_some()).map(|(id, _)| *id)
     }
 
-    /// What a replica that runs says about itself.
+    /// Returns the status of a running replica.
     pub fn status(&self, id: ReplicaId) -> Option<Status> {
         let process = self.nodes.get(&id)?.process.as_ref();
         process.map(|process| process.engine.status())
@@ -138,7 +139,7 @@ impl World {
         }
     }
 
-    /// A sentence of a replica's, with the names of replicas as scripts have them.
+    /// Rewrites a replica's text with the names of replicas that scripts use.
     pub(super) fn in_words(&self, text: &str) -> String {
         let mut names: Vec<_> = self.nodes.values().filter(|node| !node.is_gone).collect();
         names.sort_by_key(|node| std::cmp::Reverse(node.disk.identity().name.len()));
@@ -149,7 +150,7 @@ impl World {
 
     // Time, messages and syncs.
 
-    /// Lets a tick pass at a replica, or at all who run.
+    /// Lets a tick pass at a replica, or at all running ones.
     pub fn tick(&mut self, id: Option<ReplicaId>) -> Result<(), String> {
         let all: Vec<_> = self.running().filter(|one| !self.paused.contains(one)).collect();
         let one = id.map(|id| vec![id]);
@@ -173,7 +174,7 @@ impl World {
         }
     }
 
-    /// Delivers and syncs until nothing is under way.
+    /// Delivers and syncs until no message or sync is under way.
     pub fn settle(&mut self) -> Result<(), String> {
         for _ in 0..ROUNDS_MAX {
             let frames = self.take_frames(|_| true);
@@ -186,7 +187,7 @@ impl World {
         Err("it does not settle".to_owned())
     }
 
-    /// Those whose messages or decisions wait for a sync.
+    /// Returns the replicas whose messages or decisions wait for a sync.
     fn due(&self) -> Vec<ReplicaId> {
         self.nodes.keys().copied().filter(|id| self.is_due(*id)).collect()
     }
@@ -197,14 +198,14 @@ impl World {
         process.is_some_and(|process| process.syncing.is_some()) && !self.paused.contains(&id)
     }
 
-    /// Takes those messages out of what is under way that can arrive.
+    /// Takes the messages that are meant and can arrive out of those under way.
     fn take_frames(&mut self, is_meant: impl Fn(&Frame) -> bool) -> Vec<Frame> {
         let paused = &self.paused;
         let arrives = |frame: &mut Frame| is_meant(frame) && !paused.contains(&frame.to);
         self.frames.extract_if(.., arrives).collect()
     }
 
-    /// Delivers what is under way to a replica.
+    /// Delivers messages under way to a replica.
     pub fn deliver(
         &mut self,
         to: ReplicaId,
@@ -217,7 +218,7 @@ impl World {
         frames.into_iter().try_for_each(|frame| self.arrive(frame))
     }
 
-    /// Loses what is under way to a replica.
+    /// Loses the messages under way to a replica.
     pub fn lose(&mut self, to: ReplicaId, from: Option<ReplicaId>) -> Result<(), String> {
         self.node(to)?;
         for frame in self.take_frames(|frame| frame.is_between(from, to)) {
@@ -236,7 +237,7 @@ impl World {
         self.take(to, Input::Peer { peer: from, session, message })
     }
 
-    /// Syncs a replica's disk until nothing waits for it.
+    /// Syncs a replica's disk until no message or decision waits for it.
     pub fn sync(&mut self, id: ReplicaId) -> Result<(), String> {
         self.process(id)?;
         if !self.is_due(id) {
@@ -248,7 +249,8 @@ impl World {
         Ok(())
     }
 
-    /// Ends the sync under way: what it covers is durable, and what waited for it leaves.
+    /// Ends the sync under way: the writes it covers are durable, and messages that waited for it
+    /// leave.
     fn sync_once(&mut self, id: ReplicaId) -> Result<(), String> {
         let node = self.node(id)?;
         let Some(process) = &mut node.process else { return Ok(()) };
@@ -283,7 +285,7 @@ impl World {
         }
     }
 
-    /// Puts a message on its way.
+    /// Sends a message, if a session allows it.
     fn send(&mut self, from: ReplicaId, to: ReplicaId, message: PeerMessage) {
         let session = self.nodes[&from].process.as_ref().and_then(|it| it.session(to));
         let Some(session) = session.filter(|it| self.links.get(&pair(from, to)) == Some(it)) else {
@@ -292,10 +294,10 @@ impl World {
         self.frames.push(Frame { from, to, session, message });
     }
 
-    // What happens to a replica.
+    // Inputs and outputs of a replica.
 
-    /// Gives a replica an input, ends its turn, and does what it says; then what comes of that at
-    /// once.
+    /// Gives a replica an input, ends its turn, and handles its outputs; then the inputs that
+    /// follow at once.
     pub fn take(&mut self, id: ReplicaId, input: Input) -> Result<(), String> {
         self.process(id)?;
         self.answers.push_back((id, input));
@@ -360,7 +362,7 @@ impl World {
         Ok(())
     }
 
-    /// The marker is told something, and answers at once.
+    /// Sends a mark to the marker, which answers at once.
     fn mark(&mut self, id: ReplicaId, mark: Mark) {
         let Some(marker) = &mut self.marker else { return };
         let verdicts = match self.has_marker {
@@ -385,7 +387,7 @@ impl World {
 }
 
 impl World {
-    /// A process that starts asks the marker whether its disk is the one that it was told of.
+    /// Asks the marker, for a process that starts, whether its disk is the one that it knows.
     pub(super) fn ask_marker(&mut self, id: ReplicaId) -> Result<(), String> {
         let marker = self.marker.as_ref().filter(|_| self.has_marker);
         let disk = &self.nodes[&id].disk;
@@ -399,7 +401,7 @@ impl World {
     }
 }
 
-/// What a volume draws at a start.
+/// Returns the number that a volume draws at a start.
 pub(super) fn nonce(id: u64, start: u64) -> u64 {
     id * 1000 + start + 1
 }
