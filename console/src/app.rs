@@ -1,16 +1,16 @@
-//! Pure: everything the console knows.
+//! Pure: the console's whole state.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`cluster`] | the replicas, and what happened to them |
-//! | [`quorum`] | what would become of the quorum |
+//! | [`quorum`] | the effect of an act on the quorum |
 //! | [`failover`] | the four stamps of a failover |
 //! | [`log`], [`keys`], [`writes`], [`output`] | the panes' contents |
 //! | [`dialog`] | the question before an act |
 //! | [`demo`] | the director of the demo |
 //!
-//! Changed by [`update`](crate::update) alone, drawn by [`view`](crate::view). Guarantees that its
-//! memory is bounded. Does not know a terminal or a cluster.
+//! Changed only by [`update`](crate::update), drawn by [`view`](crate::view). Guarantees that its
+//! memory is bounded. Does not know about terminals or real clusters.
 
 pub mod cluster;
 pub mod demo;
@@ -51,39 +51,39 @@ use log::LogPane;
 use output::Output;
 use writes::Writes;
 
-/// Keys offered for completion.
+/// The maximum number of keys offered for completion.
 const KNOWN_KEYS_MAX: usize = 1000;
 
-/// What is shown in place of a value.
+/// The text shown in place of a masked value.
 const MASK: &str = "•••";
 
-/// How the console behaves.
+/// The console's settings.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Settings {
-    /// Refuse whatever would change something.
+    /// Whether commands that would change anything are refused.
     pub readonly: bool,
-    /// Ask before acts that keep the quorum.
+    /// Whether acts that keep the quorum need confirmation too.
     pub confirm: bool,
-    /// The colors.
+    /// The color theme.
     pub theme: ThemeName,
-    /// The user wants no colors (`NO_COLOR`).
+    /// Whether the user wants no colors (`NO_COLOR`).
     pub no_color: bool,
-    /// ASCII only.
+    /// Whether only ASCII is drawn.
     pub ascii: bool,
-    /// How reads are done.
+    /// The consistency of reads.
     pub read: ReadMode,
-    /// The time zone of times of day.
+    /// The time zone in which times of day are shown.
     pub zone: TimeZone,
-    /// What is attached to, for the title, until it is.
+    /// The target's description, for the title, until the console is attached.
     pub target: String,
     /// The contexts of the kubeconfig, the current one first.
     pub contexts: Vec<String>,
-    /// A target that cannot be had is tried again by itself.
+    /// Whether attaching to an unavailable target is retried automatically.
     pub retries: bool,
-    /// It is a pod's first process, on a terminal that viewers come to and go from.
+    /// Whether this is a pod's first process, on a terminal that viewers attach to and detach from.
     pub is_shared: bool,
-    /// Values are not shown.
+    /// Whether values are masked.
     pub mask: bool,
 }
 
@@ -106,17 +106,17 @@ impl Default for Settings {
     }
 }
 
-/// Where the console stands with its cluster.
+/// The state of the console's connection to its cluster.
 #[derive(Debug)]
 pub enum Stage {
-    /// It is being attached to.
+    /// The console is attaching to it.
     Attaching,
-    /// There is none.
+    /// No cluster is attached.
     Detached {
-        /// Why.
+        /// The reason.
         why: Stop,
     },
-    /// It is there.
+    /// The cluster is attached.
     Attached(Place),
 }
 
@@ -129,43 +129,43 @@ pub enum Page {
     Errors,
     /// A replica's log file.
     Logs {
-        /// Whose.
+        /// The replica's name.
         node: String,
-        /// Its last lines; `None` while they are asked for.
+        /// Its last lines; `None` until the answer arrives.
         lines: Option<Vec<String>>,
     },
 }
 
-/// A write that can be taken back.
+/// A write that can be undone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Undo {
     /// The key.
     pub key: Key,
     /// The value to write back; `None` to delete the key.
     pub value: Option<Bytes>,
-    /// Only if the key's last write is still this one; `None` if it must not exist.
+    /// The revision that must still be the key's last; `None` if the key must not exist.
     pub revision: Option<u64>,
-    /// What is taken back, in words.
+    /// A description of the write to undo.
     pub what: String,
 }
 
 /// A call in flight, as the console shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// What it is, in words.
+    /// A description of the call.
     pub text: String,
-    /// When it began.
+    /// The time at which it began, by the console's monotonic clock.
     pub since: Duration,
-    /// What its answer is for.
+    /// The use of its answer.
     pub purpose: Purpose,
 }
 
-/// What a call's answer is for.
+/// The use of a call's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To be said, and to be taken back on demand if it was a write of this key.
+    /// It is shown in the output pane. If the call wrote a key, the write can then be undone.
     Say {
-        /// The key, if one is written.
+        /// The key, if the call writes one.
         key: Option<Key>,
     },
     /// The keys pane.
@@ -183,54 +183,54 @@ pub enum Purpose {
     Demo,
 }
 
-/// What stands still while the screen is frozen.
+/// The state that is shown while the screen is frozen.
 #[derive(Clone, Debug)]
 pub struct Frozen {
-    /// Since when.
+    /// The time of the freeze.
     pub at: Now,
-    /// The replicas then.
+    /// The replicas at that time.
     pub cluster: Cluster,
-    /// The probe then.
+    /// The write probe at that time.
     pub writes: Writes,
-    /// The failover then.
+    /// The failover at that time.
     pub failover: Failover,
 }
 
-/// How soon a key came after others.
+/// The speed at which a key followed the previous ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Haste {
-    /// Whoever pressed it had time to read what the one before did.
+    /// The user had time to read the effect of the previous key.
     None,
-    /// It came alone, and soon.
+    /// The key came alone, but soon after another.
     Soon,
-    /// It came all at once with others, or right after such: it may be the rest of them.
+    /// The key came in a burst with others, or right after one, and may belong to it.
     Burst,
 }
 
-/// Everything the console knows.
+/// The console's whole state.
 #[derive(Debug)]
 pub struct App {
     /// The time of the last event.
     pub now: Now,
-    /// When somebody pressed a key last, or came to look.
+    /// The time of the last user activity: a key, a paste, or a resize (as when a viewer attaches).
     pub attended: Now,
-    /// When a key was pressed last.
+    /// The time of the last key or paste.
     pub pressed: Option<Duration>,
-    /// When keys came all at once last.
+    /// The time of the last burst of keys.
     pub burst: Option<Duration>,
-    /// How soon the key that is looked at came after others.
+    /// The haste of the key that is being handled.
     pub haste: Haste,
-    /// Which cluster to attach to: the one that was chosen last.
+    /// The cluster to attach to: the last one chosen.
     pub destination: Destination,
-    /// When it could not be attached to; nothing while that is tried.
+    /// The time at which attaching last failed; `None` while an attempt is in progress.
     pub tried: Option<Now>,
-    /// A viewer was told that what is copied goes to all, and to the pod's log.
+    /// Whether a viewer was warned that copied text goes to all viewers and to the pod's log.
     pub may_copy: bool,
     /// Columns and rows of the terminal.
     pub size: (u16, u16),
-    /// How it behaves.
+    /// The settings.
     pub settings: Settings,
-    /// Where it stands with its cluster.
+    /// The state of the connection to the cluster.
     pub stage: Stage,
     /// The replicas.
     pub cluster: Cluster,
@@ -242,43 +242,43 @@ pub struct App {
     pub keys: KeysPane,
     /// The write probe.
     pub writes: Writes,
-    /// Answers, events, errors.
+    /// The output: answers, events and errors.
     pub output: Output,
-    /// Filter of the events.
+    /// The filter of the events pane.
     pub events_filter: log::Filter,
-    /// Lines that events, output and a page of text are scrolled up or down.
+    /// The number of lines by which events, output and a page of text are scrolled up or down.
     pub scroll: usize,
-    /// The pane that keys go to.
+    /// The pane that receives keys.
     pub focus: PaneName,
-    /// It has the screen to itself.
+    /// Whether that pane has the whole screen.
     pub zoomed: bool,
-    /// The node that is selected; the leader when `None`.
+    /// The selected node; `None` selects the leader.
     pub selected: Option<String>,
     /// A page of text over the screen.
     pub page: Option<Page>,
-    /// The question that is open.
+    /// The open question.
     pub dialog: Option<Dialog>,
     /// The prompt.
     pub prompt: Prompt,
-    /// The demo under way, or the last one.
+    /// The running demo, or the last one.
     pub demo: Option<Demo>,
-    /// The demo is to be asked about once there is a leader to kill.
+    /// The demo to ask about once there is a leader to kill.
     pub wants_demo: Option<crate::arguments::DemoName>,
-    /// The write that can be taken back.
+    /// The write that can be undone.
     pub undo: Option<Undo>,
-    /// Calls in flight.
+    /// The calls in flight.
     pub calls: BTreeMap<CallId, Pending>,
-    /// Lines of the prompt of which commands are left.
+    /// The prompt's lines that have commands left to run.
     pub(crate) lines: Vec<lines::Line>,
-    /// The screen stands still since then.
+    /// The frozen state; `None` while the screen is live.
     pub frozen: Option<Box<Frozen>>,
-    /// It is about to end.
+    /// Whether the console is about to end.
     pub is_quitting: bool,
     next_call: u64,
 }
 
 impl App {
-    /// A console that is about to attach to its cluster.
+    /// Returns a console that is about to attach to its cluster.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
@@ -318,7 +318,7 @@ impl App {
         }
     }
 
-    /// Where a key goes now.
+    /// Returns the mode, which decides where a key goes.
     #[must_use]
     pub fn mode(&self) -> Mode {
         match (&self.dialog, self.prompt.is_open, &self.page, &self.stage) {
@@ -330,14 +330,14 @@ impl App {
         }
     }
 
-    /// The node that acts are about.
+    /// Returns the node that acts apply to: the selected one, else the leader, else the first.
     #[must_use]
     pub fn node(&self) -> Option<&Node> {
         let name = self.selected.as_deref().or_else(|| self.cluster.leader());
         name.and_then(|name| self.cluster.node(name)).or_else(|| self.cluster.nodes().next())
     }
 
-    /// Where the replicas are; nothing until they are attached to.
+    /// Returns the place of the replicas; `None` until the console is attached.
     #[must_use]
     pub fn place(&self) -> Option<&Place> {
         match &self.stage {
@@ -346,7 +346,7 @@ impl App {
         }
     }
 
-    /// How reads are done.
+    /// Returns the consistency of reads.
     #[must_use]
     pub fn consistency(&self) -> Consistency {
         match self.settings.read {
@@ -355,7 +355,7 @@ impl App {
         }
     }
 
-    /// A number for a new call.
+    /// Registers a new call and returns its id.
     pub fn begin(&mut self, text: impl Into<String>, purpose: Purpose) -> CallId {
         self.next_call += 1;
         let id = CallId(self.next_call);
@@ -364,7 +364,7 @@ impl App {
         id
     }
 
-    /// What a line may name.
+    /// Returns the nodes and keys that a prompt line may name.
     #[must_use]
     pub fn known(&self) -> Known {
         let page = self.keys.rows.iter().map(|row| row.key.0.to_vec());
@@ -376,13 +376,13 @@ impl App {
         Known { nodes: self.cluster.names(), keys }
     }
 
-    /// The time without writes of the last failover, in microseconds.
+    /// Returns the time without writes of the last failover, in microseconds.
     #[must_use]
     pub fn last_gap_us(&self) -> Option<u64> {
         self.failover.last.as_ref()?.gap_us()
     }
 
-    /// The replicas as they are shown: now, or when the screen was frozen.
+    /// Returns the replicas as they are shown: now, or when the screen was frozen.
     #[must_use]
     pub fn shown(&self) -> (&Cluster, &Writes, &Failover, Now) {
         match &self.frozen {
@@ -391,13 +391,13 @@ impl App {
         }
     }
 
-    /// A value as it is shown.
+    /// Returns a value as it is shown: masked, if the settings say so.
     #[must_use]
     pub fn shown_value(&self, text: String) -> String {
         if self.settings.mask && !text.is_empty() { MASK.to_owned() } else { text }
     }
 
-    /// Whether what is shown changes with time alone.
+    /// Whether the screen changes with time alone.
     #[must_use]
     pub fn needs_ticks(&self) -> bool {
         let moves = self.writes.state == writes::ProbeState::On && self.frozen.is_none();
@@ -406,7 +406,7 @@ impl App {
         moves || is_staged || may_close
     }
 
-    /// Whether something on the screen tells how long ago it was.
+    /// Whether the screen shows how long ago something happened.
     #[must_use]
     pub fn shows_ages(&self) -> bool {
         let is_down = |node: &Node| !node.is_live();

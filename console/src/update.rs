@@ -1,16 +1,16 @@
-//! Pure: what each event changes, and what is asked for then.
+//! Pure: the changes that each event makes to the state, and the effects that it asks for.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `bursts` | keys that came all at once |
+//! | `bursts` | keys that arrived all at once |
 //! | `press` | keys |
 //! | `commands` | lines of the prompt |
-//! | `acts` | what is done with the cluster, and the questions before it |
-//! | `answers` | what came back |
+//! | `acts` | the calls to the cluster, and the questions before them |
+//! | `answers` | the results of calls |
 //!
 //! Guarantees that a destructive call comes out only after a `y`, a typed name or `--yes`, none of
-//! them among keys that came all at once; that no event, in any order, makes it panic; and that
-//! nothing in it waits. Time comes with the event.
+//! them among keys that arrived all at once; that no event, in any order, makes it panic; and that
+//! nothing in it waits. The time comes with the event.
 
 pub(crate) mod acts;
 mod answers;
@@ -31,12 +31,12 @@ use crate::prompt::PaneName;
 
 pub use commands::why_detached;
 
-/// Time between two tries to attach to a target that waiting may bring back.
+/// The time between two attempts to attach to a target that waiting may bring back.
 const ATTACH_RETRY: Duration = Duration::from_secs(5);
-/// Time between two tries to get a page of keys.
+/// The time between two attempts to get a page of keys.
 const PAGE_RETRY: Duration = Duration::from_secs(1);
 
-/// Takes in an event; what is to be done about it.
+/// Applies an event, and returns the effects to carry out.
 pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
     app.now = now;
     let mut effects = match event {
@@ -58,12 +58,12 @@ pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
         }
         Event::Tick => Vec::new(),
         Event::Attached(place) => {
-            // What failed before was no line.
+            // The failures so far were not those of lines.
             app.output.failed = 0;
             attached(app, place)
         }
         Event::NotAttached(why) => {
-            // One that is tried again and again says a new reason only.
+            // When attempts are repeated, only a new reason is reported.
             if !matches!(&app.stage, Stage::Detached { why: last } if *last == why) {
                 app.output.say(now, Verdict::Refused, why.message.clone());
             }
@@ -79,8 +79,8 @@ pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
     effects
 }
 
-/// Somebody came to look, or has another window now: what another one left half done is not theirs
-/// to confirm.
+/// Handles a viewer who attached or resized the window: what another viewer left half done is not
+/// theirs to confirm.
 fn viewer_came(app: &mut App) {
     let was_asked = app.dialog.take().is_some();
     let was_typed = app.prompt.is_open && !app.prompt.line().trim().is_empty();
@@ -90,7 +90,7 @@ fn viewer_came(app: &mut App) {
     }
 }
 
-/// Nobody goes on with what somebody typed in a shared console: the next key may be another's.
+/// Closes a shared console's prompt that was left idle: the next key may be another viewer's.
 fn viewer_went(app: &mut App) {
     let idle = app.now.monotonic.saturating_sub(app.attended.monotonic);
     if app.settings.is_shared && app.prompt.is_open && idle >= dialog::PATIENCE {
@@ -101,7 +101,7 @@ fn viewer_went(app: &mut App) {
     }
 }
 
-/// What follows from the state, whatever the event was.
+/// Applies what follows from the state, whatever the event was, and returns the effects.
 fn after(app: &mut App) -> Vec<Effect> {
     let gap = app.last_gap_us();
     let note = app.dialog.as_mut().and_then(|dialog| dialog.refresh(&app.cluster, gap, app.now));
@@ -127,7 +127,7 @@ fn after(app: &mut App) -> Vec<Effect> {
     effects
 }
 
-/// Whether a target that could not be had is to be tried again: waiting may help.
+/// Whether to retry a target that could not be attached to: waiting may help.
 fn may_retry(app: &App) -> bool {
     let Stage::Detached { why } = &app.stage else { return false };
     app.settings.retries
@@ -143,7 +143,7 @@ fn attached(app: &mut App, place: Place) -> Vec<Effect> {
     app.log = crate::app::log::LogPane::default();
     app.keys = crate::app::keys::KeysPane::default();
     app.selected = None;
-    // It would take back what was done to another cluster.
+    // It would undo a write to another cluster.
     app.undo = None;
     Vec::new()
 }
@@ -194,7 +194,7 @@ fn probed(app: &mut App, report: ProbeReport) -> Vec<Effect> {
     Vec::new()
 }
 
-/// Lets the director of the demo go on.
+/// Advances the demo's director, and carries out its orders.
 fn direct(app: &mut App) -> Vec<Effect> {
     let Some(mut demo) = app.demo.take() else { return Vec::new() };
     let facts = Facts { cluster: &app.cluster, writes: &app.writes, failover: &app.failover };
@@ -220,12 +220,12 @@ fn direct(app: &mut App) -> Vec<Effect> {
     effects
 }
 
-/// Whether the keys are on the screen.
+/// Whether the Keys pane is on the screen.
 fn shows_keys(app: &App) -> bool {
     app.focus == PaneName::Keys || (app.size.0 >= layout::TWO_COLUMNS && !app.zoomed)
 }
 
-/// Asks for the page of keys that is wanted and not there.
+/// Requests the page of keys that is wanted and not loaded.
 fn page_wanted(app: &mut App) -> Vec<Effect> {
     let is_wanted = !app.keys.is_loaded && app.keys.loading.is_none();
     let may_retry = match app.keys.trouble {
@@ -254,7 +254,7 @@ mod tests {
     use crate::exit::Stop;
     use crate::message::Destination;
 
-    /// What was chosen last is tried again, one try at a time, after a pause.
+    /// The destination that was chosen last is retried, one attempt at a time, after a pause.
     #[test]
     fn the_destination_that_was_chosen_is_tried_again() {
         let mut app = App::new(Settings { retries: true, ..Settings::default() });

@@ -1,8 +1,8 @@
-//! Pure: the replicas as the console knows them, and what happened to them.
+//! Pure: the console's view of the replicas, and the events derived from it.
 //!
-//! Guarantees that a replica once seen stays, dead or alive, in its place, until it is no member
-//! and nobody runs it; and that every change
-//! people care about becomes one [`Happening`]. Does not know what is drawn.
+//! Guarantees that a replica once seen stays in its place, up or down, until it is neither a member
+//! nor running; and that every change an operator cares about becomes one [`Happening`]. Does not
+//! know what is drawn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,20 +17,20 @@ use crate::output::Said;
 #[derive(Clone, Default, Debug)]
 pub struct Cluster {
     pub(super) nodes: BTreeMap<(usize, String), Node>,
-    /// The leader that was last known.
+    /// The last known leader.
     leader: Option<String>,
-    /// The latest ballot that was seen, of the latest configuration.
+    /// The highest ballot seen, together with its configuration.
     reign: Option<Reign>,
-    /// The latest configuration that was seen.
+    /// The latest configuration seen.
     pub(super) configuration: Option<Configuration>,
-    /// Replicas that nobody runs any more; they stay as long as they are members.
+    /// Replicas that no longer run; they stay listed as long as they are members.
     pub(super) gone: BTreeSet<String>,
-    /// What the leader said last about the members.
+    /// The membership that the leader last reported.
     pub(super) membership: Membership,
 }
 
 impl Cluster {
-    /// The cluster as replicas tell it that were asked once.
+    /// Builds the cluster from one status reply, or error, per replica.
     #[must_use]
     pub fn of(said: &[Said]) -> Self {
         let mut cluster = Self::default();
@@ -52,11 +52,11 @@ pub struct Node {
     pub name: String,
     /// The console's connection to it.
     pub link: Link,
-    /// What it said last.
+    /// The status it last reported.
     pub status: Option<Status>,
-    /// For how long the connection has been silent, when that is long.
+    /// How long the connection has been silent, if longer than `SILENT_AFTER`.
     pub silent: Option<Duration>,
-    /// How its pod is, and how often its container was started again, where pods run it.
+    /// The state of its pod and the container's restart count, on Kubernetes.
     pub pod: Option<(String, i32)>,
 }
 
@@ -65,45 +65,45 @@ pub struct Node {
 pub enum Link {
     /// Nothing is known yet.
     Unknown,
-    /// It stands.
+    /// The connection is established.
     Up,
-    /// It does not.
+    /// There is no connection.
     Down {
-        /// Since when, on the console's clock.
+        /// When it was lost, on the console's clock.
         since: Duration,
-        /// Why.
+        /// The reason.
         why: String,
     },
 }
 
-/// How a replica is, in one word.
+/// The state of a replica, in one word.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum State {
     /// It leads and serves.
     Leader,
     /// It follows and serves.
     Follower,
-    /// It leads, but has no majority to lead.
+    /// It leads, but without a majority.
     Alone,
-    /// It is asking for promises.
+    /// It is collecting promises.
     Candidate,
-    /// It is being brought into step.
+    /// It is being brought up to date.
     Recovering,
-    /// It has not met all others yet.
+    /// It has not yet reached all other replicas.
     Gathering,
     /// It may not vote.
     Outside,
-    /// It copies the state, and becomes a member then.
+    /// It is copying the state, and becomes a member afterwards.
     Joining,
-    /// It is no member any more.
+    /// It is no longer a member.
     Retired,
-    /// It is connected and has not said anything yet.
+    /// It is connected and has not reported a status yet.
     Starting,
     /// It is connected and silent.
     Silent,
     /// There is no connection.
     Down,
-    /// Nothing was seen of it yet.
+    /// Nothing has been seen of it yet.
     Unknown,
 }
 
@@ -131,13 +131,13 @@ impl Node {
         Self { name: name.to_owned(), link: Link::Unknown, status: None, silent: None, pod: None }
     }
 
-    /// Whether it is connected and heard of.
+    /// Whether it is connected, not silent, and has reported a status.
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.link == Link::Up && self.silent.is_none() && self.status.is_some()
     }
 
-    /// How it is.
+    /// Returns its state.
     #[must_use]
     pub fn state(&self) -> State {
         let status = match (&self.link, &self.status) {
@@ -160,26 +160,26 @@ impl Node {
         }
     }
 
-    /// Its place among the replicas, from 0.
+    /// Returns its position among the replicas, from 0.
     #[must_use]
     pub fn ordinal(&self) -> usize {
         ordinal(&self.name)
     }
 
-    /// As people call it: `n2` is `kvorum-1`.
+    /// Returns its short name: `n2` for `kvorum-1`.
     #[must_use]
     pub fn short(&self) -> String {
         short(&self.name)
     }
 }
 
-/// A replica's place, by its name.
+/// Returns a replica's position, from its name.
 fn ordinal(name: &str) -> usize {
     let number = name.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse().ok());
     number.unwrap_or(usize::MAX / 2)
 }
 
-/// As people call a replica: `n2` for `kvorum-1`.
+/// Returns the short name of a replica: `n2` for `kvorum-1`.
 #[must_use]
 pub fn short(name: &str) -> String {
     match ordinal(name) {
@@ -188,65 +188,65 @@ pub fn short(name: &str) -> String {
     }
 }
 
-/// What kind of thing happened.
+/// The kind of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// A replica leads.
+    /// A replica became the leader.
     Leader,
-    /// A replica is gone.
+    /// The connection to a replica was lost.
     Lost,
-    /// A replica is back.
+    /// The connection to a replica is back.
     Returned,
     /// A replica serves again, or for the first time.
     Ready,
-    /// A replica says what keeps it from serving.
+    /// A replica reports what keeps it from serving.
     Trouble,
-    /// The members changed, or cannot.
+    /// The members changed, or a change of members is blocked.
     Members,
     /// A link was cut on purpose.
     Cut,
     /// A cut link was healed.
     Healed,
-    /// What a supervisor says of a process.
+    /// A supervisor's report about a process.
     Process,
-    /// What a demo says.
+    /// A demo's message.
     Demo,
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Happening {
-    /// When, in microseconds since 1970.
+    /// When it happened, in microseconds since 1970.
     pub wall_us: u64,
-    /// What kind.
+    /// The kind.
     pub kind: Kind,
-    /// To which replica, if to one.
+    /// The replica concerned, if it concerns one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// In words.
+    /// The event in words.
     pub text: String,
 }
 
 impl Cluster {
-    /// The replicas, in the order of their names' numbers.
+    /// Returns the replicas, ordered by the number in their names.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
     }
 
-    /// One replica.
+    /// Returns one replica.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(&(ordinal(name), name.to_owned()))
     }
 
-    /// How many are known.
+    /// Returns how many replicas are known.
     #[must_use]
     pub fn count(&self) -> usize {
         self.nodes.len()
     }
 
-    /// How many serve.
+    /// Returns how many replicas serve.
     #[must_use]
     pub fn ready(&self) -> usize {
         let is_ready = |node: &&Node| {
@@ -255,7 +255,7 @@ impl Cluster {
         self.nodes().filter(is_ready).count()
     }
 
-    /// The leader now: who says so itself by the latest ballot.
+    /// Returns the current leader: the replica that reports leading with the highest ballot.
     #[must_use]
     pub fn leader(&self) -> Option<&str> {
         let leads = |node: &&Node| matches!(node.state(), State::Leader | State::Alone);
@@ -263,39 +263,39 @@ impl Cluster {
         self.nodes().filter(leads).max_by_key(reign).map(|node| node.name.as_str())
     }
 
-    /// The number of the latest ballot that was seen.
+    /// Returns the number of the highest ballot seen.
     #[must_use]
     pub fn ballot(&self) -> u32 {
         self.reign.map_or(0, |(_, ballot)| ballot.number)
     }
 
-    /// The highest decided index that a live replica told.
+    /// Returns the highest decided index that a live replica reports.
     #[must_use]
     pub fn decided(&self) -> u64 {
         let live = self.nodes().filter(|node| node.is_live());
         live.filter_map(|node| node.status.as_ref()).map(|s| s.decided).max().unwrap_or(0)
     }
 
-    /// How many decided entries a replica has not applied.
+    /// Returns how many decided entries a replica has not applied.
     #[must_use]
     pub fn lag(&self, node: &Node) -> Option<u64> {
         let status = node.status.as_ref()?;
         Some(self.decided().saturating_sub(status.applied))
     }
 
-    /// The latest configuration that a replica told: its number, and how many members it has.
+    /// Returns the latest configuration that a replica reported: its id and number of members.
     #[must_use]
     pub fn configuration(&self) -> Option<(u32, usize)> {
         self.configuration.as_ref().map(|now| (now.id.0, now.members.len()))
     }
 
-    /// The names of all replicas.
+    /// Returns the names of all replicas.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.nodes().map(|node| node.name.clone()).collect()
     }
 
-    /// Takes in what was seen; what happened by that.
+    /// Takes in an observation and returns the events that follow from it.
     pub fn observe(&mut self, now: Now, seen: &Seen) -> Vec<Happening> {
         match seen {
             Seen::Member { node } => {
@@ -339,7 +339,7 @@ impl Cluster {
         let was_down = matches!(node.link, Link::Down { .. });
         node.link = Link::Up;
         node.silent = None;
-        // What it said before it was gone is no longer true.
+        // The status from before the connection was lost is out of date.
         node.status = None;
         let text = format!("{} is back", short(name));
         let back = happening(now.wall_us, Kind::Returned, name, text);
@@ -376,7 +376,7 @@ impl Cluster {
         let before = node.status.replace(status.clone());
         happened.extend(changes(before.as_ref(), status));
         self.reign = self.reign.max(Some(status.reign()));
-        // Two leaders may have the same number; the higher replica's ballot is the higher one.
+        // Two leaders may have the same number; the higher replica id makes the higher ballot.
         let leads = status.role == Role::Leader && Some(status.reign()) == self.reign;
         if leads && self.leader.as_ref() != Some(&name) {
             let from = match self.leader.replace(name.clone()) {
@@ -394,7 +394,7 @@ pub(super) fn happening(wall_us: u64, kind: Kind, node: &str, text: String) -> H
     Happening { wall_us, kind, node: Some(node.to_owned()), text }
 }
 
-/// What changed from one status of a replica to the next.
+/// Returns the events between one status of a replica and the next.
 fn changes(before: Option<&Status>, status: &Status) -> Vec<Happening> {
     let mut happened = Vec::new();
     let (name, wall_us) = (&status.name, status.wall_us);
@@ -409,7 +409,7 @@ fn changes(before: Option<&Status>, status: &Status) -> Vec<Happening> {
         happened.push(happening(wall_us, Kind::Trouble, name, text));
     }
     for link in &status.links {
-        // Only the end that cut it says so.
+        // Only the end that cut the link reports it.
         let old = before.and_then(|before| before.links.iter().find(|l| l.peer == link.peer));
         let was_cut = old.is_some_and(|link| link.is_cut);
         if link.is_cut != was_cut {
@@ -475,7 +475,7 @@ mod tests {
         let stale = cluster.observe(Now::default(), &Seen::Status(Box::new(status_of(3, 0))));
         assert!(texts(&stale).is_empty(), "the lower ballot is no new leader");
         assert_eq!(cluster.leader(), Some("kvorum-2"));
-        // Each configuration counts its ballots anew.
+        // Each configuration numbers its ballots from the start.
         let mut next = status_of(3, 1);
         next.configuration.id.0 += 1;
         (next.role, next.ballot.number) = (Role::Leader, 1);

@@ -1,8 +1,8 @@
-//! Pure: the director of the demos: a failover, and a cluster that is scaled.
+//! Pure: the director of the demos, which are a failover and the scaling of a cluster.
 //!
-//! Steps with a caption each; every step has a condition to go on and a time by which it must hold.
-//! Guarantees that the demo ends, that it turns off what it turned on, and that its result is what
-//! was measured. Does not act itself: it gives orders.
+//! Each step has a caption, a condition for going on and a deadline for that condition. Guarantees
+//! that the demo ends, that it turns off what it turned on, and that its result consists of
+//! measurements. Does not act itself: it issues orders.
 
 use std::time::Duration;
 
@@ -18,86 +18,86 @@ use crate::message::{Now, Proof};
 pub use scaling::Scaled;
 use scaling::Walk;
 
-/// How long the writes run before the leader is killed, and after all is well again.
+/// How long the writes run before the leader is killed, and again once the cluster has recovered.
 const CALM: Duration = Duration::from_secs(3);
 /// How long a step may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often another leader is killed, when the one that was killed led no more.
+/// How many times the kill is repeated because the killed replica no longer led.
 const MISSES_MAX: u32 = 3;
 /// Writes that must be acknowledged before the leader is killed.
 const WRITES_MIN: u64 = 100;
 
-/// The demo under way.
+/// The demo in progress.
 #[derive(Clone, Debug)]
 pub struct Demo {
-    /// Which one.
+    /// Which demo it is.
     name: DemoName,
-    /// The sizes to go through, in that one.
+    /// The sizes to go through, in the scaling demo.
     walk: Walk,
-    /// Where it stands.
+    /// The current step.
     pub step: Step,
     /// When the step began.
     since: Duration,
-    /// The leader that is killed, and its incarnation then.
+    /// The killed leader, and its incarnation at that time.
     victim: Option<(String, u64)>,
-    /// How often somebody was killed who led no more.
+    /// How many times the killed replica turned out not to lead any more.
     misses: u32,
-    /// The stamps of its failover; what happens later is no part of it.
+    /// The stamps of its failover; later events are not part of it.
     stamps: Option<Stamps>,
-    /// What came of it, at the end.
+    /// The result, at the end.
     pub result: Option<Result<Outcome, String>>,
-    /// Somebody has asked to go on.
+    /// Whether the user asked to skip the waiting time.
     hurried: bool,
-    /// Why an order was not followed.
+    /// Why an order was refused.
     refusal: Option<String>,
 }
 
-/// A step.
+/// A step of a demo.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Step {
-    /// Until every replica serves.
+    /// Waits until every replica serves.
     Gather,
     /// Writes run.
     Calm,
-    /// The leader is killed; until the first write after it.
+    /// The leader is killed; lasts until the first acknowledged write after that.
     Failover,
-    /// Until the killed replica is back and in step.
+    /// Waits until the killed replica is back and up to date.
     Return,
-    /// The cluster is scaled, to one number after the other.
+    /// The cluster is scaled to one size after another.
     Scale,
-    /// Writes run on.
+    /// Writes continue.
     After,
-    /// What was written is read again.
+    /// Every acknowledged write is read back.
     Prove,
     /// The end.
     Done,
 }
 
-/// Something that the demo wants done.
+/// An order that the demo issues.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Order {
-    /// The write probe on or off.
+    /// Turns the write probe on or off.
     Probe(bool),
-    /// A replica killed by SIGKILL.
+    /// Kills a replica by SIGKILL.
     Kill(String),
-    /// Another number of replicas.
+    /// Scales to another number of replicas.
     Scale(u32),
-    /// Something said.
+    /// Shows a message.
     Say(String),
 }
 
-/// What came of a demo.
+/// The result of a demo.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Outcome {
-    /// Of the failover.
+    /// The figures of the failover demo.
     Failover(Figures),
-    /// Of scaling.
+    /// The figures of the scaling demo.
     Scale(Scaled),
 }
 
 impl Outcome {
-    /// Whether the promises were kept.
+    /// Whether writes were acknowledged and every guarantee held for them.
     #[must_use]
     pub fn is_proof(&self) -> bool {
         let proof = match self {
@@ -117,31 +117,31 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// What was measured. Times are in milliseconds; stamps count from the kill.
+/// The measured figures. Times are in milliseconds; stamps count from the kill.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Figures {
-    /// What the writes came to.
+    /// The verification of the writes.
     #[serde(flatten)]
     pub proof: Proof,
-    /// The longest time without an acknowledged write: across the failover.
+    /// The longest time without an acknowledged write, across the failover.
     pub gap_ms: f64,
     /// When the leader was killed, in microseconds since 1970.
     pub killed_us: u64,
     /// When a replica first noticed that the leader was gone.
     pub noticed_ms: Option<f64>,
-    /// When another one led.
+    /// When another replica became the leader.
     pub elected_ms: f64,
     /// When the first write was acknowledged after that.
     pub first_write_ms: f64,
-    /// Who was killed.
+    /// The killed leader.
     pub leader_before: String,
-    /// Who leads now.
+    /// The new leader.
     pub leader_after: String,
     /// How many replicas there are.
     pub replicas: usize,
 }
 
-/// What the director looks at.
+/// The state that the director observes.
 pub struct Facts<'a> {
     /// The replicas.
     pub cluster: &'a Cluster,
@@ -152,7 +152,7 @@ pub struct Facts<'a> {
 }
 
 impl Demo {
-    /// A demo that begins now.
+    /// Starts a demo now.
     #[must_use]
     pub fn new(name: DemoName, now: Now) -> Self {
         Self {
@@ -169,13 +169,13 @@ impl Demo {
         }
     }
 
-    /// Whether it has come to its end.
+    /// Whether the demo has ended.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.step == Step::Done
     }
 
-    /// What is said on the screen.
+    /// Returns the caption shown on the screen.
     #[must_use]
     pub fn caption(&self) -> String {
         let victim = self.victim.as_ref().map(|(name, _)| short(name)).unwrap_or_default();
@@ -203,17 +203,17 @@ impl Demo {
         }
     }
 
-    /// Goes on to the next step where a step only waits for time.
+    /// Goes on to the next step if the current one only waits for time to pass.
     pub fn hurry(&mut self) {
         self.hurried = true;
     }
 
-    /// An order was not followed: the demo fails.
+    /// Records that an order was refused: the demo fails.
     pub fn refused(&mut self, why: String) {
         self.refusal.get_or_insert(why);
     }
 
-    /// Looks whether the step is over; what is to be done then.
+    /// Checks whether the step is over, and returns the orders to carry out.
     pub fn advance(&mut self, facts: &Facts<'_>, now: Now) -> Vec<Order> {
         if self.is_over() {
             return Vec::new();
@@ -243,7 +243,7 @@ impl Demo {
                 self.stamps = facts.failover.last.clone().filter(|last| last.writes.is_some());
                 match self.stamps {
                     Some(_) => self.go(Step::Return, now, Vec::new()),
-                    // Another one led by then, of which this console had not heard.
+                    // Another replica already led when the kill came, and the console did not know.
                     None if self.misses < MISSES_MAX && self.is_back(facts.cluster) => {
                         self.misses += 1;
                         self.go(Step::Calm, now, Vec::new())
@@ -266,7 +266,7 @@ impl Demo {
         orders
     }
 
-    /// Goes on to the next size, or on when there is none.
+    /// Goes on to the next size, or to the next step if there is none.
     fn scale(&mut self, now: Now) -> Vec<Order> {
         match self.walk.next(now) {
             Some(replicas) => self.go(Step::Scale, now, vec![Order::Scale(replicas)]),
@@ -281,7 +281,7 @@ impl Demo {
         self.go(Step::Failover, now, vec![Order::Kill(leader)])
     }
 
-    /// The killed replica was started again and serves.
+    /// Whether the killed replica was restarted and every replica serves.
     fn is_back(&self, cluster: &Cluster) -> bool {
         let Some((name, incarnation)) = &self.victim else { return false };
         let status = cluster.node(name).and_then(|node| node.status.as_ref());
@@ -305,7 +305,7 @@ impl Demo {
             self.result = Some(Ok(Outcome::Scale(self.walk.figures(proof))));
             return self.go(Step::Done, now, Vec::new());
         }
-        // A leader that took over from the first one in the same ballot is part of it still.
+        // A leader that took over from the first one with the same ballot number still counts.
         let first = self.stamps.as_ref();
         let is_same = |last: &&Stamps| {
             last.writes.is_some() && first.is_some_and(|first| first.killed == last.killed)
@@ -326,7 +326,7 @@ impl Demo {
                 replicas: facts.cluster.count(),
             }))
         });
-        // What there is says which one.
+        // The stamps that are present show which one is missing.
         let missing = || format!("a stamp of the failover is missing: {first:?}");
         self.result = Some(figures.ok_or_else(missing));
         self.go(Step::Done, now, Vec::new())
@@ -337,7 +337,7 @@ fn is_whole(cluster: &Cluster) -> bool {
     cluster.count() > 1 && cluster.ready() == cluster.count() && cluster.leader().is_some()
 }
 
-/// Microseconds as milliseconds, to a tenth.
+/// Converts microseconds to milliseconds, to a tenth.
 #[expect(clippy::cast_precision_loss, reason = "tenths of a millisecond of some seconds fit")]
 fn milliseconds(us: u64) -> f64 {
     ((us + 50) / 100) as f64 / 10.0
@@ -440,7 +440,7 @@ mod tests {
         (back.role, back.incarnation) = (Role::Follower, back.incarnation + 1);
         stage.see(back);
         assert_eq!(stage.advance(3300), []);
-        // Leadership may move on; the demo is about the failover that it caused.
+        // Leadership may move on; the demo reports the failover that it caused.
         let mut later = status_of(3, 2);
         later.role = Role::Leader;
         later.ballot.number += 2;

@@ -1,9 +1,9 @@
-//! Pure: the question before an act: what it is, what it would do, and how it is answered.
+//! Pure: the confirmation dialog before an act: its question, the consequences, and the answer.
 //!
-//! Tiers by computed consequence, not by verb: an act that keeps the quorum takes a `y`; one that
-//! loses it takes the typed name of what is acted upon. Guarantees that nothing but these answers
-//! gives the call out, that an answer counts only when the question was there to be read, that a
-//! dialog whose facts changed wants its answer anew, and that it closes by itself. Does not carry
+//! The tier follows from the computed consequence, not from the verb: an act that keeps the quorum
+//! takes a `y`; one that loses it takes the typed name of its subject. Guarantees that only these
+//! answers release the call, that an answer counts only once the question could be read, that a
+//! dialog whose facts changed requires a new answer, and that it closes by itself. Does not carry
 //! out the call.
 
 mod words;
@@ -16,38 +16,37 @@ use crate::message::{Call, HowToKill, Now};
 
 /// A dialog without an answer closes after this time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// A key so soon after the question came was pressed before anybody could read it.
+/// A key pressed this soon after the question appeared came before the user could read it.
 pub const READING: Duration = Duration::from_millis(300);
-/// An answer so soon after the facts changed was meant for the facts before.
+/// An answer this soon after the facts changed was meant for the old facts.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// A question.
+/// A confirmation dialog.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dialog {
-    /// What is done on yes; `None` when it cannot be done.
+    /// The act to carry out on yes; `None` if it cannot be carried out.
     pub act: Option<Act>,
-    /// What is asked.
+    /// The question.
     pub title: String,
-    /// What it would do.
+    /// The consequences.
     pub lines: Vec<String>,
-    /// What it takes.
+    /// The answer it requires.
     pub tier: Tier,
-    /// What was typed of the name.
+    /// The part of the name typed so far.
     pub typed: String,
     /// When it closes by itself.
     pub until: Duration,
     /// The facts that the answer is about.
     facts: Facts,
-    /// From when on an answer is one to them.
+    /// When answers to these facts begin to count.
     settles: Duration,
-    /// Whether they changed since the question was asked.
+    /// Whether the facts changed since the question was asked.
     has_changed: bool,
-    /// The incarnation of the replica that is meant.
+    /// The incarnation of the replica to be killed.
     incarnation: Option<u64>,
 }
 
-/// What would make another answer of a yes. How far somebody lags changes all the time and is not
-/// among it.
+/// The facts that a yes depends on. Replication lag changes all the time and is not among them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Facts {
     is_leader: bool,
@@ -57,26 +56,26 @@ struct Facts {
     had: bool,
 }
 
-/// A dialog's words: its title, its lines, what it takes, and the facts behind them.
+/// A dialog's content: its title, its lines, its tier, and the facts behind them.
 type Words = (String, Vec<String>, Tier, Facts);
 
-/// What a dialog does on yes.
+/// The act that a dialog carries out on yes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Act {
-    /// A call.
+    /// A single call.
     Call(Call),
-    /// Many cuts at once.
+    /// Several cuts at once.
     Cuts {
-        /// What it is called.
+        /// The name of the set of cuts.
         name: String,
-        /// The links.
+        /// The links to cut.
         cuts: Vec<(String, String)>,
     },
-    /// The demo, which kills the leader.
+    /// A demo; the failover demo kills the leader.
     Demo(DemoName),
 }
 
-/// What an act takes.
+/// The answer that an act requires.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Tier {
     /// A `y`.
@@ -87,19 +86,19 @@ pub enum Tier {
     Never,
 }
 
-/// What became of a key.
+/// The effect of a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// The dialog stays.
     Stay,
     /// It closes and nothing is done.
     Cancel,
-    /// It closes and this is done.
+    /// It closes and this act is carried out.
     Act(Act),
 }
 
 impl Dialog {
-    /// The dialog of an act.
+    /// Opens the dialog of an act.
     #[must_use]
     pub fn new(act: Act, cluster: &Cluster, last_gap_us: Option<u64>, now: Now) -> Self {
         let mut dialog = Self { act: Some(act), ..Self::blank(now) };
@@ -108,7 +107,7 @@ impl Dialog {
         dialog
     }
 
-    /// A dialog that says why something cannot be done.
+    /// Opens a dialog that says why something cannot be done.
     #[must_use]
     pub fn refusal(title: &str, why: &str, now: Now) -> Self {
         let (title, lines) = (title.to_owned(), vec![why.to_owned()]);
@@ -130,7 +129,7 @@ impl Dialog {
         }
     }
 
-    /// The replica that is killed.
+    /// Returns the replica to be killed.
     fn subject(&self) -> Option<&str> {
         match &self.act {
             Some(Act::Call(Call::Kill { node, .. })) => Some(node),
@@ -138,7 +137,7 @@ impl Dialog {
         }
     }
 
-    /// The word that has to be typed.
+    /// Returns the word that must be typed.
     #[must_use]
     pub fn name(&self) -> String {
         match &self.act {
@@ -159,7 +158,7 @@ impl Dialog {
         (self.title, self.lines, self.tier, self.facts) = (title, lines, tier, facts);
     }
 
-    /// Looks at the facts again; a note when the dialog has to close.
+    /// Checks the facts again. Returns a note if the dialog has to close.
     pub fn refresh(
         &mut self,
         cluster: &Cluster,
@@ -183,26 +182,26 @@ impl Dialog {
         None
     }
 
-    /// Whether the facts have just changed, so that an answer would be for the facts before.
+    /// Whether the facts have just changed, so that an answer would be meant for the old facts.
     #[must_use]
     pub fn is_unsettled(&self, now: Now) -> bool {
         self.has_changed && !self.takes_answers(now)
     }
 
-    /// Whether the question, with these facts, has been there long enough to be answered.
+    /// Whether the question with these facts has been shown long enough to be answered.
     fn takes_answers(&self, now: Now) -> bool {
         now.monotonic >= self.settles
     }
 
-    /// Whoever answers by a line has read the question, unless its facts have changed since: a line
-    /// comes on purpose, however soon.
+    /// Counts the question as read, unless its facts have changed since: an answer typed as a line
+    /// is deliberate, however soon it comes.
     pub fn is_read(&mut self) {
         if !self.has_changed {
             self.settles = Duration::ZERO;
         }
     }
 
-    /// Takes a typed character.
+    /// Handles a typed character.
     pub fn typed(&mut self, character: char, now: Now) -> Answer {
         match self.tier {
             Tier::Never => Answer::Cancel,
@@ -222,7 +221,7 @@ impl Dialog {
         }
     }
 
-    /// Takes Enter: no, unless the name was typed.
+    /// Handles Enter: it means no, unless the name was typed.
     pub fn entered(&mut self, now: Now) -> Answer {
         if self.tier == Tier::Name && self.typed == self.name() && self.takes_answers(now) {
             return self.act.take().map_or(Answer::Cancel, Answer::Act);
@@ -236,7 +235,7 @@ impl Dialog {
             *how = match how {
                 HowToKill::Now => HowToKill::Graceful,
                 HowToKill::Graceful => HowToKill::Now,
-                // Whoever asked for it did so by its name.
+                // A forced kill was requested by name, so it stays.
                 HowToKill::Force => HowToKill::Force,
             };
             self.describe(cluster, last_gap_us);

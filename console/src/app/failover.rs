@@ -1,9 +1,9 @@
-//! Pure: a failover by its four stamps: killed, noticed, elected, first write.
+//! Pure: the timing of a failover by four stamps: killed, noticed, elected, first write.
 //!
-//! All stamps are wall times in microseconds: of the console for the kill and the writes, of the
-//! replicas that say so for the rest. Guarantees that the stamps are right whatever the order in
-//! which the news arrive, because each carries its own time. Does not know the difference between
-//! the machines' clocks; on one machine there is none.
+//! All stamps are wall times in microseconds: by the console's clock for the kill and the writes,
+//! by the reporting replica's clock for the rest. Guarantees that the stamps are right whatever the
+//! order in which the reports arrive, because each carries its own time. Does not know the
+//! difference between the machines' clocks; on one machine there is none.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -15,54 +15,54 @@ use crate::message::Ack;
 /// Acknowledgements kept to find the first one after an election: ten seconds of the probe.
 const ACKS_MAX: usize = 2048;
 
-/// The last failover, and what is needed to time the next one.
+/// The last failover, and the state needed to time the next one.
 #[derive(Clone, Debug, Default)]
 pub struct Failover {
-    /// The leader that was last known, its ballot, and which of its starts.
+    /// The last known leader, its reign, and its incarnation.
     leader: Option<(String, Reign, u64)>,
     /// Replicas that were seen linked with it.
     linked: BTreeSet<String>,
-    /// Replicas that were linked with the leader before, and have not told that they lost it.
+    /// Replicas that were linked with the previous leader and have not reported losing it.
     late: BTreeSet<String>,
     acks: VecDeque<u64>,
-    /// The failover under way, or the last one.
+    /// The failover in progress, or the last one.
     pub last: Option<Stamps>,
 }
 
 /// The stamps of one failover, in microseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamps {
-    /// Who led.
+    /// The leader before the failover.
     pub from: String,
     /// When this console killed it, if it did.
     pub killed: Option<u64>,
     /// When a replica first saw its link to the leader gone.
     pub noticed: Option<u64>,
-    /// Who leads now, by which ballot, and since when.
+    /// The new leader, the number of its ballot, and when it was elected.
     pub elected: Option<(String, u32, u64)>,
-    /// The last acknowledged write before, and the first one after the election.
+    /// The time of the last acknowledged write before, and of the first one after the election.
     pub writes: Option<(u64, u64)>,
 }
 
 impl Stamps {
-    /// The time without an acknowledged write, in microseconds.
+    /// Returns the time without an acknowledged write, in microseconds.
     #[must_use]
     pub fn gap_us(&self) -> Option<u64> {
         self.writes.map(|(before, after)| after.saturating_sub(before))
     }
 
-    /// A replica saw its link to the leader gone: the first one counts.
+    /// Records that a replica saw its link to the leader gone: the earliest time counts.
     fn noticed_at(&mut self, wall_us: u64) {
         self.noticed = Some(self.noticed.map_or(wall_us, |known| known.min(wall_us)));
     }
 
-    /// The first stamp there is.
+    /// Returns the first stamp that is present.
     #[must_use]
     pub fn began(&self) -> Option<u64> {
         self.killed.or(self.noticed).or(self.elected.as_ref().map(|(_, _, at)| *at))
     }
 
-    /// Each stamp with its name, in order.
+    /// Returns each stamp with its name, in order.
     #[must_use]
     pub fn list(&self) -> [(&'static str, Option<u64>); 4] {
         [
@@ -75,7 +75,7 @@ impl Stamps {
 }
 
 impl Failover {
-    /// This console killed a replica; `led` says whether that one leads, as far as it says itself.
+    /// Records that this console killed a replica; `led` says whether that replica reports leading.
     pub fn killed(&mut self, node: &str, led: bool, wall_us: u64) {
         if led || self.leader.as_ref().is_some_and(|(leader, ..)| leader == node) {
             let from = node.to_owned();
@@ -83,15 +83,15 @@ impl Failover {
         }
     }
 
-    /// A replica told its status.
+    /// Takes in a replica's status.
     pub fn status(&mut self, status: &Status) {
-        // Two leaders may have the same number; the higher replica's ballot is the higher one.
+        // Two leaders may have the same number; the higher replica id makes the higher ballot.
         let is_later = self.leader.as_ref().is_none_or(|(_, known, _)| status.reign() > *known);
         if status.role == Role::Leader && is_later {
             let leads = (status.name.clone(), status.reign(), status.incarnation);
             let before = self.leader.replace(leads);
-            // A leader that is elected once more, above its own ballot, took over from nobody,
-            // unless it died meanwhile; nor did the first one of another configuration.
+            // A leader that is elected again, with a higher ballot of its own, succeeds no other
+            // leader unless it died in between; nor does the first leader of another configuration.
             let before = before.filter(|(from, reign, start)| {
                 let is_another = *from != status.name || *start != status.incarnation;
                 is_another && reign.0 == status.reign().0
@@ -99,7 +99,7 @@ impl Failover {
             if let Some((from, ..)) = before {
                 self.late = std::mem::take(&mut self.linked);
                 self.elected(from, status);
-                // It may have noticed and been elected in one turn, and told both at once.
+                // It may have noticed and been elected in one turn, and reported both at once.
                 self.noticed_before(status);
             }
             return;
@@ -107,7 +107,7 @@ impl Failover {
         self.noticed_before(status);
         let Some((leader, ..)) = &self.leader else { return };
         let Some(link) = status.links.iter().find(|link| link.peer == *leader) else { return };
-        // Who has just started has not lost anybody.
+        // A replica that has just started has not lost a link.
         if link.is_up {
             self.linked.insert(status.name.clone());
         } else if self.linked.remove(&status.name) {
@@ -115,7 +115,7 @@ impl Failover {
         }
     }
 
-    /// A replica was started again: what it was linked with before does not count.
+    /// Records that a replica was restarted: its earlier links do not count.
     pub fn started(&mut self, node: &str) {
         self.linked.remove(node);
     }
@@ -124,7 +124,7 @@ impl Failover {
         let from = self.leader.as_ref().map(|(leader, ..)| leader.clone()).unwrap_or_default();
         let is_under_way =
             self.last.as_ref().is_some_and(|last| last.elected.is_none() && last.from == from);
-        // The next leader may lose a link, too, before it got a write acknowledged.
+        // The next leader may lose a link, too, before one of its writes is acknowledged.
         let is_killed = |last: &Stamps| last.killed.is_some() && last.writes.is_none();
         if !is_under_way && self.last.as_ref().is_some_and(is_killed) {
             return;
@@ -137,8 +137,8 @@ impl Failover {
         }
     }
 
-    /// Each replica tells what it sees by a connection of its own: one that lost the leader may be
-    /// heard later than the next leader is.
+    /// Records a late notice. Each replica reports over its own connection, so a report of the lost
+    /// leader may arrive after that of the next leader.
     fn noticed_before(&mut self, status: &Status) {
         let Some(last) = &mut self.last else { return };
         let is_lost = status.links.iter().any(|link| link.peer == last.from && !link.is_up);
@@ -150,10 +150,10 @@ impl Failover {
 
     fn elected(&mut self, from: String, status: &Status) {
         let (name, number) = (status.name.clone(), status.ballot.number);
-        // Of two candidates with one number the lower may lead for an instant: that is one
-        // election, and others led from its first moment on.
+        // Of two candidates with the same number, the lower one may lead for an instant: that is
+        // one election, and its time is that of the first of them.
         let is_same = |last: &Stamps| last.elected.as_ref().is_none_or(|(_, n, _)| *n == number);
-        // A leader that is replaced before it got a write acknowledged has ended no failover.
+        // A leader that is replaced before a write is acknowledged has not ended the failover.
         let is_under_way = |last: &Stamps| last.killed.is_some() && last.writes.is_none();
         let mut stamps = match self.last.take() {
             Some(last) if is_same(&last) || is_under_way(&last) => last,
@@ -166,7 +166,7 @@ impl Failover {
         self.find_first_write();
     }
 
-    /// A write of the probe was acknowledged.
+    /// Takes in an acknowledged write of the probe.
     pub fn acknowledged(&mut self, ack: &Ack) {
         if self.acks.len() == ACKS_MAX {
             self.acks.pop_front();
@@ -195,7 +195,7 @@ mod tests {
         Ack { at: Duration::from_micros(wall_us), wall_us, took: Duration::ZERO }
     }
 
-    /// What is told of one failover, each piece with its own time.
+    /// A report about one failover, with its own time.
     type Piece = Box<dyn Fn(&mut Failover)>;
 
     fn pieces() -> [Piece; 4] {
@@ -295,7 +295,7 @@ mod tests {
         failover.acknowledged(&ack(5));
         failover.killed("kvorum-0", true, 10);
         failover.status(&status(1, 2, 20));
-        // Somebody loses the link to that one at once.
+        // Another replica loses its link to that leader at once.
         let mut third = status_of(3, 2);
         third.links.iter_mut().for_each(|link| link.is_up = true);
         failover.status(&third);

@@ -1,7 +1,7 @@
-//! Pure: the keys pane: one page of keys, kept in step with the log.
+//! Pure: the keys pane: one page of keys, kept up to date from the log.
 //!
-//! Guarantees that never more than a page is held, whatever the number of keys, and that a page is
-//! changed by later entries of the log only. Does not fetch pages; it says which one it wants.
+//! Guarantees that at most one page is held, whatever the number of keys, and that only later
+//! entries of the log change a page. Does not fetch pages; it states which one it needs.
 
 use std::time::Duration;
 
@@ -11,37 +11,37 @@ use kvorum_protocol::message::{EntryEvent, EntryKind, Page, Pair};
 
 use crate::message::CallId;
 
-/// Bytes of a value that a row keeps.
+/// Bytes of a value kept in a row.
 const PREVIEW_BYTES: usize = 128;
-/// Rows that a page may grow to by new keys before its end is cut off.
+/// Rows that a page may grow to through new keys before its end is cut off.
 const ROWS_MAX: usize = 2000;
-/// Pages that one can go back.
+/// Pages that the user can go back.
 const BACK_MAX: usize = 10_000;
 
 /// The keys pane.
 #[derive(Clone, Default, Debug)]
 pub struct KeysPane {
-    /// Only keys that begin so are shown.
+    /// The prefix of the keys shown.
     pub prefix: Vec<u8>,
-    /// The page.
+    /// The rows of the page.
     pub rows: Vec<Row>,
     /// The selected row.
     pub selected: usize,
-    /// The page is as of this index.
+    /// The log index that the page reflects.
     pub index: u64,
     /// Where this page begins; empty for the first.
     start: Vec<u8>,
     /// Where the next page begins; `None` on the last.
     next: Option<Key>,
-    /// Where the pages before this one begin.
+    /// Where each of the previous pages begins.
     back: Vec<Vec<u8>>,
-    /// The call that fetches the page that is wanted.
+    /// The call that fetches the page.
     pub loading: Option<CallId>,
-    /// A page was fetched once.
+    /// Whether the page is loaded; false if it has to be fetched again.
     pub is_loaded: bool,
-    /// When a page was last asked for, on the console's clock.
+    /// When a page was last requested, on the console's clock.
     pub tried: Duration,
-    /// Why the page could not be had.
+    /// Why the page could not be fetched.
     pub trouble: Option<String>,
     /// The key under inspection.
     pub inspected: Option<Inspected>,
@@ -60,53 +60,53 @@ pub struct Row {
     pub revision: u64,
 }
 
-/// A key that is looked at closely.
+/// A key under inspection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Inspected {
     /// The key.
     pub key: Key,
-    /// What is known; `None` while it is asked for.
+    /// The result; `None` while it is being requested.
     pub found: Option<Found>,
-    /// The call that asks.
+    /// The call that requests it.
     pub call: CallId,
-    /// Lines scrolled down.
+    /// The number of lines scrolled down.
     pub scroll: usize,
 }
 
-/// What was found of a key.
+/// The result of inspecting a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Found {
-    /// For certain; `None` when it does not exist.
+    /// The pair from a linearizable read; `None` if the key does not exist.
     pub pair: Option<Pair>,
-    /// What each replica has.
+    /// The revision that each replica holds, or why it could not be read.
     pub nodes: Vec<(String, Result<Option<u64>, String>)>,
 }
 
 impl KeysPane {
-    /// The key that is selected.
+    /// Returns the selected row.
     #[must_use]
     pub fn selection(&self) -> Option<&Row> {
         self.rows.get(self.selected)
     }
 
-    /// Where the wanted page begins.
+    /// Returns where the current page begins.
     #[must_use]
     pub fn start(&self) -> &[u8] {
         &self.start
     }
 
-    /// The number of the page, from 1, and whether another one follows.
+    /// Returns the number of the page, from 1, and whether another one follows.
     #[must_use]
     pub fn page(&self) -> (usize, bool) {
         (self.back.len() + 1, self.next.is_some())
     }
 
-    /// Shows other keys, from the first one on.
+    /// Shows the keys with another prefix, from the first one on.
     pub fn set_prefix(&mut self, prefix: &[u8]) {
         *self = Self { prefix: prefix.to_vec(), ..Self::default() };
     }
 
-    /// Turns to the next page; whether there is one.
+    /// Turns to the next page; returns whether there is one.
     pub fn turn_on(&mut self) -> bool {
         let Some(next) = self.next.take() else { return false };
         if self.back.len() < BACK_MAX {
@@ -117,7 +117,7 @@ impl KeysPane {
         true
     }
 
-    /// Turns to the page before; whether there is one.
+    /// Turns to the previous page; returns whether there is one.
     pub fn turn_back(&mut self) -> bool {
         let Some(start) = self.back.pop() else { return false };
         self.start = start;
@@ -132,7 +132,7 @@ impl KeysPane {
         self.selected = 0;
     }
 
-    /// Takes in a page, and what the log says since.
+    /// Takes in a page and the log entries after it.
     pub fn fill<'a>(&mut self, page: Page, later: impl Iterator<Item = &'a EntryEvent>) {
         let selected = self.selection().map(|row| row.key.clone());
         let row = |pair: Pair| Row {
@@ -154,7 +154,7 @@ impl KeysPane {
         self.clamp();
     }
 
-    /// Takes in one entry of the log, if it is about this page and later than it.
+    /// Takes in one log entry, if it concerns this page and is later than it.
     pub fn apply(&mut self, entry: &EntryEvent) {
         let Some(key) = entry.key.as_ref().filter(|_| entry.took_effect) else { return };
         let is_here = key.0.starts_with(&self.prefix)
@@ -190,7 +190,7 @@ impl KeysPane {
         if self.rows.len() > ROWS_MAX {
             self.next = self.rows.pop().map(|row| row.key);
         }
-        // A page whose keys are all gone is read again: what follows it is closer now.
+        // A page that has lost all its keys is fetched again, as the keys after it move up.
         self.is_loaded = !(self.rows.is_empty() && self.next.is_some());
         self.clamp();
     }
@@ -199,7 +199,7 @@ impl KeysPane {
         self.selected = self.selected.min(self.rows.len().saturating_sub(1));
     }
 
-    /// Moves the selection; false when it would leave the page.
+    /// Moves the selection; returns false if it would leave the page.
     pub fn step(&mut self, by: isize) -> bool {
         let last = self.rows.len().saturating_sub(1);
         let to = self.selected.saturating_add_signed(by);
@@ -211,7 +211,7 @@ impl KeysPane {
         !leaves
     }
 
-    /// Keeps the selection within so many drawn rows; the first one to draw.
+    /// Returns the first row to draw so that the selection is within the given number of rows.
     #[must_use]
     pub fn first_drawn(&self, rows: usize) -> usize {
         (self.selected + 1).saturating_sub(rows.max(1))

@@ -1,4 +1,4 @@
-//! Pure: what of the screen decides what the console asks for.
+//! Pure: the part of the screen layout that decides which data the console requests.
 
-/// The width from which on the screen has two columns, and so shows the keys.
+/// The minimum width for two columns, in which case the keys are shown.
 pub const TWO_COLUMNS: u16 = 120;

@@ -1,15 +1,15 @@
-//! Pure: lines of several commands that are under way.
+//! Pure: prompt lines of several commands that are being carried out.
 
 use std::collections::VecDeque;
 
 use crate::message::CallId;
 use crate::prompt::grammar::Command;
 
-/// A line of which commands are left.
+/// A line with commands left to carry out.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// Those that are left, in order.
+    /// The remaining commands, in order.
     pub commands: VecDeque<Command>,
-    /// The call that has to come back first.
+    /// The call that must finish before the next command.
     pub waits_for: Option<CallId>,
 }

@@ -1,39 +1,39 @@
-//! Pure: the log pane: the entries at hand, which of them are shown, and from where.
+//! Pure: the log pane: the entries held, which of them are shown, and from where.
 //!
 //! Guarantees that memory is bounded however long the log is, and that a view that does not follow
-//! stands still while entries come. Does not fetch entries.
+//! stays in place while entries arrive. Does not fetch entries.
 
 use std::collections::VecDeque;
 
 use kvorum_protocol::message::{EntryEvent, EntryKind};
 
-/// Entries kept; older ones can be had with `kvorum log --from`. With keys and previews of usual
-/// length they take some ten megabytes.
+/// Entries kept; older ones are available through `kvorum log --from`. With keys and previews of
+/// usual length they take about ten megabytes.
 pub const ENTRIES_MAX: usize = 50_000;
 
 /// The log pane.
 #[derive(Clone, Default, Debug)]
 pub struct LogPane {
     entries: VecDeque<EntryEvent>,
-    /// Which entries are shown.
+    /// The filter that selects the entries shown.
     pub filter: Filter,
-    /// The last entry shown, when the view does not follow.
+    /// The index of the last entry shown, if the view does not follow.
     anchor: Option<u64>,
-    /// Entries that came since then.
+    /// Entries passing the filter that arrived since then.
     pub unseen: u64,
     /// The replica whose log it is.
     pub node: String,
 }
 
-/// Which lines are shown.
+/// A filter for the lines shown.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Filter {
-    /// What they hold, or must not hold after a `!`; empty for all.
+    /// The text that a line must contain, or must not contain after a `!`; empty for all lines.
     pub text: String,
 }
 
 impl Filter {
-    /// Whether a line is shown: one of its parts holds the text.
+    /// Whether a line with these parts is shown, according to whether a part contains the text.
     #[must_use]
     pub fn shows(&self, parts: &[&[u8]]) -> bool {
         let (wanted, holds) = match self.text.strip_prefix('!') {
@@ -65,50 +65,50 @@ impl LogPane {
         }
     }
 
-    /// What comes next does not follow on what is here.
+    /// Clears the pane, because the next entries do not continue the ones held.
     pub fn reset(&mut self) {
         self.entries.clear();
         self.follow();
     }
 
-    /// The index of the last entry at hand.
+    /// Returns the index of the last entry held.
     #[must_use]
     pub fn last(&self) -> u64 {
         self.entries.back().map_or(0, |entry| entry.index)
     }
 
-    /// How many are at hand.
+    /// Returns how many entries are held.
     #[must_use]
     pub fn count(&self) -> usize {
         self.entries.len()
     }
 
-    /// Entries after an index.
+    /// Returns the entries after an index.
     pub fn after(&self, index: u64) -> impl Iterator<Item = &EntryEvent> {
         let first = self.entries.partition_point(|entry| entry.index <= index);
         self.entries.range(first..)
     }
 
-    /// Whether the view goes with the log.
+    /// Whether the view follows the log.
     #[must_use]
     pub fn follows(&self) -> bool {
         self.anchor.is_none()
     }
 
-    /// Goes with the log.
+    /// Follows the log.
     pub fn follow(&mut self) {
         self.anchor = None;
         self.unseen = 0;
     }
 
-    /// Stands still.
+    /// Stops following the log.
     pub fn freeze(&mut self) {
         if self.anchor.is_none() {
             self.anchor = Some(self.last());
         }
     }
 
-    /// Shows other entries.
+    /// Sets another filter.
     pub fn set_filter(&mut self, text: &str) {
         self.filter = Filter { text: text.to_owned() };
         self.unseen = 0;
@@ -120,7 +120,7 @@ impl LogPane {
         self.filter.shows(&[key, value, kind(entry.kind).as_bytes()])
     }
 
-    /// The entries to draw on so many lines, the oldest first.
+    /// Returns the entries to draw on the given number of lines, the oldest first.
     #[must_use]
     pub fn window(&self, lines: usize) -> Vec<&EntryEvent> {
         let end = match self.anchor {
@@ -129,7 +129,7 @@ impl LogPane {
         };
         let mut shown: Vec<&EntryEvent> =
             self.entries.range(..end).rev().filter(|entry| self.shows(entry)).take(lines).collect();
-        // At the very top the window is filled from below.
+        // At the very top the window is filled with later entries.
         if shown.len() < lines && self.anchor.is_some() {
             let rest = self.entries.range(end..).filter(|entry| self.shows(entry));
             let more: Vec<_> = rest.take(lines - shown.len()).collect();
@@ -141,14 +141,14 @@ impl LogPane {
         shown
     }
 
-    /// Moves the view by so many shown entries, up where negative.
+    /// Moves the view by the given number of shown entries; up if negative.
     pub fn scroll(&mut self, by: isize) {
         let last = self.last();
         let anchor = self.anchor.unwrap_or(last);
         let at = self.entries.partition_point(|entry| entry.index <= anchor);
         let count = by.unsigned_abs();
         let target = if by < 0 {
-            // The entry that is last when the window has moved up; the first one stays.
+            // The entry at the bottom once the window has moved up; the first one stays.
             let above = self.entries.range(..at).rev().filter(|entry| self.shows(entry));
             above.map(|entry| entry.index).take(count + 1).last()
         } else {
@@ -163,13 +163,13 @@ impl LogPane {
         }
     }
 
-    /// Goes to the oldest entry at hand.
+    /// Goes to the oldest entry held.
     pub fn to_top(&mut self) {
         self.anchor = self.entries.front().map(|entry| entry.index);
     }
 }
 
-/// What an entry is, in one word.
+/// Returns the kind of an entry, in one word.
 #[must_use]
 pub fn kind(kind: EntryKind) -> &'static str {
     crate::output::kind(kind)

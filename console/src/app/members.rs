@@ -1,6 +1,6 @@
-//! Pure: who the members are, and how they follow what is wanted, as the console knows it.
+//! Pure: the members of the cluster and the desired replica count, as the console knows them.
 //!
-//! Guarantees that a replica which nobody runs any more stays as long as it is a member. Does not
+//! Guarantees that a replica that no longer runs stays listed as long as it is a member. Does not
 //! know what is drawn.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use kvorum_protocol::status::{Configuration, Membership, Role};
 use super::cluster::{Cluster, Happening, Kind, happening, short};
 
 impl Cluster {
-    /// Nobody runs them, and they are no members.
+    /// Removes the replicas that no longer run and are not members.
     pub(super) fn remove_gone(&mut self) {
         let members = self.configuration.iter().flat_map(|c| &c.members);
         let members: BTreeSet<_> = members.map(|member| member.name.clone()).collect();
@@ -19,27 +19,27 @@ impl Cluster {
         self.nodes.retain(|(_, name), _| !is_over(name));
     }
 
-    /// Whether a replica votes, as far as is known.
+    /// Whether a replica votes, as far as the console knows.
     #[must_use]
     pub fn is_member(&self, name: &str) -> bool {
         let has = |c: &Configuration| c.members.iter().any(|member| member.name == name);
         self.configuration.as_ref().is_none_or(has)
     }
 
-    /// How many replicas are wanted, as far as is known; as many as there are if nobody says.
+    /// Returns the desired number of replicas; if none is reported, the number of known replicas.
     #[must_use]
     pub fn wanted(&self) -> usize {
         let wanted = self.membership.wanted.and_then(|wanted| usize::try_from(wanted).ok());
         wanted.unwrap_or_else(|| self.count())
     }
 
-    /// What the leader said last about the members.
+    /// Returns the membership that the leader last reported.
     #[must_use]
     pub fn membership(&self) -> &Membership {
         &self.membership
     }
 
-    /// The latest configuration is told.
+    /// Takes in the configuration and the membership that a status reports.
     pub(super) fn reconfigured(&mut self, status: &Status) -> Vec<Happening> {
         let (name, wall_us) = (&status.name, status.wall_us);
         let now = &status.configuration;
@@ -65,7 +65,7 @@ impl Cluster {
     }
 }
 
-/// Who is a member now, and who is not any more.
+/// Describes which members joined and which left.
 fn change_of(before: &Configuration, now: &Configuration) -> String {
     let names = |of: &Configuration, without: &Configuration| {
         let new = of.members.iter().filter(|m| without.name_of(m.replica).is_none());

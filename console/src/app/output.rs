@@ -1,7 +1,7 @@
-//! Pure: what the console says: answers, happenings, errors.
+//! Pure: the console's messages: answers, events, errors.
 //!
-//! Guarantees that nothing is only flashed: every answer stays in the output, every happening in
-//! the events, every error in the errors, each bounded in number. Does not draw.
+//! Guarantees that no message is only shown briefly: every answer stays in the output, every
+//! happening in the events, every error in the errors, each bounded in number. Does not draw.
 
 use std::collections::VecDeque;
 
@@ -9,32 +9,32 @@ use super::cluster::Happening;
 use crate::exit::{Exit, Stop};
 use crate::message::Now;
 
-/// Answers, events and errors kept of each kind.
+/// The number of answers, of events and of errors kept.
 const LINES_MAX: usize = 500;
 
 /// One answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Line {
-    /// What came of it.
+    /// How it ended.
     pub verdict: Verdict,
-    /// In words.
+    /// The answer in words.
     pub text: String,
-    /// When.
+    /// When it was given.
     pub at: Now,
 }
 
-/// What came of something.
+/// The outcome that an answer reports.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Verdict {
     /// Done.
     Done,
-    /// Still under way.
+    /// Still in progress.
     Pending,
     /// Did not and will not happen.
     Refused,
     /// May or may not have happened.
     Unknown,
-    /// Worth knowing.
+    /// For information only.
     Note,
 }
 
@@ -43,7 +43,7 @@ impl Verdict {
     pub const ALL: [Self; 5] =
         [Self::Done, Self::Pending, Self::Refused, Self::Unknown, Self::Note];
 
-    /// The verdict of an end.
+    /// Returns the verdict for the end of a call.
     #[must_use]
     pub fn of(stop: &Stop) -> Self {
         match stop.exit {
@@ -53,7 +53,7 @@ impl Verdict {
         }
     }
 
-    /// In one word.
+    /// Returns the verdict in one word.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -66,23 +66,23 @@ impl Verdict {
     }
 }
 
-/// Everything that was said.
+/// All messages of the console.
 #[derive(Clone, Default, Debug)]
 pub struct Output {
-    /// Answers, the last one at the end.
+    /// The answers, the latest at the end.
     pub lines: VecDeque<Line>,
-    /// Happenings, the last one at the end.
+    /// The events, the latest at the end.
     pub events: VecDeque<Happening>,
-    /// Errors, the last one at the end.
+    /// The errors, the latest at the end.
     pub errors: VecDeque<Line>,
-    /// How many errors there ever were.
+    /// The total number of errors.
     pub failed: u64,
-    /// How many lines and events there ever were: what a plain console has not printed yet.
+    /// The total numbers of lines and events, by which a plain console finds unprinted ones.
     pub said: (u64, u64),
 }
 
 impl Output {
-    /// Says something.
+    /// Adds an answer.
     pub fn say(&mut self, at: Now, verdict: Verdict, text: impl Into<String>) {
         let line = Line { verdict, text: text.into(), at };
         if matches!(verdict, Verdict::Refused | Verdict::Unknown) {
@@ -93,13 +93,13 @@ impl Output {
         self.said.0 += 1;
     }
 
-    /// Notes a happening.
+    /// Adds an event.
     pub fn happened(&mut self, happening: Happening) {
         push(&mut self.events, happening);
         self.said.1 += 1;
     }
 
-    /// Forgets the answers.
+    /// Clears the answers.
     pub fn clear(&mut self) {
         self.lines.clear();
     }

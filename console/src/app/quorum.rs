@@ -1,9 +1,9 @@
-//! Pure: what would become of the quorum.
+//! Pure: the prediction of whether the quorum survives an act.
 //!
-//! A set of replicas can decide when one of those that are up is linked with enough others to make
-//! a majority of all, itself included (the Omni-Paxos paper calls it quorum-connected, section 4).
-//! Guarantees that the prediction follows from what the replicas say alone. Does not know how long
-//! an election takes.
+//! A set of replicas can decide if one of those that are up is linked with enough others to form a
+//! majority of all, itself included (the Omni-Paxos paper calls it quorum-connected, section 4).
+//! Guarantees that the prediction follows only from what the replicas report. Does not know how
+//! long an election takes.
 
 use std::collections::BTreeSet;
 
@@ -11,14 +11,14 @@ use kvorum_protocol::status::Role;
 
 use super::cluster::Cluster;
 
-/// A replica that lags by more entries is said to be behind; under load everyone lags by some.
+/// A replica that lags by more entries is reported as behind; under load every one lags by some.
 pub const BEHIND: u64 = 500;
 
-/// The voters as far as they are known.
+/// The voters, as far as they are known.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Electorate {
     voters: Vec<Voter>,
-    /// Links that do not carry, as pairs of places.
+    /// Broken or cut links, as pairs of positions in `voters`.
     broken: BTreeSet<(usize, usize)>,
 }
 
@@ -28,27 +28,27 @@ struct Voter {
     is_up: bool,
 }
 
-/// What an act would leave behind.
+/// The state after an act.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Consequence {
-    /// The one that is acted upon leads now.
+    /// Whether a replica that is acted upon is the current leader.
     pub is_leader: bool,
     /// Voters that are up afterwards.
     pub up: usize,
     /// Voters afterwards.
     pub total: usize,
-    /// How many are needed.
+    /// The number of voters needed for a majority.
     pub quorum: usize,
-    /// Whether something can be decided afterwards.
+    /// Whether the voters can decide afterwards.
     pub keeps: bool,
-    /// Whether something can be decided now.
+    /// Whether the voters can decide now.
     pub had: bool,
-    /// Those that are up afterwards and lag: name and entries.
+    /// Replicas that are up afterwards and lag: the name and the number of entries.
     pub behind: Vec<(String, u64)>,
 }
 
 impl Electorate {
-    /// The voters of a cluster.
+    /// Returns the voters of a cluster.
     #[must_use]
     pub fn of(cluster: &Cluster) -> Self {
         let nodes: Vec<_> = cluster.nodes().filter(|node| cluster.is_member(&node.name)).collect();
@@ -72,13 +72,13 @@ impl Electorate {
         Self { voters: nodes.iter().map(voter).collect(), broken }
     }
 
-    /// How many make a majority.
+    /// Returns how many voters form a majority.
     #[must_use]
     pub fn quorum(&self) -> usize {
         self.voters.len() / 2 + 1
     }
 
-    /// Whether a replica without which something is tried could still be decided.
+    /// Whether the voters can still decide without the given replica.
     #[must_use]
     pub fn can_decide(&self, without: Option<&str>) -> bool {
         let lives = |place: &usize| {
@@ -93,14 +93,14 @@ impl Electorate {
         })
     }
 
-    /// Voters that are up, but for one.
+    /// Returns how many voters are up, without the given one.
     #[must_use]
     pub fn up(&self, without: Option<&str>) -> usize {
         let counts = |v: &&Voter| v.is_up && without != Some(v.name.as_str());
         self.voters.iter().filter(counts).count()
     }
 
-    /// The same voters with one link broken.
+    /// Returns the same voters with one more link broken.
     #[must_use]
     pub fn with_cut(&self, node: &str, peer: &str) -> Self {
         let place = |name: &str| self.voters.iter().position(|voter| voter.name == name);
@@ -111,11 +111,11 @@ impl Electorate {
         cut
     }
 
-    /// The first so many voters alone.
+    /// Returns the first voters up to the given number, filled up with new ones.
     #[must_use]
     pub fn scaled(&self, replicas: usize) -> Self {
         let mut scaled = self.clone();
-        // Voters are in the order of their ordinals; new ones are up once they have caught up.
+        // Voters are ordered by their ordinals; new ones count as up once they have caught up.
         scaled.voters.truncate(replicas);
         for ordinal in scaled.voters.len()..replicas {
             scaled.voters.push(Voter { name: format!("new-{ordinal}"), is_up: true });
@@ -125,7 +125,7 @@ impl Electorate {
 }
 
 impl Consequence {
-    /// What killing a replica would leave behind.
+    /// Predicts the state after killing a replica.
     #[must_use]
     pub fn of_kill(cluster: &Cluster, node: &str) -> Self {
         let electorate = Electorate::of(cluster);
@@ -145,7 +145,7 @@ impl Consequence {
         }
     }
 
-    /// What another number of replicas would leave behind.
+    /// Predicts the state after changing the number of replicas.
     #[must_use]
     pub fn of_scale(cluster: &Cluster, replicas: usize) -> Self {
         let electorate = Electorate::of(cluster);
@@ -156,20 +156,21 @@ impl Consequence {
             up: after.up(None),
             total: replicas,
             quorum: after.quorum(),
-            // The old majority has to agree to the new set, and the new one to go on.
+            // The old majority must agree to the new configuration, and the new majority must be
+            // able to go on.
             keeps: electorate.can_decide(None) && after.can_decide(None),
             had: electorate.can_decide(None),
             behind: Vec::new(),
         }
     }
 
-    /// What a cut link would leave behind.
+    /// Predicts the state after cutting a link.
     #[must_use]
     pub fn of_cut(cluster: &Cluster, node: &str, peer: &str) -> Self {
         Self::of_cuts(cluster, &[(node.to_owned(), peer.to_owned())])
     }
 
-    /// What cut links would leave behind.
+    /// Predicts the state after cutting several links.
     #[must_use]
     pub fn of_cuts(cluster: &Cluster, cuts: &[(String, String)]) -> Self {
         let electorate = Electorate::of(cluster);
@@ -194,7 +195,7 @@ mod tests {
     use crate::app::testing::{cluster_of, down, status_of};
     use crate::message::{Now, Seen};
 
-    /// All up and down states of 1 to 7 replicas and each victim, against counting.
+    /// Checks all up and down states of 1 to 7 replicas and each victim against counting.
     #[test]
     fn the_prediction_is_right_in_every_state() {
         for total in 1..=7_usize {
@@ -216,7 +217,7 @@ mod tests {
         }
     }
 
-    /// Quorum loss of the Omni-Paxos paper: everyone is linked with one replica only.
+    /// The quorum-loss scenario of the Omni-Paxos paper: every replica is linked with one only.
     #[test]
     fn a_star_lives_by_its_center() {
         let mut cluster = cluster_of(5);

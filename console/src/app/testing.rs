@@ -9,7 +9,7 @@ use kvorum_protocol::{Key, Status, Value};
 use super::cluster::{Cluster, Happening};
 use crate::message::{Now, Seen};
 
-/// The status of a replica in a cluster where all is well and the first one leads.
+/// Returns the status of a replica in a healthy cluster that the first one leads.
 pub fn status_of(total: usize, place: usize) -> Status {
     let name = |place: usize| format!("kvorum-{place}");
     let id = |place: usize| ReplicaId(place as u64 + 1);
@@ -44,7 +44,7 @@ pub fn status_of(total: usize, place: usize) -> Status {
     }
 }
 
-/// A cluster where all is well.
+/// Returns a healthy cluster.
 pub fn cluster_of(total: usize) -> Cluster {
     let mut cluster = Cluster::default();
     for place in 0..total {
@@ -53,13 +53,13 @@ pub fn cluster_of(total: usize) -> Cluster {
     cluster
 }
 
-/// Loses the connection to a replica.
+/// Takes down the connection to a replica.
 pub fn down(cluster: &mut Cluster, place: usize) -> Vec<Happening> {
     let (node, why) = (format!("kvorum-{place}"), "connection lost".to_owned());
     cluster.observe(Now::default(), &Seen::Down { node, why })
 }
 
-/// A put of `key-INDEX`.
+/// Returns a put of `key-INDEX`.
 pub fn entry(index: u64) -> EntryEvent {
     EntryEvent {
         index,

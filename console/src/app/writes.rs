@@ -1,7 +1,8 @@
-//! Pure: the write probe's strip: acknowledged writes in columns of 100 ms.
+//! Pure: the history of the write probe: acknowledged writes in columns of 100 ms.
 //!
-//! At one column a second a failover would be invisible; at 100 ms it is a hole. Guarantees that
-//! memory is bounded, and that a column without writes is empty and not absent. Does not write.
+//! With columns of one second a failover would be invisible; at 100 ms it is a hole. Guarantees
+//! that memory is bounded, and that a column without writes is empty rather than missing. Does not
+//! write.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,17 +11,17 @@ use crate::message::{Ack, ProbeReport, Proof};
 
 /// The width of one column.
 pub const COLUMN: Duration = Duration::from_millis(100);
-/// Columns kept: a minute.
+/// Columns kept: one minute.
 const COLUMNS_MAX: usize = 600;
 /// Gaps kept; each is longer than all that follow, so few are enough.
 const GAPS_MAX: usize = 1000;
 /// Latencies kept for the percentiles: ten seconds of the probe.
 const LATENCIES_MAX: usize = 2000;
 
-/// The probe as the console knows it.
+/// The write probe, as the console knows it.
 #[derive(Clone, Default, Debug)]
 pub struct Writes {
-    /// What the probe does.
+    /// The state of the probe.
     pub state: ProbeState,
     columns: VecDeque<u32>,
     /// The number of the first column kept.
@@ -28,40 +29,40 @@ pub struct Writes {
     latencies: VecDeque<Duration>,
     /// When the last write was acknowledged.
     last: Option<Duration>,
-    /// The longest times without an acknowledged write: when each ended, and how long it was. Each
-    /// is longer than all that follow.
+    /// The longest times without an acknowledged write: when each ended, and how long it lasted.
+    /// Each is longer than all that follow.
     gaps: VecDeque<(Duration, Duration)>,
-    /// Acknowledged since the probe was turned on.
+    /// Writes acknowledged since the probe was turned on.
     pub acknowledged: u64,
-    /// Ended unknown since then.
+    /// Writes since then whose outcome is unknown.
     pub unknown: u64,
-    /// Did not happen since then.
+    /// Writes since then that were refused and did not happen.
     pub refused: u64,
-    /// In flight now.
+    /// Writes in flight now.
     pub in_flight: u64,
-    /// What the last probe's writes came to.
+    /// The verification of the last probe's writes.
     pub proof: Option<Result<Proof, String>>,
 }
 
-/// What the probe does.
+/// The state of the probe.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum ProbeState {
-    /// Nothing.
+    /// It is off.
     #[default]
     Off,
     /// It writes.
     On,
-    /// It reads again what it wrote.
+    /// It reads back its writes.
     Proving,
 }
 
 impl Writes {
-    /// The probe was turned on.
+    /// Starts over, because the probe was turned on.
     pub fn start(&mut self) {
         *self = Self { state: ProbeState::On, ..Self::default() };
     }
 
-    /// Takes in a report.
+    /// Takes in a report of the probe.
     pub fn report(&mut self, report: ProbeReport) {
         match report {
             ProbeReport::Acks { acks, unknown, refused, skipped: _, in_flight } => {
@@ -113,27 +114,27 @@ impl Writes {
         }
     }
 
-    /// The longest time without an acknowledged write that ended after a moment.
+    /// Returns the longest time without an acknowledged write that ended at or after a moment.
     #[must_use]
     pub fn gap_since(&self, moment: Duration) -> Duration {
         let later = self.gaps.iter().find(|(ended, _)| *ended >= moment);
         later.map_or(Duration::ZERO, |(_, gap)| *gap)
     }
 
-    /// Acknowledged writes in a column.
+    /// Returns the number of acknowledged writes in a column.
     #[must_use]
     pub fn column(&self, number: u64) -> u32 {
         let place = number.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         place.and_then(|place| self.columns.get(place)).copied().unwrap_or(0)
     }
 
-    /// The column that holds the first write, if there was one.
+    /// Returns the number of the first column kept, if there was a write.
     #[must_use]
     pub fn first_column(&self) -> Option<u64> {
         (!self.columns.is_empty()).then_some(self.first)
     }
 
-    /// The latencies below which so many of a hundred of the last writes were, in order.
+    /// Returns two percentiles, given in percent, of the latencies of the last writes.
     #[must_use]
     pub fn percentiles(&self, of_hundred: [usize; 2]) -> Option<[Duration; 2]> {
         let mut sorted: Vec<Duration> = self.latencies.iter().copied().collect();
@@ -143,13 +144,13 @@ impl Writes {
     }
 }
 
-/// The number of the column that holds a time.
+/// Returns the number of the column that holds a time.
 #[must_use]
 pub fn column_of(at: Duration) -> u64 {
     u64::try_from(at.as_millis() / COLUMN.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A proof in one line.
+/// Formats a proof in one line.
 #[must_use]
 pub fn proof_line(proof: &crate::message::Proof) -> String {
     let unknown = match proof.unknown {
@@ -184,7 +185,7 @@ mod tests {
         let columns: Vec<u32> = (9..17).map(|number| writes.column(number)).collect();
         assert_eq!(columns, [0, 3, 1, 0, 0, 0, 1, 0]);
         assert_eq!(writes.acknowledged, 5);
-        // A write that was acknowledged before the first column is counted and not drawn.
+        // A write acknowledged before the first column is counted but not drawn.
         writes.report(acks(&[500]));
         assert_eq!((writes.acknowledged, writes.column(5)), (6, 0));
         writes.report(acks(&[10_000_000]));

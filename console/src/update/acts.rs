@@ -1,4 +1,4 @@
-//! Pure: what is done with the cluster, and the questions before it.
+//! Pure: the acts on the cluster, and the confirmation before them.
 
 use kvorum_protocol::{Condition, Key};
 
@@ -12,10 +12,10 @@ use crate::message::{Call, CallId, Effect, Source};
 use crate::output;
 use crate::prompt::grammar::Scenario;
 
-/// Calls that may be in flight; the next one is refused.
+/// The maximum number of calls in flight; further ones are refused.
 const CALLS_MAX: usize = 64;
 
-/// What a read-only console says.
+/// The reason a read-only console gives.
 const READ_ONLY: &str = "this console is read-only (--readonly or KVORUM_READONLY)";
 
 /// Makes a call.
@@ -23,13 +23,13 @@ pub fn call(app: &mut App, call: Call, purpose: Purpose) -> Vec<Effect> {
     call_as(app, call, purpose).0
 }
 
-/// Makes a call whose answer is said.
+/// Makes a call and reports its answer.
 pub fn call_and_say(app: &mut App, call: Call) -> Vec<Effect> {
     let purpose = Purpose::Say { key: call.written_key().cloned() };
     self::call(app, call, purpose)
 }
 
-/// Makes a call, and tells its number.
+/// Makes a call and returns its id.
 pub fn call_as(app: &mut App, call: Call, purpose: Purpose) -> (Vec<Effect>, Option<CallId>) {
     let refusal = match &call {
         _ if app.place().is_none() => Some("no cluster is attached".to_owned()),
@@ -52,7 +52,7 @@ pub fn call_as(app: &mut App, call: Call, purpose: Purpose) -> (Vec<Effect>, Opt
     (vec![Effect::Call { id, call }], Some(id))
 }
 
-/// Says that a call was not done, to whoever wanted it too.
+/// Reports that a call was not carried out; also to the demo, if the demo requested it.
 pub fn say_refused(app: &mut App, purpose: &Purpose, verdict: Verdict, text: String) {
     if let (Purpose::Demo, Some(demo)) = (purpose, &mut app.demo) {
         demo.refused(text.clone());
@@ -65,7 +65,7 @@ fn changes(call: &Call) -> bool {
         || matches!(call, Call::Put { .. } | Call::Batch { .. } | Call::Heal { .. })
 }
 
-/// A call in words, as it is said of it.
+/// Describes a call in words, for messages about it.
 #[must_use]
 pub fn describe(call: &Call) -> String {
     let key_of = |key: &Key| output::preview(&key.0);
@@ -88,7 +88,7 @@ pub fn describe(call: &Call) -> String {
     }
 }
 
-/// Asks before an act, unless it keeps the quorum and one said yes beforehand.
+/// Asks before an act, unless it keeps the quorum and was confirmed beforehand.
 pub fn ask(app: &mut App, act: Act, yes: bool) -> Vec<Effect> {
     if app.place().is_none() || app.settings.readonly {
         let why = if app.settings.readonly { READ_ONLY } else { "no cluster is attached" };
@@ -118,7 +118,7 @@ fn title(act: &Act) -> String {
     }
 }
 
-/// Why an act cannot be done here.
+/// Returns why an act cannot be carried out here.
 fn impossible(app: &App, act: &Act) -> Option<String> {
     let place = app.place()?;
     let allows_faults = |node: &String| {
@@ -140,7 +140,7 @@ fn impossible(app: &App, act: &Act) -> Option<String> {
     }
 }
 
-/// Does what was agreed to.
+/// Carries out an act that was agreed to.
 pub fn carry_out(app: &mut App, act: Act) -> Vec<Effect> {
     match act {
         Act::Call(call) => call_and_say(app, call),
@@ -155,7 +155,7 @@ pub fn carry_out(app: &mut App, act: Act) -> Vec<Effect> {
     }
 }
 
-/// Asks whether to take the last write back.
+/// Asks whether to undo the last write.
 pub fn undo(app: &mut App) -> Vec<Effect> {
     let Some(Undo { key, value, revision, what }) = app.undo.clone() else {
         let note = "there is no put or delete of this console to take back";
@@ -201,7 +201,7 @@ pub fn heal_all(app: &mut App) -> Vec<Effect> {
     links.into_iter().flat_map(heal).collect()
 }
 
-/// The links that are cut, each by the end that cut it.
+/// Returns the links that are cut, each from the end that cut it.
 fn cut_links(app: &App) -> Vec<(String, String)> {
     let of_node = |node: &crate::app::cluster::Node| {
         let name = node.name.clone();
@@ -212,7 +212,7 @@ fn cut_links(app: &App) -> Vec<(String, String)> {
     app.cluster.nodes().flat_map(of_node).collect()
 }
 
-/// The cuts of a scenario of the Omni-Paxos paper (section 2); an error says why there are none.
+/// Returns the cuts of a scenario of the Omni-Paxos paper (section 2), or why there are none.
 pub fn scenario(app: &App, scenario: Scenario) -> Result<Vec<(String, String)>, String> {
     let names = app.cluster.names();
     let leader = app.cluster.leader().ok_or("no leader is known now; try again")?;

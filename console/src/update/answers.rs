@@ -1,7 +1,7 @@
-//! Pure: what came back of a call.
+//! Pure: the handling of the answers to calls.
 //!
-//! Guarantees that an answer is said with what, where and how long, and that a write whose outcome
-//! nobody knows is called unknown and nothing else.
+//! Guarantees that an answer is reported with its call, its place and its duration, and that a
+//! write of unknown outcome is reported as unknown and nothing else.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::message::{CallId, Effect, Previous, Reply};
 use crate::output;
 use crate::prompt::words;
 
-/// Longest value that is edited in the prompt.
+/// The longest value that can be edited in the prompt, in bytes.
 const EDIT_BYTES_MAX: usize = 8 * 1024;
 
 /// Takes in an answer.
@@ -38,7 +38,7 @@ pub fn answered(app: &mut App, id: CallId, result: Result<Reply, Stop>) -> Vec<E
         (Purpose::Edit { key }, Ok(Reply::Value(pair))) => edit(app, &key, pair.as_ref()),
         (Purpose::Logs, Ok(Reply::Lines(found))) => {
             if let Some(Page::Logs { lines, .. }) = &mut app.page {
-                // The end of a log is what one looks for.
+                // The end of a log is the part of interest.
                 app.scroll = found.len();
                 *lines = Some(found);
             }
@@ -59,7 +59,7 @@ pub fn answered(app: &mut App, id: CallId, result: Result<Reply, Stop>) -> Vec<E
 }
 
 fn page(app: &mut App, id: CallId, result: Result<Reply, Stop>) {
-    // A page that was asked for before the prefix changed is of no use.
+    // A page requested before the prefix changed is of no use.
     if app.keys.loading != Some(id) {
         return;
     }
@@ -127,7 +127,7 @@ fn written(what: &str, outcome: Outcome, took: &str) -> (Verdict, String) {
     }
 }
 
-/// How a write can be taken back, when it is known what was there before.
+/// Returns how to undo a write, if the previous value is known.
 fn undo_of(key: Key, outcome: Outcome, previous: Previous, what: &str) -> Option<Undo> {
     let what = what.to_owned();
     let value = match previous {
@@ -162,7 +162,7 @@ fn edit(app: &mut App, key: &Key, pair: Option<&kvorum_protocol::message::Pair>)
     }
     let mut value = words::quote(&pair.value.0);
     if pair.value.0.starts_with(b"@") {
-        // An @ in front would name a file.
+        // A single @ in front would name a file.
         value = words::quote(&[b"@", &pair.value.0[..]].concat());
     }
     let line = format!("put {} {value} --if-revision {}", words::quote(&key.0), pair.revision);

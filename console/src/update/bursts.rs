@@ -1,10 +1,11 @@
-//! Pure: keys that came all at once.
+//! Pure: the handling of keys that arrive all at once.
 //!
-//! A terminal that knows of no brackets tells a paste as keys, and a terminal that viewers share is
-//! never asked for brackets. So a paste is told by its speed: text that was there to be read in one
-//! go, too long to have been typed meanwhile. It goes into the prompt or nowhere. What is shorter
-//! may be somebody's typing on a slow way: it moves, edits and asks, but does not answer a question
-//! nor send a line. Guarantees that nothing is done to the cluster by keys that came all at once.
+//! A terminal without bracketed paste delivers a paste as keys, and on a terminal shared by viewers
+//! bracketed paste is never requested. So a paste is recognized by its speed: text that could be
+//! read in one go, too long to have been typed meanwhile. It goes into the prompt or nowhere.
+//! Shorter text may be typing over a slow connection: it moves, edits and asks, but neither answers
+//! a question nor sends a line. Guarantees that keys that arrive all at once do nothing to the
+//! cluster.
 
 use std::time::Duration;
 
@@ -17,10 +18,10 @@ use crate::app::{App, Haste};
 use crate::keymap::Mode;
 use crate::message::Effect;
 
-/// So many characters at once were not typed.
+/// The number of characters at once from which on they count as pasted, not typed.
 const PASTE_CHARACTERS_MIN: usize = 8;
 
-/// Takes in a key that came alone.
+/// Handles a key that arrives alone.
 pub fn alone(app: &mut App, key: &KeyEvent) -> Vec<Effect> {
     if key.kind == KeyEventKind::Release {
         return Vec::new();
@@ -33,13 +34,13 @@ pub fn alone(app: &mut App, key: &KeyEvent) -> Vec<Effect> {
         _ => Haste::None,
     };
     if app.haste == Haste::Burst {
-        // The rest of it may come in parts.
+        // The rest of the burst may arrive in parts.
         app.burst = Some(now);
     }
     pressed(app, key)
 }
 
-/// Takes in keys that came all at once.
+/// Handles keys that arrive all at once.
 pub fn burst(app: &mut App, keys: &[KeyEvent]) -> Vec<Effect> {
     let keys: Vec<_> = keys.iter().filter(|key| key.kind != KeyEventKind::Release).collect();
     let mut effects = Vec::new();
@@ -66,7 +67,7 @@ fn pressed(app: &mut App, key: &KeyEvent) -> Vec<Effect> {
     effects
 }
 
-/// Takes in pasted text: it goes into the prompt or nowhere.
+/// Handles pasted text: it goes into the prompt or nowhere.
 pub fn paste(app: &mut App, text: &str) -> Vec<Effect> {
     app.attended = app.now;
     app.pressed = Some(app.now.monotonic);
@@ -81,7 +82,7 @@ pub fn paste(app: &mut App, text: &str) -> Vec<Effect> {
     Vec::new()
 }
 
-/// What a key would be of a text.
+/// Returns the character that a key stands for in pasted text.
 fn text(key: &KeyEvent) -> Option<char> {
     match key.code {
         _ if key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT) => None,

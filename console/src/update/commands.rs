@@ -1,7 +1,7 @@
-//! Pure: lines of the prompt, carried out.
+//! Pure: the execution of prompt lines.
 //!
 //! Guarantees that a wrong line does nothing and is not lost, and that the commands of one line are
-//! done one after the other.
+//! carried out one after the other.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -25,18 +25,18 @@ use crate::prompt::grammar::{ReadMode, Scenario, Switch};
 use crate::prompt::{Command, LineError, PaneName, View, What};
 use crate::value::key_of;
 
-/// Lines that may be under way.
+/// The maximum number of lines in progress.
 const LINES_MAX: usize = 16;
 
-/// What is wrong with the prompt's line, the cluster considered.
+/// Checks the prompt's line, the cluster included, and notes its error.
 pub fn check(app: &mut App) {
     let read = app.prompt.read();
     app.prompt.wrong = read.and_then(|commands| check_nodes(app, &commands)).err();
 }
 
-/// Whether the nodes that commands name exist.
+/// Checks that the nodes named by commands exist.
 fn check_nodes(app: &App, commands: &[Command]) -> Result<(), LineError> {
-    // Without a cluster nobody knows its nodes.
+    // Without a cluster the nodes are unknown.
     if app.cluster.count() == 0 {
         return Ok(());
     }
@@ -49,14 +49,14 @@ fn check_nodes(app: &App, commands: &[Command]) -> Result<(), LineError> {
     Ok(())
 }
 
-/// The replica that is meant; `None` for any.
+/// Resolves a node to a replica's name; `None` for any.
 fn resolve(app: &App, node: &Node) -> Result<Option<String>, String> {
     let names = app.cluster.names();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     node.resolve_among(&names, app.cluster.leader())
 }
 
-/// Carries out the prompt's line, unless something is wrong with it.
+/// Carries out the prompt's line, unless it contains an error.
 pub fn submit(app: &mut App) -> Vec<Effect> {
     check(app);
     if app.prompt.wrong.is_some() {
@@ -66,7 +66,7 @@ pub fn submit(app: &mut App) -> Vec<Effect> {
     begin(app, &line)
 }
 
-/// Takes a line where there is no screen: an answer, or commands.
+/// Handles a line where there is no screen: an answer, or commands.
 pub fn entered(app: &mut App, line: &str) -> Vec<Effect> {
     if let Some(mut dialog) = app.dialog.take() {
         dialog.is_read();
@@ -109,7 +109,7 @@ fn begin(app: &mut App, line: &str) -> Vec<Effect> {
     go_on(app)
 }
 
-/// Goes on with every line whose last call has come back.
+/// Continues every line whose last call has finished.
 pub(super) fn go_on(app: &mut App) -> Vec<Effect> {
     let mut effects = Vec::new();
     let mut lines = std::mem::take(&mut app.lines);
@@ -127,7 +127,7 @@ pub(super) fn go_on(app: &mut App) -> Vec<Effect> {
         }
     }
     lines.retain(|line| !line.commands.is_empty());
-    // What a command began meanwhile comes after them.
+    // Lines that a command began meanwhile come after them.
     lines.append(&mut app.lines);
     app.lines = lines;
     effects
@@ -141,7 +141,7 @@ fn run(app: &mut App, command: Command) -> Vec<Effect> {
     }
 }
 
-/// A node that was checked when the line was read; it may have gone since.
+/// Resolves a node that was checked when the line was read, as it may have gone since.
 fn node_of(app: &mut App, node: Option<&Node>) -> Result<Option<String>, ()> {
     let Some(node) = node else { return Ok(None) };
     resolve(app, node).map_err(|why| app.output.say(app.now, Verdict::Refused, why))
@@ -157,14 +157,14 @@ fn run_verb(app: &mut App, verb: Verb, local_read: bool) -> Vec<Effect> {
     try_verb(app, verb, local_read).unwrap_or_default()
 }
 
-/// Carries out a verb; an error was said already.
+/// Carries out a verb; an error has already been reported.
 fn try_verb(app: &mut App, verb: Verb, local_read: bool) -> Result<Vec<Effect>, ()> {
     let consistency = if local_read { Consistency::Local } else { app.consistency() };
     Ok(match verb {
         Verb::Put(put) => run_put(app, &put)?,
         Verb::Get { key, node } => {
             let key = valid_key(app, key_of(&key))?;
-            // The leader is where a read goes anyway.
+            // A read goes to the leader anyway.
             let node = node.filter(|node| *node != Node::Leader || local_read);
             let node = node_of(app, node.as_ref())?;
             acts::call_and_say(app, Call::Get { key, consistency, node })
@@ -279,7 +279,7 @@ fn cut(app: &mut App, node: String, peer: String) -> Vec<Effect> {
     acts::ask(app, Act::Call(Call::Cut { node, peer }), false)
 }
 
-/// Gives a pane the focus, and the screen where it would not be seen otherwise.
+/// Gives a pane the focus, and the whole screen if it would not be visible otherwise.
 pub(super) fn go_to(app: &mut App, pane: PaneName) {
     app.focus = pane;
     app.page = None;
@@ -361,7 +361,7 @@ fn say(app: &mut App, verdict: Verdict, text: &str) -> Vec<Effect> {
     Vec::new()
 }
 
-/// How reads are done, in words.
+/// Describes in words how reads are done.
 #[must_use]
 pub fn read_mode(mode: ReadMode) -> &'static str {
     match mode {
@@ -370,7 +370,7 @@ pub fn read_mode(mode: ReadMode) -> &'static str {
     }
 }
 
-/// What leads out of a console that is shared, where no key ends it.
+/// The note on how to leave a shared console, which no key ends.
 const HOW_TO_DETACH: &str = "this console goes on for everybody: detach with Ctrl-P Ctrl-Q \
      (kubectl 1.36 or newer), or close the window; ':quit!' ends it, and its pod starts it again";
 
@@ -455,7 +455,7 @@ pub(super) fn attach_to(app: &mut App, destination: Destination) -> Vec<Effect> 
     vec![Effect::Attach(destination)]
 }
 
-/// What is said of a console that could not attach, for one without a screen.
+/// Returns why the console could not attach, for a console without a screen.
 #[must_use]
 pub fn why_detached(app: &App) -> Option<&Stop> {
     match &app.stage {

@@ -1,4 +1,4 @@
-//! Pure: what each key does.
+//! Pure: the effect of each key.
 
 use clap::ValueEnum;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -17,10 +17,10 @@ use crate::output;
 use crate::prompt::PaneName;
 use crate::prompt::grammar::ReadMode;
 
-/// Lines of a page, where the view's height does not matter.
+/// The number of lines in a page, where the view's height does not matter.
 const PAGE_LINES: isize = 10;
 
-/// Takes in a key that was pressed.
+/// Handles a key press.
 pub fn key(app: &mut App, event: &KeyEvent) -> Vec<Effect> {
     let meaning = keymap::meaning(Mode::Screen, app.focus, event);
     if meaning == Some(Intent::Suspend) {
@@ -28,7 +28,7 @@ pub fn key(app: &mut App, event: &KeyEvent) -> Vec<Effect> {
         return if is_meant { vec![Effect::Suspend] } else { Vec::new() };
     }
     if event.modifiers.contains(KeyModifiers::ALT) {
-        // On a slow way an Esc and the key after it arrive together.
+        // Over a slow connection, an Esc and the key after it arrive together.
         let mut effects = key(app, &KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE));
         let rest = KeyEvent { modifiers: event.modifiers - KeyModifiers::ALT, ..*event };
         effects.extend(key(app, &rest));
@@ -58,7 +58,7 @@ pub fn key(app: &mut App, event: &KeyEvent) -> Vec<Effect> {
     }
 }
 
-/// Attaches by the context that a digit stands for.
+/// Attaches to the context that a digit stands for.
 fn by_context(app: &mut App, digit: Option<char>) -> Vec<Effect> {
     let number = digit.and_then(|digit| digit.to_digit(10)).and_then(|n| usize::try_from(n).ok());
     let context = number.and_then(|number| app.settings.contexts.get(number.checked_sub(1)?));
@@ -70,7 +70,7 @@ fn by_context(app: &mut App, digit: Option<char>) -> Vec<Effect> {
 
 fn in_dialog(app: &mut App, intent: Option<Intent>, character: Option<char>) -> Vec<Effect> {
     let Some(mut dialog) = app.dialog.take() else { return Vec::new() };
-    // The end of something else that was typed or pasted is no answer.
+    // The end of some other typed or pasted text is not an answer.
     let is_hasty = match dialog.tier {
         Tier::Yes => character == Some('y') && app.haste != Haste::None,
         Tier::Name => intent == Some(Intent::Send) && app.haste == Haste::Burst,
@@ -186,7 +186,7 @@ fn copy_page(app: &App) -> Vec<Effect> {
     }
 }
 
-/// Lines that a key moves.
+/// Returns the number of lines that a key moves.
 fn steps(intent: Intent) -> isize {
     match intent {
         Intent::Up => -1,
@@ -253,7 +253,7 @@ fn open_with_node(app: &mut App, verb: &str) -> Vec<Effect> {
     open(app, &format!("{verb} {node} "))
 }
 
-/// Acts on the cluster, each with its question, and on what is selected.
+/// Carries out the acts on the cluster and on the selection, with a question where needed.
 fn act(app: &mut App, intent: Intent) -> Vec<Effect> {
     let count = u32::try_from(app.cluster.wanted()).unwrap_or(u32::MAX);
     match intent {
@@ -267,7 +267,7 @@ fn act(app: &mut App, intent: Intent) -> Vec<Effect> {
         Intent::ScaleUp => commands::scale(app, count.saturating_add(1), false),
         Intent::ScaleDown => commands::scale(app, count.saturating_sub(1).max(1), false),
         Intent::HandOver => match app.node().map(|node| node.name.clone()) {
-            // Nobody was chosen when the leader is selected.
+            // If the leader is selected, no target was chosen.
             Some(node) if app.cluster.leader() == Some(node.as_str()) => {
                 commands::hand_over(app, None, false)
             }
@@ -321,7 +321,7 @@ fn on_key(app: &mut App, intent: Intent) -> Vec<Effect> {
     }
 }
 
-/// Moves in the pane that has the focus.
+/// Moves in the focused pane.
 fn travel(app: &mut App, intent: Intent) {
     let by = steps(intent);
     match app.focus {
@@ -336,7 +336,7 @@ fn travel(app: &mut App, intent: Intent) {
         PaneName::Events | PaneName::Output => match intent {
             Intent::Top => app.scroll = usize::MAX / 2,
             Intent::Bottom => app.scroll = 0,
-            // The newest line is at the end; up is back in time.
+            // The newest line is at the end; up goes back in time.
             _ => app.scroll = app.scroll.saturating_add_signed(-by),
         },
     }
@@ -383,7 +383,7 @@ fn travel_keys(app: &mut App, intent: Intent, by: isize) {
     }
 }
 
-/// Changes how the panes are laid out.
+/// Changes the layout of the panes.
 fn arrange(app: &mut App, intent: Intent) {
     let order = PaneName::value_variants();
     let at = order.iter().position(|pane| *pane == app.focus).unwrap_or(0);
@@ -407,7 +407,7 @@ fn arrange(app: &mut App, intent: Intent) {
     }
 }
 
-/// One step back; whether there was one.
+/// Goes one step back; returns whether there was one.
 fn back(app: &mut App) -> bool {
     if app.keys.inspected.take().is_some() {
         return true;
@@ -458,7 +458,7 @@ fn next_theme(theme: ThemeName) -> ThemeName {
     }
 }
 
-/// Copies what is selected.
+/// Copies the selection.
 fn copy(app: &mut App, as_json: bool) -> Vec<Effect> {
     let text = match app.focus {
         PaneName::Keys => app.keys.selection().map(|row| match as_json {

@@ -1,4 +1,4 @@
-//! Pure: a walk through sizes of a cluster, and what it took.
+//! Pure: a walk through several cluster sizes, and its measurements.
 //!
 //! Guarantees that the walk ends at the size at which it began. Does not act itself.
 
@@ -13,54 +13,54 @@ use crate::message::{Now, Proof};
 /// How long each size is shown.
 const SHOWN: Duration = Duration::from_secs(2);
 
-/// A walk under way.
+/// A walk in progress.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Walk {
-    /// The sizes that are left.
+    /// The remaining sizes.
     sizes: VecDeque<u32>,
-    /// The size to be reached, and when it was asked for.
+    /// The size to be reached, and when it was requested.
     now: Option<(u32, Duration)>,
     /// When it was reached.
     reached: Option<Duration>,
     steps: Vec<Step>,
 }
 
-/// One step.
+/// One step of the walk.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Step {
-    /// How many replicas were wanted.
+    /// The desired number of replicas.
     pub replicas: u32,
-    /// How long it took until they were the members and served.
+    /// The time until that many replicas were members and served.
     pub took_ms: f64,
-    /// The longest time without an acknowledged write meanwhile.
+    /// The longest time without an acknowledged write during the step.
     pub gap_ms: f64,
 }
 
-/// What was measured.
+/// The measured figures.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Scaled {
-    /// What the writes came to.
+    /// The verification of the writes.
     #[serde(flatten)]
     pub proof: Proof,
-    /// Each step.
+    /// The steps, in order.
     pub steps: Vec<Step>,
 }
 
 impl Walk {
-    /// The walk of a cluster: up, down to one, and back.
+    /// Plans the walk of a cluster: up to five, down to one, and back to the given size.
     pub(super) fn from(replicas: usize) -> Self {
         let back = u32::try_from(replicas).unwrap_or(3).max(1);
         Self { sizes: [5, 1, back].into(), ..Self::default() }
     }
 
-    /// The next size, if there is one.
+    /// Starts on the next size and returns it, if there is one.
     pub(super) fn next(&mut self, now: Now) -> Option<u32> {
         let size = self.sizes.pop_front()?;
         (self.now, self.reached) = (Some((size, now.monotonic)), None);
         Some(size)
     }
 
-    /// Whether the size is reached, and was shown for a while.
+    /// Whether the size has been reached and shown for a while.
     pub(super) fn is_there(&mut self, facts: &Facts<'_>, now: Now) -> bool {
         let Some((size, asked)) = self.now else { return true };
         let cluster = facts.cluster;

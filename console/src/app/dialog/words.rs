@@ -1,4 +1,4 @@
-//! Pure: what each question says: its title, what the act would do, and what it takes.
+//! Pure: the text of each question: its title, what the act would do, and the answer it takes.
 //!
 //! Does not know how it is answered.
 
@@ -10,7 +10,7 @@ use crate::app::quorum::Consequence;
 use crate::message::{Call, HowToKill, Source};
 use crate::output;
 
-/// What a call that can be asked about does.
+/// Returns the words for a call that needs confirmation.
 pub(super) fn of_call(call: &Call, cluster: &Cluster, last_gap_us: Option<u64>) -> Words {
     let key_of = |key: &Key| output::preview(&key.0);
     match call {
@@ -165,7 +165,7 @@ pub(super) fn of_walk(cluster: &Cluster) -> Words {
     ("Run the scaling demo on this cluster?".to_owned(), lines, tier(&after), facts(&after))
 }
 
-/// The facts of a consequence.
+/// Returns the facts of a consequence.
 fn facts(after: &Consequence) -> Facts {
     let Consequence { is_leader, up, total, keeps, had, .. } = *after;
     Facts { is_leader, up, total, keeps, had }
