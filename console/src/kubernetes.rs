@@ -1,19 +1,19 @@
-//! A cluster that Kubernetes runs: its pods, the streams to them, and what may be done there.
+//! A cluster run by Kubernetes: its pods, the streams to them, and what the user may do there.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`config`] | which API server, as whom: the kubeconfig, or the pod that this runs in |
+//! | [`config`] | the API server and the identity, by kubeconfig or by the pod that this runs in |
 //! | [`pods`] | the pods and the `StatefulSet`, watched |
-//! | `proxy` | the way to the API server |
+//! | `proxy` | the proxy on the way to the API server |
 //! | [`forward`] | a byte stream to a pod, through the API server |
 //! | [`login`] | a login plugin, and a process that watches over it |
-//! | [`happenings`] | what Kubernetes says of the pods |
-//! | [`rights`] | what the API server lets this user do |
-//! | [`trouble`] | why something failed, and what helps |
-//! | [`watching`] | objects of one kind, watched for ever |
+//! | [`happenings`] | changes of the pods, and Events about them |
+//! | [`rights`] | the rights that the API server grants this user |
+//! | [`trouble`] | the reason why something failed, and what helps |
+//! | [`watching`] | objects of one kind, watched forever |
 //!
-//! Guarantees that every call ends in time, that watching goes on for ever whatever the API server
-//! does, and that a pod is deleted only if it still is the one that was seen. Does not know the
+//! Guarantees that every call ends in time, that watching continues forever whatever the API server
+//! does, and that a pod is deleted only if it is still the one that was seen. Does not know the
 //! console.
 
 pub mod access;
@@ -43,28 +43,28 @@ pub use config::Named;
 use pods::{PodView, Pods};
 use trouble::call;
 
-/// Lines of a pod's log that are shown.
+/// The number of lines of a pod's log that are shown.
 const LOG_LINES: i64 = 1000;
-/// Most replicas of a cluster.
+/// The maximum number of replicas of a cluster.
 pub const REPLICAS_MAX: u32 = kvorum_protocol::limits::MEMBERS_MAX;
 
-/// How a pod is deleted.
+/// The grace period with which a pod is deleted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Grace {
-    /// At once: after a second its processes are killed.
+    /// A short one: its processes are killed after one second.
     Now,
-    /// With the time that the pod asks for.
+    /// The one that the pod asks for.
     Own,
-    /// The object goes without waiting for the processes.
+    /// None: the object is removed without waiting for the processes.
     Force,
 }
 
-/// A cluster that Kubernetes runs. Dropping it ends its watches.
+/// A cluster run by Kubernetes. Dropping it ends its watches.
 pub struct Kube {
     client: Client,
-    /// Which API server, and as whom.
+    /// The API server and the identity to use.
     pub access: Access,
-    /// The `StatefulSet`.
+    /// The name of the `StatefulSet`.
     pub set: String,
     pods: Arc<Pods>,
     #[expect(dead_code, reason = "its end is the watches' end")]
@@ -75,7 +75,7 @@ impl Kube {
     /// Finds the cluster and begins to watch it.
     ///
     /// # Errors
-    /// Why it cannot be found, and what helps.
+    /// When it cannot be found: why, and what helps.
     pub async fn find(named: &Named) -> Result<Arc<Self>, Stop> {
         let access = config::load(named).await?;
         let client = access.client().await?;
@@ -92,19 +92,19 @@ impl Kube {
         Ok(Arc::new(Self { client, access, set, pods, watches }))
     }
 
-    /// The cluster in a few words.
+    /// Describes the cluster in a few words.
     #[must_use]
     pub fn name(&self) -> String {
         format!("{}/{} in {}", self.access.namespace, self.set, self.access.context)
     }
 
-    /// The pods as they were seen last.
+    /// Returns the pods as they were last seen.
     #[must_use]
     pub fn pods(&self) -> &Arc<Pods> {
         &self.pods
     }
 
-    /// An API of the namespace.
+    /// Returns the client of the API server.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
@@ -114,7 +114,7 @@ impl Kube {
         Api::namespaced(self.client.clone(), &self.access.namespace)
     }
 
-    /// Where the replicas are: inside the cluster their own addresses, else names for
+    /// Returns the places of the replicas: inside the cluster their own addresses, else names for
     /// [`Kube::dial`].
     #[must_use]
     pub fn resolve(&self) -> Resolve {
@@ -130,13 +130,13 @@ impl Kube {
             };
             let pods = pods.all();
             let mut running: Vec<_> = pods.values().filter(|pod| pod.is_running).collect();
-            // One that is not ready may be out of reach, or of a cluster that serves nobody.
+            // A pod that is not ready may be out of reach, or of a cluster that does not serve.
             running.sort_by_key(|pod| !pod.is_ready);
             running.into_iter().filter_map(endpoint).collect()
         })
     }
 
-    /// How the replicas are connected to.
+    /// Returns the way to connect to the replicas.
     #[must_use]
     pub fn dial(&self) -> Dial {
         match self.access.is_inside {
@@ -145,16 +145,16 @@ impl Kube {
         }
     }
 
-    /// The name of the `ConfigMap` that is the cluster's marker.
+    /// Returns the name of the `ConfigMap` that is the cluster's marker.
     #[must_use]
     pub fn marker_name(&self) -> String {
         format!("{}-cluster", self.set)
     }
 
-    /// The cluster's marker, if there is one: the text that says which cluster has begun.
+    /// Reads the cluster's marker, if there is one: the text that says which cluster has begun.
     ///
     /// # Errors
-    /// What the API server says.
+    /// When the API server refuses or does not answer.
     pub async fn marker(&self) -> Result<Option<String>, Stop> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.access.namespace);
         let map = call(&self.access, maps.get_opt(&self.marker_name())).await?;
@@ -163,10 +163,10 @@ impl Kube {
         }))
     }
 
-    /// Deletes a pod, if it still is the one that was seen last; how it was done.
+    /// Deletes a pod, if it is still the one last seen; returns how it was done.
     ///
     /// # Errors
-    /// What the API server says.
+    /// When that pod is gone, or the API server refuses or does not answer.
     pub async fn delete(&self, name: &str, grace: Grace) -> Result<&'static str, Stop> {
         let seen = self.pods.all();
         let Some(pod) = seen.get(name) else {
@@ -195,10 +195,10 @@ impl Kube {
         }
     }
 
-    /// Changes the number of replicas wanted.
+    /// Changes the wanted number of replicas.
     ///
     /// # Errors
-    /// What the API server says, or that a cluster cannot have so many.
+    /// When the API server refuses or does not answer, or a cluster cannot have so many.
     pub async fn scale(&self, replicas: u32) -> Result<(), Stop> {
         if replicas > REPLICAS_MAX {
             return Err(Stop::usage(format!(
@@ -212,10 +212,10 @@ impl Kube {
         call(&self.access, scaled).await.map(|_| ())
     }
 
-    /// The end of a pod's log; of the container before, if this one has just begun.
+    /// Returns the end of a pod's log, after that of the container before if it was restarted.
     ///
     /// # Errors
-    /// What the API server says.
+    /// When the API server refuses or does not answer.
     pub async fn logs(&self, name: &str) -> Result<Vec<String>, Stop> {
         let parameters = LogParams { tail_lines: Some(LOG_LINES), ..LogParams::default() };
         let now = call(&self.access, self.pod_api().logs(name, &parameters)).await?;

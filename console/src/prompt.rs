@@ -1,10 +1,10 @@
-//! Pure: the prompt: the line being typed, its history, and what is wrong with it so far.
+//! Pure: the prompt: the line being typed, its history, and the error in it so far.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`words`] | a line as words |
 //! | [`grammar`] | words as commands |
-//! | [`complete`] | what could come next |
+//! | [`complete`] | the possible continuations |
 //!
 //! Guarantees that a line is checked while it is typed and that a wrong one is never lost. Does not
 //! carry out commands.
@@ -20,34 +20,34 @@ use tui_input::{Input, InputRequest};
 use complete::{Completion, Known};
 pub use grammar::{Command, Grammar, LineError, PaneName, View, What};
 
-/// Lines remembered.
+/// The most lines that the history keeps.
 const HISTORY_MAX: usize = 500;
 
-/// The prompt.
+/// The prompt: the line, its history and its grammar.
 #[derive(Clone, Default, Debug)]
 pub struct Prompt {
     input: Input,
-    /// Keys go to the line.
+    /// Whether keys go to the line.
     pub is_open: bool,
     history: VecDeque<String>,
-    /// Which line of the history is shown, from the last one, and what was typed before.
+    /// The line of the history that is shown, counted from the last one, and what was typed before.
     browsed: Option<(usize, String)>,
-    /// The grammar.
+    /// The grammar by which lines are read.
     pub grammar: Grammar,
-    /// What is wrong with the line so far.
+    /// The error in the line so far.
     pub wrong: Option<LineError>,
-    /// What could come next, after a Tab.
+    /// The possible continuations, after a Tab.
     pub offered: Completion,
 }
 
 impl Prompt {
-    /// The line.
+    /// Returns the line.
     #[must_use]
     pub fn line(&self) -> &str {
         self.input.value()
     }
 
-    /// The cursor's place in the line, in characters.
+    /// Returns the cursor's position in the line, in characters.
     #[must_use]
     pub fn cursor(&self) -> usize {
         self.input.cursor()
@@ -78,7 +78,7 @@ impl Prompt {
         self.offered = Completion::default();
     }
 
-    /// Inserts pasted text; what a line cannot hold becomes blanks.
+    /// Inserts pasted text; a character that a line cannot hold becomes a blank.
     pub fn paste(&mut self, text: &str) {
         let room = grammar::LINE_BYTES_MAX.saturating_sub(self.line().len());
         let mut bytes = 0;
@@ -92,7 +92,7 @@ impl Prompt {
         }
     }
 
-    /// Takes the line out to be carried out, and remembers it.
+    /// Takes the line out to be carried out, and adds it to the history.
     pub fn take(&mut self) -> String {
         let line = self.line().to_owned();
         self.remember(&line);
@@ -141,7 +141,7 @@ impl Prompt {
         }
     }
 
-    /// What could come next, when the cursor is at the end.
+    /// The set of actions that are possible here has changed.
     #[must_use]
     pub fn completion(&self, known: &Known) -> Completion {
         match self.cursor() == self.line().chars().count() {
@@ -150,7 +150,7 @@ impl Prompt {
         }
     }
 
-    /// Completes the word under the cursor as far as it is certain; offers the rest.
+    /// Completes the word under the cursor as far as it is unambiguous; offers the rest.
     pub fn complete(&mut self, known: &Known) {
         let completion = self.completion(known);
         let common = completion.common();
@@ -174,7 +174,7 @@ impl Prompt {
     /// Reads the line.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// When the line is wrong; the error says how.
     pub fn read(&mut self) -> Result<Vec<Command>, LineError> {
         let line = self.input.value().to_owned();
         self.grammar.read(&line)

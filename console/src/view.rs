@@ -1,4 +1,4 @@
-//! Pure: the screen, drawn from what the console knows.
+//! Pure: the screen, drawn from the console's state.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -31,12 +31,12 @@ use theme::{Theme, Tone};
 
 pub use bar::HEARTBEAT_SECONDS;
 
-/// Below this there is one line.
+/// The size below which there is only one line.
 const LINE_BELOW: (u16, u16) = (20, 5);
-/// Below this the screen is compact.
+/// The size below which the screen is compact.
 const COMPACT_BELOW: (u16, u16) = (80, 20);
 
-/// Draws the screen; where the cursor is, if it is shown.
+/// Draws the screen, and returns where the cursor is, if it is shown.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) -> Option<Position> {
     let area = area.intersection(buffer.area);
     let theme = Theme::of(&app.settings);
@@ -66,18 +66,18 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) -> Option<Position> {
     }
 }
 
-/// Title, body, prompt, hint.
+/// Splits an area into title, body, prompt and hint line.
 fn bands(area: Rect) -> [Rect; 4] {
     let row = |y: u16| Rect { y: area.y + y, height: 1, ..area };
     let body = Rect { y: area.y + 1, height: area.height - 3, ..area };
     [row(0), body, row(area.height - 2), row(area.height - 1)]
 }
 
-/// Draws the panes as the size has room for them.
+/// Draws the panes that the size has room for.
 fn panes_of(app: &App, area: Rect, body: Rect, canvas: &mut Canvas<'_>) {
     let is_compact = area.width < COMPACT_BELOW.0 || area.height < COMPACT_BELOW.1;
     let has_columns = area.width >= layout::TWO_COLUMNS && !is_compact;
-    // The keys have a place of their own only where there are two columns.
+    // The Keys pane has a place of its own only where there are two columns.
     let is_alone = app.zoomed || (app.focus == PaneName::Keys && !has_columns);
     if is_alone {
         let output = if app.focus == PaneName::Output { 0 } else { output_lines(body.height) };
@@ -91,7 +91,7 @@ fn panes_of(app: &App, area: Rect, body: Rect, canvas: &mut Canvas<'_>) {
     }
 }
 
-/// Lines of the output, with its rule, below other panes.
+/// Returns the number of lines of the Output pane, with its rule, below other panes.
 fn output_lines(height: u16) -> u16 {
     match height {
         0..=5 => 0,
@@ -101,7 +101,7 @@ fn output_lines(height: u16) -> u16 {
     }
 }
 
-/// Lines of the nodes, with their rule and their header.
+/// Returns the number of lines of the Nodes pane, with its rule and its header.
 fn node_lines(app: &App, height: u16) -> u16 {
     let nodes = u16::try_from(app.shown().0.count().max(1)).unwrap_or(u16::MAX);
     nodes.saturating_add(if height < 15 { 1 } else { 2 }).min(height / 2 + 1).min(height)
@@ -115,7 +115,7 @@ fn one_column(app: &App, body: Rect, canvas: &mut Canvas<'_>) {
         (PaneName::Events, if body.height < 9 { 0 } else { (body.height / 5).max(2) }),
         (PaneName::Output, output_lines(body.height)),
     ];
-    // Whoever has the focus is seen, however small the screen.
+    // The pane that has the focus is visible, however small the screen.
     let least = if body.height >= 4 { 2 } else { 0 };
     for (name, lines) in &mut wanted {
         if *name == app.focus {
@@ -123,7 +123,7 @@ fn one_column(app: &App, body: Rect, canvas: &mut Canvas<'_>) {
         }
     }
     let mut taken: u16 = wanted.iter().map(|(_, lines)| lines).sum();
-    // Panes give way in this order; the nodes never vanish.
+    // Panes give way in this order; the Nodes pane never vanishes.
     let log_least = if app.focus == PaneName::Log { 3 } else { 0 };
     for name in [PaneName::Events, PaneName::Writes, PaneName::Output, PaneName::Nodes] {
         let place = wanted.iter().position(|(pane, _)| *pane == name).unwrap_or(0);
@@ -165,7 +165,7 @@ fn split_rows(area: Rect, lines: u16) -> [Rect; 2] {
     [Rect { height: lines, ..area }, below]
 }
 
-/// Two columns with a blank one between.
+/// Splits an area into two columns with a blank one between.
 fn split_columns(area: Rect, columns: u16) -> [Rect; 2] {
     let columns = columns.min(area.width);
     let x = (area.x + columns + 1).min(area.right());
@@ -173,7 +173,7 @@ fn split_columns(area: Rect, columns: u16) -> [Rect; 2] {
     [Rect { width: columns, ..area }, right]
 }
 
-/// Draws one pane: its rule with title, and what is in it.
+/// Draws one pane: its rule with the title, and its content.
 fn pane(app: &App, name: PaneName, area: Rect, canvas: &mut Canvas<'_>) {
     if area.is_empty() {
         return;

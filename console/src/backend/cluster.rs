@@ -1,6 +1,7 @@
-//! Real replicas, by their client ports: in Kubernetes, on this machine, or at addresses.
+//! A backend of real replicas, reached by their client ports: in Kubernetes, on this machine, or at
+//! addresses.
 //!
-//! Guarantees that a call ends at the client's deadline with one of the four fates. Does not know
+//! Guarantees that a call ends by the client's deadline with one of the four fates. Does not know
 //! what the console shows of it.
 
 #[cfg(feature = "local")]
@@ -27,17 +28,17 @@ use crate::probe::{Store, Task, Written};
 use crate::runner::{Runner, blocking};
 use crate::sink::Sink;
 
-/// Keys in a page.
+/// The number of keys in a page.
 const PAGE_PAIRS: u32 = 500;
-/// Writes of a batch in flight at once.
+/// The number of a batch's writes in flight at once.
 const BATCH_WIDTH: usize = 64;
-/// Tries to write so that what was there before is known for certain.
+/// The number of attempts at a write for which the previous value is known for certain.
 const EXACT_TRIES: u32 = 3;
-/// How long a replica is waited for when all are asked.
+/// The time to wait for each replica when all are asked.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
-/// Time between two questions whether what was not allowed is allowed by now.
+/// The interval between checks whether an action that was not allowed is allowed by now.
 const RIGHTS_INTERVAL: Duration = Duration::from_secs(15);
-/// How long a local cluster of this console's may take to stop. Less than what its user waits for.
+/// The time that a local cluster of this console may take to stop. Shorter than its caller waits.
 #[cfg(feature = "local")]
 const STOP_PATIENCE: Duration = Duration::from_millis(1500);
 
@@ -48,22 +49,22 @@ pub struct RealCluster {
     watched: Vec<Watched>,
     place: Place,
     runner: Runner,
-    /// What its supervisor says, and the replicas themselves, when this process runs them.
+    /// The supervisor's reports and the replicas themselves, when this process runs them.
     own: Mutex<Own>,
 }
 
-/// What this process runs itself.
+/// The parts of a cluster that this process runs itself.
 #[derive(Default)]
 struct Own {
     reports: Option<mpsc::Receiver<(String, String)>>,
     #[cfg(feature = "local")]
     running: Option<crate::local::Running>,
-    /// Removed when the cluster has stopped.
+    /// The cluster's temporary folder, removed when the cluster has stopped.
     temporary: Option<tempfile::TempDir>,
 }
 
 impl RealCluster {
-    /// Replicas at addresses.
+    /// Opens a cluster of replicas at addresses.
     pub async fn at(addresses: &[String], deadline: Duration) -> Result<Self, Stop> {
         crate::target::check_addresses(addresses)?;
         let options = Options { deadline, ..Options::default() };
@@ -73,7 +74,7 @@ impl RealCluster {
         Ok(Self::make(client, watch, watched, Runner::Nobody(addresses.to_vec())).await)
     }
 
-    /// A cluster that Kubernetes runs.
+    /// Opens a cluster that Kubernetes runs.
     pub async fn of_pods(kube: Arc<Kube>, deadline: Duration) -> Self {
         let (resolve, dial) = (kube.resolve(), kube.dial());
         let options = Options { deadline, dial: dial.clone(), ..Options::default() };
@@ -84,7 +85,7 @@ impl RealCluster {
         Self::make(client, watch, Vec::new(), Runner::Kubernetes(kube)).await
     }
 
-    /// The local cluster in a folder, run by another process.
+    /// Opens the local cluster in a folder, run by another process.
     #[cfg(feature = "local")]
     pub async fn local(folder: PathBuf, deadline: Duration) -> Result<Self, Stop> {
         use crate::local::{client, resolve};
@@ -104,20 +105,20 @@ impl RealCluster {
         Self { client, watch, watched, place, runner, own: Mutex::default() }
     }
 
-    /// A local cluster that this process runs.
+    /// Starts a local cluster that this process runs.
     #[cfg(feature = "local")]
     pub async fn start(
         plan: &crate::local::Plan,
         deadline: Duration,
         temporary: Option<tempfile::TempDir>,
     ) -> Result<Self, Stop> {
-        /// Reports that wait; further ones are dropped, they are for people.
+        /// The most reports queued; further ones are dropped, they are for information only.
         const REPORTS_MAX: usize = 64;
         let (told, reports) = mpsc::channel(REPORTS_MAX);
         let report: crate::local::Report = Arc::new(move |name, what| {
             let _ = told.try_send((name.to_owned(), what.to_owned()));
         });
-        // The folder is made and locked where blocking harms nobody.
+        // The folder is created and locked on a thread that may block.
         let (runtime, plan) = (tokio::runtime::Handle::current(), plan.clone());
         let start = move || {
             let _in_runtime = runtime.enter();
@@ -181,7 +182,7 @@ impl RealCluster {
         }
     }
 
-    /// Writes so that what was there before is known, unless others write at the same time.
+    /// Writes so that the previous value is known, unless other clients write at the same time.
     async fn write(
         &self,
         key: &Key,
@@ -198,7 +199,7 @@ impl RealCluster {
                     (Condition::AtRevision(pair.revision), Previous::Value(pair.value.0.clone()))
                 }
             };
-            // A condition that fails is judged by the cluster, and so is a delete of nothing.
+            // The cluster judges a condition that fails, and a delete of an absent key.
             let is_theirs = condition != Condition::Always && condition != expected;
             if is_theirs || before.is_none() && matches!(write(condition), Operation::Delete { .. })
             {
@@ -258,8 +259,8 @@ impl RealCluster {
     }
 }
 
-/// Tells what can be done here, until it is told that nothing is missing. Asks at least once: at
-/// attaching, the API server may not have told what is allowed.
+/// Reports what the user may do here, until nothing is missing. Checks at least once: on attaching,
+/// the API server may not have reported what is allowed.
 async fn tell_rights(runner: Runner, mut place: Place, sink: Sink) {
     loop {
         sleep(RIGHTS_INTERVAL).await;
@@ -278,7 +279,7 @@ fn route(node: Option<String>) -> Route {
     node.map_or(Route::Any, Route::Through)
 }
 
-/// Reads a value where blocking harms nobody.
+/// Reads a value on a thread that may block.
 async fn read_source(source: Source) -> Result<Bytes, Stop> {
     match source {
         Source::Bytes(bytes) => Ok(bytes),
@@ -293,7 +294,7 @@ impl Backend for RealCluster {
 
     fn watch(self: Arc<Self>, sink: Sink) -> Task<()> {
         Box::pin(async move {
-            // They end with this.
+            // These tasks end with this one.
             let mut aside = JoinSet::new();
             if let Some(reports) = self.own(|own| own.reports.take()) {
                 aside.spawn(pass_on(reports, sink.clone()));
@@ -394,7 +395,7 @@ impl Store for RealCluster {
                         }
                         Some(Event::Progress { next: told }) => next = told,
                         Some(_) => {}
-                        // Where it broke, it goes on.
+                        // The stream broke: subscribe again from `next`.
                         None => break,
                     }
                 }

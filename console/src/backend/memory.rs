@@ -1,8 +1,8 @@
 //! A cluster in memory, for tests and benchmarks of the console.
 //!
-//! It answers like replicas that agree, elects when the leader is killed, and starts a killed
-//! replica again. It remembers every call, so that a test can say what must not have been called.
-//! It shows nothing about real replicas.
+//! It answers like replicas that agree, elects a leader when the leader is killed, and restarts a
+//! killed replica. It records every call, so that a test can assert which calls were not made. It
+//! proves nothing about real replicas.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,22 +26,22 @@ use crate::message::{Call, Place, Previous, Reply, Seen, Source};
 use crate::probe::{Store, Task, Written};
 use crate::sink::Sink;
 
-/// Time from the loss of a leader to the next one.
+/// The time from the loss of a leader to the next leader.
 const ELECTION: Duration = Duration::from_millis(150);
-/// Time from a kill to the next start.
+/// The time from a kill to the restart.
 const RESTART: Duration = Duration::from_millis(400);
-/// What waits for a watcher.
+/// The number of reports that may wait for a watcher.
 const TOLD_MAX: usize = 4096;
-/// Writes remembered.
+/// The number of writes remembered.
 const HISTORY_MAX: usize = 300_000;
-/// Keys of a page.
+/// The number of keys in a page.
 const PAGE_PAIRS: usize = 500;
 
 /// A cluster in memory.
 pub struct Memory {
     state: Mutex<State>,
     told: broadcast::Sender<Seen>,
-    /// When it began, by the runtime's clock, which a test may hold, and by the wall's.
+    /// The start time: by the runtime's clock, which a test may pause, and by the wall clock.
     began: (Instant, u64),
 }
 
@@ -63,13 +63,13 @@ struct Replica {
 }
 
 impl Memory {
-    /// A cluster of so many replicas that holds so many keys.
+    /// Creates a cluster with the given numbers of replicas and keys.
     #[must_use]
     pub fn new(replicas: usize, keys: u64) -> Arc<Self> {
         Self::starting_at(Clock::start().now().wall_us, replicas, keys)
     }
 
-    /// The same, which believes that it is started at a time: microseconds since 1970.
+    /// Does the same, with a given start time in microseconds since 1970.
     #[must_use]
     pub fn starting_at(wall_us: u64, replicas: usize, keys: u64) -> Arc<Self> {
         let node = Replica { is_up: true, incarnation: 1, cuts: Vec::new() };
@@ -90,15 +90,15 @@ impl Memory {
         Arc::new(Self { state: Mutex::new(state), told, began: (Instant::now(), wall_us) })
     }
 
-    /// Every call so far.
+    /// Returns every call so far.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
         self.state(|state| state.calls.clone())
     }
 
-    /// Writes at a rate until so many entries are decided, and tells them as replicas do.
+    /// Writes at a rate until `until` entries are decided, and reports them as replicas do.
     pub async fn load(self: Arc<Self>, per_second: u64, until: u64) {
-        /// Beats a second.
+        /// Beats per second.
         const BEATS: u64 = 100;
         let mut beats = interval(Duration::from_millis(1000 / BEATS));
         beats.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -426,7 +426,7 @@ impl Backend for Memory {
 impl Store for Memory {
     fn put(self: Arc<Self>, key: Key, value: Value) -> Task<Result<u64, Fate>> {
         Box::pin(async move {
-            // As a client does, it waits for a leader.
+            // Waits for a leader, as a client does.
             loop {
                 match self.write(key.clone(), Some(value.0.clone()), Condition::Always) {
                     Some(Reply::Written { outcome: Outcome::Put { revision }, .. }) => {

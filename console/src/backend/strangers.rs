@@ -1,8 +1,9 @@
-//! Notices that another cluster has taken the place of the one that is watched.
+//! Detects that another cluster has taken the place of the watched one.
 //!
-//! Guarantees that a console is not told of a cluster as if it were another one's continuation: one
-//! that was restored or made anew behind the same addresses gives other revisions to other writes.
-//! A replica of another cluster beside those of one's own is told as down, with the reason.
+//! Guarantees that the console never presents one cluster as the continuation of another: a cluster
+//! that was restored or created anew behind the same addresses gives other revisions to other
+//! writes. A replica of another cluster beside those of the watched one is reported as down, with
+//! the reason.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,27 +11,27 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-/// How long only replicas of another cluster answer before it has taken the place: one's own may be
-/// starting.
+/// The time that only replicas of another cluster must answer before it has taken the place: the
+/// watched cluster's own replicas may be starting.
 const REPLACED_AFTER: Duration = Duration::from_secs(3);
-/// Time between two looks.
+/// The interval between two checks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What is known of one that is watched.
+/// The relation of a watched replica to the watched cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Standing {
-    /// It is of the cluster.
+    /// The replica belongs to the watched cluster.
     Own,
-    /// It is of another one; what it says.
+    /// The replica belongs to another cluster; the text is the reason that was given.
     Stranger(String),
 }
 
-/// What is known of all.
+/// The standing of each watched replica, by its name or address.
 #[derive(Default)]
 pub struct Strangers(Mutex<BTreeMap<String, Standing>>);
 
 impl Strangers {
-    /// Something is known of one, or nothing.
+    /// Records the standing of a replica, or forgets it for `None`.
     pub fn note(&self, who: &str, standing: Option<Standing>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match standing {
@@ -39,7 +40,7 @@ impl Strangers {
         }
     }
 
-    /// What a stranger says where there is nobody else.
+    /// Returns a stranger's reason if strangers are the only replicas known.
     fn alone(&self) -> Option<String> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut said = None;
@@ -52,7 +53,7 @@ impl Strangers {
         said
     }
 
-    /// Waits until another cluster has taken the place; what it says.
+    /// Waits until another cluster has taken the place, and returns the reason.
     pub async fn have_taken_over(&self) -> String {
         let mut since = None;
         loop {

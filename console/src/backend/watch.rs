@@ -1,8 +1,8 @@
-//! Watches a cluster: one connection for each replica, and one log.
+//! Watches a cluster: one connection per replica, and one log.
 //!
-//! Guarantees that watching never fails: a replica that cannot be reached is told as down, with the
-//! reason, and tried again for ever, with pauses that grow to a bound. Keys and writes go another
-//! way; a dead replica delays nobody.
+//! Guarantees that watching never fails: a replica that cannot be reached is reported as down, with
+//! the reason, and retried forever, with pauses that grow to a bound. Reads and writes of keys use
+//! other connections, so a dead replica delays none of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,49 +23,49 @@ use crate::message::SILENT_AFTER;
 use crate::message::Seen;
 use crate::sink::Sink;
 
-/// First pause before a replica is dialed again.
+/// The first pause before a replica is dialed again.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// Longest pause.
+/// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Time between two looks whether a connection is silent.
+/// The time between two checks whether a connection is silent.
 const SILENCE_INTERVAL: Duration = Duration::from_secs(1);
-/// Entries shown from before the console came.
+/// The number of entries shown from before the console attached.
 const TAIL: u64 = 1000;
-/// Entries told at once.
+/// The maximum number of entries reported at once.
 const ENTRIES_MAX: usize = 1024;
 
-/// Time between two looks who there is.
+/// The time between two lookups of the replicas to watch.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Says by name who is to be watched now.
+/// A function that returns the names of the replicas to watch now.
 pub type Names = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// A replica to watch.
 #[derive(Clone, Debug)]
 pub enum Watched {
-    /// By its name; where it listens is looked up at each dial.
+    /// By its name; its address is looked up at each dial.
     Named(String),
-    /// At this address; its name is told by itself.
+    /// At this address; it reports its name itself.
     At(String),
 }
 
-/// What the watchers share.
+/// The state shared by the watchers.
 #[derive(Clone)]
 pub struct Watch {
-    /// Says where replicas listen.
+    /// The lookup of the replicas' addresses.
     pub resolve: Resolve,
-    /// A client for the log; it knows which cluster this is.
+    /// The client for the log; it knows which cluster this is.
     pub client: Arc<Client>,
-    /// Who is of another one.
+    /// The replicas that belong to another cluster, if any.
     pub strangers: Arc<Strangers>,
-    /// Who is to be watched, where that changes.
+    /// The names of the replicas to watch, where they change.
     pub names: Option<Names>,
-    /// How replicas are connected to.
+    /// The way to connect to replicas.
     pub dial: Dial,
 }
 
 impl Watch {
-    /// A watch by TCP, of nobody yet.
+    /// Creates a watch over TCP, without any names yet.
     pub fn new(resolve: Resolve, client: Arc<Client>) -> Self {
         let strangers = Arc::default();
         Self { resolve, client, strangers, names: None, dial: Dial::Tcp }
@@ -100,7 +100,7 @@ impl Watch {
     }
 }
 
-/// Watches those there are, whoever that is.
+/// Watches the replicas that exist, as they come and go.
 async fn watch_named(names: &Names, replica: &(dyn Fn() -> Replica + Sync), sink: &Sink) {
     let mut watched: BTreeMap<String, JoinSet<()>> = BTreeMap::new();
     loop {
@@ -123,10 +123,10 @@ async fn watch_named(names: &Names, replica: &(dyn Fn() -> Replica + Sync), sink
     }
 }
 
-/// The leader that is known, and how far the log is applied where it is known best.
+/// The known leader, and the highest applied index known of any replica.
 type Leader = (Option<String>, u64);
 
-/// Why there is no connection to a replica, and what is known of it then.
+/// The reason why a replica is not connected, and its standing, if known.
 type Gone = (String, Option<Standing>);
 
 fn gone(why: impl ToString) -> Gone {
@@ -174,7 +174,7 @@ impl Replica {
             self.of.strangers.note(of, standing);
             let is_heard = match (&name, &watched) {
                 (Some(node), _) => self.sink.tell(Seen::Down { node: node.clone(), why }).await,
-                // Of a replica that was never reached only the address is known.
+                // Only the address is known of a replica that was never reached.
                 (None, Watched::At(_)) if why != said => {
                     said.clone_from(&why);
                     self.sink.tell(Seen::Process { node: "endpoint".to_owned(), what: why }).await
@@ -206,7 +206,7 @@ impl Replica {
         })
     }
 
-    /// Tells what a connected replica says, until the connection ends; why it ended.
+    /// Reports the status of a connected replica until the connection ends; returns the reason.
     async fn attend(&self, node: &str, connection: Connection) -> Gone {
         self.sink.tell(Seen::Up { node: node.to_owned() }).await;
         let mut events = match connection.subscribe(Subscription::Status).await {
@@ -261,7 +261,7 @@ impl Replica {
     }
 }
 
-/// Tells the log, in order, each entry once; at the leader where there is one.
+/// Reports the log in order, each entry once; from the leader where there is one.
 async fn follow_log(client: Arc<Client>, mut leader: watch::Receiver<Leader>, sink: Sink) {
     let Ok(first) = leader.wait_for(|(leader, _)| leader.is_some()).await.map(|known| known.1)
     else {
@@ -288,8 +288,8 @@ async fn follow_log(client: Arc<Client>, mut leader: watch::Receiver<Leader>, si
     }
 }
 
-/// Tells entries until the stream ends or another replica leads; the next index. `None` when nobody
-/// listens.
+/// Reports entries until the stream ends or another replica leads; returns the next index. Returns
+/// `None` when the watch has ended.
 async fn tell_log(
     mut events: Events,
     mut next: u64,
@@ -326,7 +326,7 @@ async fn tell_log(
     }
 }
 
-/// Takes an entry out of an event; from where the log goes on when some of it is gone.
+/// Takes an entry out of an event; returns the index where the log resumes after compaction.
 fn take(event: Event, entries: &mut Vec<EntryEvent>) -> Option<u64> {
     match event {
         Event::Entry(entry) => {
@@ -338,7 +338,7 @@ fn take(event: Event, entries: &mut Vec<EntryEvent>) -> Option<u64> {
     }
 }
 
-/// Passes on what a supervisor says of its processes.
+/// Forwards a supervisor's reports about its processes.
 pub async fn pass_on(mut reports: mpsc::Receiver<(String, String)>, sink: Sink) {
     while let Some((node, what)) = reports.recv().await {
         if !sink.tell(Seen::Process { node, what }).await {

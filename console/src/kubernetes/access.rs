@@ -1,19 +1,19 @@
-//! An API server, and as whom it is asked.
+//! Access to an API server: its address and the identity under which it is called.
 //!
-//! Does not know where that comes from.
+//! Does not know where they come from.
 
 use std::time::Duration;
 
 use kube::Config;
 
-/// How long a call of the API server may take.
+/// The time that a call to the API server may take.
 pub const CALL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// An API server, and as whom it is asked.
+/// Access to an API server: its address and the identity under which it is called.
 #[derive(Clone)]
 pub struct Access {
     pub(super) config: Config,
-    /// The context.
+    /// The name of the context.
     pub context: String,
     /// The user of the context, or the pod's `ServiceAccount`.
     pub user: String,
@@ -21,12 +21,12 @@ pub struct Access {
     pub plugin: Option<String>,
     /// The namespace.
     pub namespace: String,
-    /// This program runs in a pod of the cluster.
+    /// Whether this program runs in a pod of the cluster.
     pub is_inside: bool,
 }
 
 impl Access {
-    /// The API server's address.
+    /// Returns the API server's address.
     #[must_use]
     pub fn server(&self) -> String {
         self.config.cluster_url.to_string().trim_end_matches('/').to_owned()

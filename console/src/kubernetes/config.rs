@@ -1,8 +1,8 @@
-//! Which API server to talk to, and as whom.
+//! The choice of the API server and of the identity to use.
 //!
 //! By kubeconfig, as `kubectl` does; without one, as the pod that this program runs in; through a
-//! proxy, if there is one on the way. Guarantees that a login plugin never writes on the screen nor
-//! reads from it, and that what is wrong is said with the file that it is in.
+//! proxy, if there is one on the way. Guarantees that a login plugin never writes to the screen nor
+//! reads from it, and that an error names the file that is wrong.
 
 use std::env;
 use std::path::PathBuf;
@@ -15,24 +15,24 @@ use super::access::{Access, CALL_PATIENCE};
 use super::login::{self, LOGIN_PATIENCE};
 use crate::exit::{Exit, Stop};
 
-/// The `StatefulSet` when nothing else is said.
+/// The default name of the `StatefulSet`.
 pub const STATEFULSET: &str = "kvorum";
-/// What the context is called inside a cluster, where there is none.
+/// The name shown for the context inside a cluster, where there is none.
 const INSIDE: &str = "this cluster";
 
-/// What the command line says of the cluster.
+/// The cluster as the command line names it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Named {
     /// The context of the kubeconfig; the current one if not given.
     pub context: Option<String>,
     /// The namespace; the context's if not given.
     pub namespace: Option<String>,
-    /// The `StatefulSet`.
+    /// The `StatefulSet`; the default one if not given.
     pub statefulset: Option<String>,
 }
 
 impl Named {
-    /// The `StatefulSet` that is meant.
+    /// Returns the name of the `StatefulSet`.
     #[must_use]
     pub fn statefulset(&self) -> &str {
         self.statefulset.as_deref().unwrap_or(STATEFULSET)
@@ -40,14 +40,15 @@ impl Named {
 }
 
 impl Access {
-    /// A client of the API server. The server is not asked yet, but a login plugin may be.
+    /// Creates a client of the API server. Does not contact the server yet, but may run a login
+    /// plugin.
     ///
     /// # Errors
     /// When the certificates or keys of the configuration cannot be used, or the plugin fails or
     /// takes too long.
     pub async fn client(&self) -> Result<Client, Stop> {
         let config = self.config.clone();
-        // It waits for the plugin.
+        // The conversion waits for the plugin.
         let made = tokio::task::spawn_blocking(move || Client::try_from(config));
         match timeout(LOGIN_PATIENCE, made).await {
             Ok(Ok(made)) => made.map_err(|error| super::trouble::explain(self, &error)),
@@ -56,7 +57,7 @@ impl Access {
         }
     }
 
-    /// A login plugin has not answered.
+    /// Returns the error for a login plugin that has not answered.
     fn no_login(&self) -> Stop {
         let plugin = self.plugin.as_deref().unwrap_or("for it");
         let (user, seconds) = (&self.user, LOGIN_PATIENCE.as_secs());
@@ -70,7 +71,7 @@ impl Access {
     }
 }
 
-/// Whether there is anything that says where an API server is.
+/// Whether a kubeconfig or this program's pod says where an API server is.
 #[must_use]
 pub fn is_there() -> bool {
     is_inside() || files().iter().any(|file| file.exists())
@@ -81,7 +82,7 @@ fn is_inside() -> bool {
     env::var_os("KUBERNETES_SERVICE_HOST").is_some_and(|host| !host.is_empty())
 }
 
-/// The files that a kubeconfig is read from.
+/// Returns the files that a kubeconfig is read from.
 fn files() -> Vec<PathBuf> {
     match env::var_os("KUBECONFIG").filter(|list| !list.is_empty()) {
         Some(list) => env::split_paths(&list).collect(),
@@ -92,14 +93,14 @@ fn files() -> Vec<PathBuf> {
     }
 }
 
-/// The names of the contexts, the current one first.
+/// Returns the names of the contexts, the current one first.
 #[must_use]
 pub fn contexts() -> Vec<String> {
     read(&files()).map_or_else(|_| Vec::new(), |kubeconfig| contexts_of(&kubeconfig))
 }
 
-/// Reads the files of a list that are there, as `kubectl` does: of what several have, the first's
-/// counts.
+/// Reads the files of a list that exist, as `kubectl` does: where several define the same thing,
+/// the first one counts.
 fn read(files: &[PathBuf]) -> Result<Kubeconfig, KubeconfigError> {
     let there = files.iter().filter(|file| file.exists());
     there.map(Kubeconfig::read_from).try_fold(Kubeconfig::default(), |all, one| all.merge(one?))
@@ -113,10 +114,10 @@ fn contexts_of(kubeconfig: &Kubeconfig) -> Vec<String> {
     names
 }
 
-/// Reads what there is.
+/// Reads the kubeconfig; without one, the configuration of the pod.
 ///
 /// # Errors
-/// What is missing or wrong, in which file.
+/// When something is missing or wrong, and in which file.
 pub async fn load(named: &Named) -> Result<Access, Stop> {
     let has_file = files().iter().any(|file| file.exists());
     if !has_file && named.context.is_none() && is_inside() {
@@ -135,7 +136,7 @@ pub async fn load(named: &Named) -> Result<Access, Stop> {
     }
     let mut kubeconfig = read(&files()).map_err(|error| unreadable(&error))?;
     for user in &mut kubeconfig.auth_infos {
-        // It would take the terminal that the console draws on.
+        // An interactive plugin would take the terminal that the console draws on.
         if let Some(exec) = user.auth_info.as_mut().and_then(|user| user.exec.as_mut()) {
             exec.interactive_mode = Some(ExecInteractiveMode::Never);
         }
@@ -163,7 +164,7 @@ pub async fn load(named: &Named) -> Result<Access, Stop> {
     Ok(Access { config, context, user, plugin, namespace, is_inside: false })
 }
 
-/// Says to the API server who calls: administrators look for it in their logs.
+/// Names this program to the API server: administrators look for that in their logs.
 fn introduce(config: &mut Config) {
     let program = concat!("kvorum/", env!("CARGO_PKG_VERSION"));
     let (name, value) = ("user-agent".parse(), program.parse());
@@ -215,7 +216,7 @@ fn unreadable(error: &KubeconfigError) -> Stop {
 mod tests {
     use super::*;
 
-    /// What is read of files with these contexts; `None` is one that is not there.
+    /// Returns the contexts read from files with these contexts; `None` is a missing file.
     fn contexts_in(list: &[Option<&str>]) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let file = |(number, context): (usize, Option<&str>)| {

@@ -1,9 +1,9 @@
 //! A byte stream to a pod's port, through the API server.
 //!
 //! One stream is one port-forward: nothing listens on this machine. Guarantees that a stream goes
-//! to the pod that was meant and not to the next one of its name, and that it ends when that pod
-//! is seen to be gone: the forward itself may say so a second later. Does not know when it is dead
-//! otherwise: the connection on it has heartbeats of its own.
+//! to the intended pod and not to the next one of its name, and that it ends when that pod is seen
+//! to be gone: the port-forward itself may report it a second later. Does not detect other
+//! failures: the connection on the stream has its own heartbeats.
 
 use std::io;
 use std::pin::Pin;
@@ -21,10 +21,10 @@ use tokio::sync::watch;
 
 use super::pods::{All, PodView, Pods};
 
-/// What an address of a pod begins with.
+/// The prefix of a pod's address.
 const SCHEME: &str = "pod:";
 
-/// `host:port`, also of an address with colons.
+/// Returns `host:port`, also for an address with colons.
 #[must_use]
 pub fn host_port(ip: &str, port: u16) -> String {
     match ip.contains(':') {
@@ -33,20 +33,20 @@ pub fn host_port(ip: &str, port: u16) -> String {
     }
 }
 
-/// The address of a pod's port for clients: `pod:NAME/UID:PORT`. Another pod has another one.
+/// Returns the address of a pod's port for clients: `pod:NAME/UID:PORT`. It is unique to the pod.
 #[must_use]
 pub fn address(pod: &PodView) -> String {
     format!("{SCHEME}{}/{}:{}", pod.name, pod.uid, pod.clients_port)
 }
 
-/// The parts of such an address: the pod's name, which one of that name, and the port.
+/// Returns the parts of such an address: the pod's name, its UID, and the port.
 fn parts(address: &str) -> Option<(&str, &str, u16)> {
     let (pod, port) = address.strip_prefix(SCHEME)?.rsplit_once(':')?;
     let (name, uid) = pod.split_once('/')?;
     Some((name, uid, port.parse().ok()?))
 }
 
-/// Connects to such addresses.
+/// Returns a dialer that connects to such addresses.
 #[must_use]
 pub fn dial(pods: Api<Pod>, seen: Arc<Pods>) -> Dial {
     Dial::By(Arc::new(move |address| {
@@ -66,7 +66,7 @@ pub fn dial(pods: Api<Pod>, seen: Arc<Pods>) -> Dial {
     }))
 }
 
-/// Waits until a pod is not seen any more. When nobody looks at the pods, that is never.
+/// Waits until a pod is no longer seen. When the pods are not watched any more, waits for ever.
 async fn gone(mut pods: watch::Receiver<All>, name: String, uid: String) {
     let is_there = |pods: &All| pods.get(&name).is_some_and(|pod| pod.uid == uid);
     if pods.wait_for(|pods| !is_there(pods)).await.is_err() {
@@ -74,10 +74,10 @@ async fn gone(mut pods: watch::Receiver<All>, name: String, uid: String) {
     }
 }
 
-/// A stream to a pod, which ends with it.
+/// A stream to a pod, which ends when the pod is gone.
 struct OfPod<S> {
     stream: S,
-    /// Waits until the pod is gone; `None` once it is.
+    /// The wait for the pod to be gone; `None` once it is.
     gone: Option<BoxFuture<'static, ()>>,
 }
 
@@ -87,7 +87,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for OfPod<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // What it said before is told first.
+        // The data that the pod sent before is delivered first.
         let told = Pin::new(&mut self.stream).poll_read(context, buffer);
         if told.is_ready() {
             return told;

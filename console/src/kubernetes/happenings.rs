@@ -1,7 +1,7 @@
-//! What Kubernetes says of a cluster: how pods change, and the Events about them.
+//! Reports of what happens to a cluster in Kubernetes: changes of pods, and the Events about them.
 //!
-//! Guarantees that each change is told once, and that Events from before the console came, or
-//! repetitions of one, are not told.
+//! Guarantees that each change is reported once, and that Events from before the console attached,
+//! and repetitions of an Event, are not reported.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use crate::exit::Exit;
 use crate::message::Seen;
 use crate::sink::Sink;
 
-/// Events about things that happened longer ago are not told. Where they may only be listed, they
-/// come as late as the next list.
+/// The age beyond which an Event is not reported. Where Events may only be listed, they arrive as
+/// late as the next list.
 const OLD: SignedDuration = SignedDuration::from_secs(15);
-/// How far the clocks of the cluster and of this machine may be apart.
+/// The largest difference expected between the clocks of the cluster and of this machine.
 const SKEW: SignedDuration = SignedDuration::from_secs(5);
-/// Reasons that are remembered, so that repetitions are not told.
+/// The number of reports that are remembered, so that repetitions are not reported.
 const REMEMBERED_MAX: usize = 64;
-/// Who tells what is of no replica.
+/// The name used for reports that concern no replica.
 const KUBERNETES: &str = "Kubernetes";
 
-/// Tells what happens to the pods, until the sink is closed.
+/// Reports what happens to the pods, until the sink is closed.
 pub async fn tell(kube: Arc<Kube>, sink: Sink) {
     tokio::select! {
         () = tell_pods(&kube, &sink) => {}
@@ -89,7 +89,7 @@ async fn tell_trouble(kube: &Kube, sink: &Sink) {
     }
 }
 
-/// What there is to say when the reason why something cannot be watched comes or goes.
+/// Returns the report to make when the reason why something cannot be watched comes or goes.
 fn difference(what: &str, before: Option<&String>, now: Option<&String>) -> Option<String> {
     match (before, now) {
         (before, Some(why)) if before != Some(why) => {
@@ -110,7 +110,7 @@ async fn tell_events(kube: &Kube, sink: &Sink) {
             Told::Event(watcher::Event::Apply(event) | watcher::Event::InitApply(event)) => {
                 line(kube, &event, since).filter(|line| told.is_new(&event, line))
             }
-            // That the API server is out of reach is told of the pods.
+            // The reports about the pods say when the API server is out of reach.
             Told::Fails(stop) if stop.exit == Exit::NotAuthorized => {
                 let what = format!("Events cannot be watched: {}", stop.message);
                 (!std::mem::replace(&mut is_refused, true)).then(|| (KUBERNETES.to_owned(), what))
@@ -127,7 +127,7 @@ async fn tell_events(kube: &Kube, sink: &Sink) {
     }
 }
 
-/// What was told of Events.
+/// The Events that were reported.
 #[derive(Default)]
 struct Repetitions {
     lines: VecDeque<(String, String)>,
@@ -135,7 +135,7 @@ struct Repetitions {
 }
 
 impl Repetitions {
-    /// Neither this Event nor what it says was told.
+    /// Whether neither this Event nor its text was reported before. Records both.
     fn is_new(&mut self, event: &Event, line: &(String, String)) -> bool {
         let event = event.metadata.uid.clone().unwrap_or_default();
         if self.lines.contains(line) || !self.events.insert(event) {
@@ -150,7 +150,8 @@ impl Repetitions {
     }
 }
 
-/// What an Event says, if it is about this cluster, new, and of a time since the console came.
+/// Returns an Event's object and text, if it is about this cluster, recent, and not from before the
+/// console attached.
 fn line(kube: &Kube, event: &Event, since: Timestamp) -> Option<(String, String)> {
     let about = event.involved_object.name.clone()?;
     let is_pod = about.strip_prefix(&kube.set).and_then(|rest| rest.strip_prefix('-'));

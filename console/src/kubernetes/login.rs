@@ -1,10 +1,10 @@
-//! A login plugin of a kubeconfig, and a process that watches over it.
+//! A login plugin of a kubeconfig, and a process that supervises it.
 //!
-//! The library for Kubernetes runs plugins by itself, waits for as long as they take, and leaves
-//! them running when nobody waits any more. So this program runs once more in between: [`guard`]
-//! puts it in the plugin's place, and there [`run`] starts the plugin. Guarantees that a plugin
-//! that does not answer is ended with whatever it started, when its time is over or when whoever
-//! waits for it is gone. Does not know what plugins say: they have the same standard streams.
+//! The Kubernetes library runs plugins itself, waits for as long as they take, and leaves them
+//! running when the wait is abandoned. So this program runs once more in between: [`guard`] puts it
+//! in the plugin's place, and there [`run`] starts the plugin. Guarantees that a plugin that does
+//! not answer is ended with everything that it started, when its time is over or when the process
+//! that waits for it is gone. Does not know what plugins say: they have the same standard streams.
 
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -14,23 +14,22 @@ use std::time::{Duration, Instant};
 use kube::config::ExecConfig;
 use rustix::process::{Pid, Signal, getppid, kill_process_group};
 
-/// How long a login plugin may take.
+/// The time that a login plugin may take.
 pub const LOGIN_PATIENCE: Duration = Duration::from_secs(15);
-/// What the process that watches over a plugin returns when there is none that can be run, as
-/// shells do.
+/// The exit code of the supervising process when the plugin cannot be run, as in shells.
 pub const NOT_RUN: u8 = 127;
-/// What it returns when the plugin was ended, as `timeout` does.
+/// Its exit code when the plugin was ended, as with `timeout`.
 const ENDED: u8 = 124;
-/// The first argument of the process that watches.
+/// The first argument of the supervising process.
 const WORD: &str = "login-plugin";
-/// Time between two looks at the plugin.
+/// The interval between two checks of the plugin.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Puts this program in the place of a login plugin, which it is to watch over; the plugin's name.
+/// Puts this program in the place of a login plugin, to supervise it; returns the plugin's name.
 pub fn guard(plugin: &mut ExecConfig) -> Option<String> {
     let name = plugin.command.clone()?;
     let program = std::env::current_exe().ok();
-    // The library takes text only; where the path is none, nobody watches.
+    // The library accepts text only; if the path is not text, the plugin runs unsupervised.
     if let Some(program) = program.and_then(|path| path.into_os_string().into_string().ok()) {
         let words = [WORD.to_owned(), name.clone()].into_iter();
         plugin.args = Some(words.chain(plugin.args.take().unwrap_or_default()).collect());
@@ -39,13 +38,13 @@ pub fn guard(plugin: &mut ExecConfig) -> Option<String> {
     Some(name)
 }
 
-/// The plugin and its arguments, when this process is to watch over one.
+/// Returns the plugin and its arguments, when this process is to supervise one.
 #[must_use]
 pub fn guarded(mut arguments: impl Iterator<Item = OsString>) -> Option<Vec<OsString>> {
     (arguments.nth(1)? == WORD).then(|| arguments.collect())
 }
 
-/// Runs a plugin and returns what it does.
+/// Runs a plugin and returns its exit code.
 #[must_use]
 pub fn run(plugin: &[OsString]) -> ExitCode {
     let [program, arguments @ ..] = plugin else {
@@ -62,8 +61,8 @@ pub fn run(plugin: &[OsString]) -> ExitCode {
     }
 }
 
-/// Waits for a plugin for as long as it may take and somebody waits; then ends it, with all of its
-/// process group.
+/// Waits for a plugin until its time is over or the waiting process is gone; then ends it, with all
+/// of its process group.
 fn watch(mut child: Child, is_waited_for: impl Fn() -> bool) -> u8 {
     let began = Instant::now();
     while began.elapsed() < LOGIN_PATIENCE && is_waited_for() {
@@ -80,7 +79,7 @@ fn watch(mut child: Child, is_waited_for: impl Fn() -> bool) -> u8 {
     ENDED
 }
 
-/// What shells make of how a process ended.
+/// Returns the exit code that shells give to a process that ended so.
 fn code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| Some(128 + status.signal()?));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
@@ -118,7 +117,7 @@ mod tests {
         }
     }
 
-    /// Whether a process has ended and nobody has asked how.
+    /// Whether a process has ended and has not been reaped.
     fn is_zombie(process: Pid) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
         stat.is_ok_and(|stat| stat.contains(") Z "))

@@ -1,6 +1,6 @@
-//! The pods of a `StatefulSet` and how many are wanted, watched.
+//! The pods of a `StatefulSet`, and the number wanted, watched.
 //!
-//! Guarantees that what was seen last stays while the API server is out of reach.
+//! Guarantees that the last seen state is kept while the API server is out of reach.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,50 +20,50 @@ use crate::exit::{Exit, Stop};
 
 /// The port for clients, where the pod does not name one.
 const CLIENTS_PORT: u16 = 7301;
-/// Longest reason that is kept, in characters.
+/// The longest description of a state that is kept, in characters.
 const REASON_MAX: usize = 200;
 
-/// A pod.
+/// A pod, as far as the console needs it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PodView {
     /// Its name.
     pub name: String,
-    /// Which pod of that name.
+    /// Its UID, which tells it from other pods of that name.
     pub uid: String,
     /// Its address.
     pub ip: Option<String>,
     /// Its port for clients.
     pub clients_port: u16,
-    /// Its container runs.
+    /// Whether its container runs.
     pub is_running: bool,
-    /// It is ready.
+    /// Whether it is ready.
     pub is_ready: bool,
-    /// It is being deleted.
+    /// Whether it is being deleted.
     pub is_terminating: bool,
-    /// How often its container was started again.
+    /// The number of restarts of its container.
     pub restarts: i32,
-    /// How it is, in a few words.
+    /// Its state, in a few words.
     pub state: String,
 }
 
-/// Pods, by name.
+/// The pods, by name.
 pub type All = BTreeMap<String, PodView>;
 
-/// What is wanted, by the `StatefulSet`.
+/// The replicas that the `StatefulSet` asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
     /// The first ordinal.
     pub start: u32,
-    /// How many from there.
+    /// The number of replicas, from that ordinal on.
     pub replicas: u32,
 }
 
-/// Why something cannot be watched now.
+/// The reasons why something cannot be watched now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Troubles {
-    /// The pods.
+    /// The reason why the pods cannot be watched.
     pub pods: Option<String>,
-    /// How many are wanted: only that it is not allowed. The pods tell of everything else.
+    /// The same for the wanted number, but only if it is forbidden: `pods` has all other reasons.
     pub wanted: Option<String>,
 }
 
@@ -76,10 +76,10 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// Lists the pods, and watches them from then on for as long as the set is kept.
+    /// Lists the pods, and watches them from then on for as long as the returned set is kept.
     ///
     /// # Errors
-    /// What the API server says to the list.
+    /// When the API server does not answer the list.
     pub async fn watch(
         client: &Client,
         access: &Access,
@@ -107,31 +107,31 @@ impl Pods {
         Ok((pods, tasks))
     }
 
-    /// The pods as they were seen last.
+    /// Returns the pods as they were last seen.
     #[must_use]
     pub fn all(&self) -> All {
         self.pods.borrow().clone()
     }
 
-    /// Says when they change.
+    /// Returns a receiver that is notified when they change.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<All> {
         self.pods.subscribe()
     }
 
-    /// Says when something cannot be watched any more, or is again.
+    /// Returns a receiver that is notified when something can no longer be watched, or can again.
     #[must_use]
     pub fn troubles(&self) -> watch::Receiver<Troubles> {
         self.troubles.subscribe()
     }
 
-    /// How many are wanted.
+    /// Returns the ordinals that are wanted.
     #[must_use]
     pub fn wanted(&self) -> Wanted {
         *self.wanted.borrow()
     }
 
-    /// The names of those that are there, and of those that should be.
+    /// Returns the names of the pods that exist, and of those that should.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let Wanted { start, replicas } = self.wanted();
@@ -213,7 +213,7 @@ fn wanted(set: &StatefulSet) -> Wanted {
     Wanted { start: number(start).unwrap_or(0), replicas }
 }
 
-/// What matters of a pod.
+/// Returns what the console needs of a pod.
 fn view(pod: &Pod) -> Option<PodView> {
     let (spec, status) = (pod.spec.as_ref()?, pod.status.clone().unwrap_or_default());
     let name = pod.metadata.name.clone()?;
@@ -254,7 +254,7 @@ fn view(pod: &Pod) -> Option<PodView> {
     })
 }
 
-/// Why a container does not run.
+/// Returns the reason why a container does not run.
 fn waiting(container: &ContainerStatus) -> Option<String> {
     let state = container.state.as_ref()?;
     let ended = |ended: &k8s_openapi::api::core::v1::ContainerStateTerminated| {

@@ -1,19 +1,19 @@
 //! The proxy on the way to the API server, as `kubectl` chooses it.
 //!
-//! The kubeconfig's `proxy-url` counts whatever the environment says. Without one, it is that of
-//! `HTTPS_PROXY` (`HTTP_PROXY` for a server without TLS), unless `NO_PROXY` names the server or the
-//! server is this machine.
+//! The kubeconfig's `proxy-url` takes precedence over the environment. Without one, the proxy is
+//! the one in `HTTPS_PROXY` (`HTTP_PROXY` for a server without TLS), unless `NO_PROXY` names the
+//! server or the server is this machine.
 
 use hyper_util::client::proxy::matcher::Matcher;
 use kube::Config;
 
 use crate::exit::Stop;
 
-/// Sets the proxy of a configuration. What the library found in the environment is not asked: it
-/// looks for the proxy, and not for the server, in `NO_PROXY`.
+/// Sets the proxy of a configuration. Ignores what the library found in the environment: it looks
+/// for the proxy, and not for the server, in `NO_PROXY`.
 ///
 /// # Errors
-/// When what is set is no URL.
+/// When the configured proxy is not a URL.
 pub fn set(config: &mut Config, of_cluster: Option<String>) -> Result<(), Stop> {
     let variable = |name: &str| std::env::var(name).ok();
     let host = config.cluster_url.host().unwrap_or_default().to_owned();
@@ -32,7 +32,7 @@ pub fn set(config: &mut Config, of_cluster: Option<String>) -> Result<(), Stop> 
     Ok(())
 }
 
-/// The URL of the proxy for a server.
+/// Returns the URL of the proxy for a server, if one is to be used.
 fn choose(
     (host, port): (&str, u16),
     is_plain: bool,
@@ -57,14 +57,14 @@ fn choose(
     matcher.build().intercept(&server).map(|_| url)
 }
 
-/// The entries of `NO_PROXY` that count for a port, in the matcher's words: `*.example` is
-/// `.example`, and what names another port is left out.
+/// Returns the entries of `NO_PROXY` that apply to a port, in the matcher's syntax: `*.example`
+/// becomes `.example`, and an entry for another port is left out.
 fn entries(no: &str, port: u16) -> String {
     let entry = |entry: &str| {
         let entry = entry.trim();
         let entry = entry.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(entry);
         match entry.rsplit_once(':') {
-            // An address of the sixth version has more than one.
+            // An IPv6 address has more than one colon.
             Some((name, own)) if !name.contains(':') || name.ends_with(']') => {
                 (own.parse() == Ok(port)).then(|| name.to_owned())
             }

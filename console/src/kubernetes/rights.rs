@@ -1,7 +1,7 @@
-//! What the API server lets this user do.
+//! The rights that the API server grants this user.
 //!
-//! Guarantees that an answer is only a hint: what is asked for is asked for in any case, and the
-//! API server decides. Where it does not answer, everything counts as allowed.
+//! Guarantees that an answer is only a hint: every request is made in any case, and the API server
+//! decides. Where it does not answer, everything counts as allowed.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use super::access::Access;
 /// How long the answer may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Something that the console does.
+/// A right that the console needs for something that it does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Right {
-    /// What for.
+    /// The action that needs it.
     pub action: Action,
     /// The verb.
     pub verb: &'static str,
@@ -30,18 +30,18 @@ pub struct Right {
     pub group: &'static str,
     /// The resource.
     pub resource: &'static str,
-    /// Its part, or nothing.
+    /// The subresource, or an empty string.
     pub part: &'static str,
 }
 
-/// What a right is for.
+/// The action that a right is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// See the pods.
     Watch,
     /// Reach the replicas from outside the cluster.
     Reach,
-    /// The same, through an API server of 1.35 or newer.
+    /// The same, through an API server of version 1.35 or newer.
     ReachNewer,
     /// Delete a pod.
     Kill,
@@ -51,11 +51,11 @@ pub enum Action {
     Logs,
     /// See Events.
     Events,
-    /// Read the cluster's marker, that one map only.
+    /// Read the cluster's marker, that one `ConfigMap` only.
     Marker,
 }
 
-/// All of them.
+/// All rights that the console needs.
 pub const RIGHTS: [Right; 13] = [
     right(Action::Watch, "get", "apps", "statefulsets", ""),
     right(Action::Watch, "list", "apps", "statefulsets", ""),
@@ -83,7 +83,7 @@ const fn right(
 }
 
 impl Right {
-    /// The resource as a Role names it.
+    /// Returns the resource as a Role names it.
     #[must_use]
     pub fn resource(&self) -> String {
         match self.part {
@@ -93,7 +93,7 @@ impl Right {
     }
 }
 
-/// Those that are missing. An error says that nobody tells.
+/// Returns the rights that are missing. An error means that the API server did not answer.
 pub async fn missing(kube: &Kube) -> Result<Vec<Right>, String> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(kube.client().clone());
     let ask = |right: Right| {
@@ -124,7 +124,7 @@ pub async fn missing(kube: &Kube) -> Result<Vec<Right>, String> {
     Ok(told?.into_iter().filter(|(_, allowed)| !allowed).map(|(right, _)| right).collect())
 }
 
-/// Why an action cannot be done, if a right for it is missing.
+/// Returns the reason why an action cannot be done, if a right for it is missing.
 #[must_use]
 pub fn why_not(missing: &[Right], action: Action, access: &Access) -> Option<String> {
     let lacks = |right: &&Right| right.action == action;

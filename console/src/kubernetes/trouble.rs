@@ -1,6 +1,6 @@
-//! Why a call of the API server failed, in a sentence with what helps.
+//! Explanations of failed calls to the API server, in a sentence with a remedy.
 //!
-//! Guarantees that people read the innermost reason, and the exit status that stands for it.
+//! Guarantees that the user reads the innermost reason, and that the exit status stands for it.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::ListParams;
@@ -13,12 +13,12 @@ use super::access::{Access, CALL_PATIENCE};
 use super::login::NOT_RUN;
 use crate::exit::{Exit, Stop};
 
-/// The label of everything that is Kvorum's.
+/// The label of all objects that belong to Kvorum.
 pub const LABEL: &str = "app.kubernetes.io/name=kvorum";
-/// Most lines of a login plugin that are shown.
+/// The most lines of a login plugin's output that are shown.
 const PLUGIN_LINES: usize = 3;
 
-/// What an error means.
+/// Explains an error of a call to the API server.
 #[must_use]
 pub fn explain(access: &Access, error: &Error) -> Stop {
     let server = access.server();
@@ -72,7 +72,7 @@ pub fn explain(access: &Access, error: &Error) -> Stop {
     }
 }
 
-/// What an error of a watch means.
+/// Explains an error of a watch.
 #[must_use]
 pub fn of_watch(access: &Access, error: &watcher::Error) -> Stop {
     match error {
@@ -83,7 +83,7 @@ pub fn of_watch(access: &Access, error: &watcher::Error) -> Stop {
     }
 }
 
-/// The API server does not answer.
+/// Explains that the API server does not answer.
 #[must_use]
 pub fn silent(access: &Access) -> Stop {
     let server = access.server();
@@ -93,13 +93,13 @@ pub fn silent(access: &Access) -> Stop {
     )
 }
 
-/// There is no such `StatefulSet`; where there are others of Kvorum.
+/// Explains that there is no such `StatefulSet`, and names where there are others of Kvorum.
 pub async fn no_set(client: &Client, access: &Access, set: &str) -> Stop {
     let all: Api<StatefulSet> = Api::all(client.clone());
     let ours = ListParams::default().labels(LABEL);
     let elsewhere = match timeout(CALL_PATIENCE, all.list(&ours)).await {
         Ok(Ok(list)) => list.items,
-        // Whoever may not look everywhere is told less.
+        // A user who may not look in every namespace gets a shorter message.
         _ => Vec::new(),
     };
     let name = |set: StatefulSet| {
@@ -120,7 +120,7 @@ pub async fn no_set(client: &Client, access: &Access, set: &str) -> Stop {
     )
 }
 
-/// Why nobody is logged in.
+/// Explains why the login failed.
 fn login(access: &Access, error: &AuthError) -> String {
     let plugin = access.plugin.as_deref().unwrap_or("of the kubeconfig");
     let why = match error {
@@ -147,13 +147,13 @@ fn login(access: &Access, error: &AuthError) -> String {
     )
 }
 
-/// The end of what somebody said, as one line.
+/// Returns the last lines of a text, as one line.
 fn last_lines(said: &str) -> String {
     let lines: Vec<_> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(PLUGIN_LINES)..].join(" ")
 }
 
-/// The innermost reason, which is the one that people can act on.
+/// Returns the innermost reason, which is the one that the user can act on.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -162,7 +162,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// Waits for a call of the API server, but not for ever.
+/// Waits for a call to the API server, for a limited time.
 pub async fn call<T>(
     access: &Access,
     call: impl Future<Output = Result<T, kube::Error>>,

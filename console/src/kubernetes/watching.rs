@@ -1,8 +1,8 @@
-//! Objects of one kind, watched for as long as somebody asks.
+//! A watch on objects of one kind, for as long as the caller asks for reports.
 //!
-//! Guarantees that watching begins again for ever, with pauses that grow to a bound, and that it
-//! counts as failing from the first error until it has gone on for a while without one: a list that
-//! is answered says nothing of the watch that follows. Does not know what the objects are for.
+//! Guarantees that a watch is restarted forever, with pauses that grow to a bound, and that it
+//! counts as failing from the first error until it has run for a while without one: a list that
+//! succeeds says nothing about the watch that follows. Does not know what the objects are for.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -20,38 +20,38 @@ use crate::exit::{Exit, Stop};
 
 /// How long a watch lasts, in seconds: an API server that is gone without a word is noticed then.
 const WATCH_SECONDS: u32 = 20;
-/// First pause after a watch that failed.
+/// The first pause after a watch that failed.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
-/// Longest such pause.
+/// The longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
-/// The pause after one that was refused: each new one begins with a list of everything.
+/// The pause after a watch that was refused: each new one begins with a list of all objects.
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
-/// A watch that went on for so long after its list works.
+/// How long a watch must run after its list to count as working.
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
 
-/// What a watch tells.
+/// A report of a watch.
 pub enum Told<K> {
-    /// Something of the objects.
+    /// An event about the objects.
     Event(watcher::Event<K>),
-    /// They cannot be watched, and why; again when the reason is of another kind.
+    /// The objects cannot be watched, and why; repeated when the reason is of another kind.
     Fails(Stop),
-    /// They are watched again.
+    /// The objects are watched again.
     Works,
 }
 
-/// How a watch goes, by what came of it. Pure: the caller tells the time.
+/// The course of a watch, by its errors and successes. Pure: the caller provides the time.
 #[derive(Default)]
 struct Course {
-    /// How long to wait before it begins again; nothing as long as it works.
+    /// The pause before the next start; zero as long as the watch works.
     pause: Duration,
-    /// How it fails, as was told; nothing once it was told that it works.
+    /// The failure as last reported; `None` once it was reported that the watch works.
     failing: Option<Exit>,
-    /// When it works, if no error comes until then.
+    /// The time at which it counts as working, if no error comes before.
     settles: Option<Instant>,
 }
 
 impl Course {
-    /// An error came; whether that is to be told.
+    /// Records an error; returns whether to report it.
     fn failed(&mut self, how: Exit) -> bool {
         self.settles = None;
         self.pause = match how {
@@ -61,25 +61,25 @@ impl Course {
         self.failing.replace(how) != Some(how)
     }
 
-    /// The list that it begins with was answered.
+    /// Records that the list at the start of the watch succeeded.
     fn listed(&mut self, now: Instant) {
         self.settles = Some(now + SETTLED_AFTER);
     }
 
-    /// It went on until it counts as working; whether that is to be told.
+    /// Records that the watch ran until it counts as working; returns whether to report that.
     fn settled(&mut self) -> bool {
         (self.pause, self.settles) = (Duration::ZERO, None);
         self.failing.take().is_some()
     }
 }
 
-/// A watch.
+/// A watch on objects of one kind.
 pub struct Watching<K> {
     api: Api<K>,
     access: Access,
     config: watcher::Config,
     events: BoxStream<'static, watcher::Result<watcher::Event<K>>>,
-    /// What came last was an error.
+    /// Whether the last event was an error.
     has_failed: bool,
     course: Course,
 }
@@ -88,7 +88,7 @@ impl<K> Watching<K>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    /// Watches what `config` selects.
+    /// Watches the objects that `config` selects.
     pub fn new(api: Api<K>, access: &Access, config: watcher::Config) -> Self {
         let config = config.timeout(WATCH_SECONDS);
         Self {
@@ -101,12 +101,12 @@ where
         }
     }
 
-    /// What happens next. Nothing is lost when it is not waited for to the end.
+    /// Returns the next report. Nothing is lost when the caller stops waiting.
     pub async fn next(&mut self) -> Told<K> {
         loop {
             if self.has_failed {
                 sleep(self.course.pause).await;
-                // One that goes on where it was says nothing until an object changes.
+                // A resumed watch would report nothing until an object changes.
                 self.events = watcher(self.api.clone(), self.config.clone()).boxed();
                 self.has_failed = false;
             }
@@ -143,7 +143,7 @@ where
 mod tests {
     use super::*;
 
-    /// What comes of a watch.
+    /// An event in the course of a watch.
     enum Comes {
         Error(Exit),
         List,
@@ -154,10 +154,10 @@ mod tests {
     fn a_failure_is_told_once_and_its_end_once() {
         use Comes::{Error, List, Quiet};
         use Exit::{NotAuthorized, Unavailable};
-        // What comes, whether it is told, and the pause before the next beginning in milliseconds.
+        // The event, whether it is reported, and the pause before the next start in milliseconds.
         let cases: &[&[(Comes, bool, u64)]] = &[
             &[(List, false, 0), (Quiet, false, 0)],
-            // Refused: the list is answered each time, and the watch after it is not.
+            // Refused: the list succeeds each time, and the watch after it does not.
             &[
                 (List, false, 0),
                 (Error(NotAuthorized), true, 10_000),
@@ -167,7 +167,7 @@ mod tests {
                 (Quiet, true, 0),
                 (Quiet, false, 0),
             ],
-            // An outage, which ends in being refused: that is another reason.
+            // An outage that ends in a refusal, which is another reason.
             &[
                 (Error(Unavailable), true, 200),
                 (Error(Unavailable), false, 400),

@@ -1,24 +1,24 @@
-//! Pure: what could come next in a line.
+//! Pure: the completion of a line: the words that could come next.
 //!
-//! Guarantees that what is offered comes from the grammar and from what the console knows, so that
-//! a new command is completed without a word here. Does not read the line's meaning.
+//! Guarantees that the words offered come from the grammar and from what the console knows, so that
+//! a new command is completed without a change here. Does not interpret the line.
 
 use super::grammar::Grammar;
 use super::words;
 
-/// Most words offered.
+/// The maximum number of words offered.
 const OFFERED_MAX: usize = 12;
 
-/// What the console knows that a line may name.
+/// The names known to the console that a line may contain.
 #[derive(Clone, Default, Debug)]
 pub struct Known {
-    /// The replicas.
+    /// The names of the replicas.
     pub nodes: Vec<String>,
-    /// Keys that were seen.
+    /// Keys that the console has seen.
     pub keys: Vec<Vec<u8>>,
 }
 
-/// What could stand in the place of the word under the cursor.
+/// The possible replacements for the word under the cursor.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Completion {
     /// Where that word begins in the line.
@@ -28,7 +28,7 @@ pub struct Completion {
 }
 
 impl Completion {
-    /// What all the words begin with.
+    /// Returns the longest common prefix of the words.
     #[must_use]
     pub fn common(&self) -> &str {
         let Some(first) = self.words.first() else { return "" };
@@ -41,7 +41,7 @@ impl Completion {
     }
 }
 
-/// What could come at the end of a line.
+/// Returns the words that could come at the end of a line.
 #[must_use]
 pub fn complete(grammar: &Grammar, line: &str, known: &Known) -> Completion {
     let from = line.rfind([' ', ';', ':']).map_or(0, |at| at + 1);

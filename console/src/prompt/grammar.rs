@@ -1,8 +1,8 @@
-//! Pure: the grammar of the prompt: the command line's verbs, and what only a console has.
+//! Pure: the grammar of the prompt: the command line's verbs, and the console's own commands.
 //!
-//! Guarantees that a line is commands or an error with its place and its remedy, and that no line
-//! makes it panic. Does not know the cluster: whether a node exists is asked later, by
-//! [`Command::nodes`].
+//! Guarantees that a line yields either commands or an error with its position and its remedy, and
+//! that no line causes a panic. Does not know the cluster: whether a node exists is checked later,
+//! by [`Command::nodes`].
 
 use std::ffi::OsString;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use super::words::{self, Word};
 use crate::arguments::{DemoName, ThemeName, Verb};
 use crate::node::Node;
 
-/// Longest line, in bytes.
+/// The maximum length of a line, in bytes.
 pub const LINE_BYTES_MAX: usize = 16 * 1024;
 
 /// One command of a line.
@@ -200,25 +200,25 @@ pub enum PaneName {
     Output,
 }
 
-/// A command that was read.
+/// A parsed command.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Command {
-    /// What it asks for.
+    /// The request.
     pub what: What,
-    /// Reads may be stale.
+    /// Whether reads may be stale.
     pub local_read: bool,
-    /// Its words.
+    /// The words of the command.
     pub words: Vec<Word>,
 }
 
-/// What is wrong with a line, where, and what helps.
+/// An error in a line: its position and its remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LineError {
-    /// The bytes of the line that are wrong; empty at its end where something is missing.
+    /// The wrong bytes of the line; empty, at its end, where something is missing.
     pub at: Range<usize>,
-    /// What is wrong.
+    /// The error.
     pub what: String,
-    /// What helps.
+    /// The remedy.
     pub remedy: String,
 }
 
@@ -238,7 +238,7 @@ impl std::fmt::Display for LineError {
     }
 }
 
-/// The grammar, built once: building it takes far longer than reading a line.
+/// The grammar, built once: building it takes far longer than parsing a line.
 #[derive(Clone, Debug)]
 pub struct Grammar {
     commands: clap::Command,
@@ -253,22 +253,22 @@ impl Default for Grammar {
 }
 
 impl Grammar {
-    /// The commands, with their arguments and what they are for.
+    /// Returns the commands, with their arguments and help texts.
     #[must_use]
     pub fn commands(&self) -> &clap::Command {
         &self.commands
     }
 
-    /// One command, by its name or another name for it.
+    /// Returns one command, by its name or an alias.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&clap::Command> {
         self.commands.find_subcommand(name)
     }
 
-    /// Reads a line.
+    /// Parses a line.
     ///
     /// # Errors
-    /// What is wrong with its first command that is wrong.
+    /// Returns the error of the first command that is wrong.
     pub fn read(&mut self, line: &str) -> Result<Vec<Command>, LineError> {
         if line.len() > LINE_BYTES_MAX {
             let what = format!("the line has {} bytes, {LINE_BYTES_MAX} are possible", line.len());
@@ -295,7 +295,7 @@ impl Grammar {
         }
     }
 
-    /// A clap error by its place in the line and its remedy.
+    /// Converts a clap error into one with its position in the line and its remedy.
     fn explain(&self, error: &clap::Error, words: &[Word]) -> LineError {
         let end = words.last().map_or(0, |word| word.at.end);
         let name = words.first().map(|word| String::from_utf8_lossy(&word.bytes).into_owned());
@@ -362,14 +362,14 @@ impl Grammar {
     }
 }
 
-/// A value that its argument does not take.
+/// Converts the error of a value that its argument does not accept.
 fn invalid(error: &clap::Error, usage: String, place: impl Fn(&str) -> Range<usize>) -> LineError {
     let wrong = said(error, ContextKind::InvalidValue).unwrap_or_default();
     let why = std::error::Error::source(error).map(ToString::to_string);
     let why = why.unwrap_or_else(|| format!("'{wrong}' makes no sense here"));
     let (what, remedy) = match why.split_once("; ") {
         Some((what, remedy)) => {
-            // What helps most is said last there, and has to be seen first here.
+            // The most helpful remedy is last there, and must come first here.
             let parts: Vec<&str> = remedy.rsplit("; ").collect();
             (what.to_owned(), parts.join("; "))
         }
@@ -378,7 +378,7 @@ fn invalid(error: &clap::Error, usage: String, place: impl Fn(&str) -> Range<usi
     LineError::new(place(&wrong), printable(&what), printable(&remedy))
 }
 
-/// What clap says of an error.
+/// Returns a piece of context that clap gives with an error.
 fn said(error: &clap::Error, kind: ContextKind) -> Option<String> {
     match error.get(kind)? {
         ContextValue::String(text) => Some(text.clone()),
@@ -387,7 +387,7 @@ fn said(error: &clap::Error, kind: ContextKind) -> Option<String> {
     }
 }
 
-/// Text that a terminal does not obey.
+/// Escapes text so that a terminal does not interpret it.
 fn printable(text: &str) -> String {
     crate::output::preview(text.as_bytes())
 }
@@ -418,7 +418,7 @@ fn is_switch(argument: &clap::Arg) -> bool {
 }
 
 impl Command {
-    /// The nodes that it names, each with its place in the line.
+    /// Returns the nodes that the command names, each with its position in the line.
     #[must_use]
     pub fn nodes(&self) -> Vec<(&Node, Range<usize>)> {
         let named: Vec<&Node> = match &self.what {
@@ -438,14 +438,14 @@ impl Command {
         let end = self.words.last().map_or(0, |word| word.at.end);
         let mut nodes: Vec<(&Node, Range<usize>)> = Vec::new();
         for node in named {
-            // Of equal words each names one node, in order.
+            // Equal words name one node each, in order.
             let taken = |at: &Range<usize>| nodes.iter().any(|(_, known)| known == at);
             let names = |word: &&Word| {
                 let text = std::str::from_utf8(&word.bytes).ok();
                 let is_it = text.and_then(|text| text.parse::<Node>().ok()).as_ref() == Some(node);
                 is_it && !taken(&word.at)
             };
-            // The command itself is no node, and of a put only its last words can be.
+            // The command's own word is not a node; in a put or get the last match counts.
             let words = self.words.get(1..).unwrap_or_default();
             let is_pair = !matches!(self.what, What::Verb(Verb::Put(_) | Verb::Get { .. }));
             let found = match is_pair {

@@ -1,36 +1,36 @@
-//! Pure: a line as words.
+//! Pure: the division of a line into words.
 //!
-//! Words are parted by blanks, commands by `;`. A quoted part (`'…'`, `"…"`, `$'…'`) keeps its
+//! Words are separated by blanks, commands by `;`. A quoted part (`'…'`, `"…"`, `$'…'`) keeps its
 //! blanks; in the latter two, and outside of quotes, a backslash escapes: `\n`, `\t`, `\r`, `\0`,
 //! `\xFF`, `\u{1F600}`, anything else stands for itself. So every key and value can be typed.
-//! Guarantees that each word knows where it stands in the line. Does not know commands.
+//! Guarantees that each word carries its position in the line. Does not know commands.
 
 use std::ops::Range;
 
 use super::LineError;
 
-/// A word and where it stands.
+/// A word and its position.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Word {
-    /// What it says.
+    /// The bytes that the word stands for.
     pub bytes: Vec<u8>,
-    /// The bytes of the line that say it.
+    /// The bytes of the line that the word takes up.
     pub at: Range<usize>,
-    /// Some of it was quoted, so that it is no flag.
+    /// Whether some of it was quoted, so that it is not a flag.
     pub is_quoted: bool,
 }
 
-/// Splits a line into commands of words. Commands without words are left out.
+/// Splits a line into commands, each a list of words. Commands without words are left out.
 ///
 /// # Errors
-/// A quote that does not end, or an escape that makes no sense.
+/// Returns an error if a quote does not end or an escape is invalid.
 pub fn split(line: &str) -> Result<Vec<Vec<Word>>, LineError> {
     let mut splitter = Splitter { line, at: 0, commands: vec![Vec::new()] };
     splitter.run()?;
     Ok(splitter.commands.into_iter().filter(|words| !words.is_empty()).collect())
 }
 
-/// Bytes as one word of a line, quoted where needed.
+/// Writes bytes as one word of a line, quoted where needed.
 #[must_use]
 pub fn quote(bytes: &[u8]) -> String {
     let text = std::str::from_utf8(bytes);
@@ -217,7 +217,7 @@ mod tests {
         }
     }
 
-    /// What a word says that was quoted: of one command, the only word.
+    /// Quotes the bytes, splits the result and returns the word, if it is the only one.
     fn read_back(bytes: &[u8]) -> Option<Vec<u8>> {
         let commands = split(&quote(bytes)).expect("a quoted word is sound");
         match &commands[..] {

@@ -12,10 +12,10 @@ use crate::keymap;
 use crate::output;
 use crate::prompt::grammar::usage;
 
-/// Seconds between two beats of a shared console.
+/// Seconds between two beats of a shared console's title.
 pub const HEARTBEAT_SECONDS: u64 = 15;
 
-/// Everything in one line, where there is no room for more.
+/// Returns the whole state in one line, for a screen without room for more.
 pub fn one_line(app: &App) -> Vec<Piece> {
     let (cluster, ..) = app.shown();
     let leader = cluster.leader().map_or_else(|| "no leader".to_owned(), short);
@@ -23,7 +23,7 @@ pub fn one_line(app: &App) -> Vec<Piece> {
     vec![piece(format!("{leader} {count} {}", cluster.decided()), Tone::Plain)]
 }
 
-/// The title: what is attached to, and how it is. Where it is narrow, names give way to states.
+/// Returns the title: the attached cluster and its state. On a narrow screen names yield to states.
 pub fn title(app: &App, width: u16) -> Vec<Piece> {
     let (cluster, ..) = app.shown();
     let name = match &app.stage {
@@ -71,7 +71,7 @@ fn cells(pieces: &[Piece]) -> usize {
     pieces.iter().map(|(text, _)| text.width()).sum()
 }
 
-/// The right end of the title: what is true of the whole screen.
+/// Returns the right end of the title: the state of the whole console.
 fn state(app: &App) -> Vec<Piece> {
     let mut parts = Vec::new();
     let mut say = |text: &str, tone| parts.push(piece(format!(" {text}"), tone));
@@ -93,7 +93,7 @@ fn state(app: &App) -> Vec<Piece> {
         Stage::Attached(_) => say("LIVE", Tone::Good),
     }
     if app.settings.is_shared {
-        // Who sees the wrong size reads why; the mark moves as long as the console lives.
+        // Explains a wrong size to viewers; the mark alternates as long as the console runs.
         let (width, height) = app.size;
         let beat = (app.now.monotonic.as_secs() / HEARTBEAT_SECONDS).is_multiple_of(2);
         say(&format!("{width}x{height}{}", if beat { "." } else { ":" }), Tone::Dim);
@@ -102,7 +102,7 @@ fn state(app: &App) -> Vec<Piece> {
     parts
 }
 
-/// The prompt; where the cursor is.
+/// Draws the prompt; returns the position of the cursor.
 pub fn prompt(app: &App, area: Rect, canvas: &mut Canvas<'_>) -> Option<Position> {
     if area.is_empty() {
         return None;
@@ -114,7 +114,7 @@ pub fn prompt(app: &App, area: Rect, canvas: &mut Canvas<'_>) -> Option<Position
     let line = app.prompt.line();
     let before: String = line.chars().take(app.prompt.cursor()).collect();
     let room = usize::from(area.width).saturating_sub(2).max(1);
-    // A long line is shown from where the cursor stays in view.
+    // A long line is scrolled so that the cursor stays in view.
     let mut skipped = 0;
     while crate::output::line(before.chars().skip(skipped).collect::<String>().as_bytes()).width()
         >= room
@@ -136,7 +136,7 @@ pub fn prompt(app: &App, area: Rect, canvas: &mut Canvas<'_>) -> Option<Position
     Some(Position { x: x.min(area.right() - 1), y: area.y })
 }
 
-/// The line, with what is wrong in it marked.
+/// Returns the line with its error marked.
 fn colored(app: &App, skipped: usize) -> Vec<Piece> {
     let line = app.prompt.line();
     let wrong = app.prompt.wrong.as_ref().map(|wrong| wrong.at.clone()).unwrap_or_default();
@@ -151,7 +151,7 @@ fn colored(app: &App, skipped: usize) -> Vec<Piece> {
     pieces
 }
 
-/// What stands where the prompt is when it is closed: the demo's caption.
+/// Returns the demo's caption, shown in place of the closed prompt.
 fn caption(app: &App) -> Vec<Piece> {
     match &app.demo {
         Some(demo) => {
@@ -162,7 +162,7 @@ fn caption(app: &App) -> Vec<Piece> {
     }
 }
 
-/// The hint line: what is wrong, what could come next, or which keys do what.
+/// Returns the hint line: the error, the possible completions, or the keys and their effects.
 pub fn hint(app: &App, width: u16) -> Vec<Piece> {
     if app.prompt.is_open {
         return prompt_hint(app);
@@ -189,7 +189,7 @@ pub fn hint(app: &App, width: u16) -> Vec<Piece> {
     pieces
 }
 
-/// Whether a key, by its hint, does something in a dialog.
+/// Whether a key, given by its hint, has an effect in a dialog.
 fn answers(tier: Tier, hint: &str) -> bool {
     match tier {
         Tier::Yes => true,
@@ -207,7 +207,7 @@ fn prompt_hint(app: &App) -> Vec<Piece> {
     let first = line.trim_start_matches([' ', ':']).split(' ').next().unwrap_or_default();
     let usage = app.prompt.grammar.find(first).map(usage);
     match &app.prompt.wrong {
-        // What is only missing is no mistake yet.
+        // Input that is only incomplete is not an error yet.
         Some(wrong) if wrong.at.is_empty() || wrong.at.end == line.len() && usage.is_none() => {
             let text = usage.unwrap_or_else(|| wrong.to_string());
             vec![piece(format!(" {text}"), Tone::Dim)]

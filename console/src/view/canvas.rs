@@ -1,6 +1,6 @@
-//! Pure: lines and rules in a buffer.
+//! Pure: the drawing of lines and rules in a buffer.
 //!
-//! Guarantees that whatever is drawn stays in its area, and that text is drawn in the theme's
+//! Guarantees that everything drawn stays in its area, and that text is drawn in the theme's
 //! glyphs. Does not know what it draws.
 
 use ratatui::buffer::Buffer;
@@ -9,15 +9,15 @@ use unicode_width::UnicodeWidthStr;
 
 use super::theme::{Theme, Tone};
 
-/// A piece of a line.
+/// A piece of a line: its text and its tone.
 pub type Piece = (String, Tone);
 
-/// A piece of a line.
+/// Makes a piece of a line.
 pub fn piece(text: impl Into<String>, tone: Tone) -> Piece {
     (text.into(), tone)
 }
 
-/// Where things are drawn.
+/// The surface to draw on.
 pub struct Canvas<'a> {
     /// The cells.
     pub buffer: &'a mut Buffer,
@@ -33,14 +33,14 @@ impl Canvas<'_> {
         self.raw(area, &pieces);
     }
 
-    /// Draws a rule with a title at the left and something at the right.
+    /// Draws a rule with a title at the left and a side text at the right.
     pub fn rule(&mut self, area: Rect, title: &str, side: &str, is_focused: bool) {
         let width = usize::from(area.width);
         let tone = if is_focused { Tone::Focus } else { Tone::Title };
         let rule = self.theme.rule();
         let side = self.theme.text(side);
         let title_width = title.width() + 3;
-        // A side that has no room for itself and a little rule is left out.
+        // A side text without room for itself and a little rule is left out.
         let side = if title_width + side.width() + 4 <= width { side } else { String::new() };
         let side_width = if side.is_empty() { 0 } else { side.width() + 3 };
         let between = width.saturating_sub(title_width + side_width);
@@ -58,7 +58,7 @@ impl Canvas<'_> {
         self.raw(area, &pieces);
     }
 
-    /// Draws a line whose glyphs are the theme's already.
+    /// Draws a line that already uses the theme's glyphs.
     pub fn raw(&mut self, area: Rect, pieces: &[Piece]) {
         let area = area.intersection(self.buffer.area);
         if area.is_empty() {
@@ -72,7 +72,7 @@ impl Canvas<'_> {
         }
     }
 
-    /// The rows of an area, from the top.
+    /// Returns the rows of an area, from the top.
     pub fn rows(area: Rect) -> impl Iterator<Item = Rect> {
         (area.top()..area.bottom()).map(move |y| Rect { y, height: 1, ..area })
     }

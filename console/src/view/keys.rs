@@ -1,4 +1,4 @@
-//! Pure: the keys, and one key looked at closely.
+//! Pure: the keys pane, and the details of one key.
 
 use ratatui::layout::Rect;
 
@@ -12,7 +12,7 @@ use crate::prompt::PaneName;
 use crate::prompt::grammar::ReadMode;
 use crate::text::{bytes, fit, wrap};
 
-/// What the rule of the keys says.
+/// Returns the side text of the keys pane's rule.
 pub fn side(app: &App) -> String {
     let keys = &app.keys;
     let (page, has_more) = keys.page();
@@ -63,7 +63,7 @@ fn list(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
     }
 }
 
-/// What is said in place of keys.
+/// Returns the note shown in place of the keys.
 fn note(app: &App) -> Option<String> {
     let keys = &app.keys;
     match (&keys.trouble, keys.is_loaded, keys.rows.is_empty()) {
@@ -132,7 +132,7 @@ fn found_lines(app: &App, found: &Found, width: usize, canvas: &Canvas<'_>) -> V
     lines.push(nodes);
     lines.push(vec![piece(canvas.theme.rule().repeat(width.min(40)), Tone::Rule)]);
     if let Some(pair) = &found.pair {
-        // A value of a megabyte on one line: what can be scrolled through is enough.
+        // A value may be a megabyte on one line; only as much as can be scrolled through is shown.
         let shown = &pair.value.0[..pair.value.0.len().min(64 << 10)];
         let text = app.shown_value(output::text(shown));
         for line in wrap(&text.replace('\t', "    "), width) {

@@ -1,4 +1,4 @@
-//! Pure: what lies over the panes: dialogs, pages of text, the screen without a cluster.
+//! Pure: everything drawn over the panes: dialogs, pages of text, the screen without a cluster.
 
 use ratatui::layout::Rect;
 use ratatui::widgets::{Block, Clear, Widget};
@@ -12,7 +12,7 @@ use crate::output;
 use crate::page;
 use crate::text::{fit, wrap};
 
-/// Contexts that can be chosen by a digit.
+/// The number of contexts that can be chosen by a digit.
 pub const CONTEXTS_MAX: usize = 9;
 /// The widest dialog, with its frame.
 const DIALOG_WIDTH: u16 = 64;
@@ -59,7 +59,7 @@ pub fn dialog(app: &App, dialog: &Dialog, area: Rect, canvas: &mut Canvas<'_>) {
     }
     let inner = Rect { x: place.x + 2, width: place.width - 4, ..place };
     let inner = Rect { y: inner.y + 1, height: inner.height - 2, ..inner };
-    // Where not everything has room, the question has.
+    // If not everything fits, the end with the question is shown.
     let skipped = lines.len().saturating_sub(usize::from(inner.height));
     let (first, rest) = lines.split_at(lines.len().min(1));
     let shown = match skipped {
@@ -109,7 +109,7 @@ pub fn page(app: &App, page: &Page, area: Rect, canvas: &mut Canvas<'_>) {
     }
 }
 
-/// Draws the screen without a cluster: why, and what next.
+/// Draws the screen without a cluster: the reason, and what to do next.
 pub fn connect(app: &App, why: &Stop, area: Rect, canvas: &mut Canvas<'_>) {
     if area.is_empty() {
         return;

@@ -1,4 +1,4 @@
-//! Pure: the nodes, the log, the events, the answers.
+//! Pure: the panes for the nodes, the log, the events and the answers.
 
 use kvorum_protocol::message::{EntryEvent, EntryKind};
 use ratatui::layout::Rect;
@@ -11,12 +11,12 @@ use crate::app::quorum::BEHIND;
 use crate::output;
 use crate::text::{age, fit, state_word, time_of_day};
 
-/// Cells of a bar that shows how far a replica is.
+/// The number of cells in the bar that shows a replica's progress.
 const BAR_CELLS: u64 = 8;
-/// The width from which on the nodes have a bar and their links by name.
+/// The minimum width at which the nodes have a bar and their links by name.
 const WIDE: u16 = 76;
 
-/// What the rule of the nodes says.
+/// Returns the side text of the nodes pane's rule.
 pub fn nodes_side(app: &App) -> String {
     let (cluster, ..) = app.shown();
     match (cluster.leader(), cluster.count()) {
@@ -46,7 +46,7 @@ pub fn nodes(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
     }
     let selected = app.node().map(|node| node.name.clone());
     let at = nodes.iter().position(|node| Some(&node.name) == selected.as_ref()).unwrap_or(0);
-    // With more nodes than rows, the selected one is in view.
+    // With more nodes than rows, the selected one stays in view.
     let first = (at + 1).saturating_sub(usize::from(area.height));
     for (row, node) in Canvas::rows(area).zip(nodes.iter().skip(first)) {
         let is_selected = Some(&node.name) == selected.as_ref();
@@ -55,7 +55,7 @@ pub fn nodes(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
     }
 }
 
-/// What is said while no node is known.
+/// Returns the text shown while no node is known.
 fn waiting(app: &App) -> String {
     match app.place() {
         Some(place) => format!("   waiting for {}", place.name),
@@ -118,11 +118,11 @@ fn short_of_ballot(status: &kvorum_protocol::Status) -> String {
     owner.map_or_else(|| "-".to_owned(), short)
 }
 
-/// Why a node tells nothing.
+/// Returns why a node reports nothing.
 fn absence(app: &App, node: &Node) -> String {
     let now = app.shown().3;
     match (&node.link, &node.pod) {
-        // How the pod is says more than that nobody answers, unless it is well.
+        // The pod's state says more than a missing reply does, unless the pod is ready.
         (Link::Down { since, .. }, Some((state, _))) if state != "Ready" => {
             format!("for {}: pod {state}", age(now.monotonic.saturating_sub(*since)))
         }
@@ -138,7 +138,7 @@ fn absence(app: &App, node: &Node) -> String {
     }
 }
 
-/// How far a replica is, as a bar.
+/// Returns a replica's progress as a bar.
 fn bar(decided: u64, most: u64, theme: Theme) -> String {
     let (full, empty) = theme.bar();
     let cells = match most {
@@ -152,7 +152,7 @@ fn bar(decided: u64, most: u64, theme: Theme) -> String {
     format!(" {}{}", full.repeat(cells), empty.repeat(rest))
 }
 
-/// What the rule of the log says.
+/// Returns the side text of the log pane's rule.
 pub fn log_side(app: &App) -> String {
     let mut parts = Vec::new();
     if !app.log.filter.text.is_empty() {
@@ -209,7 +209,7 @@ fn entry_line(app: &App, entry: &EntryEvent, width: usize) -> Vec<Piece> {
     pieces
 }
 
-/// What the rule of the events says.
+/// Returns the side text of the events pane's rule.
 pub fn events_side(app: &App) -> String {
     let errors = app.output.errors.len();
     let filter = match app.events_filter.text.is_empty() {
@@ -245,7 +245,7 @@ pub fn events(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
     }
 }
 
-/// The answers, and above all what is still under way.
+/// Draws the answers, with priority for the calls in progress.
 pub fn output(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
     let height = usize::from(area.height);
     let mut lines: Vec<Vec<Piece>> = Vec::new();
@@ -273,7 +273,7 @@ pub fn output(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
     }
 }
 
-/// Whether a call is worth a line while it is under way: not those that take no time.
+/// Whether a call in progress gets a line; one that ends quickly does not.
 fn is_shown(app: &App, pending: &crate::app::Pending) -> bool {
     let waited = app.now.monotonic.saturating_sub(pending.since);
     waited >= std::time::Duration::from_millis(200)

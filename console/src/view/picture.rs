@@ -1,21 +1,21 @@
-//! Pure: the screen as a picture: SVG with its colors, or plain text.
+//! Pure: the export of the screen as a picture: SVG with its colors, or plain text.
 //!
-//! Guarantees that the picture is what was drawn, cell by cell: it is made from the same buffer.
+//! Guarantees that the picture matches the screen cell by cell: it is made from the same buffer.
 
 use std::fmt::Write;
 
 use ratatui::buffer::{Buffer, Cell};
 use ratatui::style::{Color, Modifier};
 
-/// Width and height of a cell in the picture.
+/// The width and height of a cell in the picture.
 const CELL: (f64, f64) = (8.4, 18.0);
-/// Blank space around.
+/// The blank space around the screen.
 const MARGIN: f64 = 12.0;
-/// What the terminal's own colors are in the picture.
+/// The picture's substitutes for the terminal's own colors.
 const BACKGROUND: &str = "#161821";
 const TEXT: &str = "#e3e6ee";
 
-/// The screen as text, without blanks at the ends of lines.
+/// Returns the screen as text, without blanks at the ends of lines.
 #[must_use]
 pub fn text(buffer: &Buffer) -> String {
     let area = buffer.area;
@@ -37,7 +37,7 @@ pub fn text(buffer: &Buffer) -> String {
     text
 }
 
-/// The screen as SVG.
+/// Returns the screen as SVG.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "a screen has few cells")]
 pub fn svg(buffer: &Buffer) -> String {
@@ -95,7 +95,7 @@ pub fn svg(buffer: &Buffer) -> String {
     svg
 }
 
-/// The runs of cells of one style in a row: where each begins, its text, its style.
+/// Returns the runs of equally styled cells in a row: the start, the text and the style of each.
 fn runs(buffer: &Buffer, y: u16) -> Vec<(usize, String, Cell)> {
     let mut runs: Vec<(usize, String, Cell)> = Vec::new();
     for (at, x) in (buffer.area.left()..buffer.area.right()).enumerate() {

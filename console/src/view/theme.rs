@@ -1,4 +1,4 @@
-//! Pure: every color and every glyph.
+//! Pure: all colors and glyphs of the console.
 //!
 //! Guarantees that `auto` and `mono` set no background and neither black nor white, that `mono`
 //! sets no color at all, and that the other themes keep a contrast of 4.5 to 1 (WCAG 2.1, 1.4.3).
@@ -11,28 +11,28 @@ use crate::app::cluster::State;
 use crate::app::output::Verdict;
 use crate::arguments::ThemeName;
 
-/// What something is, for its color.
+/// The meaning of a piece of text, which decides its color.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tone {
     /// Text.
     Plain,
-    /// Text of less weight.
+    /// Text of less importance.
     Dim,
     /// Rules between panes.
     Rule,
     /// Titles.
     Title,
-    /// The title of the pane that has the focus.
+    /// The title of the focused pane.
     Focus,
-    /// All is well.
+    /// Healthy.
     Good,
-    /// Not yet, or no longer for long.
+    /// Not healthy yet, or not for much longer.
     Warn,
-    /// Not well.
+    /// Unhealthy.
     Bad,
     /// The leader.
     Leader,
-    /// Keys of the keyboard, names.
+    /// Keyboard keys and names.
     Accent,
 }
 
@@ -52,7 +52,7 @@ impl Tone {
     ];
 }
 
-/// Colors and glyphs.
+/// A theme: colors and glyphs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Theme {
     name: ThemeName,
@@ -60,7 +60,7 @@ pub struct Theme {
 }
 
 impl Theme {
-    /// The theme of the settings.
+    /// Returns the theme that the settings select.
     #[must_use]
     pub fn of(settings: &Settings) -> Self {
         let name = match settings.theme {
@@ -70,7 +70,7 @@ impl Theme {
         Self { name, ascii: settings.ascii }
     }
 
-    /// The style of a tone.
+    /// Returns the style of a tone.
     #[must_use]
     pub fn style(self, tone: Tone) -> Style {
         let modifier = match tone {
@@ -91,7 +91,7 @@ impl Theme {
         }
     }
 
-    /// Fainter text; true colors are faint by themselves.
+    /// Returns the modifier for fainter text; true colors are faint by themselves.
     fn dim(self) -> Modifier {
         match self.name {
             ThemeName::Auto | ThemeName::Mono => Modifier::DIM,
@@ -103,7 +103,7 @@ impl Theme {
         if self.ascii { ascii } else { unicode }
     }
 
-    /// A state's glyph and tone.
+    /// Returns a state's glyph and tone.
     #[must_use]
     pub fn state(self, state: State) -> (&'static str, Tone) {
         match state {
@@ -119,7 +119,7 @@ impl Theme {
         }
     }
 
-    /// A verdict's tone.
+    /// Returns a verdict's tone.
     #[must_use]
     pub fn verdict(self, verdict: Verdict) -> Tone {
         match verdict {
@@ -130,7 +130,7 @@ impl Theme {
         }
     }
 
-    /// A link that carries, does not, or was cut.
+    /// Returns the glyph and tone of a link that is up, down or cut.
     #[must_use]
     pub fn link(self, is_up: bool, is_cut: bool) -> (&'static str, Tone) {
         match (is_up, is_cut) {
@@ -140,19 +140,19 @@ impl Theme {
         }
     }
 
-    /// A rule.
+    /// Returns the glyph of a rule.
     #[must_use]
     pub fn rule(self) -> &'static str {
         self.glyph("─", "-")
     }
 
-    /// What points at the pane that has the focus.
+    /// Returns the glyph that points at the focused pane.
     #[must_use]
     pub fn pointer(self) -> &'static str {
         self.glyph("›", ">")
     }
 
-    /// A dialog's frame: corners, horizontal, vertical.
+    /// Returns a dialog's frame: corners, horizontal, vertical.
     #[must_use]
     pub fn frame(self) -> ratatui::symbols::border::Set<'static> {
         match self.ascii {
@@ -170,7 +170,7 @@ impl Theme {
         }
     }
 
-    /// A column of a chart, from 0 to 8 eighths.
+    /// Returns a column of a chart, from 0 to 8 eighths.
     #[must_use]
     pub fn column(self, eighths: usize) -> &'static str {
         const UNICODE: [&str; 9] = [" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
@@ -179,25 +179,25 @@ impl Theme {
         if self.ascii { ASCII[eighths] } else { UNICODE[eighths] }
     }
 
-    /// A full and an empty cell of a bar.
+    /// Returns a full and an empty cell of a bar.
     #[must_use]
     pub fn bar(self) -> (&'static str, &'static str) {
         (self.glyph("█", "#"), self.glyph("░", "."))
     }
 
-    /// The stamps of a failover: killed, noticed, elected, first write.
+    /// Returns the stamps of a failover: killed, noticed, elected, first write.
     #[must_use]
     pub fn stamps(self) -> [&'static str; 4] {
         [self.glyph("✗", "x"), self.glyph("?", "?"), self.glyph("♛", "*"), self.glyph("▲", "^")]
     }
 
-    /// What parts things in a line.
+    /// Returns the separator within a line.
     #[must_use]
     pub fn dot(self) -> &'static str {
         self.glyph("·", "|")
     }
 
-    /// Text in the glyphs that may be used.
+    /// Returns text in the glyphs that the theme allows.
     #[must_use]
     pub fn text(self, text: &str) -> String {
         if !self.ascii {
@@ -219,7 +219,7 @@ impl Theme {
     }
 }
 
-/// The color of a tone, from the terminal's own palette.
+/// Returns the color of a tone in the terminal's own palette.
 fn terminal_color(tone: Tone) -> Option<Color> {
     match tone {
         Tone::Plain | Tone::Dim | Tone::Rule | Tone::Title | Tone::Focus => None,
@@ -231,7 +231,7 @@ fn terminal_color(tone: Tone) -> Option<Color> {
     }
 }
 
-/// A palette of its own.
+/// The palette of a theme with its own colors.
 struct Palette {
     background: Color,
     text: Color,
@@ -286,7 +286,7 @@ mod tests {
         Theme { name, ascii: false }
     }
 
-    /// Relative luminance, as WCAG 2.1 defines it.
+    /// Returns the relative luminance, as WCAG 2.1 defines it.
     fn luminance(color: Color) -> f64 {
         let Color::Rgb(r, g, b) = color else { panic!("{color:?} is no true color") };
         let linear = |channel: u8| {

@@ -1,4 +1,4 @@
-//! Pure: the write probe: a strip in columns of 100 ms, the stamps of a failover, the proof.
+//! Pure: the write probe's pane: columns of 100 ms, the stamps of a failover, the proof.
 
 use ratatui::layout::Rect;
 
@@ -12,10 +12,10 @@ use crate::app::writes::{COLUMN, ProbeState, Writes, column_of};
 use crate::message::Now;
 use crate::output::milliseconds;
 
-/// Acknowledged writes in a full column: what the probe writes in 100 ms.
+/// Acknowledged writes in a full column: the probe's writes in 100 ms.
 const FULL: u32 = 20;
 
-/// What the rule of the writes says.
+/// Returns the side text of the writes pane's rule.
 pub fn side(app: &App) -> String {
     let (_, writes, _, _) = app.shown();
     match writes.state {
@@ -54,7 +54,7 @@ pub fn draw(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
         notes.push(vec![piece(text, Tone::Dim)]);
     }
     let rows: Vec<Rect> = Canvas::rows(area).collect();
-    // The strip comes first, its marks second, then the notes; what is left makes the strip higher.
+    // The chart comes first, its marks second, then the notes; spare rows make the chart higher.
     let for_notes = notes.len().min(rows.len().saturating_sub(usize::from(has_strip)));
     let for_strip = if has_strip { rows.len() - for_notes } else { 0 };
     let has_marks = for_strip >= 2 && failover.last.is_some();
@@ -70,13 +70,13 @@ pub fn draw(app: &App, area: Rect, canvas: &mut Canvas<'_>) {
     }
 }
 
-/// The number of the column at a cell; the newest one that is complete is at the right.
+/// Returns the number of the column at a cell; the newest complete one is at the right.
 fn column_at(now: Now, area: Rect, x: u16) -> Option<u64> {
     let newest = column_of(now.monotonic).checked_sub(1)?;
     newest.checked_sub(u64::from(area.right() - 1 - x))
 }
 
-/// One row of the chart, counted from the bottom.
+/// Draws one row of the chart, counted from the bottom.
 fn strip(
     writes: &Writes,
     now: Now,
@@ -97,20 +97,20 @@ fn strip(
         let full = usize::try_from(FULL).unwrap_or(1);
         let eighths = (acked * 8 * levels).div_ceil(full);
         let here = eighths.saturating_sub((level - 1) * 8).min(8);
-        // A column without any write is told from one that was not there yet.
+        // A column without writes is shown differently from one before the first write.
         let is_gap = acked == 0 && level == 1;
         line.push_str(if is_gap { canvas.theme.dot() } else { canvas.theme.column(here) });
     }
     canvas.raw(area, &[piece(line, Tone::Good)]);
 }
 
-/// The column of a stamp.
+/// Returns the number of the column that holds a stamp.
 fn column_of_stamp(stamp: u64, now: Now) -> Option<u64> {
     let ago = std::time::Duration::from_micros(now.wall_us.checked_sub(stamp)?);
     Some(column_of(now.monotonic.checked_sub(ago)?))
 }
 
-/// The row under the chart: where the stamps are.
+/// Draws the row under the chart, with the positions of the stamps.
 fn marks(last: &Stamps, now: Now, area: Rect, canvas: &mut Canvas<'_>) {
     let glyphs = canvas.theme.stamps();
     let tones = [Tone::Bad, Tone::Warn, Tone::Leader, Tone::Good];
@@ -132,7 +132,7 @@ fn marks(last: &Stamps, now: Now, area: Rect, canvas: &mut Canvas<'_>) {
     }
 }
 
-/// The stamps in words: when each came after the first one.
+/// Returns the stamps in words: the time of each after the first one.
 fn stamps_line(last: &Stamps) -> Vec<Piece> {
     let Some(began) = last.began() else { return Vec::new() };
     let after = |stamp: u64| stamp.saturating_sub(began) / 1000;

@@ -74,7 +74,7 @@ fn nodes_know_their_place() {
     assert!(places("put a 1").is_empty());
 }
 
-/// Pieces from which lines are made: words of the grammar, and noise.
+/// The pieces from which lines are made: words of the grammar, and noise.
 const PIECES: [&str; 40] = [
     "put",
     "get",
@@ -126,7 +126,7 @@ fn an_error_shows_no_control_characters() {
     }
 }
 
-/// As many lines as `KVORUM_LINES` says.
+/// Tries random lines; `KVORUM_LINES` sets how many.
 #[test]
 fn no_line_makes_it_panic() {
     let lines = std::env::var("KVORUM_LINES").ok().and_then(|lines| lines.parse().ok());
