@@ -4,20 +4,20 @@ use std::time::{Instant, SystemTime};
 
 use crate::message::Now;
 
-/// Tells the time since the console began, and the time of day.
+/// The source of the time since the console began and of the time of day.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     began: Instant,
 }
 
 impl Clock {
-    /// A clock that begins now.
+    /// Creates a clock that begins now.
     #[must_use]
     pub fn start() -> Self {
         Self { began: Instant::now() }
     }
 
-    /// The time.
+    /// Returns the current time.
     #[must_use]
     pub fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

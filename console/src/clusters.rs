@@ -1,11 +1,11 @@
 //! Pure: replicas of two clusters at one place, and the way back to one.
 //!
-//! A replica that loses its volume while the cluster's marker is lost, and that reaches nobody,
-//! begins another cluster. Its name is that of a member of the first one, and so it is asked like
-//! one.
+//! A replica that loses its volume while the cluster's marker is lost, and that reaches no peer,
+//! begins another cluster. Its name is that of a member of the first one, so it is asked like a
+//! member.
 //!
-//! Guarantees that the cluster which is said to stay is one that serves; where none does, none is
-//! named.
+//! Guarantees that the cluster named as the one to keep is one that serves; where none serves, none
+//! is named.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use kvorum_protocol::status::{ClusterId, Status};
 
 use crate::output::{Said, shell_word};
 
-/// Where the replicas run, as far as the way back depends on it.
+/// The place where the replicas run, as far as the way back depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ground<'a> {
     /// In the pods of a `StatefulSet`.
@@ -26,21 +26,21 @@ pub enum Ground<'a> {
     },
     /// As processes on a folder.
     Folder(&'a Path),
-    /// Nobody knows.
+    /// An unknown place.
     Elsewhere,
 }
 
 /// Replicas of several clusters at one place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Split {
-    /// The cluster that is to stay, if one serves.
+    /// The cluster to keep, if one serves.
     pub kept: Option<ClusterId>,
-    /// By cluster: its replicas' names.
+    /// The replicas' names, by cluster.
     pub clusters: BTreeMap<ClusterId, Vec<String>>,
 }
 
 impl Split {
-    /// What replicas say, if they are not all of one cluster.
+    /// Groups the replicas by the cluster they report; `None` if they are all of one cluster.
     #[must_use]
     pub fn of(said: &[Said]) -> Option<Self> {
         let told: Vec<&Status> = said.iter().filter_map(|(_, told)| told.as_ref().ok()).collect();
@@ -59,7 +59,7 @@ impl Split {
         Some(Self { kept, clusters })
     }
 
-    /// What is wrong.
+    /// Describes the problem.
     #[must_use]
     pub fn what(&self) -> String {
         let of = |(cluster, names): (&ClusterId, &Vec<String>)| {
@@ -70,7 +70,7 @@ impl Split {
         format!("these replicas are of {} clusters ({})", all.len(), all.join("; "))
     }
 
-    /// The way back to one.
+    /// Describes the way back to one cluster.
     #[must_use]
     pub fn way_back(&self, ground: Ground<'_>) -> String {
         let Some(kept) = self.kept else {

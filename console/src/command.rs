@@ -1,4 +1,4 @@
-//! What each command does.
+//! The implementation of each command.
 //!
 //! Guarantees that a command prints its result on standard output and everything else on standard
 //! error, and ends with the status that [`Exit`] documents.
@@ -28,10 +28,10 @@ use crate::node::Node;
 use crate::runner::Runner;
 use crate::target::{self, Found, Named};
 
-/// How long those are waited for who are asked which of them is meant.
+/// The time to wait for each endpoint's reply when a named node is not a member.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a command works with.
+/// The client, the global options and the runner that a command works with.
 pub(crate) struct Context {
     client: Arc<Client>,
     global: Global,
@@ -49,7 +49,7 @@ impl Context {
         Ok(Self { client, global, runner })
     }
 
-    /// The route to a node.
+    /// Returns the route to a node.
     async fn route(&self, node: Option<&Node>) -> Result<Route, Stop> {
         let node = match node {
             None | Some(Node::Any) => return Ok(Route::Any),
@@ -67,7 +67,7 @@ impl Context {
         }
     }
 
-    /// One that is meant and is no member: it may be of another cluster, or have left.
+    /// Finds a named replica that is not a member: it may belong to another cluster, or have left.
     async fn other(&self, node: &Node) -> Option<String> {
         let there = self.client.survey(ASK_PATIENCE).await.into_iter();
         let names: Vec<_> = there.filter_map(|(_, told)| told.ok().map(|s| s.name)).collect();
@@ -75,7 +75,7 @@ impl Context {
         node.resolve_among(&names, None).ok().flatten()
     }
 
-    /// The route of a request that the client brings to the leader anyway.
+    /// Returns the route of a request that the client sends to the leader in any case.
     async fn leader_or(&self, node: Option<&Node>) -> Result<Route, Stop> {
         match node {
             Some(Node::Leader) if !self.global.local_read => Ok(Route::Any),
@@ -83,7 +83,7 @@ impl Context {
         }
     }
 
-    /// The name of the node that is meant.
+    /// Returns the name of the node that is meant.
     async fn name(&self, node: &Node) -> Result<String, Stop> {
         match self.route(Some(node)).await? {
             Route::Through(name) => Ok(name),
@@ -133,7 +133,7 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
     }
 }
 
-/// Does what works on a disk, on a thread that may wait for it.
+/// Runs work that uses the disk, on a thread that may block.
 #[cfg(feature = "local")]
 async fn on_disk(work: impl FnOnce() -> Result<(), Stop> + Send + 'static) -> Result<(), Stop> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -146,7 +146,7 @@ fn completions(shell: clap_complete::Shell) -> Result<(), Stop> {
     Ok(std::io::stdout().lock().write_all(&script)?)
 }
 
-/// What a read-only session says to whatever would change something.
+/// The message with which a read-only session rejects a change.
 const READ_ONLY: &str =
     "this is a read-only session (--readonly or KVORUM_READONLY); nothing was done";
 
@@ -176,7 +176,7 @@ async fn run_verb(verb: Verb, global: Global, named: Named) -> Result<(), Stop> 
     }
 }
 
-/// Prints one result: as text for people, as JSON otherwise.
+/// Prints one result: as text in the table and raw formats, as JSON otherwise.
 fn print(format: Format, text: &str, json: &serde_json::Value) -> Result<(), Stop> {
     let mut out = std::io::stdout().lock();
     match format {

@@ -1,14 +1,14 @@
-//! The console: what is started for each way of using it.
+//! The console: the entry point for each way of using it.
 //!
 //! | way | what it is |
 //! |---|---|
-//! | [`attach`] | on a cluster that runs; without one, the screen that helps to get one |
+//! | [`attach`] | on a running cluster; without one, the screen that helps to get one |
 //! | `local` | on a local cluster of its own |
 //! | `demo` | the director on a local cluster, with a screen or without |
-//! | [`events`] | what happens, a line each |
+//! | [`events`] | the events of a cluster, one per line |
 //!
-//! Guarantees that a panic on any thread gives the terminal back and ends the process: half a
-//! console is worse than none.
+//! Guarantees that a panic on any thread restores the terminal and ends the process: half a console
+//! is worse than none.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -37,10 +37,10 @@ pub fn has_terminal() -> bool {
     screen::is_terminal()
 }
 
-/// The console on a cluster that runs.
+/// Runs the console on a running cluster.
 pub async fn attach(global: &Global, named: Named) -> Result<(), Stop> {
     let chosen = target::choose(global, named, Found::look(), false);
-    // Only a contradiction is the end; that there is none, the screen can help with.
+    // Only a contradiction ends the program; the screen can help where a cluster is missing.
     if let Err(stop) = &chosen
         && stop.exit == Exit::Usage
     {
@@ -59,7 +59,7 @@ pub async fn attach(global: &Global, named: Named) -> Result<(), Stop> {
     run(global, settings, attach).await
 }
 
-/// Opens what a destination says.
+/// Opens the given destination.
 async fn open(
     destination: Destination,
     given: Result<Target, Stop>,
@@ -70,7 +70,7 @@ async fn open(
             Ok(Target::Endpoints(addresses)) => open_at(addresses, timeout).await,
             Ok(Target::Local(folder)) => open_local(folder, timeout).await,
             Ok(Target::Kubernetes(named)) => open_pods(named, timeout).await,
-            // A local cluster may have been started meanwhile.
+            // A local cluster may have been started since.
             Err(stop) => match target::living() {
                 Some(folder) => open_local(folder, timeout).await,
                 None => Err(stop),
@@ -78,7 +78,7 @@ async fn open(
         },
         Destination::Endpoints(addresses) => open_at(addresses, timeout).await,
         Destination::Context(context) => {
-            // What else was named is meant there too.
+            // The namespace and the `StatefulSet` that were named apply there too.
             let given = match given {
                 Ok(Target::Kubernetes(named)) => named,
                 _ => kubernetes::Named::default(),
@@ -129,7 +129,7 @@ async fn start(
     Ok(Arc::new(RealCluster::start(&plan, timeout, temporary).await?))
 }
 
-/// The console on a local cluster of its own; without a terminal, the cluster alone.
+/// Runs the console on a local cluster of its own; without a terminal, runs the cluster alone.
 #[cfg(feature = "local")]
 pub async fn local(local: crate::arguments::Local, global: &Global) -> Result<(), Stop> {
     if local.no_console || !(has_terminal() || global.plain) {
@@ -152,10 +152,10 @@ pub async fn local(local: crate::arguments::Local, global: &Global) -> Result<()
     run(global, settings(global, &shown), attach).await
 }
 
-/// Runs a demo: on the cluster that runs, or on one of its own that is removed afterwards.
+/// Runs a demo: on the cluster that runs, or on a temporary one that is removed afterwards.
 #[cfg(feature = "local")]
 pub async fn demo(demo: crate::arguments::Demo, global: &Global, named: Named) -> Result<(), Stop> {
-    // One of Kubernetes has to be named: nobody's cluster is tried out by chance.
+    // A Kubernetes cluster must be named: no demo runs on one by accident.
     let found = Found { has_kubernetes: false, ..Found::look() };
     let all = [named.endpoints, named.local, named.kubernetes];
     let is_named = all.iter().any(Option::is_some) || found.living.is_some();
@@ -206,7 +206,7 @@ async fn start_temporary(timeout: Duration) -> Result<Arc<dyn Backend>, Stop> {
     start(plan, timeout, Some(folder)).await
 }
 
-/// Prints what a demo came to.
+/// Prints the result of a demo.
 #[cfg(feature = "local")]
 fn report(global: &Global, app: &App) -> Result<(), Stop> {
     use crate::arguments::Format;
@@ -239,7 +239,7 @@ fn say(text: &str) -> Result<(), Stop> {
     Ok(out.flush()?)
 }
 
-/// Prints what happens in a cluster, until it is ended.
+/// Prints the events of a cluster, until the program is ended.
 pub async fn events(global: &Global, named: Named) -> Result<(), Stop> {
     let target = target::choose(global, named, Found::look(), false)?;
     crate::note::note(format!("using {}", target.describe()));
@@ -256,7 +256,7 @@ pub async fn events(global: &Global, named: Named) -> Result<(), Stop> {
     crate::update::why_detached(&ended).map_or(Ok(()), |why| Err(why.again()))
 }
 
-/// Runs a console on a terminal, or in lines.
+/// Runs a console on a terminal, or in line mode.
 async fn run(global: &Global, settings: Settings, attach: Attach) -> Result<(), Stop> {
     let app = App::new(settings);
     if global.attach && !has_terminal() {
@@ -282,8 +282,8 @@ async fn run(global: &Global, settings: Settings, attach: Attach) -> Result<(), 
     }
 }
 
-/// Takes the terminal for a console that attaches as `attach` says. From now on a panic on any
-/// thread gives it back and ends the process.
+/// Takes the terminal for a console that attaches with `attach`. From now on a panic on any thread
+/// restores the terminal and ends the process.
 ///
 /// # Errors
 /// When the terminal cannot be taken or read.
@@ -302,7 +302,7 @@ pub fn on_screen(app: App, attach: Attach) -> Result<Loop, Stop> {
     Ok(Runtime::prepare(app, Clock::start(), Front::Screen(screen), Some(keys), attach))
 }
 
-/// How the console behaves, by the command line and the environment.
+/// Returns the settings given by the command line and the environment.
 fn settings(global: &Global, shown: &str) -> Settings {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     Settings {
@@ -322,15 +322,15 @@ fn settings(global: &Global, shown: &str) -> Settings {
 }
 
 /// Whether the environment says that only ASCII is shown. Where it says nothing, as in a container,
-/// the terminal is elsewhere, and shows all as nearly every one does.
+/// the terminal is on another machine, and is assumed to show Unicode, as nearly all terminals do.
 fn has_ascii_locale(variable: impl Fn(&str) -> Option<String>) -> bool {
     let set = |name| variable(name).filter(|value| !value.is_empty());
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
     locale.is_some_and(|locale| matches!(&*locale, "C" | "POSIX"))
 }
 
-/// Makes a panic on any thread the end of the process, with the terminal given back first. The
-/// replicas of a local cluster end with it.
+/// Makes a panic on any thread restore the terminal and end the process. The replicas of a local
+/// cluster end with it.
 fn give_back_on_panic() {
     let say = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

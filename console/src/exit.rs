@@ -1,4 +1,4 @@
-//! Pure: how commands end.
+//! Pure: the exit statuses of commands, and the errors that lead to them.
 //!
 //! Guarantees one exit status for each kind of end, the same for every command.
 
@@ -6,27 +6,27 @@ use kvorum_protocol::ClientError;
 use kvorum_protocol::client::Fate;
 use kvorum_protocol::message::Refusal;
 
-/// How a command ended.
+/// The exit status of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Exit {
-    /// It did what was asked.
+    /// The command did what was asked.
     Done = 0,
-    /// It failed in a way that no other status names.
+    /// The command failed in a way that no other status covers.
     Failed = 1,
-    /// What was asked makes no sense.
+    /// The request makes no sense.
     Usage = 2,
     /// There is no such key.
     NotFound = 3,
-    /// No replica, no leader or no majority could be had.
+    /// No replica, no leader or no majority was available.
     Unavailable = 4,
     /// The outcome of a write is unknown.
     Unknown = 5,
-    /// Not allowed.
+    /// The action is not allowed.
     NotAuthorized = 6,
-    /// It would act, and needs `--yes`.
+    /// The command would act, and needs `--yes`.
     NeedsYes = 7,
-    /// A mistake in this program.
+    /// A bug in this program.
     Bug = 70,
 }
 
@@ -36,32 +36,32 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
-/// A command that did not do what was asked: how it ends, and the line that says why.
+/// The end of a command that did not do what was asked: its exit status and the reason.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stop {
     /// The exit status.
     pub exit: Exit,
-    /// What, where, and what next; empty when everything is said already.
+    /// The message: what happened, where, and what to do next; empty when nothing is left to say.
     pub message: String,
 }
 
 impl Stop {
-    /// An end with a message.
+    /// Creates an end with an exit status and a message.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into() }
     }
 
-    /// What was asked makes no sense.
+    /// Creates the end of a request that makes no sense.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }
 
-    /// It failed.
+    /// Creates the end of a command that failed.
     pub fn failed(message: impl Into<String>) -> Self {
         Self::new(Exit::Failed, message)
     }
 
-    /// The same end, said once more.
+    /// Returns a copy, to report the same end once more.
     #[must_use]
     pub fn again(&self) -> Self {
         Self::new(self.exit, self.message.clone())
@@ -96,7 +96,7 @@ impl From<ClientError> for Stop {
 impl From<std::io::Error> for Stop {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
-            // Whoever read our output has enough of it.
+            // The reader of the output has closed the pipe: it has read enough.
             std::io::ErrorKind::BrokenPipe => Self::new(Exit::Done, ""),
             _ => Self::failed(error.to_string()),
         }

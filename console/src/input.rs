@@ -1,9 +1,9 @@
-//! Keys and lines, read on a thread of their own.
+//! Keys and lines of input, read on threads of their own.
 //!
-//! Guarantees that a terminal that is gone is told as the end. crossterm goes round and round on
-//! one, so the thread that reads looks first whether the other end still is; and as that can go
-//! between the look and the read, another thread does nothing but wait for it. Does not know what
-//! keys mean.
+//! Guarantees that the loss of the terminal is reported as the end of input. crossterm loops
+//! forever on a lost terminal, so the reading thread first checks that the other end is still
+//! there; as that can go between the check and the read, another thread only waits for it. Does not
+//! know what keys mean.
 
 use std::io::{self, BufRead};
 use std::time::Duration;
@@ -15,24 +15,24 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::message::Event;
 
-/// What waits for the console. When it is full, reading waits.
+/// The number of events that may wait for the console. When it is reached, reading waits.
 const EVENTS_MAX: usize = 64;
-/// Keys that are told as one burst.
+/// The maximum number of keys reported as one burst.
 const BURST_KEYS_MAX: usize = 1024;
-/// How long a look takes whether there are more keys; without any time crossterm does not look.
+/// How long a check for more keys takes; with a zero time-out crossterm does not check.
 const LOOK: Duration = Duration::from_millis(1);
-/// Longest line that is read where there is no screen.
+/// The longest line, in bytes, that is read where there is no screen.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
-/// What came in.
+/// The source of input events.
 pub struct Input {
     events: mpsc::Receiver<Event>,
-    /// Told when the terminal is gone; `None` where there is none.
+    /// Notified when the terminal is gone; `None` where there is none.
     gone: Option<oneshot::Receiver<()>>,
 }
 
 impl Input {
-    /// The next event; `None` at the end. After that, not to be asked again.
+    /// Returns the next event; `None` at the end, after which it must not be called again.
     pub async fn recv(&mut self) -> Option<Event> {
         let gone = async {
             match &mut self.gone {
@@ -47,7 +47,7 @@ impl Input {
         }
     }
 
-    /// The next event, if it is there already.
+    /// Returns the next event, if it is there already.
     pub fn try_recv(&mut self) -> Result<Event, TryRecvError> {
         self.events.try_recv()
     }
@@ -62,7 +62,7 @@ pub fn keys() -> io::Result<Input> {
     let (ends, gone) = oneshot::channel();
     std::thread::Builder::new().name("keys".to_owned()).spawn(move || read_keys(&sender))?;
     std::thread::Builder::new().name("hang-up".to_owned()).spawn(move || {
-        // An end is told whatever is asked for; keys are not asked for here.
+        // The end is reported whatever is polled for; keys are not polled for here.
         while wait_for(PollFlags::empty()).is_ok_and(|is| is.is_empty()) {}
         let _ = ends.send(());
     })?;
@@ -72,7 +72,7 @@ pub fn keys() -> io::Result<Input> {
 fn read_keys(events: &mpsc::Sender<Event>) {
     while wait_for_keys() {
         let mut keys = Vec::new();
-        // Everything that is there; what is incomplete stays with crossterm.
+        // Takes everything that is there; crossterm keeps what is incomplete.
         while keys.len() < BURST_KEYS_MAX && crossterm::event::poll(LOOK).unwrap_or(false) {
             let Ok(event) = crossterm::event::read() else { return };
             match event {
@@ -83,7 +83,7 @@ fn read_keys(events: &mpsc::Sender<Event>) {
                         return;
                     }
                 }
-                // The size is asked for when the system says that it has changed.
+                // The size is read when the system reports that it has changed.
                 _ => {}
             }
         }
@@ -93,7 +93,7 @@ fn read_keys(events: &mpsc::Sender<Event>) {
     }
 }
 
-/// Tells keys that were there in one go; false when nobody listens.
+/// Sends keys that arrived together; returns false when the receiver is gone.
 fn tell(events: &mpsc::Sender<Event>, keys: Vec<KeyEvent>) -> bool {
     let event = match keys[..] {
         [] => return true,
@@ -103,14 +103,14 @@ fn tell(events: &mpsc::Sender<Event>, keys: Vec<KeyEvent>) -> bool {
     events.blocking_send(event).is_ok()
 }
 
-/// Waits until there are keys; false when there never will be.
+/// Waits until there are keys; returns false when there never will be.
 fn wait_for_keys() -> bool {
     let is_gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
     let is = wait_for(PollFlags::IN);
     is.is_ok_and(|is| !is.intersects(is_gone) && is.contains(PollFlags::IN))
 }
 
-/// Waits until standard input is as wanted, or its other end is gone.
+/// Waits until standard input is ready as wanted, or its other end is gone.
 fn wait_for(wanted: PollFlags) -> rustix::io::Result<PollFlags> {
     let stdin = io::stdin();
     loop {
@@ -140,8 +140,8 @@ pub fn lines() -> io::Result<Input> {
     Ok(Input { events, gone: None })
 }
 
-/// Reads a line, or why it is none; `None` at the end. A line that is too long is read to its end:
-/// its tail is no line.
+/// Reads a line, or the reason why it is not valid; `None` at the end. A line that is too long is
+/// read to its end, so that its tail is not taken for a line.
 fn read_line(from: &mut impl BufRead, most: u64) -> io::Result<Option<Result<String, String>>> {
     let mut line = Vec::new();
     if io::Read::take(&mut *from, most).read_until(b'\n', &mut line)? == 0 {

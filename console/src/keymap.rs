@@ -1,10 +1,10 @@
-//! Pure: every key, in one table.
+//! Pure: the console's key bindings, in one table.
 //!
 //! The table feeds dispatch, the hint line, the help page and the readme, so they cannot disagree.
-//! Left out on purpose, since terminals, multiplexers and `kubectl attach` take them: Ctrl-P,
-//! Ctrl-Q, Ctrl-S, Ctrl-\, Ctrl-H, Ctrl-A, Ctrl-B, and everything with Alt. Ctrl-Z is left out
-//! where viewers share the console: none of them stops it for the others.
-//! Guarantees that a key means one thing in one place. Does not know what an intent does.
+//! These keys are left out on purpose, because terminals, multiplexers and `kubectl attach` take
+//! them: Ctrl-P, Ctrl-Q, Ctrl-S, Ctrl-\, Ctrl-H, Ctrl-A, Ctrl-B, and everything with Alt. Ctrl-Z is
+//! left out where viewers share the console: no viewer can stop it for the others.
+//! Guarantees that a key has one meaning in one place. Does not know what an intent does.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::prompt::PaneName;
 
-/// Where a key is pressed.
+/// The place where a key is pressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     /// On the screen with its panes.
@@ -23,11 +23,11 @@ pub enum Mode {
     Dialog,
     /// On a page of text: help, errors, a log file.
     Text,
-    /// Where no cluster is attached.
+    /// On the page that is shown while no cluster is attached.
     Connect,
 }
 
-/// What a key means.
+/// The meaning of a key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[expect(missing_docs, reason = "the table says what each is for")]
 pub enum Intent {
@@ -97,7 +97,7 @@ pub enum Intent {
 }
 
 impl Intent {
-    /// Whether it does something at once, beyond what is on the screen.
+    /// Whether the intent takes effect at once, beyond what is on the screen.
     #[must_use]
     pub fn acts_at_once(self) -> bool {
         use Intent::{Context, Copy, CopyJson, HealAll, Probe, Quit, StartLocal};
@@ -108,15 +108,15 @@ impl Intent {
 /// One line of the table.
 #[derive(Debug)]
 pub struct Binding {
-    /// Where.
+    /// The mode in which it applies.
     pub mode: Mode,
-    /// Only while this pane has the focus; everywhere when `None`.
+    /// The pane that must have the focus; `None` for every pane.
     pub pane: Option<PaneName>,
     /// The keys.
     pub keys: &'static [Press],
-    /// What they mean.
+    /// The meaning of the keys.
     pub intent: Intent,
-    /// What that does, for the help page.
+    /// A description of the intent, for the help page.
     pub text: &'static str,
     /// The same in a word, for the hint line; empty to leave it out there.
     pub hint: &'static str,
@@ -125,7 +125,7 @@ pub struct Binding {
 /// A key that is pressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Press {
-    /// A character, Shift included in it.
+    /// A character, with Shift already applied to it.
     Char(char),
     /// A character with Ctrl.
     Ctrl(char),
@@ -210,7 +210,7 @@ const CONTEXTS: &[Press] = &[
     Char('9'),
 ];
 
-/// The table. A line for a pane is looked for before one for everywhere.
+/// The table. A binding for one pane takes precedence over one for every pane.
 pub const TABLE: &[Binding] = &[
     on(Screen, Some(Nodes), &[Char('x'), Ctrl('k')], I::Kill, "kill the selected node", "kill"),
     on(Screen, Some(Nodes), &[Char('L')], I::HandOver, "let the selected node lead", "lead"),
@@ -312,7 +312,7 @@ pub const TABLE: &[Binding] = &[
     on(Connect, None, &[Char('q'), Ctrl('c')], I::Quit, "the end", "quit"),
 ];
 
-/// What a key means in a place.
+/// Returns the meaning of a key in a mode and a pane.
 #[must_use]
 pub fn meaning(mode: Mode, pane: PaneName, event: &KeyEvent) -> Option<Intent> {
     let fits = |binding: &&Binding| {
@@ -323,7 +323,7 @@ pub fn meaning(mode: Mode, pane: PaneName, event: &KeyEvent) -> Option<Intent> {
     of_pane.or_else(anywhere).map(|binding| binding.intent)
 }
 
-/// What the hint line says in a place: keys and words.
+/// Returns the hint line's content for a mode and a pane: keys and words.
 pub fn hints(mode: Mode, pane: PaneName) -> impl Iterator<Item = (String, &'static str)> {
     let fits = move |binding: &&Binding| {
         let is_here = binding.pane.is_none_or(|wanted| wanted == pane);
@@ -332,7 +332,7 @@ pub fn hints(mode: Mode, pane: PaneName) -> impl Iterator<Item = (String, &'stat
     TABLE.iter().filter(fits).map(|binding| (binding.keys[0].to_string(), binding.hint))
 }
 
-/// The title of a part of the table.
+/// Returns the title of a part of the table.
 #[must_use]
 pub fn title(mode: Mode, pane: Option<PaneName>) -> &'static str {
     match (mode, pane) {
@@ -362,7 +362,7 @@ pub const PARTS: [(Mode, Option<PaneName>); 8] = [
     (Connect, None),
 ];
 
-/// The lines of one part: keys and what they do.
+/// Returns the lines of one part: keys and what they do.
 pub fn part(mode: Mode, pane: Option<PaneName>) -> impl Iterator<Item = (String, &'static str)> {
     let keys = |binding: &Binding| {
         binding.keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
@@ -371,7 +371,7 @@ pub fn part(mode: Mode, pane: Option<PaneName>) -> impl Iterator<Item = (String,
     TABLE.iter().filter(fits).map(move |binding| (keys(binding), binding.text))
 }
 
-/// The whole table as Markdown, for the readme.
+/// Returns the whole table as Markdown, for the readme.
 #[must_use]
 pub fn markdown() -> String {
     let mut text = String::new();

@@ -2,38 +2,38 @@
 //!
 //! | module | what it is | pure |
 //! |---|---|---|
-//! | [`app`] | everything the console knows | yes |
-//! | [`message`] | what happens to it, and what it asks for | yes |
-//! | [`update`] | what each event changes | yes |
-//! | [`view`] | the screen, drawn from it | yes |
+//! | [`app`] | the whole state of the console | yes |
+//! | [`message`] | the events that reach it, and the effects that it asks for | yes |
+//! | [`update`] | the changes that each event makes | yes |
+//! | [`view`] | the screen, drawn from the state | yes |
 //! | [`page`], [`text`] | pages of text; words, numbers and times as they are drawn | yes |
-//! | [`keymap`] | every key, in one table | yes |
+//! | [`keymap`] | the key bindings, in one table | yes |
 //! | [`prompt`] | the line being typed, and its grammar | yes |
-//! | [`console`] | what is started for each way of using the console | |
+//! | [`console`] | the parts that are started for each way of using the console | |
 //! | [`runtime`] | the one loop: event, update, effects, draw | |
 //! | [`screen`], [`input`], [`clock`] | the terminal, its keys, the time | |
-//! | [`sink`] | where whoever watches tells what it sees | |
+//! | [`sink`] | the channel by which the watchers report what they see | |
 //! | [`backend`] | where replicas run: in Kubernetes, local, at addresses, in memory | |
-//! | [`runner`] | what can be done with their processes and their number | |
+//! | [`runner`] | operations on the replicas' processes and their number | |
 //! | [`kubernetes`] | a cluster that Kubernetes runs | |
-//! | [`probe`] | numbered writes, and the proof of what they came to | |
+//! | [`probe`] | numbered writes, and the proof of their outcome | |
 //! | [`arguments`] | the grammar of the command line | yes |
 //! | [`value`] | keys and values as they are typed | |
-//! | [`signals`] | the signals that end it | |
+//! | [`signals`] | the signals that the console responds to | |
 //! | [`tail`] | the end of a file | |
-//! | [`node`] | how people name a replica | yes |
-//! | `statuses` | what all replicas say about themselves | |
-//! | [`target`] | which cluster a command talks to | |
-//! | [`command`] | what each command does | |
-//! | `note` | what is said on standard error | |
-//! | [`output`] | how things are shown | yes |
-//! | [`exit`] | how commands end | yes |
+//! | [`node`] | the names by which users refer to a replica | yes |
+//! | `statuses` | the statuses of all replicas | |
+//! | [`target`] | the choice of the cluster that a command talks to | |
+//! | [`command`] | the implementation of each command | |
+//! | `note` | messages on standard error | |
+//! | [`output`] | the formatting of results | yes |
+//! | [`exit`] | the exit statuses of commands | yes |
 //! | `local` | a cluster of child processes (feature `local`) | |
 //!
-//! Who may know whom: `update` knows neither backend nor terminal nor clock, `view` changes
-//! nothing, and only `runtime` knows them all. Everything here speaks to replicas by
-//! `kvorum-protocol` only. `local` names the replica crate, to run it as a child process; without
-//! the feature nothing does.
+//! The dependencies: `update` knows neither backend nor terminal nor clock, `view` changes nothing,
+//! and only `runtime` knows them all. Everything here talks to replicas through `kvorum-protocol`
+//! only. `local` names the replica crate, to run it as a child process; without the feature, no
+//! module does.
 
 pub mod app;
 pub mod arguments;
@@ -79,13 +79,13 @@ use arguments::Arguments;
 use exit::{Exit, Stop};
 use target::Named;
 
-/// Threads for what runs in the background.
+/// The number of threads for background work.
 const WORKERS: usize = 2;
 
 /// Runs the command line.
 #[must_use]
 pub fn run() -> ExitCode {
-    // Backups, logs and the folders of replicas hold values: they are for their owner only.
+    // Backups, logs and the folders of replicas hold values: only their owner may access them.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     if let Some(plugin) = kubernetes::login::guarded(std::env::args_os()) {
         return kubernetes::login::run(&plugin);
@@ -103,8 +103,8 @@ pub fn run() -> ExitCode {
         return kvorum_replica::process::run(settings);
     }
     let named = Named::of(&matches);
-    // The console's loop has a thread of its own: a library may block what it runs on, as the one
-    // for Kubernetes does while a login plugin runs.
+    // The console's loop has a thread of its own: a library may block the thread it runs on, as the
+    // Kubernetes library does while a login plugin runs.
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = match builder.worker_threads(WORKERS).enable_all().build() {
         Ok(runtime) => runtime,
@@ -114,12 +114,12 @@ pub fn run() -> ExitCode {
         Ok(()) => Exit::Done.into(),
         Err(stop) => report(&stop),
     };
-    // What still runs in the background must not keep the command from ending.
+    // Tasks that still run in the background must not keep the command from ending.
     runtime.shutdown_background();
     exit
 }
 
-/// A grammar that takes no notice of variables which are set to nothing: manifests set them so.
+/// Makes a grammar ignore environment variables that are empty: manifests set them so.
 fn without_empty(grammar: clap::Command) -> clap::Command {
     let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|v| v.is_empty());
     let grammar = grammar.mut_args(|argument| match argument.get_env() {
@@ -129,7 +129,7 @@ fn without_empty(grammar: clap::Command) -> clap::Command {
     grammar.mut_subcommands(without_empty)
 }
 
-/// The command line does not parse, or asks for help.
+/// Reports that the command line does not parse, or prints the help that it asks for.
 fn misread(error: &clap::Error) -> ExitCode {
     let is_help = matches!(
         error.kind(),
@@ -138,7 +138,7 @@ fn misread(error: &clap::Error) -> ExitCode {
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     );
     if !is_help {
-        // What is wrong, and the tip if there is one, in one line.
+        // The error, and the tip if there is one, in one line.
         let text = error.to_string();
         let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
         let said: Vec<&str> = lines
@@ -147,7 +147,7 @@ fn misread(error: &clap::Error) -> ExitCode {
         let said = said.join(" ");
         return report(&Stop::usage(said.trim_start_matches("error: ")));
     }
-    // Nobody may be reading.
+    // The reader of the output may be gone.
     let _ = error.print();
     match error.exit_code() {
         0 => Exit::Done.into(),

@@ -1,6 +1,6 @@
 //! A cluster of replicas on this machine: one child process each.
 //!
-//! `kvorum` starts itself again, once for each replica, and starts a replica again when it dies.
+//! `kvorum` starts itself again, once for each replica, and restarts a replica that dies.
 //! Guarantees that no replica outlives it: a child ends when the pipe to its standard input does,
 //! which the system closes even when `kvorum` is killed by SIGKILL. One process uses a folder at a
 //! time. Does not know what replicas do.
@@ -36,27 +36,27 @@ use pods::Pods;
 
 /// How long a new cluster may take until it serves.
 const SERVING_PATIENCE: Duration = Duration::from_secs(30);
-/// How long all are waited for before a majority will do.
+/// How long to wait for all replicas before a majority is enough.
 const STRAGGLER_PATIENCE: Duration = Duration::from_secs(10);
-/// Time between two looks at the cluster.
+/// The time between two checks of the cluster.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// How long the replicas may take together to stop in order.
+/// How long the replicas together may take for an orderly stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// Time between two looks for the status table.
+/// The time between two checks for the status table.
 const TABLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A client of the local cluster in a folder.
+/// Creates a client of the local cluster in a folder.
 pub fn client(folder: &Path, options: Options) -> Result<Arc<Client>, Stop> {
     let set = StatefulSet::read(folder)?;
     let options = Options { cluster: Some(set.cluster), ..options };
     Ok(Arc::new(Client::new(resolve(folder), options)))
 }
 
-/// Says where the replicas of a local cluster listen.
+/// Returns a lookup of the addresses where the replicas of a local cluster listen.
 pub fn resolve(folder: &Path) -> Resolve {
     let folder = folder.to_owned();
-    // Read anew each time: a replica that was started again listens elsewhere, and there may be
-    // more or fewer than before.
+    // Read anew each time: a restarted replica listens elsewhere, and there may be more or fewer
+    // replicas than before.
     let resolve = move || {
         let endpoint = |name: String| {
             let file = folder.join(&name).join(FILE_NAME);
@@ -68,7 +68,7 @@ pub fn resolve(folder: &Path) -> Resolve {
     Arc::new(resolve)
 }
 
-/// Says by name which replicas of a local cluster are wanted, or still run.
+/// Returns a lookup of the replicas of a local cluster that are wanted, or still run, by name.
 pub fn names(folder: &Path) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
     let folder = folder.to_owned();
     Arc::new(move || {
@@ -80,7 +80,7 @@ pub fn names(folder: &Path) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
     })
 }
 
-/// Says how many replicas a local cluster should have; the running cluster follows.
+/// Writes how many replicas a local cluster should have; the running cluster follows.
 pub fn scale(folder: &Path, replicas: u32) -> Result<(), Stop> {
     if replicas > REPLICAS_MAX {
         return Err(Stop::usage(format!(
@@ -91,7 +91,7 @@ pub fn scale(folder: &Path, replicas: u32) -> Result<(), Stop> {
     set.write(folder).map_err(|error| Stop::failed(format!("{}: {error}", folder.display())))
 }
 
-/// Kills one replica of a local cluster; how it was done.
+/// Kills one replica of a local cluster; returns how it was done.
 pub fn kill(folder: &Path, name: &str, graceful: bool) -> Result<&'static str, Stop> {
     let process = folder::process_of(&folder.join(name))
         .ok_or_else(|| Stop::failed(format!("{name} does not run now")))?;
@@ -103,18 +103,18 @@ pub fn kill(folder: &Path, name: &str, graceful: bool) -> Result<&'static str, S
     killed.map(|()| how).map_err(|error| Stop::failed(format!("cannot kill {name}: {error}")))
 }
 
-/// How a local cluster is started.
+/// The settings with which a local cluster is started.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The folder; the default one if not given.
     pub data: Option<PathBuf>,
-    /// How many replicas; as many as there are, or 3, if not given.
+    /// The number of replicas; if not given, as many as there are, or 3.
     pub replicas: Option<u32>,
-    /// Where the replicas keep their data.
+    /// The storage in which the replicas keep their data.
     pub storage: StorageKind,
-    /// Let links be cut and replicas crashed.
+    /// Whether links may be cut and replicas crashed.
     pub allow_faults: bool,
-    /// Room that each replica keeps free on the disk.
+    /// The space that each replica keeps free on the disk.
     pub disk_reserve: String,
     /// More arguments for each replica.
     pub replica_arguments: Vec<String>,
@@ -146,17 +146,17 @@ impl Default for Plan {
     }
 }
 
-/// Who is told what becomes of a replica's process: its name, and what.
+/// A callback for reports about a replica's process: its name, and what happened.
 pub type Report = Arc<dyn Fn(&str, &str) + Send + Sync>;
 
 /// A local cluster whose replicas this process keeps running.
 pub struct Running {
     /// Its folder.
     pub folder: Folder,
-    /// Starts and ends replicas as the folder says, until it is told to stop.
+    /// The task that starts and ends replicas as the folder says, until `quit` is cancelled.
     orchestration: JoinHandle<()>,
     quit: CancellationToken,
-    /// Its replicas are killed and not stopped from here on.
+    /// From its cancellation on, the replicas are killed instead of stopped.
     hurry: CancellationToken,
 }
 
@@ -183,8 +183,8 @@ impl Running {
         Ok(Self { folder, orchestration, quit, hurry })
     }
 
-    /// Ends the replicas, all at once; kills those that still run when the patience ends. What was
-    /// acknowledged is synced in either case.
+    /// Stops the replicas, all at once; kills those that still run after `patience`. Acknowledged
+    /// writes are synced in either case.
     pub async fn stop(self, patience: Duration) {
         self.quit.cancel();
         let mut orchestration = self.orchestration;
@@ -195,7 +195,7 @@ impl Running {
     }
 }
 
-/// Runs a local cluster without a console until it is told to stop.
+/// Runs a local cluster without a console, until a signal ends it.
 pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
     let began = Instant::now();
     let mut told = EndSignals::new()?;
@@ -220,8 +220,8 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
     result
 }
 
-/// Waits until all that are wanted are ready, or a majority of them is and the others take too
-/// long. How many are.
+/// Waits until all wanted replicas are ready, or a majority is and the others take too long.
+/// Returns the number that are ready.
 async fn wait_until_serving(client: &Arc<Client>, folder: &Folder) -> Result<usize, Stop> {
     let began = Instant::now();
     let names = StatefulSet::read(&folder.path).map_or(Vec::new(), |set| set.members());
@@ -253,7 +253,7 @@ async fn wait_until_serving(client: &Arc<Client>, folder: &Folder) -> Result<usi
     }
 }
 
-/// Says something on standard output. The cluster goes on when nobody reads it any more.
+/// Prints text to standard output. The cluster goes on when the reader is gone.
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());

@@ -1,8 +1,8 @@
-//! Pure: the whole traffic of the console: what happens to it, and what it asks for.
+//! Pure: the events that reach the console, and the effects that it asks for.
 //!
 //! [`Event`] goes into [`update`](crate::update), [`Effect`] comes out. Guarantees that both are
 //! closed sets, so that a test can feed anything that can happen and see everything that is done.
-//! Does not know who carries effects out.
+//! Does not know which part carries the effects out.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use kvorum_protocol::{Condition, Key, Status};
 
 use crate::exit::Stop;
 
-/// A connection that was silent for longer is no proof of life.
+/// The silence beyond which a connection no longer proves that its replica is alive.
 pub const SILENT_AFTER: Duration = Duration::from_secs(2);
 pub use crate::value::Source;
 
 /// The time of an event, by two clocks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Now {
-    /// Since the console started, by a clock that never jumps.
+    /// The time since the console started, by a clock that never jumps.
     pub monotonic: Duration,
-    /// Microseconds since 1970.
+    /// The wall-clock time, in microseconds since 1970.
     pub wall_us: u64,
 }
 
@@ -32,12 +32,12 @@ pub struct Now {
 pub enum Event {
     /// A key was pressed.
     Key(KeyEvent),
-    /// Keys came all at once: a paste that the terminal did not tell as one, or a way that was
-    /// slow. Nobody has seen what each of them did before the next one came.
+    /// Keys arrived all at once: a paste that the terminal did not report as one, or a slow
+    /// connection. The user has not seen what each of them did before the next one arrived.
     Burst(Vec<KeyEvent>),
     /// Text was pasted.
     Paste(String),
-    /// The terminal has another size now.
+    /// The terminal was resized.
     Resize {
         /// Columns.
         width: u16,
@@ -46,56 +46,56 @@ pub enum Event {
     },
     /// A whole line was entered, where there is no screen.
     Line(String),
-    /// A line was entered that is none: why, and what next. None of it is done.
+    /// An entered line was rejected: why, and what to do next. None of it is carried out.
     NoLine(String),
     /// Time has passed.
     Tick,
-    /// The backend stands.
+    /// The console is attached to a backend.
     Attached(Place),
-    /// The backend could not be had.
+    /// The console could not attach to a backend.
     NotAttached(Stop),
-    /// Something was seen in the cluster.
+    /// An observation of the cluster.
     Seen(Seen),
-    /// A call came back.
+    /// A call has ended.
     Answered {
-        /// Which.
+        /// The call.
         call: CallId,
-        /// What came of it.
+        /// The reply, or why the call failed.
         result: Result<Reply, Stop>,
     },
     /// The write probe reports.
     Probe(ProbeReport),
 }
 
-/// Where the replicas are and what can be done with them there.
+/// The place where the replicas are, and what can be done with them there.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Place {
-    /// In a few words, for the title.
+    /// A short name, for the title.
     pub name: String,
-    /// Why a replica cannot be killed by SIGKILL or SIGTERM; `None` when it can.
+    /// The reason why a replica cannot be killed by SIGKILL or SIGTERM; `None` when it can.
     pub no_kill: Option<String>,
-    /// Why the number of replicas cannot be changed; `None` when it can.
+    /// The reason why the number of replicas cannot be changed; `None` when it can.
     pub no_scale: Option<String>,
-    /// Why replicas' own logs are not at hand; `None` when they are.
+    /// The reason why the replicas' own logs are not available; `None` when they are.
     pub no_logs: Option<String>,
-    /// It was made for this console alone, and goes with it.
+    /// Whether the cluster was started for this console alone, and ends with it.
     pub is_own: bool,
 }
 
-/// Something that was seen in the cluster.
+/// An observation of the cluster.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Seen {
-    /// A replica is said to exist.
+    /// A replica is reported to exist.
     Member {
         /// Its name.
         node: String,
     },
-    /// Nobody runs a replica any more.
+    /// A replica is no longer run.
     Gone {
         /// Its name.
         node: String,
     },
-    /// A connection to a replica stands.
+    /// A connection to a replica is established.
     Up {
         /// The replica.
         node: String,
@@ -104,14 +104,14 @@ pub enum Seen {
     Down {
         /// The replica.
         node: String,
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// A connection has been silent for a while.
     Silent {
         /// The replica.
         node: String,
-        /// For how long.
+        /// The duration of the silence.
         for_time: Duration,
     },
     /// A replica's status.
@@ -120,48 +120,48 @@ pub enum Seen {
     Process {
         /// The replica.
         node: String,
-        /// What became of it.
+        /// A description of what happened to the process.
         what: String,
     },
-    /// How the pod of a replica is.
+    /// The state of a replica's pod.
     Pod {
         /// The replica.
         node: String,
-        /// In a few words.
+        /// The state in a few words.
         state: String,
-        /// How often its container was started again.
+        /// The number of times that its container was restarted.
         restarts: i32,
     },
     /// Decided entries, in order, each once.
     Log {
-        /// Which replica tells them.
+        /// The replica that reports them.
         node: String,
         /// The entries.
         entries: Vec<EntryEvent>,
     },
-    /// What comes next of the log does not follow on what came before.
+    /// The log entries that follow do not continue the entries before.
     LogReset,
-    /// What can be done here changed.
+    /// The set of actions that are possible here has changed.
     Place(Place),
 }
 
-/// A call in flight.
+/// The number of a call in flight.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CallId(pub u64);
 
-/// How a replica is killed.
+/// The way to kill a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HowToKill {
-    /// SIGKILL: as a crash.
+    /// By SIGKILL, like a crash.
     Now,
-    /// SIGTERM: it hands leadership over and stops in order.
+    /// By SIGTERM: the replica hands leadership over and stops in order.
     Graceful,
-    /// Where pods run it: the pod's object goes at once, whatever its processes do.
+    /// Where it runs in a pod: the pod object is deleted at once, whatever its processes do.
     Force,
 }
 
 impl HowToKill {
-    /// As the switches say.
+    /// Returns the way that the switches select.
     #[must_use]
     pub fn of(is_graceful: bool, is_forced: bool) -> Self {
         match (is_graceful, is_forced) {
@@ -172,7 +172,7 @@ impl HowToKill {
     }
 }
 
-/// Something to do with the cluster. A node is a replica's name; `None` is whichever is best.
+/// A request to the cluster. A node is a replica's name; `None` is whichever is best.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Call {
     /// Sets a key.
@@ -181,53 +181,53 @@ pub enum Call {
         key: Key,
         /// Its value.
         value: Source,
-        /// When not to.
+        /// The condition under which the key is set.
         condition: Condition,
-        /// Through which replica.
+        /// The replica to go through.
         node: Option<String>,
     },
     /// Removes a key.
     Delete {
         /// The key.
         key: Key,
-        /// When not to.
+        /// The condition under which the key is removed.
         condition: Condition,
-        /// Through which replica.
+        /// The replica to go through.
         node: Option<String>,
     },
     /// Reads a key.
     Get {
         /// The key.
         key: Key,
-        /// How fresh.
+        /// The read consistency.
         consistency: Consistency,
-        /// Where.
+        /// The replica to read from.
         node: Option<String>,
     },
     /// Reads a page of keys.
     Scan {
-        /// Only keys that begin so.
+        /// The prefix that all keys must have.
         prefix: Vec<u8>,
-        /// From this key on.
+        /// The key to begin at.
         from: Vec<u8>,
-        /// How fresh.
+        /// The read consistency.
         consistency: Consistency,
-        /// Where.
+        /// The replica to read from.
         node: Option<String>,
     },
-    /// Reads a key for certain, and what each replica has of it.
+    /// Reads a key linearizably, and what each replica holds of it.
     Inspect {
         /// The key.
         key: Key,
         /// The replicas to ask.
         nodes: Vec<String>,
     },
-    /// Puts so many keys, as a load.
+    /// Puts a number of keys, as a load.
     Batch {
-        /// How many.
+        /// The number of keys.
         count: u32,
     },
-    /// The end of a replica's own log file.
+    /// Reads the end of a replica's own log file.
     Logs {
         /// The replica.
         node: String,
@@ -236,39 +236,39 @@ pub enum Call {
     Kill {
         /// The replica.
         node: String,
-        /// How.
+        /// The way to end it.
         how: HowToKill,
     },
     /// Changes the number of replicas.
     Scale {
-        /// How many.
+        /// The new number.
         replicas: u32,
     },
     /// Hands leadership over.
     HandOver {
-        /// Who leads now.
+        /// The current leader.
         from: String,
-        /// To whom; to the one best in step when `None`.
+        /// The new leader; the replica that is best in step when `None`.
         to: Option<String>,
     },
     /// Cuts a link.
     Cut {
         /// One end.
         node: String,
-        /// The other.
+        /// The other end.
         peer: String,
     },
     /// Heals a link.
     Heal {
         /// One end.
         node: String,
-        /// The other.
+        /// The other end.
         peer: String,
     },
 }
 
 impl Call {
-    /// The key that it writes, if it writes one.
+    /// Returns the key that the call writes, if it writes one.
     #[must_use]
     pub fn written_key(&self) -> Option<&Key> {
         match self {
@@ -277,7 +277,7 @@ impl Call {
         }
     }
 
-    /// Whether it takes something away, so that it needs a `y`, a typed name or `--yes`.
+    /// Whether the call takes something away, so that it needs a `y`, a typed name or `--yes`.
     #[must_use]
     pub fn is_destructive(&self) -> bool {
         match self {
@@ -297,14 +297,14 @@ impl Call {
     }
 }
 
-/// What came of a call that was carried out.
+/// The result of a call that was carried out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
     /// A write was decided.
     Written {
         /// Its outcome.
         outcome: Outcome,
-        /// What the key held before, when that is known for certain: then it can be undone.
+        /// The key's previous content, if known for certain: then the write can be undone.
         previous: Previous,
     },
     /// A key's value.
@@ -313,62 +313,62 @@ pub enum Reply {
     Page(Page),
     /// A key, and what each replica has of it.
     Inspected {
-        /// For certain.
+        /// The pair, read linearizably.
         pair: Option<Pair>,
-        /// Each replica: the revision it has, none, or why it does not say.
+        /// Each replica: the revision it has, none, or why it does not report one.
         nodes: Vec<(String, Result<Option<u64>, String>)>,
     },
     /// Lines of a log file.
     Lines(Vec<String>),
-    /// Done, and how.
+    /// The call was carried out; the text says how.
     Done(String),
 }
 
-/// What a key held before a write.
+/// The content of a key before a write.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Previous {
-    /// Not known: others wrote at the same time.
+    /// Unknown: other clients wrote at the same time.
     Unknown,
-    /// It did not exist.
+    /// The key did not exist.
     Absent,
-    /// This value.
+    /// The key held this value.
     Value(Bytes),
 }
 
 /// One acknowledged write of the probe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ack {
-    /// When the acknowledgement came, on the console's monotonic clock.
+    /// The time of the acknowledgement, on the console's monotonic clock.
     pub at: Duration,
     /// The same by the wall clock, in microseconds since 1970.
     pub wall_us: u64,
-    /// How long the write took.
+    /// The duration of the write.
     pub took: Duration,
 }
 
-/// What the write probe tells, some times a second.
+/// A report of the write probe, sent some times a second.
 #[derive(Clone, PartialEq, Debug)]
 pub enum ProbeReport {
     /// Writes since the last report.
     Acks {
-        /// The acknowledged ones, in the order in which they came.
+        /// The acknowledged writes, in the order in which the acknowledgements came.
         acks: Vec<Ack>,
-        /// Those that ended unknown.
+        /// The number of writes that ended unknown.
         unknown: u64,
-        /// Those that did not happen.
+        /// The number of writes that did not happen.
         refused: u64,
-        /// Beats at which nothing was sent, since too many writes were in flight.
+        /// The number of beats at which nothing was sent, because too many writes were in flight.
         skipped: u64,
-        /// Writes in flight now.
+        /// The number of writes in flight now.
         in_flight: u64,
     },
-    /// The writes have ended, and what they left is being read.
+    /// The writes have ended, and are being read back.
     Proving,
-    /// The probe has ended, was read again, and its keys are gone.
+    /// The probe has ended, its writes were read back, and its keys are gone.
     Proven(Result<Proof, String>),
 }
 
-/// What a probe's writes came to, by the keys and the log.
+/// The outcome of a probe's writes, according to the keys and the log.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
 pub struct Proof {
     /// Writes that were acknowledged.
@@ -379,7 +379,7 @@ pub struct Proof {
     pub doubled: u64,
     /// Writes whose outcome the client never learned.
     pub unknown: u64,
-    /// Those of them that happened, as the log tells.
+    /// The unknown writes that happened, according to the log.
     pub unknown_happened: u64,
 }
 
@@ -391,10 +391,10 @@ impl Proof {
     }
 }
 
-/// Which cluster to attach to.
+/// The cluster to attach to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Destination {
-    /// The one that the program was started for.
+    /// The cluster that the program was started for.
     Given,
     /// A local cluster, started by this console.
     StartLocal,
@@ -404,35 +404,35 @@ pub enum Destination {
     Context(String),
 }
 
-/// Something that the console asks for.
+/// An action that the console asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// Do something with the cluster; the answer comes as [`Event::Answered`].
+    /// Do something with the cluster; the result comes back as [`Event::Answered`].
     Call {
-        /// Its number.
+        /// The number of the call.
         id: CallId,
-        /// What.
+        /// The call.
         call: Call,
     },
-    /// Turn the write probe on or off. Turned off, it proves what it wrote.
+    /// Turn the write probe on or off. When turned off, it proves what it wrote.
     Probe {
-        /// On.
+        /// Whether to turn it on.
         on: bool,
     },
-    /// Attach to a cluster; comes back as [`Event::Attached`] or [`Event::NotAttached`].
+    /// Attach to a cluster; the result comes back as [`Event::Attached`] or [`Event::NotAttached`].
     Attach(Destination),
     /// Put text into the terminal's clipboard.
     Copy(String),
     /// Write a picture of the screen to a file.
     Picture {
-        /// The call that it answers.
+        /// The call that the picture answers.
         id: CallId,
-        /// The file: `.svg`, else text.
+        /// The file: SVG if it ends in `.svg`, else text.
         path: String,
     },
-    /// Draw everything anew.
+    /// Redraw the whole screen.
     Redraw,
-    /// The terminal is given back and the process stops, until it is told to go on.
+    /// Give the terminal back and stop the process, until it is continued.
     Suspend,
     /// End the program.
     Quit,

@@ -1,33 +1,33 @@
-//! Pure: how people name a replica.
+//! Pure: the names by which a user refers to a replica.
 //!
 //! | word | which |
 //! |---|---|
-//! | `kvorum-0` | the one of that name |
+//! | `kvorum-0` | the replica of that name |
 //! | `n1`, `1` | the first; `n2`, `2` the second |
 //! | `8001` | the first, as the seed's network actor spelled it; `8002` the second |
-//! | `leader` | whichever leads |
-//! | `any` | whichever answers |
+//! | `leader` | the current leader |
+//! | `any` | any replica that answers |
 //!
-//! Guarantees that a word is a node or an error that says what would be one. Does not know which
-//! replicas exist until it is told.
+//! Guarantees that a word is a node, or an error that says what a node looks like. Does not know
+//! which replicas exist; the caller provides their names.
 
 use kvorum_protocol::status::Configuration;
 
-/// The first port of the seed's network actor, less one.
+/// The first port of the seed's network actor, minus one.
 const SEED_PORT: u32 = 8000;
-/// The last port that is taken for one.
+/// The last port that is accepted as a node.
 const SEED_PORT_MAX: u32 = 8999;
 
-/// A replica, as a person named it.
+/// A replica, as the user named it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Node {
-    /// Whichever leads.
+    /// The current leader.
     Leader,
-    /// Whichever answers.
+    /// Any replica that answers.
     Any,
-    /// By its place: 0 is the first.
+    /// The replica at this place: 0 is the first.
     Ordinal(u32),
-    /// By its name.
+    /// The replica of this name.
     Name(String),
 }
 
@@ -59,7 +59,7 @@ impl std::str::FromStr for Node {
     }
 }
 
-/// A replica's name ends with its ordinal.
+/// Whether a word is a replica's name, which ends with an ordinal.
 fn is_name(word: &str) -> bool {
     word.rsplit_once('-').is_some_and(|(base, ordinal)| {
         !base.is_empty() && !ordinal.is_empty() && ordinal.bytes().all(|b| b.is_ascii_digit())
@@ -67,7 +67,7 @@ fn is_name(word: &str) -> bool {
 }
 
 impl Node {
-    /// The member of a configuration that is meant; `None` for `any`.
+    /// Returns the member of a configuration that is meant; `None` for `any`.
     pub fn resolve(
         &self,
         configuration: &Configuration,
@@ -77,7 +77,7 @@ impl Node {
         self.resolve_among(&names, leader)
     }
 
-    /// The one of these names that is meant; `None` for `any`.
+    /// Returns the one of these names that is meant; `None` for `any`.
     pub fn resolve_among(
         &self,
         names: &[&str],

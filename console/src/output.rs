@@ -1,7 +1,7 @@
-//! Pure: how keys, values, statuses and entries are shown.
+//! Pure: the formats of keys, values, statuses and entries.
 //!
-//! Guarantees that bytes which a terminal would obey are shown escaped wherever text is printed,
-//! and that no two keys are shown alike.
+//! Guarantees that bytes which a terminal would interpret are escaped wherever text is printed, and
+//! that no two keys look alike.
 
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -14,30 +14,30 @@ use kvorum_protocol::message::{EntryEvent, EntryKind, KeyEvent, Pair};
 use kvorum_protocol::status::{ClusterId, Membership, Role, Status};
 use serde_json::{Value as Json, json};
 
-/// Bytes of a value that a list shows.
+/// The number of bytes of a value that a list shows.
 const PREVIEW_BYTES: usize = 160;
 
-/// A time in milliseconds, for people.
+/// Formats a time in milliseconds, human-readable.
 #[must_use]
 pub fn milliseconds(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }
 
-/// A sentence as one line: printable UTF-8 as it is, the rest escaped. Bytes in it that may be
-/// anything are [`shown()`] before.
+/// Formats a sentence as one line: printable UTF-8 as it is, the rest escaped. Arbitrary bytes in
+/// it must have gone through [`shown()`] before.
 #[must_use]
 pub fn line(sentence: &[u8]) -> String {
     escape(sentence, |c| c == '\\')
 }
 
-/// A key or a value as one line: printable UTF-8 as it is, the rest escaped, and the backslash with
-/// it, so that what is shown stands for nothing else.
+/// Formats a key or a value as one line: printable UTF-8 as it is, the rest escaped, and the
+/// backslash too, so that the result stands for these bytes only.
 #[must_use]
 pub fn shown(bytes: &[u8]) -> String {
     escape(bytes, |_| false)
 }
 
-/// Bytes as text in which what is not printable is escaped, but for what is kept.
+/// Formats bytes as text: escapes backslashes and what is not printable, except what is kept.
 fn escape(bytes: &[u8], is_kept: impl Fn(char) -> bool) -> String {
     let mut escaped = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -60,13 +60,13 @@ fn escape(bytes: &[u8], is_kept: impl Fn(char) -> bool) -> String {
     escaped
 }
 
-/// A value as one line of a list: cut when it is long.
+/// Formats a value as one line of a list; a long value is cut.
 #[must_use]
 pub fn preview(bytes: &[u8]) -> String {
     if bytes.len() <= PREVIEW_BYTES {
         return shown(bytes);
     }
-    // A character that is cut in two must not turn the whole line into escapes.
+    // A character cut in two must not turn the whole line into escapes.
     let end = (PREVIEW_BYTES - 3..=PREVIEW_BYTES)
         .rev()
         .find(|end| std::str::from_utf8(&bytes[..*end]).is_ok());
@@ -74,7 +74,7 @@ pub fn preview(bytes: &[u8]) -> String {
     format!("{start}… ({} bytes)", bytes.len())
 }
 
-/// Bytes as one word of a shell: what every shell knows, if they can be printed.
+/// Quotes bytes as one word of a shell: in a form that every shell knows, if they are printable.
 #[must_use]
 pub fn shell_word(bytes: &[u8]) -> String {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(byte);
@@ -87,13 +87,13 @@ pub fn shell_word(bytes: &[u8]) -> String {
     }
 }
 
-/// A path as one word of a shell.
+/// Quotes a path as one word of a shell.
 #[must_use]
 pub fn shell_path(path: &Path) -> String {
     shell_word(path.as_os_str().as_bytes())
 }
 
-/// A value as text, with line ends and tabs. When anything is escaped, backslashes are as well.
+/// Formats a value as text, with line ends and tabs. If anything is escaped, so are backslashes.
 #[must_use]
 pub fn text(bytes: &[u8]) -> String {
     let is_kept = |c| matches!(c, '\n' | '\t');
@@ -101,7 +101,7 @@ pub fn text(bytes: &[u8]) -> String {
     if plain.as_bytes() == bytes { plain } else { escape(bytes, is_kept) }
 }
 
-/// Whether a character moves nothing and hides nothing.
+/// Whether a character neither moves nor hides anything on the terminal.
 pub(crate) fn is_printable(c: char) -> bool {
     let hides_or_turns = matches!(
         c,
@@ -110,7 +110,7 @@ pub(crate) fn is_printable(c: char) -> bool {
     !c.is_control() && !hides_or_turns
 }
 
-/// Whether a character joins or parts those beside it, as in Persian and in emoji of families.
+/// Whether a character joins or separates its neighbors, as in Persian and in family emoji.
 fn is_joiner(c: char) -> bool {
     matches!(c, '\u{200c}' | '\u{200d}')
 }
@@ -131,7 +131,7 @@ fn put_bytes(object: &mut Json, name: &str, bytes: &[u8]) {
     }
 }
 
-/// A pair as JSON.
+/// Formats a pair as JSON.
 #[must_use]
 pub fn pair_json(pair: &Pair, keys_only: bool) -> Json {
     let mut object = json!({ "revision": pair.revision });
@@ -142,7 +142,7 @@ pub fn pair_json(pair: &Pair, keys_only: bool) -> Json {
     object
 }
 
-/// An entry as JSON.
+/// Formats an entry as JSON.
 #[must_use]
 pub fn entry_json(event: &EntryEvent) -> Json {
     let mut object = json!({
@@ -160,7 +160,7 @@ pub fn entry_json(event: &EntryEvent) -> Json {
     object
 }
 
-/// An entry as one line.
+/// Formats an entry as one line.
 #[must_use]
 pub fn entry_line(event: &EntryEvent) -> String {
     let key = event.key.as_ref().map_or(String::new(), |key| shown(&key.0));
@@ -178,7 +178,7 @@ pub fn entry_line(event: &EntryEvent) -> String {
         .to_owned()
 }
 
-/// What an entry is, in one word.
+/// Returns the kind of an entry, in one word.
 #[must_use]
 pub fn kind(kind: EntryKind) -> &'static str {
     match kind {
@@ -192,7 +192,7 @@ pub fn kind(kind: EntryKind) -> &'static str {
     }
 }
 
-/// A change of a key as JSON.
+/// Formats a change of a key as JSON.
 #[must_use]
 pub fn change_json(event: &KeyEvent) -> Json {
     let name = if event.value.is_some() { "put" } else { "delete" };
@@ -204,7 +204,7 @@ pub fn change_json(event: &KeyEvent) -> Json {
     object
 }
 
-/// A change of a key as one line.
+/// Formats a change of a key as one line.
 #[must_use]
 pub fn change_line(event: &KeyEvent) -> String {
     let key = shown(&event.key.0);
@@ -214,12 +214,12 @@ pub fn change_line(event: &KeyEvent) -> String {
     }
 }
 
-/// A status as JSON.
+/// Formats a status as JSON.
 #[must_use]
 pub fn status_json(name: &str, status: Result<&Status, &str>) -> Json {
     match status {
         Ok(status) => {
-            // JSON numbers are too short for a cluster's id; it goes in as text.
+            // JSON numbers are too small for a cluster's id; it is written as text.
             let shown = Status { cluster: ClusterId(0), ..status.clone() };
             let mut object = serde_json::to_value(shown).unwrap_or_default();
             object["cluster"] = json!(status.cluster.to_string());
@@ -230,7 +230,7 @@ pub fn status_json(name: &str, status: Result<&Status, &str>) -> Json {
     }
 }
 
-/// What a replica does, in one word.
+/// Returns a replica's role, in one word.
 #[must_use]
 pub fn role(role: Role) -> &'static str {
     match role {
@@ -245,10 +245,10 @@ pub fn role(role: Role) -> &'static str {
     }
 }
 
-/// What each replica says, or why it says nothing.
+/// A replica's name, and its status or the reason why it gave none.
 pub type Said = (String, Result<Status, String>);
 
-/// The cluster's status as a table.
+/// Formats the cluster's status as a table.
 #[must_use]
 pub fn status_table(said: &[Said]) -> String {
     let decided = said.iter().filter_map(|(_, s)| s.as_ref().ok()).map(|s| s.decided).max();
@@ -299,7 +299,7 @@ pub fn status_table(said: &[Said]) -> String {
     text
 }
 
-/// How the members follow what is wanted, where they are not those wanted.
+/// Describes the configuration, and the changes under way to the wanted number of members.
 fn membership_lines(said: &[Said]) -> String {
     let statuses = said.iter().filter_map(|(_, status)| status.as_ref().ok());
     let Some(status) = statuses.max_by_key(|s| (s.configuration.id, s.role == Role::Leader)) else {
@@ -315,7 +315,7 @@ fn membership_lines(said: &[Said]) -> String {
     }
     lines.extend(leaving.iter().map(|name| format!("{name} leaves")));
     lines.extend(waits.iter().map(|why| format!("the members stay as they are: {why}")));
-    // Names and reasons are a replica's words.
+    // Names and reasons are text that a replica sent.
     lines.iter().map(|said| format!("\n{}", line(said.as_bytes()))).collect()
 }
 
@@ -345,7 +345,7 @@ mod tests {
         }
     }
 
-    /// Puts back what [`shown()`] escaped.
+    /// Reverses the escapes of [`shown()`].
     fn unescape(shown: &str) -> Vec<u8> {
         let (mut bytes, mut rest) = (Vec::new(), shown);
         let number = |digits: &str| u32::from_str_radix(digits, 16).unwrap();

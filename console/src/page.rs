@@ -1,13 +1,13 @@
 //! Pure: pages of text, as they are drawn and copied.
 //!
-//! Guarantees that nothing a terminal would obey is in one.
+//! Guarantees that no page contains anything that a terminal would obey.
 
 use crate::app::{App, Page};
 use crate::prompt::grammar::usage;
 use crate::text::{fit, time_of_day};
 use crate::{keymap, output};
 
-/// The lines of a page of text.
+/// Returns the lines of a page of text.
 #[must_use]
 pub fn lines(app: &App, page: &Page) -> Vec<String> {
     match page {
@@ -31,7 +31,7 @@ pub fn lines(app: &App, page: &Page) -> Vec<String> {
     }
 }
 
-/// Keys and commands, from the tables that they are read by.
+/// Lists keys and commands, from the tables by which they are read.
 fn help(app: &App) -> Vec<String> {
     let mut lines = Vec::new();
     for (mode, pane) in keymap::PARTS {

@@ -1,10 +1,11 @@
-//! The write probe: numbered writes at a steady rate, and the proof of what they came to.
+//! The write probe: numbered writes at a steady rate, and the proof of their outcome.
 //!
-//! Each write carries the next number as its value, under one of a ring of keys of the probe's own.
-//! When the probe is turned off, everything is read again: the log must have each acknowledged
-//! number exactly once, at the index that was acknowledged, and each key must hold a write that is
-//! no older than the last one acknowledged for it. Then the keys are removed. Guarantees that rate,
-//! writes in flight, number of writes and keys are bounded. Does not know how replicas agree.
+//! Each write carries the next number as its value, under one key of a ring of keys that the probe
+//! owns. When the probe is turned off, everything is read again: the log must have each
+//! acknowledged number exactly once, at the index that was acknowledged, and each key must hold a
+//! write that is no older than the last one acknowledged for it. Then the keys are removed.
+//! Guarantees that the rate, the writes in flight, and the numbers of writes and keys are bounded.
+//! Does not know how replicas agree.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,34 +23,34 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::message::{Ack, Event, ProbeReport, Proof};
 
-/// Time between two writes: 200 a second.
+/// The time between two writes: 200 a second.
 pub const BEAT: Duration = Duration::from_millis(5);
-/// Keys of one probe. A key comes again after 20 seconds, long after its last write has ended.
+/// The number of keys of one probe. A key is reused after 20 seconds, long after its last write.
 const SLOTS: u64 = 4096;
-/// Writes in flight; at a beat with so many nothing is sent.
+/// The maximum number of writes in flight; a beat at which it is reached sends nothing.
 const IN_FLIGHT_MAX: usize = 512;
-/// Writes of one probe, a quarter of an hour of them; then it proves them and ends.
+/// The number of writes after which a probe proves them and ends: a quarter of an hour of them.
 const WRITES_MAX: u64 = 200_000;
-/// Time between two reports.
+/// The time between two reports.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
-/// How long reading again may take.
+/// How long it may take to read everything again.
 const PROOF_PATIENCE: Duration = Duration::from_secs(60);
-/// Keys removed at once.
+/// The number of keys that are removed at once.
 const DELETES: usize = 64;
 
-/// What is done meanwhile, and comes to something.
+/// An asynchronous operation and its result.
 pub type Task<T> = BoxFuture<'static, T>;
 
-/// Where a probe writes.
+/// The store that a probe writes to.
 pub trait Store: Send + Sync + 'static {
-    /// Writes; the index at which it was decided.
+    /// Writes a key; returns the index at which the write was decided.
     fn put(self: Arc<Self>, key: Key, value: Value) -> Task<Result<u64, Fate>>;
     /// Removes a key.
     fn delete(self: Arc<Self>, key: Key) -> Task<Result<(), String>>;
-    /// All keys of a prefix, for certain.
+    /// Returns all pairs with a prefix, read linearizably.
     fn pairs(self: Arc<Self>, prefix: Vec<u8>) -> Task<Result<Vec<Pair>, String>>;
-    /// What was written under a prefix from one index to another, as the log tells. There is a
-    /// write at the last index.
+    /// Returns the writes under a prefix from one index to another, according to the log. There is
+    /// a write at the last index.
     fn history(
         self: Arc<Self>,
         prefix: Vec<u8>,
@@ -58,7 +59,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Task<Result<Vec<Written>, String>>;
 }
 
-/// A write as the log has it.
+/// A write as recorded in the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Written {
     /// Its index.
@@ -67,7 +68,7 @@ pub struct Written {
     pub value: Value,
 }
 
-/// A probe under way.
+/// A running probe.
 struct Probe {
     store: Arc<dyn Store>,
     prefix: String,
@@ -75,12 +76,12 @@ struct Probe {
     events: mpsc::Sender<Event>,
     /// The index of each acknowledged number.
     acknowledged: HashMap<u64, u64>,
-    /// Numbers whose outcome nobody told.
+    /// The numbers of the writes whose outcome is unknown.
     unknown: Vec<u64>,
     report: Report,
 }
 
-/// What the next report says.
+/// The content of the next report.
 #[derive(Default)]
 struct Report {
     acks: Vec<Ack>,
@@ -96,7 +97,7 @@ struct Ended {
     took: Duration,
 }
 
-/// Runs a probe until it is told to stop, then proves what it wrote.
+/// Runs a probe until `stop` is cancelled, then proves what it wrote.
 pub async fn run(
     store: Arc<dyn Store>,
     clock: Clock,
@@ -131,7 +132,7 @@ impl Probe {
         Key::from(format!("{}{:05}", self.prefix, number % SLOTS))
     }
 
-    /// Writes a key that is no number, to know where the log stands.
+    /// Writes a key that is not a number, to learn the current index of the log.
     async fn write_marker(&self, name: &str) -> Result<u64, String> {
         let key = Key::from(format!("{}{name}", self.prefix));
         let written = Arc::clone(&self.store).put(key, Value::from(name.to_owned())).await;
@@ -195,7 +196,7 @@ impl Probe {
         let _ = self.events.send(Event::Probe(report)).await;
     }
 
-    /// Reads everything again, and removes it.
+    /// Reads everything again, checks it, and removes it.
     async fn prove(&self, begin: u64) -> Result<Proof, String> {
         let end = self.write_marker("end").await?;
         let prefix = self.prefix.clone().into_bytes();
@@ -204,7 +205,8 @@ impl Probe {
         let key = |number| self.key(number);
         let proof = match Arc::clone(&self.store).history(prefix, begin, end).await {
             Ok(history) => judge(acknowledged, unknown, &history, &pairs, key),
-            // Whoever became a member meanwhile copied what was before: the keys have to do.
+            // A replica that joined meanwhile has the earlier writes as state only: the keys must
+            // do.
             Err(_) => {
                 judge(acknowledged, unknown, &last_writes(acknowledged, &pairs, key), &pairs, key)
             }
@@ -227,8 +229,8 @@ async fn write(store: Arc<dyn Store>, key: Key, number: u64) -> Ended {
     Ended { number, result, took: began.elapsed() }
 }
 
-/// What the log must have had, as far as the keys tell: each key's last write, and the acknowledged
-/// ones that later ones have overwritten.
+/// Returns the writes that the log must have had, as far as the keys show: each key's last write,
+/// and the acknowledged ones that later writes have overwritten.
 fn last_writes(
     acknowledged: &HashMap<u64, u64>,
     pairs: &[Pair],
@@ -242,7 +244,7 @@ fn last_writes(
     for (number, index) in acknowledged {
         let value = Value::from(number.to_string());
         let later = held.get(&key(*number)).filter(|pair| pair.revision > *index);
-        // One that is there at another index was done twice, and stands here twice.
+        // A write stored at another index was done twice, and is listed twice here.
         if later.is_some() {
             history.push(Written { index: *index, value });
         }
@@ -250,7 +252,7 @@ fn last_writes(
     history
 }
 
-/// What writes came to, by the log and by the keys.
+/// Judges the outcome of the writes by the log and by the keys.
 fn judge(
     acknowledged: &HashMap<u64, u64>,
     unknown: &[u64],
@@ -304,7 +306,7 @@ mod tests {
         (proof.lost, proof.doubled, proof.unknown_happened)
     }
 
-    /// Histories that are right, and such as must be found wrong.
+    /// Checks correct histories, and wrong ones that must be detected.
     #[test]
     fn the_proof_finds_what_is_lost_and_doubled() {
         let history = [written(11, 1), written(12, 2), written(13, 3), written(15, 11)];

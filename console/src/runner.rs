@@ -1,7 +1,7 @@
-//! Whoever runs the replicas: what can be done with their processes and their number.
+//! The runner of the replicas: controls their processes and their number.
 //!
-//! Guarantees that what cannot be done says why, and what helps. Does not know what the replicas
-//! hold; the [client](kvorum_protocol::Client) does.
+//! Guarantees that an error says why something cannot be done, and what helps. Does not know what
+//! the replicas hold; the [client](kvorum_protocol::Client) does.
 
 #[cfg(feature = "local")]
 use std::path::PathBuf;
@@ -20,22 +20,22 @@ use crate::message::{HowToKill, Place};
 #[cfg(feature = "local")]
 use crate::tail::tail;
 
-/// What is said where the number of replicas cannot be changed.
+/// The error where the number of replicas cannot be changed.
 const NO_SCALING: &str = "replicas at addresses follow whoever runs them: change the number of \
      replicas there";
-/// What is said where a replica cannot be killed.
+/// The error where a replica cannot be killed.
 const NO_KILLING: &str =
     "a replica at an address can be crashed only where faults are allowed (--allow-faults)";
-/// What is said where there are no logs.
+/// The error where there are no logs.
 const NO_LOGS: &str = "the log files of replicas at addresses are not at hand here";
-/// Bytes of a log file that are shown.
+/// The number of bytes of a log file that are shown.
 #[cfg(feature = "local")]
 const LOG_BYTES: u64 = 64 << 10;
 
-/// Whoever runs the replicas.
+/// The system that runs the replicas.
 #[derive(Clone)]
 pub enum Runner {
-    /// Somebody else; replicas at these addresses.
+    /// An unknown one; the replicas are at these addresses.
     Nobody(Vec<String>),
     /// The local cluster in this folder.
     #[cfg(feature = "local")]
@@ -44,19 +44,19 @@ pub enum Runner {
     Kubernetes(Arc<Kube>),
 }
 
-/// What the cluster's marker says.
+/// The content of the cluster's marker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Marked {
-    /// Which cluster has begun.
+    /// This cluster has begun.
     As(ClusterId),
-    /// There should be one.
+    /// The marker is missing where there should be one.
     Gone,
-    /// It is not at hand, or there is none.
+    /// The marker is not accessible, or there is none.
     Nowhere,
 }
 
 impl Marked {
-    /// What the text of a marker says.
+    /// Parses the text of a marker.
     fn read(text: Option<&str>) -> Result<Self, Stop> {
         let Some(text) = text else { return Ok(Self::Gone) };
         let marker: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
@@ -66,10 +66,10 @@ impl Marked {
 }
 
 impl Runner {
-    /// Which cluster is marked to have begun here.
+    /// Returns the cluster that has begun here, according to the marker.
     ///
     /// # Errors
-    /// Why that cannot be told.
+    /// When that cannot be determined.
     pub async fn marked(&self) -> Result<Marked, Stop> {
         match self {
             Self::Nobody(_) => Ok(Marked::Nowhere),
@@ -83,13 +83,13 @@ impl Runner {
         }
     }
 
-    /// What can be done here: all of it, where nobody tells what is not allowed.
+    /// Returns what can be done here: everything, if the API server does not say what is forbidden.
     pub async fn place(&self) -> Place {
         let told = self.told_place().await;
         told.unwrap_or_else(|| Place { name: self.name(), ..Place::default() })
     }
 
-    /// What is acted upon, in a few words.
+    /// Describes the target in a few words.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -100,7 +100,7 @@ impl Runner {
         }
     }
 
-    /// What can be done here; `None` when the API server does not tell what is allowed.
+    /// Returns what can be done here; `None` when the API server does not say what is allowed.
     pub async fn told_place(&self) -> Option<Place> {
         let name = self.name();
         Some(match self {
@@ -127,7 +127,7 @@ impl Runner {
         })
     }
 
-    /// Tells where the replicas run.
+    /// Calls `tell` with the place where the replicas run.
     pub fn with_ground<T>(&self, tell: impl FnOnce(Ground<'_>) -> T) -> T {
         match self {
             Self::Nobody(_) => tell(Ground::Elsewhere),
@@ -140,10 +140,10 @@ impl Runner {
         }
     }
 
-    /// Ends a replica's process; how it was done.
+    /// Ends a replica's process; returns how it was done.
     ///
     /// # Errors
-    /// Why it was not.
+    /// When it was not ended: why.
     pub async fn kill(&self, client: &Client, node: &str, how: HowToKill) -> Result<String, Stop> {
         match self {
             Self::Nobody(_) if how == HowToKill::Now => crash(client, node).await,
@@ -168,10 +168,10 @@ impl Runner {
         }
     }
 
-    /// Says how many replicas there should be.
+    /// Sets the wanted number of replicas.
     ///
     /// # Errors
-    /// Why that cannot be said here.
+    /// When it cannot be set here: why.
     pub async fn scale(&self, replicas: u32) -> Result<(), Stop> {
         match self {
             Self::Nobody(_) => Err(Stop::failed(NO_SCALING)),
@@ -184,10 +184,10 @@ impl Runner {
         }
     }
 
-    /// How many replicas are wanted.
+    /// Returns the wanted number of replicas.
     ///
     /// # Errors
-    /// Why that is not known here.
+    /// When it is not known here: why.
     pub fn wanted(&self) -> Result<u32, Stop> {
         match self {
             Self::Nobody(_) => Err(Stop::failed(NO_SCALING)),
@@ -197,10 +197,10 @@ impl Runner {
         }
     }
 
-    /// The end of a replica's own log.
+    /// Returns the end of a replica's own log.
     ///
     /// # Errors
-    /// Why it is not at hand.
+    /// When the log is not accessible: why.
     pub async fn logs(&self, node: &str) -> Result<Vec<String>, Stop> {
         match self {
             Self::Nobody(_) => Err(Stop::failed(NO_LOGS)),
@@ -218,16 +218,16 @@ impl Runner {
     }
 }
 
-/// Crashes a replica that allows faults; how it was done.
+/// Crashes a replica that allows faults; returns how it was done.
 async fn crash(client: &Client, node: &str) -> Result<String, Stop> {
     match client.administer(Admin::Crash, &Route::Through(node.to_owned())).await {
-        // A process that ends at once may not get its answer out.
+        // A process that ends at once may not get its reply out.
         Ok(()) | Err(ClientError::Unknown { .. }) => Ok("by a crash".to_owned()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Does what blocks on a thread for that.
+/// Runs blocking work on a thread meant for it.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Stop> + Send + 'static,
 ) -> Result<T, Stop> {

@@ -1,8 +1,8 @@
-//! The one loop: next event, update, effects, draw.
+//! The console's one loop: next event, update, effects, draw.
 //!
-//! It owns the [`App`]; everything else talks to it by bounded channels. Data is drawn at most ten
-//! times a second, the answer to a key at once. When nothing changes, nothing is drawn and no timer
-//! runs. Guarantees that no call, however long it takes, delays a key.
+//! It owns the [`App`]; everything else talks to it through bounded channels. Data is drawn at most
+//! ten times a second, the response to a key at once. When nothing changes, nothing is drawn and no
+//! timer runs. Guarantees that no call, however long it takes, delays a key.
 
 mod printing;
 mod told;
@@ -32,37 +32,37 @@ use crate::sink::{EVENTS_MAX, Sink};
 use crate::update::update;
 use crate::view;
 
-/// Least time between two drawings of data.
+/// The least time between two drawings of data.
 pub const DATA_INTERVAL: Duration = Duration::from_millis(100);
-/// Time between two ticks while only ages change.
+/// The time between two ticks while only ages change.
 const AGE_INTERVAL: Duration = Duration::from_secs(1);
-/// Time between two signs of life on a shared terminal.
+/// The time between two signs of life on a shared terminal.
 const HEARTBEAT: Duration = Duration::from_secs(view::HEARTBEAT_SECONDS);
-/// A shared console that nobody did anything with for so long is left alone.
+/// The idle time beyond which a shared console counts as left alone.
 const LEFT_AFTER: Duration = Duration::from_secs(600);
-/// Events taken before the next drawing.
+/// The most events taken before the next drawing.
 const BURST_MAX: usize = 64;
-/// How long the probe may take to remove its keys when the console ends.
+/// The time that the probe may take to remove its keys when the console ends.
 const PROBE_PATIENCE: Duration = Duration::from_millis(700);
-/// How long a backend may take to stop.
+/// The time that a backend may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_millis(1900);
 
-/// Attaches to a cluster.
+/// A function that attaches to a cluster.
 pub type Attach = Box<dyn Fn(Destination) -> Task<Result<Arc<dyn Backend>, Stop>> + Send>;
 
-/// Where things are shown.
+/// The place where output is shown.
 pub enum Front {
     /// On a terminal.
     Screen(Screen),
-    /// As lines, for people.
+    /// As human-readable lines.
     Plain,
-    /// What happens, as JSON, a line each.
+    /// As JSON, one line for each happening.
     Jsonl,
     /// Nowhere, until the demo is over.
     Demo,
 }
 
-/// The loop and what it owns.
+/// The state that the loop owns.
 pub struct Runtime {
     app: App,
     clock: Clock,
@@ -71,32 +71,32 @@ pub struct Runtime {
     attach: Attach,
     backend: Option<Arc<dyn Backend>>,
     watching: Option<JoinHandle<()>>,
-    /// What is seen of the cluster: that of the backend alone.
+    /// The observations of the cluster, from the current backend only.
     seen: mpsc::Receiver<Event>,
-    /// How often it was tried to attach.
+    /// The number of attempts to attach.
     attempts: u64,
-    /// The end of such a try.
+    /// The channel for the result of such an attempt.
     attached: mpsc::Sender<Attempt>,
     /// The probe under way, until it is proven.
     probe: Option<(CancellationToken, JoinHandle<()>)>,
     events: mpsc::Sender<Event>,
-    /// What was drawn last, for pictures.
+    /// The last screen drawn, for pictures.
     drawn: Buffer,
-    /// Answers and happenings printed so far.
+    /// The numbers of answers and happenings printed so far.
     printed: (u64, u64),
     /// The question that was printed last.
     asked: Option<Dialog>,
 }
 
-/// The end of a try to attach.
+/// The result of an attempt to attach.
 struct Attempt {
-    /// Which try it was.
+    /// The number of the attempt.
     number: u64,
     /// The backend, or why there is none.
     result: Result<Arc<dyn Backend>, Stop>,
 }
 
-/// When something is drawn.
+/// The time at which to draw.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Not,
@@ -105,7 +105,7 @@ enum Due {
 }
 
 impl Runtime {
-    /// A console that attaches as `attach` says.
+    /// Prepares a console that attaches by `attach`.
     #[must_use]
     pub fn prepare(
         app: App,
@@ -116,7 +116,7 @@ impl Runtime {
     ) -> Loop {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (attached, attachments) = mpsc::channel(1);
-        // Nothing is seen before there is a backend.
+        // Nothing is observed before there is a backend.
         let (_, seen) = mpsc::channel(1);
         let runtime = Self {
             app,
@@ -138,7 +138,7 @@ impl Runtime {
         Loop { runtime, inbox, attachments }
     }
 
-    /// Takes in an event, and does what comes of it.
+    /// Applies an event, and carries out the effects that result.
     fn take(&mut self, event: Event) {
         for effect in update(&mut self.app, self.clock.now(), event) {
             self.carry_out(effect);
@@ -213,7 +213,7 @@ impl Runtime {
 
     fn attached(&mut self, Attempt { number, result }: Attempt) {
         if number != self.attempts {
-            // Something else was asked for meanwhile.
+            // Another attempt was requested meanwhile.
             if let Ok(backend) = result {
                 tokio::spawn(backend.stop());
             }
@@ -235,7 +235,7 @@ impl Runtime {
         self.take(Event::Attached(place));
     }
 
-    /// Shows how things stand.
+    /// Shows the current state.
     fn show(&mut self) {
         match &self.front {
             Front::Screen(_) => self.draw(),
@@ -247,7 +247,7 @@ impl Runtime {
 
     fn draw(&mut self) {
         let (width, height) = self.app.size;
-        // A terminal that nobody has attached to yet has no size.
+        // A terminal to which no viewer has attached yet has no size.
         if width == 0 || height == 0 {
             return;
         }
@@ -263,8 +263,8 @@ impl Runtime {
         }
     }
 
-    /// Whether the next key or line may be taken. A line waits for the cluster and for the answers
-    /// to the lines before it, so that commands from a file are done one after the other.
+    /// Whether the next key or line may be taken. A line waits for the cluster and for the replies
+    /// to the lines before it, so that commands from a file are carried out one after the other.
     fn takes_input(&self) -> bool {
         match self.front {
             Front::Plain => {
@@ -274,13 +274,13 @@ impl Runtime {
         }
     }
 
-    /// Whether nobody has done anything with a shared console for long: then only its heart beats.
+    /// Whether a shared console has been idle for long: then it is drawn only for its heartbeat.
     fn is_left(&self) -> bool {
         let since = self.app.now.monotonic.saturating_sub(self.app.attended.monotonic);
         self.app.settings.is_shared && since > LEFT_AFTER
     }
 
-    /// Least time between two drawings of data.
+    /// Returns the least time between two drawings of data.
     fn data_interval(&self) -> Duration {
         if self.is_left() { HEARTBEAT } else { DATA_INTERVAL }
     }
@@ -289,13 +289,13 @@ impl Runtime {
     fn is_over(&self) -> bool {
         let is_played = self.app.demo.as_ref().is_some_and(Demo::is_over);
         let demo_is_over = is_played && self.probe.is_none();
-        // Whoever only listens, and has no keys to choose another cluster by, is at the end of it.
+        // A console that only listens, without keys to choose another cluster, ends when detached.
         let is_listener = matches!(self.front, Front::Plain | Front::Jsonl) && self.input.is_none();
         let is_alone = is_listener && matches!(self.app.stage, Stage::Detached { .. });
         self.app.is_quitting || is_alone || matches!(self.front, Front::Demo) && demo_is_over
     }
 
-    /// When time alone changes something, if it does.
+    /// Returns when time alone changes something, if it does.
     fn next_tick(&self, last: Instant) -> Option<Instant> {
         let is_attached = matches!(self.app.stage, Stage::Attached(_));
         if self.app.settings.is_shared && is_attached && (self.is_left() || !self.app.needs_ticks())
@@ -310,14 +310,14 @@ impl Runtime {
     }
 }
 
-/// A runtime, and what comes to it.
+/// A runtime, and the channels that feed it.
 pub struct Loop {
     runtime: Runtime,
     inbox: mpsc::Receiver<Event>,
     attachments: mpsc::Receiver<Attempt>,
 }
 
-/// What woke the loop.
+/// The reason why the loop woke up.
 enum Woken {
     Key(Option<Event>),
     Event(Event),
@@ -327,13 +327,13 @@ enum Woken {
 }
 
 impl Loop {
-    /// Where events can be sent to this console.
+    /// Returns a channel by which events can be sent to this console.
     #[must_use]
     pub fn sender(&self) -> mpsc::Sender<Event> {
         self.runtime.events.clone()
     }
 
-    /// Runs until the console is told to end; what it then knows.
+    /// Runs until the console is asked to end, and returns its last state.
     ///
     /// # Errors
     /// When signals cannot be listened for.
@@ -343,7 +343,7 @@ impl Loop {
             let (width, height) = crate::screen::size();
             self.runtime.take(Event::Resize { width, height });
         }
-        // The first frame is there before anything is asked of anybody.
+        // The first frame is drawn before any request is sent.
         self.runtime.show();
         if self.runtime.app.settings.is_shared && self.runtime.app.size == (0, 0) {
             crate::note::note("the console is ready: kubectl attach -it deploy/kvorum-console");
@@ -395,7 +395,7 @@ impl Loop {
         }
     }
 
-    /// Takes in what woke the loop; when to draw it.
+    /// Handles what woke the loop, and returns when to draw it.
     fn taken(&mut self, woken: Woken, ticked: &mut Instant, tick_at: Option<Instant>) -> Due {
         let runtime = &mut self.runtime;
         match woken {
@@ -403,7 +403,7 @@ impl Loop {
                 runtime.take(event);
                 Due::Now
             }
-            // The terminal, or whoever wrote the lines, is gone.
+            // The terminal, or the source of the lines, is gone.
             Woken::Key(None) => {
                 runtime.input = None;
                 runtime.app.is_quitting = true;
@@ -425,12 +425,12 @@ impl Loop {
         }
     }
 
-    /// Takes what else is there already, so that it shares the drawing; keys first.
+    /// Takes the events that are there already, so that they share the drawing; keys first.
     fn take_burst(&mut self) -> Due {
         let mut due = Due::Not;
         for _ in 0..BURST_MAX {
             let runtime = &mut self.runtime;
-            // What a line brings is printed before the next one is taken.
+            // The result of a line is printed before the next one is taken.
             let is_plain = matches!(runtime.front, Front::Plain);
             let input = runtime.input.as_mut().filter(|_| !is_plain);
             if let Some(key) = input.and_then(|input| input.try_recv().ok()) {
@@ -447,14 +447,14 @@ impl Loop {
         due
     }
 
-    /// Ends what was begun. The terminal comes first: nothing may keep it.
+    /// Ends everything that was begun. The terminal comes first: nothing may keep it.
     async fn end(self) -> App {
         let Runtime { mut app, front, backend, probe, watching, seen, .. } = self.runtime;
         app.is_quitting = true;
         if let Front::Screen(screen) = front {
             screen.leave();
         }
-        // What nobody reads any more ends by itself.
+        // A task that sends to a closed channel ends by itself.
         drop((self.inbox, self.attachments, seen));
         if let Some((stop, probe)) = probe {
             stop.cancel();
@@ -470,7 +470,7 @@ impl Loop {
     }
 }
 
-/// Takes in data; answers to what one did are shown at once.
+/// Applies data, and returns when to draw it; replies to the user's calls are drawn at once.
 fn take_data(runtime: &mut Runtime, event: Event) -> Due {
     let due = match &event {
         Event::Answered { .. } => Due::Now,

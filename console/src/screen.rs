@@ -1,12 +1,11 @@
 //! The terminal: its modes, and the thread that writes to it.
 //!
-//! The thread owns the terminal and may block in a write; whoever draws hands it whole frames and
+//! The thread owns the terminal and may block in a write; the caller hands it whole frames and
 //! never waits: the latest frame wins. Each frame is one synchronized batch (DEC mode 2026).
-//! Guarantees that the terminal is given back as it was, on every way out: [`Screen::leave`], a
-//! panic on any thread, a signal; and that giving it back waits no longer than `PATIENCE`. A
-//! terminal that viewers share gets no modes at all but raw lines, since they leave without a word.
-//! Whoever stopped the process meanwhile finds the terminal as it was.
-//! A frame that shows nothing new writes nothing.
+//! Guarantees that the terminal is restored as it was, on every way out: [`Screen::leave`], a panic
+//! on any thread, a signal; and that restoring it waits no longer than `PATIENCE`. A terminal that
+//! viewers share is only put into raw mode, since viewers leave without notice. While the process
+//! is suspended, the terminal is as it was. A frame that shows nothing new writes nothing.
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::mem::ManuallyDrop;
@@ -27,17 +26,17 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 use ratatui::{Terminal, TerminalOptions, Viewport};
 
-/// How long a way out waits for a write that is under way.
+/// How long a way out waits for a write in progress.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// Bytes of a frame that are written at once.
+/// The number of bytes of a frame that are written at once.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Most columns and rows that are drawn on; what is beyond stays empty. Anything may be told of a
-/// terminal's size, and each cell takes memory several times.
+/// The maximum columns and rows that are drawn; what is beyond stays empty. A terminal may report
+/// any size, and each cell takes memory several times.
 const COLUMNS_MAX: u16 = 1000;
 const ROWS_MAX: u16 = 500;
 
-/// A write that took so long may not have reached whoever looks now.
+/// The duration above which a write may not have reached the current viewer.
 const STUCK: Duration = Duration::from_secs(5);
 
 /// The modes that the terminal is put into.
@@ -45,33 +44,33 @@ const STUCK: Duration = Duration::from_secs(5);
 pub enum Modes {
     /// The alternate screen, no cursor, pastes in brackets.
     Own,
-    /// None, for a terminal that viewers come to and go from: they would be left with them.
+    /// None, for a terminal that viewers attach to and detach from: theirs would keep the modes.
     Shared,
 }
 
-/// The terminal is in the console's modes.
+/// Whether the terminal is in the console's modes.
 static IS_ENTERED: AtomicBool = AtomicBool::new(false);
-/// And they are those of a shared one.
+/// Whether those are the modes of a shared terminal.
 static IS_SHARED: AtomicBool = AtomicBool::new(false);
-/// The terminal is given back for a while: nothing is written to it.
+/// Whether the terminal is given back for a while: nothing is written to it.
 static IS_SUSPENDED: AtomicBool = AtomicBool::new(false);
 /// Held while a frame is written, so that a way out does not write into the middle of one.
 static WRITING: Mutex<()> = Mutex::new(());
 
-/// What is to be shown.
+/// A frame to show.
 #[derive(PartialEq)]
 pub struct Frame {
     /// The cells.
     pub buffer: Buffer,
-    /// Where the cursor is, if it is shown.
+    /// The position of the cursor, if it is shown.
     pub cursor: Option<Position>,
 }
 
-/// What waits for the thread.
+/// The work that waits for the thread.
 #[derive(Default)]
 struct Slot {
     frame: Option<Frame>,
-    /// Everything is drawn anew with the next frame.
+    /// Whether everything is drawn anew with the next frame.
     anew: bool,
     /// Text for the clipboard.
     copy: Option<String>,
@@ -95,7 +94,7 @@ pub fn is_terminal() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal() && !is_dumb
 }
 
-/// Columns and rows of the terminal that are drawn on; none where it has not been told.
+/// Returns the columns and rows of the terminal that are drawn; zero where they are not known.
 #[must_use]
 pub fn size() -> (u16, u16) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
@@ -110,7 +109,7 @@ impl Screen {
     /// # Errors
     /// When it cannot be put into raw mode or written to.
     pub fn enter(modes: Modes) -> io::Result<Self> {
-        // Colors are this program's business, NO_COLOR included.
+        // This program decides on colors itself, NO_COLOR included.
         crossterm::style::force_color_output(true);
         enable_raw_mode()?;
         IS_SHARED.store(modes == Modes::Shared, Ordering::SeqCst);
@@ -123,7 +122,7 @@ impl Screen {
         let (end, ended) = mpsc::channel();
         let waiting = Arc::clone(&slot);
         std::thread::Builder::new().name("terminal".to_owned()).spawn(move || {
-            // A terminal that is gone is noticed by whoever reads it.
+            // The loss of the terminal is noticed by the thread that reads it.
             let _ = write_frames(&waiting);
             drop(end);
         })?;
@@ -136,7 +135,7 @@ impl Screen {
         changed.notify_one();
     }
 
-    /// Shows a frame, in place of one that is not shown yet.
+    /// Shows a frame, instead of one that is not shown yet.
     pub fn show(&self, frame: Frame) {
         self.tell(|slot| slot.frame = Some(frame));
     }
@@ -157,19 +156,19 @@ impl Screen {
         put_back();
     }
 
-    /// Takes the terminal again, after the process was stopped: whoever had it meanwhile may have
-    /// left it in any mode. To be drawn anew.
+    /// Takes the terminal again after the process was stopped: another program may have left it in
+    /// any mode. The next frame is drawn anew.
     pub fn resume(&self) {
-        // What it was put into before is remembered, and would not be set again.
+        // The library remembers the mode that it set before, and would not set it again.
         let _ = disable_raw_mode().and_then(|()| enable_raw_mode());
         let modes = if IS_SHARED.load(Ordering::SeqCst) { Modes::Shared } else { Modes::Own };
-        // A terminal that is gone is noticed by whoever reads it.
+        // The loss of the terminal is noticed by the thread that reads it.
         let _ = set_modes(modes);
         IS_SUSPENDED.store(false, Ordering::SeqCst);
         self.redraw();
     }
 
-    /// Gives the terminal back.
+    /// Gives the terminal back, after its thread has ended or `PATIENCE` has passed.
     pub fn leave(self) {
         self.tell(|slot| slot.is_over = true);
         let _ = self.ended.recv_timeout(PATIENCE);
@@ -177,10 +176,10 @@ impl Screen {
     }
 }
 
-/// Writes frames until it is over.
+/// Writes frames until the screen is left.
 fn write_frames(slot: &(Mutex<Slot>, Condvar)) -> io::Result<()> {
     let out = BufWriter::with_capacity(BUFFER_BYTES, io::stdout());
-    // Never dropped: that would show the cursor once more, and panic where nobody sees it.
+    // Never dropped: that would show the cursor once more, and panic unseen.
     let mut terminal: Option<ManuallyDrop<Terminal<CrosstermBackend<BufWriter<Stdout>>>>> = None;
     let mut out = Some(out);
     let mut last: Option<Frame> = None;
@@ -198,7 +197,7 @@ fn write_frames(slot: &(Mutex<Slot>, Condvar)) -> io::Result<()> {
             (waiting.frame.take(), anew, waiting.copy.take())
         };
         let _writing = lock(&WRITING);
-        // Whoever gave the terminal back meanwhile must not find a frame on it.
+        // The terminal may have been given back meanwhile: no frame may be written to it then.
         if !IS_ENTERED.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -248,7 +247,7 @@ fn write_frame<W: Write>(
     Ok(())
 }
 
-/// Gives the terminal back, from wherever; once.
+/// Gives the terminal back, from any thread; once.
 pub fn give_back() {
     if IS_ENTERED.swap(false, Ordering::SeqCst) {
         put_back();
@@ -262,16 +261,16 @@ fn set_modes(modes: Modes) -> io::Result<()> {
     }
 }
 
-/// Puts the terminal back into the modes that it was in.
+/// Restores the modes that the terminal was in.
 fn put_back() {
-    // A write that is under way ends first, unless the terminal does not take it.
+    // A write in progress ends first, unless the terminal does not accept it.
     let began = Instant::now();
     let mut writing = WRITING.try_lock();
     while writing.is_err() && began.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(5));
         writing = WRITING.try_lock();
     }
-    // The mode of the line first: it needs nobody to read.
+    // The line mode first: that needs no reader.
     let _ = disable_raw_mode();
     let is_shared = IS_SHARED.load(Ordering::SeqCst);
     let restore = move || {
@@ -291,7 +290,7 @@ fn put_back() {
         Ok(_held) => {
             let _ = restore();
         }
-        // Nobody reads: a thread of its own may wait for that.
+        // The terminal is not being read: a separate thread may wait for that.
         Err(_) => {
             let restored = std::thread::spawn(restore);
             std::thread::sleep(Duration::from_millis(50));

@@ -1,8 +1,8 @@
-//! The signals that a console or a local cluster answers to.
+//! The signals that a console or a local cluster responds to.
 //!
-//! Guarantees that one which whoever started the program wants ignored stays ignored: `nohup` does
-//! so, and a shell that runs a script for its jobs in the background. Where the system does not
-//! show which are ignored, as outside Linux, none is taken to be.
+//! Guarantees that a signal stays ignored if the process was started with it ignored: `nohup` does
+//! so, and a shell that runs a script does so for its background jobs. Where the system does not
+//! show which signals are ignored, as outside Linux, none is assumed to be.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -12,11 +12,11 @@ use tokio::signal::unix::{self, SignalKind, signal};
 
 use crate::exit::Stop;
 
-/// Signals that mean the same.
+/// Signals that have the same meaning.
 struct Any(Vec<unix::Signal>);
 
 impl Any {
-    /// Listens for those that are not ignored.
+    /// Listens for the signals that are not ignored.
     fn of(signals: &[Signal]) -> Result<Self, Stop> {
         let ignored = ignored();
         let heard = signals.iter().filter(|signal| !has(ignored, **signal));
@@ -32,45 +32,45 @@ impl Any {
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP.
+/// The signals that end the program: SIGINT, SIGTERM and SIGHUP.
 pub struct EndSignals(Any);
 
 impl EndSignals {
-    /// Listens for them from now on.
+    /// Listens for these signals from now on.
     ///
     /// # Errors
-    /// When the system does not let it.
+    /// When the system does not allow it.
     pub fn new() -> Result<Self, Stop> {
         Any::of(&[Signal::INT, Signal::TERM, Signal::HUP]).map(Self)
     }
 
-    /// Waits for the next one.
+    /// Waits for the next one of them.
     pub async fn next(&mut self) {
         poll_fn(|context| self.0.poll(context)).await;
     }
 }
 
-/// What a console is told by a signal.
+/// The meaning of a signal for the console.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Told {
-    /// To end.
+    /// The console is to end.
     End,
-    /// To stop until it is told to go on, as by Ctrl-Z.
+    /// The console is to stop until it is continued, as by Ctrl-Z.
     Suspend,
-    /// That it goes on, after it was stopped.
+    /// The console was continued, after it was stopped.
     GoOn,
-    /// That the terminal has another size.
+    /// The terminal was resized.
     Resized,
 }
 
-/// The signals that a console answers to.
+/// The signals that a console responds to.
 pub struct ConsoleSignals([(Told, Any); 4]);
 
 impl ConsoleSignals {
-    /// Listens for them from now on.
+    /// Listens for these signals from now on.
     ///
     /// # Errors
-    /// When the system does not let it.
+    /// When the system does not allow it.
     pub fn new() -> Result<Self, Stop> {
         Ok(Self([
             (Told::End, EndSignals::new()?.0),
@@ -80,7 +80,7 @@ impl ConsoleSignals {
         ]))
     }
 
-    /// What the next one tells.
+    /// Waits for the next signal, and returns its meaning.
     pub async fn next(&mut self) -> Told {
         poll_fn(|context| {
             let is_told = self
@@ -93,34 +93,34 @@ impl ConsoleSignals {
     }
 }
 
-/// Whether there is a shell that can let this process go on once it has stopped: it belongs to a
-/// job of its own then. Who is stopped without one never goes on.
+/// Whether there is a shell that can continue this process once it has stopped: then the process
+/// belongs to a job of its own. A process that is stopped without such a shell is never continued.
 #[must_use]
 pub fn may_suspend() -> bool {
     process::getsid(None).is_ok_and(|session| session != process::getpgrp())
 }
 
-/// Asks the whole job to stop, as the terminal does for Ctrl-Z; it comes back as [`Told::Suspend`].
+/// Asks the whole job to stop, as the terminal does for Ctrl-Z; arrives as [`Told::Suspend`].
 pub fn ask_to_suspend() {
     let _ = process::kill_current_process_group(Signal::TSTP);
 }
 
-/// Stops this process until it is told to go on.
+/// Stops this process until it is continued.
 pub fn suspend() {
-    // The signal that asks for it is listened for, so it does not stop anybody itself.
+    // SIGTSTP is listened for, so it does not stop the process itself.
     let _ = process::kill_process(process::getpid(), Signal::STOP);
 }
 
-/// Makes a write beyond the limit of a file's size (`ulimit -f`) fail with an error from here on.
+/// Makes a write beyond the file size limit (`ulimit -f`) fail with an error from here on.
 ///
 /// # Errors
-/// When the system does not let it.
+/// When the system does not allow it.
 pub fn outlive_large_files() -> Result<(), Stop> {
-    // Listening once is enough: a signal that was listened for ends nobody again.
+    // Listening once is enough: a signal that was listened for never ends the process again.
     Any::of(&[Signal::XFSZ]).map(drop)
 }
 
-/// The signals that are ignored, a bit each.
+/// A description of what happened to the process.
 fn ignored() -> u64 {
     std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored_in(&status))
 }

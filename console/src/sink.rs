@@ -1,39 +1,39 @@
-//! Where whoever watches a cluster tells the console what it sees.
+//! The channel on which a watcher of a cluster reports to the console.
 //!
-//! Guarantees that what waits for the console is bounded: who tells it something waits.
+//! Guarantees that the number of events waiting for the console is bounded: a sender waits.
 
 use tokio::sync::mpsc;
 
 use crate::exit::Stop;
 use crate::message::{Event, Seen};
 
-/// Events that wait for the console. When it is full, whoever tells it something waits.
+/// The number of events that may wait for the console. When it is reached, senders wait.
 pub const EVENTS_MAX: usize = 256;
 
-/// Where a backend tells what it sees.
+/// The sender with which a backend reports what it sees.
 #[derive(Clone)]
 pub struct Sink {
     events: mpsc::Sender<Event>,
 }
 
 impl Sink {
-    /// A sink into the console's events.
+    /// Creates a sink into the console's events.
     #[must_use]
     pub fn new(events: mpsc::Sender<Event>) -> Self {
         Self { events }
     }
 
-    /// Tells something. False when nobody listens any more.
+    /// Reports something. Returns false when the receiver is gone.
     pub async fn tell(&self, seen: Seen) -> bool {
         self.events.send(Event::Seen(seen)).await.is_ok()
     }
 
-    /// Tells that the cluster is not there any more, and why.
+    /// Reports that the cluster is no longer there, and why.
     pub async fn lost(&self, why: Stop) {
         let _ = self.events.send(Event::NotAttached(why)).await;
     }
 
-    /// Ends when nobody listens any more.
+    /// Waits until the receiver is gone.
     pub async fn closed(&self) {
         self.events.closed().await;
     }

@@ -1,4 +1,4 @@
-//! What the replicas of a cluster say about themselves, asked all at once.
+//! The statuses of a cluster's replicas, requested all at once.
 //!
 //! Guarantees that a replica that hangs delays a command by less than a second.
 
@@ -15,11 +15,11 @@ use tokio::time::timeout;
 use crate::exit::Stop;
 use crate::output::Said;
 
-/// How long one replica is waited for when others have answered: with some that hang, a command
-/// still answers within a second, the time to find one that does not included.
+/// The time to wait for one replica when others have answered: even if some hang, a command answers
+/// within a second, including the time to find one that does not hang.
 const STATUS_PATIENCE: Duration = Duration::from_millis(700);
 
-/// Asks everybody who is there, of whatever cluster, and whoever else is a member.
+/// Asks every replica that is there, of whatever cluster, and every other member.
 pub async fn ask_everybody(client: &Arc<Client>) -> Result<Vec<Said>, Stop> {
     let (members, there) = tokio::join!(ask_all(client), client.survey(STATUS_PATIENCE));
     let mut said = match members {
@@ -37,13 +37,13 @@ pub async fn ask_everybody(client: &Arc<Client>) -> Result<Vec<Said>, Stop> {
     Ok(said)
 }
 
-/// Adds what somebody says who was asked whatever it is.
+/// Adds the reply of a replica that was asked at its endpoint, of whatever cluster it is.
 fn add(said: &mut Vec<Said>, name: String, told: Result<Status, String>) {
     let is_known = said.iter().any(|(other, known)| match (known, &told) {
         (Ok(known), Ok(told)) => *other == name && known.cluster == told.cluster,
         _ => *other == name && told.is_err(),
     });
-    // Who does not answer as a member may do as what it is.
+    // A replica that does not answer as a member may answer at its endpoint.
     let refused = said.iter_mut().find(|(other, known)| *other == name && known.is_err());
     match refused {
         _ if is_known => {}
@@ -52,11 +52,11 @@ fn add(said: &mut Vec<Said>, name: String, told: Result<Status, String>) {
     }
 }
 
-/// Asks every member, and everybody who is to become one, at once.
+/// Asks every member and every linked joiner at once.
 pub async fn ask_all(client: &Arc<Client>) -> Result<Vec<Said>, Stop> {
     let first = client.status(&Route::Any).await?;
     let said = ask_those(client, &first).await;
-    // Whoever was asked first may have left, and know only who was a member then.
+    // The first replica may have left, and know only the members of that time.
     let statuses = said.iter().filter_map(|(_, status)| status.as_ref().ok());
     let newest = statuses.max_by_key(|status| status.configuration.id).cloned();
     match newest.filter(|newest| newest.configuration.id > first.configuration.id) {
@@ -65,7 +65,7 @@ pub async fn ask_all(client: &Arc<Client>) -> Result<Vec<Said>, Stop> {
     }
 }
 
-/// Asks those whom a status names.
+/// Asks the members and joiners that a status names.
 async fn ask_those(client: &Arc<Client>, status: &Status) -> Vec<Said> {
     let mut asked = JoinSet::new();
     let members = status.configuration.members.iter().map(|member| &member.name);

@@ -1,10 +1,10 @@
-//! The end of a file.
+//! Reads the end of a file.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// The end of a file, at most so many bytes, and whether something before it is left out.
+/// Returns the end of a file, at most `bytes` bytes, and whether something before it is left out.
 pub fn tail(path: &Path, bytes: u64) -> io::Result<(String, bool)> {
     let mut file = File::open(path)?;
     let skipped = file.metadata()?.len().saturating_sub(bytes);

@@ -1,8 +1,8 @@
-//! Which cluster a command talks to.
+//! The choice of the cluster that a command talks to.
 //!
-//! By flag, else by environment, else a living local cluster in the default folder, else the
+//! The order is: a flag, the environment, a running local cluster in the default folder, the
 //! kubeconfig's context. Guarantees that the choice is named on standard error, and that a write is
-//! refused when two would do and no flag decides.
+//! rejected when two clusters are named and no flag decides.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,18 +28,18 @@ pub enum Target {
     Kubernetes(kubernetes::Named),
 }
 
-/// How the target was named.
+/// The ways in which the target was named.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Named {
-    /// `--endpoints` is given, and by a flag.
+    /// The source of `--endpoints`, if it is given.
     pub endpoints: Option<By>,
-    /// `--local` is given, and by a flag.
+    /// The source of `--local`, if it is given.
     pub local: Option<By>,
-    /// `--context`, `--namespace` or `--statefulset` is given, and by a flag.
+    /// The source of `--context`, `--namespace` or `--statefulset`, if one is given.
     pub kubernetes: Option<By>,
 }
 
-/// Who named it.
+/// The source of a name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum By {
     /// The command line.
@@ -49,12 +49,12 @@ pub enum By {
 }
 
 impl Named {
-    /// Looks how clap found the values.
+    /// Determines how clap found the values.
     #[must_use]
     pub fn of(matches: &ArgMatches) -> Self {
         let by = |id: &str, variable: &str| match matches.value_source(id) {
             Some(ValueSource::CommandLine) => Some(By::Flag),
-            // A variable that is set to nothing is not set.
+            // A variable that is empty counts as not set.
             Some(ValueSource::EnvVariable) => {
                 let value = std::env::var_os(variable).filter(|value| !value.is_empty());
                 value.map(|_| By::Environment)
@@ -74,17 +74,17 @@ impl Named {
     }
 }
 
-/// What there is where nothing is named.
+/// The clusters that are available when none is named.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Found {
-    /// The default folder, if a local cluster lives there.
+    /// The default folder, if a local cluster runs there.
     pub living: Option<PathBuf>,
-    /// There is a kubeconfig, or this is a pod.
+    /// Whether there is a kubeconfig, or this process runs in a pod.
     pub has_kubernetes: bool,
 }
 
 impl Found {
-    /// Looks.
+    /// Looks for these clusters.
     #[must_use]
     pub fn look() -> Self {
         Self { living: living(), has_kubernetes: config::is_there() }
@@ -161,7 +161,7 @@ pub fn check_addresses(addresses: &[String]) -> Result<(), Stop> {
 }
 
 impl Target {
-    /// The target in a few words.
+    /// Describes the target in a few words.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
@@ -179,8 +179,8 @@ impl Target {
         }
     }
 
-    /// A client of the target, and whoever runs it. Says on standard error which one that is:
-    /// where little is named, context and namespace are known only when it was found.
+    /// Opens a client of the target, and its runner. Names the target on standard error: where
+    /// little is named, context and namespace are known only once it was found.
     pub async fn open(&self, global: &Global) -> Result<(Arc<Client>, Runner), Stop> {
         let options = Options { deadline: global.timeout, ..Options::default() };
         if !matches!(self, Self::Kubernetes(_)) {
@@ -211,7 +211,7 @@ impl Target {
     }
 }
 
-/// The default folder, if a local cluster lives there.
+/// Returns the default folder, if a local cluster runs there.
 pub fn living() -> Option<std::path::PathBuf> {
     #[cfg(feature = "local")]
     return crate::local::folder::living();

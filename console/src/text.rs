@@ -1,7 +1,7 @@
 //! Pure: words, numbers and times as they are drawn.
 //!
-//! Guarantees that two states never have the same word, so that all is told without color and with
-//! ASCII alone; and that nothing a terminal would obey is drawn.
+//! Guarantees that two states never have the same word, so that everything is shown without color
+//! and with ASCII alone; and that nothing a terminal would interpret is drawn.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::app::cluster::State;
 
-/// How a replica is, in one word.
+/// Returns a replica's state, in one word.
 #[must_use]
 pub fn state_word(state: State) -> &'static str {
     match state {
@@ -31,7 +31,7 @@ pub fn state_word(state: State) -> &'static str {
     }
 }
 
-/// Text in exactly so many cells: cut with an ellipsis, or filled with blanks.
+/// Fits text into exactly `width` cells: cut with a `~`, or filled with blanks.
 #[must_use]
 pub fn fit(text: &str, width: usize) -> String {
     let cells = text.width();
@@ -55,7 +55,7 @@ pub fn fit(text: &str, width: usize) -> String {
     format!("{fitted}{}", " ".repeat(width - used))
 }
 
-/// A time of day, with seconds.
+/// Formats a time of day, with seconds.
 #[must_use]
 pub fn time_of_day(wall_us: u64, zone: &TimeZone) -> String {
     let at = i64::try_from(wall_us).ok().and_then(|us| Timestamp::from_microsecond(us).ok());
@@ -65,7 +65,7 @@ pub fn time_of_day(wall_us: u64, zone: &TimeZone) -> String {
     }
 }
 
-/// A span of time, short: `3s`, `4m`, `2h`.
+/// Formats a span of time, short: `3s`, `4m`, `2h`.
 #[must_use]
 pub fn age(time: Duration) -> String {
     match time.as_secs() {
@@ -75,7 +75,7 @@ pub fn age(time: Duration) -> String {
     }
 }
 
-/// A number of bytes, short.
+/// Formats a number of bytes, short.
 #[must_use]
 pub fn bytes(bytes: u64) -> String {
     match bytes {
@@ -85,7 +85,7 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
-/// Text broken into lines of at most so many cells, at blanks where there are some.
+/// Breaks text into lines of at most `width` cells, at blanks where there are some.
 #[must_use]
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
@@ -108,7 +108,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// The end of what fits into so many cells, at least one character.
+/// Returns the end of the text that fits into `width` cells; at least one character fits.
 fn cut(text: &str, width: usize) -> usize {
     let mut used = 0;
     for (at, character) in text.char_indices() {

@@ -1,7 +1,7 @@
 //! Keys and values as they are typed, on the command line and in the prompt.
 //!
-//! Guarantees that both read a word alike, and that no more of a file is read than it takes to see
-//! that it is too long.
+//! Guarantees that both parse a word alike, and that no more of a file is read than is needed to
+//! see that it is too long.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -15,7 +15,7 @@ use kvorum_protocol::limits::VALUE_BYTES_MAX;
 
 use crate::exit::Stop;
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
     /// These bytes.
@@ -27,7 +27,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The source that a word names; `@@…` is a value that begins with an `@`.
+    /// Returns the source that a word names; `@@…` is a value that begins with an `@`.
     #[must_use]
     pub fn of(word: &OsStr) -> Self {
         match word.as_bytes() {
@@ -38,10 +38,10 @@ impl Source {
         }
     }
 
-    /// The value. Blocks while a file is read.
+    /// Reads the value. Blocks while a file is read.
     ///
     /// # Errors
-    /// What cannot be read, and why.
+    /// When it cannot be read: what, and why.
     pub fn read(self) -> Result<Bytes, Stop> {
         let (what, read) = match self {
             Self::Bytes(bytes) => return Ok(bytes),
@@ -64,7 +64,7 @@ fn read_bounded(from: impl Read) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The key that a word names.
+/// Returns the key that a word names.
 #[must_use]
 pub fn key_of(word: &OsStr) -> Key {
     Key(Bytes::copy_from_slice(word.as_bytes()))

@@ -1,6 +1,6 @@
-//! Pure: what one asks of a cluster, in the words of the command line and of the console's prompt.
+//! Pure: the verbs that act on a cluster, as the command line and the console's prompt read them.
 //!
-//! Guarantees that both take the same words: there is one grammar. Does not know a cluster.
+//! Guarantees that both accept the same words: there is one grammar. Does not know a cluster.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -148,7 +148,7 @@ pub struct Put {
 }
 
 impl Put {
-    /// When the put shall take effect.
+    /// Returns the condition under which the put takes effect.
     #[must_use]
     pub fn condition(&self) -> kvorum_protocol::Condition {
         use kvorum_protocol::Condition;
@@ -161,7 +161,7 @@ impl Put {
 }
 
 impl Verb {
-    /// Whether it changes something, so that a read-only session refuses it.
+    /// Whether the verb changes something, so that a read-only session rejects it.
     #[must_use]
     pub fn is_write(&self) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! `kill`, `hand-over`, `cut`, `heal`.
+//! The commands `kill`, `hand-over`, `cut` and `heal`.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::statuses::ask_all;
 
 /// How long another replica may take to take over: longer than a leader tries to hand over.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
-/// Time between two looks who leads.
+/// The time between two checks which replica leads.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 pub async fn kill(context: &Context, node: &Node, how: HowToKill, yes: bool) -> Result<(), Stop> {
@@ -41,7 +41,7 @@ pub async fn kill(context: &Context, node: &Node, how: HowToKill, yes: bool) -> 
     print(context.global.output, &format!("killed {name} {how}"), &json!({ "killed": name }))
 }
 
-/// Asks for the name of a replica that is to be deleted by force.
+/// Asks the user to type the name of a replica that is to be deleted by force.
 fn ask_name(name: &str) -> Result<bool, Stop> {
     crate::note::note(
         "by force the pod's object goes at once, and the same replica may run twice for a while; \
@@ -57,7 +57,7 @@ fn ask_name(name: &str) -> Result<bool, Stop> {
     Ok(answer.trim() == name)
 }
 
-/// What a kill does, as far as the replicas' statuses tell.
+/// Describes the effect of a kill, as far as the replicas' statuses show it.
 fn consequence(name: &str, said: &[Said]) -> String {
     let cluster = Cluster::of(said);
     let Consequence { is_leader, up, total, keeps, had, .. } = Consequence::of_kill(&cluster, name);
@@ -99,7 +99,7 @@ pub async fn hand_over(context: &Context, node: Option<Node>) -> Result<(), Stop
     print(context.global.output, &format!("{leader} handed over to {now}"), &json)
 }
 
-/// Who took over from a leader that was asked to hand over: it leads on when nobody does in time.
+/// Returns the replica that took over from `leader`. Fails if none does in time: `leader` stays.
 async fn taken_over(context: &Context, leader: &str) -> Result<String, Stop> {
     let began = Instant::now();
     loop {

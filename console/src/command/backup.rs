@@ -1,7 +1,7 @@
-//! `backup`: the whole state, as of one index, in a file.
+//! `backup`: writes the whole state, as of one index, to a file.
 //!
-//! Guarantees that the file appears under its name only when it is whole and on the disk, and that
-//! it has every write that was acknowledged before the command began.
+//! Guarantees that the file appears under its name only when it is complete and on the disk, and
+//! that it has every write that was acknowledged before the command began.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, IsTerminal, Write};
@@ -22,7 +22,7 @@ use crate::exit::Stop;
 use crate::signals::EndSignals;
 use crate::target::{self, Found, Named};
 
-/// Time between two looks at how far it is, for people.
+/// The interval between two updates of the progress line.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Writes a backup.
@@ -32,7 +32,7 @@ pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), St
     }
     let target = target::choose(global, named, Found::look(), false)?;
     let (client, _runner) = target.open(global).await?;
-    // Two may write to one name: each writes beside it, and the first one to end has it.
+    // Two commands may write to one name: each writes beside it, and the first one to end gets it.
     let mut aside = file.as_os_str().to_owned();
     aside.push(format!(".{:08x}.part", rand::random::<u32>()));
     let aside = PathBuf::from(aside);
@@ -63,10 +63,10 @@ pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), St
     print(global.output, &text, &json)
 }
 
-/// Gives a file its name, unless there is one of that name by now.
+/// Gives a file its name, unless a file of that name exists by now.
 fn give_name(aside: &Path, file: &Path) -> std::io::Result<()> {
     match renameat_with(CWD, aside, CWD, file, RenameFlags::NOREPLACE) {
-        // Not every file system can; then a second name does it.
+        // Not every file system supports this; then a hard link does it.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
             fs::hard_link(aside, file)?;
             fs::remove_file(aside)
@@ -81,8 +81,8 @@ fn cannot(file: &Path, error: &std::io::Error) -> Stop {
 
 async fn write(client: &Client, aside: &Path) -> Result<(Header, u64), Stop> {
     let status = client.status(&Route::Any).await?;
-    // All parts come from one replica: the one that answered, for the leader may not be among those
-    // that were named.
+    // All parts come from one replica: the one that answered, because the leader may not be among
+    // the endpoints that were named.
     let route = Route::Through(status.name);
     let opened = client.snapshot(SnapshotRequest::Open, &route).await?;
     let Answer::Snapshot { snapshot, index, keys } = opened else {
@@ -103,7 +103,7 @@ async fn write(client: &Client, aside: &Path) -> Result<(Header, u64), Stop> {
     Ok((header, copied))
 }
 
-/// Copies all parts; how many keys they hold.
+/// Copies all parts, and returns how many keys they hold.
 async fn copy(
     client: &Client,
     route: &Route,
@@ -127,7 +127,7 @@ async fn copy(
     Ok(copied)
 }
 
-/// A line on a terminal that says how far it is.
+/// A progress line on a terminal.
 struct Progress {
     expected: u64,
     shown: Option<Instant>,
@@ -144,7 +144,7 @@ impl Progress {
         let is_due = self.shown.is_none_or(|shown| shown.elapsed() >= PROGRESS_INTERVAL);
         if self.is_shown && is_due {
             self.shown = Some(Instant::now());
-            // How many there are is an estimate.
+            // The expected number of keys is an estimate.
             let expected = self.expected.max(copied).max(1);
             let full = usize::try_from(WIDTH * copied / expected).unwrap_or(0);
             let bar = "#".repeat(full) + &".".repeat(30 - full.min(30));

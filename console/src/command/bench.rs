@@ -1,10 +1,10 @@
-//! `bench`: a load of writes and reads that checks itself.
+//! The command `bench`: a load of writes and reads that checks itself.
 //!
-//! Each client counts up a key of its own: it puts `n` on the condition that the key still is as
-//! its last write left it, and reads it now and then. So a write that is done twice or gets lost
-//! makes a condition fail, and a read that goes back in time is seen. Guarantees that what it
-//! reports was checked against what the cluster had acknowledged. Does not measure what one machine
-//! can take: the clients share this process.
+//! Each client counts up in a key of its own: it puts `n` on the condition that the key is still as
+//! the client's last write left it, and reads it now and then. So a write that is applied twice or
+//! lost makes a condition fail, and a read that goes back in time is detected. Guarantees that the
+//! reported figures were checked against the acknowledged writes. Does not measure the capacity of
+//! one machine: the clients share this process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,14 +26,14 @@ use crate::arguments::Bench;
 use crate::exit::{Exit, Stop};
 use crate::signals::EndSignals;
 
-/// One read for so many writes.
+/// The number of writes per read.
 const READ_EVERY: u64 = 8;
-/// How long the cluster may take to tell what is there at the end.
+/// How long the cluster may take to answer the last read.
 const LAST_LOOK_PATIENCE: Duration = Duration::from_secs(30);
-/// Longest time that a histogram holds, in microseconds.
+/// The longest time that a histogram holds, in microseconds.
 const HOUR_US: u64 = 3_600_000_000;
 
-/// What came of a load.
+/// The results of a load.
 #[derive(Serialize)]
 struct Figures {
     seconds: f64,
@@ -41,28 +41,28 @@ struct Figures {
     writes: u64,
     reads: u64,
     writes_per_second: f64,
-    /// Milliseconds in which half of the writes were acknowledged, 99 of 100, all.
+    /// Milliseconds in which half of the writes were acknowledged, 99 of 100, and all of them.
     median_ms: f64,
     p99_ms: f64,
     most_ms: f64,
     /// The longest time in which no write of any client was acknowledged.
     longest_gap_ms: f64,
-    /// Requests that did not happen.
+    /// Refused writes, which did not happen, and failed reads.
     refused: u64,
-    /// Writes whose outcome was unknown to the client when its patience ended.
+    /// Writes whose outcome was still unknown when the client timed out.
     unknown: u64,
-    /// Acknowledged writes of which the cluster knows nothing.
+    /// Acknowledged writes that the cluster does not have.
     lost: u64,
-    /// Writes that others than the client itself must have done, or that were done twice.
+    /// Writes that were done twice, or that another client must have done.
     doubled: u64,
     /// Reads that went back in time.
     stale: u64,
-    /// What the last request that failed met.
+    /// The last error of a client that had one.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
 }
 
-/// What one client has seen.
+/// The results of one client.
 struct Seen {
     latencies: Histogram<u64>,
     reads: u64,
@@ -74,7 +74,7 @@ struct Seen {
     last_error: Option<String>,
 }
 
-/// When any client's write was acknowledged last, and the longest time between two.
+/// The time of the last acknowledged write of any client, and the longest time between two.
 struct Gap {
     began: Instant,
     last_us: AtomicU64,
@@ -82,7 +82,7 @@ struct Gap {
 }
 
 impl Gap {
-    /// What `last_us` is before anything was acknowledged.
+    /// The value of `last_us` before any write was acknowledged.
     const NOTHING: u64 = 0;
 
     fn from(began: Instant) -> Self {
@@ -90,7 +90,8 @@ impl Gap {
         Self { began, last_us, longest_us }
     }
 
-    /// A write was acknowledged. The time until the first one is spent on finding the cluster.
+    /// Records an acknowledged write. The time until the first one, spent on finding the cluster,
+    /// does not count.
     fn acknowledged(&self) {
         let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
         let last = self.last_us.fetch_max(now, Ordering::Relaxed);
@@ -118,7 +119,7 @@ pub async fn bench(context: &Context, bench: &Bench) -> Result<(), Stop> {
     }
     let all = clients.join_all();
     tokio::pin!(all);
-    // Told to end, it ends in order, with what it has seen so far.
+    // On a signal to end, it ends in order and reports the results so far.
     let seen = tokio::select! {
         seen = &mut all => seen,
         () = told.next() => {
@@ -189,7 +190,7 @@ fn text(figures: &Figures) -> String {
     text
 }
 
-/// One client.
+/// One client of the load.
 struct One {
     client: Arc<Client>,
     key: Key,
@@ -209,9 +210,9 @@ impl One {
             stale: 0,
             last_error: None,
         };
-        // The last number that is known to be there, and the revision of its write.
+        // The last number known to be stored, and the revision of its write.
         let (mut number, mut revision) = (0, None);
-        // A write whose outcome is unknown may still happen, and then makes a condition fail.
+        // A write with an unknown outcome may still happen, and then makes a condition fail.
         let mut is_doubtful = false;
         while Instant::now() < until && !end.is_cancelled() {
             let began = Instant::now();
@@ -269,7 +270,7 @@ impl One {
             .map_err(|error| error.to_string())
     }
 
-    /// A read among the writes.
+    /// Reads the key between two writes.
     async fn read(&self, number: u64, seen: &mut Seen) {
         match self.get().await {
             Ok(found) => {
@@ -284,7 +285,7 @@ impl One {
         }
     }
 
-    /// What is there after all; what is known to be there, when nobody says.
+    /// Returns the stored number and revision; the known number, if no answer comes until `until`.
     async fn look(&self, number: u64, seen: &mut Seen, until: Instant) -> (u64, Option<u64>) {
         loop {
             match self.get().await {

@@ -1,6 +1,6 @@
-//! `doctor`: whether everything that the console and the replicas need is there, and what helps.
+//! `doctor`: checks whether everything that the console and the replicas need is in place.
 //!
-//! Guarantees that each thing that is wrong comes with its cure, and that nothing is changed.
+//! Guarantees that each problem is reported with a remedy, and that nothing is changed.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,12 +24,12 @@ use crate::runner::{Marked, Runner};
 use crate::statuses::ask_everybody;
 use crate::target::{self, Found, Named, Target};
 
-/// Clocks that differ by more confuse people; nothing else depends on them.
+/// The clock difference that gives a warning: it confuses users; nothing else depends on it.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
-/// Entries that a replica may lack without being behind.
+/// The number of entries that a replica may lack without counting as behind.
 const LAG_MAX: u64 = 10_000;
 
-/// How something is.
+/// The result of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Verdict {
@@ -38,14 +38,14 @@ enum Verdict {
     Fail,
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 #[derive(Serialize)]
 struct Finding {
     what: String,
     verdict: Verdict,
-    /// How it is.
+    /// The state that was found.
     text: String,
-    /// What helps.
+    /// The remedy; `None` when nothing is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     cure: Option<String>,
 }
@@ -71,7 +71,7 @@ impl Findings {
     }
 }
 
-/// Looks at everything.
+/// Runs all checks and prints the findings.
 pub async fn doctor(global: &Global, named: Named) -> Result<(), Stop> {
     let mut findings = Findings::default();
     findings.ok("program", format!("{}, wire {WIRE_VERSION}", env!("CARGO_PKG_VERSION")));
@@ -168,7 +168,7 @@ async fn examine_rights(kube: &Kube, findings: &mut Findings) {
     for (action, name) in actions {
         match (rights::why_not(&missing, action, access), action) {
             (None, _) => findings.ok("right", name),
-            // Inside the cluster the replicas are dialed.
+            // Inside the cluster, the replicas are dialed directly.
             (Some(_), Action::Reach | Action::ReachNewer) if access.is_inside => {
                 findings.ok("right", format!("{name} is not needed inside the cluster"));
             }
@@ -259,7 +259,7 @@ fn examine_replicas(said: &[Said], findings: &mut Findings) {
     }
 }
 
-/// Whether all are of one cluster, which is the one that is marked.
+/// Checks whether all replicas belong to one cluster, and whether it is the one that is marked.
 async fn examine_clusters(said: &[Said], runner: &Runner, findings: &mut Findings) {
     if let Some(split) = Split::of(said) {
         let way_back = runner.with_ground(|ground| split.way_back(ground));

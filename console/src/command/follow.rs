@@ -1,4 +1,4 @@
-//! `log` and `watch`: what is decided, in order, each once, across failures.
+//! The commands `log` and `watch`: decided entries, in order, each once, across failures.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -15,9 +15,9 @@ use crate::exit::Stop;
 use crate::node::Node;
 use crate::output;
 
-/// Time between two tries to go on, while the cluster is away.
+/// The time between two attempts to resume while the cluster is away.
 const RETRY: Duration = Duration::from_millis(500);
-/// Entries that `log` shows when it is not told from where.
+/// The number of entries that `log` shows when no start index is given.
 const LOG_ENTRIES: u64 = 20;
 
 pub async fn log(
@@ -28,10 +28,10 @@ pub async fn log(
 ) -> Result<(), Stop> {
     let route = context.route(node.as_ref()).await?;
     let status = context.client.status(&route).await?;
-    // One replica's log: another one may not be as far.
+    // Stay with one replica's log: another replica may not have applied as much.
     let route = Route::Through(status.name);
     let applied = status.applied;
-    // What is cut off, or was copied with the state, cannot be shown.
+    // Entries that were compacted, or copied with a snapshot, cannot be shown.
     let tail = (applied + 1).saturating_sub(LOG_ENTRIES).max(status.compacted + 1);
     let from = from.unwrap_or(tail).max(1);
     if !follow && from > applied {
@@ -60,8 +60,8 @@ pub async fn watch(
     follow_from(context, &route, from.unwrap_or(0), u64::MAX, wait, keys).await
 }
 
-/// Follows a subscription until an index is shown. When the connection is lost it goes on where it
-/// stood, at whichever replica answers; when none does, it waits so long for one that does.
+/// Follows a subscription until an index is shown. When the connection is lost, it resumes where it
+/// was, at a replica that the route allows; when none answers, it waits up to `wait` for one.
 async fn follow_from(
     context: &Context,
     route: &Route,
@@ -102,7 +102,7 @@ async fn follow_from(
     }
 }
 
-/// Subscribes again, and waits so long for a cluster that is away.
+/// Subscribes again; waits up to `wait` for a cluster that is away.
 async fn resume(
     context: &Context,
     route: &Route,
@@ -127,7 +127,7 @@ async fn resume(
 }
 
 fn show(context: &Context, line: &str, json: &serde_json::Value) -> Result<(), Stop> {
-    // A document that never ends is no document: every format but text is one object a line.
+    // An endless document is no document: every format but text prints one object per line.
     let format = match context.global.output {
         Format::Json | Format::Jsonl => Format::Jsonl,
         format => format,

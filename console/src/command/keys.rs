@@ -1,4 +1,4 @@
-//! `put`, `get`, `delete`, `scan`.
+//! The commands `put`, `get`, `delete` and `scan`.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -79,7 +79,7 @@ pub async fn get(context: &Context, key: OsString, node: Option<Node>) -> Result
     };
     let format = context.global.output;
     let mut out = std::io::stdout().lock();
-    // Only a terminal is shown something else than what is there.
+    // The value is altered for display only on a terminal.
     if format == Format::Raw || format == Format::Table && !out.is_terminal() {
         out.write_all(&pair.value.0)?;
         return Ok(out.flush()?);
@@ -142,11 +142,11 @@ pub async fn scan(
     }
 }
 
-/// Prints pairs as they come.
+/// A printer of pairs as they arrive.
 struct Listing {
     format: Format,
     keys_only: bool,
-    /// On a terminal, where long values are cut.
+    /// Whether the output is a terminal, where long values are cut.
     is_shown: bool,
     json: Vec<serde_json::Value>,
 }
@@ -177,7 +177,7 @@ impl Listing {
     }
 }
 
-/// A pair as it is, in one line; those that would be taken for others are refused.
+/// Returns a pair unescaped, in one line; rejects one that could be read as other pairs.
 fn raw_line(pair: &Pair, keys_only: bool) -> Result<Vec<u8>, Stop> {
     let (key, value) = (&pair.key.0[..], &pair.value.0[..]);
     let parts: &[&[u8]] = if keys_only { &[key, b"\n"] } else { &[key, b"\t", value, b"\n"] };

@@ -1,7 +1,7 @@
-//! `scale`: another number of replicas, and what becomes of it.
+//! The command `scale`: changes the number of replicas, and follows the change.
 //!
-//! Guarantees that the number is changed only after what that does was said; then it tells each
-//! step until the members are those wanted. To end it then changes nothing: the cluster goes on.
+//! Guarantees that the number is changed only after the effect was shown; then it reports each step
+//! until the members are those wanted. Interrupting it then changes nothing: the cluster goes on.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::app::quorum::Consequence;
 use crate::exit::{Exit, Stop};
 use crate::statuses::ask_all;
 
-/// Time between two looks.
+/// The time between two checks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the members may take to become those wanted.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -35,7 +35,7 @@ pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), St
     }
     crate::note::note(consequence(now, replicas));
     let said = ask_all(&context.client).await?;
-    // More than there can be is refused where the number is kept.
+    // A number above the maximum is refused where the number is stored.
     let then = usize::try_from(replicas.min(MEMBERS_MAX)).unwrap_or(usize::MAX);
     if replicas > 0 && !Consequence::of_scale(&Cluster::of(&said), then).keeps {
         crate::note::note(
@@ -51,7 +51,7 @@ pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), St
     change(context, replicas, before.configuration.id.0).await
 }
 
-/// Makes the replicas more of a cluster of which none answers, or which has none.
+/// Scales up a cluster in which no replica answers, or which has no replicas.
 async fn start(context: &Context, replicas: u32, why: Stop) -> Result<(), Stop> {
     match context.runner.wanted() {
         Ok(wanted) if why.exit == Exit::Unavailable && replicas > wanted => {
@@ -65,7 +65,7 @@ async fn start(context: &Context, replicas: u32, why: Stop) -> Result<(), Stop> 
     }
 }
 
-/// Changes the number, and tells what becomes of it after a configuration.
+/// Changes the number, and reports the steps that follow the given configuration.
 async fn change(context: &Context, replicas: u32, configuration: u32) -> Result<(), Stop> {
     context.runner.scale(replicas).await?;
     let began = Instant::now();
@@ -81,7 +81,7 @@ async fn change(context: &Context, replicas: u32, configuration: u32) -> Result<
     print(context.global.output, &text, &json!({ "replicas": replicas, "seconds": seconds }))
 }
 
-/// What another number of replicas does.
+/// Describes the effect of another number of replicas.
 fn consequence(now: usize, replicas: u32) -> String {
     let then = usize::try_from(replicas).unwrap_or(usize::MAX);
     let tolerance = then.saturating_sub(1) / 2;
@@ -96,7 +96,7 @@ fn consequence(now: usize, replicas: u32) -> String {
     }
 }
 
-/// Tells each step until the members are those wanted.
+/// Reports each step until the members are those wanted.
 async fn follow(context: &Context, replicas: u32, configuration: u32) -> Result<(), Stop> {
     let began = Instant::now();
     let mut told = Told { configuration, ..Told::default() };
@@ -125,7 +125,7 @@ async fn follow(context: &Context, replicas: u32, configuration: u32) -> Result<
     }
 }
 
-/// What was told already.
+/// The steps that were reported already.
 #[derive(Default)]
 struct Told {
     configuration: u32,
@@ -134,7 +134,7 @@ struct Told {
 }
 
 impl Told {
-    /// The steps that are new.
+    /// Returns the steps that are new, and records them as reported.
     fn steps(&mut self, status: &Status) -> Vec<String> {
         let mut steps = Vec::new();
         for joiner in status.membership.joiners.iter().filter(|joiner| joiner.is_linked) {

@@ -1,6 +1,6 @@
-//! `status`: what each replica says about itself.
+//! `status`: prints what each replica reports about itself.
 //!
-//! Guarantees that everybody who is there is shown, also when some are of another cluster.
+//! Guarantees that every replica that answers is shown, even when some belong to another cluster.
 
 use kvorum_protocol::status::{Configuration, Status};
 
@@ -34,7 +34,7 @@ pub async fn status(context: &Context) -> Result<(), Stop> {
     verdict(&said)
 }
 
-/// Whether the cluster serves, by the same judgement as before a kill.
+/// Checks whether the cluster serves, by the same judgement as before a kill.
 fn verdict(said: &[Said]) -> Result<(), Stop> {
     let (ready, members) = majority(said);
     let can_decide = Electorate::of(&Cluster::of(said)).can_decide(None);
@@ -47,7 +47,7 @@ fn verdict(said: &[Said]) -> Result<(), Stop> {
     Err(Stop::new(Exit::Unavailable, message))
 }
 
-/// How many members of the newest configuration are ready, and how many there are.
+/// Returns how many members of the newest configuration are ready, and how many there are.
 fn majority(said: &[Said]) -> (usize, usize) {
     let statuses = || said.iter().filter_map(|(_, told)| told.as_ref().ok());
     let Some(newest) = statuses().max_by_key(|status| status.configuration.id) else {

@@ -1,4 +1,4 @@
-//! One replica of a local cluster, as a child process that is started again when it dies.
+//! One replica of a local cluster, as a child process that is restarted when it dies.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -21,36 +21,36 @@ use super::{Plan, Report};
 use crate::exit::Stop;
 use crate::tail::tail;
 
-/// First pause before a dead replica is started again.
+/// The first pause before a dead replica is restarted.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// Longest pause; reached when it dies again and again.
+/// The longest pause; reached when a replica dies repeatedly.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A replica that lived so long is started again after the first pause.
+/// The lifetime beyond which a dead replica is restarted after the first pause.
 const STEADY: Duration = Duration::from_secs(1);
-/// How long a replica that was told to stop may take: one that is not wanted any more waits until
-/// the others go on without it.
+/// The time that a replica may take after SIGTERM: one that is no longer wanted waits until the
+/// others go on without it.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(300);
-/// How long one may take that was told to end at once.
+/// The time that a replica may take once it was asked to end at once.
 const END_PATIENCE: Duration = Duration::from_secs(30);
-/// A log that is longer when its replica starts is moved aside, over the one moved aside before.
+/// The size beyond which a log is moved aside, over the older one, when its replica starts.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
-/// Where the replicas of a cluster are.
+/// The place where the replicas of a cluster are.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// The cluster's folder.
     pub path: PathBuf,
-    /// The cluster.
+    /// The cluster's id.
     pub cluster: ClusterId,
 }
 
-/// How a replica is told to end.
+/// The ways to make a replica end.
 pub struct Ends {
-    /// By SIGTERM: the others go on, with another one in its place or without it.
+    /// An end by SIGTERM: the others go on, with a new process in its place or without it.
     pub stop: CancellationToken,
-    /// In order, with all others.
+    /// An orderly end, together with all other replicas.
     pub quit: CancellationToken,
-    /// At once, when it was told to end already.
+    /// An immediate end, of a replica that is already ending.
     pub hurry: CancellationToken,
 }
 
@@ -64,7 +64,7 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts a replica and keeps it running until `stop`; then the task ends when the replica has.
+    /// Starts a replica and keeps it running until `stop`; the task then ends with the replica.
     pub fn supervise(
         folder: &Place,
         name: String,
@@ -93,7 +93,7 @@ impl Child {
                     format!("could not be started in {}: {error}", self.folder.display())
                 }
             };
-            // One that dies again and again for the same reason says it once.
+            // A replica that dies repeatedly for the same reason is reported once.
             if line != said {
                 (self.report)(&self.name, &line);
             }
@@ -109,10 +109,10 @@ impl Child {
     }
 
     async fn run_once(&self, ends: &Ends) -> io::Result<std::process::ExitStatus> {
-        // Nobody should dial where the last process listened.
+        // No peer and no client should dial the addresses of the last process.
         let _ = fs::remove_file(self.folder.join(FILE_NAME));
         let mut command = Command::new(&self.program);
-        // The replica is told everything by its arguments; what the shell says is for `kvorum`.
+        // The replica gets its settings by its arguments; the shell's variables are for `kvorum`.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("KVORUM_") && !text.starts_with("KVORUM_LOG") {
@@ -127,7 +127,7 @@ impl Child {
             // A Ctrl-C at the terminal is for `kvorum`, which stops its replicas in order.
             .process_group(0);
         let mut child = tokio::process::Command::from(command).spawn()?;
-        // Held while the replica is to run: it ends when this pipe does.
+        // Held while the replica is to run: the replica ends when this pipe closes.
         let pipe = child.stdin.take();
         tokio::select! {
             status = child.wait() => return status,
@@ -137,7 +137,7 @@ impl Child {
                 let _ = process.map(|process| kill_process(process, Signal::TERM));
             }
         }
-        // One that is not wanted any more waits for the others no longer when they are to end too.
+        // A replica that is no longer wanted stops waiting for the others when they are to end too.
         tokio::select! {
             status = child.wait() => return status,
             () = ends.quit.cancelled() => {}
@@ -158,16 +158,16 @@ impl Child {
     }
 }
 
-/// The last line of a replica's log, if it has one.
+/// Returns the last line of a replica's log, if it has one.
 pub fn last_line(log: &Path) -> Option<String> {
-    /// Room for the longest sentence that a replica ends with.
+    /// Enough bytes for the longest message that a replica ends with.
     const BYTES: u64 = 4096;
     let (text, _) = tail(log, BYTES).ok()?;
     let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
     Some(crate::output::line(line.as_bytes()))
 }
 
-/// Why a replica ended, when it could say.
+/// Returns why a replica ended, or where its log is.
 fn last_words(log: &Path) -> String {
     match last_line(log) {
         Some(line) if line.starts_with("kvorum-replica: ") => {
@@ -206,7 +206,7 @@ fn arguments(folder: &Place, name: &str, own: &Path, plan: &Plan) -> Vec<OsStrin
     }
     arguments.extend(plan.replica_arguments.iter().cloned());
     let mut arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
-    // A path need not be text.
+    // A path need not be UTF-8.
     for (option, path) in [("--follow=", folder.path.as_path()), ("--data=", own)] {
         let mut argument = OsString::from(option);
         argument.push(path);

@@ -2,8 +2,8 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `lock` | held while `kvorum local` runs; its process id |
-//! | `statefulset.json` | the cluster's id and how many replicas are wanted |
+//! | `lock` | locked while `kvorum local` runs; holds its process id |
+//! | `statefulset.json` | the cluster's id and the wanted number of replicas |
 //! | `kvorum-N/` | a replica's data, addresses and log |
 //!
 //! Guarantees that two processes never run a cluster in one folder.
@@ -26,31 +26,31 @@ use serde::{Deserialize, Serialize};
 use crate::exit::{Exit, Stop};
 use crate::output::shell_path;
 
-/// Where a restored cluster is made, in the folder that it is for.
+/// The subfolder of the target folder in which a restored cluster is made.
 pub(super) const ASIDE: &str = ".restoring";
-/// Most replicas of a local cluster.
+/// The maximum number of replicas of a local cluster.
 pub const REPLICAS_MAX: u32 = orchestrator::folder::REPLICAS_MAX;
-/// Replicas of a new cluster that is not told how many.
+/// The number of replicas of a new cluster if none is given.
 const REPLICAS_DEFAULT: u32 = 3;
-/// What makes a folder that of a cluster.
+/// The file that marks a folder as that of a cluster.
 pub(super) const SET_FILE: &str = "statefulset.json";
-/// Tries to take a lock.
+/// The number of attempts to take a lock.
 const LOCK_TRIES: u32 = 5;
-/// Pause between two tries.
+/// The pause between two attempts.
 const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 /// The folder that is used when none is named, under the user's state folder.
 const DEFAULT: &str = "kvorum/local";
 
-/// What is wanted of a local cluster; the part of a StatefulSet that matters here.
+/// The desired state of a local cluster: the part of a `StatefulSet` that matters here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StatefulSet {
     /// The cluster's id.
     pub cluster: ClusterId,
-    /// How many replicas; 0 for none, which stops a cluster and keeps its members.
+    /// The number of replicas; 0 stops a cluster and keeps its members.
     pub replicas: u32,
 }
 
-/// The file as it stands.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 struct Document {
     cluster: String,
@@ -91,7 +91,7 @@ impl StatefulSet {
     /// Writes the file, whole or not at all.
     pub fn write(&self, folder: &Path) -> std::io::Result<()> {
         let document = Document { cluster: self.cluster.to_string(), replicas: self.replicas };
-        // Several may write at the same time.
+        // Several processes may write at the same time.
         let aside = folder.join(format!("statefulset.json.{}", std::process::id()));
         let file = folder.join(SET_FILE);
         let mut new = File::create(&aside)?;
@@ -101,7 +101,7 @@ impl StatefulSet {
         fs::rename(aside, file)
     }
 
-    /// Whose folder a replica's is.
+    /// Returns the owner of a replica's folder.
     #[must_use]
     pub fn owner(&self, name: &str) -> Owner {
         Owner {
@@ -114,8 +114,8 @@ impl StatefulSet {
         }
     }
 
-    /// Makes the folder of a cluster whose replicas begin with a state, which `seed` puts into
-    /// each replica's; what a command that was broken off left there goes.
+    /// Makes the folder of a cluster whose replicas begin with a given state, which `seed` puts
+    /// into each replica's folder. Removes what an interrupted command left there.
     pub(super) fn make(
         &self,
         folder: &Path,
@@ -130,20 +130,20 @@ impl StatefulSet {
             crate::note::note(format!("making {name}"));
             seed(&folder.join(&name), &self.owner(&name))?;
         }
-        // The cluster has begun: nobody begins another one.
+        // The cluster has begun: no replica may begin another one.
         let marker = Marker::new(self.cluster, rand::random());
         orchestrator::Folder::new(folder).make_marker_now(marker).map_err(cannot)?;
         self.write(folder).map_err(cannot)
     }
 
-    /// The names of the replicas.
+    /// Returns the names of the replicas.
     #[must_use]
     pub fn members(&self) -> Vec<String> {
         (0..self.replicas).map(name).collect()
     }
 }
 
-/// The name of a replica.
+/// Returns the name of a replica.
 #[must_use]
 pub fn name(ordinal: u32) -> String {
     format!("kvorum-{ordinal}")
@@ -158,18 +158,18 @@ pub(super) fn check_count(replicas: u32) -> Result<(), Stop> {
     }
 }
 
-/// A folder that this process holds.
+/// A folder that this process has locked.
 pub struct Folder {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What is wanted.
+    /// The desired state.
     pub set: StatefulSet,
     pub(super) lock: File,
 }
 
 impl Folder {
-    /// Takes a folder, and makes a new cluster in it if there is none; one that is there gets as
-    /// many replicas as are asked for.
+    /// Locks a folder, and makes a new cluster in it if there is none; an existing one gets the
+    /// given number of replicas.
     pub fn open(path: &Path, replicas: Option<u32>) -> Result<Self, Stop> {
         replicas.map_or(Ok(()), check_count)?;
         let cannot = |error: std::io::Error| {
@@ -179,7 +179,7 @@ impl Folder {
         let path = path.canonicalize().map_err(cannot)?;
         let lock = take_lock(&path)?;
         let set = if path.join(SET_FILE).exists() {
-            // The replicas' own folders are theirs to look through.
+            // Each replica tightens the access to its own folder.
             tighten(&path, 1);
             let mut set = StatefulSet::read(&path)?;
             if let Some(asked) = replicas.filter(|asked| *asked != set.replicas) {
@@ -203,7 +203,7 @@ impl Folder {
 }
 
 impl Folder {
-    /// Makes another cluster: what was in memory is gone with its processes.
+    /// Makes another cluster in the folder: data in memory is gone with its processes.
     pub fn renew(&mut self) -> Result<(), Stop> {
         let cannot = |error: std::io::Error| cannot_make(&self.path, &error);
         self.set.cluster = ClusterId(rand::random());
@@ -212,21 +212,21 @@ impl Folder {
     }
 }
 
-/// The first replica that has a volume in a folder.
+/// Returns the first replica that has a volume in a folder.
 fn first_volume(path: &Path) -> Option<String> {
     let is_volume = |name: &String| Database::is_in(&path.join(name)).unwrap_or(false);
     (0..REPLICAS_MAX).map(name).find(is_volume)
 }
 
-/// What shows that a cluster lives in a folder, whatever file is missing.
+/// Returns a sign that a cluster lives in a folder, whatever file is missing.
 fn signs_of(path: &Path) -> Option<String> {
     let marker = orchestrator::Folder::new(path).marker_now().ok().flatten();
     let of = |marker: Marker| format!("the marker of cluster {}", marker.cluster);
     marker.map(of).or_else(|| first_volume(path).map(|name| format!("the volume of {name}")))
 }
 
-/// What is wanted in a folder that has no file to say it: a new cluster, unless one lives there,
-/// whose file was lost. No cluster begins beside another one's volumes.
+/// Returns the desired state for a folder that has no file with it: a new cluster, unless one lives
+/// there whose file was lost. No cluster begins beside another one's volumes.
 fn unwritten(path: &Path, replicas: Option<u32>) -> Result<StatefulSet, Stop> {
     let folder = shell_path(path);
     let marker = orchestrator::Folder::new(path).marker_now()?;
@@ -277,7 +277,7 @@ pub(super) fn cannot_make(folder: &Path, error: &std::io::Error) -> Stop {
     Stop::failed(format!("cannot make the folder {}: {error}", folder.display()))
 }
 
-/// Ends the command when a disk fails in the midst of it: what failed, and what next.
+/// Returns a handler that ends the command when a disk fails, and prints what failed and what next.
 pub(super) fn end_on(what: String, next: String) -> OnFatal {
     Arc::new(move |why: &str| {
         crate::note::note(format!("{what}: {why}; {next}"));
@@ -285,12 +285,12 @@ pub(super) fn end_on(what: String, next: String) -> OnFatal {
     })
 }
 
-/// The same, for a folder that is being made.
+/// Does the same, for a folder that is being made.
 pub(super) fn end_on_write(folder: &Path) -> OnFatal {
     end_on(format!("cannot make the folder {}", folder.display()), "nothing was changed".to_owned())
 }
 
-/// The folder that is used when none is named.
+/// Returns the folder that is used when none is named.
 pub fn default_path() -> Result<PathBuf, Stop> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     match (set("XDG_STATE_HOME"), set("HOME")) {
@@ -314,15 +314,15 @@ pub fn check_running(folder: &Path) -> Result<(), Stop> {
     Err(Stop::new(Exit::Unavailable, message))
 }
 
-/// The default folder, if a cluster lives there.
+/// Returns the default folder, if a cluster runs there.
 #[must_use]
 pub fn living() -> Option<PathBuf> {
     let folder = default_path().ok()?;
     is_held(&folder.join("lock")).then_some(folder)
 }
 
-/// The process that runs on a replica's folder. The lock tells that it lives, so that the number
-/// is its own and not that of a later process.
+/// Returns the process that runs on a replica's folder. The lock shows that it is alive, so that
+/// the id is its own and not that of a later process.
 #[must_use]
 pub fn process_of(folder: &Path) -> Option<rustix::process::Pid> {
     let lock = folder.join("lock");
@@ -333,7 +333,7 @@ pub fn process_of(folder: &Path) -> Option<rustix::process::Pid> {
     rustix::process::Pid::from_raw(id)
 }
 
-/// Takes a lock. Whoever looks whether it is held holds it for an instant, so that is tried again.
+/// Takes a lock. A process that checks whether it is held holds it for an instant, so this retries.
 fn try_lock(file: &File) -> bool {
     (0..LOCK_TRIES).any(|again| {
         if again > 0 {
@@ -352,7 +352,7 @@ fn is_held(lock: &Path) -> bool {
 mod tests {
     use super::*;
 
-    /// The file that says how many are wanted was lost; what lives in the folder was not.
+    /// The file with the wanted number of replicas was lost; the cluster in the folder was not.
     #[test]
     fn no_cluster_begins_where_one_lives() {
         let kept = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! Starts and ends the replicas of a local cluster, as its folder says how many are wanted.
+//! Starts and ends the replicas of a local cluster, to match the number that its folder asks for.
 //!
-//! Does what a `StatefulSet` with parallel management does: all that are wanted run, and those
-//! that are not are told to end, all at once; an ordinal that is wanted again while its replica
-//! ends gets a new process when that one has ended. Guarantees that at most one process
+//! Behaves like a `StatefulSet` with parallel management: all replicas that are wanted run, and
+//! those that are not are made to end, all at once; an ordinal that is wanted again while its
+//! replica ends gets a new process when that one has ended. Guarantees that at most one process
 //! runs for an ordinal.
 
 use std::collections::BTreeMap;
@@ -17,21 +17,21 @@ use super::child::{Child, Ends, Place};
 use super::folder::{self, StatefulSet};
 use super::{Plan, Report};
 
-/// Time between two looks at what is wanted.
+/// The interval between two reads of the wanted number.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The replicas that run.
+/// The running replicas.
 pub(super) struct Pods {
     pub(super) place: Place,
     pub(super) plan: Plan,
     pub(super) report: Report,
-    /// All end.
+    /// Cancelled when all replicas are to end.
     pub(super) quit: CancellationToken,
-    /// Those that were told to end are killed.
+    /// Cancelled when the replicas that are ending are to be killed.
     pub(super) hurry: CancellationToken,
-    /// What was said of those that cannot be started, by ordinal: once for each reason.
+    /// The last report of each replica that cannot be started, by ordinal: once for each reason.
     pub(super) said: BTreeMap<u32, String>,
-    /// By ordinal: how it is told to end, and what ends when it has.
+    /// By ordinal: the token that makes the replica end, and the task that ends when it has.
     pub(super) running: BTreeMap<u32, (CancellationToken, JoinHandle<()>)>,
 }
 

@@ -1,17 +1,17 @@
-//! `recover`: the guarded way back when a majority of a local cluster's replicas is lost for good.
+//! The command `recover`: rebuilds a local cluster whose majority of replicas is lost for good.
 //!
-//! The replica that got furthest, by its configuration, then the ballot and length of its log,
-//! gives the state: what it had applied, and every write that it had accepted, for any of them may
-//! have been acknowledged; unless another one had copied more than that. It need not be a member
-//! any more, nor one yet: whoever left kept what was decided until then, and whoever came has
-//! copied it. A new cluster, with a new id, begins with it and goes on [far above](seed::LEAP) its
-//! index.
+//! The replica that got furthest, by its configuration, then by the ballot and length of its log,
+//! provides the state: what it had applied, and every write that it had accepted, because any of
+//! them may have been acknowledged; unless another one had copied more than that. It need not be a
+//! member any more, nor one yet: a replica that left kept what was decided until then, and one that
+//! joined has copied it. A new cluster, with a new id, begins with that state and continues at an
+//! index [far above](seed::LEAP) that of the state.
 //!
-//! Guarantees that nothing is done while a majority is there or a replica runs, nor while it is not
-//! known of each folder whether it is lost, nor before what may be lost was said and the cluster's
-//! digits were given; that the old folder is kept; and, where the file system can exchange two
-//! folders, that one of the two clusters is in its place at every moment. A replica of the old
-//! cluster that turns up again is a stranger to the new one.
+//! Guarantees that nothing is done while a majority is there or a replica runs, nor before it is
+//! known of each folder whether it is lost, nor before the possible loss was shown and the
+//! cluster's digits were given; that the old folder is kept; and, where the file system can
+//! exchange two folders, that one of the two clusters is in its place at every moment. A replica of
+//! the old cluster that comes back does not belong to the new one.
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
@@ -37,7 +37,7 @@ use crate::arguments::Recover;
 use crate::exit::{Exit, Stop};
 use crate::output::shell_path;
 
-/// Digits of the cluster's id that have to be given.
+/// The number of digits of the cluster's id that have to be given.
 const DIGITS: usize = 8;
 
 /// A replica whose state is left.
@@ -47,12 +47,13 @@ struct Survivor {
     chain: Chain,
     database: Database,
     numbers: LogNumbers,
-    /// Who remembers a later disk of it, if somebody does: it gets no vote then.
+    /// The replica, or the marker, that remembers a later disk of it, if any: it gets no vote then.
     outdated_by: Option<String>,
 }
 
 impl Survivor {
-    /// How far it got: the later configuration counts, then the later ballot, then the longer log.
+    /// Returns its progress: by the later configuration, then the later ballot, then the longer
+    /// log.
     fn reach(&self) -> (ConfigurationId, Option<Ballot>, usize) {
         (self.chain.current.id, self.numbers.accepted_round, self.numbers.accepted)
     }
@@ -62,12 +63,12 @@ impl Survivor {
         self.chain.standing(self.replica) == Standing::Member
     }
 
-    /// Whether it holds anything to go on with: whoever joins begins with nothing.
+    /// Whether it holds any state to continue with: a joiner begins with none.
     fn has_state(&self) -> bool {
         self.votes() || self.database.applied() > 0
     }
 
-    /// What it is, where it is no member, or gets no vote.
+    /// Describes it where it is not a member, or gets no vote.
     fn what(&self) -> String {
         match (self.chain.standing(self.replica), &self.outdated_by) {
             (_, Some(by)) => {
@@ -79,19 +80,19 @@ impl Survivor {
         }
     }
 
-    /// Whether it continues the disk that somebody remembers, as replicas judge each other.
+    /// Whether it continues the disk that a peer remembers, as replicas judge each other.
     fn continues(&self, seen: Seen) -> bool {
         let start = self.database.start(seen.incarnation);
         start.is_some_and(|start| start.secret.key() == seen.key && start.reaches() >= seen.epoch)
     }
 
-    /// What it would tell the marker.
+    /// Returns the claim that it would make to the marker.
     fn claim(&self, solo: Option<ConfigurationId>) -> Claim {
         let epoch = self.database.epoch();
         self.database.claim(Mark { solo, epoch, ..Mark::default() })
     }
 
-    /// The last index that it has.
+    /// Returns the last index that it has.
     fn end(&self) -> u64 {
         self.database.applied().max(self.numbers.accepted as u64)
     }
@@ -103,7 +104,7 @@ impl Survivor {
     }
 }
 
-/// Goes on with what is left.
+/// Makes a new cluster from the state that is left.
 pub fn run(recover: &Recover) -> Result<(), Stop> {
     let path = recover.data.clone().map_or_else(folder::default_path, Ok)?;
     StatefulSet::read(&path)?;
@@ -115,7 +116,7 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     if left.can_serve(marker.as_ref()) {
         let left = left.members;
         let folder = shell_path(&path);
-        // They may not have heard that fewer are wanted.
+        // The members may not have learned that fewer replicas are wanted.
         let count = u32::try_from(total).ok().filter(|total| *total > set.replicas);
         let count = count.map_or_else(String::new, |total| format!(" --replicas {total}"));
         return Err(Stop::usage(format!(
@@ -141,7 +142,7 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     let new = StatefulSet { cluster, replicas };
     let aside = beside(&path, "recovering");
     new.make(&aside, |folder, owner| make(best, folder, owner))?;
-    // RocksDB removes files by their names when it ends: they must still be its own.
+    // RocksDB removes files by their names when it closes: those must still be its own files.
     left.close();
     exchange(&aside, &path, &lost)?;
     drop(lock);
@@ -188,16 +189,16 @@ fn exchange(new: &Path, path: &Path, kept: &Path) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Exchanges the folders in one step, which not every file system can.
+/// Exchanges the folders in one step, which not every file system supports.
 fn at_once(new: &Path, path: &Path, kept: &Path) -> Result<(), Errno> {
-    // The old one never gets the new one's name: what is left under that goes the next time.
+    // The old folder never gets the new one's name: the next run removes what has that name.
     rename(new, kept)?;
     renameat_with(CWD, kept, CWD, path, RenameFlags::EXCHANGE).inspect_err(|_| {
         let _ = rename(kept, new);
     })
 }
 
-/// Exchanges the folders in two steps, between which there is none.
+/// Exchanges the folders in two steps, between which neither is in place.
 fn one_by_one(new: &Path, path: &Path, kept: &Path) -> io::Result<()> {
     fs::rename(path, kept)?;
     fs::rename(new, path).inspect_err(|_| {
@@ -205,7 +206,7 @@ fn one_by_one(new: &Path, path: &Path, kept: &Path) -> io::Result<()> {
     })
 }
 
-/// What is left, and what may be lost.
+/// Prints what is left, and what may be lost.
 fn say(best: &Survivor, left: usize, total: usize) {
     let (name, end, applied) = (&best.name, best.end(), best.database.applied());
     let decided = applied.max(best.numbers.decided as u64);
@@ -231,30 +232,30 @@ fn say(best: &Survivor, left: usize, total: usize) {
     println!("{what} Writes after that, if any were acknowledged, are lost.{undecided}");
 }
 
-/// What is left of a cluster.
+/// The replicas that are left of a cluster.
 struct Left {
-    /// Who got furthest.
+    /// The replica that got furthest.
     best: Survivor,
     /// The others.
     others: Vec<Survivor>,
-    /// How many members of the latest configuration are among them, and get a vote.
+    /// The number of members of the latest configuration among them that get a vote.
     members: usize,
 }
 
 impl Left {
-    /// How many members the latest configuration has.
+    /// Returns the number of members of the latest configuration.
     fn total(&self) -> usize {
         self.best.chain.current.members.len()
     }
 
     /// Whether the cluster can serve with what is left: a majority of the latest configuration is
-    /// there, and somebody in it is in that configuration. Where all are still in earlier ones,
-    /// only those who left it know how it began, and nobody starts those.
+    /// there, and at least one of its members has reached that configuration. Where all are still
+    /// in earlier ones, only replicas that left know how it began, and those are never started.
     fn can_serve(&self, marker: Option<&Marker>) -> bool {
         let latest = self.best.chain.current.id;
         let own = marker.filter(|marker| marker.cluster == self.best.database.identity().cluster);
         if own.is_some_and(|marker| marker.configuration > latest) {
-            // Something may have been decided that nobody here has.
+            // Entries may have been decided that no replica here has.
             return false;
         }
         let is_in = |one: &&Survivor| one.chain.current.id == latest && one.votes();
@@ -274,7 +275,7 @@ impl Left {
     }
 }
 
-/// Everything that is left, with whoever got furthest.
+/// Reads all replicas that are left, and picks the one that got furthest.
 fn survivors(folder: &Path, set: &StatefulSet, marker: Option<&Marker>) -> Result<Left, Stop> {
     let mut all = Vec::new();
     for name in (0..REPLICAS_MAX).map(folder::name) {
@@ -293,7 +294,7 @@ fn survivors(folder: &Path, set: &StatefulSet, marker: Option<&Marker>) -> Resul
     let places = || (0..all.len()).rev().filter(|place| all[*place].has_state());
     let longest = places().max_by_key(|place| all[*place].reach()).ok_or_else(none)?;
     let furthest = places().max_by_key(|place| all[*place].database.applied()).ok_or_else(none)?;
-    // What was applied was decided, whatever a log says.
+    // An applied entry was decided, whatever a log says.
     let is_ahead = all[furthest].database.applied() > all[longest].end();
     let latest = all[longest].chain.current.clone();
     for Member { name, .. } in &latest.members {
@@ -308,7 +309,7 @@ fn survivors(folder: &Path, set: &StatefulSet, marker: Option<&Marker>) -> Resul
     Ok(Left { best, others: all, members })
 }
 
-/// Finds those of whom another one, or the marker, remembers a later disk.
+/// Marks the replicas of which another replica, or the marker, remembers a later disk.
 fn judge(all: &mut [Survivor], marker: Option<&Marker>) {
     let knows_better = |one: &Survivor, by: &Survivor| {
         by.database.seen(one.replica).is_some_and(|seen| !one.continues(seen))
@@ -327,14 +328,14 @@ fn judge(all: &mut [Survivor], marker: Option<&Marker>) {
     }
 }
 
-/// What is in a replica's folder, or why it is of no use, if it is there at all. An error if that
-/// cannot be told.
+/// Opens a replica's folder; returns the reason if it is of no use, or nothing if it does not
+/// exist. Fails if that cannot be determined.
 fn survivor(
     data: &Path,
     name: &str,
     set: &StatefulSet,
 ) -> Result<Result<Survivor, Option<String>>, Stop> {
-    // What is opened without being there is made.
+    // Opening a database that does not exist would create it.
     if !Database::is_in(data)? {
         let lost = || format!("lost, {} holds no database", data.display());
         return Ok(Err(data.exists().then(lost)));
@@ -352,7 +353,7 @@ fn survivor(
         Err(error @ (OpenError::Damaged { .. } | OpenError::Unborn { .. })) => {
             return Ok(Err(Some(format!("lost: {error}"))));
         }
-        // It may be the cluster's, and the file another's.
+        // The folder may be the cluster's, and the file another cluster's.
         Err(OpenError::Foreign { folder, found, wanted }) => {
             let folder = folder.display();
             return Err(Stop::failed(format!(
@@ -380,7 +381,7 @@ fn survivor(
     Ok(Ok(Survivor { name, replica, chain, database, numbers, outdated_by: None }))
 }
 
-/// Opens a survivor. What is found to be damaged later ends the command, for others may be sound.
+/// Opens a survivor. Damage found later ends the command, because others may be sound.
 fn open(data: &Path, owner: &Owner) -> Result<Database, OpenError> {
     let folder = data.display().to_string();
     let remedy = format!("if it is lost, move {folder} away and repeat the command");
@@ -388,7 +389,7 @@ fn open(data: &Path, owner: &Owner) -> Result<Database, OpenError> {
     Database::open(data, owner, rand::random(), LogLimits::default(), on_fatal)
 }
 
-/// Whoever goes on must have read what may be lost.
+/// Asks the user to confirm, by typing digits of the cluster's id, that the loss is accepted.
 fn confirm(recover: &Recover, cluster: ClusterId) -> Result<(), Stop> {
     let digits = cluster.to_string()[..DIGITS].to_owned();
     let typed = match &recover.confirm {
@@ -411,7 +412,7 @@ fn confirm(recover: &Recover, cluster: ClusterId) -> Result<(), Stop> {
     }
 }
 
-/// Copies a survivor's state, and what it accepted after it.
+/// Copies a survivor's state, and the entries that it accepted after it.
 fn make(from: &Survivor, folder: &Path, owner: &Owner) -> Result<(), Stop> {
     let failed = |error: OpenError| Stop::failed(error.to_string());
     let database = &from.database;
@@ -466,7 +467,7 @@ mod tests {
             assert_eq!(was("cluster").as_deref(), Some("cluster.recovering"), "way {number}");
             assert_eq!(was("cluster.lost").as_deref(), Some("cluster"), "way {number}");
             assert!(!at("cluster.recovering").exists(), "way {number}");
-            // Nothing to put in its place: all stays.
+            // There is no folder to put in its place: everything stays.
             go().unwrap_err();
             assert_eq!(was("cluster").as_deref(), Some("cluster.recovering"), "way {number}");
             assert_eq!(was("cluster.lost").as_deref(), Some("cluster"), "way {number}");

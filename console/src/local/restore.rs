@@ -1,9 +1,9 @@
-//! `restore`: a new local cluster with the state of a backup.
+//! `restore`: creates a new local cluster with the state of a backup.
 //!
-//! Guarantees that a backup which is not whole and sound makes no cluster: it is read to its end
-//! before anything is made, and the folder is that of a cluster only when every replica has the
-//! state. The cluster has an id of its own and goes on [far above](seed::LEAP) the backup's index,
-//! so that no index is given twice.
+//! Guarantees that a backup which is incomplete or damaged creates no cluster: it is read to its
+//! end before anything is created, and the folder becomes a cluster's only when every replica has
+//! the state. The cluster has an id of its own and goes on [far above](seed::LEAP) the backup's
+//! index, so that no index is given twice.
 
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -21,7 +21,7 @@ use crate::arguments::Restore;
 use crate::exit::Stop;
 use crate::output::shell_path;
 
-/// Makes the cluster.
+/// Creates the cluster.
 pub fn run(restore: &Restore) -> Result<(), Stop> {
     let Restore { file, data, replicas } = restore;
     folder::check_count(*replicas)?;
@@ -30,7 +30,7 @@ pub fn run(restore: &Restore) -> Result<(), Stop> {
         |error: BackupError| Stop::failed(format!("cannot restore {}: {error}", file.display()));
     let (index, keys) = look_through(file).map_err(refused)?;
 
-    // The folder itself stays what it is, which may be a link or a mount point.
+    // The folder itself is kept: it may be a link or a mount point.
     let cannot = |error: std::io::Error| folder::cannot_make(data, &error);
     fs::create_dir_all(data).map_err(cannot)?;
     let data = data.canonicalize().map_err(cannot)?;
@@ -54,7 +54,7 @@ pub fn run(restore: &Restore) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Checks that nothing is there but what a restore that was broken off left.
+/// Checks that the folder holds nothing but what an interrupted restore left.
 fn check_empty(data: &Path) -> Result<(), Stop> {
     let unusable = |error: std::io::Error| {
         Stop::usage(format!("cannot use {}: {error}; name another folder", data.display()))
@@ -74,7 +74,7 @@ fn check_empty(data: &Path) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Moves what was made to its place, what makes it a cluster last.
+/// Moves the created files into place; the one that makes the folder a cluster's comes last.
 fn bring_in(aside: &Path, data: &Path) -> std::io::Result<()> {
     let mut names = Vec::new();
     for entry in fs::read_dir(aside)? {
@@ -92,8 +92,8 @@ fn open(file: &Path) -> Result<Reader<BufReader<File>>, BackupError> {
     Reader::open(BufReader::new(File::open(file)?))
 }
 
-/// Reads a backup to its end: its index, and how many keys are in it. None that Kvorum wrote has an
-/// index after which nothing can go on, or anything that is later than its index.
+/// Reads a backup to its end, and returns its index and its number of keys. Rejects an index after
+/// which no cluster can go on, and items later than the index: Kvorum writes no such backup.
 fn look_through(file: &Path) -> Result<(u64, u64), BackupError> {
     let mut reader = open(file)?;
     let (index, mut count) = (reader.header.index, 0);

@@ -1,7 +1,7 @@
-//! The console in lines: what is new since the last look, printed.
+//! The console in line mode: prints what is new since the last call.
 //!
-//! Guarantees that each answer and each happening is printed once, in the order of their times.
-//! Does not wait for whoever reads; when nobody does any more, the console ends.
+//! Guarantees that each answer and each event is printed once, in the order of their times. Does
+//! not wait for a reader; when the reader is gone, the console ends.
 
 use std::io::Write;
 
@@ -44,7 +44,7 @@ impl Runtime {
             let _ = writeln!(out, "ask     {} {text} [{answer}]", dialog.title);
         }
         self.asked.clone_from(&self.app.dialog);
-        // Nobody may be reading; that ends a line mode.
+        // The reader may be gone; that ends line mode.
         if out.flush().is_err() {
             self.app.is_quitting = true;
         }

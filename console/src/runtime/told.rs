@@ -1,4 +1,4 @@
-//! What the loop does when a signal comes, and how it stops for a while.
+//! The loop's reaction to signals, and how it suspends the process.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use crate::app::output::Verdict;
 use crate::message::{Effect, Event};
 use crate::signals::{self, Told};
 
-/// How long the sizes of a viewer who attaches take to settle.
+/// The time within which the sizes that an attaching viewer sends settle.
 const SIZE_SETTLES: Duration = Duration::from_millis(50);
 
 impl Runtime {
-    /// Does what a signal says; when to draw it.
+    /// Handles a signal, and returns when to draw the change.
     pub(super) fn told(&mut self, told: Told) -> Due {
         match (told, &self.front) {
             (Told::End, _) => {
@@ -24,7 +24,7 @@ impl Runtime {
             }
             (Told::GoOn, Front::Screen(screen)) => screen.resume(),
             (Told::Resized, Front::Screen(_)) if self.app.settings.is_shared => {
-                // A viewer who attaches tells two sizes; the first one is not drawn.
+                // An attaching viewer sends two sizes; the first one is not drawn.
                 std::thread::sleep(SIZE_SETTLES);
             }
             (Told::Resized, Front::Screen(_)) => {}
@@ -36,7 +36,7 @@ impl Runtime {
         Due::Now
     }
 
-    /// Asks whoever can let it go on again to stop it.
+    /// Asks for the whole job to be stopped, or reports that no shell could continue it.
     pub(super) fn ask_to_suspend(&mut self) {
         if signals::may_suspend() {
             return signals::ask_to_suspend();
@@ -45,7 +45,7 @@ impl Runtime {
         self.app.output.say(self.app.now, Verdict::Note, note);
     }
 
-    /// Stops until somebody says that it goes on.
+    /// Stops the process until it is continued, if a shell can do that.
     fn suspend(&mut self) {
         if !signals::may_suspend() {
             return;
