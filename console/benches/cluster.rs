@@ -1,7 +1,7 @@
-//! A local cluster under load: puts a second, their latency, and syncs for each put.
+//! Benchmark of a local cluster under load: puts a second, their latency, and syncs for each put.
 //!
 //! Three real replicas with synced disks on this machine, closed loop: each client has one put in
-//! flight. The figures mean something only beside others of the same run on the same machine.
+//! flight. The figures are meaningful only beside others of the same run on the same machine.
 //! `KVORUM_BENCH_SECONDS` sets how long each row takes.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
@@ -24,11 +24,11 @@ use kvorum_protocol::{Client, Key, Value};
 use kvorum_replica::addresses::{Addresses, FILE_NAME};
 use tokio::task::JoinSet;
 
-/// Bytes of one value: incompressible, as large as etcd's own benchmark takes.
+/// Bytes of one value: incompressible, and the size that etcd's own benchmark uses.
 const VALUE_BYTES: usize = 1024;
 /// Keys that each client writes in turn.
 const KEYS: u64 = 100;
-/// Highest latency that is told apart, in microseconds.
+/// The highest latency that is distinguished, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
 #[derive(Clone, Copy)]
@@ -38,7 +38,7 @@ enum Load {
 }
 
 fn main() {
-    // `cargo test --benches` only wants to know that it runs.
+    // `cargo test --benches` only checks that the benchmark runs.
     let is_test = std::env::args().any(|argument| argument == "--test");
     let seconds = std::env::var("KVORUM_BENCH_SECONDS").ok().and_then(|text| text.parse().ok());
     let time = Duration::from_secs_f64(seconds.unwrap_or(if is_test { 0.2 } else { 10.0 }));
@@ -110,7 +110,7 @@ async fn run(client: Arc<Client>, load: Load, clients: u64, time: Duration) -> H
     all
 }
 
-/// Syncs of all replicas so far, as their metrics say.
+/// Returns the number of syncs of all replicas so far, according to their metrics.
 fn syncs(cluster: &Cluster) -> u64 {
     let of = |name: &String| {
         let addresses = Addresses::read(&cluster.folder.join(name).join(FILE_NAME)).unwrap();

@@ -1,13 +1,13 @@
-//! What heavy work does to the latency of others' writes.
+//! Benchmark of the effect of heavy work on the latency of other clients' writes.
 //!
 //! Three real replicas with synced disks on this machine. Writes come at a fixed rate, a quarter of
-//! what the cluster can do, and their latency counts from when they were due. First nothing else
-//! happens; then a replica that was away copies all the state, then a million keys are read by
-//! pages, again and again, deleted one by one, and looked for in vain. The figures are the ratios
-//! of one run.
+//! the cluster's capacity, and their latency counts from when they were due. First nothing else
+//! happens; then a replica that was away copies the whole state, then a million keys are read by
+//! pages, again and again, deleted one by one, and searched for after they are gone. The figures
+//! are the ratios of one run.
 //!
-//! `KVORUM_STATE_MIB` sets how much state there is, and `KVORUM_BULK_KEYS` how many keys are read
-//! and deleted.
+//! `KVORUM_STATE_MIB` sets the size of the state, and `KVORUM_BULK_KEYS` the number of keys that
+//! are read and deleted.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
 #![allow(clippy::cast_precision_loss, reason = "figures are printed with few digits")]
@@ -34,20 +34,20 @@ use tokio::task::JoinSet;
 const VALUE_BYTES: usize = 1024;
 /// Keys that the load writes again and again.
 const LOAD_KEYS: u64 = 1000;
-/// Writers of the load, and of what fills the cluster.
+/// Writers of the load, and of the fill.
 const WRITERS: u64 = 64;
-/// Deletes under way at a time: what clears up in the background does not hurry.
+/// Deletes in flight at a time: background cleanup is not urgent.
 const DELETES: usize = 4;
-/// More than the log keeps, so that a replica without it needs the state.
+/// Writes while a replica is away: more than the log keeps, so that the replica needs the state.
 const AWAY_WRITES: u64 = 200_000;
-/// A copy of all the state is done by then.
+/// How long a copy of the whole state may take.
 const COPY_PATIENCE: Duration = Duration::from_secs(300);
-/// How long RocksDB is left alone after a fill: what it still compacts would count as calm.
+/// How long RocksDB is left alone after a fill: remaining compactions would count as calm.
 const SETTLE: Duration = Duration::from_secs(30);
-/// Highest latency that is told apart, in microseconds.
+/// The highest latency that is distinguished, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
-/// Puts keys as fast as it goes: how many a second.
+/// Puts keys as fast as possible; returns the number per second.
 async fn fill(client: &Arc<Client>, keys: u64, key: fn(u64) -> Key, value: fn() -> Value) -> f64 {
     let began = Instant::now();
     let mut tasks = JoinSet::new();
@@ -63,7 +63,7 @@ async fn fill(client: &Arc<Client>, keys: u64, key: fn(u64) -> Key, value: fn() 
     keys as f64 / began.elapsed().as_secs_f64()
 }
 
-/// Writes that are due at fixed times, until told to stop.
+/// The load: writes that are due at fixed times, until it is stopped.
 struct Load {
     tasks: JoinSet<Histogram<u64>>,
     stop: Arc<AtomicBool>,
@@ -105,7 +105,7 @@ impl Load {
     }
 }
 
-/// What is compared, and with what.
+/// The rate of the load, and the calm latency that rows are compared with.
 struct Report {
     per_second: f64,
     calm_ms: Option<f64>,
@@ -132,7 +132,7 @@ impl Report {
     }
 }
 
-/// Reads all pages of a prefix; how many keys there were.
+/// Reads all pages of a prefix; returns the number of keys.
 async fn read_all(client: &Client, prefix: &str) -> u64 {
     let (mut count, mut next) = (0, Some(Scan::of(prefix, Consistency::Linearizable)));
     while let Some(scan) = next {
@@ -180,7 +180,7 @@ async fn run(state_mib: u64, bulk: u64, calm: Duration, settle: Duration) {
     let writes = AWAY_WRITES.min(state_mib * 1024);
     fill(&client, writes, |n| Key::from(format!("away/{}", n % 1000)), random).await;
     tokio::time::sleep(settle).await;
-    // Without it, each write waits for the slower of two instead of the second of three.
+    // Without it, each write waits for the slower of two replicas instead of the second of three.
     report.row(&client, "a replica is away", tokio::time::sleep(calm)).await;
     let route = Route::Through(away);
     let copy = async {
@@ -197,7 +197,7 @@ async fn run(state_mib: u64, bulk: u64, calm: Duration, settle: Duration) {
     fill(&client, bulk, |number| Key::from(format!("bulk/{number:08}")), small).await;
     tokio::time::sleep(settle).await;
     let reading = async {
-        // As long as the others, lest one pause of the disk count for all.
+        // As long as the other rows, so that one pause of the disk does not count for all of it.
         let began = Instant::now();
         while began.elapsed() < calm {
             assert_eq!(read_all(&client, "bulk/").await, bulk);
@@ -215,7 +215,7 @@ async fn run(state_mib: u64, bulk: u64, calm: Duration, settle: Duration) {
 }
 
 fn main() {
-    // `cargo test --benches` only wants to know that it runs.
+    // `cargo test --benches` only checks that the benchmark runs.
     let is_test = std::env::args().any(|argument| argument == "--test");
     let (state, bulk, calm) = if is_test { (96, 2_000, 0.2) } else { (1024, 1_000_000, 15.0) };
     let (state, bulk) = (number("KVORUM_STATE_MIB", state), number("KVORUM_BULK_KEYS", bulk));

@@ -1,9 +1,9 @@
-//! The console on a screen: its first frame, its rest, its keys under load, its pages of keys.
+//! Benchmark of the console on a screen: its first frame, idling, keys under load, pages of keys.
 //!
 //! Each row starts the program in a pseudo-terminal and measures at the terminal's other end: from
-//! the key that is written to the screen that shows what it does. `load` and `keys in memory` start
+//! the key that is written to the screen that shows its effect. `load` and `keys in memory` start
 //! this program on a cluster in memory, so their memory is that of the console and of the cluster
-//! together. `KVORUM_BENCH_SECONDS` sets how long the timed rows take, 60 unless told.
+//! together. `KVORUM_BENCH_SECONDS` sets how long the timed rows take, by default 60.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
 #![allow(clippy::cast_precision_loss, reason = "figures are printed with few digits")]
@@ -27,18 +27,18 @@ use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process};
 use terminal::{Terminal, kvorum, this_program};
 
-/// Says in the environment what this program is.
+/// The environment variable that sets the role of this program.
 const ROLE: &str = "KVORUM_BENCH_ROLE";
 /// Writes a second under load.
 const LOAD: u64 = 5000;
-/// Writes a second until the log is long.
+/// Writes a second while the log is being filled.
 const FILL: u64 = 50_000;
-/// Clock ticks of a second in `/proc/PID/stat` (`USER_HZ`; the same on every Linux that is used).
+/// Clock ticks of a second in `/proc/PID/stat` (`USER_HZ`; the same on every Linux in use).
 const TICKS: f64 = 100.0;
-/// Puts in flight while keys are filled in.
+/// Puts in flight while the keys are written.
 const PUTS: u64 = 200;
 
-/// How much of everything.
+/// The amount of each kind of work.
 struct Scale {
     time: Duration,
     starts: usize,
@@ -51,7 +51,7 @@ fn main() {
     if let Ok(role) = std::env::var(ROLE) {
         return be(&role);
     }
-    // `cargo test --benches` only wants to know that it runs.
+    // `cargo test --benches` only checks that the benchmark runs.
     let is_test = std::env::args().any(|argument| argument == "--test");
     let seconds = std::env::var("KVORUM_BENCH_SECONDS").ok().and_then(|text| text.parse().ok());
     let time = Duration::from_secs_f64(seconds.unwrap_or(if is_test { 1.0 } else { 60.0 }));
@@ -66,7 +66,7 @@ fn main() {
     keys_on_replicas(&scale);
 }
 
-/// Is a console on a cluster in memory: `load ENTRIES` or `keys COUNT`.
+/// Runs a console on a cluster in memory: `load ENTRIES` or `keys COUNT`.
 fn be(role: &str) {
     let (what, count) = role.split_once(' ').unwrap();
     let (is_load, count) = (what == "load", count.parse::<u64>().unwrap());
@@ -191,7 +191,7 @@ fn keys_on_replicas(scale: &Scale) {
     keys(terminal, scale, "on three replicas");
 }
 
-/// Opens, filters and pages keys.
+/// Measures opening, filtering and paging keys.
 fn keys(mut terminal: Terminal, scale: &Scale, place: &str) {
     terminal.wait_for("3/3 ready");
     let (mut opened, mut filtered, mut paged) = (times(), times(), times());
@@ -255,7 +255,7 @@ fn print(what: &str, times: &Histogram<u64>) {
     );
 }
 
-/// Seconds of a core that a process has used.
+/// Returns the seconds of a core that a process has used.
 fn cpu(process: Pid) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap();
     let fields = stat.rsplit_once(") ").unwrap().1;
@@ -263,7 +263,7 @@ fn cpu(process: Pid) -> f64 {
     ticks.sum::<f64>() / TICKS
 }
 
-/// A line of `/proc/PID/status` in MiB.
+/// Returns the value of a line of `/proc/PID/status`, in MiB.
 fn memory(process: Pid, name: &str) -> u64 {
     let file = format!("/proc/{}/status", process.as_raw_nonzero());
     let status = std::fs::read_to_string(file).unwrap();

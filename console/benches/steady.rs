@@ -1,15 +1,15 @@
-//! How steady a leader is beside work that keeps the processors and the disk busy, and how soon
-//! another one leads when it is killed.
+//! Benchmark of how steady a leader is beside work that keeps the processors and the disk busy, and
+//! how soon another one leads when it is killed.
 //!
 //! Three real replicas with synced disks on this machine, 200 writes a second. First the leader is
 //! killed by SIGKILL, again and again, on a quiet machine: how long after the signal is the next
 //! write acknowledged? Then, for some minutes, a thread writes files of a gibibyte beside the data,
-//! synced and removed again, and two threads compile: a row a minute tells how often the leader
-//! changed, and how long no write was acknowledged at most.
+//! synced and removed again, and two threads compile: a row a minute shows how often the leader
+//! changed, and the longest time without an acknowledged write.
 //!
 //! `KVORUM_KILLS` sets how often the leader is killed, `KVORUM_MINUTES` how long the work goes on,
-//! and `KVORUM_FILE_MIB` how large its files are. Compilations need `rustc` on the path; without
-//! it the threads just compute.
+//! and `KVORUM_FILE_MIB` how large its files are. Compilations need `rustc` on the path; without it
+//! the threads just compute.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
 #![allow(clippy::cast_precision_loss, reason = "figures are printed with few digits")]
@@ -36,14 +36,14 @@ use kvorum_protocol::{Client, Key, Value};
 /// Writes a second, and the clients that take turns with them.
 const PER_SECOND: f64 = 200.0;
 const CLIENTS: usize = 64;
-/// Functions of the program that is compiled: some seconds of work.
+/// Functions of the program to compile: some seconds of work.
 const FUNCTIONS: usize = 2_000;
-/// Gaps that are longer count as such.
+/// Gaps longer than this are counted.
 const GAP: Duration = Duration::from_millis(300);
-/// What is told apart at most, in microseconds.
+/// The highest latency that is distinguished, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
-/// What came of the writes since the last look.
+/// The results of the writes since the last look.
 struct Seen {
     acknowledged: Instant,
     gap: Duration,
@@ -67,7 +67,7 @@ impl Seen {
     }
 }
 
-/// Writes at a fixed rate for as long as the process lives.
+/// Starts writes at a fixed rate that go on as long as the process lives.
 fn begin_load(client: &Arc<Client>) -> Arc<Mutex<Seen>> {
     let seen = Arc::new(Mutex::new(Seen::new(Instant::now())));
     let (began, next) = (Instant::now(), Arc::new(AtomicU64::new(0)));
@@ -87,7 +87,7 @@ fn begin_load(client: &Arc<Client>) -> Arc<Mutex<Seen>> {
     seen
 }
 
-/// Work beside the cluster, until it is dropped.
+/// The work beside the cluster, which goes on until this is dropped.
 struct Disturbance {
     stop: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -161,7 +161,7 @@ async fn all_are_linked(cluster: &Cluster, client: &Client) {
     }
 }
 
-/// Kills the leader again and again; how long it took until the next write, in milliseconds.
+/// Kills the leader again and again; returns the times until the next write, in milliseconds.
 async fn kill_leaders(cluster: &Cluster, client: &Client, times: u64) -> Vec<f64> {
     let mut took = Vec::new();
     for number in 0..times {
@@ -224,7 +224,7 @@ async fn run(kills: u64, minutes: f64, file_mib: u64) {
 }
 
 fn main() {
-    // `cargo test --benches` only wants to know that it runs.
+    // `cargo test --benches` only checks that the benchmark runs.
     let is_test = std::env::args().any(|argument| argument == "--test");
     let (kills, minutes, mib) = if is_test { (2, 0, 16) } else { (200, 60, 1024) };
     let minutes = number("KVORUM_MINUTES", minutes) as f64;

@@ -1,13 +1,13 @@
-//! Full load for minutes: whether writes go on as fast as they began.
+//! Benchmark of full load for minutes: whether writes go on as fast as they began.
 //!
-//! Three real replicas with synced disks on this machine, and 256 clients, each with one request
-//! in flight. First new keys again and again without a pause, then a few keys and all keys
-//! overwritten, and all keys read; then a mixture of these for some minutes, a row a minute. What
-//! is looked for is debt: work that the disk was given and has put off. Minutes are compared with
+//! Three real replicas with synced disks on this machine, and 256 clients, each with one request in
+//! flight. First new keys again and again without a pause, then a few keys and all keys
+//! overwritten, and all keys read; then a mixture of these for some minutes, a row a minute. The
+//! benchmark looks for debt: work that was given to the disk and put off. Minutes are compared with
 //! the first one.
 //!
-//! `KVORUM_NEW_ROWS` sets how many rows of new keys there are, `KVORUM_MINUTES` how many minutes of
-//! the mixture, and `KVORUM_STATE_MIB` how much state that grows to.
+//! `KVORUM_NEW_ROWS` sets the number of rows of new keys, `KVORUM_MINUTES` the minutes of the
+//! mixture, and `KVORUM_STATE_MIB` the size up to which that makes the state grow.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
 #![allow(clippy::cast_precision_loss, reason = "figures are printed with few digits")]
@@ -32,13 +32,13 @@ const VALUE_BYTES: usize = 1024;
 const CLIENTS: u64 = 256;
 /// Keys that are overwritten again and again.
 const HOT_KEYS: u64 = 25_600;
-/// Highest latency that is told apart, in microseconds.
+/// The highest latency that is distinguished, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
-/// What the clients do.
+/// The requests that the clients send.
 #[derive(Clone, Copy, PartialEq)]
 enum Load {
-    /// Puts of keys that are not there.
+    /// Puts of keys that do not exist.
     New,
     /// Puts of a few keys.
     Hot,
@@ -46,11 +46,11 @@ enum Load {
     Scattered,
     /// Linearizable gets of any key.
     Read,
-    /// Two of five new, the others one each; when there are enough keys, none is new.
+    /// A mixture: two of five new, the others one each; once there are enough keys, none is new.
     Mixed,
 }
 
-/// The cluster under load, and the keys that it has.
+/// The cluster under load, and its number of keys.
 struct Trial {
     client: Arc<Client>,
     keys: Arc<AtomicU64>,
@@ -74,7 +74,7 @@ fn key(number: u64) -> Key {
     Key::from(format!("state/{number:010}"))
 }
 
-/// One client, until a time.
+/// Runs one client until a time.
 async fn one(trial: (Arc<Client>, Arc<AtomicU64>, u64), load: Load, until: Instant) -> Latencies {
     let (client, keys, keys_max) = trial;
     let mut latencies = Latencies::new();
@@ -111,7 +111,7 @@ async fn one(trial: (Arc<Client>, Arc<AtomicU64>, u64), load: Load, until: Insta
 }
 
 impl Trial {
-    /// Runs a load for some time and prints a row about it; how many requests a second there were.
+    /// Runs a load for some time and prints a row about it; returns the requests per second.
     async fn row(&self, what: &str, load: Load, time: Duration) -> f64 {
         let before = self.client.status(&Route::Any).await.unwrap().ballot.number;
         let (began, mut tasks) = (Instant::now(), JoinSet::new());
@@ -167,7 +167,7 @@ async fn run(rows: u64, minutes: u64, state_mib: u64, scale: f64) {
 }
 
 fn main() {
-    // `cargo test --benches` only wants to know that it runs.
+    // `cargo test --benches` only checks that the benchmark runs.
     let is_test = std::env::args().any(|argument| argument == "--test");
     let (rows, minutes, scale) = if is_test { (1, 1, 0.01) } else { (7, 10, 1.0) };
     let rows = number("KVORUM_NEW_ROWS", rows);

@@ -1,7 +1,7 @@
-//! The console in a real terminal on backends made for a test: one that panics, one under load.
+//! Tests of the console in a real terminal on special backends: one that panics, one under load.
 //!
-//! This program starts itself in a pseudo-terminal; `ROLE` tells it to be a console then. Local
-//! clusters start it once more as their replicas.
+//! This program starts itself in a pseudo-terminal; `ROLE` then makes it a console. Local clusters
+//! start it once more as their replicas.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -25,9 +25,9 @@ use kvorum::probe::Store;
 use kvorum::probe::Task;
 use kvorum::sink::Sink;
 
-/// Says in the environment what this program is.
+/// The environment variable that sets the role of this program.
 const ROLE: &str = "KVORUM_TEST_ROLE";
-/// Least time between two frames of data, as the console promises.
+/// The minimum time between two frames of data that the console guarantees.
 const DATA_INTERVAL: Duration = Duration::from_millis(100);
 /// Writes a second under load.
 const LOAD: u64 = 5000;
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Is a console on the backend of a role: `load`, or `WHERE FOLDER` for one that panics.
+/// Runs a console on the backend of a role: `load`, or `WHERE FOLDER` for one that panics.
 fn be(role: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (place, folder) = role.split_once(' ').unwrap_or((role, ""));
@@ -79,7 +79,7 @@ fn be(role: &str) {
     });
 }
 
-/// A cluster whose backend panics when it is told to get a key.
+/// A cluster whose backend panics on a request to get a key.
 struct Panics {
     inner: Arc<RealCluster>,
     place: String,
@@ -109,7 +109,7 @@ impl Backend for Panics {
             "call" => return Box::pin(async { panic!("in a call") }),
             "thread" => drop(std::thread::spawn(|| panic!("in a thread"))),
             "blocking" => drop(tokio::task::spawn_blocking(|| panic!("in blocking"))),
-            // The loop itself makes the future.
+            // The console's loop itself creates the future.
             "loop" => panic!("in the loop"),
             _ => {}
         }
@@ -130,7 +130,7 @@ fn a_panic_gives_the_terminal_back_and_leaves_no_process(place: &str) {
     let role = format!("{place} {}", folder.path().to_str().unwrap());
     let mut terminal = Terminal::start(this_program(&[], (ROLE, &role)));
     let mut running = Vec::new();
-    // In the watch it comes by itself.
+    // In the watch the panic happens by itself.
     if place != "watch" {
         terminal.wait_for("3/3 ready");
         running = replicas(folder.path());
@@ -152,7 +152,7 @@ fn data_is_drawn_at_most_ten_times_a_second() {
     let (began, before) = (Instant::now(), terminal.frames());
     std::thread::sleep(Duration::from_secs(3));
     let drawn = terminal.frames() - before;
-    // One more may be under way at each end.
+    // One more frame may be in progress at each end.
     let most = began.elapsed().as_millis() / DATA_INTERVAL.as_millis() + 2;
     assert!(u128::from(drawn) <= most && drawn > 0, "{drawn} frames, at most {most}");
     terminal.press("q");

@@ -1,4 +1,4 @@
-//! A backup that is taken during writes, and the cluster that is made of it.
+//! Tests of a backup taken during writes, and of the cluster restored from it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -30,10 +30,10 @@ const WRITERS: u64 = 8;
 const KEYS: u64 = 500;
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What was written to each key: its value by revision, none for a delete.
+/// The writes to each key: its value by revision, none for a delete.
 type Written = BTreeMap<Key, BTreeMap<u64, Option<Value>>>;
 
-/// Puts and deletes until told to stop; each writer has keys of its own.
+/// Puts and deletes until told to stop; each writer has its own keys.
 async fn load(client: Arc<Client>, stop: Arc<AtomicBool>) -> Written {
     let mut tasks = JoinSet::new();
     for writer in 0..WRITERS {
@@ -66,7 +66,7 @@ async fn load(client: Arc<Client>, stop: Arc<AtomicBool>) -> Written {
     all
 }
 
-/// All keys with value and revision.
+/// Returns all keys with their revisions and values.
 async fn all(client: &Client) -> BTreeMap<Key, (u64, Value)> {
     let scan = Scan::of("", Consistency::Linearizable);
     let pairs = scan_all(client, scan, &Route::Any).await.into_iter();
@@ -154,7 +154,7 @@ fn a_backup_that_is_not_whole_makes_no_cluster() {
     let (status, _, err) = said(&restore(&file, &file));
     assert_eq!((status, err.contains("another folder")), (2, true), "{err}");
 
-    // A link to an empty folder, which may be another disk, stays a link.
+    // A link to an empty folder, which may be on another disk, stays a link.
     let (empty, link) = (path("empty"), path("link"));
     std::fs::create_dir(&empty).unwrap();
     std::os::unix::fs::symlink(&empty, &link).unwrap();
@@ -163,7 +163,7 @@ fn a_backup_that_is_not_whole_makes_no_cluster() {
     assert!(link.is_symlink() && empty.join("statefulset.json").exists());
     assert!(!empty.join(".restoring").exists(), "what it was made in is gone");
 
-    // One that was broken off is no empty folder, in which another cluster could begin.
+    // The folder of an interrupted restore does not count as empty: no other cluster begins in it.
     let begun = path("begun");
     std::fs::create_dir_all(begun.join(".restoring/kvorum-0")).unwrap();
     let local = kvorum().args(["local", "--no-console", "--data"]).arg(&begun).output().unwrap();
@@ -174,7 +174,7 @@ fn a_backup_that_is_not_whole_makes_no_cluster() {
     assert_eq!(status, 0, "{err}");
 }
 
-/// Two of three folders are gone. What the third one has goes on, under a new id, once the first
+/// Two of three folders are gone. The third one's data lives on, under a new id, once the first
 /// digits of the old one are given.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_left_of_a_cluster_goes_on() {
@@ -205,14 +205,14 @@ async fn what_is_left_of_a_cluster_goes_on() {
     assert_eq!((status, err.contains("nothing needs to be recovered")), (2, true), "{err}");
 
     std::fs::remove_dir_all(folder.join("kvorum-0")).unwrap();
-    // One that cannot be looked at is not lost.
+    // A replica that cannot be inspected is not lost.
     let lock = std::fs::File::open(folder.join("kvorum-2").join("lock")).unwrap();
     let held = rustix::fs::FlockOperation::NonBlockingLockExclusive;
     rustix::fs::flock(&lock, held).unwrap();
     let (status, _, err) = recover(&[]);
     assert_eq!((status, err.contains("may not be lost")), (1, true), "{err}");
     drop(lock);
-    // Nor is one of a cluster that the file does not name.
+    // Nor is a replica of a cluster that the file does not name.
     let (file, other) = (folder.join("statefulset.json"), ClusterId(1).to_string());
     let set = std::fs::read_to_string(&file).unwrap();
     let cluster = StatefulSet::read(&folder).unwrap().cluster.to_string();
@@ -227,7 +227,7 @@ async fn what_is_left_of_a_cluster_goes_on() {
     assert!(out.contains("1 of 3 replicas are left") && out.contains("are lost"), "{out}");
     assert!(out.contains("kvorum-0: not in") && out.contains("kvorum-2: not in"), "{out}");
     let digits = err.trim().rsplit(' ').next().unwrap().to_owned();
-    // Where the old folder is to be kept there is something else.
+    // Something else is in the place where the old folder is to be kept.
     let old = kept.path().join(format!("cluster.lost-{digits}"));
     std::fs::create_dir(&old).unwrap();
     let (status, _, err) = recover(&["--confirm", &digits]);
@@ -243,8 +243,8 @@ async fn what_is_left_of_a_cluster_goes_on() {
     assert!(all(&client).await == before, "all that it had is there");
 }
 
-/// Three become one, whose volume is lost. Those that left hold everything that was decided until
-/// then, and go on with it.
+/// Three replicas become one, whose volume is then lost. The others, which left, hold everything
+/// that was decided until then, and go on with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_had_left_give_what_they_hold() {
     let kept = tempfile::tempdir().unwrap();
@@ -258,7 +258,7 @@ async fn replicas_that_had_left_give_what_they_hold() {
     let before = all(&client).await;
     let (status, _, err) = said(&cluster.run(&["scale", "1", "--yes"]));
     assert_eq!(status, 0, "{err}");
-    // Until they have left they do not know that they have.
+    // Until they have left, they do not know that they have.
     while cluster.process("kvorum-1").is_some() || cluster.process("kvorum-2").is_some() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -282,7 +282,7 @@ async fn replicas_that_had_left_give_what_they_hold() {
     assert!(matches!(outcome, Outcome::Put { revision } if revision > LEAP), "{outcome:?}");
 }
 
-/// The volume of one replica, which has applied some entries.
+/// Creates the volume of one replica, which has applied some entries.
 fn volume(path: &Path, set: &StatefulSet, replica: u64, genesis: &Configuration, has: &[Entry]) {
     let newborn =
         Newborn { cluster: set.cluster, replica: ReplicaId(replica), members: genesis.clone() };
@@ -301,8 +301,8 @@ fn volume(path: &Path, set: &StatefulSet, replica: u64, genesis: &Configuration,
     database.close();
 }
 
-/// Everybody who knows of the last configuration has left it, and its only member has not got what
-/// was decided before it: the state of the ones that left goes on.
+/// Every replica that knows the last configuration has left it, and its only member lacks entries
+/// decided before it: the cluster goes on from the state of those that left.
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_lack_the_state_keep_nobody_from_recovering() {
     let kept = tempfile::tempdir().unwrap();
@@ -347,7 +347,7 @@ async fn members_that_lack_the_state_keep_nobody_from_recovering() {
     assert_eq!(revisions, [1, 3, 4], "each key, as it was");
 }
 
-/// An older copy of the volume of the only replica may not decide, and goes on by `recover`.
+/// An older copy of the only replica's volume may not decide, and goes on through `recover`.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_only_replica_goes_on() {
     let kept = tempfile::tempdir().unwrap();
@@ -385,7 +385,7 @@ async fn an_older_copy_of_the_only_replica_goes_on() {
     assert_eq!(said(&cluster.run(&["get", "after"])).0, 3, "it was written later");
 }
 
-/// Clients cannot take all the room that replicas need to catch up.
+/// Clients cannot use up the room for snapshots that replicas need to catch up.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_have_few_snapshots_open() {
     use kvorum_protocol::message::{Answer, SnapshotRequest};

@@ -1,4 +1,4 @@
-//! Bytes of any kind as keys and values, by every way in and out.
+//! Tests of arbitrary bytes as keys and values, through every way in and out.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -17,7 +17,7 @@ use kvorum_protocol::client::Route;
 use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::{Client, Key};
 
-/// Strings that other programs mistook, and random ones.
+/// Returns strings that other programs mishandled, and random ones.
 fn strings(random: u64) -> Vec<Vec<u8>> {
     let known: [&[u8]; 12] = [
         b"line1\r\nline2\r\n",
@@ -38,7 +38,7 @@ fn strings(random: u64) -> Vec<Vec<u8>> {
     all.extend((0..random).map(|_| {
         let mut bytes = vec![0; rand::random_range(1..40)];
         rand::fill(&mut bytes[..]);
-        // No argument of a program has one.
+        // An argument of a program cannot contain a zero byte.
         bytes.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = 1);
         bytes
     }));
@@ -51,7 +51,7 @@ async fn is_there(client: &Arc<Client>, bytes: &[u8]) -> bool {
     pair.is_some_and(|pair| pair.value.0 == bytes)
 }
 
-/// As arguments, and into a pipe. `KVORUM_STRINGS` makes the random ones more.
+/// As arguments, and into a pipe. `KVORUM_STRINGS` sets the number of random strings.
 #[tokio::test(flavor = "multi_thread")]
 async fn arguments_and_pipes_keep_bytes() {
     let cluster = Cluster::start(&["--replicas=1"]);
@@ -62,7 +62,7 @@ async fn arguments_and_pipes_keep_bytes() {
         output.stdout
     };
     for bytes in strings(number("KVORUM_STRINGS", 50)) {
-        // That would name a file.
+        // An @ in front would name a file.
         if bytes[0] == b'@' {
             continue;
         }
@@ -73,8 +73,8 @@ async fn arguments_and_pipes_keep_bytes() {
     }
 }
 
-/// As lines of a batch, written with escapes, and as JSON Lines; with many random strings, all of
-/// two bytes too.
+/// As lines of a batch, written with escapes, and as JSON Lines; with many random strings, also
+/// every string of two bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_and_lists_keep_bytes() {
     let cluster = Cluster::start(&["--replicas=1"]);
@@ -89,7 +89,7 @@ async fn batches_and_lists_keep_bytes() {
     let mut lines = String::new();
     for bytes in &all {
         let word: String = bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect();
-        // A value that begins with one @ names a file.
+        // A value that begins with a single @ names a file.
         let at = if bytes[0] == b'@' { "@" } else { "" };
         writeln!(lines, "put -- \"{word}\" \"{at}{word}\"").unwrap();
     }

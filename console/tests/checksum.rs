@@ -1,5 +1,5 @@
-//! A replica whose state was altered behind its back is found, quarantined and rebuilt, while the
-//! cluster serves.
+//! Tests that a replica whose state was altered behind its back is detected, quarantined and
+//! rebuilt, while the cluster serves.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -25,7 +25,7 @@ use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, Store};
 use rustix::process::Signal;
 
-/// Keys that are there before; enough that a checksum takes several chunks.
+/// Keys written beforehand; enough that a checksum takes several chunks.
 const KEYS: u32 = 3000;
 const DEADLINE: Duration = Duration::from_secs(10);
 const OFTEN: [&str; 1] = ["--replica-arg=--checksum-seconds=1"];
@@ -38,7 +38,7 @@ fn value(number: u32) -> Value {
     Value::from(format!("{number}").repeat(60))
 }
 
-/// Gives a key another value, and nothing else: each record is sound.
+/// Gives a key another value and changes nothing else: each record is valid.
 fn alter(cluster: &Path, name: &str, key: &Key, value: &'static str) {
     let set = StatefulSet::read(cluster).unwrap();
     let (owner, folder) = (set.owner(name), cluster.join(name));
@@ -54,8 +54,8 @@ fn alter(cluster: &Path, name: &str, key: &Key, value: &'static str) {
     database.close();
 }
 
-/// A cluster with so many keys, of which one replica has another value for one, and that compares
-/// states often.
+/// Starts a cluster with the given number of keys, one of them altered at one replica, that
+/// compares states often.
 async fn altered(folder: &Path, replicas: u32, keys: u32) -> Cluster {
     let cluster = Cluster::start_in(folder, &[&format!("--replicas={replicas}")]);
     let client = cluster.client(DEADLINE);
@@ -68,7 +68,7 @@ async fn altered(folder: &Path, replicas: u32, keys: u32) -> Cluster {
     Cluster::start_in(folder, &OFTEN)
 }
 
-/// Writes a key and reads it back, again and again: how often.
+/// Writes a key and reads it back, again and again; returns how often.
 async fn serve(client: Arc<Client>, stop: Arc<AtomicBool>) -> u64 {
     let key = Key::from("served");
     for number in 0.. {
@@ -108,7 +108,7 @@ async fn an_altered_state_is_found_and_rebuilt_while_the_cluster_serves() {
     assert!(pairs.into_iter().map(|pair| (pair.key, pair.value)).eq(expected), "as it was");
 }
 
-/// Two replicas cannot know which of them is right: it is an alarm, and both go on.
+/// Two replicas cannot know which of them is right: an alarm is raised, and both go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_a_difference_is_an_alarm() {
     let temporary = tempfile::tempdir().unwrap();

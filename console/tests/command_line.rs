@@ -1,4 +1,4 @@
-//! The command line as people type it, on a real local cluster.
+//! Tests of the command line as a user types it, on a real local cluster.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -12,7 +12,7 @@ use cluster::{Cluster, PATIENCE, kvorum, said};
 use kvorum_replica::addresses::{Addresses, FILE_NAME};
 use rustix::process::{Signal, kill_process};
 
-/// A command line, its exit status, and a part of what it says.
+/// A command line, its exit status, and a part of its output.
 type Case<'a> = (&'a [&'a str], i32, &'a str);
 
 fn check(cluster: &Cluster, cases: &[Case<'_>]) {
@@ -179,7 +179,7 @@ fn a_cluster_is_scaled_to_none_and_back() {
         assert!(began.elapsed() < PATIENCE, "all replicas end");
         std::thread::sleep(Duration::from_millis(10));
     }
-    // Nobody is there who could say how many there are; the folder says how many are wanted.
+    // No replica is there to report the current number; the folder holds the desired number.
     check(&cluster, &[(&["scale", "0", "--yes"], 4, "")]);
     let (code, out, err) = said(&cluster.run(&["scale", "3"]));
     assert_eq!(code, 0, "{out}{err}");
@@ -188,7 +188,7 @@ fn a_cluster_is_scaled_to_none_and_back() {
     check(&cluster, &[(&["get", "a"], 0, "1")]);
 }
 
-/// A configuration whose user logs in by a program that never answers.
+/// A kubeconfig whose user logs in through a program that never answers.
 const HANGING_LOGIN: &str = r#"
 apiVersion: v1
 kind: Config
@@ -262,13 +262,13 @@ fn one_folder_has_one_cluster() {
     assert_eq!((code, err.contains("a local cluster has 1 to 7")), (2, true), "{err}");
 }
 
-/// Whether a process lives. One that has ended and was not asked about by its parent does not.
+/// Whether a process is alive. One that has ended, but was not waited for by its parent, is not.
 fn is_alive(process: rustix::process::Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// Waits until none of the processes lives.
+/// Waits until none of the processes is alive; returns how long that took.
 fn wait_for_end(processes: &[rustix::process::Pid]) -> Duration {
     let began = Instant::now();
     while processes.iter().any(|process| is_alive(*process)) {
@@ -307,7 +307,7 @@ fn a_killed_replica_comes_back_and_what_was_written_stays() {
     check(&cluster, &[(&["get", "a"], 0, "1"), (&["log"], 0, "put    a  1")]);
 }
 
-/// Nobody reads what the cluster prints: it goes on.
+/// The output of the cluster is not read: the cluster goes on.
 #[test]
 fn a_cluster_without_a_reader_goes_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -335,8 +335,7 @@ fn a_cluster_without_a_reader_goes_on() {
     assert!(supervisor.wait().unwrap().success());
 }
 
-/// The proof that the readme promises, on a cluster of the demo's own.
-/// When some replica's log first says something after a moment, in microseconds since 1970.
+/// Returns when a replica's log first contains a text after a moment, in microseconds since 1970.
 fn logged(cluster: &Cluster, replicas: &[String], part: &str, after: u64) -> Option<u64> {
     let times = replicas.iter().flat_map(|replica| {
         let log = std::fs::read_to_string(cluster.folder.join(replica).join("log")).unwrap();
@@ -353,7 +352,7 @@ fn logged(cluster: &Cluster, replicas: &[String], part: &str, after: u64) -> Opt
 #[test]
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some milliseconds")]
 fn the_stamps_of_a_failover_are_those_of_the_replicas_logs() {
-    /// How far apart they may be.
+    /// How far apart they may be, in microseconds.
     const NEAR_US: u64 = 20_000;
     let cluster = Cluster::start(&[]);
     let (code, out, err) =
@@ -365,8 +364,8 @@ fn the_stamps_of_a_failover_are_those_of_the_replicas_logs() {
     let (noticed, elected) = (stamp("noticed_ms"), stamp("elected_ms"));
     let before = figures["leader_before"].as_str().unwrap();
     let survivors: Vec<_> = cluster.names().into_iter().filter(|name| name != before).collect();
-    // The kill is the console's own; the rest is what the survivors say, and the first to lead may
-    // be followed at once by another one with a ballot of the same number.
+    // The kill is the console's own stamp; the others come from the survivors, and the first to
+    // lead may be followed at once by another one with a ballot of the same number.
     let lost = format!("link lost peer=\"{before}\"");
     let first = logged(&cluster, &survivors, &lost, killed).unwrap();
     let leads = logged(&cluster, &survivors, " leads ballot", killed).unwrap();
@@ -375,6 +374,7 @@ fn the_stamps_of_a_failover_are_those_of_the_replicas_logs() {
     assert!(killed <= noticed && noticed <= elected, "{out}");
 }
 
+/// The proof that the readme promises, on a cluster of the demo's own.
 #[test]
 fn the_demo_of_a_failover_is_a_proof() {
     let nowhere = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
-//! Copies of volumes, taken while their replicas run and brought back later: what was acknowledged
-//! meanwhile is not lost, nobody reads what is old, and nobody serves beside another.
+//! Tests of copies of volumes, taken while their replicas run and put back later: writes
+//! acknowledged in between are not lost, no client reads old values, and no two replicas serve
+//! beside each other.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -16,9 +17,9 @@ use kvorum_replica::addresses::{Addresses, FILE_NAME};
 use kvorum_replica::orchestrator::Folder;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Time between two looks.
+/// The pause between two checks.
 const PAUSE: Duration = Duration::from_millis(50);
-/// By then what a replica does once a second was done.
+/// Long enough for everything that a replica does once a second.
 const SECONDS: Duration = Duration::from_secs(3);
 
 fn copy(from: &Path, to: &Path) {
@@ -30,7 +31,7 @@ fn put(cluster: &Cluster, value: &str) {
     assert_eq!(put.0, 0, "{put:?}");
 }
 
-/// Waits until a command prints what it should.
+/// Waits until a command prints the expected output, and returns it.
 fn until(cluster: &Cluster, words: &[&str], is_it: impl Fn(&str) -> bool) -> String {
     let began = Instant::now();
     loop {
@@ -43,7 +44,7 @@ fn until(cluster: &Cluster, words: &[&str], is_it: impl Fn(&str) -> bool) -> Str
     }
 }
 
-/// A folder is copied as if in an instant.
+/// Copies a folder as if in an instant.
 fn copy_while_it_runs(cluster: &Cluster, name: &str, to: &Path) {
     let process = cluster.process(name).unwrap();
     kill_process(process, Signal::STOP).unwrap();
@@ -74,14 +75,13 @@ fn a_copy_of_the_only_volume_serves_nothing() {
     put(&cluster, "2");
     cluster.stop(Signal::TERM);
     bring_back(&folder, "kvorum-0", &aside);
-    // It begins epochs and starts of its own, and is no more the volume for that.
+    // Each start begins epochs of its own, and that does not make the copy the volume again.
     for start in 1..=3 {
         serves_nothing(&folder, start);
     }
 }
 
-/// Runs a cluster that need not serve, until its status is as it should; then looks at it, and ends
-/// it.
+/// Runs a cluster that need not serve until its status is as expected; then inspects and ends it.
 fn run_until(folder: &Path, is_it: impl Fn(&str) -> bool, look: impl FnOnce(&str)) {
     let mut supervisor = kvorum()
         .args(["local", "--no-console", "--disk-reserve=1MiB", "--data"])
@@ -109,7 +109,7 @@ fn run_in(folder: &Path, words: &[&str]) -> (i32, String, String) {
     said(&kvorum().arg("--local").arg(folder).args(words).output().unwrap())
 }
 
-/// A cluster of an old copy says so, and neither reads nor writes.
+/// Checks that a cluster from an old copy reports that it is one, and neither reads nor writes.
 fn serves_nothing(folder: &Path, start: u32) {
     let is_told = |status: &str| status.contains("older copy");
     run_until(folder, is_told, |status| {
@@ -121,8 +121,8 @@ fn serves_nothing(folder: &Path, start: u32) {
     });
 }
 
-/// Of three, the one that saw the write is away when the copy of the other one comes back. The
-/// third one was away while the write was acknowledged.
+/// Of the two replicas that hold the write, one is away when the copy of the other one is put back.
+/// The third replica was away while the write was acknowledged.
 #[test]
 fn a_copy_of_one_of_three_does_not_vote_and_is_replaced() {
     let kept = tempfile::tempdir().unwrap();
@@ -171,7 +171,7 @@ fn two_lone_replicas_do_not_serve_beside_each_other() {
     let aside = kept.path().join("copy");
     let cluster = Cluster::start(&["--replicas=1"]);
     put(&cluster, "1");
-    // Until nothing of the volume is news to the marker, so that the copy is as good as it.
+    // Until the marker knows all about the volume, so that the copy is as good as the volume.
     std::thread::sleep(SECONDS);
     copy_while_it_runs(&cluster, "kvorum-0", &aside);
     let _ = fs::remove_file(aside.join(FILE_NAME));
@@ -190,7 +190,7 @@ fn two_lone_replicas_do_not_serve_beside_each_other() {
     };
     let first = Addresses::read(&cluster.folder.join("kvorum-0").join(FILE_NAME)).unwrap().clients;
     std::thread::sleep(SECONDS);
-    // Whoever it is, one of them serves at most.
+    // Whichever it is, at most one of them serves.
     let serves = |endpoint: &str| {
         let (put, get) = (by(endpoint, &["put", "b", endpoint]), by(endpoint, &["get", "a"]));
         let local = by(endpoint, &["get", "a", "--local-read"]);
@@ -211,7 +211,7 @@ fn scale(cluster: &Cluster, replicas: u32) {
     });
 }
 
-/// Puts copies in the place of replicas whose cluster runs on.
+/// Replaces replicas with copies while their cluster keeps running.
 fn replace_while_it_runs(cluster: &Cluster, copies: &[(&str, &Path)]) {
     kill_process(cluster.supervisor(), Signal::STOP).unwrap();
     for (name, copy) in copies {
@@ -222,7 +222,7 @@ fn replace_while_it_runs(cluster: &Cluster, copies: &[(&str, &Path)]) {
     kill_process(cluster.supervisor(), Signal::CONT).unwrap();
 }
 
-/// Nobody reads a value at some replicas for a while.
+/// Checks for a while that no read at the given replicas returns the given value.
 fn nobody_reads<N: AsRef<str>>(cluster: &Cluster, names: &[N], value: &str) {
     let began = Instant::now();
     while began.elapsed() < 2 * SECONDS {
@@ -237,7 +237,7 @@ fn recover(folder: &Path, words: &[&str]) -> (i32, String, String) {
     said(&kvorum().args(["recover", "--data"]).arg(folder).args(words).output().unwrap())
 }
 
-/// The marker is lost, and made anew with what its cluster knows.
+/// The marker is lost, and made anew from what its cluster knows.
 #[test]
 fn a_copy_from_before_the_cluster_grew_serves_nothing() {
     let kept = tempfile::tempdir().unwrap();
@@ -259,7 +259,8 @@ fn a_copy_from_before_the_cluster_grew_serves_nothing() {
     until(&cluster, &["get", "a", "kvorum-0", "--local-read"], |out| out.trim() == "2");
 }
 
-/// Those who left and came again are a majority of what is over; `recover` finds who is not.
+/// Replicas that left and joined again are a majority of an ended configuration; `recover` finds
+/// the replica that is current.
 #[test]
 fn copies_of_a_majority_of_what_is_over_do_not_vote() {
     let kept = tempfile::tempdir().unwrap();
@@ -276,7 +277,7 @@ fn copies_of_a_majority_of_what_is_over_do_not_vote() {
     replace_while_it_runs(&cluster, &[("kvorum-1", &one), ("kvorum-2", &two)]);
     nobody_reads(&cluster, &cluster.names(), "1");
     let status = said(&cluster.run(&["status"])).1;
-    // The marker may have been told of the volumes, too, before their replicas left.
+    // The marker may also have recorded the volumes before their replicas left.
     let is_told = status.contains("which is over") || status.contains("older copy");
     assert!(is_told, "{status}");
     let id = kvorum::local::folder::StatefulSet::read(&folder).unwrap().cluster.to_string();
@@ -288,7 +289,7 @@ fn copies_of_a_majority_of_what_is_over_do_not_vote() {
     cluster.stop(Signal::TERM);
 }
 
-/// A majority of folders is there, and one of them gets no vote.
+/// A majority of folders is present, and one of them gets no vote.
 #[test]
 fn recover_does_not_count_a_copy() {
     let kept = tempfile::tempdir().unwrap();
@@ -307,7 +308,7 @@ fn recover_does_not_count_a_copy() {
     assert!(code == 7 && out.contains("it gets no vote"), "{out}{err}");
 }
 
-/// Ends everybody at once, as a power loss does.
+/// Ends all replicas at once, as a power loss does.
 fn kill_all(cluster: Cluster) {
     let (folder, names) = (cluster.folder.clone(), cluster.names());
     kill_process(cluster.supervisor(), Signal::STOP).unwrap();
@@ -320,8 +321,8 @@ fn kill_all(cluster: Cluster) {
     }
 }
 
-/// Copies of a majority take each other, and tell the marker, until the third one turns them away.
-/// Then the volumes themselves are put back.
+/// Copies of a majority accept each other, and report to the marker, until the third replica
+/// rejects them. Then the volumes themselves are put back.
 #[test]
 fn volumes_serve_again_for_which_copies_stood() {
     let kept = tempfile::tempdir().unwrap();

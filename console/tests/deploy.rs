@@ -1,6 +1,6 @@
-//! What Kubernetes is to apply: that it says what current types can hold, and that the overlay for
-//! the oldest version differs from the base only where it must. And that an image's dependencies
-//! are compiled with what the code is compiled with.
+//! Tests of the Kubernetes manifests: they hold only fields that the current types have, and the
+//! overlay for the oldest version differs from the base only where it must. Also tests that an
+//! image's dependencies are compiled with the same inputs as the code.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-/// The documents of a file.
+/// Returns the documents of a file.
 fn documents(file: &Path) -> Vec<Value> {
     let text =
         fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
@@ -36,14 +36,14 @@ fn files(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-/// What a type keeps of a document.
+/// Returns the part of a document that a type keeps.
 fn kept<T: DeserializeOwned + serde::Serialize>(document: &Value) -> Value {
     let typed: T = serde_json::from_value(document.clone())
         .unwrap_or_else(|error| panic!("{error}: {document}"));
     serde_json::to_value(typed).expect("it came from JSON")
 }
 
-/// Everything in `said` is in `kept`.
+/// Asserts that everything in `said` is in `kept`.
 fn assert_kept(said: &Value, kept: &Value, path: &str) {
     match (said, kept) {
         (Value::Object(said), Value::Object(kept)) => {
@@ -106,7 +106,7 @@ fn the_base_is_whole() {
     assert_eq!(listed, there);
 }
 
-/// The oldest version lacks two fields and has the budget under another version.
+/// The oldest version lacks two fields and has the disruption budget under another version.
 #[test]
 fn the_oldest_version_differs_only_where_it_must() {
     let folder = deploy().join("overlays/k8s-1.20");
@@ -156,7 +156,7 @@ fn a_patch_deletes_one_object() {
     assert_eq!(deletes, 3, "they were found");
 }
 
-/// The bounds of a replica's memory fit into what its pod is given.
+/// The bounds of a replica's memory fit into its pod's memory.
 #[test]
 fn the_pod_has_the_memory_that_the_bounds_fit_into() {
     use kvorum_replica::limits::{POD_BYTES, SUM_BYTES, SUM_BYTES_MAX};
@@ -169,7 +169,8 @@ fn the_pod_has_the_memory_that_the_bounds_fit_into() {
     println!("all bounds: {} MiB of {} MiB", SUM_BYTES >> 20, SUM_BYTES_MAX >> 20);
 }
 
-/// What Pod Security calls "restricted", where the cluster under test does not enforce it.
+/// The rules of the Pod Security level "restricted", in case the cluster under test does not
+/// enforce it.
 #[test]
 fn every_pod_is_restricted() {
     for name in ["statefulset", "console"] {
@@ -207,7 +208,7 @@ fn images_compile_their_dependencies_once() {
             .flat_map(str::split_whitespace)
             .collect();
         let manifests = members.iter().map(|member| format!("{member}/Cargo.toml"));
-        // What differs when the code is compiled makes cargo compile all dependencies again.
+        // Inputs that differ when the code is compiled make cargo recompile all dependencies.
         let inputs = ["Cargo.toml", "Cargo.lock", ".cargo/config.toml"].map(str::to_owned);
         for input in inputs.into_iter().chain(manifests) {
             assert!(copied.contains(&input.as_str()), "{name} compiles without {input}");

@@ -1,4 +1,4 @@
-//! Real replicas, killed by real signals, under load.
+//! Tests of real replicas, killed by real signals, under load.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -22,14 +22,14 @@ use proxy::Proxy;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 
-/// Longer than any failover, so that no request ends unknown.
+/// Longer than any failover, so that no request ends with an unknown outcome.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn key(writer: u64, number: u64) -> Key {
     Key::from(format!("key/{writer}/{number:06}"))
 }
 
-/// Writers that put new keys until told to stop; what was acknowledged, with its revision.
+/// Runs writers that put new keys until told to stop; returns the acknowledged keys and revisions.
 async fn load(
     client: Arc<Client>,
     writers: u64,
@@ -54,7 +54,7 @@ async fn load(
                         acknowledged.fetch_add(1, Ordering::Relaxed);
                     }
                     Ok(other) => panic!("{key:?}: {other:?}"),
-                    // Everything was killed at once: the write may or may not be there.
+                    // Everything was killed at once: the write may or may not have happened.
                     Err(_) => {}
                 }
             }
@@ -64,18 +64,18 @@ async fn load(
     tasks.join_all().await.into_iter().flatten().collect()
 }
 
-/// All pairs that the cluster has, by page.
+/// Returns the revision of every key in the cluster, read by pages.
 async fn all(client: &Client) -> BTreeMap<Key, u64> {
     let scan = Scan { keys_only: true, ..Scan::of("key/", Consistency::Linearizable) };
     let pairs = scan_all(client, scan, &Route::Any).await.into_iter();
     pairs.map(|pair| (pair.key, pair.revision)).collect()
 }
 
-/// How often each key was changed, by what the log says.
+/// Returns how often each key was changed, according to the log.
 async fn effects(client: &Client, until: u64) -> BTreeMap<Key, u32> {
     let from = |from| Subscription::Log { from };
     let mut events = match client.subscribe(from(1), &Route::Any).await {
-        // Whoever joined copied what the cluster was made with.
+        // A replica that joined copied the state that the cluster was created with.
         Err(ClientError::Refused { refusal: Refusal::Compacted { from: next }, .. }) => {
             client.subscribe(from(next), &Route::Any).await.unwrap()
         }
@@ -106,7 +106,7 @@ async fn writes_go_on_when_the_leader_is_killed() {
         cluster.kill(&victim);
         let killed = Instant::now();
         let at_kill = count.load(Ordering::Relaxed);
-        // Some writes that were under way are answered still; eight more than that are new.
+        // Some writes in flight are still answered; eight more than that are new.
         while count.load(Ordering::Relaxed) < at_kill + 16 {
             assert!(killed.elapsed() < PATIENCE, "writes go on");
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -251,7 +251,7 @@ async fn pipelined_writes_over_cut_connections_are_applied_once() {
     assert!(effects.values().all(|times| *times == 1));
 }
 
-/// More than a link may queue: it comes as one synchronization.
+/// More than a link may queue: it arrives as one synchronization.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_missed_much_comes_back() {
     const WRITES: u64 = 160;
@@ -285,7 +285,7 @@ async fn memory_storage_serves_until_a_process_dies() {
     assert_eq!(read.unwrap().value, Value::from("v"));
     assert_eq!(all(&client).await.len(), 100);
     // A memory replica that restarts has lost its disk; it must not vote as if it had not, and
-    // comes back as another one.
+    // comes back as another replica.
     let follower = cluster.names().into_iter().find(|name| name != "kvorum-0").unwrap();
     let before = id_of(&client, &follower).await;
     cluster.kill(&follower);
@@ -296,14 +296,14 @@ async fn memory_storage_serves_until_a_process_dies() {
     assert_eq!(read.unwrap().value, Value::from("w"));
 }
 
-/// Who has a name now.
+/// Returns the id that a name has now.
 async fn id_of(client: &Client, name: &str) -> ReplicaId {
     let status = client.status(&Route::Any).await.unwrap();
     let member = status.configuration.members.iter().find(|member| member.name == name);
     member.unwrap().replica
 }
 
-/// A replica whose folder was emptied must not vote as if it had not been: it is another one.
+/// A replica whose folder was emptied must not vote as if it had not been: it is another replica.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_with_an_emptied_folder_comes_back_as_another_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -329,7 +329,7 @@ struct Small {
 }
 
 impl Small {
-    /// `None` where this process may not mount.
+    /// Mounts one; `None` where this process may not mount.
     fn mount(size: &str) -> Option<Self> {
         let small = Self { folder: tempfile::tempdir().unwrap() };
         small.run(&["mount", "-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])?;
@@ -378,7 +378,7 @@ async fn a_full_disk_loses_nothing_that_was_acknowledged() {
     println!("{} writes acknowledged, then: {why}", acknowledged.len());
     small.grow("1g");
     for name in cluster.names() {
-        // How much room there is is looked at once a second.
+        // The free space is checked once a second.
         let has_room = |status: &Status| status.is_ready && status.trouble.is_none();
         status_when(&client, &Route::Through(name), has_room).await;
     }

@@ -1,4 +1,4 @@
-//! Strangers, floods and damage: a replica refuses, bounds and goes on.
+//! Tests of strangers, floods and damage: a replica rejects them, stays in bounds and goes on.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -24,7 +24,7 @@ use kvorum_replica::version::Version;
 use rustix::process::Signal;
 use wire::{addresses, connect, receive, resident_mib, send};
 
-/// Bytes that mean nothing, the same for the same seed.
+/// Returns meaningless bytes, the same for the same seed.
 fn noise(mut seed: u64, length: usize) -> Vec<u8> {
     let mut next = || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -39,7 +39,7 @@ fn random_bytes_and_huge_claims_on_every_port_change_nothing() {
     let at = addresses(&cluster, "kvorum-0");
     for port in [&at.peers, &at.clients, &at.http] {
         for seed in 0..50 {
-            // The replica may close before it was sent everything.
+            // The replica may close the connection before everything was sent.
             let _ = connect(port).write_all(&noise(seed, 4096));
         }
         let mut claim = connect(port);
@@ -48,7 +48,7 @@ fn random_bytes_and_huge_claims_on_every_port_change_nothing() {
         let _ = claim.read_to_end(&mut answer);
         assert!(answer.len() < 4096, "it is told nothing much and let go");
     }
-    // Sound handshake, then noise.
+    // A valid handshake, then noise.
     for seed in 0..20 {
         let mut client = connect(&at.clients);
         send(&mut client, &ClientHello::new(None)).unwrap();
@@ -108,7 +108,7 @@ fn two_thousand_connections_leave_room_for_those_that_were_there() {
     assert_eq!(status.matches("\"incarnation\": 1").count(), 3, "nobody died: {status}");
 }
 
-/// Whoever only holds connections must not keep probes, peers or clients out.
+/// Idle connections must not keep probes, peers or clients out.
 #[test]
 fn idle_connections_on_every_port_keep_nobody_out() {
     let cluster = Cluster::start(&[]);
@@ -122,7 +122,7 @@ fn idle_connections_on_every_port_keep_nobody_out() {
     probe.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("200 OK"), "{answer}");
     println!("a probe was answered after {:?} beside {} idle ones", began.elapsed(), idle.len());
-    // A peer that was started again gets in.
+    // A restarted peer gets in.
     cluster.kill("kvorum-2");
     loop {
         let (_, out, err) = said(&cluster.run(&["status"]));
@@ -133,7 +133,7 @@ fn idle_connections_on_every_port_keep_nobody_out() {
     }
 }
 
-/// A client that is never idle is told how far the log is, or its writes would expire.
+/// A client that is never idle learns the applied index of the log, or its writes would expire.
 #[test]
 fn a_client_that_asks_without_a_pause_is_told_how_far_the_log_is() {
     let cluster = Cluster::start(&["--replicas=2"]);
@@ -144,7 +144,7 @@ fn a_client_that_asks_without_a_pause_is_told_how_far_the_log_is() {
     let ask = |client: &mut TcpStream, call| {
         send(client, &ClientFrame::Call { call, request: Request::Status }).unwrap();
     };
-    // Two calls are always under way, so there is always an answer to write.
+    // Two calls are always in flight, so there is always an answer to write.
     ask(&mut client, 0);
     ask(&mut client, 1);
     let (began, mut call) = (Instant::now(), 1);
@@ -162,7 +162,7 @@ fn a_client_that_asks_without_a_pause_is_told_how_far_the_log_is() {
     }
 }
 
-/// A stranger who speaks the protocol between replicas is told nothing and believed nothing.
+/// A stranger that speaks the protocol between replicas learns nothing and is not believed.
 #[test]
 fn a_stranger_at_the_peers_port_takes_no_vote_away() {
     let cluster = Cluster::start(&["--replicas=2"]);
@@ -178,7 +178,7 @@ fn a_stranger_at_the_peers_port_takes_no_vote_away() {
     };
     let rejection = kvorum_replica::engine::Rejection::OtherDisk { name: "y".into(), seen: 9 };
     let mut stranger = connect(&at);
-    // A hello as the wire has it: magic, introduction, challenge.
+    // A hello as it is on the wire: magic, introduction, challenge.
     send(&mut stranger, &(*b"kvorum/q", introduction, Challenge([0; 32]))).unwrap();
     let _ = send(&mut stranger, &(None::<Proof>, Err::<(), _>(rejection)));
     let mut answer = Vec::new();
@@ -207,7 +207,7 @@ fn a_client_that_never_reads_is_let_go() {
     assert!(receive::<ServerHello>(&mut client).is_some());
     client.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
     let began = Instant::now();
-    // Asks for a mebibyte again and again, and reads nothing.
+    // Requests a mebibyte again and again, and reads nothing.
     let ended = (1..).find_map(|call| {
         let request = Request::Get { key: "big".into(), consistency: Consistency::Local };
         send(&mut client, &ClientFrame::Call { call, request }).err()
@@ -218,11 +218,11 @@ fn a_client_that_never_reads_is_let_go() {
     assert_eq!(said(&cluster.run(&["get", "big", "n1", "-o", "raw"])).0, 0);
 }
 
-/// What a replica that was told to stop by SIGTERM ends with: it had started.
+/// The exit status of a replica that was stopped by SIGTERM: it had started.
 const STARTED: i32 = 143;
 
-/// Starts one replica of a stopped cluster by itself; one that starts is told to stop again. How
-/// it ended, and what it said.
+/// Starts one replica of a stopped cluster by itself, and stops it again if it starts. Returns its
+/// exit status and its output.
 fn start_replica(folder: &Path, name: &str, cluster: &str) -> (i32, String) {
     let data = folder.join("kvorum-0");
     let (listening, said) = (data.join(FILE_NAME), folder.join("said"));
@@ -324,7 +324,7 @@ fn a_folder_that_is_damaged_or_anothers_is_refused_with_the_cure() {
     }
 }
 
-/// A copy of a folder, beside it.
+/// Copies a folder to a place beside it.
 fn copy(folder: &Path) -> std::path::PathBuf {
     let aside = folder.with_extension("copy");
     let copied = std::process::Command::new("cp").arg("-a").args([folder, &aside]).status();

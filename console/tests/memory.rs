@@ -1,6 +1,6 @@
-//! The memory of replicas under clients and peers that take nothing: far below the pod's limit.
+//! Tests of replicas' memory under clients and peers that read nothing: far below the pod's limit.
 //!
-//! `KVORUM_MEMORY_SECONDS` says for how long the large test loads the replicas, by default a few
+//! `KVORUM_MEMORY_SECONDS` sets for how long the large test loads the replicas, by default a few
 //! seconds.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -25,7 +25,7 @@ use kvorum_replica::limits::SUM_BYTES_MAX;
 use rustix::process::{Signal, kill_process};
 use wire::{addresses, answer, client, resident_mib, send, try_client};
 
-/// What no replica may take, in MiB.
+/// The memory that no replica may exceed, in MiB.
 const MOST: u64 = (SUM_BYTES_MAX >> 20) as u64;
 const MIB: usize = 1 << 20;
 /// How long a joiner is watched at most.
@@ -47,7 +47,7 @@ fn fill(cluster: &Cluster, count: u64) {
     }
 }
 
-/// The most that each replica takes until then, by name.
+/// Returns the most memory that each replica takes until the condition holds, in MiB, by name.
 fn watch(cluster: &Cluster, names: &[&str], until: impl Fn() -> bool) -> BTreeMap<String, u64> {
     let mut most = BTreeMap::new();
     while !until() {
@@ -67,7 +67,7 @@ fn assert_little(most: &BTreeMap<String, u64>, what: &str) {
     assert!(most.values().all(|mib| *mib < MOST), "{what}: {most:?} MiB");
 }
 
-/// A thousand parts of a snapshot, asked for by a few bytes each.
+/// A thousand parts of a snapshot, requested by a few bytes each.
 #[test]
 fn parts_that_nobody_reads_take_little() {
     let cluster = Cluster::start(&["--replicas=3"]);
@@ -87,7 +87,7 @@ fn parts_that_nobody_reads_take_little() {
     assert_eq!(said(&cluster.run(&["put", "a", "1", "kvorum-1"])).0, 0, "it serves others");
 }
 
-/// Prefixes, bounds and places of a mebibyte are refused; nobody keeps them.
+/// Prefixes, bounds and positions of a mebibyte are refused and not kept.
 #[test]
 fn long_prefixes_and_bounds_are_refused() {
     use kvorum_protocol::message::Consistency::Local;
@@ -119,8 +119,8 @@ fn long_prefixes_and_bounds_are_refused() {
     assert!(mib < MOST, "{mib} MiB");
 }
 
-/// Writes values of a mebibyte and reads no answer, until told to end. Whenever it is let go, or is
-/// not read for a while, it comes back.
+/// Writes values of a mebibyte and reads no answer, until told to end. Reconnects whenever it is
+/// disconnected or its data is not read for a while.
 fn write_and_never_read(at: &str, number: u64, ends: &AtomicBool, sent: &AtomicU64) {
     let value = Bytes::from(vec![7; MIB - 64]);
     for life in 1.. {
@@ -169,7 +169,7 @@ fn all_bounds_together_are_below_the_limit() {
     let (ends, sent, began) = (AtomicBool::new(false), AtomicU64::new(0), Instant::now());
     let most = std::thread::scope(|scope| {
         for number in 0..256u64 {
-            // Most go to the leader, as sound clients do.
+            // Most go to the leader, as those of valid clients do.
             let at = if number % 4 == 0 { &others[usize::from(number % 8 >= 4)] } else { &leaders };
             let (ends, sent) = (&ends, &sent);
             scope.spawn(move || write_and_never_read(at, number, ends, sent));
@@ -177,7 +177,7 @@ fn all_bounds_together_are_below_the_limit() {
         let scaling = scope.spawn(|| said(&cluster.run(&["scale", "4", "--yes"])));
         let names = ["kvorum-0", "kvorum-1", "kvorum-2", "kvorum-3"];
         let most = watch(&cluster, &names, || {
-            // Under such a load it may copy for long; by then its memory was seen.
+            // Under such a load a joiner may copy for a long time; by then its memory was measured.
             let is_over = scaling.is_finished() || began.elapsed() > JOINER_PATIENCE;
             is_over && began.elapsed() > seconds()
         });

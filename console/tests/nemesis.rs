@@ -1,9 +1,9 @@
-//! Real replicas under every fault at once, and a checker of what clients saw.
+//! Test of real replicas under every fault at once, with a checker of the clients' history.
 //!
 //! Clients put, put on conditions, delete and get; meanwhile replicas are killed, stopped and cut
 //! off. Then everything is healed, and the history must be linearizable: nothing acknowledged is
-//! lost, nothing is done twice, no read is stale, and what was said not to have happened did not.
-//! `KVORUM_NEMESIS_SECONDS` says for how long; the figures are printed.
+//! lost, nothing is done twice, no read is stale, and nothing reported as not done was done.
+//! `KVORUM_NEMESIS_SECONDS` sets the duration; the figures are printed.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -27,9 +27,9 @@ use rustix::process::{Signal, kill_process};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// Clients at work.
+/// The number of clients.
 const CLIENTS: u64 = 8;
-/// Keys that are used at a time; after a while others take their turn, so that no history is long.
+/// Keys in use at a time; after a while other keys replace them, so that no history is long.
 const KEYS: u64 = 4;
 /// How long a set of keys is used.
 const TURN: Duration = Duration::from_secs(5);
@@ -39,17 +39,17 @@ const DEADLINE: Duration = Duration::from_secs(3);
 const OUTRUN_WRITES: u32 = 800;
 /// How long the leader is stopped.
 const AWAY: Duration = Duration::from_secs(5);
-/// How long the test takes unless told.
+/// How long the test takes by default, in seconds.
 const SECONDS: u64 = 20;
 
-/// What all clients share.
+/// The state that all clients share.
 struct World {
     began: Instant,
     history: Mutex<History>,
-    /// When each write that was acknowledged was called and answered.
+    /// When each acknowledged write was called and answered.
     acknowledged: Mutex<Vec<(Instant, Instant)>>,
     is_over: AtomicBool,
-    /// How reads are done.
+    /// The consistency of the reads.
     reads: Consistency,
 }
 
@@ -107,7 +107,7 @@ async fn work(world: Arc<World>, client: Arc<Client>, names: Vec<String>, number
     }
 }
 
-/// Asks something and notes what came of it; the revision that was told.
+/// Sends a request and records its outcome; returns the revision that was reported.
 async fn ask(world: &World, client: &Client, route: &Route, asked: Asked) -> Option<u64> {
     let (called, at) = (Instant::now(), world.now());
     let op = world.history.lock().unwrap().called(at, asked.clone());
@@ -135,7 +135,7 @@ async fn ask(world: &World, client: &Client, route: &Route, asked: Asked) -> Opt
             }
         }
         Err(ClientError::Unknown { .. }) => None,
-        // It did not happen, says the client; the checker takes it at its word.
+        // The client reports that it did not happen; the checker relies on that.
         Err(_) => {
             history.withdrawn(op);
             None
@@ -143,7 +143,7 @@ async fn ask(world: &World, client: &Client, route: &Route, asked: Asked) -> Opt
     }
 }
 
-/// One fault, from its beginning to its end; its name, and whether a majority stayed connected.
+/// Causes one fault and ends it; returns its name, and whether a majority stayed connected.
 async fn fault(cluster: &Cluster, client: &Client, random: &mut StdRng) -> (&'static str, bool) {
     let names = cluster.names();
     let victim = names[random.random_range(0..names.len())].clone();
@@ -195,20 +195,20 @@ async fn stop(cluster: &Cluster, name: &str, time: Duration) {
     let _ = kill_process(process, Signal::CONT);
 }
 
-/// Stops the leader until the others' logs do not hold any more what it lacks. (The clients above
-/// soon all wait for it, and write little meanwhile.)
+/// Stops the leader until the others' logs no longer hold the entries that it lacks. (The clients
+/// above soon all wait for it, and write little meanwhile.)
 async fn outrun(cluster: &Cluster, client: &Client) {
     let process = cluster.process(&leader(client).await).unwrap();
     kill_process(process, Signal::STOP).unwrap();
     let value = Value::from("away".repeat(100));
     for number in 0..OUTRUN_WRITES {
-        // Keys of its own, which no history has.
+        // Separate keys, which are in no history.
         let _ = client.put(Key::from(format!("away-{number}")), value.clone(), &Route::Any).await;
     }
     kill_process(process, Signal::CONT).unwrap();
 }
 
-/// The time from a moment to the first acknowledgement of a write that was called after it.
+/// Returns the time from a moment to the first acknowledgement of a write called after it.
 fn resumed(world: &World, from: Instant) -> Option<Duration> {
     let acknowledged = world.acknowledged.lock().unwrap();
     let later = acknowledged.iter().filter(|(called, _)| *called >= from);
@@ -219,7 +219,7 @@ fn resumed(world: &World, from: Instant) -> Option<Duration> {
 async fn what_clients_see_is_linearizable_under_every_fault() {
     let seconds = std::env::var("KVORUM_NEMESIS_SECONDS").ok().and_then(|text| text.parse().ok());
     let time = Duration::from_secs(seconds.unwrap_or(SECONDS));
-    // Little log, so that whoever was away copies the state, and states are compared often.
+    // A short log, so that a replica that was away copies the state, and frequent comparisons.
     let settings = ["--log-keep=64KiB", "--checksum-seconds=1"];
     let settings = settings.map(|setting| format!("--replica-arg={setting}"));
     let cluster = Cluster::start(&["--allow-faults", &settings[0], &settings[1]]);
@@ -266,8 +266,8 @@ async fn what_clients_see_is_linearizable_under_every_fault() {
     println!("where a majority stayed connected, writes went on after at most {worst:?}");
 }
 
-/// The same checker must find what reads without a majority's confirmation do. One replica is cut
-/// off, so that what it has is stale for certain.
+/// The same checker must detect stale reads without a majority's confirmation. One replica is cut
+/// off, so that its state is certain to be stale.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_of_whatever_a_replica_has_are_found_stale() {
     let cluster = Cluster::start(&["--allow-faults"]);
@@ -284,7 +284,7 @@ async fn reads_of_whatever_a_replica_has_are_found_stale() {
         sleep(Duration::from_secs(2)).await;
         world.is_over.store(true, Ordering::Relaxed);
         workers.join_all().await;
-        // Each round begins with no key, as the checker takes it.
+        // Each round begins without keys, as the checker assumes.
         for key in 0..KEYS {
             let key = Key::from(format!("key-0-{key}"));
             client.delete(key, &Route::Any).await.unwrap();

@@ -1,5 +1,5 @@
-//! Two clusters where people know one: behind one address after a restore, and beside each other
-//! after a replica lost what told it that there is one.
+//! Tests of two clusters where the operator expects one: behind one address after a restore, and
+//! beside each other after a replica lost its record of the existing one.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -23,7 +23,7 @@ use kvorum_replica::addresses::{Addresses, FILE_NAME};
 use kvorum_replica::storage::seed::LEAP;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// One replica by itself, whose clients' port stays the same whatever becomes of it.
+/// One replica by itself, whose client port stays the same across restarts.
 struct Alone(Child);
 
 impl Alone {
@@ -53,7 +53,7 @@ impl Drop for Alone {
     }
 }
 
-/// What a command says until it ends by itself, and its exit status.
+/// Waits for a command to end by itself; returns its exit status and its error output.
 fn ended(mut child: Child) -> (i32, String) {
     let began = Instant::now();
     let status = loop {
@@ -75,7 +75,7 @@ async fn put(client: &Client, key: String) -> u64 {
 }
 
 /// A backup, more writes, a restore, and the new cluster behind the old one's address: clients of
-/// the old one are told, whatever they do, and no revision is given twice.
+/// the old one get an error, whatever they do, and no revision is used twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn time_goes_forward_across_a_restore() {
     let folder = tempfile::tempdir().unwrap();
@@ -103,7 +103,7 @@ async fn time_goes_forward_across_a_restore() {
     let mut watch = begin(&["watch", "w/"]);
     let events = begin(&["-o", "jsonl", "events"]);
     let mut changes = BufReader::new(watch.stdout.take().unwrap()).lines();
-    // It tells of what comes after it has begun.
+    // It reports the changes after its start.
     let first = std::thread::spawn(move || {
         let line = changes.next().unwrap().unwrap();
         (line, changes)
@@ -157,7 +157,7 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A marker that is gone is made anew while the cluster lives.
+/// A lost marker is made anew while the cluster lives.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_marker_is_made_anew() {
     let cluster = Cluster::start(&["--replicas=3"]);
@@ -171,7 +171,7 @@ async fn a_lost_marker_is_made_anew() {
         log.is_ok_and(|log| log.contains("is made anew") && log.contains("marker.json"))
     };
     wait_for("people are told", || logs().any(says_so));
-    // One that another cluster's is, nobody touches.
+    // A marker of another cluster is left as it is.
     let foreign = marker_of(&cluster.folder).unwrap().replace(&id, &ClusterId(9).to_string());
     fs::write(cluster.folder.join("marker.json"), &foreign).unwrap();
     let says_so = |log: std::path::PathBuf| {
@@ -183,7 +183,7 @@ async fn a_lost_marker_is_made_anew() {
     assert_eq!((status, out.contains("the marker names another one")), (1, true), "{out}");
 }
 
-/// A lone replica answers nothing while another cluster's marker stands in the place of its own.
+/// A lone replica answers nothing while its marker is replaced by that of another cluster.
 #[test]
 fn a_lone_replica_waits_while_the_marker_is_another_clusters() {
     let cluster = Cluster::start(&["--replicas=1"]);
@@ -200,7 +200,7 @@ fn a_lone_replica_waits_while_the_marker_is_another_clusters() {
     wait_for("it serves again", || (get().0, get().1.trim()) == (0, "1"));
 }
 
-/// Without a marker, with its volume lost, the first replica joins the others, which serve.
+/// Without a marker and with its volume lost, the first replica joins the others, which serve.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_second_cluster_begins_beside_a_living_one() {
     let cluster = Cluster::start(&["--replicas=3"]);
@@ -224,7 +224,7 @@ async fn no_second_cluster_begins_beside_a_living_one() {
     assert_eq!((status, out.trim()), (0, "1"), "{err}");
 }
 
-/// A replica that is to come finds the cluster without its marker.
+/// A new replica finds the cluster without its marker.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_without_its_marker_grows() {
     let cluster = Cluster::start(&["--replicas=3"]);
@@ -235,7 +235,7 @@ async fn a_cluster_without_its_marker_grows() {
     wait_for("the marker is there again", is_there);
 }
 
-/// A stopped process that goes on when the test ends, however it ends.
+/// A stopped process that is resumed when the test ends, however it ends.
 struct Resumed(Pid);
 
 impl Drop for Resumed {
@@ -244,7 +244,7 @@ impl Drop for Resumed {
     }
 }
 
-/// One replica of a cluster that serves nobody, among those of one that does.
+/// One replica of a cluster that does not serve, among those of one that does.
 #[test]
 fn two_clusters_at_one_place_are_said_and_the_one_that_serves_is_used() {
     let (serves, other) = (Cluster::start(&["--replicas=3"]), Cluster::start(&["--replicas=3"]));
@@ -295,7 +295,7 @@ fn two_clusters_at_one_place_are_said_and_the_one_that_serves_is_used() {
     assert!(has(b"right") && !has(b"wrong"), "a backup of the one that serves");
 }
 
-/// What others on the machine can read of a cluster and its backup.
+/// Checks which files of a cluster and its backup other users of the machine can read.
 #[test]
 fn nobody_else_can_read_what_is_kept() {
     use std::os::unix::fs::PermissionsExt;
@@ -312,7 +312,7 @@ fn nobody_else_can_read_what_is_kept() {
     }
     let folder = tempfile::tempdir().unwrap();
     let (data, file) = (folder.path().join("cluster"), folder.path().join("backup"));
-    // Whatever the umask was.
+    // Independent of the umask.
     let mask = rustix::process::umask(rustix::fs::Mode::empty());
     let cluster = Cluster::start_in(&data, &["--replicas=1"]);
     assert_eq!(said(&cluster.run(&["put", "a", "1"])).0, 0);
@@ -324,7 +324,7 @@ fn nobody_else_can_read_what_is_kept() {
     open_to_others(&file, &mut found);
     assert!(found.is_empty(), "{found:#?}");
     cluster.stop(Signal::TERM);
-    // What an older program left is tightened when it is opened.
+    // Permissions left by an older program are tightened when the folder is opened.
     let loosen = std::process::Command::new("chmod").args(["-R", "go+rX"]).arg(&data).status();
     assert!(loosen.unwrap().success());
     let cluster = Cluster::start_in(&data, &[]);

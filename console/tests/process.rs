@@ -1,4 +1,4 @@
-//! The program as a process among others: signals that are ignored, limits, paths that are no text.
+//! Tests of the program as a process: ignored signals, limits, paths that are not text.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use cluster::{Cluster, PATIENCE, kvorum, said};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long nothing may happen.
+/// The time during which nothing may happen.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// A shell that does something before it becomes the program.
+/// Returns a shell command that runs a line before it becomes the program.
 fn after(line: &str) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{line}; exec \"$0\" \"$@\"")]).arg(env!("CARGO_BIN_EXE_kvorum"));
@@ -34,7 +34,7 @@ fn wait_for(what: &str, is_true: impl Fn() -> bool) {
     }
 }
 
-/// As `nohup` and the shells do.
+/// A signal ignored by the parent stays ignored, as `nohup` and shells require.
 #[test]
 fn a_signal_that_is_ignored_stays_so() {
     let folder = tempfile::tempdir().unwrap();
@@ -55,7 +55,7 @@ fn a_signal_that_is_ignored_stays_so() {
     assert!(running.wait().unwrap().success());
 }
 
-/// One that is not wanted any more waits for the others, but not for those that are to end too.
+/// A replica that is no longer desired waits for the others, unless they are to end too.
 #[test]
 fn what_leaves_ends_with_all() {
     let cluster = Cluster::start(&["--replicas=3"]);
@@ -96,7 +96,7 @@ fn a_path_need_not_be_text() {
     }
 }
 
-/// What cannot be started is said once, and a cluster serves on.
+/// A replica that cannot be started is reported once, and the cluster continues to serve.
 #[test]
 fn the_same_trouble_is_said_once() {
     let temporary = tempfile::tempdir().unwrap();
@@ -131,7 +131,7 @@ fn the_same_trouble_is_said_once() {
     running.wait().unwrap();
 }
 
-/// `ulimit -f`: a sentence, and nothing left behind.
+/// `ulimit -f`: an error message, and nothing is left behind.
 #[test]
 fn a_file_that_may_not_grow_is_an_error() {
     let cluster = Cluster::start(&["--replicas=1"]);
@@ -160,7 +160,7 @@ fn variables_that_are_set_to_nothing_are_not_set() {
     assert_eq!(status, 0, "{out}{err}");
 }
 
-/// Lines of a batch, and how it ends.
+/// The lines of a batch, and its exit status.
 #[test]
 fn a_batch_with_errors_says_so_at_its_end() {
     let cluster = Cluster::start(&["--replicas=1"]);

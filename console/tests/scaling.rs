@@ -1,8 +1,8 @@
-//! Real replicas whose number is changed, up and down, under load, with replicas killed and disks
-//! lost meanwhile.
+//! Tests of changing the number of real replicas, up and down, under load, while replicas are
+//! killed and disks are lost.
 //!
-//! `KVORUM_SCALINGS` sets how many random steps are taken, and how long the pauses between them are
-//! at most is five seconds then.
+//! `KVORUM_SCALINGS` sets the number of random steps; the pauses between them are then at most five
+//! seconds.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -27,16 +27,16 @@ use rand::RngExt;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, sleep};
 
-/// Longer than any change of the members.
+/// Longer than any configuration change.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// How long one step may take.
 const STEP_MAX: Duration = Duration::from_secs(15);
 /// Time between two writes of the client that measures.
 const PACE: Duration = Duration::from_millis(5);
-/// How long a file system may take to show what was moved.
+/// How long a file system may take to show a move.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// One write every few milliseconds, each tried until it is done.
+/// A client that writes every few milliseconds and tries each write until it is done.
 struct Writer {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Vec<(Key, u64, Instant)>>,
@@ -61,15 +61,15 @@ impl Writer {
         Self { stop, task }
     }
 
-    /// What was acknowledged, and when.
+    /// Returns the acknowledged writes, and when they were acknowledged.
     async fn end(self) -> Vec<(Key, u64, Instant)> {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap()
     }
 }
 
-/// The longest time without an acknowledged write that ended after some moment and began before
-/// another one, in milliseconds.
+/// Returns the longest time without an acknowledged write that ended after some moment and began
+/// before another one, in milliseconds.
 fn gap_ms(written: &[(Key, u64, Instant)], from: Instant, to: Instant) -> u128 {
     let pairs = written.windows(2).filter(|pair| pair[1].2 > from && pair[0].2 < to);
     pairs.map(|pair| (pair[1].2 - pair[0].2).as_millis()).max().unwrap_or(0)
@@ -80,7 +80,7 @@ fn median(mut values: Vec<u128>) -> u128 {
     values[values.len() / 2]
 }
 
-/// Waits until the members are as many as wanted, and serve.
+/// Waits until there are as many members as desired and the leader serves.
 async fn settled(client: &Client, replicas: usize) -> Status {
     let is_settled = |status: &Status| {
         status.configuration.members.len() == replicas
@@ -90,7 +90,7 @@ async fn settled(client: &Client, replicas: usize) -> Status {
     status_when(client, &Route::Any, is_settled).await
 }
 
-/// Every acknowledged write is there.
+/// Asserts that every acknowledged write is present.
 async fn assert_all_there(client: &Client, written: &[(Key, u64, Instant)]) {
     let scan = Scan { keys_only: true, ..Scan::of("key/", Consistency::Linearizable) };
     let pairs = scan_all(client, scan, &Route::Any).await.into_iter();
@@ -140,7 +140,7 @@ async fn members_follow_the_number_wanted_and_clients_see_no_error() {
     assert_all_there(&client, &written).await;
 }
 
-/// Up and down faster than anything can follow, while some that leave are killed.
+/// Scales up and down faster than anything can follow, while some replicas that leave are killed.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_steps_converge_and_lose_nothing() {
     let asked = std::env::var("KVORUM_SCALINGS").ok().map(|text| text.parse().unwrap());
@@ -156,7 +156,7 @@ async fn random_steps_converge_and_lose_nothing() {
     for _ in 0..count {
         let next = rand::rng().random_range(1..=7);
         scale(&cluster, next);
-        // One at most of those that leave: a majority lives.
+        // At most one of those that leave: a majority survives.
         if next + 1 < replicas && rand::rng().random_bool(0.5) {
             sleep(Duration::from_millis(rand::rng().random_range(0..100))).await;
             cluster.kill(&format!("kvorum-{}", replicas - 1));
@@ -201,8 +201,8 @@ async fn a_lost_folder_is_replaced() {
     }
 }
 
-/// Who was away while everybody else was replaced knows none of their ids, and comes back all the
-/// same.
+/// A replica that was away while all others were replaced knows none of their ids, and still comes
+/// back.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_left_behind_finds_the_others() {
     let cluster = Cluster::start(&["--replicas=3"]);
@@ -231,8 +231,8 @@ async fn who_was_left_behind_finds_the_others() {
     assert_all_there(&client, &written).await;
 }
 
-/// A volume of another cluster that was opened while nobody could tell what the marker names: its
-/// replica ends as soon as somebody can.
+/// A volume of another cluster, opened while the marker could not be read: its replica ends as soon
+/// as the marker can be read.
 #[test]
 fn a_volume_of_another_cluster_is_refused_late() {
     let temporary = tempfile::tempdir().unwrap();
@@ -246,7 +246,7 @@ fn a_volume_of_another_cluster_is_refused_late() {
 
     let said = temporary.path().join("said");
     let mut command = cluster::kvorum();
-    // It ends with this test, however that ends.
+    // It ends with this test, however the test ends.
     command.args(["replica", "--name=kvorum-2", "--disk-reserve=0", "--stop-with-stdin"]);
     command.stdin(std::process::Stdio::piped());
     command.arg(format!("--follow={}", here.display()));
@@ -265,7 +265,7 @@ fn a_volume_of_another_cluster_is_refused_late() {
     };
     until("it runs", &mut |said| said.contains("cannot tell whether the cluster has its marker"));
     let other = Marker::new(ClusterId(1), 1);
-    // In one step: the replica makes one itself as soon as there is none.
+    // In one step: the replica makes a marker itself as soon as there is none.
     fs::create_dir(here.join("aside")).unwrap();
     Folder::new(&here.join("aside")).make_marker_now(other).unwrap();
     fs::rename(here.join("aside").join("marker.json"), here.join("marker.json")).unwrap();
@@ -279,7 +279,7 @@ fn a_volume_of_another_cluster_is_refused_late() {
     assert!(said.contains("which the marker (") && said.contains(") names"), "{said}");
 }
 
-/// A replica whose disk is damaged says which command brings it back, and that does.
+/// A replica with a damaged disk names the command that brings it back, and the command works.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_folder_comes_back_by_the_command_that_it_names() {
     let cluster = Cluster::start(&["--replicas=3"]);
@@ -314,8 +314,8 @@ async fn a_damaged_folder_comes_back_by_the_command_that_it_names() {
     println!("back after {} ms", began.elapsed().as_millis());
 }
 
-/// Three of five are to leave, and die before they have: nothing is decided, what helps is said,
-/// and it helps.
+/// Three of five are to leave, and die before they have: nothing can be decided, the status names
+/// the remedy, and the remedy works.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_majority_killed_while_it_leaves_comes_back_when_scaled_up() {
     let cluster = Cluster::start(&["--replicas=5"]);
@@ -352,7 +352,7 @@ async fn a_majority_killed_while_it_leaves_comes_back_when_scaled_up() {
     assert_all_there(&client, &written).await;
 }
 
-/// Of two replicas one is lost for good: the other stops, names the way back, and it works.
+/// One of two replicas is lost for good: the other stops, names the way back, and it works.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_one_lost_is_recovered() {
     let temporary = tempfile::tempdir().unwrap();
@@ -396,7 +396,7 @@ async fn of_two_one_lost_is_recovered() {
     assert_all_there(&client, &written).await;
 }
 
-/// Waits until a name has another id than before, and its replica serves.
+/// Waits until a name has a new id and its replica serves.
 async fn replaced(client: &Client, before: &Configuration, name: &str) {
     let old = before.members.iter().find(|member| member.name == name).unwrap();
     let is_replaced = |status: &Status| {
@@ -412,7 +412,7 @@ fn take_folder_away(cluster: &Cluster, name: &str) {
     let (folder, lost) = (cluster.folder.join(name), cluster.folder.join(format!("lost-{name}")));
     fs::rename(&folder, &lost).unwrap();
     fs::create_dir(&folder).unwrap();
-    // What holds the lock is what is killed.
+    // The process that holds the lock is the one that is killed.
     fs::rename(lost.join("lock"), folder.join("lock")).unwrap();
     cluster.kill(name);
 }
@@ -430,7 +430,7 @@ async fn planned_hand_overs_take_little() {
         let from = Instant::now();
         let (status, out, text) = said(&cluster.run(&["hand-over", "--yes"]));
         if status != 0 {
-            // A busy machine may be too slow for it; then it says so, and nothing has changed.
+            // A busy machine may be too slow; then the command reports it, and nothing has changed.
             assert!(text.contains(&format!("{before} leads on")), "{out}{text}");
             println!("{text}");
         }
@@ -449,7 +449,7 @@ async fn planned_hand_overs_take_little() {
     );
 }
 
-/// The leader's own ordinal is not wanted any more.
+/// The leader's own ordinal is no longer desired.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_leaves_hands_over() {
     let cluster = Cluster::start(&["--replicas=3"]);

@@ -1,4 +1,4 @@
-//! The console without a terminal: every screen at every size, random keys, and what they may do.
+//! Tests of the console without a terminal: every screen at every size, random keys, their effects.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -36,7 +36,7 @@ async fn no_size_makes_a_screen_panic() {
     }
 }
 
-/// What was typed in a shared console is not the next viewer's to finish, and is not lost.
+/// Text typed in a shared console cannot be finished by the next viewer, and is not lost.
 #[tokio::test(start_paused = true)]
 async fn a_shared_prompt_closes_by_itself() {
     let shared = Settings { is_shared: true, ..Settings::default() };
@@ -58,7 +58,7 @@ async fn a_shared_prompt_closes_by_itself() {
     assert!(own.app.prompt.is_open, "nobody else can type in it");
 }
 
-/// What leaves processes behind takes the typed name, whatever the quorum.
+/// A kill that leaves processes behind requires the typed name, whatever the quorum.
 #[tokio::test(start_paused = true)]
 async fn to_kill_by_force_takes_the_name() {
     let mut console = Console::start(Settings::default(), 3).await;
@@ -75,7 +75,7 @@ async fn to_kill_by_force_takes_the_name() {
     assert_eq!(kills(&console), 1);
 }
 
-/// What each screen must say, at sizes where it has the room.
+/// The text that each screen must contain, at sizes with room for it.
 #[tokio::test(start_paused = true)]
 async fn screens_say_what_they_are_for() {
     let cases: [(&str, &str, &[&str]); 12] = [
@@ -150,7 +150,7 @@ async fn a_read_only_console_changes_nothing() {
     assert!(console.text(80, 24).contains("READ-ONLY"));
 }
 
-/// Keys and lines that people and cats press. No `y`, no name, no `--yes` among them.
+/// Keys and lines that a person or a cat may press. They contain no `y`, no name and no `--yes`.
 const PRESSES: [&str; 30] = [
     "x",
     "d",
@@ -201,7 +201,7 @@ proptest! {
             for press in presses {
                 console.press(press).await;
                 if with_yes {
-                    // A yes acts on what is asked, and on nothing else.
+                    // A yes carries out the act in question, and nothing else.
                     let asked = console.app.dialog.is_some();
                     let before = console.backend.calls().len();
                     console.press("y").await;
@@ -220,8 +220,8 @@ proptest! {
     }
 }
 
-/// Text comes all at once, whatever it says and wherever, and in parts: nothing is done to the
-/// cluster. `KVORUM_BURSTS` says how often.
+/// Text arrives all at once, whatever it contains and wherever, and in parts: nothing is done to
+/// the cluster. `KVORUM_BURSTS` sets how often.
 #[tokio::test(start_paused = true)]
 async fn a_burst_of_text_does_nothing() {
     use rand::rngs::StdRng;
@@ -266,7 +266,7 @@ async fn a_burst_of_text_does_nothing() {
         console.now.monotonic += Duration::from_secs(1);
         let words = (0..random.random_range(1..8)).map(|_| *WORDS.choose(&mut random).unwrap());
         let text: Vec<char> = "ab".chars().chain(words.collect::<String>().chars()).collect();
-        // The first part is more than a key: that would be one.
+        // The first part has several keys: a single one would count as a key press.
         let (mut rest, mut size) = (&text[..], 2 + random.random_range(0..8));
         while !rest.is_empty() {
             let (part, others) = rest.split_at(size.min(rest.len()));
@@ -288,7 +288,7 @@ async fn a_burst_of_text_does_nothing() {
     }
 }
 
-/// Random keys and events, drawn after each: `KVORUM_PRESSES` says how many.
+/// Random keys and events, with a redraw after each; `KVORUM_PRESSES` sets how many.
 #[tokio::test(start_paused = true)]
 async fn random_keys_do_not_make_it_panic() {
     use rand::rngs::StdRng;
@@ -323,7 +323,7 @@ async fn random_keys_do_not_make_it_panic() {
             0 => KeyModifiers::CONTROL,
             _ => KeyModifiers::NONE,
         };
-        // Whatever it asks for, the console itself goes on.
+        // The console goes on even if a key requests its end.
         console.feed(Event::Key(KeyEvent::new(code, modifiers)));
         console.app.is_quitting = false;
         if random.random_range(0..20) == 0 {

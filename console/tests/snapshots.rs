@@ -1,7 +1,7 @@
-//! Every screen as it was agreed to be: at four sizes, its text and its styles.
+//! Snapshot tests of every screen at four sizes: its text and its styles.
 //!
-//! A change of the console shows here as a change of `tests/snapshots/`, to be read and accepted:
-//! `INSTA_UPDATE=always cargo test --release -p kvorum --test snapshots` writes them anew.
+//! A change of the console shows up as a change of `tests/snapshots/`, to be reviewed and accepted:
+//! `INSTA_UPDATE=always cargo test --release -p kvorum --test snapshots` rewrites them.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -25,12 +25,12 @@ use kvorum_protocol::status::Role;
 use ratatui::buffer::Buffer;
 use ratatui::style::Style;
 
-/// Columns and rows.
+/// The columns and rows of each size.
 const SIZES: [(u16, u16); 4] = [(160, 45), (80, 24), (60, 12), (20, 5)];
 /// One letter for each style of a screen.
 const LETTERS: &str = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
-/// A screen's text, then its styles: a letter for each cell, and what each letter means.
+/// Returns a screen's text, then its styles: a letter for each cell, and each letter's meaning.
 fn dump(buffer: &Buffer) -> String {
     let mut text = view::picture::text(buffer);
     let mut styles: Vec<Style> = Vec::new();
@@ -94,7 +94,7 @@ fn assert_screens(console: &mut Console, name: &str, theme: &str) {
 fn bring(console: &mut Console, state: State, status: &Status) {
     let node = status.name.clone();
     let told = |role, is_ready| Seen::Status(Box::new(Status { role, is_ready, ..status.clone() }));
-    // Another replica that nobody has told anything about.
+    // A further replica, of which nothing is known yet.
     let new = || "kvorum-3".to_owned();
     let seen = match state {
         State::Leader => told(Role::Leader, true),
@@ -114,7 +114,7 @@ fn bring(console: &mut Console, state: State, status: &Status) {
     console.feed(Event::Seen(seen));
 }
 
-/// Styles are taken away and ASCII is on: what is left must tell every state from every other.
+/// Without styles and with ASCII only, each state must still differ from every other.
 #[tokio::test(start_paused = true)]
 async fn every_state_is_told_by_text_alone() {
     for (width, height) in [(160, 45), (80, 24), (60, 12)] {
@@ -132,7 +132,7 @@ async fn every_state_is_told_by_text_alone() {
                 |line: &&str| line.contains(&format!(" {name} ")) && !line.contains("Nodes");
             let line = text.lines().find(is_row);
             let line = line.unwrap_or_else(|| panic!("{state:?} in\n{text}"));
-            // Only the glyph and the word: what else differs may not differ always.
+            // Only the glyph and the word count: other differences may not always be present.
             let words: Vec<&str> = line.split_whitespace().collect();
             let at = words.iter().position(|word| *word == name).unwrap();
             let at = at + 1 + usize::from(words[at + 1].starts_with("kvorum"));
@@ -143,7 +143,7 @@ async fn every_state_is_told_by_text_alone() {
     assert_eq!(words.len(), Verdict::ALL.len());
 }
 
-/// What is true of the whole cluster is told by text alone too, at every size.
+/// The health of the whole cluster is shown by text alone too, at every size.
 #[tokio::test(start_paused = true)]
 async fn every_health_is_told_by_text_alone() {
     let cases: [(&str, &str); 6] = [

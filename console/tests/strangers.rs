@@ -1,5 +1,5 @@
-//! Strangers who speak the protocols: they take nobody's place, end nobody, change nothing, and
-//! what they call themselves reaches no log and no screen as it is.
+//! Tests of strangers that speak the protocols: they take no replica's place, end no process,
+//! change nothing, and their names reach no log and no screen unescaped.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -26,7 +26,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use wire::{addresses, answer, client, connect, receive, send};
 
-/// Frames at each port in CI; `KVORUM_FRAMES` says how many otherwise.
+/// Frames sent to each port by default; `KVORUM_FRAMES` sets another number.
 const FRAMES: u64 = 2000;
 const NAMES: [&str; 3] = ["kvorum-0", "kvorum-1", "kvorum-2"];
 
@@ -54,7 +54,7 @@ fn leader(cluster: &Cluster) -> String {
     }
 }
 
-/// Asks the leader for an id, as anybody can who reaches a client port.
+/// Asks the leader for an id, as anyone can who reaches a client port.
 fn join(cluster: &Cluster, name: &str) -> ReplicaId {
     let mut stream = client(&addresses(cluster, &leader(cluster)).clients);
     let join = Request::Admin(Admin::Join { name: name.to_owned(), nonce: 77 });
@@ -76,12 +76,12 @@ fn introduction(cluster: ClusterId, replica: ReplicaId, name: &str) -> Introduct
     }
 }
 
-/// Meets a replica as whoever got an id.
+/// Connects to a replica as the holder of a new id.
 fn meet(at: &str, mine: &Introduction) -> TcpStream {
     try_to_meet(at, mine).unwrap()
 }
 
-/// Waits until all know of an id, as it is in the log.
+/// Waits until all replicas know an id, as it is in the log.
 fn become_known(cluster: &Cluster, mine: &Introduction) {
     let began = Instant::now();
     for name in NAMES {
@@ -114,7 +114,7 @@ fn try_to_meet(at: &str, mine: &Introduction) -> Result<TcpStream, Rejection> {
     welcome.map(|()| stream)
 }
 
-/// A message as a link has it: one fragment, the last.
+/// Encodes a message as it is on a link: one fragment, the last.
 fn framed(message: &PeerMessage) -> Vec<u8> {
     const LAST: u8 = 2;
     let bytes = frame::encode(message, 4 << 20).unwrap();
@@ -131,8 +131,8 @@ fn put(cluster: &Cluster, key: &str) {
     assert_eq!(put.0, 0, "{put:?}");
 }
 
-/// Whoever knows what every client is told cannot speak as a member, neither as its last start nor
-/// as the next one.
+/// With what every client learns, a stranger cannot speak as a member, neither as its last start
+/// nor as its next one.
 #[test]
 fn a_stranger_takes_nobodys_place() {
     let cluster = Cluster::start(&["--replicas=3"]);
@@ -149,8 +149,8 @@ fn a_stranger_takes_nobodys_place() {
                 let mut stream = connect(&addresses(&cluster, &at.name).peers);
                 send(&mut stream, &hello(claim)).unwrap();
                 let told: Result<(Hello, Option<Proof>), Rejection> = receive(&mut stream).unwrap();
-                // What the acceptor proves to it, it gives as its own proof; and it says that the
-                // acceptor has another disk.
+                // It presents the acceptor's proof as its own, and reports that the acceptor has
+                // another disk.
                 let name = at.name.clone();
                 let rejection = Rejection::OtherDisk { name, seen: 9 };
                 let (_, proof) = told.unwrap();
@@ -181,7 +181,7 @@ fn a_stranger_takes_nobodys_place() {
     assert_ne!(before, processes(&cluster), "they were started again");
 }
 
-/// Numbers that no replica has, from whoever got an id: the session ends, and nobody else.
+/// Numbers that no replica has, from the holder of a new id: its session ends, and nothing else.
 #[test]
 fn one_message_ends_nobody() {
     let cluster = Cluster::start(&["--replicas=3"]);
@@ -221,7 +221,7 @@ fn one_message_ends_nobody() {
     assert!(NAMES.iter().all(|name| !log(name).contains("panicked")));
 }
 
-/// A name with escapes and line ends gets no id, and writes no line of its own.
+/// A name with escapes and line ends gets no id, and adds no line of its own to the log.
 #[test]
 fn what_a_stranger_is_called_stays_its_own() {
     let cluster = Cluster::start(&["--replicas=1"]);
@@ -244,7 +244,7 @@ fn what_a_stranger_is_called_stays_its_own() {
     assert!(!said(&cluster.run(&["status"])).1.contains('\u{1b}'));
 }
 
-/// Random and changed frames at each port, behind a sound beginning and without one.
+/// Random and changed frames at each port, after a valid beginning and without one.
 #[test]
 fn a_strangers_frames_change_nothing() {
     let frames = std::env::var("KVORUM_FRAMES").ok().and_then(|text| text.parse().ok());
@@ -288,7 +288,7 @@ fn a_strangers_frames_change_nothing() {
             let behind = [&length[..], &[kind], &bytes].concat();
             let bare = [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat();
             for (number, stream) in streams.iter_mut().enumerate() {
-                // It may have been closed long before.
+                // The connection may have been closed long before.
                 let _ = stream.write_all(if number == 1 { &behind } else { &bare });
             }
             sent += 1;

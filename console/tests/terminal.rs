@@ -1,4 +1,4 @@
-//! The real program in a real pseudo-terminal, on a real local cluster.
+//! Tests of the real program in a real pseudo-terminal, on a real local cluster.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -42,7 +42,7 @@ fn put_get_delete_and_a_killed_leader_by_keys() {
     assert!(terminal.is_restored());
 }
 
-/// Where the terminal does not tell a paste as one, in an own console and in a shared one.
+/// A terminal without bracketed paste, with a console of its own and with a shared one.
 #[test]
 fn pasted_text_does_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -79,7 +79,7 @@ fn pasted_text_does_nothing() {
     assert_eq!(replicas(folder.path()), before, "no replica was killed");
 }
 
-/// By the key and by the signal, below a shell that has jobs.
+/// By the key and by the signal, below a shell with job control.
 #[test]
 fn it_stops_for_a_while_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -111,7 +111,7 @@ fn it_stops_for_a_while_and_goes_on() {
         assert_eq!(replicas(folder.path()), before, "{stop}: the replicas went on");
     }
     terminal.press("q");
-    // Until it has ended it reads keys.
+    // The console reads keys until it has ended.
     wait_until_gone(&before, "the replicas end");
     while kvorum::local::folder::process_of(folder.path()).is_some() {
         std::thread::sleep(LOOKS);
@@ -156,7 +156,7 @@ fn without_a_cluster_there_is_a_screen_that_helps() {
     assert!(terminal.is_restored());
 }
 
-/// A terminal that is gone without a signal: the program has no controlling terminal.
+/// The terminal disappears without a signal: the program has no controlling terminal.
 #[test]
 fn the_end_of_input_is_the_end() {
     let folder = tempfile::tempdir().unwrap();

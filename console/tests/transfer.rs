@@ -1,7 +1,7 @@
-//! A replica that was away for long gets the state from the others, over real processes.
+//! Tests that a replica that was away for long gets the state from the others, over real processes.
 //!
-//! `KVORUM_STATE_MIB` says how much state there is, and `KVORUM_OVERWRITES` how often keys are
-//! overwritten; by default little, so that it takes seconds.
+//! `KVORUM_STATE_MIB` sets the size of the state, and `KVORUM_OVERWRITES` how often keys are
+//! overwritten; the defaults are small, so that the tests take seconds.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -19,12 +19,12 @@ use kvorum_protocol::{Client, Key, Value};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinSet;
 
-/// Much more than the log keeps.
+/// The size of the state: much more than the log keeps.
 const STATE_MIB: u64 = 128;
 const VALUE_BYTES: usize = 1024;
 const WRITERS: u64 = 64;
 
-/// Overwrites, for some more log than is kept.
+/// The number of overwrites: more log than is kept.
 const OVERWRITES: u64 = 110_000;
 /// Keys that are overwritten.
 const OVERWRITTEN: u64 = 1000;
@@ -33,7 +33,7 @@ fn state_mib() -> u64 {
     number("KVORUM_STATE_MIB", STATE_MIB)
 }
 
-/// A value that does not compress, and is told by its number.
+/// Returns a value that does not compress and is determined by its number.
 fn value(number: u64) -> Value {
     let mut bytes = Vec::with_capacity(VALUE_BYTES);
     let mut word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -50,7 +50,7 @@ fn key(number: u64) -> Key {
     Key::from(format!("key/{number:08}"))
 }
 
-/// Writes keys of a range.
+/// Writes the keys of a range.
 async fn fill(client: &Arc<Client>, range: std::ops::Range<u64>) {
     let mut tasks = JoinSet::new();
     for writer in 0..WRITERS {
@@ -64,13 +64,13 @@ async fn fill(client: &Arc<Client>, range: std::ops::Range<u64>) {
     tasks.join_all().await;
 }
 
-/// Writes while a follower is stopped, much more than the log keeps: the leader, the follower, and
-/// how many keys.
+/// Writes much more than the log keeps while a follower is stopped; returns the leader, the
+/// follower, and the number of keys.
 async fn fill_without_one(cluster: &Cluster, client: &Arc<Client>) -> (String, String, u64) {
     let leader = leader(client).await;
     let names = cluster.names();
     let away = names.iter().find(|name| **name != leader).unwrap().clone();
-    // While it joins, the others keep for it what it fetches.
+    // While it joins, the others keep the data that it fetches.
     let has_joined = |s: &Status| is_in_step(s) && s.catching_up.is_none();
     status_when(client, &Route::Through(away.clone()), has_joined).await;
     stop(cluster.process(&away).unwrap());
@@ -79,7 +79,7 @@ async fn fill_without_one(cluster: &Cluster, client: &Arc<Client>) -> (String, S
     (leader, away, count)
 }
 
-/// Memory of a process that is its own, in KiB.
+/// Returns the memory of a process that is its own, in KiB.
 fn memory(process: Pid) -> u64 {
     let path = format!("/proc/{}/status", process.as_raw_nonzero());
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -87,7 +87,8 @@ fn memory(process: Pid) -> u64 {
     line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
 }
 
-/// The supervisor starts whatever dies; so what is to be away is stopped.
+/// Stops a process. The supervisor restarts a process that dies, so a replica is stopped to be
+/// away.
 fn stop(process: Pid) {
     kill_process(process, Signal::STOP).unwrap();
 }
@@ -96,7 +97,7 @@ fn is_in_step(status: &Status) -> bool {
     status.role == Role::Follower && status.is_ready
 }
 
-/// Everything that was written is at a replica, as it reads by itself.
+/// Asserts that a replica holds everything that was written, by its own local reads.
 async fn assert_has_all(client: &Client, name: &str, count: u64) {
     let route = Route::Through(name.to_owned());
     let (mut next, mut page_of) = (0, Some(Scan::of("key/", Consistency::Local)));
@@ -120,7 +121,7 @@ async fn a_replica_that_was_away_for_long_copies_the_state() {
     let sender = cluster.process(&leader).unwrap();
     let before = memory(sender);
 
-    // Its folder holds next to nothing; it starts anew and is far behind.
+    // Its folder holds next to nothing; it starts again and is far behind.
     let began = Instant::now();
     cluster.kill(&away);
     let route = Route::Through(away.clone());
@@ -137,7 +138,7 @@ async fn a_replica_that_was_away_for_long_copies_the_state() {
     let refused = hasty.get(key(0), Consistency::Linearizable, &route).await;
     assert!(refused.is_err(), "it has not caught up: {refused:?}");
 
-    // Killed at random points, it goes on where it was.
+    // Killed at random points, it resumes where it was.
     let (mut copied, mut resumed_at) = (0, Vec::new());
     let (mut sends, mut receives) = (0, 0);
     for kill in 0..10 {
@@ -174,8 +175,8 @@ async fn a_replica_that_was_away_for_long_copies_the_state() {
     assert_has_all(&client, &away, count + 100).await;
 }
 
-/// When the replica that it copies from is gone, the rest comes from another one, and writes go on
-/// with it: it is needed for a majority then.
+/// If the replica that it copies from is gone, the rest comes from another one, and writes go on
+/// with it: it is then needed for a majority.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_comes_to_its_end_without_its_source() {
     let cluster = Cluster::start(&["--replicas=3"]);
@@ -193,7 +194,7 @@ async fn a_copy_comes_to_its_end_without_its_source() {
     fill(&client, count..count + 100).await;
     assert_has_all(&client, &away, count + 100).await;
     kill_process(stopped, Signal::CONT).unwrap();
-    // It may even lead again.
+    // The source may even lead again.
     let route = Route::Through(source);
     status_when(&client, &route, |status| status.is_ready).await;
 }
@@ -203,17 +204,17 @@ fn bytes_in(folder: &std::path::Path) -> u64 {
     let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
         Ok(metadata) => metadata.len(),
-        // Removed meanwhile.
+        // Removed in the meantime.
         Err(_) => 0,
     };
     entries.map(bytes).sum()
 }
 
-/// However often keys are overwritten, the disk holds little more than the keys, and a replica
-/// starts again soon.
+/// The disk holds little more than the keys, however often they are overwritten, and a replica
+/// restarts soon.
 #[tokio::test(flavor = "multi_thread")]
 async fn overwritten_keys_leave_nothing_behind() {
-    /// Beyond what lives: the log, the write-ahead log, and what is not merged yet.
+    /// Space beyond the live data: the log, the write-ahead log, and data not merged yet.
     const SLACK_BYTES: u64 = 256 << 20;
     let count = number("KVORUM_OVERWRITES", OVERWRITES);
     let cluster = Cluster::start(&["--replicas=3"]);

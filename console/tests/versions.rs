@@ -1,5 +1,5 @@
-//! Replicas of two versions side by side: one after the other is replaced by a newer program, and
-//! the cluster's version rises when the last one was.
+//! Tests of replicas of two versions side by side: one after the other is replaced by a newer
+//! program, and the cluster's version rises after the last one.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -23,7 +23,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const HOLD: &str = "--hold-version=1";
 
-/// Replicas in the folders of a local cluster, each started by itself.
+/// Replicas in the folders of a local cluster, each started separately.
 struct Replicas {
     folder: PathBuf,
     set: StatefulSet,
@@ -49,7 +49,7 @@ impl Replicas {
         self.running.push((name.to_owned(), child));
     }
 
-    /// Ends a replica in order.
+    /// Ends a replica gracefully.
     fn end(&mut self, name: &str) {
         let position = self.running.iter().position(|(running, _)| running == name).unwrap();
         let (_, child) = self.running.remove(position);
@@ -59,7 +59,7 @@ impl Replicas {
         assert_eq!(code, Some(143), "{name} ended otherwise: {said}");
     }
 
-    /// What a replica says that does not start.
+    /// Returns the error output of a replica that does not start.
     fn failure(&mut self) -> String {
         let (_, child) = self.running.pop().unwrap();
         let (code, said) = ended(child);
@@ -77,9 +77,9 @@ impl Drop for Replicas {
     }
 }
 
-/// Waits for the end of a replica: its exit code, and what it said.
+/// Waits for the end of a replica; returns its exit code and its output.
 fn ended(mut child: Child) -> (Option<i32>, String) {
-    // `wait` would close its input, and with `--stop-with-stdin` that is an end of its own.
+    // `wait` would close its input, and with `--stop-with-stdin` that alone would end it.
     let began = Instant::now();
     let mut code = None;
     while code.is_none() {
@@ -99,7 +99,7 @@ fn client(folder: &Path) -> Arc<Client> {
     kvorum::local::client(folder, options).unwrap()
 }
 
-/// Writes until told to stop: how often. None fails.
+/// Writes until told to stop, without a failure; returns the number of writes.
 async fn write(client: Arc<Client>, stop: Arc<AtomicBool>) -> u64 {
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -115,7 +115,7 @@ async fn replicas_are_replaced_one_by_one_by_a_newer_program() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path().join("cluster");
     std::fs::create_dir(&folder).unwrap();
-    // Members that change are newer than the oldest version: these are given.
+    // Changing members is newer than the oldest version, so the members are given.
     let set = StatefulSet { cluster: ClusterId(rand::random()), replicas: 3 };
     set.write(&folder).unwrap();
     let names = set.members();
@@ -145,12 +145,12 @@ async fn replicas_are_replaced_one_by_one_by_a_newer_program() {
     for name in &names {
         status_when(&client, &through(name), is_ready(Version::NEWEST.0)).await;
     }
-    // What the new version brought is used: the states are compared.
+    // A feature of the new version is in use: the states are compared.
     status_when(&client, &Route::Any, |status| status.same_at > 0).await;
     stop.store(true, Ordering::Relaxed);
     println!("{} writes meanwhile, none failed", writing.await.unwrap());
 
-    // There is no way back: neither its disk nor its peers take the older program.
+    // There is no way back: neither its disk nor its peers accept the older program.
     replicas.end(&names[0]);
     replicas.spawn(&names[0], &[HOLD]);
     let failure = replicas.failure();

@@ -16,10 +16,10 @@ use kvorum_protocol::{Client, Value};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// How long anything may take that a test waits for.
+/// The longest time that a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The program under test.
+/// Returns a command for the program under test.
 pub fn kvorum() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvorum"));
     for name in ["KVORUM_ENDPOINTS", "KVORUM_LOCAL", "KVORUM_READONLY", "KVORUM_TIMEOUT"] {
@@ -28,7 +28,7 @@ pub fn kvorum() -> Command {
     command
 }
 
-/// The last lines of each replica's log, for a test that fails.
+/// Returns the last lines of each replica's log, for a test that fails.
 fn log_tails(folder: &Path) -> String {
     const LINES: usize = 25;
     let mut tails = String::new();
@@ -45,7 +45,7 @@ fn log_tails(folder: &Path) -> String {
 pub struct Cluster {
     pub folder: PathBuf,
     supervisor: Child,
-    /// Removed when the cluster has ended.
+    /// The folder's owner, removed when the cluster has ended.
     temporary: Option<TempDir>,
 }
 
@@ -75,12 +75,12 @@ impl Cluster {
         Self { folder: folder.canonicalize().unwrap(), supervisor, temporary: None }
     }
 
-    /// The process that keeps the replicas running.
+    /// Returns the process that keeps the replicas running.
     pub fn supervisor(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.supervisor.id()).unwrap()).unwrap()
     }
 
-    /// The process of a replica.
+    /// Returns the process of a replica.
     pub fn process(&self, name: &str) -> Option<Pid> {
         kvorum::local::folder::process_of(&self.folder.join(name))
     }
@@ -88,12 +88,12 @@ impl Cluster {
     /// Kills a replica by SIGKILL.
     pub fn kill(&self, name: &str) {
         if let Some(process) = self.process(name) {
-            // It may have died by itself meanwhile.
+            // It may have died by itself in the meantime.
             let _ = kill_process(process, Signal::KILL);
         }
     }
 
-    /// A client of the cluster.
+    /// Returns a client of the cluster.
     pub fn client(&self, deadline: Duration) -> Arc<Client> {
         let options = Options { deadline, ..Options::default() };
         kvorum::local::client(&self.folder, options).unwrap()
@@ -104,7 +104,7 @@ impl Cluster {
         kvorum().arg("--local").arg(&self.folder).args(words).output().unwrap()
     }
 
-    /// Tells the cluster to stop, and waits until it has.
+    /// Stops the cluster by a signal, and waits until it has ended.
     pub fn stop(mut self, signal: Signal) {
         kill_process(self.supervisor(), signal).unwrap();
         self.supervisor.wait().unwrap();
@@ -129,13 +129,13 @@ impl Drop for Cluster {
     }
 }
 
-/// The leader's name, once there is one.
+/// Returns the leader's name, once there is one.
 pub async fn leader(client: &Client) -> String {
     let status = status_when(client, &Route::Any, |status| status.leader.is_some()).await;
     status.leader.unwrap()
 }
 
-/// A replica's status, once it is as wanted.
+/// Returns a replica's status, once it is as desired.
 pub async fn status_when(
     client: &Client,
     route: &Route,
@@ -144,7 +144,7 @@ pub async fn status_when(
     status_within(client, route, PATIENCE, is_wanted).await
 }
 
-/// The same, for what may take as long as is said.
+/// Returns a replica's status, once it is as desired, within the given time.
 pub async fn status_within(
     client: &Client,
     route: &Route,
@@ -163,7 +163,7 @@ pub async fn status_within(
     }
 }
 
-/// All pairs that a scan comes to, page by page.
+/// Returns all pairs of a scan, read page by page.
 pub async fn scan_all(client: &Client, scan: Scan, route: &Route) -> Vec<Pair> {
     let (mut pairs, mut next) = (Vec::new(), Some(scan));
     while let Some(scan) = next {
@@ -174,18 +174,18 @@ pub async fn scan_all(client: &Client, scan: Scan, route: &Route) -> Vec<Pair> {
     pairs
 }
 
-/// What a command printed, as text, and its exit status.
+/// Returns a command's exit status and, as text, its output and errors.
 pub fn said(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
-/// What the environment says of a number, or what it is otherwise.
+/// Returns a number from the environment, or the given default.
 pub fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
 }
 
-/// A value that does not compress.
+/// Returns a value that does not compress.
 pub fn random_value(bytes: usize) -> Value {
     let mut value = vec![0; bytes];
     rand::fill(&mut value[..]);

@@ -18,16 +18,16 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use tokio::sync::mpsc;
 
-/// When everything begins: microseconds since 1970.
+/// The time of the beginning, in microseconds since 1970.
 const BEGAN_US: u64 = 1_700_000_000_000_000;
 
-/// A console on a cluster in memory, driven by hand: time goes on when the test says so.
+/// A console on a cluster in memory, driven by hand: the test advances the time.
 pub struct Console {
     pub app: App,
     pub backend: Arc<Memory>,
     events: mpsc::Receiver<Event>,
     pub now: Now,
-    /// Calls that came out, in order.
+    /// Calls that the console made, in order.
     pub called: Vec<Call>,
     answers: Vec<(CallId, Call)>,
 }
@@ -61,7 +61,7 @@ impl Console {
         }
     }
 
-    /// Lets the cluster answer, and takes in what it tells.
+    /// Lets the cluster reply, and takes in its events.
     pub async fn settle(&mut self) {
         for _ in 0..8 {
             tokio::task::yield_now().await;
@@ -83,7 +83,7 @@ impl Console {
         self.settle().await;
     }
 
-    /// Presses keys one by one; before an answer, its question is read.
+    /// Presses keys one by one; takes the time to read a question before its answer.
     pub async fn press(&mut self, keys: &str) {
         for key in keys.chars() {
             if matches!(key, 'y' | '\n') {
@@ -98,7 +98,7 @@ impl Console {
         self.settle().await;
     }
 
-    /// Keys come all at once, as the terminal's reader tells them.
+    /// Sends keys all at once, as the terminal's reader delivers them.
     pub fn burst(&mut self, keys: &[char]) {
         let key = |key: &char| KeyEvent::new(code(*key), KeyModifiers::NONE);
         let event = match keys {

@@ -1,4 +1,4 @@
-//! A proxy before a replica's client port, whose connections can be cut.
+//! A proxy in front of a replica's client port, with connections that can be cut.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy before the replica in a folder.
+    /// Starts a proxy in front of the replica in a folder.
     pub async fn start(folder: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -35,7 +35,7 @@ impl Proxy {
         Self { address, cuts }
     }
 
-    /// Cuts every connection, with whatever is under way in it.
+    /// Cuts every connection, with whatever is in progress on it.
     pub fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }

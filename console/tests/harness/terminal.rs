@@ -1,4 +1,4 @@
-//! A program in a pseudo-terminal, and what the terminal shows.
+//! A program in a pseudo-terminal, and the terminal's screen.
 
 #![allow(dead_code, reason = "each test file uses its own part of the harness")]
 
@@ -12,22 +12,22 @@ use std::time::{Duration, Instant};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 use rustix::process::Pid;
 
-/// The size of the terminal.
+/// The height of the terminal.
 const ROWS: NonZero<u16> = NonZero::new(24).unwrap();
-/// As above.
+/// The width of the terminal.
 const COLUMNS: NonZero<u16> = NonZero::new(80).unwrap();
-/// How long anything may take that a test waits for.
+/// The longest time that a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// How long an end may take.
+/// How long the program may take to end.
 pub const END: Duration = Duration::from_secs(2);
-/// How long whoever presses keys looks at what is asked.
+/// How long a simulated user looks at a question before answering it.
 pub const LOOKS: Duration = Duration::from_millis(400);
 /// Time between two keys.
 const BETWEEN_KEYS: Duration = Duration::from_millis(20);
-/// What begins each frame: a synchronized update (DEC mode 2026).
+/// The beginning of each frame: a synchronized update (DEC mode 2026).
 const FRAME: &[u8] = b"\x1b[?2026h";
 
-/// A program in a terminal, and what the terminal shows.
+/// A program in a terminal, and the terminal's screen.
 pub struct Terminal {
     child: Box<dyn Child + Send + Sync>,
     /// Closing it hangs up.
@@ -41,7 +41,7 @@ pub struct Terminal {
 struct Shown {
     parser: vt100::Parser,
     frames: u64,
-    /// The last bytes, for a frame's beginning that comes in two parts.
+    /// The last bytes, for a frame's beginning that arrives in two parts.
     tail: Vec<u8>,
     is_over: bool,
 }
@@ -56,7 +56,7 @@ impl Shown {
     }
 }
 
-/// The program under test, with nothing of this machine's settings.
+/// Returns a command for the program under test, without this machine's settings.
 pub fn kvorum(words: &[&str]) -> CommandBuilder {
     let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_kvorum"));
     command.args(words);
@@ -68,7 +68,7 @@ pub fn kvorum(words: &[&str]) -> CommandBuilder {
     command
 }
 
-/// The program that runs now, once more, with a word in its environment that says what to be.
+/// Returns a command that starts this program again, with its role in the environment.
 pub fn this_program(words: &[&str], role: (&str, &str)) -> CommandBuilder {
     let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
     command.args(words);
@@ -103,7 +103,7 @@ impl Terminal {
                 filled.0.lock().unwrap().take(&bytes[..count]);
                 filled.1.notify_all();
             }
-            // The reader holds the terminal open; it goes before that is told.
+            // The reader holds the terminal open, so it is dropped before the end is signalled.
             drop(output);
             filled.0.lock().unwrap().is_over = true;
             filled.1.notify_all();
@@ -112,22 +112,22 @@ impl Terminal {
         Self { child, master: Some(pty.master), keys, shown, is_hanging_up, began }
     }
 
-    /// A local cluster in a folder, with its console.
+    /// Starts a local cluster in a folder, with its console.
     pub fn local(folder: &Path) -> Self {
         Self::start(kvorum(&["local", "--disk-reserve=1MiB", "--data", folder.to_str().unwrap()]))
     }
 
-    /// What the screen says.
+    /// Returns the text on the screen.
     pub fn text(&self) -> String {
         self.shown.0.lock().unwrap().parser.screen().contents()
     }
 
-    /// Frames so far.
+    /// Returns the number of frames so far.
     pub fn frames(&self) -> u64 {
         self.shown.0.lock().unwrap().frames
     }
 
-    /// Presses keys one by one, as somebody does who looks at what each of them does.
+    /// Presses keys one by one, like a user who watches the effect of each.
     pub fn press(&mut self, keys: &str) {
         for key in keys.chars() {
             if matches!(key, 'y' | '\r') {
@@ -138,19 +138,19 @@ impl Terminal {
         }
     }
 
-    /// Sends text all at once, as a terminal does that knows of no brackets.
+    /// Sends text all at once, like a terminal without bracketed paste.
     pub fn paste(&mut self, text: &str) {
         let writer = self.keys.as_mut().unwrap();
         writer.write_all(text.as_bytes()).unwrap();
         writer.flush().unwrap();
     }
 
-    /// Waits until the screen says something; how long that took.
+    /// Waits until the screen contains a text; returns how long that took.
     pub fn wait_for(&self, part: &str) -> Duration {
         self.wait_until(part, |text| text.contains(part))
     }
 
-    /// Waits until the screen is as a test wants it; how long that took.
+    /// Waits until the screen is as the test wants it; returns how long that took.
     pub fn wait_until(&self, what: &str, is: impl Fn(&str) -> bool) -> Duration {
         let began = Instant::now();
         let mut shown = self.shown.0.lock().unwrap();
@@ -165,8 +165,8 @@ impl Terminal {
         }
     }
 
-    /// Closes the terminal's other end. Until the program writes once more, this test's reader
-    /// holds it open: `keys` make it write.
+    /// Closes the terminal's other end. This test's reader holds it open until the program writes
+    /// once more: `keys` make it write.
     pub fn hang_up(&mut self, keys: &str) {
         self.is_hanging_up.store(true, Ordering::SeqCst);
         self.press(keys);
@@ -185,7 +185,7 @@ impl Terminal {
         Pid::from_raw(i32::try_from(self.child.process_id().unwrap()).unwrap()).unwrap()
     }
 
-    /// Waits for the end of the program; how long it took, and its exit status.
+    /// Waits for the end of the program; returns how long it took, and the exit status.
     pub fn wait_for_end(&mut self) -> (Duration, u32) {
         let began = Instant::now();
         loop {
@@ -197,14 +197,14 @@ impl Terminal {
         }
     }
 
-    /// Waits until all that the program wrote is here.
+    /// Waits until all output of the program has arrived.
     pub fn wait_for_all(&self) {
         let shown = self.shown.0.lock().unwrap();
         let waited = self.shown.1.wait_timeout_while(shown, PATIENCE, |shown| !shown.is_over);
         assert!(!waited.unwrap().1.timed_out(), "the terminal is closed by the program's end");
     }
 
-    /// Whether no mode is left that a program may leave behind.
+    /// Whether the program has left no terminal mode behind.
     pub fn is_restored(&self) -> bool {
         self.wait_for_all();
         let shown = self.shown.0.lock().unwrap();
@@ -212,28 +212,28 @@ impl Terminal {
         !screen.alternate_screen() && !screen.hide_cursor() && !screen.bracketed_paste()
     }
 
-    /// Whether the line discipline is as a shell wants it: lines, an echo, signals.
+    /// Whether the line discipline is as a shell needs it: lines, echo, signals.
     pub fn has_plain_line(&self) -> bool {
-        // The flags by their names: their type is of a crate that tests do not name.
+        // The flags are compared by name: their type belongs to a crate that the tests do not use.
         let modes = self.master.as_ref().unwrap().get_termios().unwrap();
         let modes = format!("{:?}", modes.local_flags);
         ["ICANON", "ECHO", "ISIG"].iter().all(|name| modes.contains(name))
     }
 }
 
-/// The processes of a local cluster of three.
+/// Returns the processes of a local cluster of three.
 pub fn replicas(folder: &Path) -> Vec<Pid> {
     let names = ["kvorum-0", "kvorum-1", "kvorum-2"];
     names.iter().filter_map(|n| kvorum::local::folder::process_of(&folder.join(n))).collect()
 }
 
-/// Whether a process runs still.
+/// Whether a process is still running.
 pub fn is_alive(process: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// Waits until none of some processes runs any more; `END` is how long that may take.
+/// Waits until none of the processes is running; `END` is how long that may take.
 pub fn wait_until_gone(processes: &[Pid], what: &str) {
     let began = Instant::now();
     while processes.iter().any(|process| is_alive(*process)) {

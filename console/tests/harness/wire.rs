@@ -1,4 +1,4 @@
-//! A client by hand: frames on a blocking socket, for tests of what no sound client does.
+//! A minimal client: frames on a blocking socket, for tests of what no valid client does.
 
 #![allow(dead_code, reason = "each test file uses its own part of the harness")]
 
@@ -14,12 +14,12 @@ use rustix::process::Pid;
 
 use super::cluster::{Cluster, PATIENCE};
 
-/// Where a replica listens.
+/// Returns the addresses at which a replica listens.
 pub fn addresses(cluster: &Cluster, name: &str) -> Addresses {
     Addresses::read(&cluster.folder.join(name).join(FILE_NAME)).unwrap()
 }
 
-/// A connection that does not wait for ever.
+/// Opens a connection with read and write timeouts.
 pub fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -43,12 +43,12 @@ pub fn receive<M: serde::de::DeserializeOwned>(stream: &mut TcpStream) -> Option
     frame::decode(&bytes).ok()
 }
 
-/// A connection on which hands were shaken.
+/// Opens a connection and completes the handshake.
 pub fn client(address: &str) -> TcpStream {
     try_client(address).unwrap()
 }
 
-/// The same, where the replica may be busy.
+/// Opens a connection and completes the handshake; `None` if the replica refuses.
 pub fn try_client(address: &str) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -58,7 +58,7 @@ pub fn try_client(address: &str) -> Option<TcpStream> {
     Some(stream)
 }
 
-/// Asks, and waits for the answer.
+/// Sends a request and waits for the answer.
 pub fn answer(stream: &mut TcpStream, call: u64, request: Request) -> Answer {
     send(stream, &ClientFrame::Call { call, request }).unwrap();
     loop {
@@ -69,7 +69,7 @@ pub fn answer(stream: &mut TcpStream, call: u64, request: Request) -> Answer {
     }
 }
 
-/// Memory that a process has resident, in MiB; `None` when it has ended.
+/// Returns the resident memory of a process, in MiB; `None` if it has ended.
 pub fn resident_mib(process: Pid) -> Option<u64> {
     let statm = fs::read_to_string(format!("/proc/{}/statm", process.as_raw_nonzero())).ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
