@@ -262,7 +262,7 @@ fn one_folder_has_one_cluster() {
     assert_eq!((code, err.contains("a local cluster has 1 to 7")), (2, true), "{err}");
 }
 
-/// Whether a process is alive. One that has ended, but was not waited for by its parent, is not.
+/// Whether a process is alive. A zombie, which its parent has not waited for yet, is not.
 fn is_alive(process: rustix::process::Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
     stat.is_ok_and(|stat| !stat.contains(") Z "))

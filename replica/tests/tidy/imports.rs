@@ -1,4 +1,4 @@
-//! Who imports whom: no circle among files, nor among folders.
+//! The import graph: no circle among files, nor among folders.
 //!
 //! Read from the paths that begin with `crate::` or `super::`. A parent may name its children in
 //! its own way (`mod`, `use child::…`); that is no import. Does not read what macros make.
@@ -67,7 +67,7 @@ fn unfold(code: &str) -> Vec<Vec<String>> {
     paths
 }
 
-/// Who imports whom among the modules of a crate, given each one's source.
+/// Returns the imports among the modules of a crate, given the source of each.
 fn imports_of(modules: &BTreeMap<Module, String>) -> Imports {
     let mut imports = Imports::new();
     for (module, text) in modules {

@@ -5,6 +5,7 @@
 //! - A file whose header begins with `//! Pure:` names no runtime, socket, file, database, cluster,
 //!   clock or randomness.
 //! - What shows at the top level is what is agreed there, and each crate has its license.
+//! - A comment names its subject ([`RIDDLES`]).
 //! - Files import each other without a circle, and so do folders ([`imports`]).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -34,6 +35,19 @@ const IMPURE: [&str; 10] = [
 
 /// What no file may hold.
 const UNFINISHED: [&str; 4] = ["todo!(", "unimplemented!(", "dbg!(", "#[ignore"];
+
+/// Turns with which no sentence of a comment begins: they say neither what a thing is nor who acts.
+const RIDDLES: [&str; 9] = [
+    "Whoever ",
+    "Somebody ",
+    "Nobody ",
+    "So many ",
+    "That of ",
+    "Those who ",
+    "One that ",
+    "Who ",
+    "What it is of ",
+];
 
 /// What may show at the top level.
 const TOP_LEVEL: [&str; 9] = [
@@ -82,6 +96,9 @@ fn complaints(name: &str, text: &str) -> Vec<String> {
             found.push(format!("{name}:{number} holds {word}"));
         }
         let is_code = !line.trim_start().starts_with("//");
+        if !is_law && !is_code && is_riddle(line) {
+            found.push(format!("{name}:{number} begins a sentence with what it does not name"));
+        }
         for word in
             IMPURE.iter().filter(|word| text.starts_with("//! Pure:") && line.contains(*word))
         {
@@ -94,6 +111,13 @@ fn complaints(name: &str, text: &str) -> Vec<String> {
         found.push(format!("{name}:{start} is a function of {length} lines"));
     }
     found
+}
+
+/// Whether a sentence of a line of comment begins with one of the [`RIDDLES`].
+fn is_riddle(line: &str) -> bool {
+    let text = line.trim_start().trim_start_matches(['/', '!']).trim_start();
+    let sentences = text.split(". ").map(str::trim_start);
+    sentences.into_iter().any(|sentence| RIDDLES.iter().any(|turn| sentence.starts_with(turn)))
 }
 
 /// Functions over the limit: first line and length. A formatted function ends where a line closes
@@ -177,7 +201,7 @@ fn the_maps_name_what_is_there() {
     assert!(count > 80, "the maps were read: {count} paths");
 }
 
-/// Whoever opens the folder should not have to scroll.
+/// A reader who opens the folder should not have to scroll.
 #[test]
 fn the_readme_of_the_replica_is_short_and_its_links_lead_somewhere() {
     let text = fs::read_to_string(root().join("replica/README.md")).unwrap();
@@ -210,6 +234,9 @@ fn the_law_finds_what_breaks_it() {
         ("fn f() {}\n", 1),
         ("//! Pure: a file.\nuse tokio::net::TcpStream;\n", 1),
         ("//! Pure: a file.\n// tokio:: is only talked about.\n", 0),
+        ("//! A file.\n/// That of a new cluster.\nfn f() {\n}\n", 1),
+        ("//! A file. Nobody calls it.\n", 1),
+        ("//! A file.\n// The value that nobody reads.\n", 0),
         (long_line.as_str(), 1),
         (long_file.as_str(), 1),
         (long_function.as_str(), 1),

@@ -26,7 +26,7 @@ impl FromStr for Node {
 /// What a run of ticks waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// Somebody leads and serves.
+    /// A replica leads and serves.
     Leader,
     /// This replica does.
     Leads(ReplicaId),
