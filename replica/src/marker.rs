@@ -207,7 +207,7 @@ impl Marker {
         self.check_cluster(claim)?;
         let Claim { replica, incarnation, nonce, mark, .. } = claim;
         if mark.withdraws {
-            return Ok(self.without(claim, history));
+            return Ok(self.without(claim));
         }
         if let Some(claimed) = mark.solo.filter(|claimed| *claimed < self.latest()) {
             return Err(Refused::Newer { marked: self.latest().0, claimed: claimed.0 });
@@ -240,16 +240,13 @@ impl Marker {
         Ok(next)
     }
 
-    /// Returns the marker without the reports of a copy, in this start or in an earlier one. The
-    /// volume itself, once it is back, has what was reported before.
-    fn without(&self, claim: Claim, history: &History) -> Self {
+    /// Returns the marker without the reports of one start, which is a copy's. The volume itself,
+    /// once it is back, has what was reported before. Reports of other starts in the copy's history
+    /// stay: they may be the volume's own.
+    fn without(&self, claim: Claim) -> Self {
         let mut next = self.clone();
         let Some(reached) = next.reached.get(&claim.replica).copied() else { return next };
-        let is_own =
-            (reached.told.incarnation, reached.told.nonce) == (claim.incarnation, claim.nonce);
-        // An earlier start's report may be the volume's own if it replaced no other report.
-        let is_earlier = reached.before.is_some() && self.check_reach(claim, history).is_ok();
-        if is_own || is_earlier {
+        if (reached.told.incarnation, reached.told.nonce) == (claim.incarnation, claim.nonce) {
             next.reached.remove(&claim.replica);
             let before = reached.before.map(|told| Reached { told, before: None, ..reached });
             next.reached.extend(before.map(|before| (claim.replica, before)));
@@ -448,9 +445,9 @@ mod tests {
         assert!(judge(&mended, &back).is_ok());
         let later = judge(&mended, &back).unwrap();
         assert_eq!(judge(&later, &withdraw(&copy)).as_ref(), Ok(&later), "it told nothing");
-        let again = withdraw(&whole(3, 78, &[(1, 10, 11), (2, 77, 30)]));
-        assert_eq!(judge(&misled, &again).as_ref(), Ok(&mended), "it had been started again");
-        assert_eq!(judge(&marker, &again).as_ref(), Ok(&marker), "the volume's own stays");
+        // A copy of all that the marker knows has the reporting starts too: they are the volume's.
+        let fresh = withdraw(&whole(3, 78, &[(1, 10, 15), (2, 20, 30)]));
+        assert_eq!(judge(&later, &fresh).as_ref(), Ok(&later), "the volume's own report stays");
         let none = judge(&marker, &withdraw(&whole(1, 10, &[]))).unwrap();
         assert!(none.reached.is_empty());
     }

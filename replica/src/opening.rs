@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::birth::Birth;
-use crate::engine::Input;
+use crate::engine::{Input, Verdict};
 use crate::marker::{Claim, Mark};
 use crate::orchestrator::{self, Orchestrator};
 use crate::room::wait_for_room;
@@ -129,7 +129,7 @@ async fn in_memory(
 }
 
 /// Asks the cluster's marker whether it knows the disk better; returns the claim to ask with later
-/// when the marker is out of reach.
+/// when the marker is out of reach, or another cluster's.
 async fn ask_marker(
     orchestrator: &Orchestrator,
     database: &Database,
@@ -139,6 +139,7 @@ async fn ask_marker(
     let own = database.claim(Mark { epoch: database.epoch(), ..Mark::default() });
     match orchestrator::known_better(orchestrator, own, past).await {
         Ok(None) => None,
+        Ok(Some(Verdict::Foreign(_))) => Some(own),
         Ok(Some(verdict)) => {
             first.push(Input::Marked { mark: own.mark, verdict });
             None

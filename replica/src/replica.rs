@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::addresses::{Addresses, FILE_NAME};
@@ -56,6 +57,9 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// File descriptors reserved for everything but clients: table files, peers, probes, logs.
 const DESCRIPTORS_KEPT: u64 = 512;
 
+/// The task that writes the cluster's marker; dropping it ends it.
+type Keeping = AbortOnDropHandle<()>;
+
 /// A running replica.
 pub struct Replica {
     clients: mpsc::Sender<ClientEvent>,
@@ -66,6 +70,8 @@ pub struct Replica {
     tasks: JoinSet<()>,
     /// The source of the desired replica count, if there is one.
     orchestrator: Option<Orchestrator>,
+    /// The writer of the marker, where there is an orchestrator.
+    keeping: Option<Keeping>,
     cluster: ClusterId,
     /// How long the replica may wait, before it ends, until the cluster goes on without it.
     leave_patience: Duration,
@@ -130,12 +136,12 @@ impl Replica {
         let transport = Transport::new(identity.replica, to_driver.clone(), known, book, reached);
         tasks.spawn(transport.clone().dial_known());
         tasks.spawn(transport.listen(ports.peers));
-        let name = settings.name.clone();
+        let (name, mut keeping) = (settings.name.clone(), None);
         if let Some(orchestrator) = orchestrator.clone() {
             let clients = clients.clone();
             let keeper = Keeper { orchestrator, driver: to_driver, clients };
             let own = Own { cluster, name: name.clone(), status: status.clone() };
-            follow(&mut tasks, keeper, (looked, marked), opened.claim, own);
+            keeping = Some(follow(&mut tasks, keeper, (looked, marked), opened.claim, own));
         }
         let serving = Clients::new(name, cluster, clients.clone(), status.clone(), others, metrics);
         tasks.spawn(serving.listen(ports.clients, connections_max));
@@ -149,6 +155,7 @@ impl Replica {
             database,
             tasks,
             orchestrator,
+            keeping,
             cluster,
             leave_patience: Duration::from_secs(settings.leave_seconds),
             addresses,
@@ -241,11 +248,11 @@ impl Replica {
         if let Some(driver) = self.driver.take() {
             let _ = tokio::task::spawn_blocking(move || driver.join()).await;
         }
-        // After this, no task can send the marker an older claim.
         self.tasks.shutdown().await;
         if let Some(database) = self.database.take() {
             if let Some(mark) = untold {
-                self.tell_marker(&database, mark).await;
+                let keeping = self.keeping.take();
+                self.tell_marker(&database, mark, keeping).await;
             }
             let _ = tokio::task::spawn_blocking(move || database.close()).await;
         }
@@ -256,11 +263,17 @@ impl Replica {
 
     /// Sends the cluster's marker a last claim. The orchestrator may be out of reach: then the
     /// previous claim has to be enough.
-    async fn tell_marker(&self, database: &Database, mark: Mark) {
+    async fn tell_marker(&self, database: &Database, mark: Mark, keeping: Option<Keeping>) {
         let Some(orchestrator) = &self.orchestrator else { return };
         let past = |start| std::future::ready(Ok(database.past(start)));
         let last = database.last_claim(mark);
-        let told = orchestrator::claim_at_end(orchestrator, last, past);
+        let told = async {
+            if let Some(keeping) = keeping {
+                // Its claims are older. None of them may reach the marker after the last one.
+                let _ = keeping.await;
+            }
+            orchestrator::claim_at_end(orchestrator, last, past).await
+        };
         let why = match timeout(MARKER_PATIENCE, told).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -312,7 +325,7 @@ fn follow(
     (looks, marks): (mpsc::Receiver<Look>, mpsc::Receiver<Claim>),
     unasked: Option<Claim>,
     Own { cluster, name, status }: Own,
-) {
+) -> Keeping {
     let orchestrator = keeper.orchestrator.clone();
     if let Some(herald) = orchestrator.herald(&name) {
         tasks.spawn(herald.follow(status.clone()));
@@ -327,7 +340,7 @@ fn follow(
     };
     tasks.spawn(upkeep.keep());
     tasks.spawn(orchestrator::watch(orchestrator, name, driver, looks));
-    tasks.spawn(keeper.keep(marks, unasked));
+    AbortOnDropHandle::new(tokio::spawn(keeper.keep(marks, unasked)))
 }
 
 /// Returns the orchestrator that the settings name, if there is one.

@@ -68,7 +68,7 @@ pub(super) struct Epochs {
     /// Whether a member accepted this start, or there is no other member; before that, nothing this
     /// start does counts for any other replica.
     is_taken: bool,
-    /// Whether to withdraw what this volume's starts reported to the marker.
+    /// Whether to withdraw what this start reported to the marker.
     withdraws: bool,
 }
 
@@ -136,8 +136,8 @@ impl<S: Store> Engine<S> {
         self.epochs.is_taken
     }
 
-    /// Begins to withdraw what this disk reported to the marker, in this start or before: a member
-    /// remembers another disk. So the original volume is accepted when it is back.
+    /// Begins to withdraw what this start reported to the marker: a member remembers another disk.
+    /// So the original volume is accepted when it is back.
     pub(super) fn withdraw(&mut self) {
         self.epochs.withdraws = true;
         self.epochs.told = 0;

@@ -73,7 +73,7 @@ impl<S: Store> Engine<S> {
                 self.mark_asked = None;
                 return self.renew_witness();
             }
-            (Verdict::Foreign(_), _) => self.forget_witness(),
+            (Verdict::Foreign(why), _) => return self.unmarked(why.clone()),
             (Verdict::Over(latest), _) => return self.ends_before(*latest),
             (Verdict::Refused(why), None) if self.rules.compares_epochs => {
                 self.mark_refused = Some(why.clone());
@@ -93,17 +93,22 @@ impl<S: Store> Engine<S> {
                 self.mark_refused = Some(why);
                 self.lose_vote(MARKER.to_owned());
             }
-            Verdict::Foreign(why) => {
-                // The replica that begins a new cluster at this place serves clients: the two must
-                // not serve at once.
-                solo.unmarked();
-                self.mark_refused = Some(why);
-            }
             // The text may come from another system.
             Verdict::Refused(why) | Verdict::Unreachable(why) => {
                 self.mark_refused = Some(bounded(why));
             }
-            Verdict::Over(_) | Verdict::Lost => {}
+            Verdict::Foreign(_) | Verdict::Over(_) | Verdict::Lost => {}
+        }
+    }
+
+    /// Handles a marker that names another cluster, whatever this replica had asked of it. A lone
+    /// replica stops deciding: the other cluster may serve clients at this place, and the two must
+    /// not do so at once.
+    fn unmarked(&mut self, why: String) {
+        self.forget_witness();
+        if let Some(solo) = self.consensus.as_mut().and_then(Consensus::solo) {
+            solo.unmarked();
+            self.mark_refused = Some(why);
         }
     }
 
@@ -165,6 +170,24 @@ mod tests {
         assert!(engine.consensus.is_none());
         let trouble = engine.status().trouble.unwrap();
         assert!(trouble.contains("which is over"), "{trouble}");
+    }
+
+    /// The report of a leader may be answered first, and take the place of the question.
+    #[test]
+    fn a_lone_replica_waits_whatever_was_asked() {
+        let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
+        let mut engine = Engine::new(Memory::of_one(), options);
+        engine.gather();
+        let solo = Some(engine.configuration.id);
+        let asked = Mark { solo, ..Mark::default() };
+        engine.step(Input::Marked { mark: asked, verdict: Verdict::Done });
+        assert!(engine.is_leading());
+        let foreign = Verdict::Foreign("another cluster".to_owned());
+        let reported = Mark { leads: solo, ..Mark::default() };
+        engine.step(Input::Marked { mark: reported, verdict: foreign });
+        assert!(!engine.is_leading() && engine.mark_refused.is_some());
+        engine.step(Input::Marked { mark: asked, verdict: Verdict::Done });
+        assert!(engine.is_leading() && engine.mark_refused.is_none());
     }
 
     /// A copy of a disk loses its vote; a marker of another cluster proves no copy.

@@ -28,23 +28,33 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Runs until every sender of claims is gone. With `unasked`, also asks whether the marker
-    /// knows more than the disk, and retries for as long as it takes.
+    /// Runs until every sender of claims is gone, and the last claim is answered. With `unasked`,
+    /// also asks whether the marker knows more than the disk, and retries for as long as it takes.
     pub async fn keep(self, wanted: mpsc::Receiver<Claim>, unasked: Option<Claim>) {
-        tokio::join!(self.ask(unasked), self.carry(wanted));
+        let (asking, carrying) = (self.ask(unasked), self.carry(wanted));
+        tokio::pin!(carrying);
+        tokio::select! {
+            () = &mut carrying => {}
+            () = asking => carrying.await,
+        }
     }
 
     async fn ask(&self, unasked: Option<Claim>) {
         let Some(claim) = unasked else { return };
-        let told = loop {
+        loop {
             match known_better(&self.orchestrator, claim, |start| self.past(start)).await {
-                Ok(told) => break told,
-                Err(OrchestratorError::Ended) => return,
-                Err(_) => sleep(ASK_INTERVAL).await,
+                // The marker may become this cluster's again, and knows the disk then.
+                Ok(Some(verdict @ Verdict::Foreign(_))) => {
+                    self.tell(claim.mark, verdict).await;
+                }
+                Ok(Some(verdict)) => {
+                    self.tell(claim.mark, verdict).await;
+                    return;
+                }
+                Ok(None) | Err(OrchestratorError::Ended) => return,
+                Err(_) => {}
             }
-        };
-        if let Some(verdict) = told {
-            self.tell(claim.mark, verdict).await;
+            sleep(ASK_INTERVAL).await;
         }
     }
 

@@ -77,9 +77,20 @@ impl Memory {
     /// Creates an empty disk that can crash, for replica 1 or 2 of a new cluster.
     #[cfg(test)]
     pub(crate) fn of_two(replica: u64) -> Self {
+        Self::of_cluster(replica, 2)
+    }
+
+    /// Creates an empty disk that can crash, for the only replica of a new cluster.
+    #[cfg(test)]
+    pub(crate) fn of_one() -> Self {
+        Self::of_cluster(1, 1)
+    }
+
+    #[cfg(test)]
+    fn of_cluster(replica: u64, replicas: u64) -> Self {
         use kvorum_protocol::status::{ClusterId, Member};
         let member = |id: u64| Member { replica: ReplicaId(id), name: format!("kvorum-{id}") };
-        let members = vec![member(1), member(2)];
+        let members = (1..=replicas).map(member).collect();
         let configuration = Configuration { id: ConfigurationId(1), members };
         let identity = Identity {
             cluster: ClusterId(9),

@@ -184,7 +184,7 @@ pub enum Command {
     Join { node: Node, ordinal: u32 },
     /// A process is told to end, and will be started again.
     AskToStop(Node),
-    /// Nobody reaches the marker any more.
+    /// The marker cannot be reached any more.
     CutMarker,
     /// The marker can be reached again.
     HealMarker,
