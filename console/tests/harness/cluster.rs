@@ -31,14 +31,13 @@ pub fn kvorum() -> Command {
 /// Returns the last lines of each replica's log, for a test that fails.
 fn log_tails(folder: &Path) -> String {
     const LINES: usize = 25;
-    let mut tails = String::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let Ok(log) = fs::read_to_string(entry.path().join("log")) else { continue };
+    let tail = |entry: fs::DirEntry| {
+        let log = fs::read_to_string(entry.path().join("log")).ok()?;
         let lines: Vec<_> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(LINES)..].join("\n");
-        tails.push_str(&format!("{}\n{tail}\n", entry.file_name().display()));
-    }
-    tails
+        Some(format!("{}\n{tail}\n", entry.file_name().display()))
+    };
+    fs::read_dir(folder).into_iter().flatten().flatten().filter_map(tail).collect()
 }
 
 /// A running local cluster; dropping it ends its processes.
