@@ -38,6 +38,11 @@ pub fn at_start(marker: &Marker, disk: &Memory) -> Option<Verdict> {
 }
 
 impl Cluster {
+    /// Whether another cluster's marker stands in the place of this one's.
+    fn is_marker_foreign(&self) -> bool {
+        self.scaling.as_ref().is_some_and(|scaling| self.now_us < scaling.foreign_until_us)
+    }
+
     /// Returns the cluster's marker, where there is one.
     pub(super) fn marker(&self) -> Option<&Marker> {
         self.scaling.as_ref()?.marker.as_ref()
@@ -52,8 +57,8 @@ impl Cluster {
         let delay = self.random.random_range(100..20_000);
         let node = self.node(id);
         let (life, disk) = (node.life, node.disk.clone());
+        let is_foreign = self.is_marker_foreign();
         let Some(scaling) = &mut self.scaling else { return };
-        let is_foreign = self.now_us < scaling.foreign_until_us;
         let marker = scaling.marker.as_mut().expect("the cluster began with it");
         let mut foreign = Marker { cluster: OTHER_CLUSTER, ..marker.clone() };
         let marker = if is_foreign { &mut foreign } else { marker };
@@ -75,7 +80,7 @@ impl Cluster {
     /// Starts a process, which asks the marker about its disk. Where the marker is another
     /// cluster's, the process does not start.
     pub(super) fn start_and_ask(&mut self, id: ReplicaId) -> Result<(), String> {
-        if self.scaling.as_ref().is_some_and(|scaling| self.now_us < scaling.foreign_until_us) {
+        if self.is_marker_foreign() {
             return Ok(());
         }
         self.start(id);
