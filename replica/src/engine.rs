@@ -18,6 +18,7 @@ mod applying;
 mod checking;
 mod configuring;
 pub mod consensus;
+mod context;
 mod epochs;
 mod fetching;
 mod hand_over;
@@ -29,7 +30,6 @@ mod log_sync;
 mod marking;
 pub mod message;
 mod notice;
-mod outbox;
 pub mod patience;
 pub mod peers;
 mod planning;
@@ -54,14 +54,14 @@ mod weight;
 mod whitelist;
 
 use kvorum_protocol::message::Refusal;
-use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
+use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
 
 use crate::entry::Entry;
-use crate::snapshot::Quarantine;
 use crate::storage::Store;
 use checking::Checking;
 use consensus::Consensus;
+use context::Context;
 use epochs::Epochs;
 use fetching::Fetching;
 use hand_over::HandOver;
@@ -69,10 +69,8 @@ pub use introductions::{Introduction, Rejection};
 use joining::Asking;
 pub use message::{Asker, ClientKey, Input, Look, Origin, Output, PeerMessage, Session, Verdict};
 pub use notice::Notice;
-use outbox::Outbox;
 use patience::Patience;
 pub use peers::Known;
-use peers::Peers;
 use planning::Planning;
 use proposals::Proposals;
 use questions::Questions;
@@ -84,7 +82,6 @@ use sending::Sending;
 pub use slow_disk::SLOW_TICKS;
 use slow_disk::SlowDisk;
 pub use solo::Written;
-use standing::Standings;
 use stopping::Stopping;
 use subscriptions::Subscriptions;
 use whitelist::Gate;
@@ -99,16 +96,7 @@ const HURRY_TICKS: u64 = 60;
 
 /// One replica's decisions.
 pub struct Engine<S: Store> {
-    store: S,
-    rules: Rules,
-    options: Options,
-    me: ReplicaId,
-    configuration: Configuration,
-    /// The index after which the configuration began.
-    began: u64,
-    /// `None` while the replica does not vote.
-    consensus: Option<Consensus<S::Log>>,
-    outbox: Outbox,
+    cx: Context<S>,
     proposals: Proposals,
     reads: Reads,
     relays: Relays,
@@ -132,8 +120,6 @@ pub struct Engine<S: Store> {
     /// The seals that end the configuration, while its end is prepared.
     seals: Seals,
     stopping: Stopping,
-    /// The standing of each peer: whether it is a member, was one, or joins.
-    standings: Standings,
     /// Pending joins: the requester, by the joiner's nonce.
     joins: Vec<Asking>,
     /// Whether the cluster does without this replica: it is retired, and something was decided
@@ -146,8 +132,6 @@ pub struct Engine<S: Store> {
     mark_refused: Option<String>,
     /// The latest configuration that has a leader, according to the marker.
     latest: ConfigurationId,
-    /// The reason why the state must not be used, if there is one; the same as in the store.
-    quarantine: Option<Quarantine>,
     /// The tick at which the quarantine began; 0 if it was there at the start.
     quarantined_since: u64,
     /// The index of a state that replaced one in quarantine, until the log is compacted up to it.
@@ -157,8 +141,6 @@ pub struct Engine<S: Store> {
     /// Whether this replica has started, or was behind, since it was last in step: the store may
     /// hold part of a copied state.
     may_have_copied: bool,
-    /// Ticks since the start.
-    now: u64,
     /// The tick until which elections go faster.
     hurry_until: u64,
     /// The decided index when it last advanced, and the tick at which it did.
@@ -179,15 +161,10 @@ impl<S: Store> Engine<S> {
 
     /// Creates the engine with the given rules: in tests, some may be missing.
     pub fn without(rules: Rules, store: S, options: Options) -> Self {
-        let me = store.identity().replica;
-        let chain = store.chain();
-        let peers = Peers::new(&chain, me, options.newest, &store);
+        let cx = Context::new(store, options, rules);
+        let began = cx.began;
         let mut engine = Self {
-            rules,
-            options,
-            me,
-            outbox: Outbox { outputs: Vec::new(), peers },
-            consensus: None,
+            cx,
             proposals: Proposals::default(),
             reads: Reads::default(),
             relays: Relays::default(),
@@ -201,41 +178,35 @@ impl<S: Store> Engine<S> {
             questions: Questions::default(),
             stops: false,
             left_log: None,
-            old_log: (chain.began > 0).then_some(chain.began),
+            old_log: (began > 0).then_some(began),
             planning: Planning::default(),
             seals: Seals::default(),
             stopping: Stopping::default(),
-            standings: Standings::of(&chain),
             joins: Vec::new(),
             may_go: false,
             epochs: Epochs::default(),
             mark_asked: None,
             mark_refused: None,
             latest: ConfigurationId(0),
-            quarantine: store.quarantine(),
             quarantined_since: 0,
             rebuilt_at: None,
             fetches: 0,
             may_have_copied: true,
-            now: 0,
             hurry_until: 0,
             decided_at: (0, 0),
             leader_told: None,
             disowned_by: None,
             turned_away_by: None,
             disk: (u64::MAX, 0),
-            began: chain.began,
-            configuration: chain.current,
-            store,
         };
-        engine.outbox.tell_known();
+        engine.cx.tell_known();
         engine.gather();
         engine
     }
 
     /// Returns the store, for reading.
     pub fn store(&self) -> &S {
-        &self.store
+        &self.cx.store
     }
 
     /// Handles one input.
@@ -255,7 +226,7 @@ impl<S: Store> Engine<S> {
             Input::Learned { members, configuration } => self.learned(&members, configuration),
             Input::Synced(written) => self.wrote(written),
             Input::SyncIsSlow(is_slow) => self.sync_is_slow(is_slow),
-            Input::Debt { slows_writes } => self.slow_disk.owes(slows_writes, self.now),
+            Input::Debt { slows_writes } => self.slow_disk.owes(slows_writes, self.cx.now),
             Input::Marked { mark, verdict } => self.marked(mark, verdict),
             Input::Disowned { peer, is_proven } => self.disowned(peer, is_proven),
             Input::Read { asker, found } => self.found(asker, found),
@@ -280,44 +251,45 @@ impl<S: Store> Engine<S> {
         self.take_messages();
         self.take_solo();
         self.tell_leader();
-        std::mem::take(&mut self.outbox.outputs)
+        std::mem::take(&mut self.cx.outputs)
     }
 
     /// Whether there is already work for another turn.
     pub fn has_more(&self) -> bool {
-        self.reads.has_ready(self.store.applied()) || self.subscriptions.has_more()
+        self.reads.has_ready(self.cx.store.applied()) || self.subscriptions.has_more()
     }
 
     /// Whether this replica is a member, and its disk is the one that the others remember.
     fn may_vote(&self) -> bool {
         // Members that were added later have ids that no other disk ever had.
-        let has_met = self.began > 0 || self.outbox.peers.have_all_met();
+        let has_met = self.cx.began > 0 || self.cx.peers.have_all_met();
         self.is_member() && has_met && self.disowned_by.is_none()
     }
 
     /// Starts to vote once every member has been met.
     fn gather(&mut self) {
-        if self.consensus.is_some() || self.is_over() || !self.may_vote() {
+        if self.cx.consensus.is_some() || self.is_over() || !self.may_vote() {
             return;
         }
-        let log = self.store.log(self.configuration.id);
-        let mut consensus = Consensus::start(&self.configuration, self.me, log, self.rules);
+        let log = self.cx.store.log(self.cx.configuration.id);
+        let mut consensus =
+            Consensus::start(&self.cx.configuration, self.cx.me, log, self.cx.rules);
         assert!(
-            self.store.applied() <= consensus.decided().max(self.store.since()),
+            self.cx.store.applied() <= consensus.decided().max(self.cx.store.since()),
             "what is applied was decided, and decided no later on disk, or it was copied"
         );
-        for peer in self.outbox.peers.connected().collect::<Vec<_>>() {
+        for peer in self.cx.peers.connected().collect::<Vec<_>>() {
             consensus.reconnected(peer);
         }
         consensus.learn_patience(&self.patience);
-        self.consensus = Some(consensus);
-        self.outbox.notice(Notice::Gathered);
+        self.cx.consensus = Some(consensus);
+        self.cx.notice(Notice::Gathered);
     }
 
     fn tick(&mut self) {
-        self.now += 1;
-        let speed = if self.now < self.hurry_until { HURRY } else { 1 };
-        if let Some(consensus) = &mut self.consensus {
+        self.cx.now += 1;
+        let speed = if self.cx.now < self.hurry_until { HURRY } else { 1 };
+        if let Some(consensus) = &mut self.cx.consensus {
             consensus.tick(speed);
         }
         self.tick_disk();
@@ -339,12 +311,12 @@ impl<S: Store> Engine<S> {
     /// Proposes a no-op if this replica leads and its tail stays undecided: the last
     /// acknowledgement may have been lost with a link, and only a later entry brings it back.
     fn nudge(&mut self) {
-        let Some(consensus) = &mut self.consensus else { return };
+        let Some(consensus) = &mut self.cx.consensus else { return };
         let decided = consensus.decided();
         if decided != self.decided_at.0 || consensus.accepted() == decided {
-            self.decided_at = (decided, self.now);
-        } else if self.now >= self.decided_at.1 + UNDECIDED_TICKS {
-            self.decided_at.1 = self.now;
+            self.decided_at = (decided, self.cx.now);
+        } else if self.cx.now >= self.decided_at.1 + UNDECIDED_TICKS {
+            self.decided_at.1 = self.cx.now;
             if consensus.ballot_if_leading().is_some() {
                 consensus.propose(vec![Entry::Noop]);
             }
@@ -365,26 +337,26 @@ impl<S: Store> Engine<S> {
 
     /// Detects that this replica began or stopped leading.
     fn observe(&mut self) {
-        let Some(consensus) = &mut self.consensus else { return };
+        let Some(consensus) = &mut self.cx.consensus else { return };
         let (before, now) = consensus.observe();
         if before == now {
             return;
         }
         if let Some(ballot) = before {
-            self.outbox.notice(Notice::Deposed { ballot: ballot.n });
+            self.cx.notice(Notice::Deposed { ballot: ballot.n });
             self.deposed();
         }
-        let Some(consensus) = &mut self.consensus else { return };
+        let Some(consensus) = &self.cx.consensus else { return };
         if let Some(ballot) = now {
-            let (ballot, accepted) = (ballot.n, consensus.accepted());
-            self.outbox.notice(Notice::Leading { ballot, accepted });
-            self.hurry_until = 0;
-            self.stopping.leads(self.now);
             // The proposal below gets the entries found in the log decided. An earlier leader's
             // configuration change may be among them.
             self.stops = consensus.has_undecided_seal();
-            let higher = self.outbox.peers.higher_than(self.store.version());
-            consensus.propose(vec![higher.map_or(Entry::Noop, Entry::Version)]);
+            let (ballot, accepted) = (ballot.n, consensus.accepted());
+            self.cx.notice(Notice::Leading { ballot, accepted });
+            self.hurry_until = 0;
+            self.stopping.leads(self.cx.now);
+            let higher = self.cx.peers.higher_than(self.cx.store.version());
+            self.cx.propose(higher.map_or(Entry::Noop, Entry::Version));
         }
     }
 
@@ -392,14 +364,15 @@ impl<S: Store> Engine<S> {
     fn deposed(&mut self) {
         (self.hand_over, self.stops) = (None, false);
         self.abandon_sealing();
-        self.proposals.abandon(&mut |origin, answer| self.outbox.answer(origin, answer));
+        self.proposals.abandon(&mut |origin, answer| self.cx.answer(origin, answer));
         let refusal = Refusal::NotLeader { leader: None };
-        self.outbox.refuse_reads(&self.reads.abandon(), &refusal);
+        self.cx.refuse_reads(&self.reads.abandon(), &refusal);
         self.abandon_joins();
     }
 
     fn propose(&mut self) {
-        let Some(consensus) = self.consensus.as_mut().filter(|_| !self.seals.is_under_way()) else {
+        let Some(consensus) = self.cx.consensus.as_mut().filter(|_| !self.seals.is_under_way())
+        else {
             return;
         };
         let queue = self.proposals.take_queue();
@@ -411,22 +384,22 @@ impl<S: Store> Engine<S> {
     fn tell_subscribers(&mut self, has_room: &dyn Fn(ClientKey) -> bool) {
         let compacted = self.compacted();
         let is_wanted = self.subscriptions.want_status();
-        if is_wanted && self.subscriptions.is_status_due(self.now, self.turning()) {
+        if is_wanted && self.subscriptions.is_status_due(self.cx.now, self.turning()) {
             let status = self.status();
             let to = self.subscriptions.take_status_due(&status, has_room);
             if !to.is_empty() {
-                self.outbox.push(Output::Status { to, status: Box::new(status) });
+                self.cx.push(Output::Status { to, status: Box::new(status) });
             }
         }
-        let outputs = &mut self.outbox.outputs;
+        let outputs = &mut self.cx.outputs;
         let mut send = |client, frame| outputs.push(Output::Frame { client, frame });
-        self.subscriptions.tell_log(&self.store, compacted, has_room, &mut send);
+        self.subscriptions.tell_log(&self.cx.store, compacted, has_room, &mut send);
     }
 
     fn take_messages(&mut self) {
-        let Some(consensus) = &mut self.consensus else { return };
-        let configuration = self.configuration.id;
-        let Outbox { peers, outputs } = &mut self.outbox;
+        let configuration = self.cx.configuration.id;
+        let Context { peers, outputs, consensus, .. } = &mut self.cx;
+        let Some(consensus) = consensus else { return };
         let sending = &self.sending;
         consensus.take(
             |peer| sending.state_of(peer),
@@ -447,19 +420,19 @@ impl<S: Store> Engine<S> {
 
     fn tell_leader(&mut self) {
         let now = self.leader().filter(|(_, is_in_step)| *is_in_step);
-        let ballot = self.consensus.as_ref().map(Consensus::promise).unwrap_or_default();
+        let ballot = self.cx.consensus.as_ref().map(Consensus::promise).unwrap_or_default();
         let now = now.map(|(leader, _)| (leader, ballot));
         if now == self.leader_told {
             return;
         }
         self.leader_told = now;
-        self.outbox.push(Output::LeaderChanged(self.leader_name()));
-        if let Some((leader, ballot)) = now.filter(|(leader, _)| *leader != self.me) {
+        self.cx.push(Output::LeaderChanged(self.leader_name()));
+        if let Some((leader, ballot)) = now.filter(|(leader, _)| *leader != self.cx.me) {
             self.hurry_until = 0;
-            let leader = self.outbox.peers.name(leader).to_owned();
-            let decided = self.consensus.as_ref().map_or(0, Consensus::decided);
+            let leader = self.cx.peers.name(leader).to_owned();
+            let decided = self.cx.consensus.as_ref().map_or(0, Consensus::decided);
             let notice = Notice::Following { leader, ballot: ballot.n, decided };
-            self.outbox.notice(notice);
+            self.cx.notice(notice);
         }
     }
 }

@@ -17,27 +17,30 @@ impl<S: Store> Engine<S> {
     /// Applies the decided entries and answers the requests that wait for their outcomes.
     pub(super) fn apply(&mut self) {
         loop {
-            let Some(consensus) = &self.consensus else { return };
-            let (applied, decided) = (self.store.applied(), consensus.decided());
+            let Some(consensus) = &self.cx.consensus else { return };
+            let (applied, decided) = (self.cx.store.applied(), consensus.decided());
             // A copied state may be ahead of the log. A quarantined state must not change: the copy
             // that replaces it must be at least as new.
-            if applied >= decided || self.is_opening() || self.quarantine.is_some() {
+            if applied >= decided || self.is_opening() || self.cx.quarantine.is_some() {
                 return;
             }
             let last = decided.min(applied + APPLY_ENTRIES_MAX);
             let mut entries = consensus.entries_within(applied + 1, last, APPLY_BYTES_MAX);
             let length = state_machine::run_length(&entries);
             let ends_in_checksum = entries.get(length - 1) == Some(&Entry::Checksum);
-            let ends =
-                if ends_in_checksum { self.rules.checks_at_the_index } else { self.rules.seals };
+            let ends = if ends_in_checksum {
+                self.cx.rules.checks_at_the_index
+            } else {
+                self.cx.rules.seals
+            };
             if ends {
                 entries.truncate(length);
             }
-            let (store, lanes) = (&mut self.store, self.rules.lanes);
+            let (store, lanes) = (&mut self.cx.store, self.cx.rules.lanes);
             let results = state_machine::apply(store, lanes, Source::Log, applied + 1, &entries);
             for Applied { outcome, .. } in results {
                 if let Some((id, outcome)) = outcome {
-                    let mut answer = |origin, answer| self.outbox.answer(origin, answer);
+                    let mut answer = |origin, answer| self.cx.answer(origin, answer);
                     self.proposals.applied(id, outcome, &mut answer);
                 }
             }

@@ -76,14 +76,14 @@ impl Checking {
 impl<S: Store> Engine<S> {
     /// Whether applying waits for a snapshot at exactly the applied index.
     pub(super) fn is_opening(&self) -> bool {
-        let pass = self.checking.pass.as_ref().filter(|_| self.rules.checks_at_the_index);
+        let pass = self.checking.pass.as_ref().filter(|_| self.cx.rules.checks_at_the_index);
         pass.is_some_and(|pass| pass.wanted == Wanted::Snapshot)
     }
 
     /// Begins a pass: a checksum entry was applied.
     pub(super) fn begin_pass(&mut self, index: u64) {
         self.end_pass();
-        let (digest, wanted, began) = (Digest::default(), Wanted::Snapshot, self.now);
+        let (digest, wanted, began) = (Digest::default(), Wanted::Snapshot, self.cx.now);
         let pass = Pass { index, digest, wanted, call: 0, is_waiting: false, began };
         self.checking.pass = Some(pass);
         self.read_on();
@@ -98,7 +98,7 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn close_snapshot(&mut self, snapshot: SnapshotId) {
         let (asker, wanted) = (Asker::Own { call: 0 }, Wanted::Close { snapshot });
-        self.outbox.push(Output::Read { asker, wanted, number: 0 });
+        self.cx.push(Output::Read { asker, wanted, number: 0 });
     }
 
     fn read_on(&mut self) {
@@ -107,7 +107,7 @@ impl<S: Store> Engine<S> {
         (pass.call, pass.is_waiting) = (self.checking.calls, true);
         let (asker, wanted) = (Asker::Own { call: pass.call }, pass.wanted.clone());
         let number = self.sending.number(&wanted);
-        self.outbox.push(Output::Read { asker, wanted, number });
+        self.cx.push(Output::Read { asker, wanted, number });
     }
 
     /// Handles the result of a read that a pass requested.
@@ -125,7 +125,7 @@ impl<S: Store> Engine<S> {
             (Wanted::Snapshot, Found::Snapshot { snapshot, header }) => {
                 pass.wanted = Wanted::Chunk { snapshot, after: Cursor::Start };
                 // A copied state may have been installed in between.
-                if header.applied != pass.index && self.rules.checks_at_the_index {
+                if header.applied != pass.index && self.cx.rules.checks_at_the_index {
                     self.end_pass();
                 }
             }
@@ -135,8 +135,8 @@ impl<S: Store> Engine<S> {
                     Some(after) => pass.wanted = Wanted::Chunk { snapshot, after },
                     None => {
                         self.checking.untold = Some((pass.index, pass.digest));
-                        let compacted = self.consensus.as_ref().map_or(0, Consensus::compacted);
-                        let (configuration, from) = (self.configuration.id, compacted + 1);
+                        let compacted = self.cx.consensus.as_ref().map_or(0, Consensus::compacted);
+                        let (configuration, from) = (self.cx.configuration.id, compacted + 1);
                         pass.wanted = Wanted::Entries { configuration, from };
                         self.close_snapshot(snapshot);
                     }
@@ -159,15 +159,15 @@ impl<S: Store> Engine<S> {
         self.tell_checksum();
         self.propose_own();
         match &self.checking.pass {
-            Some(pass) if self.is_opening() && self.now > pass.began + OPENING_TICKS => {
+            Some(pass) if self.is_opening() && self.cx.now > pass.began + OPENING_TICKS => {
                 self.end_pass();
             }
-            Some(pass) if !pass.is_waiting && self.now.is_multiple_of(CHUNK_TICKS) => {
+            Some(pass) if !pass.is_waiting && self.cx.now.is_multiple_of(CHUNK_TICKS) => {
                 self.read_on();
             }
             _ => {}
         }
-        if self.quarantine.is_some() {
+        if self.cx.quarantine.is_some() {
             if self.is_leading() && self.hand_over.is_none() {
                 let _ = self.begin_hand_over(None);
             }
@@ -178,22 +178,22 @@ impl<S: Store> Engine<S> {
     /// On the leader, raises the cluster's version when every member's program knows a higher one,
     /// and proposes a checksum entry when it is due.
     fn propose_own(&mut self) {
-        let Some(consensus) = &mut self.consensus else { return };
-        let interval = self.options.checksum_ticks;
+        let Some(consensus) = &mut self.cx.consensus else { return };
+        let interval = self.cx.options.checksum_ticks;
         if consensus.ballot_if_leading().is_none() || self.hand_over.is_some() {
-            self.checking.due = self.now + interval;
+            self.checking.due = self.cx.now + interval;
             return;
         }
-        let version = self.store.version();
-        if self.now.is_multiple_of(VERSION_TICKS)
-            && let Some(higher) = self.outbox.peers.higher_than(version)
+        let version = self.cx.store.version();
+        if self.cx.now.is_multiple_of(VERSION_TICKS)
+            && let Some(higher) = self.cx.peers.higher_than(version)
         {
             consensus.propose(vec![Entry::Version(higher)]);
         }
-        let is_ready = self.checking.pass.is_none() && self.quarantine.is_none();
-        let is_due = interval > 0 && self.now >= self.checking.due;
+        let is_ready = self.checking.pass.is_none() && self.cx.quarantine.is_none();
+        let is_due = interval > 0 && self.cx.now >= self.checking.due;
         if is_due && is_ready && version >= Version::CHECKSUMS {
-            self.checking.due = self.now + interval;
+            self.checking.due = self.cx.now + interval;
             consensus.propose(vec![Entry::Checksum]);
         }
     }
@@ -202,13 +202,13 @@ impl<S: Store> Engine<S> {
     fn tell_checksum(&mut self) {
         let Some((index, digest)) = self.checking.untold else { return };
         let Some((leader, true)) = self.leader() else { return };
-        if leader == self.me {
+        if leader == self.cx.me {
             self.checking.untold = None;
             self.checksum_told(leader, index, digest);
-        } else if self.outbox.peers.session(leader).is_some() {
+        } else if self.cx.peers.session(leader).is_some() {
             self.checking.untold = None;
             let message = PeerMessage::Checksum { index, digest };
-            self.outbox.push(Output::Send { to: leader, message });
+            self.cx.push(Output::Send { to: leader, message });
         }
     }
 
@@ -229,13 +229,13 @@ impl<S: Store> Engine<S> {
 
     fn compare(&mut self) {
         let Checking { index, told, .. } = &self.checking;
-        let (index, members) = (*index, self.configuration.members.len());
+        let (index, members) = (*index, self.cx.configuration.members.len());
         let are_all = told.len() == members;
         let count = |digest: &Digest| told.values().filter(|other| *other == digest).count();
         let Some(digest) = told.values().find(|digest| 2 * count(digest) > members) else {
             if are_all {
                 self.checking.differ_at = Some(index);
-                self.outbox.notice(Notice::Differ { index });
+                self.cx.notice(Notice::Differ { index });
             }
             return;
         };
@@ -249,11 +249,11 @@ impl<S: Store> Engine<S> {
         }
         for other in others {
             let sound = sound.clone();
-            if other == self.me {
+            if other == self.cx.me {
                 self.differs(index, sound);
             } else {
                 let message = PeerMessage::Differs { index, sound };
-                self.outbox.push(Output::Send { to: other, message });
+                self.cx.push(Output::Send { to: other, message });
             }
         }
     }
@@ -261,14 +261,14 @@ impl<S: Store> Engine<S> {
     /// Quarantines this replica: its state differs from a majority's.
     pub(super) fn differs(&mut self, index: u64, sound: Vec<ReplicaId>) {
         // The result says nothing about a state that was copied since.
-        let is_news = self.quarantine.is_none() && index > self.store.since();
-        if !is_news || !self.rules.quarantines {
+        let is_news = self.cx.quarantine.is_none() && index > self.cx.store.since();
+        if !is_news || !self.cx.rules.quarantines {
             return;
         }
-        self.outbox.notice(Notice::Quarantined { index });
+        self.cx.notice(Notice::Quarantined { index });
         let quarantine = Quarantine { index, sound };
-        self.store.write_install(InstallWrite::Quarantine(quarantine.clone()));
-        (self.quarantine, self.quarantined_since) = (Some(quarantine), self.now);
+        self.cx.store.write_install(InstallWrite::Quarantine(quarantine.clone()));
+        (self.cx.quarantine, self.quarantined_since) = (Some(quarantine), self.cx.now);
         self.end_pass();
         self.close_snapshots();
         // Requests that wait here for an outcome must not get one from this state.

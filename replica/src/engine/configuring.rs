@@ -26,38 +26,38 @@ use crate::storage::Store;
 impl<S: Store> Engine<S> {
     /// Whether this replica is a member of the latest configuration that it knows.
     pub(super) fn is_member(&self) -> bool {
-        self.configuration.name_of(self.me).is_some()
+        self.cx.configuration.name_of(self.cx.me).is_some()
     }
 
     /// Enters the configuration that the state is in now.
     pub(super) fn enter(&mut self) {
-        if self.store.configuration_id() == self.configuration.id {
+        if self.cx.store.configuration_id() == self.cx.configuration.id {
             return;
         }
-        let chain = self.store.chain();
+        let chain = self.cx.store.chain();
         let led = self.is_leading();
         let stays = |member: &Member| chain.current.name_of(member.replica).is_some();
-        let leads_on = self.configuration.members.iter().any(stays);
-        self.standings.know(&chain);
+        let leads_on = self.cx.configuration.members.iter().any(stays);
+        self.cx.standings.know(&chain);
         // The library's remaining messages go to the peers that do not know of the change yet.
         self.take_messages();
         self.deposed();
         // A replica that joins has no log of the previous configuration.
-        let begins_after = self.consensus.as_ref().map(Consensus::compacted);
+        let begins_after = self.cx.consensus.as_ref().map(Consensus::compacted);
         self.old_log = Some(begins_after.unwrap_or(chain.began));
-        if let Some(consensus) = self.consensus.take() {
+        if let Some(consensus) = self.cx.consensus.take() {
             self.patience = consensus.patience().clone();
         }
-        self.outbox.peers.reconfigure(&chain, self.me, &self.store, self.now);
-        self.outbox.tell_known();
+        self.cx.peers.reconfigure(&chain, self.cx.me, &self.cx.store, self.cx.now);
+        self.cx.tell_known();
         self.forget_strangers();
-        (self.configuration, self.began) = (chain.current, chain.began);
-        if self.rules.reads_know_configuration {
+        (self.cx.configuration, self.cx.began) = (chain.current, chain.began);
+        if self.cx.rules.reads_know_configuration {
             self.start_reads_over();
         }
         (self.mark_asked, self.mark_refused) = (None, None);
-        self.outbox.notice(Notice::Configured { configuration: self.configuration.clone() });
-        for peer in self.outbox.peers.linked().collect::<Vec<_>>() {
+        self.cx.notice(Notice::Configured { configuration: self.cx.configuration.clone() });
+        for peer in self.cx.peers.linked().collect::<Vec<_>>() {
             self.tell_over(peer);
         }
         if self.standing() == Standing::Retired {
@@ -66,7 +66,7 @@ impl<S: Store> Engine<S> {
             self.fetching = None;
         }
         self.gather();
-        match &mut self.consensus {
+        match &mut self.cx.consensus {
             // The old leader knows best how far the log is, so the change does not have to wait for
             // an election.
             Some(consensus) if led => consensus.lead_on(),
@@ -84,17 +84,17 @@ impl<S: Store> Engine<S> {
             if read.request.is_some() && self.is_member() {
                 self.reads.add(read);
             } else {
-                self.outbox.refuse_read(&read, Refusal::NotLeader { leader: None });
+                self.cx.refuse_read(&read, Refusal::NotLeader { leader: None });
             }
         }
     }
 
     /// Handles a change of the chain that did not change the configuration: a replica is to join.
     pub(super) fn know_joiners(&mut self) {
-        let chain = self.store.chain();
-        self.standings.know(&chain);
-        if self.outbox.peers.reconfigure(&chain, self.me, &self.store, self.now) {
-            self.outbox.tell_known();
+        let chain = self.cx.store.chain();
+        self.cx.standings.know(&chain);
+        if self.cx.peers.reconfigure(&chain, self.cx.me, &self.cx.store, self.cx.now) {
+            self.cx.tell_known();
             self.forget_strangers();
         }
         self.answer_joins();
@@ -102,7 +102,7 @@ impl<S: Store> Engine<S> {
 
     /// Drops the records about replicas that are not known any more.
     pub(super) fn forget_strangers(&mut self) {
-        let (peers, me) = (&self.outbox.peers, self.me);
+        let (peers, me) = (&self.cx.peers, self.cx.me);
         self.sending.retain(|peer| peers.knows(peer));
         self.stopping.retain(|peer| peer == me || peers.knows(peer));
     }
@@ -112,23 +112,23 @@ impl<S: Store> Engine<S> {
     /// the entries that led there.
     pub(super) fn learned(&mut self, members: &[Member], configuration: Option<ConfigurationId>) {
         let later = configuration.filter(|configuration| {
-            *configuration > self.configuration.id && self.rules.tells_ends
+            *configuration > self.cx.configuration.id && self.cx.rules.tells_ends
         });
-        self.standings.learn(members, later);
-        if self.outbox.peers.learn(members, self.me, &self.store, self.now) {
-            self.outbox.tell_known();
+        self.cx.standings.learn(members, later);
+        if self.cx.peers.learn(members, self.cx.me, &self.cx.store, self.cx.now) {
+            self.cx.tell_known();
         }
     }
 
     /// Handles a message from a peer that is in another configuration than this replica.
     pub(super) fn other_configuration(&mut self, peer: ReplicaId, theirs: ConfigurationId) {
-        if theirs < self.configuration.id {
+        if theirs < self.cx.configuration.id {
             self.tell_over(peer);
         } else {
             // The peer has the entry that made the next configuration.
-            let index = self.store.applied() + 1;
+            let index = self.cx.store.applied() + 1;
             self.fetch_newer(peer, theirs, index);
-            if !self.rules.frames_start_nothing {
+            if !self.cx.rules.frames_start_nothing {
                 self.start_without_state(theirs);
             }
         }
@@ -137,41 +137,41 @@ impl<S: Store> Engine<S> {
     /// Violates the protocol on purpose, for a negative control: begins the next configuration
     /// because a message names it, at whatever index this replica is.
     fn start_without_state(&mut self, next: ConfigurationId) {
-        let (mut chain, applied) = (self.store.chain(), self.store.applied());
+        let (mut chain, applied) = (self.cx.store.chain(), self.cx.store.applied());
         if self.is_member() && next.0 == chain.current.id.0 + 1 {
             (chain.current.id, chain.began) = (next, applied);
-            self.store.commit(Changes { chain: Some(chain), applied, ..Changes::default() });
+            self.cx.store.commit(Changes { chain: Some(chain), applied, ..Changes::default() });
             self.enter();
         }
     }
 
     pub(super) fn tell_over(&mut self, peer: ReplicaId) {
-        let (configuration, index) = (self.configuration.id, self.store.applied());
+        let (configuration, index) = (self.cx.configuration.id, self.cx.store.applied());
         let is_dismissed = self.is_dismissed(peer);
         let message = PeerMessage::Over { configuration, index, is_dismissed };
-        self.outbox.push(Output::Gated { to: peer, message, durable: false });
+        self.cx.push(Output::Gated { to: peer, message, durable: false });
     }
 
     /// Handles a peer's report that it is in a newer configuration: this replica's is over.
     pub(super) fn over(&mut self, peer: ReplicaId, configuration: ConfigurationId, index: u64) {
-        if configuration > self.configuration.id {
+        if configuration > self.cx.configuration.id {
             self.fetch_newer(peer, configuration, index);
         }
     }
 
     /// Removes the logs of earlier configurations, once this one has decided an entry.
     pub(super) fn forget_old_logs(&mut self) {
-        let is_over = self.store.applied() > self.began || !self.rules.keeps_sealed_log;
+        let is_over = self.cx.store.applied() > self.cx.began || !self.cx.rules.keeps_sealed_log;
         if self.old_log.is_some() && is_over {
-            self.store.drop_old_logs();
+            self.cx.store.drop_old_logs();
             self.old_log = None;
         }
     }
 
     /// Returns the index up to which no log has the entries any more.
     pub(super) fn log_begins_after(&self) -> u64 {
-        let left = self.left_log.unwrap_or(self.began);
-        let current = self.consensus.as_ref().map_or(left, Consensus::compacted);
+        let left = self.left_log.unwrap_or(self.cx.began);
+        let current = self.cx.consensus.as_ref().map_or(left, Consensus::compacted);
         self.old_log.unwrap_or(current)
     }
 }

@@ -83,32 +83,33 @@ impl<S: Store> Engine<S> {
     /// Begins a new epoch if something happened that only this disk knows. To be called once a
     /// turn, before its messages are taken.
     pub(super) fn advance_epoch(&mut self) {
-        if self.consensus.is_none() {
+        if self.cx.consensus.is_none() {
             return;
         }
         let progress = self.progress();
-        let is_due = self.epochs.progress.is_none() || self.now >= self.epochs.began + EPOCH_TICKS;
+        let is_due =
+            self.epochs.progress.is_none() || self.cx.now >= self.epochs.began + EPOCH_TICKS;
         if is_due && self.epochs.progress != progress {
-            (self.epochs.progress, self.epochs.began) = (progress, self.now);
-            self.store.begin_epoch();
-            let epoch = self.store.epoch();
-            let id = self.configuration.id;
+            (self.epochs.progress, self.epochs.began) = (progress, self.cx.now);
+            self.cx.store.begin_epoch();
+            let epoch = self.cx.store.epoch();
+            let id = self.cx.configuration.id;
             self.epochs.entered = self.epochs.entered.filter(|(known, _)| *known == id);
             self.epochs.entered.get_or_insert((id, epoch));
-            for to in self.outbox.peers.linked().collect::<Vec<_>>() {
+            for to in self.cx.peers.linked().collect::<Vec<_>>() {
                 let message = PeerMessage::Epoch { epoch };
-                self.outbox.push(Output::Gated { to, message, durable: true });
+                self.cx.push(Output::Gated { to, message, durable: true });
             }
             let written = self.written();
-            self.outbox.push(Output::Sync(written));
+            self.cx.push(Output::Sync(written));
         }
         self.tell_witness();
     }
 
     fn progress(&self) -> Option<Progress> {
-        let consensus = self.consensus.as_ref()?;
-        let links = self.outbox.peers.link_changes();
-        Some((self.configuration.id, consensus.promise(), consensus.accepted(), links))
+        let consensus = self.cx.consensus.as_ref()?;
+        let links = self.cx.peers.link_changes();
+        Some((self.cx.configuration.id, consensus.promise(), consensus.accepted(), links))
     }
 
     /// Closes the last epoch when the replica ends: what it did since the epoch began gets one of
@@ -118,10 +119,10 @@ impl<S: Store> Engine<S> {
     /// reports of a copy do not count.
     pub fn end_epoch(&mut self) -> Option<Mark> {
         if self.epochs.progress != self.progress() {
-            self.store.begin_epoch();
+            self.cx.store.begin_epoch();
         }
         let withdraws = self.epochs.withdraws;
-        let is_news = withdraws || (self.consensus.is_some() && self.is_taken());
+        let is_news = withdraws || (self.cx.consensus.is_some() && self.is_taken());
         is_news.then(|| Mark { withdraws, ..Mark::default() })
     }
 
@@ -130,7 +131,7 @@ impl<S: Store> Engine<S> {
         if self.epochs.is_taken {
             return true;
         }
-        let others = self.configuration.members.iter().filter(|one| one.replica != self.me);
+        let others = self.cx.configuration.members.iter().filter(|one| one.replica != self.cx.me);
         let mut others = others.map(|one| one.replica).peekable();
         self.epochs.is_taken = others.peek().is_none() || others.any(|other| self.is_there(other));
         self.epochs.is_taken
@@ -146,20 +147,20 @@ impl<S: Store> Engine<S> {
     /// Repeats the withdrawal until the marker has it.
     pub(super) fn advance_withdrawal(&mut self) {
         let Epochs { withdraws, told, .. } = self.epochs;
-        if withdraws && (told == 0 || self.now >= told + WITNESS_TICKS) {
-            self.epochs.told = self.now;
-            self.outbox.push(Output::Mark(Mark { withdraws: true, ..Mark::default() }));
+        if withdraws && (told == 0 || self.cx.now >= told + WITNESS_TICKS) {
+            self.epochs.told = self.cx.now;
+            self.cx.push(Output::Mark(Mark { withdraws: true, ..Mark::default() }));
         }
     }
 
     /// Returns what a sync that begins after this turn covers.
     pub(super) fn written(&mut self) -> Written {
-        let solo = self.consensus.as_mut().and_then(super::Consensus::solo);
+        let solo = self.cx.consensus.as_mut().and_then(super::Consensus::solo);
         Written {
-            configuration: self.configuration.id,
+            configuration: self.cx.configuration.id,
             index: solo.map_or(0, |solo| solo.accepted()),
             round: self.reads.round(),
-            epoch: self.store.epoch(),
+            epoch: self.cx.store.epoch(),
         }
     }
 
@@ -170,8 +171,8 @@ impl<S: Store> Engine<S> {
             return;
         }
         self.epochs.durable = epoch;
-        let (others, now) = (self.configuration.members.iter(), self.now);
-        let others = others.map(|one| one.replica).filter(|replica| *replica != self.me);
+        let (others, now) = (self.cx.configuration.members.iter(), self.cx.now);
+        let others = others.map(|one| one.replica).filter(|replica| *replica != self.cx.me);
         let kept = std::mem::take(&mut self.epochs.kept);
         let since = |kept: Kept| if kept.epoch < before { kept.since } else { now };
         let known = |id| kept.get(&id).copied().unwrap_or(Kept { since: now, ..Kept::default() });
@@ -182,7 +183,7 @@ impl<S: Store> Engine<S> {
 
     /// Records that a peer has an epoch of this disk durably.
     pub(super) fn epoch_kept(&mut self, peer: ReplicaId, epoch: Epoch) {
-        let (now, durable) = (self.now, self.epochs.durable);
+        let (now, durable) = (self.cx.now, self.epochs.durable);
         if let Some(kept) = self.epochs.kept.get_mut(&peer).filter(|kept| kept.epoch < epoch) {
             // No peer can have a later epoch than the durable one.
             *kept = Kept { epoch: epoch.min(durable), since: now };
@@ -193,11 +194,11 @@ impl<S: Store> Engine<S> {
     /// not confirm; a leader also reports its configuration.
     fn tell_witness(&mut self) {
         let Epochs { told, marked, .. } = self.epochs;
-        let renews = self.now >= told + RENEW_TICKS && self.is_epoch_settled();
+        let renews = self.cx.now >= told + RENEW_TICKS && self.is_epoch_settled();
         let lacks_witness = self.is_taken() && !self.do_all_keep();
         let is_witness = lacks_witness && (self.is_witness_due() || renews);
         let leads = self.leads_in();
-        let is_news = leads.is_some() && leads > marked && self.now >= told + WITNESS_TICKS;
+        let is_news = leads.is_some() && leads > marked && self.cx.now >= told + WITNESS_TICKS;
         if is_witness || is_news {
             self.tell_marker(None);
         }
@@ -206,16 +207,16 @@ impl<S: Store> Engine<S> {
     /// Whether every other member knows how far this disk has got, or soon will.
     fn do_all_keep(&self) -> bool {
         let Epochs { kept, durable, .. } = &self.epochs;
-        let is_late = |kept: &Kept| kept.epoch < *durable && self.now >= kept.since + KEPT_TICKS;
-        let keeps = |id: ReplicaId| id == self.me || !kept.get(&id).is_some_and(is_late);
-        let mut members = self.configuration.members.iter().map(|one| one.replica);
+        let is_late = |kept: &Kept| kept.epoch < *durable && self.cx.now >= kept.since + KEPT_TICKS;
+        let keeps = |id: ReplicaId| id == self.cx.me || !kept.get(&id).is_some_and(is_late);
+        let mut members = self.cx.configuration.members.iter().map(|one| one.replica);
         members.all(|id| self.is_there(id) && keeps(id))
     }
 
     /// Whether the marker lacks an epoch, and a report may be sent.
     pub(super) fn is_witness_due(&self) -> bool {
         let Epochs { durable, witnessed, told, .. } = self.epochs;
-        let may_tell = told == 0 || self.now >= told + WITNESS_TICKS;
+        let may_tell = told == 0 || self.cx.now >= told + WITNESS_TICKS;
         durable > witnessed && may_tell && self.is_epoch_settled()
     }
 
@@ -223,7 +224,7 @@ impl<S: Store> Engine<S> {
     /// reported to the marker: a copy that was taken in that one would be as good.
     fn is_epoch_settled(&self) -> bool {
         let Epochs { durable, began, .. } = self.epochs;
-        durable == self.store.epoch() || self.now >= began + WITNESS_TICKS
+        durable == self.cx.store.epoch() || self.cx.now >= began + WITNESS_TICKS
     }
 
     /// Returns the configuration in which this replica leads, once its beginning is durable here:
@@ -231,15 +232,15 @@ impl<S: Store> Engine<S> {
     fn leads_in(&self) -> Option<ConfigurationId> {
         let is_durable = |(_, epoch): &(_, Epoch)| self.epochs.durable >= *epoch;
         let (id, _) = self.epochs.entered.filter(is_durable)?;
-        (self.is_leading() && id == self.configuration.id).then_some(id)
+        (self.is_leading() && id == self.cx.configuration.id).then_some(id)
     }
 
     /// Reports to the marker how far this disk has got. With `solo`, asks it to also name this
     /// replica in that configuration.
     pub(super) fn tell_marker(&mut self, solo: Option<ConfigurationId>) {
-        self.epochs.told = self.now;
+        self.epochs.told = self.cx.now;
         let (leads, epoch) = (self.leads_in(), self.epochs.durable);
-        self.outbox.push(Output::Mark(Mark { solo, leads, epoch, withdraws: false }));
+        self.cx.push(Output::Mark(Mark { solo, leads, epoch, withdraws: false }));
     }
 
     /// Records that the marker has a report.
@@ -263,13 +264,13 @@ impl<S: Store> Engine<S> {
     /// Records how far a peer's disk has got, as the peer reports, and confirms it once that is
     /// durable.
     pub(super) fn epoch_told(&mut self, peer: ReplicaId, epoch: Epoch) {
-        if let Some(seen) = self.store.seen(peer)
+        if let Some(seen) = self.cx.store.seen(peer)
             && seen.epoch < epoch
         {
-            self.store.remember(peer, Seen { epoch, ..seen });
+            self.cx.store.remember(peer, Seen { epoch, ..seen });
             let (message, written) = (PeerMessage::EpochKept { epoch }, self.written());
-            self.outbox.push(Output::Gated { to: peer, message, durable: true });
-            self.outbox.push(Output::Sync(written));
+            self.cx.push(Output::Gated { to: peer, message, durable: true });
+            self.cx.push(Output::Sync(written));
         }
     }
 }

@@ -82,22 +82,22 @@ impl<S: Store> Engine<S> {
     /// to an index.
     pub(super) fn is_behind(&mut self, leader: ReplicaId, index: u64) {
         if self.fetching.is_none() {
-            let by = index - self.store.applied();
-            let of = self.outbox.peers.name(leader).to_owned();
-            self.outbox.notice(Notice::Behind { of, by });
+            let by = index - self.cx.store.applied();
+            let of = self.cx.peers.name(leader).to_owned();
+            self.cx.notice(Notice::Behind { of, by });
             self.begin_fetch(leader, index, None);
         }
     }
 
     /// Returns the name of the replica that this one copies from, when it is catching up.
     pub(super) fn fetches_from(&self) -> Option<&str> {
-        self.fetching.as_ref().map(|fetching| self.outbox.peers.name(fetching.source))
+        self.fetching.as_ref().map(|fetching| self.cx.peers.name(fetching.source))
     }
 
     /// Returns this replica's progress, when it is catching up.
     pub(super) fn catching_up(&self) -> Option<CatchingUp> {
         let Fetching { target, step, .. } = self.fetching.as_ref()?;
-        let install = self.store.install().filter(|_| *step == Step::Chunks);
+        let install = self.cx.store.install().filter(|_| *step == Step::Chunks);
         Some(CatchingUp {
             from: self.fetches_from()?.to_owned(),
             target: *target,
@@ -111,13 +111,15 @@ impl<S: Store> Engine<S> {
         self.close_copied();
         self.may_have_copied = true;
         self.fetches += 1;
-        let (call, due) = (self.fetches, self.now);
+        let (call, due) = (self.fetches, self.cx.now);
         let busy = self.fetching.as_ref().map_or(0, |fetching| fetching.busy);
         let is_refused = busy >= BUSY_MAX && self.standing() == Standing::Joiner;
-        let step = match &self.quarantine {
+        let step = match &self.cx.quarantine {
             // A new joiner lacks the state that the entries changed.
-            None if (self.store.applied() > 0 && !is_refused) || self.is_member() => Step::Entries,
-            None | Some(_) if self.store.install().is_some() => Step::Chunks,
+            None if (self.cx.store.applied() > 0 && !is_refused) || self.is_member() => {
+                Step::Entries
+            }
+            None | Some(_) if self.cx.store.install().is_some() => Step::Chunks,
             None | Some(_) => Step::Snapshot,
         };
         self.fetching = Some(Fetching {
@@ -137,21 +139,21 @@ impl<S: Store> Engine<S> {
 
     /// Begins to copy a state that replaces the quarantined one, unless a copy is under way.
     pub(super) fn begin_rebuild(&mut self) {
-        let Some(Quarantine { index, .. }) = self.quarantine else { return };
+        let Some(Quarantine { index, .. }) = self.cx.quarantine else { return };
         if self.fetching.is_none()
-            && let Some(source) = self.next_source(self.me)
+            && let Some(source) = self.next_source(self.cx.me)
         {
-            self.begin_fetch(source, index, self.standings.later());
+            self.begin_fetch(source, index, self.cx.standings.later());
         }
     }
 
     /// Begins to fetch what this replica lacks of a later configuration that was reported to it.
     fn begin_newer(&mut self) {
-        let index = self.store.applied() + 1;
+        let index = self.cx.store.applied() + 1;
         if self.fetching.is_none()
-            && self.quarantine.is_none()
-            && let Some(later) = self.standings.later().filter(|_| self.may_fetch_newer())
-            && let Some(source) = self.next_source(self.me)
+            && self.cx.quarantine.is_none()
+            && let Some(later) = self.cx.standings.later().filter(|_| self.may_fetch_newer())
+            && let Some(source) = self.next_source(self.cx.me)
         {
             self.begin_fetch(source, index, Some(later));
         }
@@ -159,26 +161,26 @@ impl<S: Store> Engine<S> {
 
     /// Sends the next request, if it is due. To be called once a tick.
     pub(super) fn advance_fetch(&mut self) {
-        let has_come = |fetching: &Fetching| fetching.newer <= Some(self.configuration.id);
+        let has_come = |fetching: &Fetching| fetching.newer <= Some(self.cx.configuration.id);
         let is_in_step = self.leader().is_some_and(|(_, is_in_step)| is_in_step)
             && self.fetching.as_ref().is_none_or(has_come);
-        if is_in_step && self.quarantine.is_none() && std::mem::take(&mut self.may_have_copied) {
+        if is_in_step && self.cx.quarantine.is_none() && std::mem::take(&mut self.may_have_copied) {
             // The leader has sent the rest meanwhile, and the source need not keep anything any
             // more.
             self.close_copied();
             let source = self.fetching.take().map(|fetching| fetching.source);
             self.tell_state_to(source);
-            if let Some(install) = self.store.install() {
+            if let Some(install) = self.cx.store.install() {
                 if let Some(source) = source {
                     self.close_at(source, install.snapshot);
                 }
-                self.store.write_install(InstallWrite::Drop);
+                self.cx.store.write_install(InstallWrite::Drop);
             }
         }
         self.begin_newer();
         let Some(fetching) = &self.fetching else { return };
-        let is_linked = self.outbox.peers.session(fetching.source).is_some();
-        if self.now < fetching.due && (is_linked || fetching.is_waiting) {
+        let is_linked = self.cx.peers.session(fetching.source).is_some();
+        if self.cx.now < fetching.due && (is_linked || fetching.is_waiting) {
             return;
         }
         if fetching.is_waiting || !is_linked {
@@ -192,14 +194,14 @@ impl<S: Store> Engine<S> {
     /// Handles the end of a session: what was requested on it comes from another replica.
     pub(super) fn source_lost(&mut self, peer: ReplicaId) {
         if let Some(fetching) = self.fetching.as_mut().filter(|f| f.source == peer) {
-            (fetching.is_waiting, fetching.due) = (true, self.now);
+            (fetching.is_waiting, fetching.due) = (true, self.cx.now);
         }
     }
 
     /// Returns the next connected peer after `after`, in a circle, from which state may be copied.
     fn next_source(&self, after: ReplicaId) -> Option<ReplicaId> {
         let is_source = |peer: &ReplicaId| self.is_source(*peer);
-        let mut sources = self.outbox.peers.linked().filter(is_source).peekable();
+        let mut sources = self.cx.peers.linked().filter(is_source).peekable();
         let first = sources.peek().copied();
         sources.find(|peer| *peer > after).or(first)
     }
@@ -209,14 +211,14 @@ impl<S: Store> Engine<S> {
     /// replica; after a while, when the configuration is over, any replica of a later one: those
     /// had the state from a sound majority, and a quarantined replica gives its state to no peer.
     fn is_source(&self, peer: ReplicaId) -> bool {
-        let later = self.standings.later();
+        let later = self.cx.standings.later();
         let least = match later {
             None if self.is_member() => Speaker::Member,
             _ => Speaker::Elsewhere,
         };
-        let is_known = self.speaker(peer) >= least || !self.rules.knows_speakers;
-        let Some(quarantine) = &self.quarantine else { return is_known };
-        let is_late = self.now >= self.quarantined_since + SOUND_TICKS;
+        let is_known = self.speaker(peer) >= least || !self.cx.rules.knows_speakers;
+        let Some(quarantine) = &self.cx.quarantine else { return is_known };
+        let is_late = self.cx.now >= self.quarantined_since + SOUND_TICKS;
         quarantine.sound.contains(&peer) || (is_known && is_late && later.is_some())
     }
 
@@ -224,17 +226,18 @@ impl<S: Store> Engine<S> {
     /// earlier configuration than this replica knows. In quarantine it must be sound, or of a later
     /// configuration, and may be as of the same index.
     fn is_of_use(&self, header: &Header, source: Option<ReplicaId>) -> bool {
-        let (applied, theirs) = (self.store.applied(), header.chain.current.id);
-        let Some(quarantine) = &self.quarantine else {
-            return header.applied > applied && theirs >= self.configuration.id;
+        let (applied, theirs) = (self.cx.store.applied(), header.chain.current.id);
+        let Some(quarantine) = &self.cx.quarantine else {
+            return header.applied > applied && theirs >= self.cx.configuration.id;
         };
         let is_sound = source.is_none_or(|peer| quarantine.sound.contains(&peer));
         header.applied >= applied
-            && (theirs > self.configuration.id || (is_sound && theirs == self.configuration.id))
+            && (theirs > self.cx.configuration.id
+                || (is_sound && theirs == self.cx.configuration.id))
     }
 
     fn ask(&mut self) {
-        let install = self.store.install();
+        let install = self.cx.store.install();
         let is_whole = install.as_ref().is_some_and(|install| install.after.is_none());
         if is_whole {
             // All chunks were here when this replica stopped.
@@ -245,24 +248,24 @@ impl<S: Store> Engine<S> {
         let wanted = match (fetching.step, chunk) {
             (Step::Chunks, Some((snapshot, after))) => Wanted::Chunk { snapshot, after },
             (Step::Snapshot, _) => Wanted::Snapshot,
-            (Step::Chunks, None) if self.quarantine.is_some() => {
+            (Step::Chunks, None) if self.cx.quarantine.is_some() => {
                 fetching.step = Step::Snapshot;
                 Wanted::Snapshot
             }
             (Step::Entries | Step::Chunks, _) => {
                 fetching.step = Step::Entries;
-                let (configuration, from) = (self.configuration.id, self.store.applied() + 1);
+                let (configuration, from) = (self.cx.configuration.id, self.cx.store.applied() + 1);
                 Wanted::Entries { configuration, from }
             }
         };
         self.fetches += 1;
         fetching.call = self.fetches;
-        (fetching.asked, fetching.due) = (self.now, self.now + PATIENCE_TICKS);
+        (fetching.asked, fetching.due) = (self.cx.now, self.cx.now + PATIENCE_TICKS);
         fetching.is_waiting = true;
         let (to, call) = (fetching.source, fetching.call);
         let message = PeerMessage::Fetch { call, wanted };
         // The result of the last answer is durable before the next request is sent.
-        self.outbox.push(Output::Gated { to, message, durable: true });
+        self.cx.push(Output::Gated { to, message, durable: true });
     }
 
     /// Handles an answer to a request.
@@ -287,7 +290,7 @@ impl<S: Store> Engine<S> {
                 self.entries_came(from, &entries, decided);
             }
             (Step::Entries, Found::Gone) => {
-                let install = self.store.install();
+                let install = self.cx.store.install();
                 let is_of_use = install.is_some_and(|i| self.is_of_use(&i.header, None));
                 self.fetching.as_mut().expect("it is under way").step =
                     if is_of_use { Step::Chunks } else { Step::Snapshot };
@@ -296,16 +299,16 @@ impl<S: Store> Engine<S> {
                 if is_of_use {
                     (fetching.step, fetching.busy) = (Step::Chunks, 0);
                     let install = Install::of(snapshot, header);
-                    self.store.write_install(InstallWrite::Begin(install));
+                    self.cx.store.write_install(InstallWrite::Begin(install));
                 } else {
                     // The source is behind as well: the next request goes to another replica.
-                    (fetching.is_waiting, fetching.due) = (true, self.now + USELESS_TICKS);
+                    (fetching.is_waiting, fetching.due) = (true, self.cx.now + USELESS_TICKS);
                     self.close_at(peer, snapshot);
                 }
             }
             (Step::Chunks, Found::Chunk(chunk)) => {
                 let is_last = chunk.next.is_none();
-                self.store.write_install(InstallWrite::Chunk(chunk));
+                self.cx.store.write_install(InstallWrite::Chunk(chunk));
                 if is_last {
                     fetching.step = Step::Entries;
                     self.switch();
@@ -315,26 +318,26 @@ impl<S: Store> Engine<S> {
             // Another replica may have time.
             (_, Found::Busy) => {
                 fetching.busy = fetching.busy.saturating_add(1);
-                (fetching.is_waiting, fetching.due) = (true, self.now + BUSY_TICKS);
+                (fetching.is_waiting, fetching.due) = (true, self.cx.now + BUSY_TICKS);
             }
             (_, _) => {
                 self.fetching = None;
-                self.standings.forget_later();
+                self.cx.standings.forget_later();
             }
         }
     }
 
     /// Replaces the state by the copied one, once all chunks are there.
     fn switch(&mut self) {
-        let Some(install) = self.store.install() else { return };
+        let Some(install) = self.cx.store.install() else { return };
         if !self.is_of_use(&install.header, None) {
             if let Some(source) = self.fetching.as_ref().map(|fetching| fetching.source) {
                 self.close_at(source, install.snapshot);
             }
-            return self.store.write_install(InstallWrite::Drop);
+            return self.cx.store.write_install(InstallWrite::Drop);
         }
-        self.store.write_install(InstallWrite::Switch);
-        if self.quarantine.take().is_some() {
+        self.cx.store.write_install(InstallWrite::Switch);
+        if self.cx.quarantine.take().is_some() {
             // The cause of the difference is unknown, so the earlier entries go too.
             self.rebuilt_at = Some(install.header.applied);
         }
@@ -342,8 +345,8 @@ impl<S: Store> Engine<S> {
         if let Some(fetching) = &mut self.fetching {
             fetching.copied = Some(install.snapshot);
         }
-        let (index, bytes) = (self.store.applied(), install.bytes);
-        self.outbox.notice(Notice::Copied { index, bytes });
+        let (index, bytes) = (self.cx.store.applied(), install.bytes);
+        self.cx.notice(Notice::Copied { index, bytes });
         self.know_joiners();
         self.enter();
     }
@@ -351,10 +354,10 @@ impl<S: Store> Engine<S> {
     /// Fetches what leads to a later configuration, which a peer is in and this replica has not
     /// reached.
     pub(super) fn fetch_newer(&mut self, peer: ReplicaId, newer: ConfigurationId, index: u64) {
-        self.standings.hear(newer, self.configuration.id);
+        self.cx.standings.hear(newer, self.cx.configuration.id);
         let is_under_way = self.fetching.as_ref().is_some_and(|f| f.newer >= Some(newer));
-        if !is_under_way && self.quarantine.is_none() && self.may_fetch_newer() {
-            let target = index.max(self.store.applied() + 1);
+        if !is_under_way && self.cx.quarantine.is_none() && self.may_fetch_newer() {
+            let target = index.max(self.cx.store.applied() + 1);
             self.begin_fetch(peer, target, Some(newer));
         }
     }
@@ -365,31 +368,31 @@ impl<S: Store> Engine<S> {
     /// over may: otherwise it would vote.
     fn may_fetch_newer(&self) -> bool {
         match self.standing() {
-            Standing::Member => self.consensus.is_some() || self.is_over() && self.may_vote(),
+            Standing::Member => self.cx.consensus.is_some() || self.is_over() && self.may_vote(),
             Standing::Joiner => true,
             Standing::Retired => false,
         }
     }
 
     fn entries_came(&mut self, from: u64, entries: &[Entry], decided: u64) {
-        let applied = self.store.applied();
+        let applied = self.cx.store.applied();
         let (mut next, mut rest) = (from, entries);
         if let Some(fetching) = &mut self.fetching {
             fetching.busy = 0;
         }
         while from == applied + 1 && !rest.is_empty() {
             let (run, later) = rest.split_at(state_machine::run_length(rest));
-            let lanes = self.rules.lanes;
-            state_machine::apply(&mut self.store, lanes, Source::Peer, next, run);
+            let lanes = self.cx.rules.lanes;
+            state_machine::apply(&mut self.cx.store, lanes, Source::Peer, next, run);
             (next, rest) = (next + run.len() as u64, later);
         }
         self.close_copied();
         self.know_joiners();
         self.enter();
-        if self.store.applied() >= decided {
+        if self.cx.store.applied() >= decided {
             let source = self.fetching.take().map(|fetching| fetching.source);
             // The source knows nothing more. A peer that knows more will report it again.
-            self.standings.forget_later();
+            self.cx.standings.forget_later();
             match self.standing() {
                 Standing::Joiner => self.tell_state(),
                 _ => self.ask_to_be_in_step(source),
@@ -402,7 +405,7 @@ impl<S: Store> Engine<S> {
     /// Sends the next request at once if the last entries did not bring this replica nearer to the
     /// end.
     fn keep_pace(&mut self, decided: u64) {
-        let lacking = decided - self.store.applied();
+        let lacking = decided - self.cx.store.applied();
         let Some(fetching) = &mut self.fetching else { return };
         let before = std::mem::replace(&mut fetching.lacking, lacking);
         if fetching.step == Step::Entries && before <= lacking {
@@ -421,26 +424,26 @@ impl<S: Store> Engine<S> {
 
     fn close_at(&mut self, source: ReplicaId, snapshot: SnapshotId) {
         let message = PeerMessage::Fetch { call: 0, wanted: Wanted::Close { snapshot } };
-        self.outbox.push(Output::Send { to: source, message });
+        self.cx.push(Output::Send { to: source, message });
     }
 
     /// Reports to the leader and to the source how far the state is here: until then the source
     /// keeps the entries after it. Asks the leader for those entries, if they do not come by
     /// themselves.
     fn ask_to_be_in_step(&mut self, source: Option<ReplicaId>) {
-        let known = self.consensus.as_ref().and_then(Consensus::leader);
-        let leader = known.filter(|(leader, is_in_step)| *leader != self.me && !is_in_step);
+        let known = self.cx.consensus.as_ref().and_then(Consensus::leader);
+        let leader = known.filter(|(leader, is_in_step)| *leader != self.cx.me && !is_in_step);
         let leader = leader.map(|(leader, _)| leader);
         self.tell_state_to(leader);
         self.tell_state_to(source.filter(|source| Some(*source) != leader));
-        if let Some((leader, consensus)) = leader.zip(self.consensus.as_mut()) {
+        if let Some((leader, consensus)) = leader.zip(self.cx.consensus.as_mut()) {
             consensus.reconnected(leader);
         }
     }
 
     fn tell_state_to(&mut self, peer: Option<ReplicaId>) {
         let Some(to) = peer else { return };
-        let message = PeerMessage::HasState { index: self.store.applied() };
-        self.outbox.push(Output::Gated { to, message, durable: false });
+        let message = PeerMessage::HasState { index: self.cx.store.applied() };
+        self.cx.push(Output::Gated { to, message, durable: false });
     }
 }

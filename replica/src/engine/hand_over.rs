@@ -36,9 +36,9 @@ impl<S: Store> Engine<S> {
     /// the highest ordinal first, in each rollout and each scale-down; so when this replica is
     /// about to be restarted itself, the replicas above it have been, and those below are next.
     fn departure(&self, peer: ReplicaId) -> (bool, bool, bool, Option<u32>, ReplicaId) {
-        let ordinal = planner::ordinal(self.outbox.peers.name(peer));
+        let ordinal = planner::ordinal(self.cx.peers.name(peer));
         let is_unwanted = self.scale_wanted().zip(ordinal).is_some_and(|(s, o)| !s.has(o));
-        let own = planner::ordinal(&self.store.identity().name);
+        let own = planner::ordinal(&self.cx.store.identity().name);
         let is_next = self.is_to_restart() && ordinal < own;
         (self.is_stopping(peer), is_unwanted, is_next, ordinal, peer)
     }
@@ -47,39 +47,39 @@ impl<S: Store> Engine<S> {
     /// that stays longest, or to the one that is nearest to being in step.
     pub(super) fn begin_hand_over(&mut self, target: Option<ReplicaId>) -> Result<(), Refusal> {
         let leader = self.leader_name();
-        let Some(consensus) = &self.consensus else { return Err(Refusal::NoLeader) };
+        let Some(consensus) = &self.cx.consensus else { return Err(Refusal::NoLeader) };
         if consensus.ballot_if_leading().is_none() {
             return Err(Refusal::NotLeader { leader });
         }
         let reach = |peer: &ReplicaId| consensus.accepted_by(*peer).unwrap_or(0);
         let in_step =
             |peer: &ReplicaId| reach(peer).saturating_add(LAG_MAX) >= consensus.accepted();
-        let peers = || self.outbox.peers.connected();
+        let peers = || self.cx.peers.connected();
         let best = peers().filter(in_step).min_by_key(|peer| self.departure(*peer));
         let best = best.or_else(|| peers().max_by_key(reach));
-        let target = target.filter(|target| self.outbox.peers.session(*target).is_some()).or(best);
+        let target = target.filter(|target| self.cx.peers.session(*target).is_some()).or(best);
         let Some(target) = target else { return Err(Refusal::NoQuorum) };
-        let to = self.outbox.peers.name(target).to_owned();
-        self.outbox.notice(Notice::HandingOver { to });
+        let to = self.cx.peers.name(target).to_owned();
+        self.cx.notice(Notice::HandingOver { to });
         self.abandon_sealing();
-        let deadline = self.now + HAND_OVER_TICKS;
-        self.hand_over = Some(HandOver { target, deadline, next_ask: self.now });
+        let deadline = self.cx.now + HAND_OVER_TICKS;
+        self.hand_over = Some(HandOver { target, deadline, next_ask: self.cx.now });
         Ok(())
     }
 
     /// Advances a hand-over: waits until the target has accepted everything, then asks it to lead.
     pub(super) fn advance_hand_over(&mut self) {
         let Some(hand_over) = &mut self.hand_over else { return };
-        let Some(consensus) = &self.consensus else { return };
+        let Some(consensus) = &self.cx.consensus else { return };
         let Some(ballot) = consensus.ballot_if_leading() else { return };
-        if self.now >= hand_over.deadline {
+        if self.cx.now >= hand_over.deadline {
             self.hand_over = None;
-        } else if self.now >= hand_over.next_ask
+        } else if self.cx.now >= hand_over.next_ask
             && consensus.accepted_by(hand_over.target) == Some(consensus.accepted())
         {
-            hand_over.next_ask = self.now + ASK_AGAIN_TICKS;
-            let message = PeerMessage::Lead { configuration: self.configuration.id, ballot };
-            self.outbox.push(Output::Gated { to: hand_over.target, message, durable: false });
+            hand_over.next_ask = self.cx.now + ASK_AGAIN_TICKS;
+            let message = PeerMessage::Lead { configuration: self.cx.configuration.id, ballot };
+            self.cx.push(Output::Gated { to: hand_over.target, message, durable: false });
         }
     }
 
@@ -91,9 +91,9 @@ impl<S: Store> Engine<S> {
         ballot: Ballot,
         by_leader: bool,
     ) {
-        let Some(consensus) = &mut self.consensus else { return };
+        let Some(consensus) = &mut self.cx.consensus else { return };
         let is_in_step = consensus.leader().is_some_and(|(_, is_accepting)| is_accepting);
-        let is_meant = configuration == self.configuration.id && consensus.promise() == ballot;
+        let is_meant = configuration == self.cx.configuration.id && consensus.promise() == ballot;
         if is_meant && is_in_step == by_leader {
             consensus.lead_if_asked();
         }

@@ -99,9 +99,10 @@ pub enum Rejection {
 impl<S: Store> Engine<S> {
     /// Returns this replica's introduction to a peer, and what it remembers of that peer.
     pub fn introduce(&self, peer: ReplicaId) -> (Introduction, Option<Seen>) {
-        let me = self.store.identity();
-        let seen = self.store.seen(peer);
-        let start = self.store.start(me.incarnation).expect("a start is kept from its beginning");
+        let me = self.cx.store.identity();
+        let seen = self.cx.store.seen(peer);
+        let start =
+            self.cx.store.start(me.incarnation).expect("a start is kept from its beginning");
         let introduction = Introduction {
             cluster: me.cluster,
             replica: me.replica,
@@ -109,7 +110,7 @@ impl<S: Store> Engine<S> {
             incarnation: me.incarnation,
             key: start.secret.key(),
             last_saw: seen.map_or(0, |seen| seen.incarnation),
-            versions: (Version::OLDEST, self.outbox.peers.newest()),
+            versions: (Version::OLDEST, self.cx.peers.newest()),
         };
         (introduction, seen)
     }
@@ -119,21 +120,21 @@ impl<S: Store> Engine<S> {
     /// does not have it.
     pub fn start_seen(&self, incarnation: u64) -> Option<Start> {
         match incarnation {
-            0 => self.store.start(self.store.identity().incarnation),
-            incarnation => self.store.start(incarnation),
+            0 => self.cx.store.start(self.cx.store.identity().incarnation),
+            incarnation => self.cx.store.start(incarnation),
         }
     }
 
     /// Checks whether a stranger may be sent anything: it must belong to this cluster, and be known
     /// in it.
     pub fn admit(&self, theirs: &Introduction) -> Result<(), Rejection> {
-        if theirs.cluster != self.store.identity().cluster {
+        if theirs.cluster != self.cx.store.identity().cluster {
             return Err(Rejection::OtherCluster { theirs: theirs.cluster });
         }
         if theirs.incarnation.max(theirs.last_saw) >= INDEX_MAX {
             return Err(Rejection::Impossible);
         }
-        let (cluster, knows) = (self.store.version(), theirs.versions);
+        let (cluster, knows) = (self.cx.store.version(), theirs.versions);
         let name = theirs.name.clone();
         if name::check(&name).is_err() {
             return Err(Rejection::NoMember { name: String::new(), replica: theirs.replica.0 });
@@ -141,7 +142,7 @@ impl<S: Store> Engine<S> {
         if !(knows.0..=knows.1).contains(&cluster) {
             return Err(Rejection::Version { cluster, name, knows });
         }
-        let (peers, replica) = (&self.outbox.peers, theirs.replica);
+        let (peers, replica) = (&self.cx.peers, theirs.replica);
         match peers.knows(replica) && peers.name(replica) == name {
             true if peers.is_cut(replica) => Err(Rejection::Cut),
             true => Ok(()),
@@ -160,19 +161,19 @@ impl<S: Store> Engine<S> {
     ) -> Result<(), Rejection> {
         self.admit(theirs)?;
         // The peer may have reported a later epoch since.
-        let now = self.store.seen(theirs.replica);
+        let now = self.cx.store.seen(theirs.replica);
         if now.map(|now| now.incarnation) != seen.map(|seen| seen.incarnation) {
             return Err(Rejection::Crossed);
         }
         let is_known = |seen: Seen| {
             let is_same = theirs.incarnation == seen.incarnation && theirs.key == seen.key;
-            let remembers = reaches >= Some(seen.epoch) || !self.rules.compares_epochs;
+            let remembers = reaches >= Some(seen.epoch) || !self.cx.rules.compares_epochs;
             is_same || (theirs.incarnation > seen.incarnation && remembers)
         };
         match (now, reaches) {
             // A replica that left before this one met it has nothing to report, and anyone could
             // claim its id.
-            (None, _) if self.standings.is_former(theirs.replica) => {
+            (None, _) if self.cx.standings.is_former(theirs.replica) => {
                 Err(Rejection::NoMember { name: theirs.name.clone(), replica: theirs.replica.0 })
             }
             (None, Some(_)) => Ok(()),
@@ -188,15 +189,15 @@ impl<S: Store> Engine<S> {
     /// replica away was not met.
     pub fn meet(&mut self, theirs: &Introduction) {
         let peer = theirs.replica;
-        if self.outbox.peers.knows(peer) {
-            let seen = self.store.seen(peer);
+        if self.cx.peers.knows(peer) {
+            let seen = self.cx.store.seen(peer);
             // A later start may have been met meanwhile.
             if seen.is_none_or(|seen| seen.incarnation < theirs.incarnation) {
                 let Introduction { incarnation, key, .. } = *theirs;
                 let epoch = Epoch::default();
-                self.store.remember(peer, Seen { incarnation, key, epoch });
+                self.cx.store.remember(peer, Seen { incarnation, key, epoch });
             }
-            self.outbox.peers.met(peer, theirs.versions.1);
+            self.cx.peers.met(peer, theirs.versions.1);
             self.turned_away_by = None;
         }
         self.gather();
@@ -206,10 +207,10 @@ impl<S: Store> Engine<S> {
     /// not prove its identity may be anyone, and one that is not a member has nothing to remember:
     /// neither report takes the vote away, but only explains why there is none.
     pub(super) fn disowned(&mut self, peer: ReplicaId, is_proven: bool) {
-        if !self.outbox.peers.knows(peer) {
+        if !self.cx.peers.knows(peer) {
             return;
         }
-        let by = self.outbox.peers.name(peer).to_owned();
+        let by = self.cx.peers.name(peer).to_owned();
         match is_proven && self.speaker(peer) >= Speaker::Elsewhere {
             true => {
                 if self.disowned_by.is_none() {
@@ -224,7 +225,7 @@ impl<S: Store> Engine<S> {
     /// Takes this replica's vote away: its disk is not the one that `by` remembers.
     pub(super) fn lose_vote(&mut self, by: String) {
         if self.disowned_by.is_none() {
-            self.outbox.notice(Notice::Disowned { by: by.clone() });
+            self.cx.notice(Notice::Disowned { by: by.clone() });
         }
         self.disowned_by = Some(by);
         self.stop_voting();
@@ -232,7 +233,7 @@ impl<S: Store> Engine<S> {
 
     /// Ends this replica's part in decisions; its data stays.
     pub(super) fn stop_voting(&mut self) {
-        if let Some(consensus) = self.consensus.take() {
+        if let Some(consensus) = self.cx.consensus.take() {
             self.left_log = Some(consensus.compacted());
         }
         self.deposed();
@@ -268,14 +269,14 @@ mod tests {
     fn a_peer_is_taken_only_if_it_continues_what_was_seen() {
         let mut here = engine(Memory::of_two(1));
         let disk = Memory::of_two(2);
-        assert!(!here.outbox.peers.have_all_met());
+        assert!(!here.cx.peers.have_all_met());
         let (first, reaches) = said(&disk, None);
         assert_eq!(here.judge(&first, None, reaches), Ok(()));
         let unproven = here.judge(&first, None, None);
         assert!(matches!(unproven, Err(Rejection::OtherDisk { seen: 0, .. })), "no proof at all");
-        assert!(!here.outbox.peers.have_all_met(), "judged is not met: it may turn us away");
+        assert!(!here.cx.peers.have_all_met(), "judged is not met: it may turn us away");
         here.meet(&first);
-        assert!(here.outbox.peers.have_all_met());
+        assert!(here.cx.peers.have_all_met());
         let seen = here.store().seen(THERE);
         let (again, reaches) = said(&disk, seen);
         assert_eq!(here.judge(&again, seen, reaches), Ok(()), "the same start again");
@@ -348,15 +349,15 @@ mod tests {
         let (theirs, reaches) = said(&Memory::of_two(2), None);
         let mut chain = here.store().chain();
         chain.former = chain.current.members.split_off(1);
-        here.standings.know(&chain);
+        here.cx.standings.know(&chain);
         let verdict = here.judge(&theirs, None, reaches);
         assert!(matches!(verdict, Err(Rejection::NoMember { .. })), "{verdict:?}");
         chain.current.members.append(&mut chain.former);
-        here.standings.know(&chain);
+        here.cx.standings.know(&chain);
         assert_eq!(here.judge(&theirs, None, reaches), Ok(()));
         here.meet(&theirs);
         chain.former = chain.current.members.split_off(1);
-        here.standings.know(&chain);
+        here.cx.standings.know(&chain);
         let seen = here.store().seen(THERE);
         assert_eq!(here.judge(&theirs, seen, reaches), Ok(()), "it was met as a member");
     }
@@ -370,10 +371,10 @@ mod tests {
         let mut joins = members.clone();
         let joiner = joins.current.members.pop().map(|member| Joiner { member, nonce: 1 });
         joins.joiners.extend(joiner);
-        here.standings.know(&joins);
+        here.cx.standings.know(&joins);
         here.disowned(THERE, true);
         assert!(here.disowned_by.is_none() && here.turned_away_by.is_some());
-        here.standings.know(&members);
+        here.cx.standings.know(&members);
         here.disowned(THERE, true);
         assert!(here.disowned_by.is_some());
     }

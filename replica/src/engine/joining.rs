@@ -68,7 +68,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn standing(&self) -> Standing {
         match self.is_member() {
             true => Standing::Member,
-            false => self.store.chain().standing(self.me),
+            false => self.cx.store.chain().standing(self.cx.me),
         }
     }
 
@@ -76,15 +76,15 @@ impl<S: Store> Engine<S> {
     pub(super) fn join(&mut self, origin: Origin, name: String, nonce: u64) {
         let refusal = if !self.is_leading() {
             Some(Refusal::NotLeader { leader: self.leader_name() })
-        } else if let Err(why) = check_name(&name, &self.configuration.members) {
+        } else if let Err(why) = check_name(&name, &self.cx.configuration.members) {
             Some(Refusal::Unavailable(why))
         } else if self.is_beyond(&name) {
             Some(Refusal::Unavailable(format!(
                 "{name} is beyond the {MEMBERS_MAX} replicas that a cluster can have: scale to \
                  that many or fewer"
             )))
-        } else if self.store.version() < Version::JOINERS {
-            let (has, needs) = (self.store.version(), Version::JOINERS);
+        } else if self.cx.store.version() < Version::JOINERS {
+            let (has, needs) = (self.cx.store.version(), Version::JOINERS);
             Some(Refusal::Unavailable(format!(
                 "the cluster has version {has}, and its members can change from version {needs} \
                  on: update every replica"
@@ -96,15 +96,15 @@ impl<S: Store> Engine<S> {
             is_quiet.then_some(Refusal::HandingOver)
         };
         if let Some(refusal) = refusal {
-            return self.outbox.answer(origin, Answer::Refused(refusal));
+            return self.cx.answer(origin, Answer::Refused(refusal));
         }
-        if self.store.chain().id_of(nonce).is_none()
-            && let Some(consensus) = &mut self.consensus
+        if self.cx.store.chain().id_of(nonce).is_none()
+            && let Some(consensus) = &mut self.cx.consensus
         {
             consensus.propose(vec![Entry::Join { name, nonce }]);
         }
-        let index = self.consensus.as_ref().map_or(0, Consensus::accepted);
-        self.joins.push(Asking { origin, nonce, index, deadline: self.now + JOIN_TICKS });
+        let index = self.cx.consensus.as_ref().map_or(0, Consensus::accepted);
+        self.joins.push(Asking { origin, nonce, index, deadline: self.cx.now + JOIN_TICKS });
         self.answer_joins();
     }
 
@@ -122,8 +122,8 @@ impl<S: Store> Engine<S> {
         if self.joins.is_empty() {
             return;
         }
-        let (chain, applied) = (self.store.chain(), self.store.applied());
-        let outbox = &mut self.outbox;
+        let (chain, applied) = (self.cx.store.chain(), self.cx.store.applied());
+        let outbox = &mut self.cx;
         self.joins.retain(|asking| {
             let answer = match chain.id_of(asking.nonce) {
                 Some(replica) => Answer::Joined { replica, configuration: chain.current.clone() },
@@ -144,7 +144,7 @@ impl<S: Store> Engine<S> {
 
     /// Refuses joins that waited too long; a retry with the same nonce gets the same id.
     pub(super) fn expire_joins(&mut self) {
-        let (now, outbox) = (self.now, &mut self.outbox);
+        let (now, outbox) = (self.cx.now, &mut self.cx);
         self.joins.retain(|asking| {
             let waits = now < asking.deadline;
             if !waits {
@@ -158,7 +158,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn abandon_joins(&mut self) {
         for Asking { origin, .. } in std::mem::take(&mut self.joins) {
             let refusal = Refusal::NotLeader { leader: None };
-            self.outbox.answer(origin, Answer::Refused(refusal));
+            self.cx.answer(origin, Answer::Refused(refusal));
         }
     }
 
@@ -166,8 +166,8 @@ impl<S: Store> Engine<S> {
     /// leader notifies those that are not members, and a replica that left notifies all, until they
     /// can do without it. It may be the only one left that knows what led there.
     pub(super) fn hint(&mut self) {
-        let is_due = |ticks| self.now.is_multiple_of(ticks);
-        let peers = &self.outbox.peers;
+        let is_due = |ticks| self.cx.now.is_multiple_of(ticks);
+        let peers = &self.cx.peers;
         let told: Vec<_> = match self.standing() {
             // The members of the next configuration must get the last entries of this one at once.
             Standing::Member if self.is_leading() => {
@@ -188,7 +188,7 @@ impl<S: Store> Engine<S> {
     /// in.
     pub(super) fn greet(&mut self, peer: ReplicaId) {
         let tells = match self.standing() {
-            Standing::Member => !self.outbox.peers.is_member(peer),
+            Standing::Member => !self.cx.peers.is_member(peer),
             Standing::Retired => self.is_to_tell(),
             // A report from a replica that has not joined yet counts for no peer.
             Standing::Joiner => false,
@@ -201,15 +201,15 @@ impl<S: Store> Engine<S> {
     /// Whether others may have to learn from this replica, which left, that a configuration is
     /// over.
     fn is_to_tell(&self) -> bool {
-        !self.may_go && self.rules.tells_ends
+        !self.may_go && self.cx.rules.tells_ends
     }
 
     /// Whether a peer is not a member and will not be one: this replica leads, has no change under
     /// way, and knows that the peer's ordinal is not wanted.
     pub(super) fn is_dismissed(&self, peer: ReplicaId) -> bool {
-        let ordinal = planner::ordinal(self.outbox.peers.name(peer));
+        let ordinal = planner::ordinal(self.cx.peers.name(peer));
         let is_unwanted = self.scale_wanted().zip(ordinal).is_some_and(|(s, o)| !s.has(o));
-        self.is_leading() && !self.stops && is_unwanted && !self.outbox.peers.is_member(peer)
+        self.is_leading() && !self.stops && is_unwanted && !self.cx.peers.is_member(peer)
     }
 
     /// Handles a report of how far the cluster is: a joiner continues to copy, and a replica that
@@ -221,16 +221,17 @@ impl<S: Store> Engine<S> {
         index: u64,
         is_dismissed: bool,
     ) {
-        if self.standing() == Standing::Joiner && configuration >= self.configuration.id {
+        if self.standing() == Standing::Joiner && configuration >= self.cx.configuration.id {
             self.may_go = is_dismissed;
         }
         match self.standing() {
-            Standing::Joiner if index > self.store.applied() => {
+            Standing::Joiner if index > self.cx.store.applied() => {
                 self.fetch_newer(peer, configuration, index);
             }
             Standing::Joiner => self.tell_state(),
             Standing::Retired => {
-                let has_decided = (configuration, index) > (self.configuration.id, self.began);
+                let has_decided =
+                    (configuration, index) > (self.cx.configuration.id, self.cx.began);
                 self.may_go |= has_decided;
             }
             Standing::Member => {}
@@ -239,11 +240,11 @@ impl<S: Store> Engine<S> {
 
     /// Reports to the linked peers how far this joiner has the state.
     pub(super) fn tell_state(&mut self) {
-        let index = self.store.applied();
-        for to in self.outbox.peers.linked().collect::<Vec<_>>() {
+        let index = self.cx.store.applied();
+        for to in self.cx.peers.linked().collect::<Vec<_>>() {
             let message = PeerMessage::HasState { index };
             // The reported state is durable first, so that a quorum can count on it.
-            self.outbox.push(Output::Gated { to, message, durable: true });
+            self.cx.push(Output::Gated { to, message, durable: true });
         }
     }
 }

@@ -17,11 +17,11 @@ use crate::storage::Store;
 impl<S: Store> Engine<S> {
     /// Handles the beginning of a session with a peer.
     pub(super) fn peer_up(&mut self, peer: ReplicaId, session: Session) {
-        let old = self.outbox.peers.session(peer);
-        if !self.outbox.peers.up(peer, session) {
+        let old = self.cx.peers.session(peer);
+        if !self.cx.peers.up(peer, session) {
             // Only the peer would know of this session, and it would stay for as long as the peer
             // runs.
-            self.outbox.push(Output::EndSession { peer });
+            self.cx.push(Output::EndSession { peer });
             return;
         }
         if let Some(old) = old {
@@ -29,8 +29,8 @@ impl<S: Store> Engine<S> {
         }
         self.sending.forget(peer);
         self.stopping.is_back(peer);
-        self.outbox.notice(Notice::Linked { peer: self.outbox.peers.name(peer).to_owned() });
-        if let Some(consensus) = &mut self.consensus {
+        self.cx.notice(Notice::Linked { peer: self.cx.peers.name(peer).to_owned() });
+        if let Some(consensus) = &mut self.cx.consensus {
             consensus.reconnected(peer);
         }
         self.greet(peer);
@@ -38,23 +38,23 @@ impl<S: Store> Engine<S> {
 
     /// Handles the end of a session with a peer.
     pub(super) fn peer_down(&mut self, peer: ReplicaId, session: Session) {
-        let name = self.outbox.peers.name(peer).to_owned();
-        if !self.outbox.peers.down(peer, session, self.now) {
+        let name = self.cx.peers.name(peer).to_owned();
+        if !self.cx.peers.down(peer, session, self.cx.now) {
             return;
         }
-        self.outbox.notice(Notice::LinkLost { peer: name });
-        if !self.outbox.peers.knows(peer) {
+        self.cx.notice(Notice::LinkLost { peer: name });
+        if !self.cx.peers.knows(peer) {
             // The peer was known for its session only.
-            self.outbox.tell_known();
+            self.cx.tell_known();
             self.forget_strangers();
         }
         self.break_calls(peer, session);
         self.source_lost(peer);
         if self.leader().is_some_and(|(leader, _)| leader == peer) {
-            self.hurry_until = self.now + HURRY_TICKS;
+            self.hurry_until = self.cx.now + HURRY_TICKS;
             // The leader that was promised may never come back. In recovery this replica asks every
             // peer to be prepared; otherwise it would keep promising the leader that is gone.
-            if let Some(consensus) = &mut self.consensus {
+            if let Some(consensus) = &mut self.cx.consensus {
                 consensus.reconnected(peer);
             }
         }
@@ -63,8 +63,8 @@ impl<S: Store> Engine<S> {
     /// Handles a message from a peer.
     pub(super) fn peer_message(&mut self, peer: ReplicaId, session: Session, message: PeerMessage) {
         // A frame of a replaced session could make the library forget what it accepted.
-        if self.rules.tells_sessions && self.outbox.peers.session(peer) != Some(session) {
-            self.outbox.notice(Notice::Dropped { what: "a frame of an old session" });
+        if self.cx.rules.tells_sessions && self.cx.peers.session(peer) != Some(session) {
+            self.cx.notice(Notice::Dropped { what: "a frame of an old session" });
             return;
         }
         if !self.listens(peer, &message) {
@@ -78,17 +78,17 @@ impl<S: Store> Engine<S> {
                 self.probe(peer, configuration, ballot, round);
             }
             PeerMessage::ProbeAnswer { configuration, ballot, round } => {
-                let Some(consensus) = &self.consensus else { return };
-                if configuration == self.configuration.id {
-                    let (promise, quorum) = (consensus.promise(), self.configuration.quorum());
-                    let round = if self.rules.tells_rounds { round } else { self.reads.round() };
+                let Some(consensus) = &self.cx.consensus else { return };
+                if configuration == self.cx.configuration.id {
+                    let (promise, quorum) = (consensus.promise(), self.cx.configuration.quorum());
+                    let round = if self.cx.rules.tells_rounds { round } else { self.reads.round() };
                     self.reads.confirm(peer, Question { round, ballot }, promise, quorum);
                 }
             }
             PeerMessage::Relay { call, request } => self.relayed(peer, session, call, request),
             PeerMessage::RelayAnswer { call, answer } => self.relay_answered(peer, call, answer),
             PeerMessage::ReadIndex { call } => {
-                let read = Read::new(Origin::Peer { peer, session, call }, None, self.now);
+                let read = Read::new(Origin::Peer { peer, session, call }, None, self.cx.now);
                 self.read_at_leader(read);
             }
             PeerMessage::ReadIndexAnswer { call, index } => self.index_told(peer, call, index),
@@ -110,7 +110,7 @@ impl<S: Store> Engine<S> {
             PeerMessage::AskToStop { has_leave } => self.asked_to_stop(peer, has_leave),
             PeerMessage::MayStop => self.may_stop(),
             PeerMessage::Look { number } => {
-                self.outbox.push(Output::Look(Look { asker: peer, number }));
+                self.cx.push(Output::Look(Look { asker: peer, number }));
             }
             PeerMessage::Wanted { wanted, number } => self.told_wanted(wanted, number),
             PeerMessage::Checksum { index, digest } => self.checksum_told(peer, index, digest),
@@ -128,20 +128,20 @@ impl<S: Store> Engine<S> {
         configuration: ConfigurationId,
         message: Message<Entry>,
     ) {
-        if configuration != self.configuration.id {
+        if configuration != self.cx.configuration.id {
             return self.other_configuration(peer, configuration);
         }
-        let Some(consensus) = &mut self.consensus else { return };
-        match consensus.handle(peer, message, self.store.applied()) {
+        let Some(consensus) = &mut self.cx.consensus else { return };
+        match consensus.handle(peer, message, self.cx.store.applied()) {
             Handled::Taken => {}
             Handled::Behind { index } => self.is_behind(peer, index),
             Handled::Outrun { ballot } => {
                 let message = PeerMessage::Yield { configuration, ballot };
-                self.outbox.push(Output::Gated { to: peer, message, durable: false });
+                self.cx.push(Output::Gated { to: peer, message, durable: false });
             }
             Handled::Forged => {
                 let what = "a consensus message that must not be";
-                self.outbox.notice(Notice::Dropped { what });
+                self.cx.notice(Notice::Dropped { what });
             }
         }
     }
@@ -160,7 +160,7 @@ mod tests {
         let is_its =
             |output: &Output| matches!(output, Output::EndSession { peer: p } if *p == peer);
         let ends = engine.turn(&|_| true).iter().any(is_its);
-        assert_eq!(ends, engine.outbox.peers.session(peer).is_none());
+        assert_eq!(ends, engine.cx.peers.session(peer).is_none());
         ends
     }
 
@@ -171,9 +171,9 @@ mod tests {
         let mut engine = Engine::new(Memory::of_two(1), options);
         let (member, stranger) = (ReplicaId(2), ReplicaId(9));
         assert!(is_ended(&mut engine, stranger), "nobody knows it any more");
-        engine.outbox.peers.set_cut(member, true);
+        engine.cx.peers.set_cut(member, true);
         assert!(is_ended(&mut engine, member), "the link is cut");
-        engine.outbox.peers.set_cut(member, false);
+        engine.cx.peers.set_cut(member, false);
         assert!(!is_ended(&mut engine, member));
     }
 }

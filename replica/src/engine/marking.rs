@@ -30,24 +30,24 @@ const MARKER: &str = "the cluster's marker";
 impl<S: Store> Engine<S> {
     /// Requests the syncs and marks that a configuration of one needs.
     pub(super) fn take_solo(&mut self) {
-        let (now, asked) = (self.now, self.mark_asked);
-        let configuration = self.configuration.id;
-        let Some(solo) = self.consensus.as_mut().and_then(Consensus::solo) else { return };
+        let (now, asked) = (self.cx.now, self.mark_asked);
+        let configuration = self.cx.configuration.id;
+        let Some(solo) = self.cx.consensus.as_mut().and_then(Consensus::solo) else { return };
         let is_unsynced = solo.take_unsynced().is_some();
-        if !self.rules.asks_marker {
+        if !self.cx.rules.asks_marker {
             solo.marked(ConfigurationId(configuration.0 + 1));
         }
         let (wanted, marked) = (solo.wants_mark(), solo.marked_in());
         if is_unsynced {
             let written = self.written();
-            self.outbox.push(Output::Sync(written));
+            self.cx.push(Output::Sync(written));
         }
         let is_due = |configuration: &ConfigurationId| {
             asked.is_none_or(|(last, at)| last < *configuration || now >= at + MARK_TICKS)
         };
         let renews = marked.filter(|marked| is_due(marked) || self.is_witness_due());
         if let Some(configuration) = wanted.filter(is_due).or(renews)
-            && self.rules.asks_marker
+            && self.cx.rules.asks_marker
         {
             self.mark_asked = Some((configuration, now));
             self.tell_marker(Some(configuration));
@@ -57,8 +57,8 @@ impl<S: Store> Engine<S> {
     /// Records that a sync returned.
     pub(super) fn wrote(&mut self, written: Written) {
         self.epoch_is_durable(written.epoch);
-        let is_current = written.configuration == self.configuration.id;
-        let solo = self.consensus.as_mut().and_then(Consensus::solo);
+        let is_current = written.configuration == self.cx.configuration.id;
+        let solo = self.cx.consensus.as_mut().and_then(Consensus::solo);
         if let Some(solo) = solo.filter(|_| is_current) {
             solo.synced(written.index);
             self.reads.confirm_synced(written.round);
@@ -75,21 +75,21 @@ impl<S: Store> Engine<S> {
             }
             (Verdict::Foreign(why), _) => return self.unmarked(why.clone()),
             (Verdict::Over(latest), _) => return self.ends_before(*latest),
-            (Verdict::Refused(why), None) if self.rules.compares_epochs => {
+            (Verdict::Refused(why), None) if self.cx.rules.compares_epochs => {
                 self.mark_refused = Some(why.clone());
                 return self.lose_vote(MARKER.to_owned());
             }
             _ => {}
         }
         let Some(configuration) = mark.solo else { return };
-        let Some(solo) = self.consensus.as_mut().and_then(Consensus::solo) else { return };
+        let Some(solo) = self.cx.consensus.as_mut().and_then(Consensus::solo) else { return };
         let serves = solo.may_decide();
         match verdict {
             Verdict::Done => {
                 solo.marked(configuration);
                 self.mark_refused = None;
             }
-            Verdict::Refused(why) if serves && self.rules.renews_mark => {
+            Verdict::Refused(why) if serves && self.cx.rules.renews_mark => {
                 self.mark_refused = Some(why);
                 self.lose_vote(MARKER.to_owned());
             }
@@ -106,7 +106,7 @@ impl<S: Store> Engine<S> {
     /// not do so at once.
     fn unmarked(&mut self, why: String) {
         self.forget_witness();
-        if let Some(solo) = self.consensus.as_mut().and_then(Consensus::solo) {
+        if let Some(solo) = self.cx.consensus.as_mut().and_then(Consensus::solo) {
             solo.unmarked();
             self.mark_refused = Some(why);
         }
@@ -123,20 +123,20 @@ impl<S: Store> Engine<S> {
     /// Asks the linked peers in turn for what leads to a later configuration, if this one is over.
     /// No peer hears of this replica otherwise: it sends nothing in its own configuration.
     pub(super) fn advance_past_end(&mut self) {
-        if !self.is_over() || !self.now.is_multiple_of(ASK_TICKS) {
+        if !self.is_over() || !self.cx.now.is_multiple_of(ASK_TICKS) {
             return;
         }
-        let linked: Vec<_> = self.outbox.peers.linked().collect();
-        let turn = usize::try_from(self.now / ASK_TICKS).unwrap_or(0);
+        let linked: Vec<_> = self.cx.peers.linked().collect();
+        let turn = usize::try_from(self.cx.now / ASK_TICKS).unwrap_or(0);
         if !linked.is_empty() {
             let peer = linked[turn % linked.len()];
-            self.fetch_newer(peer, self.latest, self.store.applied() + 1);
+            self.fetch_newer(peer, self.latest, self.cx.store.applied() + 1);
         }
     }
 
     /// Whether this replica's configuration is over, according to the marker.
     pub(super) fn is_over(&self) -> bool {
-        self.configuration.id < self.latest && self.rules.heeds_latest
+        self.cx.configuration.id < self.latest && self.cx.rules.heeds_latest
     }
 }
 
@@ -152,22 +152,22 @@ mod tests {
     fn engine() -> Engine<Memory> {
         let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
         let mut engine = Engine::new(Memory::of_two(1), options);
-        engine.outbox.peers.met(ReplicaId(2), Version::NEWEST);
+        engine.cx.peers.met(ReplicaId(2), Version::NEWEST);
         engine.gather();
-        assert!(engine.consensus.is_some());
+        assert!(engine.cx.consensus.is_some());
         engine
     }
 
     #[test]
     fn nobody_votes_in_a_configuration_that_is_over() {
         let mut engine = engine();
-        let own = engine.configuration.id;
+        let own = engine.cx.configuration.id;
         let over = |latest| Input::Marked { mark: Mark::default(), verdict: Verdict::Over(latest) };
         engine.step(over(own));
-        assert!(engine.consensus.is_some(), "it is the latest");
+        assert!(engine.cx.consensus.is_some(), "it is the latest");
         engine.step(over(ConfigurationId(own.0 + 2)));
         engine.gather();
-        assert!(engine.consensus.is_none());
+        assert!(engine.cx.consensus.is_none());
         let trouble = engine.status().trouble.unwrap();
         assert!(trouble.contains("which is over"), "{trouble}");
     }
@@ -178,7 +178,7 @@ mod tests {
         let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
         let mut engine = Engine::new(Memory::of_one(), options);
         engine.gather();
-        let solo = Some(engine.configuration.id);
+        let solo = Some(engine.cx.configuration.id);
         let asked = Mark { solo, ..Mark::default() };
         engine.step(Input::Marked { mark: asked, verdict: Verdict::Done });
         assert!(engine.is_leading());
@@ -200,7 +200,7 @@ mod tests {
             let mut engine = engine();
             engine.step(Input::Marked { mark: Mark::default(), verdict });
             engine.gather();
-            assert_eq!(engine.consensus.is_some(), votes);
+            assert_eq!(engine.cx.consensus.is_some(), votes);
         }
     }
 
@@ -240,7 +240,7 @@ mod tests {
             std::mem::take(&mut told)
         };
         assert!(pass(&mut engine, true).is_empty());
-        engine.outbox.peers.set_cut(peer, false);
-        assert_eq!(pass(&mut engine, false), [engine.store.epoch()], "as if it hung");
+        engine.cx.peers.set_cut(peer, false);
+        assert_eq!(pass(&mut engine, false), [engine.cx.store.epoch()], "as if it hung");
     }
 }

@@ -61,11 +61,11 @@ impl<S: Store> Engine<S> {
     pub(super) fn want(&mut self, wanted: Option<Scale>, look: Option<Look>) {
         self.planning.wanted = wanted;
         let (Some(look), Some(wanted)) = (look, wanted) else { return };
-        if look.asker == self.me {
+        if look.asker == self.cx.me {
             self.looked(wanted, look.number);
         } else {
             let message = PeerMessage::Wanted { wanted, number: Some(look.number) };
-            self.outbox.push(Output::Gated { to: look.asker, message, durable: false });
+            self.cx.push(Output::Gated { to: look.asker, message, durable: false });
         }
     }
 
@@ -83,7 +83,7 @@ impl<S: Store> Engine<S> {
         if number == self.planning.look.number {
             self.planning.look.is_answered = true;
             self.planning.wanted = Some(wanted);
-            self.planning.sure_until = self.now + LOOK_HOLDS_TICKS;
+            self.planning.sure_until = self.cx.now + LOOK_HOLDS_TICKS;
         }
     }
 
@@ -91,7 +91,8 @@ impl<S: Store> Engine<S> {
     /// once.
     pub(super) fn advance_look(&mut self) {
         let last = &self.planning.look;
-        if !last.is_answered && self.now >= last.asked_at + LOOK_AGAIN_TICKS && self.is_leading() {
+        if !last.is_answered && self.cx.now >= last.asked_at + LOOK_AGAIN_TICKS && self.is_leading()
+        {
             self.look();
         }
     }
@@ -99,17 +100,17 @@ impl<S: Store> Engine<S> {
     /// Looks up the desired replica count again, unless a look is under way.
     fn look(&mut self) {
         let last = &self.planning.look;
-        if !last.is_answered && self.now < last.asked_at + LOOK_AGAIN_TICKS {
+        if !last.is_answered && self.cx.now < last.asked_at + LOOK_AGAIN_TICKS {
             return;
         }
         let (number, is_unanswered) = (last.number + 1, !last.is_answered);
-        self.planning.look = Looking { number, asked_at: self.now, is_answered: false };
-        self.outbox.push(Output::Look(Look { asker: self.me, number }));
+        self.planning.look = Looking { number, asked_at: self.cx.now, is_answered: false };
+        self.cx.push(Output::Look(Look { asker: self.cx.me, number }));
         if is_unanswered {
-            let peers: Vec<_> = self.outbox.peers.connected().collect();
+            let peers: Vec<_> = self.cx.peers.connected().collect();
             for to in peers {
                 let message = PeerMessage::Look { number };
-                self.outbox.push(Output::Gated { to, message, durable: false });
+                self.cx.push(Output::Gated { to, message, durable: false });
             }
         }
     }
@@ -119,21 +120,22 @@ impl<S: Store> Engine<S> {
     pub(super) fn advance_telling(&mut self) {
         let Some((leader, _)) = self.leader() else { return };
         let told = self.planning.wanted.map(|wanted| (leader, wanted));
-        if leader == self.me || told == self.planning.told {
+        if leader == self.cx.me || told == self.planning.told {
             return;
         }
         self.planning.told = told;
         if let Some((to, wanted)) = told {
             let message = PeerMessage::Wanted { wanted, number: None };
-            self.outbox.push(Output::Gated { to, message, durable: false });
+            self.cx.push(Output::Gated { to, message, durable: false });
         }
     }
 
     /// Whether the desired replica count is known well enough to make `next` the members; looks it
     /// up again if it is not.
     pub(super) fn is_sure(&mut self, next: &[Member]) -> bool {
-        let is_sure =
-            !self.rules.looks_again || !self.removes(next) || self.planning.sure_until >= self.now;
+        let is_sure = !self.cx.rules.looks_again
+            || !self.removes(next)
+            || self.planning.sure_until >= self.cx.now;
         if !is_sure {
             self.look();
         }
@@ -147,7 +149,7 @@ impl<S: Store> Engine<S> {
             let wanted = self.planning.wanted.zip(ordinal);
             !next.contains(member) && wanted.is_some_and(|(wanted, o)| !wanted.has(o))
         };
-        self.configuration.members.iter().any(|member| is_left(&member))
+        self.cx.configuration.members.iter().any(|member| is_left(&member))
     }
 
     /// Returns the desired replica count, as reported to this replica.
@@ -158,22 +160,24 @@ impl<S: Store> Engine<S> {
     /// Whether the cluster has never served: it was created with one member, whatever count is
     /// wanted.
     pub(super) fn is_genesis(&self) -> bool {
-        self.began == 0 && self.configuration.id.0 == 1 && self.configuration.members.len() == 1
+        self.cx.began == 0
+            && self.cx.configuration.id.0 == 1
+            && self.cx.configuration.members.len() == 1
     }
 
     /// Whether a replica has a link to this one, or is this one.
     pub(super) fn is_there(&self, replica: ReplicaId) -> bool {
-        replica == self.me || self.outbox.peers.session(replica).is_some()
+        replica == self.cx.me || self.cx.peers.session(replica).is_some()
     }
 
     /// Whether a replica has the state, apart from entries in flight.
     pub(super) fn has_state(&self, replica: ReplicaId) -> bool {
-        let Some(consensus) = &self.consensus else { return false };
+        let Some(consensus) = &self.cx.consensus else { return false };
         // No replica can have more than exists.
         let told = self.sending.state_of(replica).filter(|index| *index <= self.last_known());
         let accepted = consensus.accepted_by(replica).unwrap_or(0);
         let reach = accepted.max(told.unwrap_or(0));
-        replica == self.me || reach.saturating_add(LAG_MAX) >= consensus.decided()
+        replica == self.cx.me || reach.saturating_add(LAG_MAX) >= consensus.decided()
     }
 
     fn candidate(&self, member: &Member) -> Candidate {
@@ -182,7 +186,7 @@ impl<S: Store> Engine<S> {
             member: member.clone(),
             is_linked: self.is_there(replica),
             has_state: self.has_state(replica),
-            silent_ticks: self.outbox.peers.silent_ticks(replica, self.now),
+            silent_ticks: self.cx.peers.silent_ticks(replica, self.cx.now),
         }
     }
 
@@ -190,10 +194,10 @@ impl<S: Store> Engine<S> {
     pub(super) fn advance_planning(&mut self) {
         let is_quiet = self.stops || self.seals.is_under_way() || self.hand_over.is_some();
         let is_mine = self.is_leading() && !is_quiet;
-        if !self.now.is_multiple_of(PLAN_TICKS) || !is_mine || self.is_adrift() {
+        if !self.cx.now.is_multiple_of(PLAN_TICKS) || !is_mine || self.is_adrift() {
             return;
         }
-        let chain = self.store.chain();
+        let chain = self.cx.store.chain();
         let joiners: Vec<_> = chain.joiners.iter().map(|j| self.candidate(&j.member)).collect();
         let wanted = self.planning.wanted;
         let is_wanted = |one: &Candidate| {
@@ -202,14 +206,14 @@ impl<S: Store> Engine<S> {
         let is_fit = |one: &Candidate| one.is_linked && one.has_state && is_wanted(one);
         let is_addable = joiners.iter().any(is_fit);
         let since = self.planning.addable_since.filter(|_| is_addable);
-        self.planning.addable_since = is_addable.then(|| since.unwrap_or(self.now));
+        self.planning.addable_since = is_addable.then(|| since.unwrap_or(self.cx.now));
         let view = View {
             wanted,
-            leader: self.me,
+            leader: self.cx.me,
             members: chain.current.members.iter().map(|member| self.candidate(member)).collect(),
             joiners,
             is_genesis: self.is_genesis(),
-            waited_ticks: self.planning.addable_since.map_or(0, |since| self.now - since),
+            waited_ticks: self.planning.addable_since.map_or(0, |since| self.cx.now - since),
         };
         let plan = planner::plan(&view);
         self.planning.waits = match &plan {
@@ -231,18 +235,18 @@ impl<S: Store> Engine<S> {
     /// Whether this leader's view of the members may be outdated: it has decided entries still to
     /// apply, or its state is in quarantine.
     fn is_adrift(&self) -> bool {
-        let decided = self.consensus.as_ref().map_or(0, Consensus::decided);
-        self.store.applied() < decided || self.quarantine.is_some()
+        let decided = self.cx.consensus.as_ref().map_or(0, Consensus::decided);
+        self.cx.store.applied() < decided || self.cx.quarantine.is_some()
     }
 
     /// Returns the membership for status output.
     pub(super) fn membership(&self) -> Membership {
-        let chain = self.store.chain();
+        let chain = self.cx.store.chain();
         let wanted = self.planning.wanted;
         let joiner = |member: &Member| JoinerStatus {
             name: member.name.clone(),
             index: self.sending.state_of(member.replica).unwrap_or(0),
-            is_linked: self.outbox.peers.session(member.replica).is_some(),
+            is_linked: self.cx.peers.session(member.replica).is_some(),
         };
         let leaves = |member: &&Member| {
             let ordinal = planner::ordinal(&member.name);

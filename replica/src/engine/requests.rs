@@ -14,7 +14,7 @@ use omnipaxos::ballot_leader_election::Ballot;
 use super::message::{ClientKey, Output, PeerMessage, Session};
 use super::reads::{Question, Read};
 use super::relays::{Broken, Purpose};
-use super::{Engine, Origin, Outbox};
+use super::{Context, Engine, Origin};
 use crate::entry::Command;
 use crate::limits::TURN_BYTES_MAX;
 use crate::snapshot::{Cursor, Wanted};
@@ -68,70 +68,73 @@ impl<S: Store> Engine<S> {
     }
 
     fn answer(&mut self, origin: Origin, answer: Answer) {
-        self.outbox.answer(origin, answer);
+        self.cx.answer(origin, answer);
     }
 
     fn subscribe(&mut self, client: ClientKey, call: u64, subscription: Subscription) {
         let compacted = self.compacted();
-        let applied = self.store.applied();
+        let applied = self.cx.store.applied();
         let opened = self.subscriptions.open(client, call, subscription, compacted, applied);
         let answer = match opened {
             Ok(from) => Answer::Subscribed { from },
             Err(refusal) => Answer::Refused(refusal),
         };
-        self.outbox.push(Output::Frame { client, frame: ServerFrame::Answer { call, answer } });
+        self.cx.push(Output::Frame { client, frame: ServerFrame::Answer { call, answer } });
     }
 
     fn administer(&mut self, admin: Admin) -> Result<(), Refusal> {
         match admin {
             Admin::Join { .. } => unreachable!("a joiner is told an id, not that all is done"),
             Admin::HandOver { to } if to.is_empty() => self.begin_hand_over(None),
-            Admin::HandOver { to } if to == self.store.identity().name => match self.is_leading() {
-                true => Ok(()),
-                false => Err(Refusal::NotLeader { leader: self.leader_name() }),
-            },
+            Admin::HandOver { to } if to == self.cx.store.identity().name => {
+                match self.is_leading() {
+                    true => Ok(()),
+                    false => Err(Refusal::NotLeader { leader: self.leader_name() }),
+                }
+            }
             Admin::HandOver { to } => {
-                let target = self.outbox.peers.named(&to)?;
+                let target = self.cx.peers.named(&to)?;
                 self.begin_hand_over(Some(target))
             }
             Admin::Cut { .. } | Admin::Heal { .. } | Admin::Crash
-                if !self.options.allows_faults =>
+                if !self.cx.options.allows_faults =>
             {
                 Err(Refusal::FaultsForbidden)
             }
             Admin::Cut { peer } => self.set_cut(&peer, true),
             Admin::Heal { peer } => self.set_cut(&peer, false),
             Admin::Crash => {
-                self.outbox.push(Output::Crash);
+                self.cx.push(Output::Crash);
                 Ok(())
             }
         }
     }
 
     fn set_cut(&mut self, peer: &str, is_cut: bool) -> Result<(), Refusal> {
-        let peer = self.outbox.peers.named(peer)?;
-        self.outbox.peers.set_cut(peer, is_cut);
+        let peer = self.cx.peers.named(peer)?;
+        self.cx.peers.set_cut(peer, is_cut);
         if is_cut {
-            self.outbox.push(Output::EndSession { peer });
+            self.cx.push(Output::EndSession { peer });
         }
         Ok(())
     }
 
     pub(super) fn is_leading(&self) -> bool {
-        self.consensus.as_ref().is_some_and(|c| c.ballot_if_leading().is_some())
+        self.cx.consensus.as_ref().is_some_and(|c| c.ballot_if_leading().is_some())
     }
 
     /// Returns the leader to relay requests to, when it is another replica with which a session is
     /// up.
     fn remote_leader(&self) -> Result<(ReplicaId, Session), Refusal> {
-        let is_out = self.disowned_by.is_some() || self.consensus.is_none();
+        let is_out = self.disowned_by.is_some() || self.cx.consensus.is_none();
         let trouble = is_out || self.fetching.is_some();
         if let Some(trouble) = self.trouble().filter(|_| trouble) {
             return Err(Refusal::Unavailable(trouble));
         }
-        let leader = self.leader().filter(|(leader, is_in_step)| *is_in_step && *leader != self.me);
+        let leader =
+            self.leader().filter(|(leader, is_in_step)| *is_in_step && *leader != self.cx.me);
         let Some((leader, _)) = leader else { return Err(Refusal::NoLeader) };
-        let session = self.outbox.peers.session(leader).ok_or(Refusal::NoLeader)?;
+        let session = self.cx.peers.session(leader).ok_or(Refusal::NoLeader)?;
         Ok((leader, session))
     }
 
@@ -145,10 +148,10 @@ impl<S: Store> Engine<S> {
             Err(refusal) => return self.answer(origin, Answer::Refused(refusal)),
         };
         let purpose = Purpose::Write(origin);
-        match self.relays.open(leader, session, purpose, request.weight(), self.now) {
+        match self.relays.open(leader, session, purpose, request.weight(), self.cx.now) {
             Ok(call) => {
                 let message = PeerMessage::Relay { call, request };
-                self.outbox.push(Output::Send { to: leader, message });
+                self.cx.push(Output::Send { to: leader, message });
             }
             Err(_) => self.answer(origin, Answer::Refused(Refusal::Overloaded)),
         }
@@ -159,7 +162,7 @@ impl<S: Store> Engine<S> {
         let refusal = match operation.validate() {
             Err(limit) => Some(Refusal::Limit(limit)),
             // An outcome taken from a state in quarantine could be wrong.
-            Ok(()) if self.hand_over.is_some() || self.quarantine.is_some() || self.stops => {
+            Ok(()) if self.hand_over.is_some() || self.cx.quarantine.is_some() || self.stops => {
                 Some(Refusal::HandingOver)
             }
             Ok(()) if self.is_genesis() => self.trouble().map(Refusal::Unavailable),
@@ -170,10 +173,10 @@ impl<S: Store> Engine<S> {
             Ok(()) => {
                 // No replica has reported an index beyond this one; a client that claims one would
                 // outlive its lane.
-                let accepted = self.consensus.as_ref().map_or(0, super::Consensus::accepted);
-                let valid_until = valid_until.min(accepted + self.rules.lanes.session_entries);
+                let accepted = self.cx.consensus.as_ref().map_or(0, super::Consensus::accepted);
+                let valid_until = valid_until.min(accepted + self.cx.rules.lanes.session_entries);
                 let command = Command { id, valid_until, operation };
-                let is_taken = self.proposals.add(origin, command, self.now);
+                let is_taken = self.proposals.add(origin, command, self.cx.now);
                 (!is_taken).then_some(Refusal::Overloaded)
             }
         };
@@ -207,15 +210,15 @@ impl<S: Store> Engine<S> {
     }
 
     fn read(&mut self, origin: Origin, consistency: Consistency, request: Request) {
-        let read = Read::new(origin, Some(request), self.now);
+        let read = Read::new(origin, Some(request), self.cx.now);
         if let Some(refusal) = self.refuses_reads() {
-            self.outbox.refuse_read(&read, refusal);
+            self.cx.refuse_read(&read, refusal);
         } else if consistency == Consistency::Local && self.reads.has_room(&read) {
             // Any state will do: the read is served in this turn, or the next if there is much to
             // serve.
             self.reads.confirm_at(0, vec![read]);
         } else if let (false, Err(refusal)) = (self.is_leading(), self.remote_leader()) {
-            self.outbox.refuse_read(&read, refusal);
+            self.cx.refuse_read(&read, refusal);
         } else {
             self.queue_read(read);
         }
@@ -224,7 +227,7 @@ impl<S: Store> Engine<S> {
     /// Returns why this replica's state must not be read, or `None` if it may be.
     fn refuses_reads(&self) -> Option<Refusal> {
         let is_closed =
-            self.quarantine.is_some() || self.is_genesis() || self.disowned_by.is_some();
+            self.cx.quarantine.is_some() || self.is_genesis() || self.disowned_by.is_some();
         self.trouble().filter(|_| is_closed).map(Refusal::Unavailable)
     }
 
@@ -234,7 +237,7 @@ impl<S: Store> Engine<S> {
             self.queue_read(read);
         } else {
             let leader = self.leader_name();
-            self.outbox.refuse_read(&read, Refusal::NotLeader { leader });
+            self.cx.refuse_read(&read, Refusal::NotLeader { leader });
         }
     }
 
@@ -242,7 +245,7 @@ impl<S: Store> Engine<S> {
         if self.reads.has_room(&read) {
             self.reads.add(read);
         } else {
-            self.outbox.refuse_read(&read, Refusal::Overloaded);
+            self.cx.refuse_read(&read, Refusal::Overloaded);
         }
     }
 
@@ -251,23 +254,23 @@ impl<S: Store> Engine<S> {
         let Some(Purpose::Reads(reads)) = self.relays.close(peer, call) else { return };
         match index {
             Ok(index) => self.reads.confirm_at(index, reads),
-            Err(refusal) => self.outbox.refuse_reads(&reads, &refusal),
+            Err(refusal) => self.cx.refuse_reads(&reads, &refusal),
         }
     }
 
     /// Begins to confirm the waiting reads: the leader asks its peers whether they still promise
     /// its ballot, any other replica asks the leader.
     pub(super) fn confirm_reads(&mut self) {
-        let read_index = self.consensus.as_ref().and_then(super::Consensus::read_index);
+        let read_index = self.cx.consensus.as_ref().and_then(super::Consensus::read_index);
         if let Some(read_index) = read_index {
-            let is_alone = self.configuration.members.len() == 1;
-            let asked = self.reads.ask(read_index, self.now, is_alone);
+            let is_alone = self.cx.configuration.members.len() == 1;
+            let asked = self.reads.ask(read_index, self.cx.now, is_alone);
             let Some(Question { round, ballot }) = asked else { return };
             if is_alone {
                 return self.confirm_by_sync(round);
             }
-            let configuration = self.configuration.id;
-            let Outbox { outputs, peers } = &mut self.outbox;
+            let configuration = self.cx.configuration.id;
+            let Context { outputs, peers, .. } = &mut self.cx;
             outputs.extend(peers.connected().map(|peer| {
                 let message = PeerMessage::Probe { configuration, ballot, round };
                 Output::Send { to: peer, message }
@@ -279,12 +282,12 @@ impl<S: Store> Engine<S> {
 
     /// Confirms a lone replica's round by a sync, which shows that it still owns its disk.
     fn confirm_by_sync(&mut self, round: u64) {
-        if !self.rules.solo_waits_for_sync {
+        if !self.cx.rules.solo_waits_for_sync {
             return self.reads.confirm_synced(round);
         }
-        self.store.touch();
+        self.cx.store.touch();
         let written = self.written();
-        self.outbox.push(Output::Sync(written));
+        self.cx.push(Output::Sync(written));
     }
 
     /// Answers a leader's probe by the promise that holds now, after the probe arrived.
@@ -295,11 +298,12 @@ impl<S: Store> Engine<S> {
         ballot: Ballot,
         round: u64,
     ) {
-        let promises = self.consensus.as_ref().is_some_and(|c| c.promise() == ballot);
-        let is_over = configuration < self.configuration.id && !self.rules.reads_know_configuration;
-        if (promises && configuration == self.configuration.id) || is_over {
+        let promises = self.cx.consensus.as_ref().is_some_and(|c| c.promise() == ballot);
+        let is_over =
+            configuration < self.cx.configuration.id && !self.cx.rules.reads_know_configuration;
+        if (promises && configuration == self.cx.configuration.id) || is_over {
             let message = PeerMessage::ProbeAnswer { configuration, ballot, round };
-            self.outbox.push(Output::Send { to: peer, message });
+            self.cx.push(Output::Send { to: peer, message });
         }
     }
 
@@ -307,14 +311,14 @@ impl<S: Store> Engine<S> {
         let reads = self.reads.take_queued();
         let (leader, session) = match self.remote_leader() {
             Ok(leader) => leader,
-            Err(refusal) => return self.outbox.refuse_reads(&reads, &refusal),
+            Err(refusal) => return self.cx.refuse_reads(&reads, &refusal),
         };
-        match self.relays.open(leader, session, Purpose::Reads(reads), 0, self.now) {
+        match self.relays.open(leader, session, Purpose::Reads(reads), 0, self.cx.now) {
             Ok(call) => {
                 let message = PeerMessage::ReadIndex { call };
-                self.outbox.push(Output::Send { to: leader, message });
+                self.cx.push(Output::Send { to: leader, message });
             }
-            Err(Purpose::Reads(reads)) => self.outbox.refuse_reads(&reads, &Refusal::Overloaded),
+            Err(Purpose::Reads(reads)) => self.cx.refuse_reads(&reads, &Refusal::Overloaded),
             Err(Purpose::Write(_)) => {}
         }
     }
@@ -323,12 +327,12 @@ impl<S: Store> Engine<S> {
     pub(super) fn serve_reads(&mut self) {
         let mut bytes = 0;
         while bytes < TURN_BYTES_MAX
-            && let Some((index, read)) = self.reads.next_ready(self.store.applied())
+            && let Some((index, read)) = self.reads.next_ready(self.cx.store.applied())
         {
             match (read.origin, &read.request) {
                 (Origin::Peer { peer, session, call }, None) => {
                     let message = PeerMessage::ReadIndexAnswer { call, index: Ok(index) };
-                    self.outbox.reply(peer, session, message);
+                    self.cx.reply(peer, session, message);
                 }
                 _ => bytes += self.serve(&read),
             }
@@ -338,13 +342,13 @@ impl<S: Store> Engine<S> {
     /// Serves a read; returns the approximate size of the answer in bytes.
     fn serve(&mut self, read: &Read) -> usize {
         if let Some(refusal) = self.refuses_reads() {
-            self.outbox.refuse_read(read, refusal);
+            self.cx.refuse_read(read, refusal);
             return 0;
         }
         let bytes;
         let answer = match &read.request {
             Some(Request::Get { key, .. }) => {
-                let pair = self.store.key(&key.0).map(|record| Pair {
+                let pair = self.cx.store.key(&key.0).map(|record| Pair {
                     key: key.clone(),
                     value: Value(record.value),
                     revision: record.revision,
@@ -356,7 +360,7 @@ impl<S: Store> Engine<S> {
                 // The scan may have to skip many keys, and no other request should wait for that.
                 if self.questions.begin_scan() {
                     let (origin, scan) = (read.origin, scan.clone());
-                    self.outbox.push(Output::Scan { origin, scan });
+                    self.cx.push(Output::Scan { origin, scan });
                     return 0;
                 }
                 bytes = 0;
@@ -390,13 +394,13 @@ impl<S: Store> Engine<S> {
     pub(super) fn expire(&mut self) {
         /// Ticks between two checks; waits are counted in hundreds of ticks.
         const LOOK_TICKS: u64 = 5;
-        if !self.now.is_multiple_of(LOOK_TICKS) {
+        if !self.cx.now.is_multiple_of(LOOK_TICKS) {
             return;
         }
-        let mut answer = |origin, answer| self.outbox.answer(origin, answer);
-        self.proposals.expire(self.now, &mut answer);
-        self.outbox.refuse_reads(&self.reads.expire(self.now), &Refusal::NoQuorum);
-        let broken = self.relays.expire(self.now);
+        let now = self.cx.now;
+        self.proposals.expire(now, &mut |origin, answer| self.cx.answer(origin, answer));
+        self.cx.refuse_reads(&self.reads.expire(now), &Refusal::NoQuorum);
+        let broken = self.relays.expire(now);
         self.settle(broken, &Refusal::NoQuorum);
     }
 
@@ -404,7 +408,7 @@ impl<S: Store> Engine<S> {
         for broken in broken {
             match broken {
                 Broken::Write(origin, answer) => self.answer(origin, answer),
-                Broken::Reads(reads) => self.outbox.refuse_reads(&reads, refusal),
+                Broken::Reads(reads) => self.cx.refuse_reads(&reads, refusal),
             }
         }
     }

@@ -73,12 +73,12 @@ impl<S: Store> Engine<S> {
     /// majority of the new members is linked and nearly has the state: a quorum must never wait for
     /// a member that has to catch up first.
     pub(super) fn configure(&mut self, members: Vec<Member>) {
-        let next = Configuration { id: ConfigurationId(self.configuration.id.0 + 1), members };
+        let next = Configuration { id: ConfigurationId(self.cx.configuration.id.0 + 1), members };
         let fit = next.members.iter().filter(|member| self.is_fit(member)).count();
         let is_free = !self.stops && !self.seals.is_under_way() && self.hand_over.is_none();
         let is_ready = self.is_leading() && is_free && fit >= next.quorum();
-        if is_ready && self.now >= self.seals.again_at {
-            let deadline = self.now + self.seals.patience();
+        if is_ready && self.cx.now >= self.seals.again_at {
+            let deadline = self.cx.now + self.seals.patience();
             let wanted = self.scale_wanted();
             self.seals.under_way = Some(Sealing { next, wanted, deadline });
         }
@@ -93,11 +93,11 @@ impl<S: Store> Engine<S> {
     /// they accepted; other replicas report the index up to which they have the state. This leader
     /// itself durably has the decided entries.
     fn has_everything(&self, member: &Member) -> bool {
-        let Some(consensus) = &self.consensus else { return false };
+        let Some(consensus) = &self.cx.consensus else { return false };
         let all = consensus.accepted();
         let reach = match member.replica {
-            me if me == self.me => consensus.decided(),
-            peer if self.outbox.peers.is_member(peer) => consensus.accepted_by(peer).unwrap_or(0),
+            me if me == self.cx.me => consensus.decided(),
+            peer if self.cx.peers.is_member(peer) => consensus.accepted_by(peer).unwrap_or(0),
             // No replica can have more than exists.
             peer => self.sending.state_of(peer).filter(|index| *index <= all).unwrap_or(0),
         };
@@ -110,11 +110,11 @@ impl<S: Store> Engine<S> {
         let (members, quorum) = (&sealing.next.members, sealing.next.quorum());
         let (has, lacks): (Vec<_>, Vec<_>) =
             members.iter().partition(|member| self.has_everything(member));
-        let have_all = has.len() >= quorum || !self.rules.seals_what_heirs_have;
-        let is_applied = self.store.applied() >= self.last_known();
+        let have_all = has.len() >= quorum || !self.cx.rules.seals_what_heirs_have;
+        let is_applied = self.cx.store.applied() >= self.last_known();
         if have_all && is_applied {
             self.seal();
-        } else if self.now >= sealing.deadline {
+        } else if self.cx.now >= sealing.deadline {
             let names: Vec<_> = lacks.iter().map(|member| member.name.as_str()).collect();
             let late = if have_all { "the leader".to_owned() } else { names.join(", ") };
             let why = format!(
@@ -123,7 +123,7 @@ impl<S: Store> Engine<S> {
                  disks and at the network if it goes on"
             );
             self.seals.why = Some(why);
-            self.seals.again_at = self.now + REST * self.seals.patience();
+            self.seals.again_at = self.cx.now + REST * self.seals.patience();
             self.seals.failed += 1;
             self.seals.under_way = None;
         }
@@ -133,24 +133,25 @@ impl<S: Store> Engine<S> {
     /// count is looked up again when it may have.
     fn seal(&mut self) {
         let Some(Sealing { next, wanted, deadline }) = self.seals.under_way.take() else { return };
-        let chain = self.store.chain();
+        let chain = self.cx.store.chain();
         let may_come = |one: &Member| chain.standing(one.replica) != Standing::Retired;
         if wanted != self.scale_wanted() || !next.members.iter().all(may_come) {
             return;
         }
         if !self.is_sure(&next.members) {
             let still = Some(Sealing { next, wanted, deadline });
-            self.seals.under_way = still.filter(|_| self.now < deadline);
+            self.seals.under_way = still.filter(|_| self.cx.now < deadline);
             return;
         }
-        let is_leading = self.is_leading();
-        let Some(consensus) = self.consensus.as_mut().filter(|_| is_leading) else { return };
+        if !self.is_leading() {
+            return;
+        }
         self.stops = true;
         let names = next.members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>();
         let notice = Notice::Configuring { id: next.id.0, members: names.join(",") };
-        self.outbox.notice(notice);
-        consensus.propose(vec![Entry::StopSign(next)]);
-        let mut answer = |origin, answer| self.outbox.answer(origin, answer);
+        self.cx.notice(notice);
+        self.cx.propose(Entry::StopSign(next));
+        let mut answer = |origin, answer| self.cx.answer(origin, answer);
         // These writes were never proposed; the next leader takes them.
         self.proposals.refuse_queue(&Answer::Refused(Refusal::HandingOver), &mut answer);
     }
@@ -163,7 +164,7 @@ impl<S: Store> Engine<S> {
 
     /// Returns the index of the last entry that this replica knows.
     pub(super) fn last_known(&self) -> u64 {
-        let accepted = self.consensus.as_ref().map_or(0, Consensus::accepted);
-        accepted.max(self.store.applied())
+        let accepted = self.cx.consensus.as_ref().map_or(0, Consensus::accepted);
+        accepted.max(self.cx.store.applied())
     }
 }

@@ -87,8 +87,8 @@ impl<S: Store> Engine<S> {
     /// Handles a request for state or log entries, from a peer or from a client that makes a
     /// backup.
     pub(super) fn fetch(&mut self, origin: Origin, wanted: Wanted) {
-        let used = self.now;
-        if self.quarantine.is_some() && !matches!(wanted, Wanted::Close { .. }) {
+        let used = self.cx.now;
+        if self.cx.quarantine.is_some() && !matches!(wanted, Wanted::Close { .. }) {
             // This state must not be copied; a peer gets another replica's.
             return self.tell_found(origin, Found::Busy);
         }
@@ -114,7 +114,7 @@ impl<S: Store> Engine<S> {
                 }
                 let by_client = matches!(origin, Origin::Client { .. });
                 if by_client && self.sending.client_snapshots() >= CLIENT_SNAPSHOTS_MAX {
-                    return self.outbox.answer(origin, Found::Busy.answer());
+                    return self.cx.answer(origin, Found::Busy.answer());
                 }
             }
             Wanted::Close { snapshot } => {
@@ -129,7 +129,7 @@ impl<S: Store> Engine<S> {
             return self.tell_found(origin, Found::Busy);
         }
         let (asker, number) = (Asker::Other(origin), self.sending.number(&wanted));
-        self.outbox.push(Output::Read { asker, wanted, number });
+        self.cx.push(Output::Read { asker, wanted, number });
     }
 
     /// Handles the result of a read.
@@ -144,7 +144,7 @@ impl<S: Store> Engine<S> {
                 Origin::Peer { peer, .. } => Some(peer),
                 Origin::Client { .. } => None,
             };
-            let fetched = Fetched { index: header.applied, used: self.now, by };
+            let fetched = Fetched { index: header.applied, used: self.cx.now, by };
             self.sending.snapshots.insert(*snapshot, fetched);
         }
         self.tell_found(origin, found);
@@ -153,15 +153,15 @@ impl<S: Store> Engine<S> {
     fn tell_found(&mut self, origin: Origin, found: Found) {
         match origin {
             Origin::Peer { peer, session, call } => {
-                self.outbox.reply(peer, session, PeerMessage::Found { call, found });
+                self.cx.reply(peer, session, PeerMessage::Found { call, found });
             }
-            Origin::Client { .. } => self.outbox.answer(origin, found.answer()),
+            Origin::Client { .. } => self.cx.answer(origin, found.answer()),
         }
     }
 
     /// Closes snapshots that are no longer read, and forgets fetches of entries that have stalled.
     pub(super) fn expire_snapshots(&mut self) {
-        let now = self.now;
+        let now = self.cx.now;
         let is_idle = |fetched: &Fetched| now > fetched.used + IDLE_TICKS;
         self.sending.entries.retain(|_, fetched| !is_idle(fetched));
         self.close_those(is_idle);
@@ -183,16 +183,16 @@ impl<S: Store> Engine<S> {
 
     /// Cuts the log where it is longer than it need be.
     pub(super) fn compact(&mut self) {
-        let Some(consensus) = &mut self.consensus else { return };
-        let excess = self.store.excess(self.sending.pinned());
+        let Some(consensus) = &mut self.cx.consensus else { return };
+        let excess = self.cx.store.excess(self.sending.pinned());
         let Some(cut) = excess.max(self.rebuilt_at) else { return };
         // The applied changes precede this cut in the disk's single order of writes.
-        let known = consensus.decided().min(self.store.applied());
-        let cut = if self.rules.compacts_what_is_applied { cut } else { consensus.decided() };
-        let is_allowed = known >= cut || !self.rules.compacts_what_is_applied;
+        let known = consensus.decided().min(self.cx.store.applied());
+        let cut = if self.cx.rules.compacts_what_is_applied { cut } else { consensus.decided() };
+        let is_allowed = known >= cut || !self.cx.rules.compacts_what_is_applied;
         if is_allowed && cut > consensus.compacted() {
             consensus.compact(cut);
-            self.outbox.notice(Notice::Compacted { index: cut });
+            self.cx.notice(Notice::Compacted { index: cut });
             self.rebuilt_at = None;
         }
     }

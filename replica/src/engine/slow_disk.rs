@@ -86,21 +86,21 @@ impl<S: Store> Engine<S> {
     pub fn falls_silent(&self) -> bool {
         let SlowDisk { answers, answered_at, slow_since, slow, .. } = &self.slow_disk;
         let bound = (slow.longest() * SILENT_MARGIN).clamp(SILENT_TICKS_MIN, SILENT_TICKS_MAX);
-        let is_long = slow_since.is_some_and(|since| self.now - since + SLOW_TICKS >= bound);
+        let is_long = slow_since.is_some_and(|since| self.cx.now - since + SLOW_TICKS >= bound);
         let is_outdone = *answers >= ANSWERED_MIN
-            && answered_at.is_some_and(|answered| self.now <= answered + ANSWER_TICKS);
+            && answered_at.is_some_and(|answered| self.cx.now <= answered + ANSWER_TICKS);
         is_long && is_outdone && self.would_lead()
     }
 
     fn would_lead(&self) -> bool {
-        let leader = self.consensus.as_ref().and_then(Consensus::leader);
-        leader.is_some_and(|(leader, _)| leader == self.me)
+        let leader = self.cx.consensus.as_ref().and_then(Consensus::leader);
+        leader.is_some_and(|(leader, _)| leader == self.cx.me)
     }
 
     /// Records whether the sync under way is slow, and asks the other members about their disks if
     /// this replica would lead.
     pub(super) fn sync_is_slow(&mut self, is_slow: bool) {
-        let (now, would_lead, disk) = (self.now, self.would_lead(), &mut self.slow_disk);
+        let (now, would_lead, disk) = (self.cx.now, self.would_lead(), &mut self.slow_disk);
         if !is_slow {
             if let Some(since) = disk.slow_since.take() {
                 disk.slow.see(now - since + SLOW_TICKS);
@@ -118,8 +118,8 @@ impl<S: Store> Engine<S> {
         disk.number += u64::from(is_answered);
         disk.asked = Some(now);
         let number = disk.number;
-        for to in self.outbox.peers.connected().collect::<Vec<_>>() {
-            self.outbox.push(Output::Send { to, message: PeerMessage::AskDisk { number } });
+        for to in self.cx.peers.connected().collect::<Vec<_>>() {
+            self.cx.push(Output::Send { to, message: PeerMessage::AskDisk { number } });
         }
     }
 
@@ -130,14 +130,14 @@ impl<S: Store> Engine<S> {
 
     /// Answers a peer that waits for its disk, once this replica has synced.
     pub(super) fn disk_asked(&mut self, peer: ReplicaId, number: u64) {
-        self.store.touch();
+        self.cx.store.touch();
         let message = PeerMessage::DiskWorks { number };
-        self.outbox.push(Output::Gated { to: peer, message, durable: true });
+        self.cx.push(Output::Gated { to: peer, message, durable: true });
     }
 
     /// Records that a peer's disk has synced while this one's sync has not returned.
     pub(super) fn disk_works(&mut self, number: u64) {
-        let (now, disk) = (self.now, &mut self.slow_disk);
+        let (now, disk) = (self.cx.now, &mut self.slow_disk);
         if number == disk.number && disk.answered < number {
             (disk.answered, disk.answered_at) = (number, Some(now));
             disk.answers += 1;
@@ -166,7 +166,7 @@ mod tests {
         for peer in [2, 9].map(ReplicaId) {
             engine.step(Input::PeerUp { peer, session: Session(peer.0) });
         }
-        engine.consensus.as_mut().unwrap().lead();
+        engine.cx.consensus.as_mut().unwrap().lead();
         asked(&mut engine);
         engine
     }
@@ -260,7 +260,7 @@ mod tests {
         let prepare = Prepare { n, decided_idx: 0, n_accepted: Ballot::default(), accepted_idx: 0 };
         let msg = PaxosMsg::Prepare(prepare);
         let message = Message::SequencePaxos(PaxosMessage { from: 2, to: 1, msg });
-        let message = PeerMessage::Paxos { configuration: engine.configuration.id, message };
+        let message = PeerMessage::Paxos { configuration: engine.cx.configuration.id, message };
         engine.step(Input::Peer { peer: ReplicaId(2), session: Session(2), message });
         assert!(!engine.falls_silent(), "it follows");
         assert_eq!(waits(&mut engine, ASK_TICKS), []);

@@ -177,7 +177,7 @@ impl Standings {
 impl<S: Store> Engine<S> {
     /// Returns the standing of a peer.
     pub(super) fn speaker(&self, peer: ReplicaId) -> Speaker {
-        match self.standings.speaker(peer) {
+        match self.cx.standings.speaker(peer) {
             Speaker::Member if self.leader().is_some_and(|(leader, _)| leader == peer) => {
                 Speaker::Leader
             }
@@ -188,7 +188,7 @@ impl<S: Store> Engine<S> {
     /// Whether a message from a peer counts.
     pub(super) fn listens(&self, peer: ReplicaId, message: &PeerMessage) -> bool {
         let speaker = self.speaker(peer);
-        counts(message, speaker, self.configuration.id) || !self.rules.knows_speakers
+        counts(message, speaker, self.cx.configuration.id) || !self.cx.rules.knows_speakers
     }
 
     /// Rejects a message that does not count. A peer that relays a client's request gets a refusal;
@@ -198,11 +198,11 @@ impl<S: Store> Engine<S> {
         match message {
             PeerMessage::Relay { call, .. } => {
                 let origin = Origin::Peer { peer, session, call };
-                self.outbox.answer(origin, Answer::Refused(refusal));
+                self.cx.answer(origin, Answer::Refused(refusal));
             }
             PeerMessage::ReadIndex { call } => {
-                let read = Read::new(Origin::Peer { peer, session, call }, None, self.now);
-                self.outbox.refuse_read(&read, refusal);
+                let read = Read::new(Origin::Peer { peer, session, call }, None, self.cx.now);
+                self.cx.refuse_read(&read, refusal);
             }
             _ => {}
         }

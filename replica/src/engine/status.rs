@@ -17,28 +17,28 @@ const READY_LAG_MAX: u64 = 1024;
 impl<S: Store> Engine<S> {
     /// Returns the leader of the promised ballot, and whether this replica is in step with it.
     pub(super) fn leader(&self) -> Option<(ReplicaId, bool)> {
-        self.consensus.as_ref()?.leader()
+        self.cx.consensus.as_ref()?.leader()
     }
 
     /// Returns the leader's name, when this replica is in step with it.
     pub fn leader_name(&self) -> Option<String> {
         let (leader, _) = self.leader().filter(|(_, is_in_step)| *is_in_step)?;
-        self.configuration.name_of(leader).map(str::to_owned)
+        self.cx.configuration.name_of(leader).map(str::to_owned)
     }
 
     /// Returns the index up to which this replica has applied the log.
     pub fn applied(&self) -> u64 {
-        self.store.applied()
+        self.cx.store.applied()
     }
 
     /// Returns the index up to which this replica cannot report what the entries did.
     pub(super) fn compacted(&self) -> u64 {
-        self.log_begins_after().max(self.store.since())
+        self.log_begins_after().max(self.cx.store.since())
     }
 
     /// Returns the number of messages that were dropped because they are not allowed.
     pub fn dropped(&self) -> u64 {
-        self.consensus.as_ref().map_or(0, Consensus::dropped)
+        self.cx.consensus.as_ref().map_or(0, Consensus::dropped)
     }
 
     /// Returns the numbers of waiting writes and reads.
@@ -48,23 +48,23 @@ impl<S: Store> Engine<S> {
 
     /// Returns this replica's status; the caller adds the times.
     pub fn status(&self) -> Status {
-        let me = self.store.identity();
-        let applied = self.store.applied();
+        let me = self.cx.store.identity();
+        let applied = self.cx.store.applied();
         let role = self.role();
-        let (ballot, accepted, decided) = match &self.consensus {
+        let (ballot, accepted, decided) = match &self.cx.consensus {
             // A copied state may be ahead of the log.
             Some(c) => (c.promise(), c.accepted().max(applied), c.decided().max(applied)),
             None => (SlotBallot::default(), applied, applied),
         };
         let leads = usize::try_from(ballot.pid).ok().and_then(|slot| slot.checked_sub(1));
-        let leads = leads.and_then(|index| self.configuration.members.get(index));
+        let leads = leads.and_then(|index| self.cx.configuration.members.get(index));
         let replica = leads.map_or(ReplicaId(0), |member| member.replica);
         Status {
             name: me.name.clone(),
-            replica: self.me,
+            replica: self.cx.me,
             cluster: me.cluster,
             incarnation: me.incarnation,
-            configuration: self.configuration.clone(),
+            configuration: self.cx.configuration.clone(),
             role,
             leader: self.leader_name(),
             ballot: Ballot { number: ballot.n, replica },
@@ -77,12 +77,12 @@ impl<S: Store> Engine<S> {
                 && decided - applied <= READY_LAG_MAX
                 && !self.leads_alone()
                 && !self.is_genesis()
-                && self.quarantine.is_none(),
-            allows_faults: self.options.allows_faults,
-            version: self.store.version().0,
+                && self.cx.quarantine.is_none(),
+            allows_faults: self.cx.options.allows_faults,
+            version: self.cx.store.version().0,
             same_at: self.checking.same_at(),
             membership: self.membership(),
-            links: self.outbox.peers.links(),
+            links: self.cx.peers.links(),
             trouble: self.trouble(),
             monotonic_us: 0,
             wall_us: 0,
@@ -94,15 +94,15 @@ impl<S: Store> Engine<S> {
         Turning {
             role: self.role(),
             leader: self.leader(),
-            ballot: self.consensus.as_ref().map_or(0, |consensus| consensus.promise().n),
-            link_changes: self.outbox.peers.link_changes(),
+            ballot: self.cx.consensus.as_ref().map_or(0, |consensus| consensus.promise().n),
+            link_changes: self.cx.peers.link_changes(),
         }
     }
 
     /// Whether this replica leads without a link to a majority, so that nothing can be decided.
     pub(super) fn leads_alone(&self) -> bool {
-        let linked = self.outbox.peers.connected().count() + 1;
-        linked < self.configuration.quorum() && self.role() == Role::Leader
+        let linked = self.cx.peers.connected().count() + 1;
+        linked < self.cx.configuration.quorum() && self.role() == Role::Leader
     }
 
     fn role(&self) -> Role {
@@ -112,9 +112,9 @@ impl<S: Store> Engine<S> {
                 Standing::Joiner | Standing::Member => Role::Joining,
                 Standing::Retired => Role::Retired,
             },
-            _ if self.consensus.is_none() => Role::Gathering,
-            Some((leader, true)) if leader == self.me => Role::Leader,
-            Some((leader, false)) if leader == self.me => Role::Candidate,
+            _ if self.cx.consensus.is_none() => Role::Gathering,
+            Some((leader, true)) if leader == self.cx.me => Role::Leader,
+            Some((leader, false)) if leader == self.cx.me => Role::Candidate,
             Some((_, true)) => Role::Follower,
             Some((_, false)) | None => Role::Recovering,
         }
@@ -123,7 +123,7 @@ impl<S: Store> Engine<S> {
     /// Returns the name of the peer, or the marker, that remembers this replica with another disk,
     /// so that this replica does not vote.
     pub(super) fn other_disk(&self) -> Option<&str> {
-        let is_out = self.consensus.is_none() && self.is_member();
+        let is_out = self.cx.consensus.is_none() && self.is_member();
         let told = self.turned_away_by.as_ref().filter(|_| is_out);
         self.disowned_by.as_ref().or(told).map(String::as_str)
     }

@@ -82,14 +82,14 @@ impl<S: Store> Engine<S> {
 
     /// Asks for leave again, if it is time to.
     pub(super) fn advance_stopping(&mut self) {
-        if self.stopping.is_wanted && self.now.is_multiple_of(ASK_TICKS) {
+        if self.stopping.is_wanted && self.cx.now.is_multiple_of(ASK_TICKS) {
             self.ask_to_stop();
         }
     }
 
     fn ask_to_stop(&mut self) {
-        let votes = self.standing() == Standing::Member && self.consensus.is_some();
-        if !votes || self.configuration.members.len() == 1 {
+        let votes = self.standing() == Standing::Member && self.cx.consensus.is_some();
+        if !votes || self.cx.configuration.members.len() == 1 {
             self.stopping.may = true;
         } else if self.is_leading() {
             // The next leader is asked then. If no replica can lead instead, only a stop of the
@@ -97,12 +97,12 @@ impl<S: Store> Engine<S> {
             if self.hand_over.is_none() {
                 let _ = self.begin_hand_over(None);
             }
-            self.stopping.asked.insert(self.me, self.now);
+            self.stopping.asked.insert(self.cx.me, self.cx.now);
             self.stopping.may |= self.all_stop();
         } else if let Some((leader, _)) = self.leader() {
             // A replica that is not in step yet may have leave already, from an earlier leader.
             let message = PeerMessage::AskToStop { has_leave: self.stopping.may };
-            self.outbox.push(Output::Gated { to: leader, message, durable: false });
+            self.cx.push(Output::Gated { to: leader, message, durable: false });
         }
     }
 
@@ -111,13 +111,13 @@ impl<S: Store> Engine<S> {
         if !self.is_leading() {
             return;
         }
-        self.stopping.asked.insert(peer, self.now);
+        self.stopping.asked.insert(peer, self.cx.now);
         if has_leave {
-            self.stopping.given.insert(peer, self.now);
+            self.stopping.given.insert(peer, self.cx.now);
         } else if self.lets_stop(peer) {
-            self.stopping.given.insert(peer, self.now);
+            self.stopping.given.insert(peer, self.cx.now);
             let message = PeerMessage::MayStop;
-            self.outbox.push(Output::Gated { to: peer, message, durable: false });
+            self.cx.push(Output::Gated { to: peer, message, durable: false });
         }
     }
 
@@ -129,28 +129,28 @@ impl<S: Store> Engine<S> {
     /// Whether a peer is about to stop, as far as this replica knows.
     pub(super) fn is_stopping(&self, peer: ReplicaId) -> bool {
         let asked = self.stopping.asked.get(&peer);
-        asked.is_some_and(|at| self.now <= at + ASKING_TICKS)
+        asked.is_some_and(|at| self.cx.now <= at + ASKING_TICKS)
     }
 
     /// Whether this replica and every member linked to it ask at the same time.
     fn all_stop(&self) -> bool {
         let asks = |replica| self.is_stopping(replica);
-        asks(self.me) && self.outbox.peers.connected().all(asks)
+        asks(self.cx.me) && self.cx.peers.connected().all(asks)
     }
 
     fn lets_stop(&self, peer: ReplicaId) -> bool {
-        let members = &self.configuration.members;
-        if self.now < self.stopping.leads_since + LISTEN_TICKS {
+        let members = &self.cx.configuration.members;
+        if self.cx.now < self.stopping.leads_since + LISTEN_TICKS {
             return false;
         }
-        if members.len() <= FEW || !self.outbox.peers.is_member(peer) || self.all_stop() {
+        if members.len() <= FEW || !self.cx.peers.is_member(peer) || self.all_stop() {
             return true;
         }
         let has_leave = |replica: ReplicaId| {
             let given = self.stopping.given.get(&replica);
-            replica == peer || given.is_some_and(|at| self.now <= at + LEAVE_TICKS)
+            replica == peer || given.is_some_and(|at| self.cx.now <= at + LEAVE_TICKS)
         };
         let stays = |member: &&Member| !has_leave(member.replica) && self.is_fit(member);
-        members.iter().filter(stays).count() >= self.configuration.quorum()
+        members.iter().filter(stays).count() >= self.cx.configuration.quorum()
     }
 }

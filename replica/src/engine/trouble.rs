@@ -36,7 +36,7 @@ impl<S: Store> Engine<S> {
     fn standing_trouble(&self) -> Option<String> {
         match self.standing() {
             Standing::Member => {}
-            Standing::Joiner if self.outbox.peers.linked().next().is_none() => {
+            Standing::Joiner if self.cx.peers.linked().next().is_none() => {
                 return Some(
                     "none of the replicas that have the state can be reached: where they run, look \
                      at the network and the name service (DNS) between here and there; where they \
@@ -52,7 +52,7 @@ impl<S: Store> Engine<S> {
                 );
             }
             Standing::Retired => {
-                let id = self.configuration.id.0;
+                let id = self.cx.configuration.id.0;
                 return Some(format!(
                     "this replica is no member of configuration {id} any more: it may be removed; \
                      when its ordinal is wanted again it joins by itself, under a new id"
@@ -60,7 +60,7 @@ impl<S: Store> Engine<S> {
             }
         }
         if self.is_over() {
-            let (own, latest) = (self.configuration.id.0, self.latest.0);
+            let (own, latest) = (self.cx.configuration.id.0, self.latest.0);
             return Some(format!(
                 "this replica is at configuration {own}, which is over: configuration {latest} \
                  has a leader, as the cluster's marker knows. It fetches what it lacks from the \
@@ -73,8 +73,8 @@ impl<S: Store> Engine<S> {
 
     /// Reports that the cluster has not begun, or not for this replica.
     fn beginning_trouble(&self) -> Option<String> {
-        if self.consensus.is_none() {
-            let missing = self.outbox.peers.not_met().join(", ");
+        if self.cx.consensus.is_none() {
+            let missing = self.cx.peers.not_met().join(", ");
             return Some(format!(
                 "a new cluster starts when every member was met once; not met yet: {missing}"
             ));
@@ -94,7 +94,7 @@ impl<S: Store> Engine<S> {
 
     /// Reports a state that is wrong, or behind.
     fn state_trouble(&self) -> Option<String> {
-        if let Some(quarantine) = &self.quarantine {
+        if let Some(quarantine) = &self.cx.quarantine {
             let index = quarantine.index;
             return Some(format!(
                 "this replica's state differed from that of the majority at index {index}: it \
@@ -135,18 +135,18 @@ impl<S: Store> Engine<S> {
                  make room, or give the volume more"
             ));
         }
-        self.slow_disk.trouble(self.now)
+        self.slow_disk.trouble(self.cx.now)
     }
 
     /// Reports that a majority has not been there for a while, and what to do about it.
     fn majority_trouble(&self) -> Option<String> {
-        let peers = &self.outbox.peers;
-        let members = &self.configuration.members;
+        let peers = &self.cx.peers;
+        let members = &self.cx.configuration.members;
         let is_gone = |member: &&Member| {
-            let is_other = member.replica != self.me;
-            is_other && peers.silent_ticks(member.replica, self.now) >= GONE_TICKS
+            let is_other = member.replica != self.cx.me;
+            is_other && peers.silent_ticks(member.replica, self.cx.now) >= GONE_TICKS
         };
-        let (gone, quorum) = (members.iter().filter(is_gone), self.configuration.quorum());
+        let (gone, quorum) = (members.iter().filter(is_gone), self.cx.configuration.quorum());
         let left = members.len() - gone.clone().count();
         if left >= quorum {
             return None;
