@@ -11,6 +11,7 @@
 mod cluster;
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use kvorum_protocol::message::{Admin, Consistency};
 use kvorum_protocol::{Client, Key, Value};
 use rand::RngExt;
 use rand::rngs::StdRng;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -149,7 +150,7 @@ async fn fault(cluster: &Cluster, client: &Client, random: &mut StdRng) -> (&'st
     let victim = names[random.random_range(0..names.len())].clone();
     let other = names.iter().find(|name| **name != victim).unwrap().clone();
     let pause = Duration::from_millis(random.random_range(100..2500));
-    match random.random_range(0..8) {
+    match random.random_range(0..9) {
         0 => cluster.kill(&victim),
         1 => {
             cluster.kill(&leader(client).await);
@@ -178,6 +179,10 @@ async fn fault(cluster: &Cluster, client: &Client, random: &mut StdRng) -> (&'st
             let _ = client.administer(heal, &Route::Through(victim)).await;
             return ("a link is cut", true);
         }
+        7 => {
+            bring_copy(cluster, &victim, pause).await;
+            return ("one runs on a copy of its folder", true);
+        }
         _ => {
             let to = Admin::HandOver { to: victim };
             let _ = client.administer(to, &Route::Any).await;
@@ -193,6 +198,36 @@ async fn stop(cluster: &Cluster, name: &str, time: Duration) {
     let _ = kill_process(process, Signal::STOP);
     sleep(time).await;
     let _ = kill_process(process, Signal::CONT);
+}
+
+/// Copies a replica's folder while it runs, and some time later lets it run on the copy; then puts
+/// its own folder back.
+async fn bring_copy(cluster: &Cluster, name: &str, time: Duration) {
+    let place = cluster.folder.join(name);
+    let kept = tempfile::tempdir_in(cluster.folder.parent().unwrap()).unwrap();
+    let [own, copy, ended] = ["own", "copy", "ended"].map(|name| kept.path().join(name));
+    let process = running(cluster, name).await;
+    kill_process(process, Signal::STOP).unwrap();
+    assert!(Command::new("cp").arg("-a").args([&place, &copy]).status().unwrap().success());
+    kill_process(process, Signal::CONT).unwrap();
+    for (moves, comes) in [(&own, &copy), (&ended, &own)] {
+        sleep(time).await;
+        let process = running(cluster, name).await;
+        kill_process(process, Signal::STOP).unwrap();
+        std::fs::rename(&place, moves).unwrap();
+        std::fs::rename(comes, &place).unwrap();
+        kill_process(process, Signal::KILL).unwrap();
+    }
+}
+
+/// Waits until a replica has a process.
+async fn running(cluster: &Cluster, name: &str) -> Pid {
+    loop {
+        match cluster.process(name) {
+            Some(process) => return process,
+            None => sleep(Duration::from_millis(10)).await,
+        }
+    }
 }
 
 /// Stops the leader until the others' logs no longer hold the entries that it lacks. (The clients
