@@ -20,6 +20,7 @@ mod configuring;
 pub mod consensus;
 mod context;
 mod epochs;
+mod fences;
 mod fetching;
 mod hand_over;
 mod introductions;
@@ -128,10 +129,6 @@ pub struct Engine<S: Store> {
     epochs: Epochs,
     /// The configuration in which the marker was last asked to name this replica, and the tick.
     mark_asked: Option<(ConfigurationId, u64)>,
-    /// The reason why this replica may not decide alone.
-    mark_refused: Option<String>,
-    /// The latest configuration that has a leader, according to the marker.
-    latest: ConfigurationId,
     /// The tick at which the quarantine began; 0 if it was there at the start.
     quarantined_since: u64,
     /// The index of a state that replaced one in quarantine, until the log is compacted up to it.
@@ -147,9 +144,6 @@ pub struct Engine<S: Store> {
     decided_at: (u64, u64),
     /// The leader last reported to clients, and the ballot; `None` if not in step with one.
     leader_told: Option<(ReplicaId, SlotBallot)>,
-    disowned_by: Option<String>,
-    /// The peer that rejected this replica without proof of being the one it remembers.
-    turned_away_by: Option<String>,
     disk: (u64, u64),
 }
 
@@ -186,8 +180,6 @@ impl<S: Store> Engine<S> {
             may_go: false,
             epochs: Epochs::default(),
             mark_asked: None,
-            mark_refused: None,
-            latest: ConfigurationId(0),
             quarantined_since: 0,
             rebuilt_at: None,
             fetches: 0,
@@ -195,8 +187,6 @@ impl<S: Store> Engine<S> {
             hurry_until: 0,
             decided_at: (0, 0),
             leader_told: None,
-            disowned_by: None,
-            turned_away_by: None,
             disk: (u64::MAX, 0),
         };
         engine.cx.tell_known();
@@ -259,16 +249,9 @@ impl<S: Store> Engine<S> {
         self.reads.has_ready(self.cx.store.applied()) || self.subscriptions.has_more()
     }
 
-    /// Whether this replica is a member, and its disk is the one that the others remember.
-    fn may_vote(&self) -> bool {
-        // Members that were added later have ids that no other disk ever had.
-        let has_met = self.cx.began > 0 || self.cx.peers.have_all_met();
-        self.is_member() && has_met && self.disowned_by.is_none()
-    }
-
     /// Starts to vote once every member has been met.
     fn gather(&mut self) {
-        if self.cx.consensus.is_some() || self.is_over() || !self.may_vote() {
+        if self.cx.consensus.is_some() || self.cx.is_over() || !self.cx.may_vote() {
             return;
         }
         let log = self.cx.store.log(self.cx.configuration.id);
@@ -400,9 +383,8 @@ impl<S: Store> Engine<S> {
         let configuration = self.cx.configuration.id;
         let Context { peers, outputs, consensus, .. } = &mut self.cx;
         let Some(consensus) = consensus else { return };
-        let sending = &self.sending;
         consensus.take(
-            |peer| sending.state_of(peer),
+            |peer| peers.state_of(peer),
             |to, message, gate| {
                 if peers.session(to).is_none() {
                     // Both sides start over when a session begins.
@@ -419,14 +401,14 @@ impl<S: Store> Engine<S> {
     }
 
     fn tell_leader(&mut self) {
-        let now = self.leader().filter(|(_, is_in_step)| *is_in_step);
+        let now = self.cx.leader().filter(|(_, is_in_step)| *is_in_step);
         let ballot = self.cx.consensus.as_ref().map(Consensus::promise).unwrap_or_default();
         let now = now.map(|(leader, _)| (leader, ballot));
         if now == self.leader_told {
             return;
         }
         self.leader_told = now;
-        self.cx.push(Output::LeaderChanged(self.leader_name()));
+        self.cx.push(Output::LeaderChanged(self.cx.leader_name()));
         if let Some((leader, ballot)) = now.filter(|(leader, _)| *leader != self.cx.me) {
             self.hurry_until = 0;
             let leader = self.cx.peers.name(leader).to_owned();

@@ -168,7 +168,7 @@ impl<S: Store> Engine<S> {
             _ => {}
         }
         if self.cx.quarantine.is_some() {
-            if self.is_leading() && self.hand_over.is_none() {
+            if self.cx.is_leading() && self.hand_over.is_none() {
                 let _ = self.begin_hand_over(None);
             }
             self.begin_rebuild();
@@ -201,7 +201,7 @@ impl<S: Store> Engine<S> {
     /// Sends this replica's checksum to the leader, once a leader is known and reachable.
     fn tell_checksum(&mut self) {
         let Some((index, digest)) = self.checking.untold else { return };
-        let Some((leader, true)) = self.leader() else { return };
+        let Some((leader, true)) = self.cx.leader() else { return };
         if leader == self.cx.me {
             self.checking.untold = None;
             self.checksum_told(leader, index, digest);
@@ -215,7 +215,7 @@ impl<S: Store> Engine<S> {
     /// Records the checksum that a replica reported.
     pub(super) fn checksum_told(&mut self, replica: ReplicaId, index: u64, digest: Digest) {
         // No replica can be ahead of the log; an index beyond it would hide all later reports.
-        let is_known = index <= self.last_known();
+        let is_known = index <= self.cx.last_known();
         let checking = &mut self.checking;
         if index > checking.index && is_known {
             checking.index = index;

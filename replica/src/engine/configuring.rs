@@ -24,18 +24,13 @@ use crate::state_machine::Changes;
 use crate::storage::Store;
 
 impl<S: Store> Engine<S> {
-    /// Whether this replica is a member of the latest configuration that it knows.
-    pub(super) fn is_member(&self) -> bool {
-        self.cx.configuration.name_of(self.cx.me).is_some()
-    }
-
     /// Enters the configuration that the state is in now.
     pub(super) fn enter(&mut self) {
         if self.cx.store.configuration_id() == self.cx.configuration.id {
             return;
         }
         let chain = self.cx.store.chain();
-        let led = self.is_leading();
+        let led = self.cx.is_leading();
         let stays = |member: &Member| chain.current.name_of(member.replica).is_some();
         let leads_on = self.cx.configuration.members.iter().any(stays);
         self.cx.standings.know(&chain);
@@ -55,12 +50,12 @@ impl<S: Store> Engine<S> {
         if self.cx.rules.reads_know_configuration {
             self.start_reads_over();
         }
-        (self.mark_asked, self.mark_refused) = (None, None);
+        (self.mark_asked, self.cx.fences.mark_refused) = (None, None);
         self.cx.notice(Notice::Configured { configuration: self.cx.configuration.clone() });
         for peer in self.cx.peers.linked().collect::<Vec<_>>() {
             self.tell_over(peer);
         }
-        if self.standing() == Standing::Retired {
+        if self.cx.standing() == Standing::Retired {
             // Later entries are not for this replica: its program may not even know their version.
             self.close_copied();
             self.fetching = None;
@@ -81,7 +76,7 @@ impl<S: Store> Engine<S> {
         let mut reads = self.reads.take_confirmed();
         reads.extend(self.relays.take_reads());
         for read in reads {
-            if read.request.is_some() && self.is_member() {
+            if read.request.is_some() && self.cx.is_member() {
                 self.reads.add(read);
             } else {
                 self.cx.refuse_read(&read, Refusal::NotLeader { leader: None });
@@ -138,7 +133,7 @@ impl<S: Store> Engine<S> {
     /// because a message names it, at whatever index this replica is.
     fn start_without_state(&mut self, next: ConfigurationId) {
         let (mut chain, applied) = (self.cx.store.chain(), self.cx.store.applied());
-        if self.is_member() && next.0 == chain.current.id.0 + 1 {
+        if self.cx.is_member() && next.0 == chain.current.id.0 + 1 {
             (chain.current.id, chain.began) = (next, applied);
             self.cx.store.commit(Changes { chain: Some(chain), applied, ..Changes::default() });
             self.enter();

@@ -5,15 +5,18 @@
 //! the parts.
 
 use kvorum_protocol::message::{Answer, Refusal, ServerFrame};
-use kvorum_protocol::status::{Configuration, ReplicaId};
+use kvorum_protocol::status::{Configuration, Member, ReplicaId, Role};
 
 use super::consensus::Consensus;
+use super::fences::Fences;
 use super::message::{Origin, Output, PeerMessage, Session};
 use super::notice::Notice;
 use super::peers::Peers;
+use super::planning::LAG_MAX;
 use super::reads::Read;
 use super::rules::{Options, Rules};
-use super::standing::Standings;
+use super::standing::{Speaker, Standings};
+use crate::chain::Standing;
 use crate::entry::Entry;
 use crate::snapshot::Quarantine;
 use crate::storage::Store;
@@ -34,6 +37,8 @@ pub(super) struct Context<S: Store> {
     pub(super) standings: Standings,
     /// The reason why the state must not be used, if there is one; the same as in the store.
     pub(super) quarantine: Option<Quarantine>,
+    /// What keeps this replica from voting.
+    pub(super) fences: Fences,
     /// Ticks since the start.
     pub(super) now: u64,
     pub(super) outputs: Vec<Output>,
@@ -52,12 +57,124 @@ impl<S: Store> Context<S> {
             standings: Standings::of(&chain),
             quarantine: store.quarantine(),
             consensus: None,
+            fences: Fences::default(),
             now: 0,
             began: chain.began,
             configuration: chain.current,
             outputs: Vec::new(),
             store,
         }
+    }
+
+    /// Whether this replica is a member of the latest configuration that it knows.
+    pub(super) fn is_member(&self) -> bool {
+        self.configuration.name_of(self.me).is_some()
+    }
+
+    /// Returns this replica's standing in the latest configuration that it knows.
+    pub(super) fn standing(&self) -> Standing {
+        match self.is_member() {
+            true => Standing::Member,
+            false => self.store.chain().standing(self.me),
+        }
+    }
+
+    /// Returns the leader of the promised ballot, and whether this replica is in step with it.
+    pub(super) fn leader(&self) -> Option<(ReplicaId, bool)> {
+        self.consensus.as_ref()?.leader()
+    }
+
+    /// Returns the leader's name, when this replica is in step with it.
+    pub(super) fn leader_name(&self) -> Option<String> {
+        let (leader, _) = self.leader().filter(|(_, is_in_step)| *is_in_step)?;
+        self.configuration.name_of(leader).map(str::to_owned)
+    }
+
+    pub(super) fn is_leading(&self) -> bool {
+        self.consensus.as_ref().is_some_and(|c| c.ballot_if_leading().is_some())
+    }
+
+    /// Returns the standing of a peer.
+    pub(super) fn speaker(&self, peer: ReplicaId) -> Speaker {
+        match self.standings.speaker(peer) {
+            Speaker::Member if self.leader().is_some_and(|(leader, _)| leader == peer) => {
+                Speaker::Leader
+            }
+            speaker => speaker,
+        }
+    }
+
+    pub(super) fn role(&self) -> Role {
+        match self.leader() {
+            _ if self.other_disk().is_some() => Role::Outside,
+            _ if !self.is_member() => match self.standing() {
+                Standing::Joiner | Standing::Member => Role::Joining,
+                Standing::Retired => Role::Retired,
+            },
+            _ if self.consensus.is_none() => Role::Gathering,
+            Some((leader, true)) if leader == self.me => Role::Leader,
+            Some((leader, false)) if leader == self.me => Role::Candidate,
+            Some((_, true)) => Role::Follower,
+            Some((_, false)) | None => Role::Recovering,
+        }
+    }
+
+    /// Whether this replica leads without a link to a majority, so that nothing can be decided.
+    pub(super) fn leads_alone(&self) -> bool {
+        let linked = self.peers.connected().count() + 1;
+        linked < self.configuration.quorum() && self.role() == Role::Leader
+    }
+
+    /// Returns the name of the peer, or the marker, that remembers this replica with another disk,
+    /// so that this replica does not vote.
+    pub(super) fn other_disk(&self) -> Option<&str> {
+        let is_out = self.consensus.is_none() && self.is_member();
+        let told = self.fences.turned_away_by.as_ref().filter(|_| is_out);
+        self.fences.disowned_by.as_ref().or(told).map(String::as_str)
+    }
+
+    /// Whether a replica has a link to this one, or is this one.
+    pub(super) fn is_there(&self, replica: ReplicaId) -> bool {
+        replica == self.me || self.peers.session(replica).is_some()
+    }
+
+    /// Whether a replica has the state, apart from entries in flight.
+    pub(super) fn has_state(&self, replica: ReplicaId) -> bool {
+        let Some(consensus) = &self.consensus else { return false };
+        // No replica can have more than exists.
+        let told = self.peers.state_of(replica).filter(|index| *index <= self.last_known());
+        let accepted = consensus.accepted_by(replica).unwrap_or(0);
+        let reach = accepted.max(told.unwrap_or(0));
+        replica == self.me || reach.saturating_add(LAG_MAX) >= consensus.decided()
+    }
+
+    /// Whether a replica is linked and has the state, apart from entries in flight.
+    pub(super) fn is_fit(&self, member: &Member) -> bool {
+        self.is_there(member.replica) && self.has_state(member.replica)
+    }
+
+    /// Returns the index of the last entry that this replica knows.
+    pub(super) fn last_known(&self) -> u64 {
+        let accepted = self.consensus.as_ref().map_or(0, Consensus::accepted);
+        accepted.max(self.store.applied())
+    }
+
+    /// Whether the cluster has never served: it was created with one member, whatever count is
+    /// wanted.
+    pub(super) fn is_genesis(&self) -> bool {
+        self.began == 0 && self.configuration.id.0 == 1 && self.configuration.members.len() == 1
+    }
+
+    /// Whether this replica is a member, and its disk is the one that the others remember.
+    pub(super) fn may_vote(&self) -> bool {
+        // Members that were added later have ids that no other disk ever had.
+        let has_met = self.began > 0 || self.peers.have_all_met();
+        self.is_member() && has_met && self.fences.disowned_by.is_none()
+    }
+
+    /// Whether this replica's configuration is over, according to the marker.
+    pub(super) fn is_over(&self) -> bool {
+        self.configuration.id < self.fences.latest && self.rules.heeds_latest
     }
 
     /// Adds an output.

@@ -133,7 +133,8 @@ impl<S: Store> Engine<S> {
         }
         let others = self.cx.configuration.members.iter().filter(|one| one.replica != self.cx.me);
         let mut others = others.map(|one| one.replica).peekable();
-        self.epochs.is_taken = others.peek().is_none() || others.any(|other| self.is_there(other));
+        self.epochs.is_taken =
+            others.peek().is_none() || others.any(|other| self.cx.is_there(other));
         self.epochs.is_taken
     }
 
@@ -210,7 +211,7 @@ impl<S: Store> Engine<S> {
         let is_late = |kept: &Kept| kept.epoch < *durable && self.cx.now >= kept.since + KEPT_TICKS;
         let keeps = |id: ReplicaId| id == self.cx.me || !kept.get(&id).is_some_and(is_late);
         let mut members = self.cx.configuration.members.iter().map(|one| one.replica);
-        members.all(|id| self.is_there(id) && keeps(id))
+        members.all(|id| self.cx.is_there(id) && keeps(id))
     }
 
     /// Whether the marker lacks an epoch, and a report may be sent.
@@ -232,7 +233,7 @@ impl<S: Store> Engine<S> {
     fn leads_in(&self) -> Option<ConfigurationId> {
         let is_durable = |(_, epoch): &(_, Epoch)| self.epochs.durable >= *epoch;
         let (id, _) = self.epochs.entered.filter(is_durable)?;
-        (self.is_leading() && id == self.cx.configuration.id).then_some(id)
+        (self.cx.is_leading() && id == self.cx.configuration.id).then_some(id)
     }
 
     /// Reports to the marker how far this disk has got. With `solo`, asks it to also name this

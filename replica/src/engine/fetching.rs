@@ -113,10 +113,10 @@ impl<S: Store> Engine<S> {
         self.fetches += 1;
         let (call, due) = (self.fetches, self.cx.now);
         let busy = self.fetching.as_ref().map_or(0, |fetching| fetching.busy);
-        let is_refused = busy >= BUSY_MAX && self.standing() == Standing::Joiner;
+        let is_refused = busy >= BUSY_MAX && self.cx.standing() == Standing::Joiner;
         let step = match &self.cx.quarantine {
             // A new joiner lacks the state that the entries changed.
-            None if (self.cx.store.applied() > 0 && !is_refused) || self.is_member() => {
+            None if (self.cx.store.applied() > 0 && !is_refused) || self.cx.is_member() => {
                 Step::Entries
             }
             None | Some(_) if self.cx.store.install().is_some() => Step::Chunks,
@@ -162,7 +162,7 @@ impl<S: Store> Engine<S> {
     /// Sends the next request, if it is due. To be called once a tick.
     pub(super) fn advance_fetch(&mut self) {
         let has_come = |fetching: &Fetching| fetching.newer <= Some(self.cx.configuration.id);
-        let is_in_step = self.leader().is_some_and(|(_, is_in_step)| is_in_step)
+        let is_in_step = self.cx.leader().is_some_and(|(_, is_in_step)| is_in_step)
             && self.fetching.as_ref().is_none_or(has_come);
         if is_in_step && self.cx.quarantine.is_none() && std::mem::take(&mut self.may_have_copied) {
             // The leader has sent the rest meanwhile, and the source need not keep anything any
@@ -213,10 +213,10 @@ impl<S: Store> Engine<S> {
     fn is_source(&self, peer: ReplicaId) -> bool {
         let later = self.cx.standings.later();
         let least = match later {
-            None if self.is_member() => Speaker::Member,
+            None if self.cx.is_member() => Speaker::Member,
             _ => Speaker::Elsewhere,
         };
-        let is_known = self.speaker(peer) >= least || !self.cx.rules.knows_speakers;
+        let is_known = self.cx.speaker(peer) >= least || !self.cx.rules.knows_speakers;
         let Some(quarantine) = &self.cx.quarantine else { return is_known };
         let is_late = self.cx.now >= self.quarantined_since + SOUND_TICKS;
         quarantine.sound.contains(&peer) || (is_known && is_late && later.is_some())
@@ -367,8 +367,10 @@ impl<S: Store> Engine<S> {
     /// configuration that it copied. A member that does not vote only because its configuration is
     /// over may: otherwise it would vote.
     fn may_fetch_newer(&self) -> bool {
-        match self.standing() {
-            Standing::Member => self.cx.consensus.is_some() || self.is_over() && self.may_vote(),
+        match self.cx.standing() {
+            Standing::Member => {
+                self.cx.consensus.is_some() || self.cx.is_over() && self.cx.may_vote()
+            }
             Standing::Joiner => true,
             Standing::Retired => false,
         }
@@ -393,7 +395,7 @@ impl<S: Store> Engine<S> {
             let source = self.fetching.take().map(|fetching| fetching.source);
             // The source knows nothing more. A peer that knows more will report it again.
             self.cx.standings.forget_later();
-            match self.standing() {
+            match self.cx.standing() {
                 Standing::Joiner => self.tell_state(),
                 _ => self.ask_to_be_in_step(source),
             }

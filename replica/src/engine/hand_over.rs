@@ -46,7 +46,7 @@ impl<S: Store> Engine<S> {
     /// Begins to hand leadership over: to the target if one is given, else to the replica in step
     /// that stays longest, or to the one that is nearest to being in step.
     pub(super) fn begin_hand_over(&mut self, target: Option<ReplicaId>) -> Result<(), Refusal> {
-        let leader = self.leader_name();
+        let leader = self.cx.leader_name();
         let Some(consensus) = &self.cx.consensus else { return Err(Refusal::NoLeader) };
         if consensus.ballot_if_leading().is_none() {
             return Err(Refusal::NotLeader { leader });

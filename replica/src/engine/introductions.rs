@@ -198,7 +198,7 @@ impl<S: Store> Engine<S> {
                 self.cx.store.remember(peer, Seen { incarnation, key, epoch });
             }
             self.cx.peers.met(peer, theirs.versions.1);
-            self.turned_away_by = None;
+            self.cx.fences.turned_away_by = None;
         }
         self.gather();
     }
@@ -211,23 +211,23 @@ impl<S: Store> Engine<S> {
             return;
         }
         let by = self.cx.peers.name(peer).to_owned();
-        match is_proven && self.speaker(peer) >= Speaker::Elsewhere {
+        match is_proven && self.cx.speaker(peer) >= Speaker::Elsewhere {
             true => {
-                if self.disowned_by.is_none() {
+                if self.cx.fences.disowned_by.is_none() {
                     self.withdraw();
                 }
                 self.lose_vote(by);
             }
-            false => self.turned_away_by = Some(by),
+            false => self.cx.fences.turned_away_by = Some(by),
         }
     }
 
     /// Takes this replica's vote away: its disk is not the one that `by` remembers.
     pub(super) fn lose_vote(&mut self, by: String) {
-        if self.disowned_by.is_none() {
+        if self.cx.fences.disowned_by.is_none() {
             self.cx.notice(Notice::Disowned { by: by.clone() });
         }
-        self.disowned_by = Some(by);
+        self.cx.fences.disowned_by = Some(by);
         self.stop_voting();
     }
 
@@ -373,9 +373,9 @@ mod tests {
         joins.joiners.extend(joiner);
         here.cx.standings.know(&joins);
         here.disowned(THERE, true);
-        assert!(here.disowned_by.is_none() && here.turned_away_by.is_some());
+        assert!(here.cx.fences.disowned_by.is_none() && here.cx.fences.turned_away_by.is_some());
         here.cx.standings.know(&members);
         here.disowned(THERE, true);
-        assert!(here.disowned_by.is_some());
+        assert!(here.cx.fences.disowned_by.is_some());
     }
 }

@@ -64,18 +64,10 @@ fn check_name(name: &str, members: &[Member]) -> Result<(), String> {
 }
 
 impl<S: Store> Engine<S> {
-    /// Returns this replica's standing in the latest configuration that it knows.
-    pub(super) fn standing(&self) -> Standing {
-        match self.is_member() {
-            true => Standing::Member,
-            false => self.cx.store.chain().standing(self.cx.me),
-        }
-    }
-
     /// Handles a request for an id from a replica that wants to become a member.
     pub(super) fn join(&mut self, origin: Origin, name: String, nonce: u64) {
-        let refusal = if !self.is_leading() {
-            Some(Refusal::NotLeader { leader: self.leader_name() })
+        let refusal = if !self.cx.is_leading() {
+            Some(Refusal::NotLeader { leader: self.cx.leader_name() })
         } else if let Err(why) = check_name(&name, &self.cx.configuration.members) {
             Some(Refusal::Unavailable(why))
         } else if self.is_beyond(&name) {
@@ -168,9 +160,9 @@ impl<S: Store> Engine<S> {
     pub(super) fn hint(&mut self) {
         let is_due = |ticks| self.cx.now.is_multiple_of(ticks);
         let peers = &self.cx.peers;
-        let told: Vec<_> = match self.standing() {
+        let told: Vec<_> = match self.cx.standing() {
             // The members of the next configuration must get the last entries of this one at once.
-            Standing::Member if self.is_leading() => {
+            Standing::Member if self.cx.is_leading() => {
                 let is_due = is_due(HINT_TICKS) || self.seals.is_under_way();
                 peers.guests().filter(|_| is_due).collect()
             }
@@ -187,7 +179,7 @@ impl<S: Store> Engine<S> {
     /// Notifies a peer whose session began, if it may not know which configuration the cluster is
     /// in.
     pub(super) fn greet(&mut self, peer: ReplicaId) {
-        let tells = match self.standing() {
+        let tells = match self.cx.standing() {
             Standing::Member => !self.cx.peers.is_member(peer),
             Standing::Retired => self.is_to_tell(),
             // A report from a replica that has not joined yet counts for no peer.
@@ -209,7 +201,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn is_dismissed(&self, peer: ReplicaId) -> bool {
         let ordinal = planner::ordinal(self.cx.peers.name(peer));
         let is_unwanted = self.scale_wanted().zip(ordinal).is_some_and(|(s, o)| !s.has(o));
-        self.is_leading() && !self.stops && is_unwanted && !self.cx.peers.is_member(peer)
+        self.cx.is_leading() && !self.stops && is_unwanted && !self.cx.peers.is_member(peer)
     }
 
     /// Handles a report of how far the cluster is: a joiner continues to copy, and a replica that
@@ -221,10 +213,10 @@ impl<S: Store> Engine<S> {
         index: u64,
         is_dismissed: bool,
     ) {
-        if self.standing() == Standing::Joiner && configuration >= self.cx.configuration.id {
+        if self.cx.standing() == Standing::Joiner && configuration >= self.cx.configuration.id {
             self.may_go = is_dismissed;
         }
-        match self.standing() {
+        match self.cx.standing() {
             Standing::Joiner if index > self.cx.store.applied() => {
                 self.fetch_newer(peer, configuration, index);
             }

@@ -27,7 +27,6 @@ impl<S: Store> Engine<S> {
         if let Some(old) = old {
             self.break_calls(peer, old);
         }
-        self.sending.forget(peer);
         self.stopping.is_back(peer);
         self.cx.notice(Notice::Linked { peer: self.cx.peers.name(peer).to_owned() });
         if let Some(consensus) = &mut self.cx.consensus {
@@ -50,7 +49,7 @@ impl<S: Store> Engine<S> {
         }
         self.break_calls(peer, session);
         self.source_lost(peer);
-        if self.leader().is_some_and(|(leader, _)| leader == peer) {
+        if self.cx.leader().is_some_and(|(leader, _)| leader == peer) {
             self.hurry_until = self.cx.now + HURRY_TICKS;
             // The leader that was promised may never come back. In recovery this replica asks every
             // peer to be prepared; otherwise it would keep promising the leader that is gone.
@@ -102,7 +101,10 @@ impl<S: Store> Engine<S> {
                 self.fetch(Origin::Peer { peer, session, call }, wanted);
             }
             PeerMessage::Found { call, found } => self.fetched(peer, call, found),
-            PeerMessage::HasState { index } => self.sending.has_state(peer, index),
+            PeerMessage::HasState { index } => {
+                self.cx.peers.has_state(peer, index);
+                self.sending.has_state(peer);
+            }
             PeerMessage::Over { configuration, index, is_dismissed } => {
                 self.hinted(peer, configuration, index, is_dismissed);
                 self.over(peer, configuration, index);

@@ -76,7 +76,7 @@ impl<S: Store> Engine<S> {
             (Verdict::Foreign(why), _) => return self.unmarked(why.clone()),
             (Verdict::Over(latest), _) => return self.ends_before(*latest),
             (Verdict::Refused(why), None) if self.cx.rules.compares_epochs => {
-                self.mark_refused = Some(why.clone());
+                self.cx.fences.mark_refused = Some(why.clone());
                 return self.lose_vote(MARKER.to_owned());
             }
             _ => {}
@@ -87,15 +87,15 @@ impl<S: Store> Engine<S> {
         match verdict {
             Verdict::Done => {
                 solo.marked(configuration);
-                self.mark_refused = None;
+                self.cx.fences.mark_refused = None;
             }
             Verdict::Refused(why) if serves && self.cx.rules.renews_mark => {
-                self.mark_refused = Some(why);
+                self.cx.fences.mark_refused = Some(why);
                 self.lose_vote(MARKER.to_owned());
             }
             // The text may come from another system.
             Verdict::Refused(why) | Verdict::Unreachable(why) => {
-                self.mark_refused = Some(bounded(why));
+                self.cx.fences.mark_refused = Some(bounded(why));
             }
             Verdict::Foreign(_) | Verdict::Over(_) | Verdict::Lost => {}
         }
@@ -108,14 +108,14 @@ impl<S: Store> Engine<S> {
         self.forget_witness();
         if let Some(solo) = self.cx.consensus.as_mut().and_then(Consensus::solo) {
             solo.unmarked();
-            self.mark_refused = Some(why);
+            self.cx.fences.mark_refused = Some(why);
         }
     }
 
     /// Records that a configuration has a leader, as the marker reports: every earlier one is over.
     fn ends_before(&mut self, latest: ConfigurationId) {
-        self.latest = self.latest.max(latest);
-        if self.is_over() {
+        self.cx.fences.latest = self.cx.fences.latest.max(latest);
+        if self.cx.is_over() {
             self.stop_voting();
         }
     }
@@ -123,20 +123,15 @@ impl<S: Store> Engine<S> {
     /// Asks the linked peers in turn for what leads to a later configuration, if this one is over.
     /// No peer hears of this replica otherwise: it sends nothing in its own configuration.
     pub(super) fn advance_past_end(&mut self) {
-        if !self.is_over() || !self.cx.now.is_multiple_of(ASK_TICKS) {
+        if !self.cx.is_over() || !self.cx.now.is_multiple_of(ASK_TICKS) {
             return;
         }
         let linked: Vec<_> = self.cx.peers.linked().collect();
         let turn = usize::try_from(self.cx.now / ASK_TICKS).unwrap_or(0);
         if !linked.is_empty() {
             let peer = linked[turn % linked.len()];
-            self.fetch_newer(peer, self.latest, self.cx.store.applied() + 1);
+            self.fetch_newer(peer, self.cx.fences.latest, self.cx.store.applied() + 1);
         }
-    }
-
-    /// Whether this replica's configuration is over, according to the marker.
-    pub(super) fn is_over(&self) -> bool {
-        self.cx.configuration.id < self.latest && self.cx.rules.heeds_latest
     }
 }
 
@@ -181,13 +176,13 @@ mod tests {
         let solo = Some(engine.cx.configuration.id);
         let asked = Mark { solo, ..Mark::default() };
         engine.step(Input::Marked { mark: asked, verdict: Verdict::Done });
-        assert!(engine.is_leading());
+        assert!(engine.cx.is_leading());
         let foreign = Verdict::Foreign("another cluster".to_owned());
         let reported = Mark { leads: solo, ..Mark::default() };
         engine.step(Input::Marked { mark: reported, verdict: foreign });
-        assert!(!engine.is_leading() && engine.mark_refused.is_some());
+        assert!(!engine.cx.is_leading() && engine.cx.fences.mark_refused.is_some());
         engine.step(Input::Marked { mark: asked, verdict: Verdict::Done });
-        assert!(engine.is_leading() && engine.mark_refused.is_none());
+        assert!(engine.cx.is_leading() && engine.cx.fences.mark_refused.is_none());
     }
 
     /// A copy of a disk loses its vote; a marker of another cluster proves no copy.

@@ -21,6 +21,8 @@ struct Peer {
     sessions: u64,
     is_cut: bool,
     has_met: bool,
+    /// The index up to which it has the state, as it reported in this session.
+    state: Option<u64>,
     /// The newest version that its program knows, as it reported last.
     newest: Option<Version>,
     /// The tick at which its last session ended; has no meaning while there is one.
@@ -122,6 +124,7 @@ impl Peers {
                 session: None,
                 sessions: 0,
                 is_cut: false,
+                state: None,
                 has_met: store.seen(*replica).is_some(),
                 newest: None,
                 silent_since: now,
@@ -152,6 +155,18 @@ impl Peers {
     fn others(&self) -> impl Iterator<Item = (ReplicaId, &Peer)> {
         let members = self.peers.iter().filter(|(id, _)| self.members.contains(id));
         members.map(|(id, peer)| (*id, peer))
+    }
+
+    /// Returns the index up to which a peer has the state, as it reported.
+    pub(super) fn state_of(&self, peer: ReplicaId) -> Option<u64> {
+        self.peers.get(&peer)?.state
+    }
+
+    /// Records that a peer has the state up to an index.
+    pub(super) fn has_state(&mut self, peer: ReplicaId, index: u64) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.state = Some(index);
+        }
     }
 
     /// Records that this replica and the peer have accepted each other.
@@ -201,6 +216,8 @@ impl Peers {
             return false;
         };
         peer.session = Some(session);
+        // An earlier report may no longer be true.
+        peer.state = None;
         peer.sessions += 1;
         self.link_changes += 1;
         true

@@ -74,7 +74,7 @@ impl<S: Store> Engine<S> {
         match number {
             Some(number) => self.looked(wanted, number),
             // The count may be older than the known one: it is only a reason to look.
-            None if self.is_leading() && self.planning.wanted != Some(wanted) => self.look(),
+            None if self.cx.is_leading() && self.planning.wanted != Some(wanted) => self.look(),
             None => {}
         }
     }
@@ -91,7 +91,9 @@ impl<S: Store> Engine<S> {
     /// once.
     pub(super) fn advance_look(&mut self) {
         let last = &self.planning.look;
-        if !last.is_answered && self.cx.now >= last.asked_at + LOOK_AGAIN_TICKS && self.is_leading()
+        if !last.is_answered
+            && self.cx.now >= last.asked_at + LOOK_AGAIN_TICKS
+            && self.cx.is_leading()
         {
             self.look();
         }
@@ -118,7 +120,7 @@ impl<S: Store> Engine<S> {
     /// Reports the desired replica count to the leader, which may be cut off from the orchestrator,
     /// unless it was reported already.
     pub(super) fn advance_telling(&mut self) {
-        let Some((leader, _)) = self.leader() else { return };
+        let Some((leader, _)) = self.cx.leader() else { return };
         let told = self.planning.wanted.map(|wanted| (leader, wanted));
         if leader == self.cx.me || told == self.planning.told {
             return;
@@ -157,35 +159,12 @@ impl<S: Store> Engine<S> {
         self.planning.wanted
     }
 
-    /// Whether the cluster has never served: it was created with one member, whatever count is
-    /// wanted.
-    pub(super) fn is_genesis(&self) -> bool {
-        self.cx.began == 0
-            && self.cx.configuration.id.0 == 1
-            && self.cx.configuration.members.len() == 1
-    }
-
-    /// Whether a replica has a link to this one, or is this one.
-    pub(super) fn is_there(&self, replica: ReplicaId) -> bool {
-        replica == self.cx.me || self.cx.peers.session(replica).is_some()
-    }
-
-    /// Whether a replica has the state, apart from entries in flight.
-    pub(super) fn has_state(&self, replica: ReplicaId) -> bool {
-        let Some(consensus) = &self.cx.consensus else { return false };
-        // No replica can have more than exists.
-        let told = self.sending.state_of(replica).filter(|index| *index <= self.last_known());
-        let accepted = consensus.accepted_by(replica).unwrap_or(0);
-        let reach = accepted.max(told.unwrap_or(0));
-        replica == self.cx.me || reach.saturating_add(LAG_MAX) >= consensus.decided()
-    }
-
     fn candidate(&self, member: &Member) -> Candidate {
         let replica = member.replica;
         Candidate {
             member: member.clone(),
-            is_linked: self.is_there(replica),
-            has_state: self.has_state(replica),
+            is_linked: self.cx.is_there(replica),
+            has_state: self.cx.has_state(replica),
             silent_ticks: self.cx.peers.silent_ticks(replica, self.cx.now),
         }
     }
@@ -193,7 +172,7 @@ impl<S: Store> Engine<S> {
     /// Makes a plan and begins to carry it out, if one is due.
     pub(super) fn advance_planning(&mut self) {
         let is_quiet = self.stops || self.seals.is_under_way() || self.hand_over.is_some();
-        let is_mine = self.is_leading() && !is_quiet;
+        let is_mine = self.cx.is_leading() && !is_quiet;
         if !self.cx.now.is_multiple_of(PLAN_TICKS) || !is_mine || self.is_adrift() {
             return;
         }
@@ -212,7 +191,7 @@ impl<S: Store> Engine<S> {
             leader: self.cx.me,
             members: chain.current.members.iter().map(|member| self.candidate(member)).collect(),
             joiners,
-            is_genesis: self.is_genesis(),
+            is_genesis: self.cx.is_genesis(),
             waited_ticks: self.planning.addable_since.map_or(0, |since| self.cx.now - since),
         };
         let plan = planner::plan(&view);
@@ -245,7 +224,7 @@ impl<S: Store> Engine<S> {
         let wanted = self.planning.wanted;
         let joiner = |member: &Member| JoinerStatus {
             name: member.name.clone(),
-            index: self.sending.state_of(member.replica).unwrap_or(0),
+            index: self.cx.peers.state_of(member.replica).unwrap_or(0),
             is_linked: self.cx.peers.session(member.replica).is_some(),
         };
         let leaves = |member: &&Member| {
@@ -257,8 +236,8 @@ impl<S: Store> Engine<S> {
             wanted: wanted.map(|wanted| wanted.replicas),
             joiners: chain.joiners.iter().map(|j| joiner(&j.member)).collect(),
             leaving: leaving.map(|member| member.name.clone()).collect(),
-            waits: self.planning.waits.clone().filter(|_| self.is_leading()),
-            may_go: match self.standing() {
+            waits: self.planning.waits.clone().filter(|_| self.cx.is_leading()),
+            may_go: match self.cx.standing() {
                 Standing::Member => self.stopping.may(),
                 Standing::Joiner | Standing::Retired => self.may_go,
             },

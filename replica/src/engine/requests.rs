@@ -35,7 +35,7 @@ impl<S: Store> Engine<S> {
             }
             Request::Status => {
                 let status = Box::new(self.status());
-                self.answer(origin, Answer::Status(status));
+                self.cx.answer(origin, Answer::Status(status));
             }
             Request::Snapshot(SnapshotRequest::Open) => {
                 self.read(origin, Consistency::Linearizable, request);
@@ -46,15 +46,15 @@ impl<S: Store> Engine<S> {
                         let snapshot = snapshot.into();
                         self.fetch(origin, Wanted::Chunk { snapshot, after });
                     }
-                    None => self.answer(origin, Answer::Refused(Refusal::SnapshotGone)),
+                    None => self.cx.answer(origin, Answer::Refused(Refusal::SnapshotGone)),
                 }
             }
             Request::Snapshot(SnapshotRequest::Close { snapshot }) => {
                 self.fetch(origin, Wanted::Close { snapshot: snapshot.into() });
-                self.answer(origin, Answer::Done);
+                self.cx.answer(origin, Answer::Done);
             }
             // The code that owns the connection knows them better.
-            Request::Addresses => self.answer(origin, Answer::Addresses(Vec::new())),
+            Request::Addresses => self.cx.answer(origin, Answer::Addresses(Vec::new())),
             Request::Subscribe(subscription) => self.subscribe(client, call, subscription),
             Request::Admin(Admin::Join { name, nonce }) => self.join(origin, name, nonce),
             Request::Admin(admin) => {
@@ -62,13 +62,9 @@ impl<S: Store> Engine<S> {
                     Ok(()) => Answer::Done,
                     Err(refusal) => Answer::Refused(refusal),
                 };
-                self.answer(origin, answer);
+                self.cx.answer(origin, answer);
             }
         }
-    }
-
-    fn answer(&mut self, origin: Origin, answer: Answer) {
-        self.cx.answer(origin, answer);
     }
 
     fn subscribe(&mut self, client: ClientKey, call: u64, subscription: Subscription) {
@@ -87,9 +83,9 @@ impl<S: Store> Engine<S> {
             Admin::Join { .. } => unreachable!("a joiner is told an id, not that all is done"),
             Admin::HandOver { to } if to.is_empty() => self.begin_hand_over(None),
             Admin::HandOver { to } if to == self.cx.store.identity().name => {
-                match self.is_leading() {
+                match self.cx.is_leading() {
                     true => Ok(()),
-                    false => Err(Refusal::NotLeader { leader: self.leader_name() }),
+                    false => Err(Refusal::NotLeader { leader: self.cx.leader_name() }),
                 }
             }
             Admin::HandOver { to } => {
@@ -119,33 +115,29 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    pub(super) fn is_leading(&self) -> bool {
-        self.cx.consensus.as_ref().is_some_and(|c| c.ballot_if_leading().is_some())
-    }
-
     /// Returns the leader to relay requests to, when it is another replica with which a session is
     /// up.
     fn remote_leader(&self) -> Result<(ReplicaId, Session), Refusal> {
-        let is_out = self.disowned_by.is_some() || self.cx.consensus.is_none();
+        let is_out = self.cx.fences.disowned_by.is_some() || self.cx.consensus.is_none();
         let trouble = is_out || self.fetching.is_some();
         if let Some(trouble) = self.trouble().filter(|_| trouble) {
             return Err(Refusal::Unavailable(trouble));
         }
         let leader =
-            self.leader().filter(|(leader, is_in_step)| *is_in_step && *leader != self.cx.me);
+            self.cx.leader().filter(|(leader, is_in_step)| *is_in_step && *leader != self.cx.me);
         let Some((leader, _)) = leader else { return Err(Refusal::NoLeader) };
         let session = self.cx.peers.session(leader).ok_or(Refusal::NoLeader)?;
         Ok((leader, session))
     }
 
     fn write(&mut self, origin: Origin, request: Request) {
-        if self.is_leading() {
+        if self.cx.is_leading() {
             self.write_at_leader(origin, request);
             return;
         }
         let (leader, session) = match self.remote_leader() {
             Ok(leader) => leader,
-            Err(refusal) => return self.answer(origin, Answer::Refused(refusal)),
+            Err(refusal) => return self.cx.answer(origin, Answer::Refused(refusal)),
         };
         let purpose = Purpose::Write(origin);
         match self.relays.open(leader, session, purpose, request.weight(), self.cx.now) {
@@ -153,7 +145,7 @@ impl<S: Store> Engine<S> {
                 let message = PeerMessage::Relay { call, request };
                 self.cx.push(Output::Send { to: leader, message });
             }
-            Err(_) => self.answer(origin, Answer::Refused(Refusal::Overloaded)),
+            Err(_) => self.cx.answer(origin, Answer::Refused(Refusal::Overloaded)),
         }
     }
 
@@ -165,7 +157,7 @@ impl<S: Store> Engine<S> {
             Ok(()) if self.hand_over.is_some() || self.cx.quarantine.is_some() || self.stops => {
                 Some(Refusal::HandingOver)
             }
-            Ok(()) if self.is_genesis() => self.trouble().map(Refusal::Unavailable),
+            Ok(()) if self.cx.is_genesis() => self.trouble().map(Refusal::Unavailable),
             Ok(()) if self.is_disk_full() && matches!(operation, Operation::Put { .. }) => {
                 let (free, reserve) = self.disk;
                 Some(Refusal::DiskFull { free, reserve })
@@ -181,7 +173,7 @@ impl<S: Store> Engine<S> {
             }
         };
         if let Some(refusal) = refusal {
-            self.answer(origin, Answer::Refused(refusal));
+            self.cx.answer(origin, Answer::Refused(refusal));
         }
     }
 
@@ -194,18 +186,18 @@ impl<S: Store> Engine<S> {
         request: Request,
     ) {
         let origin = Origin::Peer { peer, session, call };
-        if self.is_leading() {
+        if self.cx.is_leading() {
             self.write_at_leader(origin, request);
         } else {
-            let leader = self.leader_name();
-            self.answer(origin, Answer::Refused(Refusal::NotLeader { leader }));
+            let leader = self.cx.leader_name();
+            self.cx.answer(origin, Answer::Refused(Refusal::NotLeader { leader }));
         }
     }
 
     /// Answers the caller of a relayed write with the leader's answer.
     pub(super) fn relay_answered(&mut self, peer: ReplicaId, call: u64, answer: Answer) {
         if let Some(Purpose::Write(origin)) = self.relays.close(peer, call) {
-            self.answer(origin, answer);
+            self.cx.answer(origin, answer);
         }
     }
 
@@ -217,7 +209,7 @@ impl<S: Store> Engine<S> {
             // Any state will do: the read is served in this turn, or the next if there is much to
             // serve.
             self.reads.confirm_at(0, vec![read]);
-        } else if let (false, Err(refusal)) = (self.is_leading(), self.remote_leader()) {
+        } else if let (false, Err(refusal)) = (self.cx.is_leading(), self.remote_leader()) {
             self.cx.refuse_read(&read, refusal);
         } else {
             self.queue_read(read);
@@ -226,17 +218,18 @@ impl<S: Store> Engine<S> {
 
     /// Returns why this replica's state must not be read, or `None` if it may be.
     fn refuses_reads(&self) -> Option<Refusal> {
-        let is_closed =
-            self.cx.quarantine.is_some() || self.is_genesis() || self.disowned_by.is_some();
+        let is_closed = self.cx.quarantine.is_some()
+            || self.cx.is_genesis()
+            || self.cx.fences.disowned_by.is_some();
         self.trouble().filter(|_| is_closed).map(Refusal::Unavailable)
     }
 
     /// Handles a follower's request for a read index.
     pub(super) fn read_at_leader(&mut self, read: Read) {
-        if self.is_leading() {
+        if self.cx.is_leading() {
             self.queue_read(read);
         } else {
-            let leader = self.leader_name();
+            let leader = self.cx.leader_name();
             self.cx.refuse_read(&read, Refusal::NotLeader { leader });
         }
     }
@@ -372,7 +365,7 @@ impl<S: Store> Engine<S> {
             }
             _ => return 0,
         };
-        self.answer(read.origin, answer);
+        self.cx.answer(read.origin, answer);
         bytes
     }
 
@@ -381,7 +374,7 @@ impl<S: Store> Engine<S> {
         self.questions.end_scan();
         let refusal = self.refuses_reads();
         let answer = refusal.map_or(Answer::Page(page), Answer::Refused);
-        self.answer(origin, answer);
+        self.cx.answer(origin, answer);
     }
 
     /// Ends the calls that were sent in a session with a peer, because the session ended.
@@ -407,7 +400,7 @@ impl<S: Store> Engine<S> {
     fn settle(&mut self, broken: Vec<Broken>, refusal: &Refusal) {
         for broken in broken {
             match broken {
-                Broken::Write(origin, answer) => self.answer(origin, answer),
+                Broken::Write(origin, answer) => self.cx.answer(origin, answer),
                 Broken::Reads(reads) => self.cx.refuse_reads(&reads, refusal),
             }
         }

@@ -14,7 +14,6 @@ use kvorum_protocol::message::{Answer, Refusal};
 use kvorum_protocol::status::{Configuration, ConfigurationId, Member};
 
 use super::Engine;
-use super::consensus::Consensus;
 use super::notice::Notice;
 use crate::chain::Standing;
 use crate::entry::Entry;
@@ -74,19 +73,14 @@ impl<S: Store> Engine<S> {
     /// a member that has to catch up first.
     pub(super) fn configure(&mut self, members: Vec<Member>) {
         let next = Configuration { id: ConfigurationId(self.cx.configuration.id.0 + 1), members };
-        let fit = next.members.iter().filter(|member| self.is_fit(member)).count();
+        let fit = next.members.iter().filter(|member| self.cx.is_fit(member)).count();
         let is_free = !self.stops && !self.seals.is_under_way() && self.hand_over.is_none();
-        let is_ready = self.is_leading() && is_free && fit >= next.quorum();
+        let is_ready = self.cx.is_leading() && is_free && fit >= next.quorum();
         if is_ready && self.cx.now >= self.seals.again_at {
             let deadline = self.cx.now + self.seals.patience();
             let wanted = self.scale_wanted();
             self.seals.under_way = Some(Sealing { next, wanted, deadline });
         }
-    }
-
-    /// Whether a replica is linked and has the state, apart from entries in flight.
-    pub(super) fn is_fit(&self, member: &Member) -> bool {
-        self.is_there(member.replica) && self.has_state(member.replica)
     }
 
     /// Whether a replica durably has every entry that this leader has. For members it is known what
@@ -99,7 +93,7 @@ impl<S: Store> Engine<S> {
             me if me == self.cx.me => consensus.decided(),
             peer if self.cx.peers.is_member(peer) => consensus.accepted_by(peer).unwrap_or(0),
             // No replica can have more than exists.
-            peer => self.sending.state_of(peer).filter(|index| *index <= all).unwrap_or(0),
+            peer => self.cx.peers.state_of(peer).filter(|index| *index <= all).unwrap_or(0),
         };
         reach >= all
     }
@@ -111,7 +105,7 @@ impl<S: Store> Engine<S> {
         let (has, lacks): (Vec<_>, Vec<_>) =
             members.iter().partition(|member| self.has_everything(member));
         let have_all = has.len() >= quorum || !self.cx.rules.seals_what_heirs_have;
-        let is_applied = self.cx.store.applied() >= self.last_known();
+        let is_applied = self.cx.store.applied() >= self.cx.last_known();
         if have_all && is_applied {
             self.seal();
         } else if self.cx.now >= sealing.deadline {
@@ -143,7 +137,7 @@ impl<S: Store> Engine<S> {
             self.seals.under_way = still.filter(|_| self.cx.now < deadline);
             return;
         }
-        if !self.is_leading() {
+        if !self.cx.is_leading() {
             return;
         }
         self.stops = true;
@@ -160,11 +154,5 @@ impl<S: Store> Engine<S> {
     /// in another configuration, or hands leadership over.
     pub(super) fn abandon_sealing(&mut self) {
         self.seals = Seals::default();
-    }
-
-    /// Returns the index of the last entry that this replica knows.
-    pub(super) fn last_known(&self) -> u64 {
-        let accepted = self.cx.consensus.as_ref().map_or(0, Consensus::accepted);
-        accepted.max(self.cx.store.applied())
     }
 }

@@ -29,8 +29,6 @@ pub(super) struct Sending {
     snapshots: BTreeMap<SnapshotId, Fetched>,
     /// The entries that each peer fetches.
     entries: BTreeMap<ReplicaId, Fetched>,
-    /// The index up to which each peer has the state, as it reported in this session.
-    states: BTreeMap<ReplicaId, u64>,
     opened: u64,
 }
 
@@ -60,26 +58,14 @@ impl Sending {
         self.opened
     }
 
-    /// Returns the index up to which a peer has the state.
-    pub(super) fn state_of(&self, peer: ReplicaId) -> Option<u64> {
-        self.states.get(&peer).copied()
-    }
-
-    /// Records that a peer has the state up to an index.
-    pub(super) fn has_state(&mut self, peer: ReplicaId, index: u64) {
-        self.states.insert(peer, index);
+    /// Records that a peer has the state: it needs no entries that this replica would keep for it.
+    pub(super) fn has_state(&mut self, peer: ReplicaId) {
         self.entries.remove(&peer);
     }
 
     /// Keeps the records of known peers only.
     pub(super) fn retain(&mut self, is_known: impl Fn(ReplicaId) -> bool) {
-        self.states.retain(|peer, _| is_known(*peer));
         self.entries.retain(|peer, _| is_known(*peer));
-    }
-
-    /// Forgets a peer's report of its state, because a session began: it may no longer be true.
-    pub(super) fn forget(&mut self, peer: ReplicaId) {
-        self.states.remove(&peer);
     }
 }
 

@@ -164,7 +164,7 @@ impl Standings {
         self.former.contains(&peer) && !is_one
     }
 
-    fn speaker(&self, peer: ReplicaId) -> Speaker {
+    pub(super) fn speaker(&self, peer: ReplicaId) -> Speaker {
         match peer {
             _ if self.members.contains(&peer) => Speaker::Member,
             _ if self.former.contains(&peer) || self.learned.contains(&peer) => Speaker::Elsewhere,
@@ -175,19 +175,9 @@ impl Standings {
 }
 
 impl<S: Store> Engine<S> {
-    /// Returns the standing of a peer.
-    pub(super) fn speaker(&self, peer: ReplicaId) -> Speaker {
-        match self.cx.standings.speaker(peer) {
-            Speaker::Member if self.leader().is_some_and(|(leader, _)| leader == peer) => {
-                Speaker::Leader
-            }
-            speaker => speaker,
-        }
-    }
-
     /// Whether a message from a peer counts.
     pub(super) fn listens(&self, peer: ReplicaId, message: &PeerMessage) -> bool {
-        let speaker = self.speaker(peer);
+        let speaker = self.cx.speaker(peer);
         counts(message, speaker, self.cx.configuration.id) || !self.cx.rules.knows_speakers
     }
 

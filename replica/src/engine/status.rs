@@ -8,22 +8,15 @@ use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
 use super::Engine;
 use super::consensus::Consensus;
 use super::subscriptions::Turning;
-use crate::chain::Standing;
 use crate::storage::Store;
 
 /// The most entries that a ready replica may lag behind the decided index it knows.
 const READY_LAG_MAX: u64 = 1024;
 
 impl<S: Store> Engine<S> {
-    /// Returns the leader of the promised ballot, and whether this replica is in step with it.
-    pub(super) fn leader(&self) -> Option<(ReplicaId, bool)> {
-        self.cx.consensus.as_ref()?.leader()
-    }
-
     /// Returns the leader's name, when this replica is in step with it.
     pub fn leader_name(&self) -> Option<String> {
-        let (leader, _) = self.leader().filter(|(_, is_in_step)| *is_in_step)?;
-        self.cx.configuration.name_of(leader).map(str::to_owned)
+        self.cx.leader_name()
     }
 
     /// Returns the index up to which this replica has applied the log.
@@ -50,7 +43,7 @@ impl<S: Store> Engine<S> {
     pub fn status(&self) -> Status {
         let me = self.cx.store.identity();
         let applied = self.cx.store.applied();
-        let role = self.role();
+        let role = self.cx.role();
         let (ballot, accepted, decided) = match &self.cx.consensus {
             // A copied state may be ahead of the log.
             Some(c) => (c.promise(), c.accepted().max(applied), c.decided().max(applied)),
@@ -66,7 +59,7 @@ impl<S: Store> Engine<S> {
             incarnation: me.incarnation,
             configuration: self.cx.configuration.clone(),
             role,
-            leader: self.leader_name(),
+            leader: self.cx.leader_name(),
             ballot: Ballot { number: ballot.n, replica },
             accepted,
             decided,
@@ -75,8 +68,8 @@ impl<S: Store> Engine<S> {
             catching_up: self.catching_up(),
             is_ready: matches!(role, Role::Leader | Role::Follower)
                 && decided - applied <= READY_LAG_MAX
-                && !self.leads_alone()
-                && !self.is_genesis()
+                && !self.cx.leads_alone()
+                && !self.cx.is_genesis()
                 && self.cx.quarantine.is_none(),
             allows_faults: self.cx.options.allows_faults,
             version: self.cx.store.version().0,
@@ -92,39 +85,10 @@ impl<S: Store> Engine<S> {
     /// Returns the part of the status that is sent at once when it changes.
     pub(super) fn turning(&self) -> Turning {
         Turning {
-            role: self.role(),
-            leader: self.leader(),
+            role: self.cx.role(),
+            leader: self.cx.leader(),
             ballot: self.cx.consensus.as_ref().map_or(0, |consensus| consensus.promise().n),
             link_changes: self.cx.peers.link_changes(),
         }
-    }
-
-    /// Whether this replica leads without a link to a majority, so that nothing can be decided.
-    pub(super) fn leads_alone(&self) -> bool {
-        let linked = self.cx.peers.connected().count() + 1;
-        linked < self.cx.configuration.quorum() && self.role() == Role::Leader
-    }
-
-    fn role(&self) -> Role {
-        match self.leader() {
-            _ if self.other_disk().is_some() => Role::Outside,
-            _ if !self.is_member() => match self.standing() {
-                Standing::Joiner | Standing::Member => Role::Joining,
-                Standing::Retired => Role::Retired,
-            },
-            _ if self.cx.consensus.is_none() => Role::Gathering,
-            Some((leader, true)) if leader == self.cx.me => Role::Leader,
-            Some((leader, false)) if leader == self.cx.me => Role::Candidate,
-            Some((_, true)) => Role::Follower,
-            Some((_, false)) | None => Role::Recovering,
-        }
-    }
-
-    /// Returns the name of the peer, or the marker, that remembers this replica with another disk,
-    /// so that this replica does not vote.
-    pub(super) fn other_disk(&self) -> Option<&str> {
-        let is_out = self.cx.consensus.is_none() && self.is_member();
-        let told = self.turned_away_by.as_ref().filter(|_| is_out);
-        self.disowned_by.as_ref().or(told).map(String::as_str)
     }
 }

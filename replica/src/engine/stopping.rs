@@ -88,10 +88,10 @@ impl<S: Store> Engine<S> {
     }
 
     fn ask_to_stop(&mut self) {
-        let votes = self.standing() == Standing::Member && self.cx.consensus.is_some();
+        let votes = self.cx.standing() == Standing::Member && self.cx.consensus.is_some();
         if !votes || self.cx.configuration.members.len() == 1 {
             self.stopping.may = true;
-        } else if self.is_leading() {
+        } else if self.cx.is_leading() {
             // The next leader is asked then. If no replica can lead instead, only a stop of the
             // whole cluster is a reason.
             if self.hand_over.is_none() {
@@ -99,7 +99,7 @@ impl<S: Store> Engine<S> {
             }
             self.stopping.asked.insert(self.cx.me, self.cx.now);
             self.stopping.may |= self.all_stop();
-        } else if let Some((leader, _)) = self.leader() {
+        } else if let Some((leader, _)) = self.cx.leader() {
             // A replica that is not in step yet may have leave already, from an earlier leader.
             let message = PeerMessage::AskToStop { has_leave: self.stopping.may };
             self.cx.push(Output::Gated { to: leader, message, durable: false });
@@ -108,7 +108,7 @@ impl<S: Store> Engine<S> {
 
     /// Handles a peer's request for leave to stop, or its report that an earlier leader gave it.
     pub(super) fn asked_to_stop(&mut self, peer: ReplicaId, has_leave: bool) {
-        if !self.is_leading() {
+        if !self.cx.is_leading() {
             return;
         }
         self.stopping.asked.insert(peer, self.cx.now);
@@ -150,7 +150,7 @@ impl<S: Store> Engine<S> {
             let given = self.stopping.given.get(&replica);
             replica == peer || given.is_some_and(|at| self.cx.now <= at + LEAVE_TICKS)
         };
-        let stays = |member: &&Member| !has_leave(member.replica) && self.is_fit(member);
+        let stays = |member: &&Member| !has_leave(member.replica) && self.cx.is_fit(member);
         members.iter().filter(stays).count() >= self.cx.configuration.quorum()
     }
 }

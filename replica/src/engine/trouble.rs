@@ -23,8 +23,8 @@ impl<S: Store> Engine<S> {
 
     /// Reports that this replica's disk is not the one that a peer or the marker remembers.
     fn disk_trouble(&self) -> Option<String> {
-        let by = self.other_disk()?;
-        Some(self.mark_refused.clone().unwrap_or_else(|| {
+        let by = self.cx.other_disk()?;
+        Some(self.cx.fences.mark_refused.clone().unwrap_or_else(|| {
             format!(
                 "{by} remembers this replica with another disk, so it has forgotten what it \
                  promised and must not vote; bring back its own disk, or let it be replaced"
@@ -34,7 +34,7 @@ impl<S: Store> Engine<S> {
 
     /// Reports that this replica is no member, or a member of a configuration that is over.
     fn standing_trouble(&self) -> Option<String> {
-        match self.standing() {
+        match self.cx.standing() {
             Standing::Member => {}
             Standing::Joiner if self.cx.peers.linked().next().is_none() => {
                 return Some(
@@ -59,8 +59,8 @@ impl<S: Store> Engine<S> {
                 ));
             }
         }
-        if self.is_over() {
-            let (own, latest) = (self.cx.configuration.id.0, self.latest.0);
+        if self.cx.is_over() {
+            let (own, latest) = (self.cx.configuration.id.0, self.cx.fences.latest.0);
             return Some(format!(
                 "this replica is at configuration {own}, which is over: configuration {latest} \
                  has a leader, as the cluster's marker knows. It fetches what it lacks from the \
@@ -79,10 +79,10 @@ impl<S: Store> Engine<S> {
                 "a new cluster starts when every member was met once; not met yet: {missing}"
             ));
         }
-        if let Some(why) = &self.mark_refused {
+        if let Some(why) = &self.cx.fences.mark_refused {
             return Some(why.clone());
         }
-        if self.is_genesis() {
+        if self.cx.is_genesis() {
             return Some(
                 "the cluster is being made: it serves when a majority of the replicas wanted are \
                  members"
@@ -121,7 +121,7 @@ impl<S: Store> Engine<S> {
 
     /// Reports what a replica that leads, or could lead, lacks.
     fn leading_trouble(&self) -> Option<String> {
-        if self.leads_alone() {
+        if self.cx.leads_alone() {
             return Some(
                 "this replica leads, but has no link to a majority: nothing is decided until \
                  enough of the others are back"
