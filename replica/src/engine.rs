@@ -15,136 +15,70 @@
 //! Does not know sockets, files, clocks or threads.
 
 mod applying;
-mod checking;
+mod catch_up;
 mod configuring;
 pub mod consensus;
 mod context;
+mod disk;
 mod epochs;
 mod fences;
-mod fetching;
 mod hand_over;
+mod health;
 mod introductions;
-mod joining;
 mod lately;
-mod links;
 mod log_sync;
+mod logs;
 mod marking;
+mod membership;
 pub mod message;
 mod notice;
+mod parts;
 pub mod patience;
 pub mod peers;
-mod planning;
 mod promises;
 mod proposals;
 mod questions;
 mod reads;
 mod relays;
+mod replication;
 mod requests;
+mod restarts;
 mod rules;
-mod sealing;
+mod scrub;
 mod sending;
-mod slow_disk;
 mod solo;
 mod standing;
 mod status;
-mod stopping;
 mod subscriptions;
-mod trouble;
+#[cfg(test)]
+mod tests;
 pub mod validity;
 mod weight;
 mod whitelist;
 
-use kvorum_protocol::message::Refusal;
-use kvorum_protocol::status::{ConfigurationId, ReplicaId};
-use omnipaxos::ballot_leader_election::Ballot as SlotBallot;
+use kvorum_protocol::message::{Admin, Answer, Page, Refusal, Request, SnapshotRequest};
+use kvorum_protocol::status::{ReplicaId, Status};
 
-use crate::entry::Entry;
-use crate::storage::Store;
-use checking::Checking;
+use crate::marker::Mark;
+use crate::snapshot::{Cursor, Wanted};
+use crate::start::{Epoch, Start};
+use crate::storage::{Seen, Store};
 use consensus::Consensus;
 use context::Context;
-use epochs::Epochs;
-use fetching::Fetching;
-use hand_over::HandOver;
+pub use disk::SLOW_TICKS;
 pub use introductions::{Introduction, Rejection};
-use joining::Asking;
+use marking::Lost;
 pub use message::{Asker, ClientKey, Input, Look, Origin, Output, PeerMessage, Session, Verdict};
 pub use notice::Notice;
-use patience::Patience;
+use parts::Parts;
 pub use peers::Known;
-use planning::Planning;
-use proposals::Proposals;
-use questions::Questions;
-use reads::Reads;
-use relays::Relays;
+use requests::Requests;
 pub use rules::{Options, Rules};
-use sealing::Seals;
-use sending::Sending;
-pub use slow_disk::SLOW_TICKS;
-use slow_disk::SlowDisk;
 pub use solo::Written;
-use stopping::Stopping;
-use subscriptions::Subscriptions;
-use whitelist::Gate;
-
-/// Ticks after which a leader proposes a no-op because what it accepted stays undecided.
-const UNDECIDED_TICKS: u64 = 50;
-/// Factor by which elections go faster after the link to the leader broke. Safe at any speed:
-/// elections affect liveness only.
-const HURRY: u64 = 3;
-/// Ticks for which elections go faster; then the peer was no leader, or there is no majority.
-const HURRY_TICKS: u64 = 60;
 
 /// One replica's decisions.
 pub struct Engine<S: Store> {
-    cx: Context<S>,
-    proposals: Proposals,
-    reads: Reads,
-    relays: Relays,
-    subscriptions: Subscriptions,
-    hand_over: Option<HandOver>,
-    sending: Sending,
-    slow_disk: SlowDisk,
-    /// How long answers took, as observed in the previous configuration.
-    patience: Patience,
-    fetching: Option<Fetching>,
-    checking: Checking,
-    /// Reads from the disk that are under way outside the engine.
-    questions: Questions,
-    /// Whether this replica proposed the end of the configuration: it proposes nothing after it.
-    stops: bool,
-    /// The index after which the log begins, if this replica has lost its vote.
-    left_log: Option<u64>,
-    /// The index after which the previous configuration's log begins, while it still exists.
-    old_log: Option<u64>,
-    planning: Planning,
-    /// The seals that end the configuration, while its end is prepared.
-    seals: Seals,
-    stopping: Stopping,
-    /// Pending joins: the requester, by the joiner's nonce.
-    joins: Vec<Asking>,
-    /// Whether the cluster does without this replica: it is retired, and something was decided
-    /// since; or it is a joiner that is not wanted.
-    may_go: bool,
-    epochs: Epochs,
-    /// The configuration in which the marker was last asked to name this replica, and the tick.
-    mark_asked: Option<(ConfigurationId, u64)>,
-    /// The tick at which the quarantine began; 0 if it was there at the start.
-    quarantined_since: u64,
-    /// The index of a state that replaced one in quarantine, until the log is compacted up to it.
-    rebuilt_at: Option<u64>,
-    /// Number of questions that this replica asked while it was behind.
-    fetches: u64,
-    /// Whether this replica has started, or was behind, since it was last in step: the store may
-    /// hold part of a copied state.
-    may_have_copied: bool,
-    /// The tick until which elections go faster.
-    hurry_until: u64,
-    /// The decided index when it last advanced, and the tick at which it did.
-    decided_at: (u64, u64),
-    /// The leader last reported to clients, and the ballot; `None` if not in step with one.
-    leader_told: Option<(ReplicaId, SlotBallot)>,
-    disk: (u64, u64),
+    parts: Parts<S>,
 }
 
 impl<S: Store> Engine<S> {
@@ -155,266 +89,354 @@ impl<S: Store> Engine<S> {
 
     /// Creates the engine with the given rules: in tests, some may be missing.
     pub fn without(rules: Rules, store: S, options: Options) -> Self {
-        let cx = Context::new(store, options, rules);
-        let began = cx.began;
-        let mut engine = Self {
-            cx,
-            proposals: Proposals::default(),
-            reads: Reads::default(),
-            relays: Relays::default(),
-            subscriptions: Subscriptions::default(),
-            hand_over: None,
-            sending: Sending::default(),
-            slow_disk: SlowDisk::default(),
-            patience: Patience::new(0),
-            fetching: None,
-            checking: Checking::default(),
-            questions: Questions::default(),
-            stops: false,
-            left_log: None,
-            old_log: (began > 0).then_some(began),
-            planning: Planning::default(),
-            seals: Seals::default(),
-            stopping: Stopping::default(),
-            joins: Vec::new(),
-            may_go: false,
-            epochs: Epochs::default(),
-            mark_asked: None,
-            quarantined_since: 0,
-            rebuilt_at: None,
-            fetches: 0,
-            may_have_copied: true,
-            hurry_until: 0,
-            decided_at: (0, 0),
-            leader_told: None,
-            disk: (u64::MAX, 0),
-        };
-        engine.cx.tell_known();
-        engine.gather();
-        engine
-    }
-
-    /// Returns the store, for reading.
-    pub fn store(&self) -> &S {
-        &self.cx.store
+        Self { parts: Parts::new(store, options, rules) }
     }
 
     /// Handles one input.
     pub fn step(&mut self, input: Input) {
+        let parts = &mut self.parts;
+        let cx = &mut parts.cx;
         match input {
             Input::Tick => self.tick(),
-            Input::PeerUp { peer, session } => self.peer_up(peer, session),
-            Input::PeerDown { peer, session } => self.peer_down(peer, session),
+            Input::PeerUp { peer, session } => parts.peer_up(peer, session),
+            Input::PeerDown { peer, session } => parts.peer_down(peer, session),
             Input::Peer { peer, session, message } => self.peer_message(peer, session, message),
             Input::Client { client, call, request } => self.request(client, call, request),
-            Input::Cancel { client, call } => self.subscriptions.cancel(client, call),
-            Input::ClientGone { client } => self.client_gone(client),
+            Input::Cancel { client, call } => parts.requests.subscriptions.cancel(client, call),
+            Input::ClientGone { client } => {
+                parts.requests.subscriptions.client_gone(client);
+                parts.membership.joins.client_gone(client);
+            }
             Input::Scanned { origin, page } => self.scanned(origin, page),
-            Input::Configure { members } => self.configure(members),
-            Input::Scale { wanted, look } => self.want(wanted, look),
-            Input::WantsStop => self.wants_stop(),
-            Input::Learned { members, configuration } => self.learned(&members, configuration),
-            Input::Synced(written) => self.wrote(written),
-            Input::SyncIsSlow(is_slow) => self.sync_is_slow(is_slow),
-            Input::Debt { slows_writes } => self.slow_disk.owes(slows_writes, self.cx.now),
-            Input::Marked { mark, verdict } => self.marked(mark, verdict),
-            Input::Disowned { peer, is_proven } => self.disowned(peer, is_proven),
-            Input::Read { asker, found } => self.found(asker, found),
-            Input::Disk { free, reserve } => self.disk_changed(free, reserve),
+            Input::Configure { members } => {
+                parts.membership.configure(cx, members, parts.hand_over.is_under_way());
+            }
+            Input::Scale { wanted, look } => parts.membership.planning.want(cx, wanted, look),
+            Input::WantsStop => {
+                if parts.restarts.wants_stop(cx) {
+                    parts.step_down();
+                }
+            }
+            Input::Learned { members, configuration } => {
+                configuring::learned(cx, &members, configuration);
+            }
+            Input::Synced(written) => parts.synced(written),
+            Input::SyncIsSlow(is_slow) => parts.disk.sync_is_slow(cx, is_slow),
+            Input::Debt { slows_writes } => parts.disk.owes(slows_writes, cx.now),
+            Input::Marked { mark, verdict } => match parts.marking.marked(cx, mark, verdict) {
+                Some(Lost::OtherDisk(by)) => parts.lose_vote(by),
+                Some(Lost::Over) => parts.stop_voting(),
+                None => {}
+            },
+            Input::Disowned { peer, is_proven } => parts.disowned(peer, is_proven),
+            Input::Read { asker: Asker::Own { call }, found } => parts.scrub.found(cx, call, found),
+            Input::Read { asker: Asker::Other(origin), found } => {
+                parts.sending.found(cx, origin, found);
+            }
+            Input::Disk { free, reserve } => {
+                if parts.disk.has_free(free, reserve) {
+                    let _ = parts.begin_hand_over(None);
+                }
+            }
         }
-        self.observe();
+        self.parts.observe();
     }
 
     /// Ends a turn: returns what to do about the inputs since the last one. `has_room` says whether
     /// a client's connection accepts another event.
     pub fn turn(&mut self, has_room: &dyn Fn(ClientKey) -> bool) -> Vec<Output> {
-        self.propose();
-        self.advance_sealing();
-        self.advance_hand_over();
-        self.compact();
-        self.apply();
-        self.forget_old_logs();
-        self.confirm_reads();
-        self.serve_reads();
+        let parts = &mut self.parts;
+        if !parts.membership.seals.is_under_way() {
+            parts.requests.propose(&mut parts.cx);
+        }
+        parts.membership.advance_seals(&mut parts.cx, &mut parts.requests.proposals);
+        parts.hand_over.advance(&mut parts.cx);
+        parts.logs.compact(&mut parts.cx, parts.sending.pinned());
+        parts.apply();
+        parts.logs.forget_old(&mut parts.cx);
+        let (requests, cx, sending, health) = parts.serving();
+        requests.confirm_reads(cx, &health);
+        requests.serve_reads(cx, &health, sending);
         self.tell_subscribers(has_room);
-        self.advance_epoch();
-        self.take_messages();
-        self.take_solo();
-        self.tell_leader();
-        std::mem::take(&mut self.cx.outputs)
+        let parts = &mut self.parts;
+        let round = parts.requests.reads.round();
+        parts.marking.epochs.advance(&mut parts.cx, round);
+        replication::take_messages(&mut parts.cx);
+        parts.marking.take_solo(&mut parts.cx, round);
+        parts.replication.tell_leader(&mut parts.cx);
+        std::mem::take(&mut parts.cx.outputs)
     }
 
     /// Whether there is already work for another turn.
     pub fn has_more(&self) -> bool {
-        self.reads.has_ready(self.cx.store.applied()) || self.subscriptions.has_more()
-    }
-
-    /// Starts to vote once every member has been met.
-    fn gather(&mut self) {
-        if self.cx.consensus.is_some() || self.cx.is_over() || !self.cx.may_vote() {
-            return;
-        }
-        let log = self.cx.store.log(self.cx.configuration.id);
-        let mut consensus =
-            Consensus::start(&self.cx.configuration, self.cx.me, log, self.cx.rules);
-        assert!(
-            self.cx.store.applied() <= consensus.decided().max(self.cx.store.since()),
-            "what is applied was decided, and decided no later on disk, or it was copied"
-        );
-        for peer in self.cx.peers.connected().collect::<Vec<_>>() {
-            consensus.reconnected(peer);
-        }
-        consensus.learn_patience(&self.patience);
-        self.cx.consensus = Some(consensus);
-        self.cx.notice(Notice::Gathered);
+        let Requests { reads, subscriptions, .. } = &self.parts.requests;
+        reads.has_ready(self.applied()) || subscriptions.has_more()
     }
 
     fn tick(&mut self) {
-        self.cx.now += 1;
-        let speed = if self.cx.now < self.hurry_until { HURRY } else { 1 };
-        if let Some(consensus) = &mut self.cx.consensus {
-            consensus.tick(speed);
+        let parts = &mut self.parts;
+        parts.cx.now += 1;
+        parts.replication.tick(&mut parts.cx);
+        parts.disk.tick();
+        parts.requests.expire(&mut parts.cx);
+        parts.membership.joins.expire(&mut parts.cx);
+        parts.sending.expire(&mut parts.cx);
+        parts.advance_scrub();
+        parts.advance_catch_up();
+        let cx = &mut parts.cx;
+        if let Some(peer) = marking::peer_past_end(cx) {
+            let (latest, index) = (cx.fences.latest, cx.store.applied() + 1);
+            parts.catch_up.fetch_newer(cx, peer, latest, index);
         }
-        self.tick_disk();
-        self.expire();
-        self.expire_joins();
-        self.expire_snapshots();
-        self.advance_checking();
-        self.advance_fetch();
-        self.advance_past_end();
-        self.advance_withdrawal();
-        self.nudge();
-        self.hint();
-        self.advance_look();
-        self.advance_planning();
-        self.advance_telling();
-        self.advance_stopping();
+        parts.marking.epochs.advance_withdrawal(cx);
+        parts.replication.nudge(cx);
+        parts.membership.hint(cx);
+        parts.membership.planning.advance_look(cx);
+        if let Some(to) = parts.membership.advance(cx, parts.hand_over.is_under_way()) {
+            let _ = parts.begin_hand_over(Some(to));
+        }
+        parts.membership.planning.advance_telling(&mut parts.cx);
+        if parts.restarts.advance(&mut parts.cx) {
+            parts.step_down();
+        }
     }
 
-    /// Proposes a no-op if this replica leads and its tail stays undecided: the last
-    /// acknowledgement may have been lost with a link, and only a later entry brings it back.
-    fn nudge(&mut self) {
-        let Some(consensus) = &mut self.cx.consensus else { return };
-        let decided = consensus.decided();
-        if decided != self.decided_at.0 || consensus.accepted() == decided {
-            self.decided_at = (decided, self.cx.now);
-        } else if self.cx.now >= self.decided_at.1 + UNDECIDED_TICKS {
-            self.decided_at.1 = self.cx.now;
-            if consensus.ballot_if_leading().is_some() {
-                consensus.propose(vec![Entry::Noop]);
+    /// Handles a request from a client of this replica.
+    fn request(&mut self, client: ClientKey, call: u64, request: Request) {
+        let origin = Origin::Client { client, call };
+        let parts = &mut self.parts;
+        let cx = &mut parts.cx;
+        let answer = match request {
+            Request::Status => Answer::Status(Box::new(parts.status())),
+            Request::Snapshot(SnapshotRequest::Part { snapshot, after }) => {
+                if let Some(after) = Cursor::read(&after.0) {
+                    let snapshot = snapshot.into();
+                    return parts.sending.fetch(cx, origin, Wanted::Chunk { snapshot, after });
+                }
+                Answer::Refused(Refusal::SnapshotGone)
+            }
+            Request::Snapshot(SnapshotRequest::Close { snapshot }) => {
+                parts.sending.fetch(cx, origin, Wanted::Close { snapshot: snapshot.into() });
+                Answer::Done
+            }
+            // The code that owns the connection knows them better.
+            Request::Addresses => Answer::Addresses(Vec::new()),
+            Request::Subscribe(subscription) => {
+                let compacted = parts.logs.compacted(cx);
+                return parts.requests.subscribe(cx, (client, call), subscription, compacted);
+            }
+            Request::Admin(Admin::Join { name, nonce }) => {
+                let hands_over = parts.hand_over.is_under_way();
+                return parts.membership.join(cx, origin, (name, nonce), hands_over);
+            }
+            Request::Admin(admin) => match self.administer(admin) {
+                Ok(()) => Answer::Done,
+                Err(refusal) => Answer::Refused(refusal),
+            },
+            request => {
+                let (requests, cx, _, health) = parts.serving();
+                return requests.request(cx, &health, origin, request);
+            }
+        };
+        self.parts.cx.answer(origin, answer);
+    }
+
+    fn administer(&mut self, admin: Admin) -> Result<(), Refusal> {
+        let parts = &mut self.parts;
+        let cx = &mut parts.cx;
+        match admin {
+            Admin::Join { .. } => unreachable!("a joiner is told an id, not that all is done"),
+            Admin::HandOver { to } if to.is_empty() => parts.begin_hand_over(None),
+            Admin::HandOver { to } if to == cx.store.identity().name => match cx.is_leading() {
+                true => Ok(()),
+                false => Err(Refusal::NotLeader { leader: cx.leader_name() }),
+            },
+            Admin::HandOver { to } => {
+                let target = cx.peers.named(&to)?;
+                parts.begin_hand_over(Some(target))
+            }
+            Admin::Cut { .. } | Admin::Heal { .. } | Admin::Crash if !cx.options.allows_faults => {
+                Err(Refusal::FaultsForbidden)
+            }
+            Admin::Cut { peer } => cx.set_cut(&peer, true),
+            Admin::Heal { peer } => cx.set_cut(&peer, false),
+            Admin::Crash => {
+                cx.push(Output::Crash);
+                Ok(())
             }
         }
     }
 
-    fn disk_changed(&mut self, free: u64, reserve: u64) {
-        let was_full = self.is_disk_full();
-        self.disk = (free, reserve);
-        if self.is_disk_full() && !was_full {
-            let _ = self.begin_hand_over(None);
-        }
-    }
-
-    fn is_disk_full(&self) -> bool {
-        self.disk.0 < self.disk.1
-    }
-
-    /// Detects that this replica began or stopped leading.
-    fn observe(&mut self) {
-        let Some(consensus) = &mut self.cx.consensus else { return };
-        let (before, now) = consensus.observe();
-        if before == now {
-            return;
-        }
-        if let Some(ballot) = before {
-            self.cx.notice(Notice::Deposed { ballot: ballot.n });
-            self.deposed();
-        }
-        let Some(consensus) = &self.cx.consensus else { return };
-        if let Some(ballot) = now {
-            // The proposal below gets the entries found in the log decided. An earlier leader's
-            // configuration change may be among them.
-            self.stops = consensus.has_undecided_seal();
-            let (ballot, accepted) = (ballot.n, consensus.accepted());
-            self.cx.notice(Notice::Leading { ballot, accepted });
-            self.hurry_until = 0;
-            self.stopping.leads(self.cx.now);
-            let higher = self.cx.peers.higher_than(self.cx.store.version());
-            self.cx.propose(higher.map_or(Entry::Noop, Entry::Version));
-        }
-    }
-
-    /// Notifies the clients and peers that wait for this replica that it no longer leads.
-    fn deposed(&mut self) {
-        (self.hand_over, self.stops) = (None, false);
-        self.abandon_sealing();
-        self.proposals.abandon(&mut |origin, answer| self.cx.answer(origin, answer));
-        let refusal = Refusal::NotLeader { leader: None };
-        self.cx.refuse_reads(&self.reads.abandon(), &refusal);
-        self.abandon_joins();
-    }
-
-    fn propose(&mut self) {
-        let Some(consensus) = self.cx.consensus.as_mut().filter(|_| !self.seals.is_under_way())
-        else {
-            return;
-        };
-        let queue = self.proposals.take_queue();
-        if !queue.is_empty() && consensus.ballot_if_leading().is_some() {
-            consensus.propose(queue);
-        }
+    /// Answers a scan with the page that was read.
+    fn scanned(&mut self, origin: Origin, page: Page) {
+        let (_, cx, sending, health) = self.parts.serving();
+        sending.questions.end_scan();
+        let refusal = health.refuses_reads(cx);
+        cx.answer(origin, refusal.map_or(Answer::Page(page), Answer::Refused));
     }
 
     fn tell_subscribers(&mut self, has_room: &dyn Fn(ClientKey) -> bool) {
-        let compacted = self.compacted();
-        let is_wanted = self.subscriptions.want_status();
-        if is_wanted && self.subscriptions.is_status_due(self.cx.now, self.turning()) {
-            let status = self.status();
-            let to = self.subscriptions.take_status_due(&status, has_room);
+        let parts = &mut self.parts;
+        let (compacted, now) = (parts.logs.compacted(&parts.cx), parts.cx.now);
+        let subscriptions = &mut parts.requests.subscriptions;
+        let is_wanted = subscriptions.want_status();
+        if is_wanted && subscriptions.is_status_due(now, status::turning(&parts.cx)) {
+            let status = parts.status();
+            let to = parts.requests.subscriptions.take_status_due(&status, has_room);
             if !to.is_empty() {
-                self.cx.push(Output::Status { to, status: Box::new(status) });
+                parts.cx.push(Output::Status { to, status: Box::new(status) });
             }
         }
-        let outputs = &mut self.cx.outputs;
+        let Context { store, outputs, .. } = &mut parts.cx;
         let mut send = |client, frame| outputs.push(Output::Frame { client, frame });
-        self.subscriptions.tell_log(&self.cx.store, compacted, has_room, &mut send);
+        parts.requests.subscriptions.tell_log(store, compacted, has_room, &mut send);
     }
 
-    fn take_messages(&mut self) {
-        let configuration = self.cx.configuration.id;
-        let Context { peers, outputs, consensus, .. } = &mut self.cx;
-        let Some(consensus) = consensus else { return };
-        consensus.take(
-            |peer| peers.state_of(peer),
-            |to, message, gate| {
-                if peers.session(to).is_none() {
-                    // Both sides start over when a session begins.
-                    return;
+    /// Handles a message from a peer.
+    fn peer_message(&mut self, peer: ReplicaId, session: Session, message: PeerMessage) {
+        let parts = &mut self.parts;
+        let cx = &mut parts.cx;
+        // A frame of a replaced session could make the library forget what it accepted.
+        if cx.rules.tells_sessions && cx.peers.session(peer) != Some(session) {
+            return cx.notice(Notice::Dropped { what: "a frame of an old session" });
+        }
+        if !standing::listens(cx, peer, &message) {
+            return standing::turn_away(cx, peer, session, message);
+        }
+        match message {
+            PeerMessage::Paxos { configuration, message } => {
+                if configuration != cx.configuration.id {
+                    parts.other_configuration(peer, configuration);
+                } else if let Some(index) = replication::handle(cx, peer, message) {
+                    parts.catch_up.is_behind(cx, peer, index);
                 }
-                let message = PeerMessage::Paxos { configuration, message };
-                outputs.push(match gate {
-                    Gate::Open => Output::Send { to, message },
-                    Gate::Ordered => Output::Gated { to, message, durable: false },
-                    Gate::Durable => Output::Gated { to, message, durable: true },
-                });
-            },
-        );
+            }
+            PeerMessage::Lead { configuration, ballot } => {
+                hand_over::asked_to_lead(cx, configuration, ballot, true);
+            }
+            PeerMessage::Yield { configuration, ballot } => {
+                hand_over::asked_to_lead(cx, configuration, ballot, false);
+            }
+            PeerMessage::Fetch { call, wanted } => {
+                parts.sending.fetch(cx, Origin::Peer { peer, session, call }, wanted);
+            }
+            PeerMessage::Found { call, found } => parts.fetched(peer, call, found),
+            PeerMessage::HasState { index } => {
+                cx.peers.has_state(peer, index);
+                parts.sending.has_state(peer);
+            }
+            PeerMessage::Over { configuration, index, is_dismissed } => {
+                let is_joiners = parts.membership.hinted(cx, configuration, index, is_dismissed);
+                if is_joiners || configuration > cx.configuration.id {
+                    parts.catch_up.fetch_newer(cx, peer, configuration, index);
+                }
+            }
+            PeerMessage::AskToStop { has_leave } => parts.restarts.asked(cx, peer, has_leave),
+            PeerMessage::MayStop => parts.restarts.may_stop(),
+            PeerMessage::Look { number } => cx.push(Output::Look(Look { asker: peer, number })),
+            PeerMessage::Wanted { wanted, number } => {
+                parts.membership.planning.told_wanted(cx, wanted, number);
+            }
+            PeerMessage::Checksum { index, digest } => {
+                let difference = parts.scrub.told(cx, peer, index, digest);
+                parts.differ(difference);
+            }
+            PeerMessage::Differs { index, sound } => parts.quarantine(index, sound),
+            PeerMessage::Epoch { epoch } => {
+                epochs::told(cx, peer, epoch, parts.requests.reads.round());
+            }
+            PeerMessage::EpochKept { epoch } => parts.marking.epochs.kept(peer, epoch, cx.now),
+            PeerMessage::AskDisk { number } => disk::sync_for(cx, peer, number),
+            PeerMessage::DiskWorks { number } => parts.disk.works_elsewhere(number, cx.now),
+            PeerMessage::Probe { .. }
+            | PeerMessage::ProbeAnswer { .. }
+            | PeerMessage::Relay { .. }
+            | PeerMessage::RelayAnswer { .. }
+            | PeerMessage::ReadIndex { .. }
+            | PeerMessage::ReadIndexAnswer { .. } => {
+                let (requests, cx, _, health) = parts.serving();
+                requests.peer_message(cx, &health, (peer, session), message);
+            }
+        }
     }
 
-    fn tell_leader(&mut self) {
-        let now = self.cx.leader().filter(|(_, is_in_step)| *is_in_step);
-        let ballot = self.cx.consensus.as_ref().map(Consensus::promise).unwrap_or_default();
-        let now = now.map(|(leader, _)| (leader, ballot));
-        if now == self.leader_told {
-            return;
-        }
-        self.leader_told = now;
-        self.cx.push(Output::LeaderChanged(self.cx.leader_name()));
-        if let Some((leader, ballot)) = now.filter(|(leader, _)| *leader != self.cx.me) {
-            self.hurry_until = 0;
-            let leader = self.cx.peers.name(leader).to_owned();
-            let decided = self.cx.consensus.as_ref().map_or(0, Consensus::decided);
-            let notice = Notice::Following { leader, ballot: ballot.n, decided };
-            self.cx.notice(notice);
-        }
+    /// Returns the index up to which this replica has applied the log.
+    pub fn applied(&self) -> u64 {
+        self.store().applied()
+    }
+
+    /// Returns the store, for reading.
+    pub fn store(&self) -> &S {
+        &self.parts.cx.store
+    }
+
+    /// Returns this replica's status; the caller adds the times.
+    pub fn status(&self) -> Status {
+        self.parts.status()
+    }
+
+    /// Returns the leader's name, when this replica is in step with it.
+    pub fn leader_name(&self) -> Option<String> {
+        self.parts.cx.leader_name()
+    }
+
+    /// Returns the number of messages that were dropped because they are not allowed.
+    pub fn dropped(&self) -> u64 {
+        self.parts.cx.consensus.as_ref().map_or(0, Consensus::dropped)
+    }
+
+    /// Returns the numbers of waiting writes and reads.
+    pub fn waiting(&self) -> (usize, usize) {
+        let Requests { proposals, reads, .. } = &self.parts.requests;
+        (proposals.count(), reads.count())
+    }
+
+    /// Whether this replica leads, or would lead, on a disk that is slower than another member's:
+    /// its heartbeats should not be sent.
+    #[must_use]
+    pub fn falls_silent(&self) -> bool {
+        self.parts.disk.falls_silent(&self.parts.cx)
+    }
+
+    /// Closes the last epoch when the replica ends. Returns the final report to the marker.
+    pub fn end_epoch(&mut self) -> Option<Mark> {
+        self.parts.marking.epochs.end(&mut self.parts.cx)
+    }
+
+    /// Returns this replica's introduction to a peer, and what it remembers of that peer.
+    pub fn introduce(&self, peer: ReplicaId) -> (Introduction, Option<Seen>) {
+        introductions::introduce(&self.parts.cx, peer)
+    }
+
+    /// Returns the start with which this replica proves its identity to a peer that saw an
+    /// incarnation of it last: the current one for a peer that never saw any. `None` when this disk
+    /// does not have it.
+    pub fn start_seen(&self, incarnation: u64) -> Option<Start> {
+        introductions::start_seen(&self.parts.cx, incarnation)
+    }
+
+    /// Checks whether a stranger may be sent anything: it must belong to this cluster, and be known
+    /// in it.
+    pub fn admit(&self, theirs: &Introduction) -> Result<(), Rejection> {
+        introductions::admit(&self.parts.cx, theirs)
+    }
+
+    /// Judges a peer's introduction. `seen` is what this replica remembered of it when they met,
+    /// and `reaches` the epoch in which the writes of that start end on the peer's disk, if it
+    /// proved that it has that start.
+    pub fn judge(
+        &self,
+        theirs: &Introduction,
+        seen: Option<Seen>,
+        reaches: Option<Epoch>,
+    ) -> Result<(), Rejection> {
+        introductions::judge(&self.parts.cx, theirs, seen, reaches)
+    }
+
+    /// Records that this replica and the peer have accepted each other. A peer that turned this
+    /// replica away was not met.
+    pub fn meet(&mut self, theirs: &Introduction) {
+        introductions::meet(&mut self.parts.cx, theirs);
+        self.parts.replication.gather(&mut self.parts.cx);
     }
 }

@@ -4,7 +4,9 @@
 //! entry's outcome is answered, and that nothing is applied between a checksum entry and the
 //! snapshot that it asks for.
 
-use super::Engine;
+use super::context::Context;
+use super::proposals::Proposals;
+use super::scrub::Scrub;
 use crate::entry::Entry;
 use crate::limits::APPLY_BYTES_MAX;
 use crate::state_machine::{self, Applied, Source};
@@ -13,44 +15,44 @@ use crate::storage::Store;
 /// The maximum number of entries applied in one commit.
 const APPLY_ENTRIES_MAX: u64 = 256;
 
-impl<S: Store> Engine<S> {
-    /// Applies the decided entries and answers the requests that wait for their outcomes.
-    pub(super) fn apply(&mut self) {
-        loop {
-            let Some(consensus) = &self.cx.consensus else { return };
-            let (applied, decided) = (self.cx.store.applied(), consensus.decided());
-            // A copied state may be ahead of the log. A quarantined state must not change: the copy
-            // that replaces it must be at least as new.
-            if applied >= decided || self.is_opening() || self.cx.quarantine.is_some() {
-                return;
-            }
-            let last = decided.min(applied + APPLY_ENTRIES_MAX);
-            let mut entries = consensus.entries_within(applied + 1, last, APPLY_BYTES_MAX);
-            let length = state_machine::run_length(&entries);
-            let ends_in_checksum = entries.get(length - 1) == Some(&Entry::Checksum);
-            let ends = if ends_in_checksum {
-                self.cx.rules.checks_at_the_index
-            } else {
-                self.cx.rules.seals
-            };
-            if ends {
-                entries.truncate(length);
-            }
-            let (store, lanes) = (&mut self.cx.store, self.cx.rules.lanes);
-            let results = state_machine::apply(store, lanes, Source::Log, applied + 1, &entries);
-            for Applied { outcome, .. } in results {
-                if let Some((id, outcome)) = outcome {
-                    let mut answer = |origin, answer| self.cx.answer(origin, answer);
-                    self.proposals.applied(id, outcome, &mut answer);
-                }
-            }
-            if entries.iter().any(|entry| matches!(entry, Entry::Join { .. })) {
-                self.know_joiners();
-            }
-            if ends_in_checksum {
-                self.begin_pass(applied + length as u64);
-            }
-            self.enter();
+/// What the entries of one commit ask of the rest of the engine.
+pub(super) struct Effects {
+    /// Whether ids were given.
+    pub(super) gave_ids: bool,
+    /// The index of the checksum entry that came last, if one did.
+    pub(super) checksum_at: Option<u64>,
+}
+
+/// Applies the decided entries that go into one commit, and answers the requests that wait for
+/// their outcomes. Returns `None` when there is nothing to apply.
+pub(super) fn apply<S: Store>(
+    cx: &mut Context<S>,
+    proposals: &mut Proposals,
+    scrub: &Scrub,
+) -> Option<Effects> {
+    let consensus = cx.consensus.as_ref()?;
+    let (applied, decided) = (cx.store.applied(), consensus.decided());
+    // A copied state may be ahead of the log. A quarantined state must not change: the copy that
+    // replaces it must be at least as new.
+    if applied >= decided || scrub.is_opening(cx) || cx.quarantine.is_some() {
+        return None;
+    }
+    let last = decided.min(applied + APPLY_ENTRIES_MAX);
+    let mut entries = consensus.entries_within(applied + 1, last, APPLY_BYTES_MAX);
+    let length = state_machine::run_length(&entries);
+    let ends_in_checksum = entries.get(length - 1) == Some(&Entry::Checksum);
+    let ends = if ends_in_checksum { cx.rules.checks_at_the_index } else { cx.rules.seals };
+    if ends {
+        entries.truncate(length);
+    }
+    let (store, lanes) = (&mut cx.store, cx.rules.lanes);
+    let results = state_machine::apply(store, lanes, Source::Log, applied + 1, &entries);
+    for Applied { outcome, .. } in results {
+        if let Some((id, outcome)) = outcome {
+            let mut answer = |origin, answer| cx.answer(origin, answer);
+            proposals.applied(id, outcome, &mut answer);
         }
     }
+    let gave_ids = entries.iter().any(|entry| matches!(entry, Entry::Join { .. }));
+    Some(Effects { gave_ids, checksum_at: ends_in_checksum.then_some(applied + length as u64) })
 }

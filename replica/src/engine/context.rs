@@ -9,15 +9,17 @@ use kvorum_protocol::status::{Configuration, Member, ReplicaId, Role};
 
 use super::consensus::Consensus;
 use super::fences::Fences;
+use super::membership::planning::LAG_MAX;
 use super::message::{Origin, Output, PeerMessage, Session};
 use super::notice::Notice;
 use super::peers::Peers;
-use super::planning::LAG_MAX;
 use super::reads::Read;
 use super::rules::{Options, Rules};
+use super::solo::Written;
 use super::standing::{Speaker, Standings};
 use crate::chain::Standing;
 use crate::entry::Entry;
+use crate::planner::Scale;
 use crate::snapshot::Quarantine;
 use crate::storage::Store;
 
@@ -39,6 +41,8 @@ pub(super) struct Context<S: Store> {
     pub(super) quarantine: Option<Quarantine>,
     /// What keeps this replica from voting.
     pub(super) fences: Fences,
+    /// The desired replica count, as the orchestrator reported it.
+    pub(super) wanted: Option<Scale>,
     /// Ticks since the start.
     pub(super) now: u64,
     pub(super) outputs: Vec<Output>,
@@ -58,6 +62,7 @@ impl<S: Store> Context<S> {
             quarantine: store.quarantine(),
             consensus: None,
             fences: Fences::default(),
+            wanted: None,
             now: 0,
             began: chain.began,
             configuration: chain.current,
@@ -177,6 +182,17 @@ impl<S: Store> Context<S> {
         self.configuration.id < self.fences.latest && self.rules.heeds_latest
     }
 
+    /// Requests a sync that covers everything so far, and the reads up to a round.
+    pub(super) fn sync(&mut self, round: u64) {
+        let solo = self.consensus.as_mut().and_then(Consensus::solo);
+        self.outputs.push(Output::Sync(Written {
+            configuration: self.configuration.id,
+            index: solo.map_or(0, |solo| solo.accepted()),
+            round,
+            epoch: self.store.epoch(),
+        }));
+    }
+
     /// Adds an output.
     pub(super) fn push(&mut self, output: Output) {
         self.outputs.push(output);
@@ -192,6 +208,16 @@ impl<S: Store> Context<S> {
         if let Some(consensus) = &mut self.consensus {
             consensus.propose(vec![entry]);
         }
+    }
+
+    /// Cuts or heals the link to a peer.
+    pub(super) fn set_cut(&mut self, peer: &str, is_cut: bool) -> Result<(), Refusal> {
+        let peer = self.peers.named(peer)?;
+        self.peers.set_cut(peer, is_cut);
+        if is_cut {
+            self.push(Output::EndSession { peer });
+        }
+        Ok(())
     }
 
     /// Publishes the known replicas, to which links may be needed.

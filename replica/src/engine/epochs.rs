@@ -17,9 +17,8 @@ use std::collections::BTreeMap;
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 
-use super::Engine;
+use super::context::Context;
 use super::message::{Output, PeerMessage};
-use super::solo::Written;
 use crate::marker::Mark;
 use crate::start::Epoch;
 use crate::storage::{Seen, Store};
@@ -72,44 +71,34 @@ pub(super) struct Epochs {
     withdraws: bool,
 }
 
-#[cfg(test)]
 impl Epochs {
+    #[cfg(test)]
     pub(super) fn durable(&self) -> Epoch {
         self.durable
     }
-}
 
-impl<S: Store> Engine<S> {
     /// Begins a new epoch if something happened that only this disk knows. To be called once a
-    /// turn, before its messages are taken.
-    pub(super) fn advance_epoch(&mut self) {
-        if self.cx.consensus.is_none() {
+    /// turn, before its messages are taken. `round` is the last round of reads.
+    pub(super) fn advance<S: Store>(&mut self, cx: &mut Context<S>, round: u64) {
+        if cx.consensus.is_none() {
             return;
         }
-        let progress = self.progress();
-        let is_due =
-            self.epochs.progress.is_none() || self.cx.now >= self.epochs.began + EPOCH_TICKS;
-        if is_due && self.epochs.progress != progress {
-            (self.epochs.progress, self.epochs.began) = (progress, self.cx.now);
-            self.cx.store.begin_epoch();
-            let epoch = self.cx.store.epoch();
-            let id = self.cx.configuration.id;
-            self.epochs.entered = self.epochs.entered.filter(|(known, _)| *known == id);
-            self.epochs.entered.get_or_insert((id, epoch));
-            for to in self.cx.peers.linked().collect::<Vec<_>>() {
+        let progress = progress(cx);
+        let is_due = self.progress.is_none() || cx.now >= self.began + EPOCH_TICKS;
+        if is_due && self.progress != progress {
+            (self.progress, self.began) = (progress, cx.now);
+            cx.store.begin_epoch();
+            let epoch = cx.store.epoch();
+            let id = cx.configuration.id;
+            self.entered = self.entered.filter(|(known, _)| *known == id);
+            self.entered.get_or_insert((id, epoch));
+            for to in cx.peers.linked().collect::<Vec<_>>() {
                 let message = PeerMessage::Epoch { epoch };
-                self.cx.push(Output::Gated { to, message, durable: true });
+                cx.push(Output::Gated { to, message, durable: true });
             }
-            let written = self.written();
-            self.cx.push(Output::Sync(written));
+            cx.sync(round);
         }
-        self.tell_witness();
-    }
-
-    fn progress(&self) -> Option<Progress> {
-        let consensus = self.cx.consensus.as_ref()?;
-        let links = self.cx.peers.link_changes();
-        Some((self.cx.configuration.id, consensus.promise(), consensus.accepted(), links))
+        self.tell_witness(cx);
     }
 
     /// Closes the last epoch when the replica ends: what it did since the epoch began gets one of
@@ -117,75 +106,63 @@ impl<S: Store> Engine<S> {
     /// the marker, sent with whatever epoch is durable by then: how far the disk got, even when
     /// every other member knows, because all of them may be restored from copies; or that the
     /// reports of a copy do not count.
-    pub fn end_epoch(&mut self) -> Option<Mark> {
-        if self.epochs.progress != self.progress() {
-            self.cx.store.begin_epoch();
+    pub(super) fn end<S: Store>(&mut self, cx: &mut Context<S>) -> Option<Mark> {
+        if self.progress != progress(cx) {
+            cx.store.begin_epoch();
         }
-        let withdraws = self.epochs.withdraws;
-        let is_news = withdraws || (self.cx.consensus.is_some() && self.is_taken());
+        let withdraws = self.withdraws;
+        let is_news = withdraws || (cx.consensus.is_some() && self.is_taken(cx));
         is_news.then(|| Mark { withdraws, ..Mark::default() })
     }
 
     /// Whether a member accepted this start as the disk's, or there is no other member to do so.
-    fn is_taken(&mut self) -> bool {
-        if self.epochs.is_taken {
+    fn is_taken<S: Store>(&mut self, cx: &mut Context<S>) -> bool {
+        if self.is_taken {
             return true;
         }
-        let others = self.cx.configuration.members.iter().filter(|one| one.replica != self.cx.me);
+        let others = cx.configuration.members.iter().filter(|one| one.replica != cx.me);
         let mut others = others.map(|one| one.replica).peekable();
-        self.epochs.is_taken =
-            others.peek().is_none() || others.any(|other| self.cx.is_there(other));
-        self.epochs.is_taken
+        self.is_taken = others.peek().is_none() || others.any(|other| cx.is_there(other));
+        self.is_taken
     }
 
     /// Begins to withdraw what this start reported to the marker: a member remembers another disk.
     /// So the original volume is accepted when it is back.
     pub(super) fn withdraw(&mut self) {
-        self.epochs.withdraws = true;
-        self.epochs.told = 0;
+        self.withdraws = true;
+        self.told = 0;
     }
 
     /// Repeats the withdrawal until the marker has it.
-    pub(super) fn advance_withdrawal(&mut self) {
-        let Epochs { withdraws, told, .. } = self.epochs;
-        if withdraws && (told == 0 || self.cx.now >= told + WITNESS_TICKS) {
-            self.epochs.told = self.cx.now;
-            self.cx.push(Output::Mark(Mark { withdraws: true, ..Mark::default() }));
-        }
-    }
-
-    /// Returns what a sync that begins after this turn covers.
-    pub(super) fn written(&mut self) -> Written {
-        let solo = self.cx.consensus.as_mut().and_then(super::Consensus::solo);
-        Written {
-            configuration: self.cx.configuration.id,
-            index: solo.map_or(0, |solo| solo.accepted()),
-            round: self.reads.round(),
-            epoch: self.cx.store.epoch(),
+    pub(super) fn advance_withdrawal<S: Store>(&mut self, cx: &mut Context<S>) {
+        let Self { withdraws, told, .. } = *self;
+        if withdraws && (told == 0 || cx.now >= told + WITNESS_TICKS) {
+            self.told = cx.now;
+            cx.push(Output::Mark(Mark { withdraws: true, ..Mark::default() }));
         }
     }
 
     /// Records that an epoch is durable: a sync returned that began in it, or later.
-    pub(super) fn epoch_is_durable(&mut self, epoch: Epoch) {
-        let before = self.epochs.durable;
+    pub(super) fn is_durable<S: Store>(&mut self, cx: &Context<S>, epoch: Epoch) {
+        let before = self.durable;
         if epoch <= before {
             return;
         }
-        self.epochs.durable = epoch;
-        let (others, now) = (self.cx.configuration.members.iter(), self.cx.now);
-        let others = others.map(|one| one.replica).filter(|replica| *replica != self.cx.me);
-        let kept = std::mem::take(&mut self.epochs.kept);
+        self.durable = epoch;
+        let (others, now) = (cx.configuration.members.iter(), cx.now);
+        let others = others.map(|one| one.replica).filter(|replica| *replica != cx.me);
+        let kept = std::mem::take(&mut self.kept);
         let since = |kept: Kept| if kept.epoch < before { kept.since } else { now };
         let known = |id| kept.get(&id).copied().unwrap_or(Kept { since: now, ..Kept::default() });
         let still = others.map(|id| (id, known(id)));
         let still = still.map(|(id, kept)| (id, Kept { since: since(kept), ..kept }));
-        self.epochs.kept = still.collect();
+        self.kept = still.collect();
     }
 
     /// Records that a peer has an epoch of this disk durably.
-    pub(super) fn epoch_kept(&mut self, peer: ReplicaId, epoch: Epoch) {
-        let (now, durable) = (self.cx.now, self.epochs.durable);
-        if let Some(kept) = self.epochs.kept.get_mut(&peer).filter(|kept| kept.epoch < epoch) {
+    pub(super) fn kept(&mut self, peer: ReplicaId, epoch: Epoch, now: u64) {
+        let durable = self.durable;
+        if let Some(kept) = self.kept.get_mut(&peer).filter(|kept| kept.epoch < epoch) {
             // No peer can have a later epoch than the durable one.
             *kept = Kept { epoch: epoch.min(durable), since: now };
         }
@@ -193,85 +170,96 @@ impl<S: Store> Engine<S> {
 
     /// Reports to the marker how far this disk has got, while a member cannot be reached or does
     /// not confirm; a leader also reports its configuration.
-    fn tell_witness(&mut self) {
-        let Epochs { told, marked, .. } = self.epochs;
-        let renews = self.cx.now >= told + RENEW_TICKS && self.is_epoch_settled();
-        let lacks_witness = self.is_taken() && !self.do_all_keep();
-        let is_witness = lacks_witness && (self.is_witness_due() || renews);
-        let leads = self.leads_in();
-        let is_news = leads.is_some() && leads > marked && self.cx.now >= told + WITNESS_TICKS;
+    fn tell_witness<S: Store>(&mut self, cx: &mut Context<S>) {
+        let Self { told, marked, .. } = *self;
+        let renews = cx.now >= told + RENEW_TICKS && self.is_epoch_settled(cx);
+        let lacks_witness = self.is_taken(cx) && !self.do_all_keep(cx);
+        let is_witness = lacks_witness && (self.is_witness_due(cx) || renews);
+        let leads = self.leads_in(cx);
+        let is_news = leads.is_some() && leads > marked && cx.now >= told + WITNESS_TICKS;
         if is_witness || is_news {
-            self.tell_marker(None);
+            self.tell_marker(cx, None);
         }
     }
 
     /// Whether every other member knows how far this disk has got, or soon will.
-    fn do_all_keep(&self) -> bool {
-        let Epochs { kept, durable, .. } = &self.epochs;
-        let is_late = |kept: &Kept| kept.epoch < *durable && self.cx.now >= kept.since + KEPT_TICKS;
-        let keeps = |id: ReplicaId| id == self.cx.me || !kept.get(&id).is_some_and(is_late);
-        let mut members = self.cx.configuration.members.iter().map(|one| one.replica);
-        members.all(|id| self.cx.is_there(id) && keeps(id))
+    fn do_all_keep<S: Store>(&self, cx: &Context<S>) -> bool {
+        let Self { kept, durable, .. } = self;
+        let is_late = |kept: &Kept| kept.epoch < *durable && cx.now >= kept.since + KEPT_TICKS;
+        let keeps = |id: ReplicaId| id == cx.me || !kept.get(&id).is_some_and(is_late);
+        let mut members = cx.configuration.members.iter().map(|one| one.replica);
+        members.all(|id| cx.is_there(id) && keeps(id))
     }
 
     /// Whether the marker lacks an epoch, and a report may be sent.
-    pub(super) fn is_witness_due(&self) -> bool {
-        let Epochs { durable, witnessed, told, .. } = self.epochs;
-        let may_tell = told == 0 || self.cx.now >= told + WITNESS_TICKS;
-        durable > witnessed && may_tell && self.is_epoch_settled()
+    pub(super) fn is_witness_due<S: Store>(&self, cx: &Context<S>) -> bool {
+        let Self { durable, witnessed, told, .. } = *self;
+        let may_tell = told == 0 || cx.now >= told + WITNESS_TICKS;
+        durable > witnessed && may_tell && self.is_epoch_settled(cx)
     }
 
     /// Whether the latest epoch is durable, or will not be soon. Until then no earlier one is
     /// reported to the marker: a copy that was taken in that one would be as good.
-    fn is_epoch_settled(&self) -> bool {
-        let Epochs { durable, began, .. } = self.epochs;
-        durable == self.cx.store.epoch() || self.cx.now >= began + WITNESS_TICKS
+    fn is_epoch_settled<S: Store>(&self, cx: &Context<S>) -> bool {
+        let Self { durable, began, .. } = *self;
+        durable == cx.store.epoch() || cx.now >= began + WITNESS_TICKS
     }
 
     /// Returns the configuration in which this replica leads, once its beginning is durable here:
     /// by then a majority has it, which promised in it.
-    fn leads_in(&self) -> Option<ConfigurationId> {
-        let is_durable = |(_, epoch): &(_, Epoch)| self.epochs.durable >= *epoch;
-        let (id, _) = self.epochs.entered.filter(is_durable)?;
-        (self.cx.is_leading() && id == self.cx.configuration.id).then_some(id)
+    fn leads_in<S: Store>(&self, cx: &Context<S>) -> Option<ConfigurationId> {
+        let is_durable = |(_, epoch): &(_, Epoch)| self.durable >= *epoch;
+        let (id, _) = self.entered.filter(is_durable)?;
+        (cx.is_leading() && id == cx.configuration.id).then_some(id)
     }
 
     /// Reports to the marker how far this disk has got. With `solo`, asks it to also name this
     /// replica in that configuration.
-    pub(super) fn tell_marker(&mut self, solo: Option<ConfigurationId>) {
-        self.epochs.told = self.cx.now;
-        let (leads, epoch) = (self.leads_in(), self.epochs.durable);
-        self.cx.push(Output::Mark(Mark { solo, leads, epoch, withdraws: false }));
+    pub(super) fn tell_marker<S: Store>(
+        &mut self,
+        cx: &mut Context<S>,
+        solo: Option<ConfigurationId>,
+    ) {
+        self.told = cx.now;
+        let (leads, epoch) = (self.leads_in(cx), self.durable);
+        cx.push(Output::Mark(Mark { solo, leads, epoch, withdraws: false }));
     }
 
     /// Records that the marker has a report.
     pub(super) fn is_witnessed(&mut self, mark: Mark) {
-        self.epochs.withdraws &= !mark.withdraws;
-        self.epochs.witnessed = self.epochs.witnessed.max(mark.epoch);
-        self.epochs.marked = self.epochs.marked.max(mark.leads);
+        self.withdraws &= !mark.withdraws;
+        self.witnessed = self.witnessed.max(mark.epoch);
+        self.marked = self.marked.max(mark.leads);
     }
 
     /// Notes that the marker has lost the reports. They are repeated when the next one is due.
     pub(super) fn forget_witness(&mut self) {
-        (self.epochs.witnessed, self.epochs.marked) = (Epoch::default(), None);
+        (self.witnessed, self.marked) = (Epoch::default(), None);
     }
 
     /// Notes that the marker has lost the reports. They are repeated at once.
     pub(super) fn renew_witness(&mut self) {
         self.forget_witness();
-        self.epochs.told = 0;
+        self.told = 0;
     }
+}
 
-    /// Records how far a peer's disk has got, as the peer reports, and confirms it once that is
-    /// durable.
-    pub(super) fn epoch_told(&mut self, peer: ReplicaId, epoch: Epoch) {
-        if let Some(seen) = self.cx.store.seen(peer)
-            && seen.epoch < epoch
-        {
-            self.cx.store.remember(peer, Seen { epoch, ..seen });
-            let (message, written) = (PeerMessage::EpochKept { epoch }, self.written());
-            self.cx.push(Output::Gated { to: peer, message, durable: true });
-            self.cx.push(Output::Sync(written));
-        }
+/// Returns the values of which any change begins a new epoch.
+fn progress<S: Store>(cx: &Context<S>) -> Option<Progress> {
+    let consensus = cx.consensus.as_ref()?;
+    let links = cx.peers.link_changes();
+    Some((cx.configuration.id, consensus.promise(), consensus.accepted(), links))
+}
+
+/// Records how far a peer's disk has got, as the peer reports, and confirms it once that is
+/// durable.
+pub(super) fn told<S: Store>(cx: &mut Context<S>, peer: ReplicaId, epoch: Epoch, round: u64) {
+    if let Some(seen) = cx.store.seen(peer)
+        && seen.epoch < epoch
+    {
+        cx.store.remember(peer, Seen { epoch, ..seen });
+        let message = PeerMessage::EpochKept { epoch };
+        cx.push(Output::Gated { to: peer, message, durable: true });
+        cx.sync(round);
     }
 }

@@ -14,8 +14,7 @@ use kvorum_protocol::name;
 use kvorum_protocol::status::{ClusterId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-use super::Engine;
-use super::notice::Notice;
+use super::context::Context;
 use super::standing::Speaker;
 use super::validity::INDEX_MAX;
 use crate::start::{Epoch, Start, StartKey};
@@ -96,155 +95,139 @@ pub enum Rejection {
     Impossible,
 }
 
-impl<S: Store> Engine<S> {
-    /// Returns this replica's introduction to a peer, and what it remembers of that peer.
-    pub fn introduce(&self, peer: ReplicaId) -> (Introduction, Option<Seen>) {
-        let me = self.cx.store.identity();
-        let seen = self.cx.store.seen(peer);
-        let start =
-            self.cx.store.start(me.incarnation).expect("a start is kept from its beginning");
-        let introduction = Introduction {
-            cluster: me.cluster,
-            replica: me.replica,
-            name: me.name.clone(),
-            incarnation: me.incarnation,
-            key: start.secret.key(),
-            last_saw: seen.map_or(0, |seen| seen.incarnation),
-            versions: (Version::OLDEST, self.cx.peers.newest()),
-        };
-        (introduction, seen)
-    }
+/// Returns this replica's introduction to a peer, and what it remembers of that peer.
+pub(super) fn introduce<S: Store>(
+    cx: &Context<S>,
+    peer: ReplicaId,
+) -> (Introduction, Option<Seen>) {
+    let me = cx.store.identity();
+    let seen = cx.store.seen(peer);
+    let start = cx.store.start(me.incarnation).expect("a start is kept from its beginning");
+    let introduction = Introduction {
+        cluster: me.cluster,
+        replica: me.replica,
+        name: me.name.clone(),
+        incarnation: me.incarnation,
+        key: start.secret.key(),
+        last_saw: seen.map_or(0, |seen| seen.incarnation),
+        versions: (Version::OLDEST, cx.peers.newest()),
+    };
+    (introduction, seen)
+}
 
-    /// Returns the start with which this replica proves its identity to a peer that saw an
-    /// incarnation of it last: the current one for a peer that never saw any. `None` when this disk
-    /// does not have it.
-    pub fn start_seen(&self, incarnation: u64) -> Option<Start> {
-        match incarnation {
-            0 => self.cx.store.start(self.cx.store.identity().incarnation),
-            incarnation => self.cx.store.start(incarnation),
-        }
+/// Returns the start with which this replica proves its identity to a peer that saw an
+/// incarnation of it last: the current one for a peer that never saw any. `None` when this disk
+/// does not have it.
+pub(super) fn start_seen<S: Store>(cx: &Context<S>, incarnation: u64) -> Option<Start> {
+    match incarnation {
+        0 => cx.store.start(cx.store.identity().incarnation),
+        incarnation => cx.store.start(incarnation),
     }
+}
 
-    /// Checks whether a stranger may be sent anything: it must belong to this cluster, and be known
-    /// in it.
-    pub fn admit(&self, theirs: &Introduction) -> Result<(), Rejection> {
-        if theirs.cluster != self.cx.store.identity().cluster {
-            return Err(Rejection::OtherCluster { theirs: theirs.cluster });
-        }
-        if theirs.incarnation.max(theirs.last_saw) >= INDEX_MAX {
-            return Err(Rejection::Impossible);
-        }
-        let (cluster, knows) = (self.cx.store.version(), theirs.versions);
-        let name = theirs.name.clone();
-        if name::check(&name).is_err() {
-            return Err(Rejection::NoMember { name: String::new(), replica: theirs.replica.0 });
-        }
-        if !(knows.0..=knows.1).contains(&cluster) {
-            return Err(Rejection::Version { cluster, name, knows });
-        }
-        let (peers, replica) = (&self.cx.peers, theirs.replica);
-        match peers.knows(replica) && peers.name(replica) == name {
-            true if peers.is_cut(replica) => Err(Rejection::Cut),
-            true => Ok(()),
-            false => Err(Rejection::NoMember { name, replica: replica.0 }),
-        }
+/// Checks whether a stranger may be sent anything: it must belong to this cluster, and be known
+/// in it.
+pub(super) fn admit<S: Store>(cx: &Context<S>, theirs: &Introduction) -> Result<(), Rejection> {
+    if theirs.cluster != cx.store.identity().cluster {
+        return Err(Rejection::OtherCluster { theirs: theirs.cluster });
     }
+    if theirs.incarnation.max(theirs.last_saw) >= INDEX_MAX {
+        return Err(Rejection::Impossible);
+    }
+    let (cluster, knows) = (cx.store.version(), theirs.versions);
+    let name = theirs.name.clone();
+    if name::check(&name).is_err() {
+        return Err(Rejection::NoMember { name: String::new(), replica: theirs.replica.0 });
+    }
+    if !(knows.0..=knows.1).contains(&cluster) {
+        return Err(Rejection::Version { cluster, name, knows });
+    }
+    let (peers, replica) = (&cx.peers, theirs.replica);
+    match peers.knows(replica) && peers.name(replica) == name {
+        true if peers.is_cut(replica) => Err(Rejection::Cut),
+        true => Ok(()),
+        false => Err(Rejection::NoMember { name, replica: replica.0 }),
+    }
+}
 
-    /// Judges a peer's introduction. `seen` is what this replica remembered of it when they met,
-    /// and `reaches` the epoch in which the writes of that start end on the peer's disk, if it
-    /// proved that it has that start.
-    pub fn judge(
-        &self,
-        theirs: &Introduction,
-        seen: Option<Seen>,
-        reaches: Option<Epoch>,
-    ) -> Result<(), Rejection> {
-        self.admit(theirs)?;
-        // The peer may have reported a later epoch since.
-        let now = self.cx.store.seen(theirs.replica);
-        if now.map(|now| now.incarnation) != seen.map(|seen| seen.incarnation) {
-            return Err(Rejection::Crossed);
-        }
-        let is_known = |seen: Seen| {
-            let is_same = theirs.incarnation == seen.incarnation && theirs.key == seen.key;
-            let remembers = reaches >= Some(seen.epoch) || !self.cx.rules.compares_epochs;
-            is_same || (theirs.incarnation > seen.incarnation && remembers)
-        };
-        match (now, reaches) {
-            // A replica that left before this one met it has nothing to report, and anyone could
-            // claim its id.
-            (None, _) if self.cx.standings.is_former(theirs.replica) => {
-                Err(Rejection::NoMember { name: theirs.name.clone(), replica: theirs.replica.0 })
-            }
-            (None, Some(_)) => Ok(()),
-            (Some(seen), Some(_)) if is_known(seen) => Ok(()),
-            (seen, _) => Err(Rejection::OtherDisk {
-                name: theirs.name.clone(),
-                seen: seen.map_or(0, |seen| seen.incarnation),
-            }),
-        }
+/// Judges a peer's introduction. `seen` is what this replica remembered of it when they met,
+/// and `reaches` the epoch in which the writes of that start end on the peer's disk, if it
+/// proved that it has that start.
+pub(super) fn judge<S: Store>(
+    cx: &Context<S>,
+    theirs: &Introduction,
+    seen: Option<Seen>,
+    reaches: Option<Epoch>,
+) -> Result<(), Rejection> {
+    admit(cx, theirs)?;
+    // The peer may have reported a later epoch since.
+    let now = cx.store.seen(theirs.replica);
+    if now.map(|now| now.incarnation) != seen.map(|seen| seen.incarnation) {
+        return Err(Rejection::Crossed);
     }
+    let is_known = |seen: Seen| {
+        let is_same = theirs.incarnation == seen.incarnation && theirs.key == seen.key;
+        let remembers = reaches >= Some(seen.epoch) || !cx.rules.compares_epochs;
+        is_same || (theirs.incarnation > seen.incarnation && remembers)
+    };
+    match (now, reaches) {
+        // A replica that left before this one met it has nothing to report, and anyone could
+        // claim its id.
+        (None, _) if cx.standings.is_former(theirs.replica) => {
+            Err(Rejection::NoMember { name: theirs.name.clone(), replica: theirs.replica.0 })
+        }
+        (None, Some(_)) => Ok(()),
+        (Some(seen), Some(_)) if is_known(seen) => Ok(()),
+        (seen, _) => Err(Rejection::OtherDisk {
+            name: theirs.name.clone(),
+            seen: seen.map_or(0, |seen| seen.incarnation),
+        }),
+    }
+}
 
-    /// Records that this replica and the peer have accepted each other. A peer that turned this
-    /// replica away was not met.
-    pub fn meet(&mut self, theirs: &Introduction) {
-        let peer = theirs.replica;
-        if self.cx.peers.knows(peer) {
-            let seen = self.cx.store.seen(peer);
-            // A later start may have been met meanwhile.
-            if seen.is_none_or(|seen| seen.incarnation < theirs.incarnation) {
-                let Introduction { incarnation, key, .. } = *theirs;
-                let epoch = Epoch::default();
-                self.cx.store.remember(peer, Seen { incarnation, key, epoch });
-            }
-            self.cx.peers.met(peer, theirs.versions.1);
-            self.cx.fences.turned_away_by = None;
+/// Records that this replica and the peer have accepted each other. A peer that turned this
+/// replica away was not met.
+pub(super) fn meet<S: Store>(cx: &mut Context<S>, theirs: &Introduction) {
+    let peer = theirs.replica;
+    if cx.peers.knows(peer) {
+        let seen = cx.store.seen(peer);
+        // A later start may have been met meanwhile.
+        if seen.is_none_or(|seen| seen.incarnation < theirs.incarnation) {
+            let Introduction { incarnation, key, .. } = *theirs;
+            let epoch = Epoch::default();
+            cx.store.remember(peer, Seen { incarnation, key, epoch });
         }
-        self.gather();
+        cx.peers.met(peer, theirs.versions.1);
+        cx.fences.turned_away_by = None;
     }
+}
 
-    /// Handles the report of a peer that remembers this replica with another disk. A peer that did
-    /// not prove its identity may be anyone, and one that is not a member has nothing to remember:
-    /// neither report takes the vote away, but only explains why there is none.
-    pub(super) fn disowned(&mut self, peer: ReplicaId, is_proven: bool) {
-        if !self.cx.peers.knows(peer) {
-            return;
-        }
-        let by = self.cx.peers.name(peer).to_owned();
-        match is_proven && self.cx.speaker(peer) >= Speaker::Elsewhere {
-            true => {
-                if self.cx.fences.disowned_by.is_none() {
-                    self.withdraw();
-                }
-                self.lose_vote(by);
-            }
-            false => self.cx.fences.turned_away_by = Some(by),
-        }
+/// Handles the report of a peer that remembers this replica with another disk. A peer that did
+/// not prove its identity may be anyone, and one that is not a member has nothing to remember:
+/// neither report takes the vote away, but only explains why there is none. Returns the name of
+/// the peer if the vote is lost.
+#[must_use]
+pub(super) fn disowned<S: Store>(
+    cx: &mut Context<S>,
+    peer: ReplicaId,
+    is_proven: bool,
+) -> Option<String> {
+    if !cx.peers.knows(peer) {
+        return None;
     }
-
-    /// Takes this replica's vote away: its disk is not the one that `by` remembers.
-    pub(super) fn lose_vote(&mut self, by: String) {
-        if self.cx.fences.disowned_by.is_none() {
-            self.cx.notice(Notice::Disowned { by: by.clone() });
-        }
-        self.cx.fences.disowned_by = Some(by);
-        self.stop_voting();
+    let by = cx.peers.name(peer).to_owned();
+    if is_proven && cx.speaker(peer) >= Speaker::Elsewhere {
+        return Some(by);
     }
-
-    /// Ends this replica's part in decisions; its data stays.
-    pub(super) fn stop_voting(&mut self) {
-        if let Some(consensus) = self.cx.consensus.take() {
-            self.left_log = Some(consensus.compacted());
-        }
-        self.deposed();
-    }
+    cx.fences.turned_away_by = Some(by);
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::chain::Joiner;
-    use crate::engine::Options;
+    use crate::engine::{Engine, Options, epochs};
     use crate::start::Secret;
     use crate::state_machine::Table;
     use crate::storage::memory::Memory;
@@ -269,14 +252,14 @@ mod tests {
     fn a_peer_is_taken_only_if_it_continues_what_was_seen() {
         let mut here = engine(Memory::of_two(1));
         let disk = Memory::of_two(2);
-        assert!(!here.cx.peers.have_all_met());
+        assert!(!here.parts.cx.peers.have_all_met());
         let (first, reaches) = said(&disk, None);
         assert_eq!(here.judge(&first, None, reaches), Ok(()));
         let unproven = here.judge(&first, None, None);
         assert!(matches!(unproven, Err(Rejection::OtherDisk { seen: 0, .. })), "no proof at all");
-        assert!(!here.cx.peers.have_all_met(), "judged is not met: it may turn us away");
+        assert!(!here.parts.cx.peers.have_all_met(), "judged is not met: it may turn us away");
         here.meet(&first);
-        assert!(here.cx.peers.have_all_met());
+        assert!(here.parts.cx.peers.have_all_met());
         let seen = here.store().seen(THERE);
         let (again, reaches) = said(&disk, seen);
         assert_eq!(here.judge(&again, seen, reaches), Ok(()), "the same start again");
@@ -308,7 +291,7 @@ mod tests {
         here.meet(&first);
         let copy = disk.restart(disk.unsynced(), 7);
         disk.begin_epoch();
-        here.epoch_told(THERE, disk.epoch());
+        epochs::told(&mut here.parts.cx, THERE, disk.epoch(), 0);
         let seen = here.store().seen(THERE);
         let kept = disk.restart(disk.unsynced(), 8);
         let (theirs, reaches) = said(&kept, seen);
@@ -349,15 +332,15 @@ mod tests {
         let (theirs, reaches) = said(&Memory::of_two(2), None);
         let mut chain = here.store().chain();
         chain.former = chain.current.members.split_off(1);
-        here.cx.standings.know(&chain);
+        here.parts.cx.standings.know(&chain);
         let verdict = here.judge(&theirs, None, reaches);
         assert!(matches!(verdict, Err(Rejection::NoMember { .. })), "{verdict:?}");
         chain.current.members.append(&mut chain.former);
-        here.cx.standings.know(&chain);
+        here.parts.cx.standings.know(&chain);
         assert_eq!(here.judge(&theirs, None, reaches), Ok(()));
         here.meet(&theirs);
         chain.former = chain.current.members.split_off(1);
-        here.cx.standings.know(&chain);
+        here.parts.cx.standings.know(&chain);
         let seen = here.store().seen(THERE);
         assert_eq!(here.judge(&theirs, seen, reaches), Ok(()), "it was met as a member");
     }
@@ -371,11 +354,14 @@ mod tests {
         let mut joins = members.clone();
         let joiner = joins.current.members.pop().map(|member| Joiner { member, nonce: 1 });
         joins.joiners.extend(joiner);
-        here.cx.standings.know(&joins);
-        here.disowned(THERE, true);
-        assert!(here.cx.fences.disowned_by.is_none() && here.cx.fences.turned_away_by.is_some());
-        here.cx.standings.know(&members);
-        here.disowned(THERE, true);
-        assert!(here.cx.fences.disowned_by.is_some());
+        here.parts.cx.standings.know(&joins);
+        here.parts.disowned(THERE, true);
+        assert!(
+            here.parts.cx.fences.disowned_by.is_none()
+                && here.parts.cx.fences.turned_away_by.is_some()
+        );
+        here.parts.cx.standings.know(&members);
+        here.parts.disowned(THERE, true);
+        assert!(here.parts.cx.fences.disowned_by.is_some());
     }
 }

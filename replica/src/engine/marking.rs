@@ -7,13 +7,13 @@
 //! of another cluster says nothing about this one's disks: a replica that decides alone waits until
 //! the marker is corrected, and the others do not need it. Does not know what keeps the marker.
 
-use kvorum_protocol::status::ConfigurationId;
+use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use kvorum_protocol::weight::bounded;
 
-use super::Engine;
 use super::consensus::Consensus;
-use super::message::{Output, Verdict};
-use super::solo::Written;
+use super::context::Context;
+use super::epochs::Epochs;
+use super::message::Verdict;
 use crate::marker::Mark;
 use crate::storage::Store;
 
@@ -27,112 +27,126 @@ const ASK_TICKS: u64 = 25;
 /// The name reported for the marker when it remembers another disk.
 const MARKER: &str = "the cluster's marker";
 
-impl<S: Store> Engine<S> {
+/// This replica's reports to the marker.
+#[derive(Default)]
+pub(super) struct Marking {
+    pub(super) epochs: Epochs,
+    /// The configuration in which the marker was last asked to name this replica, and the tick.
+    asked: Option<(ConfigurationId, u64)>,
+}
+
+/// A loss of this replica's vote.
+pub(super) enum Lost {
+    /// Its disk is not the one that the named peer, or the marker, remembers.
+    OtherDisk(String),
+    /// Its configuration is over.
+    Over,
+}
+
+impl Marking {
+    /// Forgets what was asked in the previous configuration.
+    pub(super) fn enter<S: Store>(&mut self, cx: &mut Context<S>) {
+        (self.asked, cx.fences.mark_refused) = (None, None);
+    }
+
     /// Requests the syncs and marks that a configuration of one needs.
-    pub(super) fn take_solo(&mut self) {
-        let (now, asked) = (self.cx.now, self.mark_asked);
-        let configuration = self.cx.configuration.id;
-        let Some(solo) = self.cx.consensus.as_mut().and_then(Consensus::solo) else { return };
+    pub(super) fn take_solo<S: Store>(&mut self, cx: &mut Context<S>, round: u64) {
+        let (now, asked) = (cx.now, self.asked);
+        let configuration = cx.configuration.id;
+        let Some(solo) = cx.consensus.as_mut().and_then(Consensus::solo) else { return };
         let is_unsynced = solo.take_unsynced().is_some();
-        if !self.cx.rules.asks_marker {
+        if !cx.rules.asks_marker {
             solo.marked(ConfigurationId(configuration.0 + 1));
         }
         let (wanted, marked) = (solo.wants_mark(), solo.marked_in());
         if is_unsynced {
-            let written = self.written();
-            self.cx.push(Output::Sync(written));
+            cx.sync(round);
         }
         let is_due = |configuration: &ConfigurationId| {
             asked.is_none_or(|(last, at)| last < *configuration || now >= at + MARK_TICKS)
         };
-        let renews = marked.filter(|marked| is_due(marked) || self.is_witness_due());
+        let renews = marked.filter(|marked| is_due(marked) || self.epochs.is_witness_due(cx));
         if let Some(configuration) = wanted.filter(is_due).or(renews)
-            && self.cx.rules.asks_marker
+            && cx.rules.asks_marker
         {
-            self.mark_asked = Some((configuration, now));
-            self.tell_marker(Some(configuration));
+            self.asked = Some((configuration, now));
+            self.epochs.tell_marker(cx, Some(configuration));
         }
     }
 
-    /// Records that a sync returned.
-    pub(super) fn wrote(&mut self, written: Written) {
-        self.epoch_is_durable(written.epoch);
-        let is_current = written.configuration == self.cx.configuration.id;
-        let solo = self.cx.consensus.as_mut().and_then(Consensus::solo);
-        if let Some(solo) = solo.filter(|_| is_current) {
-            solo.synced(written.index);
-            self.reads.confirm_synced(written.round);
-        }
-    }
-
-    /// Handles the result of a report to the marker.
-    pub(super) fn marked(&mut self, mark: Mark, verdict: Verdict) {
+    /// Handles the result of a report to the marker. Returns whether the vote is lost by it.
+    #[must_use]
+    pub(super) fn marked<S: Store>(
+        &mut self,
+        cx: &mut Context<S>,
+        mark: Mark,
+        verdict: Verdict,
+    ) -> Option<Lost> {
         match (&verdict, mark.solo) {
-            (Verdict::Done, _) => self.is_witnessed(mark),
+            (Verdict::Done, _) => self.epochs.is_witnessed(mark),
             (Verdict::Lost, _) => {
-                self.mark_asked = None;
-                return self.renew_witness();
+                self.asked = None;
+                self.epochs.renew_witness();
+                return None;
             }
-            (Verdict::Foreign(why), _) => return self.unmarked(why.clone()),
-            (Verdict::Over(latest), _) => return self.ends_before(*latest),
-            (Verdict::Refused(why), None) if self.cx.rules.compares_epochs => {
-                self.cx.fences.mark_refused = Some(why.clone());
-                return self.lose_vote(MARKER.to_owned());
+            (Verdict::Foreign(why), _) => {
+                self.unmarked(cx, why.clone());
+                return None;
+            }
+            (Verdict::Over(latest), _) => {
+                // Every earlier configuration is over.
+                cx.fences.latest = cx.fences.latest.max(*latest);
+                return cx.is_over().then_some(Lost::Over);
+            }
+            (Verdict::Refused(why), None) if cx.rules.compares_epochs => {
+                cx.fences.mark_refused = Some(why.clone());
+                return Some(Lost::OtherDisk(MARKER.to_owned()));
             }
             _ => {}
         }
-        let Some(configuration) = mark.solo else { return };
-        let Some(solo) = self.cx.consensus.as_mut().and_then(Consensus::solo) else { return };
+        let configuration = mark.solo?;
+        let solo = cx.consensus.as_mut().and_then(Consensus::solo)?;
         let serves = solo.may_decide();
         match verdict {
             Verdict::Done => {
                 solo.marked(configuration);
-                self.cx.fences.mark_refused = None;
+                cx.fences.mark_refused = None;
             }
-            Verdict::Refused(why) if serves && self.cx.rules.renews_mark => {
-                self.cx.fences.mark_refused = Some(why);
-                self.lose_vote(MARKER.to_owned());
+            Verdict::Refused(why) if serves && cx.rules.renews_mark => {
+                cx.fences.mark_refused = Some(why);
+                return Some(Lost::OtherDisk(MARKER.to_owned()));
             }
             // The text may come from another system.
             Verdict::Refused(why) | Verdict::Unreachable(why) => {
-                self.cx.fences.mark_refused = Some(bounded(why));
+                cx.fences.mark_refused = Some(bounded(why));
             }
             Verdict::Foreign(_) | Verdict::Over(_) | Verdict::Lost => {}
         }
+        None
     }
 
     /// Handles a marker that names another cluster, whatever this replica had asked of it. A lone
     /// replica stops deciding: the other cluster may serve clients at this place, and the two must
     /// not do so at once.
-    fn unmarked(&mut self, why: String) {
-        self.forget_witness();
-        if let Some(solo) = self.cx.consensus.as_mut().and_then(Consensus::solo) {
+    fn unmarked<S: Store>(&mut self, cx: &mut Context<S>, why: String) {
+        self.epochs.forget_witness();
+        if let Some(solo) = cx.consensus.as_mut().and_then(Consensus::solo) {
             solo.unmarked();
-            self.cx.fences.mark_refused = Some(why);
+            cx.fences.mark_refused = Some(why);
         }
     }
+}
 
-    /// Records that a configuration has a leader, as the marker reports: every earlier one is over.
-    fn ends_before(&mut self, latest: ConfigurationId) {
-        self.cx.fences.latest = self.cx.fences.latest.max(latest);
-        if self.cx.is_over() {
-            self.stop_voting();
-        }
+/// Returns the next linked peer, in turn, to ask for what leads to a later configuration, if this
+/// one is over and it is time to. No peer hears of this replica otherwise: it sends nothing in its
+/// own configuration.
+pub(super) fn peer_past_end<S: Store>(cx: &Context<S>) -> Option<ReplicaId> {
+    if !cx.is_over() || !cx.now.is_multiple_of(ASK_TICKS) {
+        return None;
     }
-
-    /// Asks the linked peers in turn for what leads to a later configuration, if this one is over.
-    /// No peer hears of this replica otherwise: it sends nothing in its own configuration.
-    pub(super) fn advance_past_end(&mut self) {
-        if !self.cx.is_over() || !self.cx.now.is_multiple_of(ASK_TICKS) {
-            return;
-        }
-        let linked: Vec<_> = self.cx.peers.linked().collect();
-        let turn = usize::try_from(self.cx.now / ASK_TICKS).unwrap_or(0);
-        if !linked.is_empty() {
-            let peer = linked[turn % linked.len()];
-            self.fetch_newer(peer, self.cx.fences.latest, self.cx.store.applied() + 1);
-        }
-    }
+    let linked: Vec<_> = cx.peers.linked().collect();
+    let turn = usize::try_from(cx.now / ASK_TICKS).unwrap_or(0);
+    (!linked.is_empty()).then(|| linked[turn % linked.len()])
 }
 
 #[cfg(test)]
@@ -140,29 +154,29 @@ mod tests {
     use super::*;
     use kvorum_protocol::status::ReplicaId;
 
-    use crate::engine::{Input, Options};
+    use crate::engine::{Engine, Input, Options, Output};
     use crate::storage::memory::Memory;
     use crate::version::Version;
 
     fn engine() -> Engine<Memory> {
         let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
         let mut engine = Engine::new(Memory::of_two(1), options);
-        engine.cx.peers.met(ReplicaId(2), Version::NEWEST);
-        engine.gather();
-        assert!(engine.cx.consensus.is_some());
+        engine.parts.cx.peers.met(ReplicaId(2), Version::NEWEST);
+        engine.parts.replication.gather(&mut engine.parts.cx);
+        assert!(engine.parts.cx.consensus.is_some());
         engine
     }
 
     #[test]
     fn nobody_votes_in_a_configuration_that_is_over() {
         let mut engine = engine();
-        let own = engine.cx.configuration.id;
+        let own = engine.parts.cx.configuration.id;
         let over = |latest| Input::Marked { mark: Mark::default(), verdict: Verdict::Over(latest) };
         engine.step(over(own));
-        assert!(engine.cx.consensus.is_some(), "it is the latest");
+        assert!(engine.parts.cx.consensus.is_some(), "it is the latest");
         engine.step(over(ConfigurationId(own.0 + 2)));
-        engine.gather();
-        assert!(engine.cx.consensus.is_none());
+        engine.parts.replication.gather(&mut engine.parts.cx);
+        assert!(engine.parts.cx.consensus.is_none());
         let trouble = engine.status().trouble.unwrap();
         assert!(trouble.contains("which is over"), "{trouble}");
     }
@@ -172,17 +186,17 @@ mod tests {
     fn a_lone_replica_waits_whatever_was_asked() {
         let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
         let mut engine = Engine::new(Memory::of_one(), options);
-        engine.gather();
-        let solo = Some(engine.cx.configuration.id);
+        engine.parts.replication.gather(&mut engine.parts.cx);
+        let solo = Some(engine.parts.cx.configuration.id);
         let asked = Mark { solo, ..Mark::default() };
         engine.step(Input::Marked { mark: asked, verdict: Verdict::Done });
-        assert!(engine.cx.is_leading());
+        assert!(engine.parts.cx.is_leading());
         let foreign = Verdict::Foreign("another cluster".to_owned());
         let reported = Mark { leads: solo, ..Mark::default() };
         engine.step(Input::Marked { mark: reported, verdict: foreign });
-        assert!(!engine.cx.is_leading() && engine.cx.fences.mark_refused.is_some());
+        assert!(!engine.parts.cx.is_leading() && engine.parts.cx.fences.mark_refused.is_some());
         engine.step(Input::Marked { mark: asked, verdict: Verdict::Done });
-        assert!(engine.cx.is_leading() && engine.cx.fences.mark_refused.is_none());
+        assert!(engine.parts.cx.is_leading() && engine.parts.cx.fences.mark_refused.is_none());
     }
 
     /// A copy of a disk loses its vote; a marker of another cluster proves no copy.
@@ -194,8 +208,8 @@ mod tests {
         ] {
             let mut engine = engine();
             engine.step(Input::Marked { mark: Mark::default(), verdict });
-            engine.gather();
-            assert_eq!(engine.cx.consensus.is_some(), votes);
+            engine.parts.replication.gather(&mut engine.parts.cx);
+            assert_eq!(engine.parts.cx.consensus.is_some(), votes);
         }
     }
 
@@ -204,8 +218,8 @@ mod tests {
     fn a_copy_that_ends_withdraws_what_it_told() {
         let mut engine = engine();
         assert_eq!(engine.end_epoch(), None, "nobody took this start");
-        engine.lose_vote("kvorum-1".to_owned());
-        engine.withdraw();
+        engine.parts.lose_vote("kvorum-1".to_owned());
+        engine.parts.marking.epochs.withdraw();
         let withdraws = Mark { withdraws: true, ..Mark::default() };
         assert_eq!(engine.end_epoch(), Some(withdraws));
         engine.step(Input::Marked { mark: withdraws, verdict: Verdict::Done });
@@ -229,13 +243,17 @@ mod tests {
                     }
                 }
                 if keeps {
-                    engine.epoch_kept(peer, engine.epochs.durable());
+                    {
+                        let parts = &mut engine.parts;
+                        let durable = parts.marking.epochs.durable();
+                        parts.marking.epochs.kept(peer, durable, parts.cx.now);
+                    };
                 }
             }
             std::mem::take(&mut told)
         };
         assert!(pass(&mut engine, true).is_empty());
-        engine.cx.peers.set_cut(peer, false);
-        assert_eq!(pass(&mut engine, false), [engine.cx.store.epoch()], "as if it hung");
+        engine.parts.cx.peers.set_cut(peer, false);
+        assert_eq!(pass(&mut engine, false), [engine.parts.cx.store.epoch()], "as if it hung");
     }
 }

@@ -1,17 +1,17 @@
-//! Pure: state and entries for replicas that are behind, and the compaction of the log.
+//! Pure: sends state and entries to replicas that are behind, and to clients that make a backup.
 //!
 //! A separate thread reads the requested data, which is sent as it comes; the requester sets the
-//! pace. Guarantees that a snapshot that is not being read is closed after a while, that the log is
-//! cut only before what is applied, and that entries still being fetched are not cut unless the log
-//! becomes several windows long, and longer than the state.
+//! pace. Guarantees that a snapshot that is not being read is closed after a while, and that a state
+//! in quarantine is not sent.
 
 use std::collections::BTreeMap;
 
 use kvorum_protocol::status::ReplicaId;
 
-use super::message::{Asker, Output, PeerMessage};
-use super::notice::Notice;
-use super::{Engine, Origin};
+use super::context::Context;
+use super::message::{Asker, Origin, Output, PeerMessage};
+use super::questions::Questions;
+use super::scrub::close_snapshot;
 use crate::snapshot::{Found, SnapshotId, Wanted};
 use crate::storage::Store;
 
@@ -30,6 +30,8 @@ pub(super) struct Sending {
     /// The entries that each peer fetches.
     entries: BTreeMap<ReplicaId, Fetched>,
     opened: u64,
+    /// Reads from the disk that are under way outside the engine.
+    pub(super) questions: Questions,
 }
 
 /// A fetch under way: the index after which the fetcher will need entries, and the tick of its last
@@ -43,7 +45,7 @@ struct Fetched {
 
 impl Sending {
     /// Returns the lowest index after which a fetcher still needs entries.
-    fn pinned(&self) -> Option<u64> {
+    pub(super) fn pinned(&self) -> Option<u64> {
         let fetched = self.snapshots.values().chain(self.entries.values());
         fetched.map(|fetched| fetched.index).min()
     }
@@ -67,119 +69,98 @@ impl Sending {
     pub(super) fn retain(&mut self, is_known: impl Fn(ReplicaId) -> bool) {
         self.entries.retain(|peer, _| is_known(*peer));
     }
-}
 
-impl<S: Store> Engine<S> {
     /// Handles a request for state or log entries, from a peer or from a client that makes a
     /// backup.
-    pub(super) fn fetch(&mut self, origin: Origin, wanted: Wanted) {
-        let used = self.cx.now;
-        if self.cx.quarantine.is_some() && !matches!(wanted, Wanted::Close { .. }) {
+    pub(super) fn fetch<S: Store>(&mut self, cx: &mut Context<S>, origin: Origin, wanted: Wanted) {
+        let used = cx.now;
+        if cx.quarantine.is_some() && !matches!(wanted, Wanted::Close { .. }) {
             // This state must not be copied; a peer gets another replica's.
-            return self.tell_found(origin, Found::Busy);
+            return tell_found(cx, origin, Found::Busy);
         }
         match &wanted {
             Wanted::Entries { from, .. } => {
                 let index = from.saturating_sub(1);
                 if let Origin::Peer { peer, .. } = origin {
                     let fetched = Fetched { index, used, by: Some(peer) };
-                    self.sending.entries.insert(peer, fetched);
+                    self.entries.insert(peer, fetched);
                 }
             }
-            Wanted::Chunk { snapshot, .. } => match self.sending.snapshots.get_mut(snapshot) {
+            Wanted::Chunk { snapshot, .. } => match self.snapshots.get_mut(snapshot) {
                 Some(fetched) => fetched.used = used,
                 // No thread is needed to find that it is gone.
-                None => return self.tell_found(origin, Found::Gone),
+                None => return tell_found(cx, origin, Found::Gone),
             },
             Wanted::Snapshot => {
                 if let Origin::Peer { peer, .. } = origin {
                     // The entries that it requested before are gone, and it reads one snapshot at a
                     // time.
-                    self.sending.entries.remove(&peer);
-                    self.close_those(|fetched| fetched.by == Some(peer));
+                    self.entries.remove(&peer);
+                    self.close_those(cx, |fetched| fetched.by == Some(peer));
                 }
                 let by_client = matches!(origin, Origin::Client { .. });
-                if by_client && self.sending.client_snapshots() >= CLIENT_SNAPSHOTS_MAX {
-                    return self.cx.answer(origin, Found::Busy.answer());
+                if by_client && self.client_snapshots() >= CLIENT_SNAPSHOTS_MAX {
+                    return cx.answer(origin, Found::Busy.answer());
                 }
             }
             Wanted::Close { snapshot } => {
                 // A snapshot that is not open needs no thread to close it.
-                if self.sending.snapshots.remove(snapshot).is_some() {
-                    self.close_snapshot(*snapshot);
+                if self.snapshots.remove(snapshot).is_some() {
+                    close_snapshot(cx, *snapshot);
                 }
                 return;
             }
         }
         if !self.questions.begin(origin) {
-            return self.tell_found(origin, Found::Busy);
+            return tell_found(cx, origin, Found::Busy);
         }
-        let (asker, number) = (Asker::Other(origin), self.sending.number(&wanted));
-        self.cx.push(Output::Read { asker, wanted, number });
+        let (asker, number) = (Asker::Other(origin), self.number(&wanted));
+        cx.push(Output::Read { asker, wanted, number });
     }
 
-    /// Handles the result of a read.
-    pub(super) fn found(&mut self, asker: Asker, found: Found) {
-        let origin = match asker {
-            Asker::Other(origin) => origin,
-            Asker::Own { call } => return self.pass_found(call, found),
-        };
+    /// Handles the result of a read for a client or a peer.
+    pub(super) fn found<S: Store>(&mut self, cx: &mut Context<S>, origin: Origin, found: Found) {
         self.questions.end(origin);
         if let Found::Snapshot { snapshot, header } = &found {
             let by = match origin {
                 Origin::Peer { peer, .. } => Some(peer),
                 Origin::Client { .. } => None,
             };
-            let fetched = Fetched { index: header.applied, used: self.cx.now, by };
-            self.sending.snapshots.insert(*snapshot, fetched);
+            let fetched = Fetched { index: header.applied, used: cx.now, by };
+            self.snapshots.insert(*snapshot, fetched);
         }
-        self.tell_found(origin, found);
-    }
-
-    fn tell_found(&mut self, origin: Origin, found: Found) {
-        match origin {
-            Origin::Peer { peer, session, call } => {
-                self.cx.reply(peer, session, PeerMessage::Found { call, found });
-            }
-            Origin::Client { .. } => self.cx.answer(origin, found.answer()),
-        }
+        tell_found(cx, origin, found);
     }
 
     /// Closes snapshots that are no longer read, and forgets fetches of entries that have stalled.
-    pub(super) fn expire_snapshots(&mut self) {
-        let now = self.cx.now;
+    pub(super) fn expire<S: Store>(&mut self, cx: &mut Context<S>) {
+        let now = cx.now;
         let is_idle = |fetched: &Fetched| now > fetched.used + IDLE_TICKS;
-        self.sending.entries.retain(|_, fetched| !is_idle(fetched));
-        self.close_those(is_idle);
+        self.entries.retain(|_, fetched| !is_idle(fetched));
+        self.close_those(cx, is_idle);
     }
 
     /// Closes every snapshot that is being sent.
-    pub(super) fn close_snapshots(&mut self) {
-        self.close_those(|_| true);
+    pub(super) fn close_snapshots<S: Store>(&mut self, cx: &mut Context<S>) {
+        self.close_those(cx, |_| true);
     }
 
     /// Closes the open snapshots that match.
-    fn close_those(&mut self, is_one: impl Fn(&Fetched) -> bool) {
-        let those = self.sending.snapshots.iter().filter(|(_, fetched)| is_one(fetched));
+    fn close_those<S: Store>(&mut self, cx: &mut Context<S>, is_one: impl Fn(&Fetched) -> bool) {
+        let those = self.snapshots.iter().filter(|(_, fetched)| is_one(fetched));
         for snapshot in those.map(|(snapshot, _)| *snapshot).collect::<Vec<_>>() {
-            self.sending.snapshots.remove(&snapshot);
-            self.close_snapshot(snapshot);
+            self.snapshots.remove(&snapshot);
+            close_snapshot(cx, snapshot);
         }
     }
+}
 
-    /// Cuts the log where it is longer than it need be.
-    pub(super) fn compact(&mut self) {
-        let Some(consensus) = &mut self.cx.consensus else { return };
-        let excess = self.cx.store.excess(self.sending.pinned());
-        let Some(cut) = excess.max(self.rebuilt_at) else { return };
-        // The applied changes precede this cut in the disk's single order of writes.
-        let known = consensus.decided().min(self.cx.store.applied());
-        let cut = if self.cx.rules.compacts_what_is_applied { cut } else { consensus.decided() };
-        let is_allowed = known >= cut || !self.cx.rules.compacts_what_is_applied;
-        if is_allowed && cut > consensus.compacted() {
-            consensus.compact(cut);
-            self.cx.notice(Notice::Compacted { index: cut });
-            self.rebuilt_at = None;
+/// Answers a question for state or entries.
+fn tell_found<S: Store>(cx: &mut Context<S>, origin: Origin, found: Found) {
+    match origin {
+        Origin::Peer { peer, session, call } => {
+            cx.reply(peer, session, PeerMessage::Found { call, found });
         }
+        Origin::Client { .. } => cx.answer(origin, found.answer()),
     }
 }

@@ -27,7 +27,7 @@ use std::collections::BTreeSet;
 use kvorum_protocol::message::{Answer, Refusal};
 use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId};
 
-use super::Engine;
+use super::context::Context;
 use super::message::{Origin, PeerMessage, Session};
 use super::reads::Read;
 use crate::chain::Chain;
@@ -174,28 +174,31 @@ impl Standings {
     }
 }
 
-impl<S: Store> Engine<S> {
-    /// Whether a message from a peer counts.
-    pub(super) fn listens(&self, peer: ReplicaId, message: &PeerMessage) -> bool {
-        let speaker = self.cx.speaker(peer);
-        counts(message, speaker, self.cx.configuration.id) || !self.cx.rules.knows_speakers
-    }
+/// Whether a message from a peer counts.
+pub(super) fn listens<S: Store>(cx: &Context<S>, peer: ReplicaId, message: &PeerMessage) -> bool {
+    let speaker = cx.speaker(peer);
+    counts(message, speaker, cx.configuration.id) || !cx.rules.knows_speakers
+}
 
-    /// Rejects a message that does not count. A peer that relays a client's request gets a refusal;
-    /// any other ends its session or asks again.
-    pub(super) fn turn_away(&mut self, peer: ReplicaId, session: Session, message: PeerMessage) {
-        let refusal = Refusal::NotLeader { leader: None };
-        match message {
-            PeerMessage::Relay { call, .. } => {
-                let origin = Origin::Peer { peer, session, call };
-                self.cx.answer(origin, Answer::Refused(refusal));
-            }
-            PeerMessage::ReadIndex { call } => {
-                let read = Read::new(Origin::Peer { peer, session, call }, None, self.cx.now);
-                self.cx.refuse_read(&read, refusal);
-            }
-            _ => {}
+/// Rejects a message that does not count. A peer that relays a client's request gets a refusal;
+/// any other ends its session or asks again.
+pub(super) fn turn_away<S: Store>(
+    cx: &mut Context<S>,
+    peer: ReplicaId,
+    session: Session,
+    message: PeerMessage,
+) {
+    let refusal = Refusal::NotLeader { leader: None };
+    match message {
+        PeerMessage::Relay { call, .. } => {
+            let origin = Origin::Peer { peer, session, call };
+            cx.answer(origin, Answer::Refused(refusal));
         }
+        PeerMessage::ReadIndex { call } => {
+            let read = Read::new(Origin::Peer { peer, session, call }, None, cx.now);
+            cx.refuse_read(&read, refusal);
+        }
+        _ => {}
     }
 }
 

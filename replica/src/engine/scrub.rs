@@ -16,11 +16,13 @@ use std::collections::BTreeMap;
 
 use kvorum_protocol::status::ReplicaId;
 
+use super::consensus::Consensus;
+use super::context::Context;
 use super::message::{Asker, Output, PeerMessage};
 use super::notice::Notice;
-use super::{Consensus, Engine};
+use super::sending::Sending;
 use crate::entry::Entry;
-use crate::snapshot::{Cursor, Digest, Found, InstallWrite, Quarantine, SnapshotId, Wanted};
+use crate::snapshot::{Cursor, Digest, Found, SnapshotId, Wanted};
 use crate::storage::Store;
 use crate::version::Version;
 
@@ -33,7 +35,7 @@ const VERSION_TICKS: u64 = 100;
 
 /// The state of the checksum comparison on this replica.
 #[derive(Default)]
-pub(super) struct Checking {
+pub(super) struct Scrub {
     /// When the next checksum entry is due, if this replica leads then.
     due: u64,
     pass: Option<Pass>,
@@ -49,6 +51,15 @@ pub(super) struct Checking {
     differ_at: Option<u64>,
 }
 
+/// A difference between the replicas' states.
+pub(super) struct Difference {
+    pub(super) index: u64,
+    /// The replicas that had the majority's state.
+    pub(super) sound: Vec<ReplicaId>,
+    /// The replicas that did not.
+    pub(super) others: Vec<ReplicaId>,
+}
+
 /// One pass over the state, and then over the log.
 struct Pass {
     index: u64,
@@ -60,7 +71,7 @@ struct Pass {
     began: u64,
 }
 
-impl Checking {
+impl Scrub {
     /// Returns the last index at which all members' states were the same.
     pub(super) fn same_at(&self) -> u64 {
         self.same_at
@@ -71,52 +82,51 @@ impl Checking {
     pub(super) fn differ_at(&self) -> Option<u64> {
         self.differ_at
     }
-}
 
-impl<S: Store> Engine<S> {
     /// Whether applying waits for a snapshot at exactly the applied index.
-    pub(super) fn is_opening(&self) -> bool {
-        let pass = self.checking.pass.as_ref().filter(|_| self.cx.rules.checks_at_the_index);
+    pub(super) fn is_opening<S: Store>(&self, cx: &Context<S>) -> bool {
+        let pass = self.pass.as_ref().filter(|_| cx.rules.checks_at_the_index);
         pass.is_some_and(|pass| pass.wanted == Wanted::Snapshot)
     }
 
     /// Begins a pass: a checksum entry was applied.
-    pub(super) fn begin_pass(&mut self, index: u64) {
-        self.end_pass();
-        let (digest, wanted, began) = (Digest::default(), Wanted::Snapshot, self.cx.now);
+    pub(super) fn begin_pass<S: Store>(
+        &mut self,
+        cx: &mut Context<S>,
+        sending: &mut Sending,
+        index: u64,
+    ) {
+        self.end_pass(cx);
+        let (digest, wanted, began) = (Digest::default(), Wanted::Snapshot, cx.now);
         let pass = Pass { index, digest, wanted, call: 0, is_waiting: false, began };
-        self.checking.pass = Some(pass);
-        self.read_on();
+        self.pass = Some(pass);
+        self.read_on(cx, sending);
     }
 
-    fn end_pass(&mut self) {
-        let pass = self.checking.pass.take();
+    /// Ends the pass under way.
+    pub(super) fn end_pass<S: Store>(&mut self, cx: &mut Context<S>) {
+        let pass = self.pass.take();
         if let Some(Pass { wanted: Wanted::Chunk { snapshot, .. }, .. }) = pass {
-            self.close_snapshot(snapshot);
+            close_snapshot(cx, snapshot);
         }
     }
 
-    pub(super) fn close_snapshot(&mut self, snapshot: SnapshotId) {
-        let (asker, wanted) = (Asker::Own { call: 0 }, Wanted::Close { snapshot });
-        self.cx.push(Output::Read { asker, wanted, number: 0 });
-    }
-
-    fn read_on(&mut self) {
-        let Some(pass) = &mut self.checking.pass else { return };
-        self.checking.calls += 1;
-        (pass.call, pass.is_waiting) = (self.checking.calls, true);
+    fn read_on<S: Store>(&mut self, cx: &mut Context<S>, sending: &mut Sending) {
+        let Some(pass) = &mut self.pass else { return };
+        self.calls += 1;
+        (pass.call, pass.is_waiting) = (self.calls, true);
         let (asker, wanted) = (Asker::Own { call: pass.call }, pass.wanted.clone());
-        let number = self.sending.number(&wanted);
-        self.cx.push(Output::Read { asker, wanted, number });
+        let number = sending.number(&wanted);
+        cx.push(Output::Read { asker, wanted, number });
     }
 
     /// Handles the result of a read that a pass requested.
-    pub(super) fn pass_found(&mut self, call: u64, found: Found) {
-        let pass = self.checking.pass.as_mut();
+    pub(super) fn found<S: Store>(&mut self, cx: &mut Context<S>, call: u64, found: Found) {
+        let pass = self.pass.as_mut();
         let Some(pass) = pass.filter(|pass| pass.is_waiting && pass.call == call) else {
             // The snapshot came too late.
             if let Found::Snapshot { snapshot, .. } = found {
-                self.close_snapshot(snapshot);
+                close_snapshot(cx, snapshot);
             }
             return;
         };
@@ -125,8 +135,8 @@ impl<S: Store> Engine<S> {
             (Wanted::Snapshot, Found::Snapshot { snapshot, header }) => {
                 pass.wanted = Wanted::Chunk { snapshot, after: Cursor::Start };
                 // A copied state may have been installed in between.
-                if header.applied != pass.index && self.cx.rules.checks_at_the_index {
-                    self.end_pass();
+                if header.applied != pass.index && cx.rules.checks_at_the_index {
+                    self.end_pass(cx);
                 }
             }
             (&Wanted::Chunk { snapshot, .. }, Found::Chunk(chunk)) => {
@@ -134,11 +144,11 @@ impl<S: Store> Engine<S> {
                 match chunk.next {
                     Some(after) => pass.wanted = Wanted::Chunk { snapshot, after },
                     None => {
-                        self.checking.untold = Some((pass.index, pass.digest));
-                        let compacted = self.cx.consensus.as_ref().map_or(0, Consensus::compacted);
-                        let (configuration, from) = (self.cx.configuration.id, compacted + 1);
+                        self.untold = Some((pass.index, pass.digest));
+                        let compacted = cx.consensus.as_ref().map_or(0, Consensus::compacted);
+                        let (configuration, from) = (cx.configuration.id, compacted + 1);
                         pass.wanted = Wanted::Entries { configuration, from };
-                        self.close_snapshot(snapshot);
+                        close_snapshot(cx, snapshot);
                     }
                 }
             }
@@ -146,98 +156,109 @@ impl<S: Store> Engine<S> {
                 let next = from + entries.len() as u64;
                 pass.wanted = Wanted::Entries { configuration, from: next };
                 if entries.is_empty() || next > decided {
-                    self.checking.pass = None;
+                    self.pass = None;
                 }
             }
             // The state was replaced, the log was cut, or too many snapshots are open.
-            _ => self.end_pass(),
+            _ => self.end_pass(cx),
         }
     }
 
-    /// Advances checksums and versions. To be called once a tick.
-    pub(super) fn advance_checking(&mut self) {
-        self.tell_checksum();
-        self.propose_own();
-        match &self.checking.pass {
-            Some(pass) if self.is_opening() && self.cx.now > pass.began + OPENING_TICKS => {
-                self.end_pass();
+    /// Advances checksums and versions. To be called once a tick, after
+    /// [`tell`](Self::tell).
+    pub(super) fn advance<S: Store>(
+        &mut self,
+        cx: &mut Context<S>,
+        sending: &mut Sending,
+        hands_over: bool,
+    ) {
+        self.propose_own(cx, hands_over);
+        match &self.pass {
+            Some(pass) if self.is_opening(cx) && cx.now > pass.began + OPENING_TICKS => {
+                self.end_pass(cx);
             }
-            Some(pass) if !pass.is_waiting && self.cx.now.is_multiple_of(CHUNK_TICKS) => {
-                self.read_on();
+            Some(pass) if !pass.is_waiting && cx.now.is_multiple_of(CHUNK_TICKS) => {
+                self.read_on(cx, sending);
             }
             _ => {}
-        }
-        if self.cx.quarantine.is_some() {
-            if self.cx.is_leading() && self.hand_over.is_none() {
-                let _ = self.begin_hand_over(None);
-            }
-            self.begin_rebuild();
         }
     }
 
     /// On the leader, raises the cluster's version when every member's program knows a higher one,
     /// and proposes a checksum entry when it is due.
-    fn propose_own(&mut self) {
-        let Some(consensus) = &mut self.cx.consensus else { return };
-        let interval = self.cx.options.checksum_ticks;
-        if consensus.ballot_if_leading().is_none() || self.hand_over.is_some() {
-            self.checking.due = self.cx.now + interval;
+    fn propose_own<S: Store>(&mut self, cx: &mut Context<S>, hands_over: bool) {
+        let Some(consensus) = &mut cx.consensus else { return };
+        let interval = cx.options.checksum_ticks;
+        if consensus.ballot_if_leading().is_none() || hands_over {
+            self.due = cx.now + interval;
             return;
         }
-        let version = self.cx.store.version();
-        if self.cx.now.is_multiple_of(VERSION_TICKS)
-            && let Some(higher) = self.cx.peers.higher_than(version)
+        let version = cx.store.version();
+        if cx.now.is_multiple_of(VERSION_TICKS)
+            && let Some(higher) = cx.peers.higher_than(version)
         {
             consensus.propose(vec![Entry::Version(higher)]);
         }
-        let is_ready = self.checking.pass.is_none() && self.cx.quarantine.is_none();
-        let is_due = interval > 0 && self.cx.now >= self.checking.due;
+        let is_ready = self.pass.is_none() && cx.quarantine.is_none();
+        let is_due = interval > 0 && cx.now >= self.due;
         if is_due && is_ready && version >= Version::CHECKSUMS {
-            self.checking.due = self.cx.now + interval;
+            self.due = cx.now + interval;
             consensus.propose(vec![Entry::Checksum]);
         }
     }
 
-    /// Sends this replica's checksum to the leader, once a leader is known and reachable.
-    fn tell_checksum(&mut self) {
-        let Some((index, digest)) = self.checking.untold else { return };
-        let Some((leader, true)) = self.cx.leader() else { return };
-        if leader == self.cx.me {
-            self.checking.untold = None;
-            self.checksum_told(leader, index, digest);
-        } else if self.cx.peers.session(leader).is_some() {
-            self.checking.untold = None;
+    /// Sends this replica's checksum to the leader, once a leader is known and reachable. A leader
+    /// records its own.
+    pub(super) fn tell<S: Store>(&mut self, cx: &mut Context<S>) -> Option<Difference> {
+        let (index, digest) = self.untold?;
+        let (leader, is_in_step) = cx.leader()?;
+        if !is_in_step {
+            return None;
+        }
+        if leader == cx.me {
+            self.untold = None;
+            return self.told(cx, leader, index, digest);
+        }
+        if cx.peers.session(leader).is_some() {
+            self.untold = None;
             let message = PeerMessage::Checksum { index, digest };
-            self.cx.push(Output::Send { to: leader, message });
+            cx.push(Output::Send { to: leader, message });
         }
+        None
     }
 
-    /// Records the checksum that a replica reported.
-    pub(super) fn checksum_told(&mut self, replica: ReplicaId, index: u64, digest: Digest) {
+    /// Records the checksum that a replica reported. Returns the difference that it shows.
+    pub(super) fn told<S: Store>(
+        &mut self,
+        cx: &mut Context<S>,
+        replica: ReplicaId,
+        index: u64,
+        digest: Digest,
+    ) -> Option<Difference> {
         // No replica can be ahead of the log; an index beyond it would hide all later reports.
-        let is_known = index <= self.cx.last_known();
-        let checking = &mut self.checking;
-        if index > checking.index && is_known {
-            checking.index = index;
-            checking.told.clear();
+        let is_known = index <= cx.last_known();
+        if index > self.index && is_known {
+            self.index = index;
+            self.told.clear();
         }
-        if index == checking.index {
-            checking.told.insert(replica, digest);
-            self.compare();
+        if index != self.index {
+            return None;
         }
+        self.told.insert(replica, digest);
+        self.compare(cx)
     }
 
-    fn compare(&mut self) {
-        let Checking { index, told, .. } = &self.checking;
-        let (index, members) = (*index, self.cx.configuration.members.len());
+    fn compare<S: Store>(&mut self, cx: &mut Context<S>) -> Option<Difference> {
+        let Self { index, told, .. } = self;
+        let (index, members) = (*index, cx.configuration.members.len());
         let are_all = told.len() == members;
         let count = |digest: &Digest| told.values().filter(|other| *other == digest).count();
         let Some(digest) = told.values().find(|digest| 2 * count(digest) > members) else {
             if are_all {
-                self.checking.differ_at = Some(index);
-                self.cx.notice(Notice::Differ { index });
+                self.differ_at = Some(index);
+                cx.notice(Notice::Differ { index });
             }
-            return;
+            return None;
         };
         let with = |is_same| {
             let told = told.iter().filter(move |(_, other)| (*other == digest) == is_same);
@@ -245,35 +266,14 @@ impl<S: Store> Engine<S> {
         };
         let (sound, others) = (with(true), with(false));
         if are_all && others.is_empty() {
-            (self.checking.same_at, self.checking.differ_at) = (index, None);
+            (self.same_at, self.differ_at) = (index, None);
         }
-        for other in others {
-            let sound = sound.clone();
-            if other == self.cx.me {
-                self.differs(index, sound);
-            } else {
-                let message = PeerMessage::Differs { index, sound };
-                self.cx.push(Output::Send { to: other, message });
-            }
-        }
+        (!others.is_empty()).then_some(Difference { index, sound, others })
     }
+}
 
-    /// Quarantines this replica: its state differs from a majority's.
-    pub(super) fn differs(&mut self, index: u64, sound: Vec<ReplicaId>) {
-        // The result says nothing about a state that was copied since.
-        let is_news = self.cx.quarantine.is_none() && index > self.cx.store.since();
-        if !is_news || !self.cx.rules.quarantines {
-            return;
-        }
-        self.cx.notice(Notice::Quarantined { index });
-        let quarantine = Quarantine { index, sound };
-        self.cx.store.write_install(InstallWrite::Quarantine(quarantine.clone()));
-        (self.cx.quarantine, self.quarantined_since) = (Some(quarantine), self.cx.now);
-        self.end_pass();
-        self.close_snapshots();
-        // Requests that wait here for an outcome must not get one from this state.
-        self.deposed();
-        self.fetching = None;
-        self.begin_rebuild();
-    }
+/// Closes a snapshot that a reading thread holds open.
+pub(super) fn close_snapshot<S: Store>(cx: &mut Context<S>, snapshot: SnapshotId) {
+    let (asker, wanted) = (Asker::Own { call: 0 }, Wanted::Close { snapshot });
+    cx.push(Output::Read { asker, wanted, number: 0 });
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use kvorum_protocol::status::{Member, ReplicaId};
 
-use super::Engine;
+use super::context::Context;
 use super::message::{Output, PeerMessage};
 use crate::chain::Standing;
 use crate::storage::Store;
@@ -29,9 +29,9 @@ const LISTEN_TICKS: u64 = 4 * ASK_TICKS;
 /// The number of members up to which none can be done without.
 const FEW: usize = 2;
 
-/// The replicas that want to stop, and those that may.
+/// The replicas that want to restart, and those that may stop for it.
 #[derive(Default)]
-pub(super) struct Stopping {
+pub(super) struct Restarts {
     /// Whether this replica was asked to terminate.
     is_wanted: bool,
     /// Whether this replica may stop.
@@ -44,7 +44,7 @@ pub(super) struct Stopping {
     leads_since: u64,
 }
 
-impl Stopping {
+impl Restarts {
     /// Whether this replica may stop.
     pub(super) fn may(&self) -> bool {
         self.may
@@ -68,89 +68,96 @@ impl Stopping {
     }
 }
 
-impl<S: Store> Engine<S> {
+impl Restarts {
     /// Records that this replica was asked to terminate and will be restarted, and asks for leave.
-    pub(super) fn wants_stop(&mut self) {
-        self.stopping.is_wanted = true;
-        self.ask_to_stop();
+    /// Returns whether it should hand leadership over first.
+    #[must_use]
+    pub(super) fn wants_stop<S: Store>(&mut self, cx: &mut Context<S>) -> bool {
+        self.is_wanted = true;
+        self.ask(cx)
     }
 
     /// Whether this replica was asked to terminate, and will be restarted.
     pub(super) fn is_to_restart(&self) -> bool {
-        self.stopping.is_wanted
+        self.is_wanted
     }
 
-    /// Asks for leave again, if it is time to.
-    pub(super) fn advance_stopping(&mut self) {
-        if self.stopping.is_wanted && self.cx.now.is_multiple_of(ASK_TICKS) {
-            self.ask_to_stop();
-        }
+    /// Asks for leave again, if it is time to. Returns whether this replica should hand leadership
+    /// over first.
+    #[must_use]
+    pub(super) fn advance<S: Store>(&mut self, cx: &mut Context<S>) -> bool {
+        self.is_wanted && cx.now.is_multiple_of(ASK_TICKS) && self.ask(cx)
     }
 
-    fn ask_to_stop(&mut self) {
-        let votes = self.cx.standing() == Standing::Member && self.cx.consensus.is_some();
-        if !votes || self.cx.configuration.members.len() == 1 {
-            self.stopping.may = true;
-        } else if self.cx.is_leading() {
-            // The next leader is asked then. If no replica can lead instead, only a stop of the
-            // whole cluster is a reason.
-            if self.hand_over.is_none() {
-                let _ = self.begin_hand_over(None);
-            }
-            self.stopping.asked.insert(self.cx.me, self.cx.now);
-            self.stopping.may |= self.all_stop();
-        } else if let Some((leader, _)) = self.cx.leader() {
+    /// Asks the leader for leave. A leader has nobody to ask: it returns true, and asks the next
+    /// leader once it has handed over.
+    fn ask<S: Store>(&mut self, cx: &mut Context<S>) -> bool {
+        let votes = cx.standing() == Standing::Member && cx.consensus.is_some();
+        if !votes || cx.configuration.members.len() == 1 {
+            self.may = true;
+        } else if cx.is_leading() {
+            // If no replica can lead instead, only a stop of the whole cluster is a reason.
+            self.asked.insert(cx.me, cx.now);
+            self.may |= self.all_stop(cx);
+            return true;
+        } else if let Some((leader, _)) = cx.leader() {
             // A replica that is not in step yet may have leave already, from an earlier leader.
-            let message = PeerMessage::AskToStop { has_leave: self.stopping.may };
-            self.cx.push(Output::Gated { to: leader, message, durable: false });
+            let message = PeerMessage::AskToStop { has_leave: self.may };
+            cx.push(Output::Gated { to: leader, message, durable: false });
         }
+        false
     }
 
     /// Handles a peer's request for leave to stop, or its report that an earlier leader gave it.
-    pub(super) fn asked_to_stop(&mut self, peer: ReplicaId, has_leave: bool) {
-        if !self.cx.is_leading() {
+    pub(super) fn asked<S: Store>(
+        &mut self,
+        cx: &mut Context<S>,
+        peer: ReplicaId,
+        has_leave: bool,
+    ) {
+        if !cx.is_leading() {
             return;
         }
-        self.stopping.asked.insert(peer, self.cx.now);
+        self.asked.insert(peer, cx.now);
         if has_leave {
-            self.stopping.given.insert(peer, self.cx.now);
-        } else if self.lets_stop(peer) {
-            self.stopping.given.insert(peer, self.cx.now);
+            self.given.insert(peer, cx.now);
+        } else if self.lets_stop(cx, peer) {
+            self.given.insert(peer, cx.now);
             let message = PeerMessage::MayStop;
-            self.cx.push(Output::Gated { to: peer, message, durable: false });
+            cx.push(Output::Gated { to: peer, message, durable: false });
         }
     }
 
     /// Records that the leader gave leave.
     pub(super) fn may_stop(&mut self) {
-        self.stopping.may |= self.stopping.is_wanted;
+        self.may |= self.is_wanted;
     }
 
     /// Whether a peer is about to stop, as far as this replica knows.
-    pub(super) fn is_stopping(&self, peer: ReplicaId) -> bool {
-        let asked = self.stopping.asked.get(&peer);
-        asked.is_some_and(|at| self.cx.now <= at + ASKING_TICKS)
+    pub(super) fn is_stopping(&self, peer: ReplicaId, now: u64) -> bool {
+        let asked = self.asked.get(&peer);
+        asked.is_some_and(|at| now <= at + ASKING_TICKS)
     }
 
     /// Whether this replica and every member linked to it ask at the same time.
-    fn all_stop(&self) -> bool {
-        let asks = |replica| self.is_stopping(replica);
-        asks(self.cx.me) && self.cx.peers.connected().all(asks)
+    fn all_stop<S: Store>(&self, cx: &Context<S>) -> bool {
+        let asks = |replica| self.is_stopping(replica, cx.now);
+        asks(cx.me) && cx.peers.connected().all(asks)
     }
 
-    fn lets_stop(&self, peer: ReplicaId) -> bool {
-        let members = &self.cx.configuration.members;
-        if self.cx.now < self.stopping.leads_since + LISTEN_TICKS {
+    fn lets_stop<S: Store>(&self, cx: &Context<S>, peer: ReplicaId) -> bool {
+        let members = &cx.configuration.members;
+        if cx.now < self.leads_since + LISTEN_TICKS {
             return false;
         }
-        if members.len() <= FEW || !self.cx.peers.is_member(peer) || self.all_stop() {
+        if members.len() <= FEW || !cx.peers.is_member(peer) || self.all_stop(cx) {
             return true;
         }
         let has_leave = |replica: ReplicaId| {
-            let given = self.stopping.given.get(&replica);
-            replica == peer || given.is_some_and(|at| self.cx.now <= at + LEAVE_TICKS)
+            let given = self.given.get(&replica);
+            replica == peer || given.is_some_and(|at| cx.now <= at + LEAVE_TICKS)
         };
-        let stays = |member: &&Member| !has_leave(member.replica) && self.cx.is_fit(member);
-        members.iter().filter(stays).count() >= self.cx.configuration.quorum()
+        let stays = |member: &&Member| !has_leave(member.replica) && cx.is_fit(member);
+        members.iter().filter(stays).count() >= cx.configuration.quorum()
     }
 }

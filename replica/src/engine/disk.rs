@@ -1,4 +1,5 @@
-//! Pure: detection of a slow disk, and how a leader reacts to its own.
+//! Pure: this replica's disk: its free space, detection that it is slow, and how a leader reacts
+//! to that.
 //!
 //! A leader whose sync does not return should stop leading, if another member's sync does return.
 //! Where all disks are busy, or all members share one, a change of leader does not help. So a
@@ -8,10 +9,11 @@
 //! did in the last minutes: less may be luck, on a disk that they share. A follower goes on
 //! answering heartbeats: the leader needs the answers to know of its majority.
 
+use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::ReplicaId;
 
-use super::Engine;
 use super::consensus::Consensus;
+use super::context::Context;
 use super::lately::Lately;
 use super::message::{Output, PeerMessage};
 use crate::storage::Store;
@@ -43,9 +45,8 @@ const REMEMBERED_TICKS: u64 = 60_000;
 /// Ticks for which writes are slowed before that is reported as trouble.
 const TELL_TICKS: u64 = 1000;
 
-/// The state of the sync under way, and of the disk's debt of deferred work.
-#[derive(Default)]
-pub(super) struct SlowDisk {
+/// The disk: its space, the sync under way, and the debt of deferred work.
+pub(super) struct Disk {
     /// The number of the last question.
     number: u64,
     /// The tick at which it was last asked.
@@ -62,45 +63,82 @@ pub(super) struct SlowDisk {
     slow: Lately<REMEMBERED_TICKS>,
     /// The tick since which writes are slowed because too much work was deferred.
     slows_since: Option<u64>,
+    /// The bytes free and the bytes kept in reserve.
+    free: u64,
+    reserve: u64,
 }
 
-impl SlowDisk {
+impl Default for Disk {
+    fn default() -> Self {
+        Self {
+            number: 0,
+            asked: None,
+            answered: 0,
+            answered_at: None,
+            answers: 0,
+            slow_since: None,
+            slow: Lately::default(),
+            slows_since: None,
+            free: u64::MAX,
+            reserve: 0,
+        }
+    }
+}
+
+impl Disk {
+    /// Records the free space; returns whether the disk became full by it.
+    pub(super) fn has_free(&mut self, free: u64, reserve: u64) -> bool {
+        let was_full = self.is_full();
+        (self.free, self.reserve) = (free, reserve);
+        self.is_full() && !was_full
+    }
+
+    /// Whether less is free than is kept in reserve.
+    pub(super) fn is_full(&self) -> bool {
+        self.free < self.reserve
+    }
+
+    /// Returns the refusal of a write that needs space.
+    pub(super) fn refusal(&self) -> Refusal {
+        Refusal::DiskFull { free: self.free, reserve: self.reserve }
+    }
+
     /// Records whether the disk's debt is so large that it slows writes.
     pub(super) fn owes(&mut self, slows_writes: bool, now: u64) {
         self.slows_since = slows_writes.then(|| self.slows_since.unwrap_or(now));
     }
 
-    /// Returns the trouble to report about slowed writes, once it has lasted.
+    /// Returns the trouble to report about a full disk, or about slowed writes once they have
+    /// lasted.
     pub(super) fn trouble(&self, now: u64) -> Option<String> {
+        if self.is_full() {
+            let (free, reserve) = (self.free, self.reserve);
+            return Some(format!(
+                "the disk is nearly full: {free} bytes are free and {reserve} are kept in reserve; \
+                 make room, or give the volume more"
+            ));
+        }
         let lasts = self.slows_since.is_some_and(|since| now >= since + TELL_TICKS);
         let text = "more is written than the disk keeps up with, so writes are slowed; write less, \
                     or give it a faster disk or more of the processor";
         lasts.then(|| text.to_owned())
     }
-}
 
-impl<S: Store> Engine<S> {
     /// Whether this replica leads, or would lead, on a disk that is slower than another member's:
     /// its heartbeats should not be sent.
-    #[must_use]
-    pub fn falls_silent(&self) -> bool {
-        let SlowDisk { answers, answered_at, slow_since, slow, .. } = &self.slow_disk;
+    pub(super) fn falls_silent<S: Store>(&self, cx: &Context<S>) -> bool {
+        let Self { answers, answered_at, slow_since, slow, .. } = self;
         let bound = (slow.longest() * SILENT_MARGIN).clamp(SILENT_TICKS_MIN, SILENT_TICKS_MAX);
-        let is_long = slow_since.is_some_and(|since| self.cx.now - since + SLOW_TICKS >= bound);
+        let is_long = slow_since.is_some_and(|since| cx.now - since + SLOW_TICKS >= bound);
         let is_outdone = *answers >= ANSWERED_MIN
-            && answered_at.is_some_and(|answered| self.cx.now <= answered + ANSWER_TICKS);
-        is_long && is_outdone && self.would_lead()
-    }
-
-    fn would_lead(&self) -> bool {
-        let leader = self.cx.consensus.as_ref().and_then(Consensus::leader);
-        leader.is_some_and(|(leader, _)| leader == self.cx.me)
+            && answered_at.is_some_and(|answered| cx.now <= answered + ANSWER_TICKS);
+        is_long && is_outdone && would_lead(cx)
     }
 
     /// Records whether the sync under way is slow, and asks the other members about their disks if
     /// this replica would lead.
-    pub(super) fn sync_is_slow(&mut self, is_slow: bool) {
-        let (now, would_lead, disk) = (self.cx.now, self.would_lead(), &mut self.slow_disk);
+    pub(super) fn sync_is_slow<S: Store>(&mut self, cx: &mut Context<S>, is_slow: bool) {
+        let (now, would_lead, disk) = (cx.now, would_lead(cx), self);
         if !is_slow {
             if let Some(since) = disk.slow_since.take() {
                 disk.slow.see(now - since + SLOW_TICKS);
@@ -118,31 +156,36 @@ impl<S: Store> Engine<S> {
         disk.number += u64::from(is_answered);
         disk.asked = Some(now);
         let number = disk.number;
-        for to in self.cx.peers.connected().collect::<Vec<_>>() {
-            self.cx.push(Output::Send { to, message: PeerMessage::AskDisk { number } });
+        for to in cx.peers.connected().collect::<Vec<_>>() {
+            cx.push(Output::Send { to, message: PeerMessage::AskDisk { number } });
         }
     }
 
     /// Advances the time by one tick.
-    pub(super) fn tick_disk(&mut self) {
-        self.slow_disk.slow.tick();
-    }
-
-    /// Answers a peer that waits for its disk, once this replica has synced.
-    pub(super) fn disk_asked(&mut self, peer: ReplicaId, number: u64) {
-        self.cx.store.touch();
-        let message = PeerMessage::DiskWorks { number };
-        self.cx.push(Output::Gated { to: peer, message, durable: true });
+    pub(super) fn tick(&mut self) {
+        self.slow.tick();
     }
 
     /// Records that a peer's disk has synced while this one's sync has not returned.
-    pub(super) fn disk_works(&mut self, number: u64) {
-        let (now, disk) = (self.cx.now, &mut self.slow_disk);
-        if number == disk.number && disk.answered < number {
-            (disk.answered, disk.answered_at) = (number, Some(now));
-            disk.answers += 1;
+    pub(super) fn works_elsewhere(&mut self, number: u64, now: u64) {
+        if number == self.number && self.answered < number {
+            (self.answered, self.answered_at) = (number, Some(now));
+            self.answers += 1;
         }
     }
+}
+
+/// Whether this replica leads, or does as soon as a majority promises.
+fn would_lead<S: Store>(cx: &Context<S>) -> bool {
+    let leader = cx.consensus.as_ref().and_then(Consensus::leader);
+    leader.is_some_and(|(leader, _)| leader == cx.me)
+}
+
+/// Answers a peer that waits for its disk, once this replica has synced.
+pub(super) fn sync_for<S: Store>(cx: &mut Context<S>, peer: ReplicaId, number: u64) {
+    cx.store.touch();
+    let message = PeerMessage::DiskWorks { number };
+    cx.push(Output::Gated { to: peer, message, durable: true });
 }
 
 #[cfg(test)]
@@ -151,7 +194,7 @@ mod tests {
     use omnipaxos::messages::Message;
     use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, Prepare};
 
-    use super::super::{Input, Options, Session};
+    use super::super::{Engine, Input, Options, Session};
     use super::*;
     use crate::storage::memory::Memory;
     use crate::version::Version;
@@ -166,7 +209,7 @@ mod tests {
         for peer in [2, 9].map(ReplicaId) {
             engine.step(Input::PeerUp { peer, session: Session(peer.0) });
         }
-        engine.cx.consensus.as_mut().unwrap().lead();
+        engine.parts.cx.consensus.as_mut().unwrap().lead();
         asked(&mut engine);
         engine
     }
@@ -260,7 +303,8 @@ mod tests {
         let prepare = Prepare { n, decided_idx: 0, n_accepted: Ballot::default(), accepted_idx: 0 };
         let msg = PaxosMsg::Prepare(prepare);
         let message = Message::SequencePaxos(PaxosMessage { from: 2, to: 1, msg });
-        let message = PeerMessage::Paxos { configuration: engine.cx.configuration.id, message };
+        let message =
+            PeerMessage::Paxos { configuration: engine.parts.cx.configuration.id, message };
         engine.step(Input::Peer { peer: ReplicaId(2), session: Session(2), message });
         assert!(!engine.falls_silent(), "it follows");
         assert_eq!(waits(&mut engine, ASK_TICKS), []);
@@ -280,7 +324,7 @@ mod tests {
 
     #[test]
     fn what_the_disk_owes_is_told_when_it_lasts() {
-        let mut disk = SlowDisk::default();
+        let mut disk = Disk::default();
         disk.owes(true, 5);
         disk.owes(true, 900);
         assert_eq!(disk.trouble(900), None);
