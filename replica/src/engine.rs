@@ -20,41 +20,30 @@ mod configuring;
 pub mod consensus;
 mod context;
 mod disk;
-mod epochs;
 mod fences;
 mod hand_over;
 mod health;
 mod introductions;
 mod lately;
-mod log_sync;
 mod logs;
 mod marking;
 mod membership;
 pub mod message;
 mod notice;
 mod parts;
-pub mod patience;
 pub mod peers;
-mod promises;
-mod proposals;
-mod questions;
-mod reads;
-mod relays;
 mod replication;
 mod requests;
 mod restarts;
 mod rules;
 mod scrub;
 mod sending;
-mod solo;
 mod standing;
 mod status;
-mod subscriptions;
 #[cfg(test)]
 mod tests;
 pub mod validity;
 mod weight;
-mod whitelist;
 
 use kvorum_protocol::message::{Admin, Answer, Page, Refusal, Request, SnapshotRequest};
 use kvorum_protocol::status::{ReplicaId, Status};
@@ -64,6 +53,7 @@ use crate::snapshot::{Cursor, Wanted};
 use crate::start::{Epoch, Start};
 use crate::storage::{Seen, Store};
 use consensus::Consensus;
+pub use consensus::solo::Written;
 use context::Context;
 pub use disk::SLOW_TICKS;
 pub use introductions::{Introduction, Rejection};
@@ -74,7 +64,6 @@ use parts::Parts;
 pub use peers::Known;
 use requests::Requests;
 pub use rules::{Options, Rules};
-pub use solo::Written;
 
 /// One replica's decisions.
 pub struct Engine<S: Store> {
@@ -343,7 +332,7 @@ impl<S: Store> Engine<S> {
             }
             PeerMessage::Differs { index, sound } => parts.quarantine(index, sound),
             PeerMessage::Epoch { epoch } => {
-                epochs::told(cx, peer, epoch, parts.requests.reads.round());
+                marking::epochs::told(cx, peer, epoch, parts.requests.reads.round());
             }
             PeerMessage::EpochKept { epoch } => parts.marking.epochs.kept(peer, epoch, cx.now),
             PeerMessage::AskDisk { number } => disk::sync_for(cx, peer, number),

@@ -5,8 +5,8 @@
 //! snapshot that it asks for.
 
 use super::context::Context;
-use super::proposals::Proposals;
 use super::scrub::Scrub;
+use crate::engine::requests::proposals::Proposals;
 use crate::entry::Entry;
 use crate::limits::APPLY_BYTES_MAX;
 use crate::state_machine::{self, Applied, Source};

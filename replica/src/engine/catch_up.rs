@@ -12,9 +12,10 @@
 //! or are members, and never leads to an earlier configuration than this replica knows; and that
 //! neither promise nor log is touched: only the consensus library changes those.
 
+pub(super) mod reports;
+
 use kvorum_protocol::status::{CatchingUp, ConfigurationId, ReplicaId};
 
-use super::consensus::Consensus;
 use super::context::Context;
 use super::message::{Output, PeerMessage};
 use super::notice::Notice;
@@ -24,6 +25,7 @@ use crate::entry::Entry;
 use crate::snapshot::{Found, Header, Install, InstallWrite, Quarantine, SnapshotId, Wanted};
 use crate::state_machine::{self, Source};
 use crate::storage::Store;
+use reports::{ask_to_be_in_step, close_at, tell_state, tell_state_to};
 
 /// Ticks from one request to the next: bounds the rate to some 25 MiB a second, except for entries
 /// that are written faster than that.
@@ -483,40 +485,5 @@ fn may_fetch_newer<S: Store>(cx: &Context<S>) -> bool {
         Standing::Member => cx.consensus.is_some() || cx.is_over() && cx.may_vote(),
         Standing::Joiner => true,
         Standing::Retired => false,
-    }
-}
-
-fn close_at<S: Store>(cx: &mut Context<S>, source: ReplicaId, snapshot: SnapshotId) {
-    let message = PeerMessage::Fetch { call: 0, wanted: Wanted::Close { snapshot } };
-    cx.push(Output::Send { to: source, message });
-}
-
-/// Reports to the leader and to the source how far the state is here: until then the source
-/// keeps the entries after it. Asks the leader for those entries, if they do not come by
-/// themselves.
-fn ask_to_be_in_step<S: Store>(cx: &mut Context<S>, source: Option<ReplicaId>) {
-    let known = cx.consensus.as_ref().and_then(Consensus::leader);
-    let leader = known.filter(|(leader, is_in_step)| *leader != cx.me && !is_in_step);
-    let leader = leader.map(|(leader, _)| leader);
-    tell_state_to(cx, leader);
-    tell_state_to(cx, source.filter(|source| Some(*source) != leader));
-    if let Some((leader, consensus)) = leader.zip(cx.consensus.as_mut()) {
-        consensus.reconnected(leader);
-    }
-}
-
-fn tell_state_to<S: Store>(cx: &mut Context<S>, peer: Option<ReplicaId>) {
-    let Some(to) = peer else { return };
-    let message = PeerMessage::HasState { index: cx.store.applied() };
-    cx.push(Output::Gated { to, message, durable: false });
-}
-
-/// Reports to the linked peers how far this joiner has the state.
-pub(super) fn tell_state<S: Store>(cx: &mut Context<S>) {
-    let index = cx.store.applied();
-    for to in cx.peers.linked().collect::<Vec<_>>() {
-        let message = PeerMessage::HasState { index };
-        // The reported state is durable first, so that a quorum can count on it.
-        cx.push(Output::Gated { to, message, durable: true });
     }
 }

@@ -7,7 +7,12 @@
 
 mod handling;
 mod leaps;
+pub(super) mod log_sync;
 mod outbidding;
+pub(super) mod patience;
+pub(super) mod promises;
+pub(super) mod solo;
+pub(super) mod whitelist;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,13 +24,13 @@ use omnipaxos::storage::Storage;
 use omnipaxos::util::LogEntry;
 use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
 
-use super::patience::{Patience, ROUND_TICKS};
-use super::promises::Promises;
-use super::solo::Solo;
-use super::whitelist::{Gate, gate};
-use super::{Rules, log_sync};
+use super::Rules;
 use crate::entry::Entry;
 use crate::limits::READ_ENTRIES;
+use patience::{Patience, ROUND_TICKS};
+use promises::Promises;
+use solo::Solo;
+use whitelist::{Gate, gate};
 
 pub use handling::Handled;
 use leaps::Leaps;

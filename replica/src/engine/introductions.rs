@@ -227,7 +227,7 @@ pub(super) fn disowned<S: Store>(
 mod tests {
     use super::*;
     use crate::chain::Joiner;
-    use crate::engine::{Engine, Options, epochs};
+    use crate::engine::{Engine, Options, marking::epochs};
     use crate::start::Secret;
     use crate::state_machine::Table;
     use crate::storage::memory::Memory;

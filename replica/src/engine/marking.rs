@@ -7,15 +7,17 @@
 //! of another cluster says nothing about this one's disks: a replica that decides alone waits until
 //! the marker is corrected, and the others do not need it. Does not know what keeps the marker.
 
+pub(super) mod epochs;
+
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use kvorum_protocol::weight::bounded;
 
 use super::consensus::Consensus;
 use super::context::Context;
-use super::epochs::Epochs;
 use super::message::Verdict;
 use crate::marker::Mark;
 use crate::storage::Store;
+use epochs::Epochs;
 
 /// Ticks after which the marker is asked again: it may have been out of reach, and another replica
 /// may have taken this one's place.

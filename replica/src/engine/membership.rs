@@ -20,12 +20,12 @@ use kvorum_protocol::status::{
     ConfigurationId, JoinerStatus, Member, Membership as Status, ReplicaId,
 };
 
-use super::catch_up;
+use super::catch_up::reports::tell_state;
 use super::context::Context;
 use super::message::{Origin, Output, PeerMessage};
-use super::proposals::Proposals;
 use super::restarts::Restarts;
 use crate::chain::Standing;
+use crate::engine::requests::proposals::Proposals;
 use crate::planner::{self, Plan};
 use crate::storage::Store;
 use joining::Joins;
@@ -180,7 +180,7 @@ impl Membership {
         }
         match cx.standing() {
             Standing::Joiner if index > cx.store.applied() => return true,
-            Standing::Joiner => catch_up::tell_state(cx),
+            Standing::Joiner => tell_state(cx),
             Standing::Retired => {
                 let has_decided = (configuration, index) > (cx.configuration.id, cx.began);
                 self.may_go |= has_decided;

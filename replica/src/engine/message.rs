@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::notice::Notice;
 use super::peers::Known;
-use super::solo::Written;
+use crate::engine::consensus::solo::Written;
 use crate::entry::Entry;
 use crate::marker::{Mark, Refused};
 use crate::planner::Scale;

@@ -13,8 +13,8 @@ use super::consensus::{Consensus, Handled};
 use super::context::Context;
 use super::message::{Output, PeerMessage};
 use super::notice::Notice;
-use super::patience::Patience;
-use super::whitelist::Gate;
+use crate::engine::consensus::patience::Patience;
+use crate::engine::consensus::whitelist::Gate;
 use crate::entry::Entry;
 use crate::storage::Store;
 

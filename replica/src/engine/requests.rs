@@ -3,6 +3,11 @@
 //! Guarantees that each request is answered once, that a write is proposed at the leader only, and
 //! that a relayed write whose leader falls silent is *unknown*, never *refused*.
 
+pub(super) mod proposals;
+pub(super) mod reads;
+pub(super) mod relays;
+pub(super) mod subscriptions;
+
 use kvorum_protocol::data::{Operation, Value};
 use kvorum_protocol::message::{
     Answer, Consistency, Pair, Refusal, Request, ServerFrame, Subscription,
@@ -14,15 +19,15 @@ use super::consensus::Consensus;
 use super::context::Context;
 use super::health::Health;
 use super::message::{ClientKey, Origin, Output, PeerMessage, Session};
-use super::proposals::Proposals;
-use super::reads::{Question, Read, Reads};
-use super::relays::{Broken, Purpose, Relays};
 use super::sending::Sending;
-use super::subscriptions::Subscriptions;
 use crate::entry::Command;
 use crate::limits::TURN_BYTES_MAX;
 use crate::snapshot::Wanted;
 use crate::storage::Store;
+use proposals::Proposals;
+use reads::{Question, Read, Reads};
+use relays::{Broken, Purpose, Relays};
+use subscriptions::Subscriptions;
 
 /// The requests that are under way, and the subscriptions.
 #[derive(Default)]

@@ -4,16 +4,18 @@
 //! pace. Guarantees that a snapshot that is not being read is closed after a while, and that a state
 //! in quarantine is not sent.
 
+pub(super) mod questions;
+
 use std::collections::BTreeMap;
 
 use kvorum_protocol::status::ReplicaId;
 
 use super::context::Context;
 use super::message::{Asker, Origin, Output, PeerMessage};
-use super::questions::Questions;
 use super::scrub::close_snapshot;
 use crate::snapshot::{Found, SnapshotId, Wanted};
 use crate::storage::Store;
+use questions::Questions;
 
 /// Ticks after which a snapshot that is not being read is closed, and entries that are not being
 /// fetched may be cut: long enough for a process to restart and continue.

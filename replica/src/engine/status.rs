@@ -9,7 +9,7 @@ use super::context::Context;
 use super::health::Health;
 use super::logs::Logs;
 use super::restarts::Restarts;
-use super::subscriptions::Turning;
+use crate::engine::requests::subscriptions::Turning;
 use crate::storage::Store;
 
 /// The most entries that a ready replica may lag behind the decided index it knows.

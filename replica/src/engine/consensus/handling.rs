@@ -11,10 +11,10 @@ use omnipaxos::messages::ballot_leader_election::HeartbeatMsg;
 use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, Prepare, Promise};
 use omnipaxos::storage::Storage;
 
-use super::super::log_sync;
-use super::super::promises::Sum;
 use super::super::validity::{Local, fits};
-use super::super::whitelist::gate;
+use super::log_sync;
+use super::promises::Sum;
+use super::whitelist::gate;
 use super::{Consensus, Instance, PutOff};
 use crate::entry::Entry;
 

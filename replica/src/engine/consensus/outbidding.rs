@@ -12,7 +12,7 @@
 
 use omnipaxos::ballot_leader_election::Ballot;
 
-use super::super::patience::ROUND_TICKS;
+use super::patience::ROUND_TICKS;
 
 /// Ticks for which a leader waits for another one to prepare it: a message each way and a sync at
 /// each end, with time to spare. During that time the peer that asked is left out.

@@ -17,7 +17,7 @@ use super::planning::Planning;
 use crate::chain::Standing;
 use crate::engine::context::Context;
 use crate::engine::notice::Notice;
-use crate::engine::proposals::Proposals;
+use crate::engine::requests::proposals::Proposals;
 use crate::entry::Entry;
 use crate::planner::Scale;
 use crate::storage::Store;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use kvorum_protocol::data::{Outcome, RequestId};
 use kvorum_protocol::message::{Answer, Doubt};
 
-use super::Origin;
+use crate::engine::Origin;
 use crate::entry::{Command, Entry};
 use crate::limits::{PROPOSALS_BYTES_MAX, PROPOSALS_MAX};
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, VecDeque};
 use omnipaxos::messages::Message;
 use omnipaxos::messages::ballot_leader_election::{BLEMessage, HeartbeatMsg};
 
-use super::lately::Lately;
+use crate::engine::lately::Lately;
 use crate::entry::Entry;
 
 /// Ticks of a round of heartbeats when all peers answer at once. A failed leader is replaced after

@@ -16,7 +16,7 @@ use kvorum_protocol::limits::SUBSCRIPTIONS_MAX;
 use kvorum_protocol::message::{EntryEvent, Event, KeyEvent, Refusal, ServerFrame, Subscription};
 use kvorum_protocol::status::{ReplicaId, Role, Status};
 
-use super::ClientKey;
+use crate::engine::ClientKey;
 use crate::entry::{Command, Entry};
 use crate::limits::{
     PREFIXES_BYTES_MAX, SUBSCRIPTIONS_MAX as ALL_SUBSCRIPTIONS_MAX, TURN_BYTES_MAX,

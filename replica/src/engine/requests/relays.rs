@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use kvorum_protocol::message::{Answer, Doubt};
 use kvorum_protocol::status::ReplicaId;
 
-use super::reads::Read;
 use super::{Origin, Session};
+use crate::engine::requests::reads::Read;
 use crate::limits::{RELAYS_BYTES_MAX, RELAYS_MAX};
 
 /// Ticks that a call may take.

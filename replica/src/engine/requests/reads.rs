@@ -17,7 +17,7 @@ use kvorum_protocol::message::Request;
 use kvorum_protocol::status::ReplicaId;
 use omnipaxos::ballot_leader_election::Ballot;
 
-use super::Origin;
+use crate::engine::Origin;
 use crate::limits::{READS_BYTES_MAX, READS_MAX};
 
 /// Ticks that a read may wait.

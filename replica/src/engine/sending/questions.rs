@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use kvorum_protocol::status::ReplicaId;
 
-use super::message::{ClientKey, Origin};
+use crate::engine::message::{ClientKey, Origin};
 use crate::limits::{CLIENT_QUESTIONS_MAX, QUESTIONS_EACH_MAX, QUESTIONS_MAX, SCANS_MAX};
 
 /// The client or peer that asks a question.
@@ -29,7 +29,7 @@ impl From<Origin> for Asker {
 
 /// The numbers of reads under way.
 #[derive(Default)]
-pub(super) struct Questions {
+pub(in crate::engine) struct Questions {
     /// Pages of keys being read.
     scans: usize,
     /// Questions for state and old entries, by asker.
@@ -38,20 +38,20 @@ pub(super) struct Questions {
 
 impl Questions {
     /// Counts the read of another page of keys; returns false when too many are under way.
-    pub(super) fn begin_scan(&mut self) -> bool {
+    pub(in crate::engine) fn begin_scan(&mut self) -> bool {
         let has_room = self.scans < SCANS_MAX;
         self.scans += usize::from(has_room);
         has_room
     }
 
     /// Records that a page was read.
-    pub(super) fn end_scan(&mut self) {
+    pub(in crate::engine) fn end_scan(&mut self) {
         self.scans = self.scans.saturating_sub(1);
     }
 
     /// Counts a question for state or old entries; returns false when its asker, or all together,
     /// have too many under way.
-    pub(super) fn begin(&mut self, origin: Origin) -> bool {
+    pub(in crate::engine) fn begin(&mut self, origin: Origin) -> bool {
         let asker = Asker::from(origin);
         let is_client = |asker: &Asker| matches!(asker, Asker::Client(_));
         let counted = |of: &dyn Fn(&Asker) -> bool| -> usize {
@@ -69,7 +69,7 @@ impl Questions {
     }
 
     /// Records that the answer to a question was read.
-    pub(super) fn end(&mut self, origin: Origin) {
+    pub(in crate::engine) fn end(&mut self, origin: Origin) {
         if let Some(own) = self.asked.get_mut(&origin.into()) {
             *own -= 1;
             if *own == 0 {
@@ -81,8 +81,8 @@ impl Questions {
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::Session;
     use super::*;
+    use crate::engine::message::Session;
 
     fn client(client: u64) -> Origin {
         Origin::Client { client: ClientKey(client), call: 1 }

@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 
-use super::context::Context;
-use super::message::{Output, PeerMessage};
+use crate::engine::context::Context;
+use crate::engine::message::{Output, PeerMessage};
 use crate::marker::Mark;
 use crate::start::Epoch;
 use crate::storage::{Seen, Store};
@@ -47,7 +47,7 @@ struct Kept {
 
 /// This replica's epochs, and how far each of them is known elsewhere.
 #[derive(Default)]
-pub(super) struct Epochs {
+pub(in crate::engine) struct Epochs {
     /// The progress at the time the current epoch began.
     progress: Option<Progress>,
     /// The tick at which the current epoch began.
@@ -73,13 +73,13 @@ pub(super) struct Epochs {
 
 impl Epochs {
     #[cfg(test)]
-    pub(super) fn durable(&self) -> Epoch {
+    pub(in crate::engine) fn durable(&self) -> Epoch {
         self.durable
     }
 
     /// Begins a new epoch if something happened that only this disk knows. To be called once a
     /// turn, before its messages are taken. `round` is the last round of reads.
-    pub(super) fn advance<S: Store>(&mut self, cx: &mut Context<S>, round: u64) {
+    pub(in crate::engine) fn advance<S: Store>(&mut self, cx: &mut Context<S>, round: u64) {
         if cx.consensus.is_none() {
             return;
         }
@@ -106,7 +106,7 @@ impl Epochs {
     /// the marker, sent with whatever epoch is durable by then: how far the disk got, even when
     /// every other member knows, because all of them may be restored from copies; or that the
     /// reports of a copy do not count.
-    pub(super) fn end<S: Store>(&mut self, cx: &mut Context<S>) -> Option<Mark> {
+    pub(in crate::engine) fn end<S: Store>(&mut self, cx: &mut Context<S>) -> Option<Mark> {
         if self.progress != progress(cx) {
             cx.store.begin_epoch();
         }
@@ -128,13 +128,13 @@ impl Epochs {
 
     /// Begins to withdraw what this start reported to the marker: a member remembers another disk.
     /// So the original volume is accepted when it is back.
-    pub(super) fn withdraw(&mut self) {
+    pub(in crate::engine) fn withdraw(&mut self) {
         self.withdraws = true;
         self.told = 0;
     }
 
     /// Repeats the withdrawal until the marker has it.
-    pub(super) fn advance_withdrawal<S: Store>(&mut self, cx: &mut Context<S>) {
+    pub(in crate::engine) fn advance_withdrawal<S: Store>(&mut self, cx: &mut Context<S>) {
         let Self { withdraws, told, .. } = *self;
         if withdraws && (told == 0 || cx.now >= told + WITNESS_TICKS) {
             self.told = cx.now;
@@ -143,7 +143,7 @@ impl Epochs {
     }
 
     /// Records that an epoch is durable: a sync returned that began in it, or later.
-    pub(super) fn is_durable<S: Store>(&mut self, cx: &Context<S>, epoch: Epoch) {
+    pub(in crate::engine) fn is_durable<S: Store>(&mut self, cx: &Context<S>, epoch: Epoch) {
         let before = self.durable;
         if epoch <= before {
             return;
@@ -160,7 +160,7 @@ impl Epochs {
     }
 
     /// Records that a peer has an epoch of this disk durably.
-    pub(super) fn kept(&mut self, peer: ReplicaId, epoch: Epoch, now: u64) {
+    pub(in crate::engine) fn kept(&mut self, peer: ReplicaId, epoch: Epoch, now: u64) {
         let durable = self.durable;
         if let Some(kept) = self.kept.get_mut(&peer).filter(|kept| kept.epoch < epoch) {
             // No peer can have a later epoch than the durable one.
@@ -192,7 +192,7 @@ impl Epochs {
     }
 
     /// Whether the marker lacks an epoch, and a report may be sent.
-    pub(super) fn is_witness_due<S: Store>(&self, cx: &Context<S>) -> bool {
+    pub(in crate::engine) fn is_witness_due<S: Store>(&self, cx: &Context<S>) -> bool {
         let Self { durable, witnessed, told, .. } = *self;
         let may_tell = told == 0 || cx.now >= told + WITNESS_TICKS;
         durable > witnessed && may_tell && self.is_epoch_settled(cx)
@@ -215,7 +215,7 @@ impl Epochs {
 
     /// Reports to the marker how far this disk has got. With `solo`, asks it to also name this
     /// replica in that configuration.
-    pub(super) fn tell_marker<S: Store>(
+    pub(in crate::engine) fn tell_marker<S: Store>(
         &mut self,
         cx: &mut Context<S>,
         solo: Option<ConfigurationId>,
@@ -226,19 +226,19 @@ impl Epochs {
     }
 
     /// Records that the marker has a report.
-    pub(super) fn is_witnessed(&mut self, mark: Mark) {
+    pub(in crate::engine) fn is_witnessed(&mut self, mark: Mark) {
         self.withdraws &= !mark.withdraws;
         self.witnessed = self.witnessed.max(mark.epoch);
         self.marked = self.marked.max(mark.leads);
     }
 
     /// Notes that the marker has lost the reports. They are repeated when the next one is due.
-    pub(super) fn forget_witness(&mut self) {
+    pub(in crate::engine) fn forget_witness(&mut self) {
         (self.witnessed, self.marked) = (Epoch::default(), None);
     }
 
     /// Notes that the marker has lost the reports. They are repeated at once.
-    pub(super) fn renew_witness(&mut self) {
+    pub(in crate::engine) fn renew_witness(&mut self) {
         self.forget_witness();
         self.told = 0;
     }
@@ -253,7 +253,12 @@ fn progress<S: Store>(cx: &Context<S>) -> Option<Progress> {
 
 /// Records how far a peer's disk has got, as the peer reports, and confirms it once that is
 /// durable.
-pub(super) fn told<S: Store>(cx: &mut Context<S>, peer: ReplicaId, epoch: Epoch, round: u64) {
+pub(in crate::engine) fn told<S: Store>(
+    cx: &mut Context<S>,
+    peer: ReplicaId,
+    epoch: Epoch,
+    round: u64,
+) {
     if let Some(seen) = cx.store.seen(peer)
         && seen.epoch < epoch
     {

@@ -15,7 +15,7 @@ use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, Prepare, Promise};
 
-use super::validity::end_of;
+use crate::engine::validity::end_of;
 use crate::entry::Entry;
 
 /// The rank of a log: the ballot in which its end was accepted, and its length.
