@@ -124,3 +124,37 @@ impl HandOver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::Cluster;
+
+    #[test]
+    fn leadership_goes_to_who_is_asked_for_or_to_who_stays_longest() {
+        let mut cluster = Cluster::of(3);
+        let (leader, others) = cluster.roles();
+        let last = *others.last().unwrap();
+        cluster.parts(leader).begin_hand_over(Some(last)).unwrap();
+        cluster.settle();
+        cluster.pass(10);
+        assert_eq!(cluster.roles().0, last);
+        cluster.parts(last).begin_hand_over(None).unwrap();
+        cluster.pass(10);
+        let lowest = [1, 2, 3].map(ReplicaId).into_iter().find(|id| *id != last);
+        assert_eq!(Some(cluster.roles().0), lowest, "the lowest ordinal stays longest");
+    }
+
+    #[test]
+    fn a_hand_over_ends_though_its_target_is_silent() {
+        let mut cluster = Cluster::of(3);
+        let (leader, others) = cluster.roles();
+        let follower = cluster.parts(others[0]);
+        assert!(follower.begin_hand_over(None).is_err(), "it does not lead");
+        let parts = cluster.parts(leader);
+        parts.begin_hand_over(Some(others[0])).unwrap();
+        parts.cx.now += HAND_OVER_TICKS;
+        parts.hand_over.advance(&mut parts.cx);
+        assert!(!parts.hand_over.is_under_way());
+    }
+}

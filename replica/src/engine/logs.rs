@@ -83,3 +83,42 @@ impl Logs {
         self.begin_after(cx).max(cx.store.since())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::tests::Cluster;
+    use crate::state_machine::Table;
+
+    #[test]
+    fn the_log_is_cut_at_what_is_applied_and_no_later() {
+        let mut cluster = Cluster::of(3);
+        let (leader, _) = cluster.roles();
+        cluster.put(leader, "a");
+        cluster.settle();
+        let parts = cluster.parts(leader);
+        let applied = parts.cx.store.applied();
+        assert_eq!(parts.logs.compacted(&parts.cx), 0);
+        parts.logs.rebuilt(applied + 1);
+        parts.logs.compact(&mut parts.cx, None);
+        assert_eq!(parts.logs.compacted(&parts.cx), 0, "that is not applied yet");
+        parts.logs.rebuilt(applied);
+        parts.logs.compact(&mut parts.cx, None);
+        assert_eq!(parts.logs.compacted(&parts.cx), applied);
+    }
+
+    #[test]
+    fn an_old_log_goes_when_the_next_configuration_has_decided() {
+        let mut cluster = Cluster::of(3);
+        let (leader, _) = cluster.roles();
+        let parts = cluster.parts(leader);
+        let chain = parts.cx.store.chain();
+        parts.logs.enter(&parts.cx, &chain);
+        assert!(parts.logs.old.is_some());
+        parts.cx.began = parts.cx.store.applied();
+        parts.logs.forget_old(&mut parts.cx);
+        assert!(parts.logs.old.is_some(), "nothing is decided in it");
+        parts.cx.began -= 1;
+        parts.logs.forget_old(&mut parts.cx);
+        assert!(parts.logs.old.is_none());
+    }
+}

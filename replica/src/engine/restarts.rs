@@ -161,3 +161,45 @@ impl Restarts {
         members.iter().filter(stays).count() >= cx.configuration.quorum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::Cluster;
+
+    /// A majority of three stays when one is away.
+    #[test]
+    fn one_of_three_gets_leave_at_a_time() {
+        let mut cluster = Cluster::of(3);
+        let (leader, others) = cluster.roles();
+        let (first, second) = (others[0], others[1]);
+        cluster.pass(usize::try_from(LISTEN_TICKS).unwrap());
+        for replica in [first, second] {
+            let parts = cluster.parts(replica);
+            assert!(!parts.restarts.wants_stop(&mut parts.cx), "it does not lead");
+            cluster.settle();
+        }
+        assert!(cluster.parts(first).restarts.may());
+        assert!(!cluster.parts(second).restarts.may(), "two of three would be away");
+        cluster.parts(first).restarts = Restarts::default();
+        cluster.parts(leader).restarts.is_back(first);
+        cluster.pass(usize::try_from(ASK_TICKS).unwrap());
+        assert!(cluster.parts(second).restarts.may(), "the first one is back");
+    }
+
+    #[test]
+    fn all_may_stop_when_all_want_to() {
+        let mut cluster = Cluster::of(3);
+        let (leader, others) = cluster.roles();
+        cluster.pass(usize::try_from(LISTEN_TICKS).unwrap());
+        for replica in [others[0], others[1], leader] {
+            let parts = cluster.parts(replica);
+            let hands_over = parts.restarts.wants_stop(&mut parts.cx);
+            assert_eq!(hands_over, replica == leader);
+        }
+        cluster.pass(2 * usize::try_from(ASK_TICKS).unwrap());
+        for replica in [leader, others[0], others[1]] {
+            assert!(cluster.parts(replica).restarts.may(), "{replica:?}");
+        }
+    }
+}

@@ -277,3 +277,45 @@ pub(super) fn close_snapshot<S: Store>(cx: &mut Context<S>, snapshot: SnapshotId
     let (asker, wanted) = (Asker::Own { call: 0 }, Wanted::Close { snapshot });
     cx.push(Output::Read { asker, wanted, number: 0 });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::Cluster;
+    use crate::snapshot::Item;
+    use crate::state_machine::Record;
+
+    fn digest(revision: u64) -> Digest {
+        let record = Record { value: bytes::Bytes::new(), revision };
+        Digest::default().with(&[Item::Key(bytes::Bytes::new(), record)])
+    }
+
+    #[test]
+    fn a_strict_majority_is_right() {
+        let mut cluster = Cluster::of(3);
+        let (leader, others) = cluster.roles();
+        let parts = cluster.parts(leader);
+        let index = parts.cx.last_known();
+        let mut told = |replica, of| parts.scrub.told(&mut parts.cx, replica, index, digest(of));
+        assert!(told(leader, 1).is_none() && told(others[0], 2).is_none(), "one to one");
+        let Difference { mut sound, others: wrong, .. } = told(others[1], 1).unwrap();
+        sound.sort_unstable_by_key(|replica| *replica != leader);
+        assert_eq!((sound, wrong), (vec![leader, others[1]], vec![others[0]]));
+        let parts = cluster.parts(leader);
+        assert!(parts.scrub.told(&mut parts.cx, leader, index + 99, digest(1)).is_none());
+        assert_eq!(parts.scrub.index, index, "no replica is ahead of the log");
+    }
+
+    #[test]
+    fn without_a_majority_nobody_is_right() {
+        let mut cluster = Cluster::of(3);
+        let (leader, others) = cluster.roles();
+        let parts = cluster.parts(leader);
+        let index = parts.cx.last_known();
+        for (of, replica) in [leader, others[0], others[1]].into_iter().enumerate() {
+            let digest = digest(of as u64);
+            assert!(parts.scrub.told(&mut parts.cx, replica, index, digest).is_none());
+        }
+        assert_eq!(parts.scrub.differ_at(), Some(index));
+    }
+}

@@ -166,3 +166,49 @@ fn tell_found<S: Store>(cx: &mut Context<S>, origin: Origin, found: Found) {
         Origin::Client { .. } => cx.answer(origin, found.answer()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::message::{ClientKey, Session};
+    use crate::engine::tests::Cluster;
+    use crate::snapshot::Header;
+    use crate::state_machine::Table;
+
+    #[test]
+    fn clients_leave_snapshots_to_peers() {
+        let mut cluster = Cluster::of(3);
+        let (leader, others) = cluster.roles();
+        let parts = cluster.parts(leader);
+        let (applied, chain) = (parts.cx.store.applied(), parts.cx.store.chain());
+        let header = Header { applied, items: 0, version: parts.cx.store.version(), chain };
+        for number in 0..CLIENT_SNAPSHOTS_MAX as u64 {
+            let origin = Origin::Client { client: ClientKey(number), call: 1 };
+            parts.sending.fetch(&mut parts.cx, origin, Wanted::Snapshot);
+            let (snapshot, header) = (SnapshotId { nonce: 1, number }, header.clone());
+            parts.sending.found(&mut parts.cx, origin, Found::Snapshot { snapshot, header });
+        }
+        parts.cx.outputs.clear();
+        let client = Origin::Client { client: ClientKey(99), call: 1 };
+        parts.sending.fetch(&mut parts.cx, client, Wanted::Snapshot);
+        let reads = |outputs: &[Output]| outputs.iter().any(|it| matches!(it, Output::Read { .. }));
+        assert!(!reads(&parts.cx.outputs), "it is answered that this replica is busy");
+        let peer = Origin::Peer { peer: others[0], session: Session(1), call: 1 };
+        parts.sending.fetch(&mut parts.cx, peer, Wanted::Snapshot);
+        assert!(reads(&parts.cx.outputs));
+    }
+
+    #[test]
+    fn entries_that_are_fetched_are_kept_for_a_while() {
+        let mut cluster = Cluster::of(3);
+        let (leader, others) = cluster.roles();
+        let parts = cluster.parts(leader);
+        let peer = Origin::Peer { peer: others[0], session: Session(1), call: 1 };
+        let configuration = parts.cx.configuration.id;
+        parts.sending.fetch(&mut parts.cx, peer, Wanted::Entries { configuration, from: 5 });
+        assert_eq!(parts.sending.pinned(), Some(4));
+        parts.cx.now += IDLE_TICKS + 1;
+        parts.sending.expire(&mut parts.cx);
+        assert_eq!(parts.sending.pinned(), None);
+    }
+}

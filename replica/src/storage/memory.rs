@@ -86,8 +86,9 @@ impl Memory {
         Self::of_cluster(1, 1)
     }
 
+    /// Creates an empty disk that can crash, for one of the replicas of a new cluster.
     #[cfg(test)]
-    fn of_cluster(replica: u64, replicas: u64) -> Self {
+    pub(crate) fn of_cluster(replica: u64, replicas: u64) -> Self {
         use kvorum_protocol::status::{ClusterId, Member};
         let member = |id: u64| Member { replica: ReplicaId(id), name: format!("kvorum-{id}") };
         let members = (1..=replicas).map(member).collect();

@@ -148,3 +148,39 @@ impl Joins {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::Cluster;
+    use kvorum_protocol::message::{Admin, Request};
+
+    fn join(cluster: &mut Cluster, name: &str, nonce: u64) -> Option<Answer> {
+        let (leader, _) = cluster.roles();
+        let name = name.to_owned();
+        let call = cluster.request(leader, Request::Admin(Admin::Join { name, nonce }));
+        cluster.settle();
+        cluster.answer(call).cloned()
+    }
+
+    #[test]
+    fn an_id_is_given_once() {
+        let mut cluster = Cluster::of(3);
+        let first = join(&mut cluster, "kvorum-3", 7);
+        let Some(Answer::Joined { replica, .. }) = first else { panic!("{first:?}") };
+        assert!(replica.0 > 3, "no other disk ever had it");
+        let again = join(&mut cluster, "kvorum-3", 7);
+        assert!(matches!(again, Some(Answer::Joined { replica: id, .. }) if id == replica));
+        let other = join(&mut cluster, "kvorum-3", 8);
+        assert!(matches!(other, Some(Answer::Joined { replica: id, .. }) if id > replica));
+    }
+
+    #[test]
+    fn a_name_that_fits_no_member_is_refused() {
+        let mut cluster = Cluster::of(3);
+        for name in ["etcd-3", "kvorum", ""] {
+            let answer = join(&mut cluster, name, 9);
+            assert!(matches!(answer, Some(Answer::Refused(_))), "{name:?}: {answer:?}");
+        }
+    }
+}

@@ -187,3 +187,49 @@ fn has_everything<S: Store>(cx: &Context<S>, member: &Member) -> bool {
     };
     reach >= all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::Cluster;
+
+    #[test]
+    fn a_configuration_ends_when_a_majority_of_the_next_has_everything() {
+        let mut cluster = Cluster::of(3);
+        let (leader, others) = cluster.roles();
+        let put = cluster.put(leader, "a");
+        let parts = cluster.parts(leader);
+        let stays = |member: &&Member| member.replica != others[1];
+        let members: Vec<_> =
+            parts.cx.configuration.members.iter().filter(stays).cloned().collect();
+        parts.membership.configure(&parts.cx, members.clone(), true);
+        assert!(!parts.membership.seals.is_under_way(), "a hand-over is under way");
+        parts.membership.configure(&parts.cx, members.clone(), false);
+        assert!(parts.membership.seals.is_under_way());
+        cluster.settle();
+        let cx = &cluster.parts(leader).cx;
+        assert_eq!(
+            (cx.configuration.id, &cx.configuration.members),
+            (ConfigurationId(2), &members)
+        );
+        let refused = Answer::Refused(Refusal::HandingOver);
+        assert_eq!(cluster.answer(put), Some(&refused), "it was never proposed");
+    }
+
+    /// Each try is given more time than the last one.
+    #[test]
+    fn a_try_ends_when_the_next_members_are_late() {
+        let mut cluster = Cluster::of(3);
+        let (leader, _) = cluster.roles();
+        let parts = cluster.parts(leader);
+        parts.cx.propose(Entry::Noop);
+        let members = parts.cx.configuration.members.clone();
+        let first = parts.membership.seals.patience();
+        parts.membership.configure(&parts.cx, members, false);
+        parts.cx.now += first;
+        parts.membership.advance_seals(&mut parts.cx, &mut parts.requests.proposals);
+        let seals = &parts.membership.seals;
+        assert!(!seals.is_busy() && seals.patience() == 2 * first);
+        assert!(seals.why().is_some_and(|why| why.contains("in time")));
+    }
+}
