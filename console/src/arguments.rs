@@ -188,7 +188,7 @@ pub enum Command {
     /// One replica of a local cluster
     #[cfg(feature = "local")]
     #[command(hide = true)]
-    Replica(Box<kvorum_replica::settings::Settings>),
+    Replica(Box<kvorum_replica::node::settings::Settings>),
 }
 
 /// What a load takes.
@@ -300,7 +300,7 @@ pub struct Local {
     pub no_console: bool,
     /// Where the replicas keep their data
     #[arg(long, value_enum, default_value = "disk")]
-    pub storage: kvorum_replica::settings::StorageKind,
+    pub storage: kvorum_replica::node::settings::StorageKind,
     /// Let links be cut and replicas crashed
     #[arg(long)]
     pub allow_faults: bool,

@@ -100,7 +100,7 @@ pub fn run() -> ExitCode {
     };
     #[cfg(feature = "local")]
     if let Some(arguments::Command::Replica(settings)) = &arguments.command {
-        return kvorum_replica::process::run(settings);
+        return kvorum_replica::node::process::run(settings);
     }
     let named = Named::of(&matches);
     // The console's loop has a thread of its own: a library may block the thread it runs on, as the

@@ -20,7 +20,7 @@ use kvorum_protocol::data::Outcome;
 use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::status::Status;
 use kvorum_protocol::{Client, Key, Value};
-use kvorum_replica::state_machine::{Changes, Record, Table};
+use kvorum_replica::state::machine::{Changes, Record, Table};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, Store};
 use rustix::process::Signal;

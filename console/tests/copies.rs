@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, PATIENCE, kvorum, said};
-use kvorum_replica::addresses::{Addresses, FILE_NAME};
+use kvorum_replica::node::addresses::{Addresses, FILE_NAME};
 use kvorum_replica::orchestrator::Folder;
 use rustix::process::{Pid, Signal, kill_process};
 

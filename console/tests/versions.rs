@@ -18,7 +18,7 @@ use kvorum::local::folder::StatefulSet;
 use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::status::{ClusterId, Status};
 use kvorum_protocol::{Client, Key, Value};
-use kvorum_replica::version::Version;
+use kvorum_replica::state::version::Version;
 use rustix::process::{Pid, Signal, kill_process};
 
 const HOLD: &str = "--hold-version=1";

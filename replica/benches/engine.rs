@@ -13,9 +13,9 @@ use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, RequestId, V
 use kvorum_protocol::message::Request;
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId, Role};
 use kvorum_replica::engine::{ClientKey, Engine, Input, Options, Output, Session};
+use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::Identity;
 use kvorum_replica::storage::memory::Memory;
-use kvorum_replica::version::Version;
 
 const REPLICAS: u64 = 3;
 const SESSION: Session = Session(1);

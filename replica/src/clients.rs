@@ -35,7 +35,7 @@ use crate::driver::ClientEvent;
 use crate::driver::sinks::{ClientSink, Queued, Total};
 use crate::engine::{ClientKey, Input};
 use crate::limits::{BEGUN_BYTES_MAX, CALL_BYTES, REQUESTS_BYTES_MAX};
-use crate::metrics::Metrics;
+use crate::node::metrics::Metrics;
 use held::Held;
 use requests::Requests;
 

@@ -2,7 +2,7 @@
 //!
 //! One thread owns the engine and the disk. Each turn drains the inboxes (bounded), steps the
 //! engine for each input, and hands the output to the links and clients; messages that report a
-//! durable fact wait in the [gate](crate::gate). The sync runs on a thread of its own, so that
+//! durable fact wait in the [gate](crate::driver::gate). The sync runs on a thread of its own, so that
 //! meanwhile heartbeats and read probes are answered and work for the next sync accumulates.
 //!
 //! The invariants; `tests/simulation/` checks I1 at each message, and removes it to confirm that
@@ -18,6 +18,7 @@
 //! that it loses its leadership.
 
 mod events;
+pub mod gate;
 pub mod link_handle;
 mod outbound;
 mod reader;
@@ -34,12 +35,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::driver::gate::Gate;
 use crate::engine::{
     Engine, Input, Known, Look, Notice, Options, Output, Rejection, SLOW_TICKS, Session,
 };
-use crate::gate::Gate;
 use crate::marker::{Claim, Mark};
-use crate::metrics::Metrics;
+use crate::node::metrics::Metrics;
 use crate::storage::Store;
 use crate::storage::durable::Durable;
 pub use events::{ClientEvent, PeerEvent};

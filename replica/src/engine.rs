@@ -49,8 +49,8 @@ use kvorum_protocol::message::{Admin, Answer, Page, Refusal, Request, SnapshotRe
 use kvorum_protocol::status::{ReplicaId, Status};
 
 use crate::marker::Mark;
-use crate::snapshot::{Cursor, Wanted};
-use crate::start::{Epoch, Start};
+use crate::state::snapshot::{Cursor, Wanted};
+use crate::state::start::{Epoch, Start};
 use crate::storage::{Seen, Store};
 use consensus::Consensus;
 pub use consensus::solo::Written;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use kvorum_replica::settings::Settings;
+use kvorum_replica::node::settings::Settings;
 
 /// One replica of a Kvorum cluster
 #[derive(Parser)]
@@ -14,5 +14,5 @@ struct Command {
 }
 
 fn main() -> ExitCode {
-    kvorum_replica::process::run(&Command::parse().settings)
+    kvorum_replica::node::process::run(&Command::parse().settings)
 }

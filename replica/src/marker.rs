@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-use crate::start::Epoch;
+use crate::state::start::Epoch;
 
 /// The cluster's marker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -8,45 +8,32 @@
 //!
 //! Does not know when a sync is due; the driver does.
 
-pub mod database;
 pub mod durable;
-mod framing;
-mod install;
-pub mod keys;
-pub mod lock;
 pub mod log;
 pub mod memory;
-pub mod open;
-pub mod open_error;
-pub mod record;
-mod rocks;
-pub mod rocks_log;
-mod rocks_snapshots;
+pub mod rocks;
 pub mod scan;
-pub mod seed;
 pub mod segments;
-mod starts;
-pub mod tables;
 
 use kvorum_protocol::message::Scan;
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-use crate::entry::Entry;
 use crate::marker::{Claim, History, Mark, Marker, Past};
-use crate::snapshot::{Install, InstallWrite, Quarantine, Snapshots};
-use crate::start::{Epoch, Start, StartKey};
-use crate::state_machine::Table;
-use crate::version::Version;
+use crate::state::entry::Entry;
+use crate::state::machine::Table;
+use crate::state::snapshot::{Install, InstallWrite, Quarantine, Snapshots};
+use crate::state::start::{Epoch, Start, StartKey};
+use crate::state::version::Version;
 
-pub use database::Database;
 use durable::Durable;
 /// A ballot, as the log stores it.
 pub use omnipaxos::ballot_leader_election::Ballot;
-pub use open_error::OpenError;
 pub use rocks::OnFatal;
+pub use rocks::database::Database;
+pub use rocks::open_error::OpenError;
+use rocks::tables::Debt;
 use segments::LogLimits;
-use tables::Debt;
 
 /// A replica's identity. It is stored on its volume and nowhere else.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

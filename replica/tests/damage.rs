@@ -16,13 +16,13 @@ use bytes::Bytes;
 use kvorum_protocol::data::{ClientId, Condition, Key, LaneId, Operation, RequestId, Value};
 use kvorum_protocol::message::{Consistency, Page, Scan};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
-use kvorum_replica::entry::{Command, Entry};
-use kvorum_replica::start::{Epoch, Secret};
-use kvorum_replica::state_machine::{self, LaneMemory, Source, Table};
-use kvorum_replica::storage::open::{Newborn, Owner};
+use kvorum_replica::state::entry::{Command, Entry};
+use kvorum_replica::state::machine::{self, LaneMemory, Source, Table};
+use kvorum_replica::state::start::{Epoch, Secret};
+use kvorum_replica::state::version::Version;
+use kvorum_replica::storage::rocks::open::{Newborn, Owner};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, OpenError, Seen, Store};
-use kvorum_replica::version::Version;
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{Storage, StorageOp};
 use rand::rngs::StdRng;
@@ -46,7 +46,7 @@ struct State {
     promise: Option<Ballot>,
     round: Option<Ballot>,
     decided: usize,
-    lanes: Vec<Option<state_machine::Lane>>,
+    lanes: Vec<Option<machine::Lane>>,
     seen: Option<Seen>,
     nonces: BTreeMap<u64, Option<u64>>,
     incarnation: u64,
@@ -85,7 +85,7 @@ fn fill(database: &mut Database, numbers: std::ops::Range<u64>) {
         let entries: Vec<Entry> = (first..first + 10).map(entry).collect();
         log.append_entries(entries.clone()).unwrap();
         log.set_decided_idx(usize::try_from(first + 10).unwrap()).unwrap();
-        state_machine::apply(database, LaneMemory::default(), Source::Log, first + 1, &entries);
+        machine::apply(database, LaneMemory::default(), Source::Log, first + 1, &entries);
         database.sync(database.durable());
     }
     // The last writes do not belong to the log.

@@ -23,9 +23,9 @@ use kvorum_protocol::message::{
 };
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use kvorum_replica::engine::PeerMessage;
-use kvorum_replica::entry::{Command, Entry};
-use kvorum_replica::snapshot::{Chunk, Cursor, Digest, Found, Item, SnapshotId, Wanted};
-use kvorum_replica::state_machine::Record;
+use kvorum_replica::state::entry::{Command, Entry};
+use kvorum_replica::state::machine::Record;
+use kvorum_replica::state::snapshot::{Chunk, Cursor, Digest, Found, Item, SnapshotId, Wanted};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::{

@@ -20,21 +20,21 @@ use kvorum_protocol::message::{
     Admin, Answer, Consistency, Request, Scan, SnapshotName, SnapshotRequest, Subscription,
 };
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
-use kvorum_replica::chain::Chain;
 use kvorum_replica::engine::{
     ClientKey, Engine, Input, Options, Output, PeerMessage, Session, Verdict, validity,
 };
-use kvorum_replica::entry::{Command, Entry};
 use kvorum_replica::planner::Scale;
-use kvorum_replica::snapshot::{
+use kvorum_replica::state::chain::Chain;
+use kvorum_replica::state::entry::{Command, Entry};
+use kvorum_replica::state::machine::{Record, Table};
+use kvorum_replica::state::snapshot::{
     Chunk, Cursor, Digest, Found, Header, Item, SnapshotId, Snapshots, Wanted,
 };
-use kvorum_replica::start::Epoch;
-use kvorum_replica::state_machine::{Record, Table};
+use kvorum_replica::state::start::Epoch;
+use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::{Memory, MemorySnapshots};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Identity, Store};
-use kvorum_replica::version::Version;
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::PaxosMessage;

@@ -9,22 +9,22 @@ use std::sync::Arc;
 
 use kvorum_protocol::message::{Admin, Answer, Refusal, Request, ServerFrame};
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
-use kvorum_replica::chain::{Chain, Joiner};
 use kvorum_replica::engine::peers::Peers;
 use kvorum_replica::engine::{
     ClientKey, Engine, Input, Notice, Options, Output, PeerMessage, Session, Verdict,
 };
-use kvorum_replica::entry::Entry;
 use kvorum_replica::marker::Mark;
-use kvorum_replica::snapshot::{
+use kvorum_replica::state::chain::{Chain, Joiner};
+use kvorum_replica::state::entry::Entry;
+use kvorum_replica::state::machine::{Changes, Table};
+use kvorum_replica::state::snapshot::{
     Chunk, Found, Header, InstallWrite, Quarantine, SnapshotId, Wanted,
 };
-use kvorum_replica::state_machine::{Changes, Table};
+use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::Memory;
-use kvorum_replica::storage::open::{Newborn, Owner};
+use kvorum_replica::storage::rocks::open::{Newborn, Owner};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, Identity, Store};
-use kvorum_replica::version::Version;
 
 const OPTIONS: Options =
     Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };

@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
-use kvorum_replica::chain::Chain;
 use kvorum_replica::engine::peers::Peers;
 use kvorum_replica::engine::{Known, Session};
+use kvorum_replica::state::chain::Chain;
+use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::Identity;
 use kvorum_replica::storage::memory::Memory;
-use kvorum_replica::version::Version;
 
 const ME: ReplicaId = ReplicaId(1);
 /// The members, and the most that a chain remembers of others.

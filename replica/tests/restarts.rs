@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
-use kvorum_replica::replica::Replica;
-use kvorum_replica::settings::Settings;
+use kvorum_replica::node::replica::Replica;
+use kvorum_replica::node::settings::Settings;
 
 const STARTS: usize = 20;
 /// Threads that keep the processors busy, so that stopping takes a while.

@@ -17,9 +17,9 @@ use kvorum_protocol::status::ClusterId;
 use kvorum_replica::marker::Marker;
 use kvorum_replica::orchestrator;
 use kvorum_replica::private::tighten;
-use kvorum_replica::storage::open::{Newborn, Owner};
+use kvorum_replica::state::version::Version;
+use kvorum_replica::storage::rocks::open::{Newborn, Owner};
 use kvorum_replica::storage::{Database, OnFatal};
-use kvorum_replica::version::Version;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 

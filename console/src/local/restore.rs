@@ -11,10 +11,10 @@ use std::path::Path;
 
 use kvorum_protocol::backup::{BackupError, Reader};
 use kvorum_protocol::status::ClusterId;
-use kvorum_replica::snapshot::{Item, items_of, keys_in};
+use kvorum_replica::state::snapshot::{Item, items_of, keys_in};
 use kvorum_replica::storage::OpenError;
-use kvorum_replica::storage::open::Owner;
-use kvorum_replica::storage::seed::{self, Seed};
+use kvorum_replica::storage::rocks::open::Owner;
+use kvorum_replica::storage::rocks::seed::{self, Seed};
 
 use super::folder::{self, ASIDE, StatefulSet};
 use crate::arguments::Restore;

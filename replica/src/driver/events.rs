@@ -7,7 +7,7 @@ use super::link_handle::LinkHandle;
 use super::sinks::ClientSink;
 use crate::engine::{ClientKey, Input, Introduction, PeerMessage, Rejection, Session};
 use crate::marker::{Mark, Past};
-use crate::start::{Epoch, Start};
+use crate::state::start::{Epoch, Start};
 use crate::storage::Seen;
 
 /// An event from a link or a peer.

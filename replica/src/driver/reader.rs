@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::{Asker, Input, Origin};
 use crate::limits::FOUND_MAX;
-use crate::snapshot::{Snapshots, Wanted};
+use crate::state::snapshot::{Snapshots, Wanted};
 use crate::storage::Store;
 
 /// A request to the reader thread.

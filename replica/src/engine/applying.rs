@@ -7,9 +7,9 @@
 use super::context::Context;
 use super::scrub::Scrub;
 use crate::engine::requests::proposals::Proposals;
-use crate::entry::Entry;
 use crate::limits::APPLY_BYTES_MAX;
-use crate::state_machine::{self, Applied, Source};
+use crate::state::entry::Entry;
+use crate::state::machine::{self, Applied, Source};
 use crate::storage::Store;
 
 /// The maximum number of entries applied in one commit.
@@ -39,14 +39,14 @@ pub(super) fn apply<S: Store>(
     }
     let last = decided.min(applied + APPLY_ENTRIES_MAX);
     let mut entries = consensus.entries_within(applied + 1, last, APPLY_BYTES_MAX);
-    let length = state_machine::run_length(&entries);
+    let length = machine::run_length(&entries);
     let ends_in_checksum = entries.get(length - 1) == Some(&Entry::Checksum);
     let ends = if ends_in_checksum { cx.rules.checks_at_the_index } else { cx.rules.seals };
     if ends {
         entries.truncate(length);
     }
     let (store, lanes) = (&mut cx.store, cx.rules.lanes);
-    let results = state_machine::apply(store, lanes, Source::Log, applied + 1, &entries);
+    let results = machine::apply(store, lanes, Source::Log, applied + 1, &entries);
     for Applied { outcome, .. } in results {
         if let Some((id, outcome)) = outcome {
             let mut answer = |origin, answer| cx.answer(origin, answer);

@@ -20,10 +20,12 @@ use super::context::Context;
 use super::message::{Output, PeerMessage};
 use super::notice::Notice;
 use super::standing::Speaker;
-use crate::chain::Standing;
-use crate::entry::Entry;
-use crate::snapshot::{Found, Header, Install, InstallWrite, Quarantine, SnapshotId, Wanted};
-use crate::state_machine::{self, Source};
+use crate::state::chain::Standing;
+use crate::state::entry::Entry;
+use crate::state::machine::{self, Source};
+use crate::state::snapshot::{
+    Found, Header, Install, InstallWrite, Quarantine, SnapshotId, Wanted,
+};
 use crate::storage::Store;
 use reports::{ask_to_be_in_step, close_at, tell_state, tell_state_to};
 
@@ -424,9 +426,9 @@ impl CatchUp {
             fetching.busy = 0;
         }
         while from == applied + 1 && !rest.is_empty() {
-            let (run, later) = rest.split_at(state_machine::run_length(rest));
+            let (run, later) = rest.split_at(machine::run_length(rest));
             let lanes = cx.rules.lanes;
-            state_machine::apply(&mut cx.store, lanes, Source::Peer, next, run);
+            machine::apply(&mut cx.store, lanes, Source::Peer, next, run);
             (next, rest) = (next + run.len() as u64, later);
         }
         self.close_copied(cx);
@@ -492,7 +494,7 @@ fn may_fetch_newer<S: Store>(cx: &Context<S>) -> bool {
 mod tests {
     use super::*;
     use crate::engine::tests::Cluster;
-    use crate::state_machine::Table;
+    use crate::state::machine::Table;
 
     #[test]
     fn a_source_that_falls_silent_is_replaced() {

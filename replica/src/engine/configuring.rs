@@ -15,8 +15,8 @@
 use kvorum_protocol::status::{ConfigurationId, Member};
 
 use super::context::Context;
-use crate::chain::Chain;
-use crate::state_machine::Changes;
+use crate::state::chain::Chain;
+use crate::state::machine::Changes;
 use crate::storage::Store;
 
 /// The part that a replica had in the configuration that ends.

@@ -25,8 +25,8 @@ use omnipaxos::util::LogEntry;
 use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
 
 use super::Rules;
-use crate::entry::Entry;
 use crate::limits::READ_ENTRIES;
+use crate::state::entry::Entry;
 use patience::{Patience, ROUND_TICKS};
 use promises::Promises;
 use solo::Solo;

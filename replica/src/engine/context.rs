@@ -15,12 +15,12 @@ use super::notice::Notice;
 use super::peers::Peers;
 use super::rules::{Options, Rules};
 use super::standing::{Speaker, Standings};
-use crate::chain::Standing;
 use crate::engine::consensus::solo::Written;
 use crate::engine::requests::reads::Read;
-use crate::entry::Entry;
 use crate::planner::Scale;
-use crate::snapshot::Quarantine;
+use crate::state::chain::Standing;
+use crate::state::entry::Entry;
+use crate::state::snapshot::Quarantine;
 use crate::storage::Store;
 
 /// The facts that all parts of the engine read, and the outputs of the turn.

@@ -196,8 +196,8 @@ mod tests {
 
     use super::super::{Engine, Input, Options, Session};
     use super::*;
+    use crate::state::version::Version;
     use crate::storage::memory::Memory;
-    use crate::version::Version;
 
     /// Returns the first of two members, which would lead, and has sessions with the second and
     /// with a stranger.

@@ -12,8 +12,8 @@ use super::disk::Disk;
 use super::hand_over::HandOver;
 use super::membership::Membership;
 use super::scrub::Scrub;
-use crate::chain::Standing;
 use crate::planner;
+use crate::state::chain::Standing;
 use crate::storage::Store;
 
 /// Ticks without a link after which a member is reported as gone.

@@ -3,7 +3,7 @@
 //! A replica that was started on another disk than its peers remember must not vote: it has
 //! forgotten what it promised. So each start has a number (the incarnation) and a [key](StartKey),
 //! and a peer accepts a later start only with a proof that its disk has the start last seen, up to
-//! the [epoch](crate::start::Epoch) in which that start was seen last. A new cluster's replica does
+//! the [epoch](crate::state::start::Epoch) in which that start was seen last. A new cluster's replica does
 //! not vote before it has met every member; so for each disk at least one of the voters remembers
 //! it.
 //!
@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::context::Context;
 use super::standing::Speaker;
 use super::validity::INDEX_MAX;
-use crate::start::{Epoch, Start, StartKey};
+use crate::state::start::{Epoch, Start, StartKey};
+use crate::state::version::Version;
 use crate::storage::{Seen, Store};
-use crate::version::Version;
 
 /// The identity that a replica sends when a session begins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -226,10 +226,10 @@ pub(super) fn disowned<S: Store>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::Joiner;
     use crate::engine::{Engine, Options, marking::epochs};
-    use crate::start::Secret;
-    use crate::state_machine::Table;
+    use crate::state::chain::Joiner;
+    use crate::state::machine::Table;
+    use crate::state::start::Secret;
     use crate::storage::memory::Memory;
 
     fn engine(store: Memory) -> Engine<Memory> {

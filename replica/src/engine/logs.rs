@@ -7,7 +7,7 @@
 use super::consensus::Consensus;
 use super::context::Context;
 use super::notice::Notice;
-use crate::chain::Chain;
+use crate::state::chain::Chain;
 use crate::storage::Store;
 
 /// The indexes after which the logs begin.
@@ -87,7 +87,7 @@ impl Logs {
 #[cfg(test)]
 mod tests {
     use crate::engine::tests::Cluster;
-    use crate::state_machine::Table;
+    use crate::state::machine::Table;
 
     #[test]
     fn the_log_is_cut_at_what_is_applied_and_no_later() {

@@ -157,8 +157,8 @@ mod tests {
     use kvorum_protocol::status::ReplicaId;
 
     use crate::engine::{Engine, Input, Options, Output};
+    use crate::state::version::Version;
     use crate::storage::memory::Memory;
-    use crate::version::Version;
 
     fn engine() -> Engine<Memory> {
         let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::notice::Notice;
 use super::peers::Known;
 use crate::engine::consensus::solo::Written;
-use crate::entry::Entry;
 use crate::marker::{Mark, Refused};
 use crate::planner::Scale;
-use crate::snapshot::{Digest, Found, Wanted};
-use crate::start::Epoch;
+use crate::state::entry::Entry;
+use crate::state::snapshot::{Digest, Found, Wanted};
+use crate::state::start::Epoch;
 
 /// The key of one client connection of this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

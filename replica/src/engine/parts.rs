@@ -30,10 +30,10 @@ use super::rules::{Options, Rules};
 use super::scrub::{Difference, Scrub};
 use super::sending::Sending;
 use super::{introductions, status};
-use crate::chain::Standing;
 use crate::engine::consensus::solo::Written;
-use crate::entry::Entry;
-use crate::snapshot::{Found, InstallWrite, Quarantine};
+use crate::state::chain::Standing;
+use crate::state::entry::Entry;
+use crate::state::snapshot::{Found, InstallWrite, Quarantine};
 use crate::storage::Store;
 
 /// The parts, and the context in which they work.

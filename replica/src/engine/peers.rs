@@ -9,9 +9,9 @@ use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::{ConfigurationId, LinkStatus, Member, ReplicaId};
 
 use super::Session;
-use crate::chain::Chain;
+use crate::state::chain::Chain;
+use crate::state::version::Version;
 use crate::storage::Store;
-use crate::version::Version;
 
 /// A peer: another member, a former member or a joiner.
 #[derive(Clone, Debug)]
@@ -328,7 +328,7 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state_machine::Table;
+    use crate::state::machine::Table;
     use crate::storage::memory::Memory;
 
     #[test]

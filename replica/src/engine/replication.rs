@@ -15,7 +15,7 @@ use super::message::{Output, PeerMessage};
 use super::notice::Notice;
 use crate::engine::consensus::patience::Patience;
 use crate::engine::consensus::whitelist::Gate;
-use crate::entry::Entry;
+use crate::state::entry::Entry;
 use crate::storage::Store;
 
 /// Ticks after which a leader proposes a no-op because what it accepted stays undecided.

@@ -15,7 +15,7 @@ use kvorum_protocol::status::{Member, ReplicaId};
 
 use super::context::Context;
 use super::message::{Output, PeerMessage};
-use crate::chain::Standing;
+use crate::state::chain::Standing;
 use crate::storage::Store;
 
 /// Ticks between two requests.

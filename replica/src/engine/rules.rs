@@ -5,8 +5,8 @@
 //! start of an engine. Guarantees that [`Engine::new`](super::Engine::new) has them all; only tests
 //! call [`Engine::without`](super::Engine::without).
 
-use crate::state_machine::LaneMemory;
-use crate::version::Version;
+use crate::state::machine::LaneMemory;
+use crate::state::version::Version;
 
 /// The options of a replica, from its settings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -21,10 +21,10 @@ use super::context::Context;
 use super::message::{Asker, Output, PeerMessage};
 use super::notice::Notice;
 use super::sending::Sending;
-use crate::entry::Entry;
-use crate::snapshot::{Cursor, Digest, Found, SnapshotId, Wanted};
+use crate::state::entry::Entry;
+use crate::state::snapshot::{Cursor, Digest, Found, SnapshotId, Wanted};
+use crate::state::version::Version;
 use crate::storage::Store;
-use crate::version::Version;
 
 /// Ticks between two chunks that are read for a checksum. Bounds the rate to 12 MiB a second.
 const CHUNK_TICKS: u64 = 4;
@@ -282,8 +282,8 @@ pub(super) fn close_snapshot<S: Store>(cx: &mut Context<S>, snapshot: SnapshotId
 mod tests {
     use super::*;
     use crate::engine::tests::Cluster;
-    use crate::snapshot::Item;
-    use crate::state_machine::Record;
+    use crate::state::machine::Record;
+    use crate::state::snapshot::Item;
 
     fn digest(revision: u64) -> Digest {
         let record = Record { value: bytes::Bytes::new(), revision };

@@ -13,7 +13,7 @@ use kvorum_protocol::status::ReplicaId;
 use super::context::Context;
 use super::message::{Asker, Origin, Output, PeerMessage};
 use super::scrub::close_snapshot;
-use crate::snapshot::{Found, SnapshotId, Wanted};
+use crate::state::snapshot::{Found, SnapshotId, Wanted};
 use crate::storage::Store;
 use questions::Questions;
 
@@ -172,8 +172,8 @@ mod tests {
     use super::*;
     use crate::engine::message::{ClientKey, Session};
     use crate::engine::tests::Cluster;
-    use crate::snapshot::Header;
-    use crate::state_machine::Table;
+    use crate::state::machine::Table;
+    use crate::state::snapshot::Header;
 
     #[test]
     fn clients_leave_snapshots_to_peers() {

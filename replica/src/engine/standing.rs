@@ -29,8 +29,8 @@ use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId};
 
 use super::context::Context;
 use super::message::{Origin, PeerMessage, Session};
-use crate::chain::Chain;
 use crate::engine::requests::reads::Read;
+use crate::state::chain::Chain;
 use crate::storage::Store;
 
 /// The standing of a peer, as far as this replica knows.

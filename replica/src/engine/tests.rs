@@ -7,8 +7,8 @@ use kvorum_protocol::message::{Answer, Consistency, Request, ServerFrame};
 
 use super::parts::Parts;
 use super::*;
+use crate::state::version::Version;
 use crate::storage::memory::Memory;
-use crate::version::Version;
 
 const OPTIONS: Options =
     Options { allows_faults: true, newest: Version::NEWEST, checksum_ticks: 0 };

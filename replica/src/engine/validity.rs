@@ -18,12 +18,12 @@ use omnipaxos::messages::sequence_paxos::PaxosMsg;
 use omnipaxos::util::{LogSync, SequenceNumber};
 
 use super::PeerMessage;
-use crate::chain::Chain;
-use crate::entry::Entry;
 use crate::limits::MEMBERS_MAX;
 use crate::planner::Scale;
-use crate::snapshot::{Cursor, Found, Header, Item, Wanted};
-use crate::version::Version;
+use crate::state::chain::Chain;
+use crate::state::entry::Entry;
+use crate::state::snapshot::{Cursor, Found, Header, Item, Wanted};
+use crate::state::version::Version;
 
 /// The exclusive upper bound of indexes, ids and epochs: a million a second would take 285 years to
 /// get there, and any program can hold them.

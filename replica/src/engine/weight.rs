@@ -12,9 +12,9 @@ use omnipaxos::storage::StopSign;
 use omnipaxos::util::LogSync;
 
 use super::message::PeerMessage;
-use crate::chain::Chain;
-use crate::entry::Entry;
-use crate::snapshot::{Chunk, Cursor, Found, Wanted};
+use crate::state::chain::Chain;
+use crate::state::entry::Entry;
+use crate::state::snapshot::{Chunk, Cursor, Found, Wanted};
 
 fn entries(entries: &[Entry]) -> usize {
     entries.iter().map(Entry::weight).sum()
@@ -131,10 +131,10 @@ impl Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::Command;
-    use crate::snapshot::{Digest, Header, Item, SnapshotId};
-    use crate::state_machine::{Lane, Record};
-    use crate::version::Version;
+    use crate::state::entry::Command;
+    use crate::state::machine::{Lane, Record};
+    use crate::state::snapshot::{Digest, Header, Item, SnapshotId};
+    use crate::state::version::Version;
     use bytes::Bytes;
     use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome, RequestId};
     use kvorum_protocol::frame;

@@ -21,8 +21,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::OrchestratorError;
-use crate::addresses::{Addresses, FILE_NAME};
 use crate::marker::Marker;
+use crate::node::addresses::{Addresses, FILE_NAME};
 use crate::planner::{MEMBERS_MAX, Scale};
 use crate::storage::Database;
 

@@ -18,7 +18,7 @@ use omnipaxos::ballot_leader_election::Ballot;
 use serde::{Deserialize, Serialize};
 
 use super::log::LogNumbers;
-use super::record;
+use super::rocks::record;
 
 /// The space for one slot. Its size need not be a multiple of a disk's sector, but this way two
 /// slots never share one.

@@ -8,7 +8,7 @@
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{StopSign, Storage, StorageOp, StorageResult};
 
-use crate::entry::{Entry, NoSnapshot};
+use crate::state::entry::{Entry, NoSnapshot};
 
 /// The numbers of a log. Indexes count entries as if the log had never been compacted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -23,12 +23,12 @@ use super::durable::Durable;
 use super::log::{Log, LogDisk, LogNumbers, LogWrite};
 use super::segments::LogLimits;
 use super::{Decided, Identity, ScanPage, Seen, Store, scan};
-use crate::chain::Chain;
-use crate::entry::Entry;
-use crate::snapshot::{Install, InstallWrite, Quarantine};
-use crate::start::{Epoch, Secret, Start};
-use crate::state_machine::{Changes, Lane, Record, Table};
-use crate::version::Version;
+use crate::state::chain::Chain;
+use crate::state::entry::Entry;
+use crate::state::machine::{Changes, Lane, Record, Table};
+use crate::state::snapshot::{Install, InstallWrite, Quarantine};
+use crate::state::start::{Epoch, Secret, Start};
+use crate::state::version::Version;
 use image::{Image, Write};
 pub use snapshots::MemorySnapshots;
 

@@ -3,6 +3,20 @@
 //! Guarantees that a read that finds damage and a write that fails stop the replica; damaged data
 //! is never served. Does not know the meaning of the records.
 
+pub mod database;
+mod framing;
+mod install;
+pub mod keys;
+pub mod lock;
+pub mod log;
+pub mod open;
+pub mod open_error;
+pub mod record;
+pub mod seed;
+mod snapshots;
+mod starts;
+pub mod tables;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,12 +27,11 @@ use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, ReadOptions, WriteBatch
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::durable::SideFile;
-use super::keys::{self, Generation, LogField};
 use super::log::LogNumbers;
-use super::open_error::OpenError;
-use super::record;
 use super::segments::{LogLimits, Segments};
-use crate::chain::Chain;
+use crate::state::chain::Chain;
+use keys::{Generation, LogField};
+use open_error::OpenError;
 
 /// A callback for when the disk failed and the replica must not go on. It does not return in a
 /// process; a test may unwind.

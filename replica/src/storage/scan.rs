@@ -9,7 +9,7 @@ use kvorum_protocol::data::{Key, Value};
 use kvorum_protocol::limits::{SCAN_BYTES_MAX, SCAN_PAIRS_MAX, SCAN_READ_BYTES_MAX};
 use kvorum_protocol::message::{Page, Pair, Scan};
 
-use crate::state_machine::Record;
+use crate::state::machine::Record;
 
 /// Returns the first key of a scan.
 #[must_use]

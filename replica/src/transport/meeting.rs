@@ -8,7 +8,7 @@
 //!        ◀──  whether I take you
 //! ```
 //!
-//! A proof is a [signature](crate::start) over both challenges by the start that the other side saw
+//! A proof is a [signature](crate::state::start) over both challenges by the start that the other side saw
 //! last. Guarantees that each side proved to be the replica that the other remembers; that each
 //! counts the other as met only when both have accepted each other; and that a stranger learns
 //! nothing that helps it to speak as a replica. Does not judge by itself; it asks the driver.
@@ -26,7 +26,7 @@ use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::driver::PeerEvent;
 use crate::engine::{Introduction, Rejection};
-use crate::start::{Challenge, Epoch, Proof, Statement};
+use crate::state::start::{Challenge, Epoch, Proof, Statement};
 use crate::storage::Seen;
 
 /// The first bytes of either side's hello. The last byte rises when the handshake changes.

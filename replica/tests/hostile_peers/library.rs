@@ -2,7 +2,7 @@
 
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{PeerMessage, validity};
-use kvorum_replica::entry::{Entry, NoSnapshot};
+use kvorum_replica::state::entry::{Entry, NoSnapshot};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::ballot_leader_election::{

@@ -2,8 +2,8 @@
 
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{Engine, Input, PeerMessage, Rejection, SLOW_TICKS, Session};
-use kvorum_replica::start::Start;
-use kvorum_replica::state_machine::Table;
+use kvorum_replica::state::machine::Table;
+use kvorum_replica::state::start::Start;
 use kvorum_replica::storage::Store;
 use kvorum_replica::storage::memory::Memory;
 use omnipaxos::messages::Message;

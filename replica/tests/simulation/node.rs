@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId, Role};
+use kvorum_replica::driver::gate::Gate;
 use kvorum_replica::engine::{ClientKey, Engine, Input, Options, Output, PeerMessage, Session};
-use kvorum_replica::gate::Gate;
-use kvorum_replica::snapshot::{Found, Snapshots, Wanted};
-use kvorum_replica::state_machine::Table;
+use kvorum_replica::state::machine::Table;
+use kvorum_replica::state::snapshot::{Found, Snapshots, Wanted};
+use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::{Memory, MemorySnapshots};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Identity, Store};
-use kvorum_replica::version::Version;
 
 use super::rules::Rules;
 

@@ -1,7 +1,7 @@
 //! The rules that a negative control removes, and the counters of a run.
 
 use kvorum_replica::engine;
-use kvorum_replica::state_machine::LaneMemory;
+use kvorum_replica::state::machine::LaneMemory;
 
 /// Entries of a session in the simulation: few, so that lanes are forgotten within a seed.
 pub const SESSION_ENTRIES: u64 = 60;

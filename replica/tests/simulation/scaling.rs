@@ -7,14 +7,14 @@
 
 use kvorum_protocol::message::{Admin, Answer, Request};
 use kvorum_protocol::status::{Configuration, ReplicaId, Role, Status};
-use kvorum_replica::chain::Standing;
 use kvorum_replica::engine::{ClientKey, Input, Look};
-use kvorum_replica::entry::Entry;
 use kvorum_replica::marker::Marker;
 use kvorum_replica::planner::{Scale, ordinal};
-use kvorum_replica::state_machine::Table;
+use kvorum_replica::state::chain::Standing;
+use kvorum_replica::state::entry::Entry;
+use kvorum_replica::state::machine::Table;
+use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::{Identity, Store};
-use kvorum_replica::version::Version;
 use rand::RngExt;
 use rand::rngs::StdRng;
 

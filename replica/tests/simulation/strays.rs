@@ -7,11 +7,11 @@
 use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, RequestId};
 use kvorum_protocol::message::{Answer, Refusal, Request};
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
-use kvorum_replica::chain::Standing;
 use kvorum_replica::engine::{Asker, Input, Origin, PeerMessage, validity};
 use kvorum_replica::planner::Scale;
-use kvorum_replica::snapshot::{Cursor, Digest, Found, SnapshotId, Wanted};
-use kvorum_replica::state_machine::Table;
+use kvorum_replica::state::chain::Standing;
+use kvorum_replica::state::machine::Table;
+use kvorum_replica::state::snapshot::{Cursor, Digest, Found, SnapshotId, Wanted};
 use kvorum_replica::storage::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, PrepareReq};

@@ -3,8 +3,8 @@
 //! nothing about real disks.
 
 use kvorum_protocol::status::{Configuration, Member};
-use kvorum_replica::chain::Chain;
-use kvorum_replica::snapshot::{Chunk, Cursor, Header, Item, Quarantine, SnapshotId};
+use kvorum_replica::state::chain::Chain;
+use kvorum_replica::state::snapshot::{Chunk, Cursor, Header, Item, Quarantine, SnapshotId};
 
 use super::*;
 

@@ -7,7 +7,7 @@ use kvorum_protocol::status::ReplicaId;
 use crate::engine::consensus::Consensus;
 use crate::engine::context::Context;
 use crate::engine::message::{Output, PeerMessage};
-use crate::snapshot::{SnapshotId, Wanted};
+use crate::state::snapshot::{SnapshotId, Wanted};
 use crate::storage::Store;
 
 /// Lets a source close a snapshot that it holds open for this replica.

@@ -16,7 +16,7 @@ use super::log_sync;
 use super::promises::Sum;
 use super::whitelist::gate;
 use super::{Consensus, Instance, PutOff};
-use crate::entry::Entry;
+use crate::state::entry::Entry;
 
 /// The result of handling a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -15,7 +15,7 @@ use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg};
 use omnipaxos::storage::{SnapshotType, Storage};
 use omnipaxos::util::LogEntry;
 
-use crate::entry::{Entry, NoSnapshot};
+use crate::state::entry::{Entry, NoSnapshot};
 
 /// Returns the index up to which a receiver must have the state before the library may see a
 /// message.

@@ -15,7 +15,7 @@ use omnipaxos::messages::Message;
 use omnipaxos::messages::ballot_leader_election::{BLEMessage, HeartbeatMsg};
 
 use crate::engine::lately::Lately;
-use crate::entry::Entry;
+use crate::state::entry::Entry;
 
 /// Ticks of a round of heartbeats when all peers answer at once. A failed leader is replaced after
 /// two to three rounds; a round trip, the peer's turn included, must fit into one.

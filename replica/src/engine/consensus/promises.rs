@@ -16,7 +16,7 @@ use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, Prepare, Promise};
 
 use crate::engine::validity::end_of;
-use crate::entry::Entry;
+use crate::state::entry::Entry;
 
 /// The rank of a log: the ballot in which its end was accepted, and its length.
 type Rank = (Ballot, usize);
@@ -137,7 +137,7 @@ mod tests {
     use omnipaxos::util::LogSync;
 
     use super::*;
-    use crate::entry::NoSnapshot;
+    use crate::state::entry::NoSnapshot;
 
     const CANDIDATE: Ballot = Ballot { config_id: 1, n: 9, priority: 0, pid: 1 };
 

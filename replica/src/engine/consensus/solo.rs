@@ -15,8 +15,8 @@ use kvorum_protocol::status::ConfigurationId;
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::Storage;
 
-use crate::entry::Entry;
-use crate::start::Epoch;
+use crate::state::entry::Entry;
+use crate::state::start::Epoch;
 
 /// A failing storage stops the replica; it returns no error.
 const NEVER_FAILS: &str = "a failing disk does not return";

@@ -7,7 +7,7 @@ use omnipaxos::util::LogSync;
 
 use super::outbidding::WAIT_TICKS as OUTBID_TICKS;
 use super::*;
-use crate::entry::NoSnapshot;
+use crate::state::entry::NoSnapshot;
 use crate::storage::log::Log;
 use crate::storage::memory::{Memory, MemoryLog};
 use crate::storage::segments::LogLimits;

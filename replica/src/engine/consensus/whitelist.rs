@@ -6,7 +6,7 @@
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::PaxosMsg;
 
-use crate::entry::Entry;
+use crate::state::entry::Entry;
 
 /// The condition that a message waits for before it is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

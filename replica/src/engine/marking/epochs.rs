@@ -2,7 +2,7 @@
 //!
 //! A disk that was restored from a copy knows nothing of what it promised and accepted after the
 //! copy was taken. So whenever this replica promises or accepts something, or a link begins or
-//! ends, it begins a new [epoch](crate::start::Epoch) of its disk, in the same sync as what it did,
+//! ends, it begins a new [epoch](crate::state::start::Epoch) of its disk, in the same sync as what it did,
 //! and reports it to its peers. They remember it, confirm it when that is durable, and reject any
 //! later start of a disk that ends before it. While a member cannot be reached, or does not
 //! confirm, the epoch is reported to the cluster's [marker](crate::marker), which lies outside of
@@ -20,7 +20,7 @@ use omnipaxos::ballot_leader_election::Ballot;
 use crate::engine::context::Context;
 use crate::engine::message::{Output, PeerMessage};
 use crate::marker::Mark;
-use crate::start::Epoch;
+use crate::state::start::Epoch;
 use crate::storage::{Seen, Store};
 
 /// The minimum duration of an epoch, in ticks: bounds the cost of epochs under load, and how much

@@ -14,12 +14,12 @@ use kvorum_protocol::message::{Answer, Refusal};
 use kvorum_protocol::status::{Configuration, ConfigurationId, Member};
 
 use super::planning::Planning;
-use crate::chain::Standing;
 use crate::engine::context::Context;
 use crate::engine::notice::Notice;
 use crate::engine::requests::proposals::Proposals;
-use crate::entry::Entry;
 use crate::planner::Scale;
+use crate::state::chain::Standing;
+use crate::state::entry::Entry;
 use crate::storage::Store;
 
 /// Ticks that writes may wait for the next members at the first try: a change must not stop the

@@ -11,8 +11,8 @@ use kvorum_protocol::data::{Outcome, RequestId};
 use kvorum_protocol::message::{Answer, Doubt};
 
 use crate::engine::Origin;
-use crate::entry::{Command, Entry};
 use crate::limits::{PROPOSALS_BYTES_MAX, PROPOSALS_MAX};
+use crate::state::entry::{Command, Entry};
 
 /// Ticks that a write waits before its client gets the answer *unknown*.
 const PATIENCE_TICKS: u64 = 500;

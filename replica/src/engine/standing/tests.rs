@@ -7,9 +7,9 @@ use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, PrepareReq};
 
 use super::*;
-use crate::chain::Joiner;
 use crate::planner::Scale;
-use crate::snapshot::{Digest, Found, Wanted};
+use crate::state::chain::Joiner;
+use crate::state::snapshot::{Digest, Found, Wanted};
 use kvorum_protocol::status::Configuration;
 
 const NOW: ConfigurationId = ConfigurationId(5);

@@ -9,9 +9,9 @@ use kvorum_protocol::status::ConfigurationId;
 
 use super::Memory;
 use super::image::State;
-use crate::entry::Entry;
-use crate::snapshot::{Found, Header, SnapshotId, Snapshots, Wanted};
-use crate::state_machine::Table;
+use crate::state::entry::Entry;
+use crate::state::machine::Table;
+use crate::state::snapshot::{Found, Header, SnapshotId, Snapshots, Wanted};
 use crate::storage::Store;
 
 /// The open snapshots of a disk in memory.

@@ -2,7 +2,7 @@
 
 use kvorum_protocol::status::{Configuration, ReplicaId};
 use kvorum_replica::engine::{Notice, PeerMessage};
-use kvorum_replica::state_machine::Table;
+use kvorum_replica::state::machine::Table;
 use kvorum_replica::storage::Store;
 
 use super::words;

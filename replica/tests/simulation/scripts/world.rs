@@ -8,9 +8,9 @@ use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId, Status}
 use kvorum_replica::engine::{Input, Output, PeerMessage, Session, Verdict};
 use kvorum_replica::marker::{Mark, Marker};
 use kvorum_replica::planner::Scale;
+use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::storage::{Identity, Store};
-use kvorum_replica::version::Version;
 
 use super::super::event::pair;
 use super::super::marker;

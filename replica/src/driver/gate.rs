@@ -108,7 +108,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::start::Epoch;
+    use crate::state::start::Epoch;
     use kvorum_protocol::status::ConfigurationId;
 
     const A: ReplicaId = ReplicaId(1);

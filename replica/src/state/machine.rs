@@ -15,9 +15,9 @@ use kvorum_protocol::limits::SESSION_ENTRIES;
 use kvorum_protocol::status::ConfigurationId;
 use serde::{Deserialize, Serialize};
 
-use crate::chain::Chain;
-use crate::entry::{Command, Entry};
-use crate::version::Version;
+use crate::state::chain::Chain;
+use crate::state::entry::{Command, Entry};
+use crate::state::version::Version;
 
 /// A key's value and the index of its last write.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -278,5 +278,5 @@ impl<T: Table> Run<'_, T> {
 }
 
 #[cfg(test)]
-#[path = "state_machine/tests.rs"]
+#[path = "machine/tests.rs"]
 mod tests;

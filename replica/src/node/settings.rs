@@ -15,9 +15,9 @@ use kvorum_protocol::status::ClusterId;
 use crate::driver::TICK;
 use crate::engine::Options;
 use crate::planner::{self, ordinal};
-use crate::storage::open::{Newborn, Owner};
+use crate::state::version::Version;
+use crate::storage::rocks::open::{Newborn, Owner};
 use crate::transport::AddressBook;
-use crate::version::Version;
 
 /// Most members of a cluster.
 const MEMBERS_MAX: usize = planner::MEMBERS_MAX as usize;

@@ -10,7 +10,7 @@ use omnipaxos::storage::Snapshot;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::ENTRY_BYTES;
-use crate::version::Version;
+use crate::state::version::Version;
 
 /// One position of the replicated log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

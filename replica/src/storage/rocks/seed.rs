@@ -12,18 +12,19 @@ use std::path::Path;
 use kvorum_protocol::limits::SESSION_ENTRIES;
 use rocksdb::WriteBatch;
 
-use super::log::{LogDisk, LogWrite};
+use super::keys;
 use super::open::Owner;
 use super::open_error::OpenError;
-use super::rocks::{OnFatal, put};
-use super::segments::LogLimits;
-use super::{Database, Store, keys};
+use super::{OnFatal, put};
+use crate::storage::log::{LogDisk, LogWrite};
+use crate::storage::segments::LogLimits;
+use crate::storage::{Database, Store};
 use kvorum_protocol::status::ClusterId;
 
-use crate::entry::Entry;
-use crate::snapshot::{Chunk, Header, Install, InstallWrite, Item, SnapshotId};
-use crate::state_machine::{self, LaneMemory, Source, Table};
-use crate::version::Version;
+use crate::state::entry::Entry;
+use crate::state::machine::{self, LaneMemory, Source, Table};
+use crate::state::snapshot::{Chunk, Header, Install, InstallWrite, Item, SnapshotId};
+use crate::state::version::Version;
 
 /// The distance above a state's last index after which the cluster made from it continues. The old
 /// cluster may have decided more after that state was taken, and clients know those indexes as
@@ -95,7 +96,7 @@ impl Seed {
         let (first, writes) = (database.applied() + 1, writes_of(tail));
         if !writes.is_empty() {
             let lanes = LaneMemory::default();
-            state_machine::apply(database, lanes, Source::Peer, first, &writes);
+            machine::apply(database, lanes, Source::Peer, first, &writes);
         }
         let after = leap(database.applied(), database.identity().cluster)?;
         database.leap(after);
@@ -144,9 +145,9 @@ mod tests {
     use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId};
 
     use super::*;
-    use crate::entry::Command;
-    use crate::state_machine::{Lane, Record};
-    use crate::storage::open::Newborn;
+    use crate::state::entry::Command;
+    use crate::state::machine::{Lane, Record};
+    use crate::storage::rocks::open::Newborn;
 
     const INDEX: u64 = 16;
 
@@ -198,7 +199,7 @@ mod tests {
         // Earlier writes, which the old cluster applied or not: they have expired.
         let again = [put_of(1, "k", 9 + SESSION_ENTRIES), put_of(2, "k", INDEX + SESSION_ENTRIES)];
         let memory = LaneMemory::default();
-        let applied = state_machine::apply(&mut database, memory, Source::Log, after + 1, &again);
+        let applied = machine::apply(&mut database, memory, Source::Log, after + 1, &again);
         let outcomes: Vec<_> = applied.iter().filter_map(|one| one.outcome).collect();
         assert!(outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Expired), "{outcomes:?}");
         assert_eq!(database.key(b"k").map(|record| record.revision), Some(9), "untouched");

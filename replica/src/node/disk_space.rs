@@ -12,7 +12,7 @@ use tracing::error;
 
 use crate::driver::ClientEvent;
 use crate::engine::Input;
-use crate::settings::Settings;
+use crate::node::settings::Settings;
 use crate::storage::OpenError;
 
 /// Time between two checks of the free space.

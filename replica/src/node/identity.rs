@@ -20,12 +20,12 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::info;
 
-use crate::chain::Standing;
 use crate::orchestrator::folder::{ANOTHER_FILE, INTENT_FILE};
 use crate::orchestrator::{self, Orchestrator, OrchestratorError, Origin};
 use crate::planner::ordinal;
-use crate::state_machine::Table;
-use crate::storage::open::Newborn;
+use crate::state::chain::Standing;
+use crate::state::machine::Table;
+use crate::storage::rocks::open::Newborn;
 use crate::storage::{Database, Store};
 
 /// Time between two attempts to join.

@@ -12,8 +12,7 @@ use rocksdb::{
     DBRecoveryMode, LogLevel, Options, properties, properties::PropName,
 };
 
-use super::keys;
-use super::rocks::{Inner, ToDrop};
+use super::{Inner, ToDrop, keys};
 use crate::limits::{BLOCK_CACHE_BYTES, WRITE_BUFFERS_BYTES};
 
 /// The size of the write-ahead log, in bytes, beyond which it is cut by flushing the oldest column

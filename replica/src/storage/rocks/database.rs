@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `lock` | held while a process uses the folder, see [`lock`](super::lock) |
 //! | `db/` | RocksDB |
-//! | `durable` | what the last sync made durable, see [`durable`](super::durable) |
+//! | `durable` | what the last sync made durable, see [`durable`](crate::storage::durable) |
 
 use std::fs;
 use std::io;
@@ -23,22 +23,22 @@ use kvorum_protocol::message::Scan;
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use rocksdb::WriteBatch;
 
-use super::durable::Durable;
 use super::framing::look_through;
-use super::log::Log;
+use super::log::RocksLog;
 use super::open::{Opened, Owner};
 use super::open_error::OpenError;
-use super::rocks::{Inner, OnFatal, is_damage, put};
-use super::rocks_log::RocksLog;
-use super::rocks_snapshots::RocksSnapshots;
-use super::segments::{LogLimits, Segments};
+use super::snapshots::RocksSnapshots;
 use super::tables::{Debt, open_rocksdb};
-use super::{Decided, Identity, ScanPage, Seen, Store, keys};
-use crate::chain::Chain;
-use crate::snapshot::{Install, InstallWrite, Quarantine};
-use crate::start::{Epoch, Start};
-use crate::state_machine::{Changes, Lane, Record, Table};
-use crate::version::Version;
+use super::{Inner, OnFatal, is_damage, keys, put};
+use crate::state::chain::Chain;
+use crate::state::machine::{Changes, Lane, Record, Table};
+use crate::state::snapshot::{Install, InstallWrite, Quarantine};
+use crate::state::start::{Epoch, Start};
+use crate::state::version::Version;
+use crate::storage::durable::Durable;
+use crate::storage::log::Log;
+use crate::storage::segments::{LogLimits, Segments};
+use crate::storage::{Decided, Identity, ScanPage, Seen, Store};
 
 /// The open disk. Clones share it.
 #[derive(Clone)]

@@ -6,10 +6,10 @@
 
 use rocksdb::WriteBatch;
 
-use super::Database;
 use super::keys::{self, Generation};
-use super::rocks::put;
-use crate::snapshot::{Chunk, Header, Install, InstallWrite, Item};
+use super::put;
+use crate::state::snapshot::{Chunk, Header, Install, InstallWrite, Item};
+use crate::storage::Database;
 
 impl Database {
     /// Takes a step of a copy, in one write.

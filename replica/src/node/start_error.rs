@@ -5,8 +5,8 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::node::settings::SettingsError;
 use crate::orchestrator::OrchestratorError;
-use crate::settings::SettingsError;
 use crate::storage::OpenError;
 
 /// The reason why a replica could not start.

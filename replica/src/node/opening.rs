@@ -9,16 +9,16 @@ use kvorum_protocol::status::ClusterId;
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::birth::Birth;
 use crate::engine::{Input, Verdict};
 use crate::marker::{Claim, Mark};
+use crate::node::disk_space::wait_for_room;
+use crate::node::identity::Birth;
+use crate::node::settings::{Settings, StorageKind};
+use crate::node::start_error::StartError;
 use crate::orchestrator::{self, Orchestrator};
-use crate::room::wait_for_room;
-use crate::settings::{Settings, StorageKind};
-use crate::start::Secret;
-use crate::start_error::StartError;
+use crate::state::start::Secret;
 use crate::storage::memory::Memory;
-use crate::storage::open::{Newborn, Owner};
+use crate::storage::rocks::open::{Newborn, Owner};
 use crate::storage::segments::LogLimits;
 use crate::storage::{Database, OnFatal, OpenError, Store};
 

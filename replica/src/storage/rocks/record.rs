@@ -9,7 +9,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::version::Version;
+use crate::state::version::Version;
 
 /// The newest version that this program reads: that of the newest cluster it can be in. A record is
 /// written with the oldest version that can read it.

@@ -20,9 +20,9 @@ use tracing::{info, warn};
 
 use crate::driver::ClientEvent;
 use crate::engine::Input;
+use crate::node::rediscovery::superseded;
 use crate::orchestrator::{Happening, Orchestrator, OrchestratorError};
 use crate::planner::{Scale, ordinal};
-use crate::stranded::superseded;
 
 /// Time between two checks whether the replica may go.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -205,8 +205,8 @@ mod tests {
     use super::*;
     use crate::engine::{Engine, Options};
     use crate::orchestrator::folder::{Folder, SET_FILE};
+    use crate::state::version::Version;
     use crate::storage::memory::Memory;
-    use crate::version::Version;
 
     /// The replica was outside, and has become a member since.
     #[tokio::test]

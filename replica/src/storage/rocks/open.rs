@@ -9,16 +9,16 @@ use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member,
 use rocksdb::{DB, WriteBatch, WriteOptions};
 use serde::de::DeserializeOwned;
 
-use super::durable::{Durable, SideFile};
-use super::log::LogNumbers;
 use super::open_error::OpenError;
 use super::record::{self, RecordError};
-use super::rocks::{put, read_numbers};
 use super::starts::StartRecord;
-use super::{Identity, keys};
-use crate::chain::Chain;
-use crate::start::{Epoch, Secret};
-use crate::version::Version;
+use super::{keys, put, read_numbers};
+use crate::state::chain::Chain;
+use crate::state::start::{Epoch, Secret};
+use crate::state::version::Version;
+use crate::storage::Identity;
+use crate::storage::durable::{Durable, SideFile};
+use crate::storage::log::LogNumbers;
 
 /// The replica that a folder is to belong to.
 #[derive(Clone, Debug)]

@@ -12,14 +12,14 @@ use kvorum_protocol::status::ConfigurationId;
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions, SnapshotWithThreadMode};
 use serde::de::DeserializeOwned;
 
+use super::Inner;
 use super::keys::{self, Generation};
-use super::rocks::Inner;
-use super::scan;
-use crate::chain::Chain;
-use crate::entry::Entry;
-use crate::snapshot::{Chunk, Cursor, Found, Header, Item, SnapshotId, Snapshots, Wanted};
-use crate::state_machine::Record;
-use crate::version::Version;
+use crate::state::chain::Chain;
+use crate::state::entry::Entry;
+use crate::state::machine::Record;
+use crate::state::snapshot::{Chunk, Cursor, Found, Header, Item, SnapshotId, Snapshots, Wanted};
+use crate::state::version::Version;
+use crate::storage::scan;
 
 /// The most snapshots open at once: each keeps old records from being removed.
 const SNAPSHOTS_MAX: usize = 8;

@@ -11,11 +11,10 @@ use kvorum_protocol::status::ConfigurationId;
 use rocksdb::WriteBatch;
 
 use super::keys::{self, LogField};
-use super::log::{LogDisk, LogNumbers, LogWrite};
-use super::record;
-use super::rocks::{Inner, Number, put, read_numbers};
-use super::segments::Segments;
-use crate::entry::Entry;
+use super::{Inner, Number, put, read_numbers, record};
+use crate::state::entry::Entry;
+use crate::storage::log::{LogDisk, LogNumbers, LogWrite};
+use crate::storage::segments::Segments;
 
 /// The size of the newest entries kept in memory, in bytes. A follower that lacks no more than
 /// these when it reconnects is brought into step without a read of the disk.
@@ -236,10 +235,10 @@ mod tests {
     use kvorum_protocol::status::ClusterId;
 
     use super::*;
-    use crate::storage::open::{Newborn, Owner};
+    use crate::state::version::Version;
+    use crate::storage::rocks::open::{Newborn, Owner};
     use crate::storage::segments::LogLimits;
     use crate::storage::{Database, Store};
-    use crate::version::Version;
 
     const CONFIGURATION: ConfigurationId = ConfigurationId(1);
 

@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
+use crate::node::replica::Replica;
+use crate::node::settings::{LogFormat, Settings};
 use crate::private::make_private;
-use crate::replica::Replica;
-use crate::settings::{LogFormat, Settings};
 
 /// The exit status of a process whose standard input ended.
 const ORPHANED: ExitCode = ExitCode::SUCCESS;

@@ -9,11 +9,11 @@ use rocksdb::WriteBatch;
 use serde::{Deserialize, Serialize};
 
 use super::keys;
-use super::rocks::{Inner, put};
-use super::{Database, Seen, Store};
+use super::{Inner, put};
 use crate::marker::{Claim, Mark};
-use crate::start::{Epoch, Secret, Start};
-use crate::state_machine::Table;
+use crate::state::machine::Table;
+use crate::state::start::{Epoch, Secret, Start};
+use crate::storage::{Database, Seen, Store};
 
 /// One start, as it is stored on the disk.
 #[derive(Clone, Copy, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::OpenError;
+use crate::storage::OpenError;
 
 /// The number of attempts to take the lock.
 const TRIES: u32 = 5;

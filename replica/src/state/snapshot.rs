@@ -13,10 +13,10 @@ use kvorum_protocol::message::{Answer, Refusal, SnapshotName};
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-use crate::chain::Chain;
-use crate::entry::Entry;
-use crate::state_machine::{Lane, Record};
-use crate::version::Version;
+use crate::state::chain::Chain;
+use crate::state::entry::Entry;
+use crate::state::machine::{Lane, Record};
+use crate::state::version::Version;
 
 /// The name of a snapshot, unique for ever.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
