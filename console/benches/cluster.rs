@@ -21,7 +21,7 @@ use hdrhistogram::Histogram;
 use kvorum_protocol::client::Route;
 use kvorum_protocol::message::Consistency;
 use kvorum_protocol::{Client, Key, Value};
-use kvorum_replica::node::addresses::{Addresses, FILE_NAME};
+use kvorum_replica::transport::addresses::{Addresses, FILE_NAME};
 use tokio::task::JoinSet;
 
 /// Bytes of one value: incompressible, and the size that etcd's own benchmark uses.

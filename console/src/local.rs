@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use kvorum_protocol::Client;
 use kvorum_protocol::client::{Endpoint, Options, Resolve};
-use kvorum_replica::node::addresses::{Addresses, FILE_NAME};
 use kvorum_replica::node::settings::{StorageKind, parse_bytes};
+use kvorum_replica::transport::addresses::{Addresses, FILE_NAME};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, PATIENCE, kvorum, said};
-use kvorum_replica::node::addresses::{Addresses, FILE_NAME};
+use kvorum_replica::transport::addresses::{Addresses, FILE_NAME};
 use rustix::process::{Signal, kill_process};
 
 /// A command line, its exit status, and a part of its output.

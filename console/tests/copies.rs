@@ -13,8 +13,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, PATIENCE, kvorum, said};
-use kvorum_replica::node::addresses::{Addresses, FILE_NAME};
 use kvorum_replica::orchestrator::Folder;
+use kvorum_replica::transport::addresses::{Addresses, FILE_NAME};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The pause between two checks.

@@ -18,9 +18,9 @@ use kvorum_protocol::WIRE_VERSION;
 use kvorum_protocol::frame;
 use kvorum_protocol::handshake::{ClientHello, HandshakeRefusal, ServerHello};
 use kvorum_protocol::message::{ClientFrame, Consistency, Request, ServerFrame};
-use kvorum_replica::node::addresses::{Addresses, FILE_NAME};
 use kvorum_replica::state::start::{Challenge, Proof, Secret};
 use kvorum_replica::state::version::Version;
+use kvorum_replica::transport::addresses::{Addresses, FILE_NAME};
 use rustix::process::Signal;
 use wire::{addresses, connect, receive, resident_mib, send};
 

@@ -20,9 +20,9 @@ use kvorum_protocol::data::{Condition, Operation, Outcome};
 use kvorum_protocol::status::ClusterId;
 use kvorum_protocol::{Client, Key, Value};
 use kvorum_replica::marker::Marker;
-use kvorum_replica::node::addresses::{Addresses, FILE_NAME};
 use kvorum_replica::orchestrator;
 use kvorum_replica::storage::rocks::seed::LEAP;
+use kvorum_replica::transport::addresses::{Addresses, FILE_NAME};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// One replica by itself, whose client port stays the same across restarts.

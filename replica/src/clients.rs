@@ -32,10 +32,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::driver::ClientEvent;
+use crate::driver::metrics::Metrics;
 use crate::driver::sinks::{ClientSink, Queued, Total};
 use crate::engine::{ClientKey, Input};
 use crate::limits::{BEGUN_BYTES_MAX, CALL_BYTES, REQUESTS_BYTES_MAX};
-use crate::node::metrics::Metrics;
 use held::Held;
 use requests::Requests;
 

@@ -2,8 +2,8 @@
 //!
 //! One thread owns the engine and the disk. Each turn drains the inboxes (bounded), steps the
 //! engine for each input, and hands the output to the links and clients; messages that report a
-//! durable fact wait in the [gate](crate::driver::gate). The sync runs on a thread of its own, so that
-//! meanwhile heartbeats and read probes are answered and work for the next sync accumulates.
+//! durable fact wait in the [gate](crate::driver::gate). The sync runs on a thread of its own, so
+//! that meanwhile heartbeats and read probes are answered and work for the next sync accumulates.
 //!
 //! The invariants; `tests/simulation/` checks I1 at each message, and removes it to confirm that
 //! data is then lost:
@@ -20,6 +20,7 @@
 mod events;
 pub mod gate;
 pub mod link_handle;
+pub mod metrics;
 mod outbound;
 mod reader;
 pub mod sinks;
@@ -36,11 +37,11 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::driver::gate::Gate;
+use crate::driver::metrics::Metrics;
 use crate::engine::{
     Engine, Input, Known, Look, Notice, Options, Output, Rejection, SLOW_TICKS, Session,
 };
 use crate::marker::{Claim, Mark};
-use crate::node::metrics::Metrics;
 use crate::storage::Store;
 use crate::storage::durable::Durable;
 pub use events::{ClientEvent, PeerEvent};

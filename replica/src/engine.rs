@@ -289,8 +289,8 @@ impl<S: Store> Engine<S> {
         if cx.rules.tells_sessions && cx.peers.session(peer) != Some(session) {
             return cx.notice(Notice::Dropped { what: "a frame of an old session" });
         }
-        if !standing::listens(cx, peer, &message) {
-            return standing::turn_away(cx, peer, session, message);
+        if !cx.listens(peer, &message) {
+            return cx.turn_away(peer, session, message);
         }
         match message {
             PeerMessage::Paxos { configuration, message } => {

@@ -4,11 +4,9 @@
 //! Guarantees that a replica that cannot start says why in one sentence, with the remedy. Does not
 //! decide anything about the cluster; the [engine](crate::engine) does.
 
-pub mod addresses;
 mod disk_space;
 pub mod http;
 pub mod identity;
-pub mod metrics;
 mod opening;
 pub mod process;
 mod rediscovery;

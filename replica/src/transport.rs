@@ -6,6 +6,7 @@
 //!
 //! Does not know what messages mean, nor which replica may vote: the engine judges introductions.
 
+pub mod addresses;
 pub mod book;
 mod dialing;
 pub mod link;

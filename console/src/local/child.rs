@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use kvorum_protocol::status::ClusterId;
-use kvorum_replica::node::addresses::FILE_NAME;
+use kvorum_replica::transport::addresses::FILE_NAME;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;

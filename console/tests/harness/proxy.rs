@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kvorum_replica::node::addresses::{Addresses, FILE_NAME};
+use kvorum_replica::transport::addresses::{Addresses, FILE_NAME};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

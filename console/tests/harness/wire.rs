@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use kvorum_protocol::frame;
 use kvorum_protocol::handshake::{ClientHello, ServerHello};
 use kvorum_protocol::message::{Answer, ClientFrame, Request, ServerFrame};
-use kvorum_replica::node::addresses::{Addresses, FILE_NAME};
+use kvorum_replica::transport::addresses::{Addresses, FILE_NAME};
 use rustix::process::Pid;
 
 use super::cluster::{Cluster, PATIENCE};

@@ -9,12 +9,11 @@ use kvorum_protocol::status::{Configuration, Member, ReplicaId, Role};
 
 use super::consensus::Consensus;
 use super::fences::Fences;
-use super::membership::planning::LAG_MAX;
 use super::message::{Origin, Output, PeerMessage, Session};
 use super::notice::Notice;
 use super::peers::Peers;
 use super::rules::{Options, Rules};
-use super::standing::{Speaker, Standings};
+use super::standing::{Speaker, Standings, counts};
 use crate::engine::consensus::solo::Written;
 use crate::engine::requests::reads::Read;
 use crate::planner::Scale;
@@ -22,6 +21,10 @@ use crate::state::chain::Standing;
 use crate::state::entry::Entry;
 use crate::state::snapshot::Quarantine;
 use crate::storage::Store;
+
+/// The most entries that a replica's state may lack for a configuration change to begin, or for the
+/// replica to lead: so few arrive within a moment.
+pub(super) const LAG_MAX: u64 = 1024;
 
 /// The facts that all parts of the engine read, and the outputs of the turn.
 pub(super) struct Context<S: Store> {
@@ -180,6 +183,29 @@ impl<S: Store> Context<S> {
     /// Whether this replica's configuration is over, according to the marker.
     pub(super) fn is_over(&self) -> bool {
         self.configuration.id < self.fences.latest && self.rules.heeds_latest
+    }
+
+    /// Whether a message from a peer counts.
+    pub(super) fn listens(&self, peer: ReplicaId, message: &PeerMessage) -> bool {
+        let speaker = self.speaker(peer);
+        counts(message, speaker, self.configuration.id) || !self.rules.knows_speakers
+    }
+
+    /// Rejects a message that does not count. A peer that relays a client's request gets a refusal;
+    /// any other ends its session or asks again.
+    pub(super) fn turn_away(&mut self, peer: ReplicaId, session: Session, message: PeerMessage) {
+        let refusal = Refusal::NotLeader { leader: None };
+        match message {
+            PeerMessage::Relay { call, .. } => {
+                let origin = Origin::Peer { peer, session, call };
+                self.answer(origin, Answer::Refused(refusal));
+            }
+            PeerMessage::ReadIndex { call } => {
+                let read = Read::new(Origin::Peer { peer, session, call }, None, self.now);
+                self.refuse_read(&read, refusal);
+            }
+            _ => {}
+        }
     }
 
     /// Requests a sync that covers everything so far, and the reads up to a round.

@@ -2,7 +2,7 @@
 //!
 //! | fence | put up by | stops |
 //! |---|---|---|
-//! | another disk is remembered | a member that proved its identity, or the marker | lost and copied disks |
+//! | another disk is remembered | a proven member, or the marker | lost and copied disks |
 //! | a later configuration has a leader | the marker | copies of all volumes of an earlier one |
 //! | the marker names another replica | the marker | a lone replica that was replaced |
 //!

@@ -10,8 +10,7 @@ use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 
-use super::context::Context;
-use super::membership::planning::LAG_MAX;
+use super::context::{Context, LAG_MAX};
 use super::message::{Output, PeerMessage};
 use super::notice::Notice;
 use super::restarts::Restarts;

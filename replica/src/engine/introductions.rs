@@ -3,9 +3,9 @@
 //! A replica that was started on another disk than its peers remember must not vote: it has
 //! forgotten what it promised. So each start has a number (the incarnation) and a [key](StartKey),
 //! and a peer accepts a later start only with a proof that its disk has the start last seen, up to
-//! the [epoch](crate::state::start::Epoch) in which that start was seen last. A new cluster's replica does
-//! not vote before it has met every member; so for each disk at least one of the voters remembers
-//! it.
+//! the [epoch](crate::state::start::Epoch) in which that start was seen last. A new cluster's
+//! replica does not vote before it has met every member; so for each disk at least one of the
+//! voters remembers it.
 //!
 //! Guarantees that a stranger receives nothing that helps to impersonate a replica, and that a
 //! replica gives up its vote only at the report of a peer that proved its identity.

@@ -51,8 +51,8 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// Makes a plan and begins to carry it out, if one is due. Returns the replica to which the plan
-    /// is to hand leadership over. `hands_over` says whether that is under way.
+    /// Makes a plan and begins to carry it out, if one is due. Returns the replica to which the
+    /// plan is to hand leadership over. `hands_over` says whether that is under way.
     pub(super) fn advance<S: Store>(
         &mut self,
         cx: &mut Context<S>,
@@ -61,7 +61,7 @@ impl Membership {
         if hands_over || self.seals.is_busy() {
             return None;
         }
-        match self.planning.plan(cx, &self.seals)? {
+        match self.planning.plan(cx, self.seals.why())? {
             Plan::Stay | Plan::Wait(_) => None,
             Plan::HandOver(to) => Some(to),
             Plan::Change(members) => {

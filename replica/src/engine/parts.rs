@@ -1,8 +1,8 @@
 //! Pure: the parts of the engine, and what a change in one means for the others.
 //!
-//! Each part has its own state and works on the [context](super::context); none calls another. Where
-//! one has to react to another (the vote is lost, the configuration ends, the state is replaced),
-//! the reaction is written here, once.
+//! Each part has its own state and works on the [context](super::context); none calls another.
+//! Where one has to react to another (the vote is lost, the configuration ends, the state is
+//! replaced), the reaction is written here, once.
 //!
 //! Guarantees that whatever waits for this replica to lead is answered when it no longer does, and
 //! that a configuration is entered by all parts in one step.
@@ -159,7 +159,8 @@ impl<S: Store> Parts<S> {
         Ok(())
     }
 
-    /// Hands leadership over if this replica leads, another one is there, and that is not under way.
+    /// Hands leadership over if this replica leads, another one is there, and that is not under
+    /// way.
     pub(super) fn step_down(&mut self) {
         if !self.hand_over.is_under_way() {
             let _ = self.begin_hand_over(None);

@@ -115,9 +115,9 @@ impl Requests {
         }
     }
 
-    /// Handles a read or write of a client of this replica. Keys, prefixes and bounds were validated
-    /// where the request was received; a write's are validated where it is proposed, because it may
-    /// come from a peer.
+    /// Handles a read or write of a client of this replica. Keys, prefixes and bounds were
+    /// validated where the request was received; a write's are validated where it is proposed,
+    /// because it may come from a peer.
     pub(super) fn request<S: Store>(
         &mut self,
         cx: &mut Context<S>,

@@ -20,9 +20,9 @@ use super::consensus::Consensus;
 use super::context::Context;
 use super::message::{Asker, Output, PeerMessage};
 use super::notice::Notice;
-use super::sending::Sending;
+use super::sending::{Sending, close_snapshot};
 use crate::state::entry::Entry;
-use crate::state::snapshot::{Cursor, Digest, Found, SnapshotId, Wanted};
+use crate::state::snapshot::{Cursor, Digest, Found, Wanted};
 use crate::state::version::Version;
 use crate::storage::Store;
 
@@ -270,12 +270,6 @@ impl Scrub {
         }
         (!others.is_empty()).then_some(Difference { index, sound, others })
     }
-}
-
-/// Closes a snapshot that a reading thread holds open.
-pub(super) fn close_snapshot<S: Store>(cx: &mut Context<S>, snapshot: SnapshotId) {
-    let (asker, wanted) = (Asker::Own { call: 0 }, Wanted::Close { snapshot });
-    cx.push(Output::Read { asker, wanted, number: 0 });
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Pure: sends state and entries to replicas that are behind, and to clients that make a backup.
 //!
 //! A separate thread reads the requested data, which is sent as it comes; the requester sets the
-//! pace. Guarantees that a snapshot that is not being read is closed after a while, and that a state
-//! in quarantine is not sent.
+//! pace. Guarantees that a snapshot that is not being read is closed after a while, and that a
+//! state in quarantine is not sent.
 
 pub(super) mod questions;
 
@@ -12,7 +12,6 @@ use kvorum_protocol::status::ReplicaId;
 
 use super::context::Context;
 use super::message::{Asker, Origin, Output, PeerMessage};
-use super::scrub::close_snapshot;
 use crate::state::snapshot::{Found, SnapshotId, Wanted};
 use crate::storage::Store;
 use questions::Questions;
@@ -165,6 +164,12 @@ fn tell_found<S: Store>(cx: &mut Context<S>, origin: Origin, found: Found) {
         }
         Origin::Client { .. } => cx.answer(origin, found.answer()),
     }
+}
+
+/// Closes a snapshot that a reading thread holds open.
+pub(super) fn close_snapshot<S: Store>(cx: &mut Context<S>, snapshot: SnapshotId) {
+    let (asker, wanted) = (Asker::Own { call: 0 }, Wanted::Close { snapshot });
+    cx.push(Output::Read { asker, wanted, number: 0 });
 }
 
 #[cfg(test)]

@@ -24,14 +24,10 @@
 
 use std::collections::BTreeSet;
 
-use kvorum_protocol::message::{Answer, Refusal};
 use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId};
 
-use super::context::Context;
-use super::message::{Origin, PeerMessage, Session};
-use crate::engine::requests::reads::Read;
+use super::message::PeerMessage;
 use crate::state::chain::Chain;
-use crate::storage::Store;
 
 /// The standing of a peer, as far as this replica knows.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -171,34 +167,6 @@ impl Standings {
             _ if self.joiners.contains(&peer) => Speaker::Joiner,
             _ => Speaker::Stranger,
         }
-    }
-}
-
-/// Whether a message from a peer counts.
-pub(super) fn listens<S: Store>(cx: &Context<S>, peer: ReplicaId, message: &PeerMessage) -> bool {
-    let speaker = cx.speaker(peer);
-    counts(message, speaker, cx.configuration.id) || !cx.rules.knows_speakers
-}
-
-/// Rejects a message that does not count. A peer that relays a client's request gets a refusal;
-/// any other ends its session or asks again.
-pub(super) fn turn_away<S: Store>(
-    cx: &mut Context<S>,
-    peer: ReplicaId,
-    session: Session,
-    message: PeerMessage,
-) {
-    let refusal = Refusal::NotLeader { leader: None };
-    match message {
-        PeerMessage::Relay { call, .. } => {
-            let origin = Origin::Peer { peer, session, call };
-            cx.answer(origin, Answer::Refused(refusal));
-        }
-        PeerMessage::ReadIndex { call } => {
-            let read = Read::new(Origin::Peer { peer, session, call }, None, cx.now);
-            cx.refuse_read(&read, refusal);
-        }
-        _ => {}
     }
 }
 

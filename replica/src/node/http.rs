@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::node::metrics::Metrics;
+use crate::driver::metrics::Metrics;
 
 /// How long a driver may go without a turn before it counts as dead.
 const LIVE_MAX: Duration = Duration::from_secs(10);

@@ -19,15 +19,14 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::clients::Clients;
+use crate::driver::metrics::Metrics;
 use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, LOOKS_MAX, PEERS_INBOX, Shown};
 use crate::engine::{ClientKey, Input, Look, Options};
 use crate::limits::CONNECTIONS_MAX;
 use crate::marker::{Claim, Mark};
-use crate::node::addresses::{Addresses, FILE_NAME};
 use crate::node::disk_space::watch_disk;
 use crate::node::http::{self, Health};
 use crate::node::identity::Birth;
-use crate::node::metrics::Metrics;
 use crate::node::opening::{self, Disk};
 use crate::node::rediscovery::superseded;
 use crate::node::settings::Settings;
@@ -39,6 +38,7 @@ use crate::storage::rocks::lock;
 use crate::storage::rocks::open::Newborn;
 use crate::storage::{Database, Identity, OnFatal, OpenError, Store};
 use crate::transport::Transport;
+use crate::transport::addresses::{Addresses, FILE_NAME};
 use crate::transport::book::whole_name;
 use crate::transport::reached::Reached;
 

@@ -22,9 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use super::OrchestratorError;
 use crate::marker::Marker;
-use crate::node::addresses::{Addresses, FILE_NAME};
 use crate::planner::{MEMBERS_MAX, Scale};
 use crate::storage::Database;
+use crate::transport::addresses::{Addresses, FILE_NAME};
 
 /// The file with the desired replica count.
 pub const SET_FILE: &str = "statefulset.json";

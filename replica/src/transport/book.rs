@@ -36,8 +36,8 @@ impl AddressBook {
                 hosts.get(name).cloned().ok_or_else(|| format!("no address of {name} is given"))
             }
             Self::Folder(folder) => {
-                let file = folder.join(name).join(crate::node::addresses::FILE_NAME);
-                crate::node::addresses::Addresses::read(&file)
+                let file = folder.join(name).join(crate::transport::addresses::FILE_NAME);
+                crate::transport::addresses::Addresses::read(&file)
                     .map(|addresses| addresses.peers)
                     .map_err(|error| format!("{}: {error}", file.display()))
             }

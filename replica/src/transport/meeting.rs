@@ -8,9 +8,9 @@
 //!        ◀──  whether I take you
 //! ```
 //!
-//! A proof is a [signature](crate::state::start) over both challenges by the start that the other side saw
-//! last. Guarantees that each side proved to be the replica that the other remembers; that each
-//! counts the other as met only when both have accepted each other; and that a stranger learns
+//! A proof is a [signature](crate::state::start) over both challenges by the start that the other
+//! side saw last. Guarantees that each side proved to be the replica that the other remembers; that
+//! each counts the other as met only when both have accepted each other; and that a stranger learns
 //! nothing that helps it to speak as a replica. Does not judge by itself; it asks the driver.
 
 use bytes::Bytes;

@@ -16,7 +16,7 @@ use kvorum_protocol::message::Address;
 use tokio::sync::watch;
 use tracing::debug;
 
-use crate::node::addresses::write_whole;
+use crate::transport::addresses::write_whole;
 
 /// The file's name in a replica's folder.
 pub const FILE_NAME: &str = "peers.json";

@@ -1,4 +1,5 @@
-//! The import graph: no circle among files, nor among folders.
+//! The import graph: no circle among files, nor among folders, and each folder imports only what
+//! its layer may.
 //!
 //! Read from the paths that begin with `crate::` or `super::`. A parent may name its children in
 //! its own way (`mod`, `use child::…`); that is no import. Does not read what macros make.
@@ -140,6 +141,111 @@ fn modules_in(folder: &Path) -> BTreeMap<Module, String> {
     sources(folder, &mut files);
     let module = |path: &Path| module_of(path.strip_prefix(folder).unwrap());
     files.iter().map(|path| (module(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// A folder (or a file that is none) at the top of a crate, and those that it may import.
+type Layer = (&'static str, &'static [&'static str]);
+
+/// The layers of the replica, from the lowest up.
+const REPLICA: &[Layer] = &[
+    ("planner", &[]),
+    ("private", &[]),
+    ("limits", &["planner"]),
+    ("state", &["limits"]),
+    ("marker", &["state"]),
+    ("storage", &["limits", "marker", "state"]),
+    ("engine", &["limits", "marker", "planner", "state", "storage"]),
+    ("driver", &["engine", "limits", "marker", "state", "storage"]),
+    ("transport", &["driver", "engine", "limits", "state", "storage"]),
+    ("clients", &["driver", "engine", "limits"]),
+    ("orchestrator", &["driver", "engine", "marker", "planner", "storage", "transport"]),
+    (
+        "node",
+        &[
+            "clients",
+            "driver",
+            "engine",
+            "limits",
+            "marker",
+            "orchestrator",
+            "planner",
+            "private",
+            "state",
+            "storage",
+            "transport",
+        ],
+    ),
+];
+
+/// The layers of the console, of which a test enforces what a reader counts on: the model knows
+/// neither who changes nor who draws it, and what changes it knows no cluster.
+const CONSOLE: &[Layer] = &[
+    ("exit", &[]),
+    ("output", &[]),
+    ("message", &["exit", "value"]),
+    ("app", &["arguments", "exit", "keymap", "message", "output", "prompt"]),
+    (
+        "update",
+        &[
+            "app",
+            "arguments",
+            "exit",
+            "keymap",
+            "message",
+            "node",
+            "output",
+            "page",
+            "prompt",
+            "target",
+            "text",
+            "value",
+        ],
+    ),
+    (
+        "view",
+        &["app", "arguments", "exit", "keymap", "message", "output", "page", "prompt", "text"],
+    ),
+];
+
+/// The imports that no layer allows, in words.
+fn out_of_layer(imports: &Imports, layers: &[Layer]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (folder, others) in &of_folders(imports) {
+        let folder = folder.join("::");
+        let Some((_, may)) = layers.iter().find(|(name, _)| *name == folder) else { continue };
+        let others = others.iter().map(|other| other.join("::"));
+        let not = others.filter(|other| !may.contains(&other.as_str()));
+        wrong.extend(not.map(|other| format!("{folder} imports {other}")));
+    }
+    wrong
+}
+
+#[test]
+fn each_layer_imports_only_what_it_may() {
+    for (source, layers, are_all) in
+        [("replica/src", REPLICA, true), ("console/src", CONSOLE, false)]
+    {
+        let modules = modules_in(&root().join(source));
+        assert_eq!(out_of_layer(&imports_of(&modules), layers), [""; 0], "{source}");
+        let names: BTreeSet<_> = modules.keys().filter_map(|module| module.first()).collect();
+        let known: BTreeSet<_> = layers.iter().map(|(name, _)| *name).collect();
+        for name in names.iter().filter(|_| are_all) {
+            assert!(known.contains(name.as_str()), "{name} of {source} has no layer");
+        }
+    }
+}
+
+#[test]
+fn an_import_out_of_its_layer_is_found() {
+    let files = [
+        ("state", ""),
+        ("state::a", "use crate::storage::b;"),
+        ("storage", ""),
+        ("storage::b", "use crate::state::a;"),
+    ];
+    let module = |name: &str| name.split("::").map(ToOwned::to_owned).collect::<Module>();
+    let modules = files.map(|(name, text)| (module(name), text.to_owned())).into_iter().collect();
+    assert_eq!(out_of_layer(&imports_of(&modules), REPLICA), ["state imports storage"]);
 }
 
 fn in_words(circle: Option<Vec<Module>>) -> String {

@@ -2,11 +2,11 @@
 //!
 //! A disk that was restored from a copy knows nothing of what it promised and accepted after the
 //! copy was taken. So whenever this replica promises or accepts something, or a link begins or
-//! ends, it begins a new [epoch](crate::state::start::Epoch) of its disk, in the same sync as what it did,
-//! and reports it to its peers. They remember it, confirm it when that is durable, and reject any
-//! later start of a disk that ends before it. While a member cannot be reached, or does not
-//! confirm, the epoch is reported to the cluster's [marker](crate::marker), which lies outside of
-//! any volume.
+//! ends, it begins a new [epoch](crate::state::start::Epoch) of its disk, in the same sync as what
+//! it did, and reports it to its peers. They remember it, confirm it when that is durable, and
+//! reject any later start of a disk that ends before it. While a member cannot be reached, or does
+//! not confirm, the epoch is reported to the cluster's [marker](crate::marker), which lies outside
+//! of any volume.
 //!
 //! Guarantees that an epoch is reported only when it is durable here, so that a disk which loses
 //! what was not synced is never taken for a copy. Under load an epoch lasts for [`EPOCH_TICKS`]: a

@@ -8,7 +8,6 @@
 
 use kvorum_protocol::status::{Member, ReplicaId};
 
-use super::sealing::Seals;
 use crate::engine::consensus::Consensus;
 use crate::engine::context::Context;
 use crate::engine::message::{Look, Output, PeerMessage};
@@ -17,9 +16,6 @@ use crate::storage::Store;
 
 /// Ticks between two plans.
 const PLAN_TICKS: u64 = 3;
-/// The most entries that a replica's state may lack for a configuration change to begin, or for the
-/// replica to lead: so few arrive within a moment.
-pub(in crate::engine) const LAG_MAX: u64 = 1024;
 
 /// How long the answer to a look is valid, in ticks.
 const LOOK_HOLDS_TICKS: u64 = 50;
@@ -152,8 +148,9 @@ impl Planning {
         is_sure
     }
 
-    /// Makes a plan, if this replica leads and one is due.
-    pub(super) fn plan<S: Store>(&mut self, cx: &Context<S>, seals: &Seals) -> Option<Plan> {
+    /// Makes a plan, if this replica leads and one is due. `late` says why the last try to change
+    /// the members failed.
+    pub(super) fn plan<S: Store>(&mut self, cx: &Context<S>, late: Option<&str>) -> Option<Plan> {
         if !cx.now.is_multiple_of(PLAN_TICKS) || !cx.is_leading() || is_adrift(cx) {
             return None;
         }
@@ -178,7 +175,7 @@ impl Planning {
         let plan = planner::plan(&view);
         self.waits = match &plan {
             Plan::Wait(why) => Some(why.to_string()),
-            Plan::Change(_) => seals.why(),
+            Plan::Change(_) => late.map(str::to_owned),
             Plan::Stay | Plan::HandOver(_) => None,
         };
         Some(plan)

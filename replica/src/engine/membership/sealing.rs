@@ -72,8 +72,8 @@ impl Seals {
     }
 
     /// Returns why the members have not changed yet, if a try failed.
-    pub(in crate::engine) fn why(&self) -> Option<String> {
-        self.why.clone()
+    pub(in crate::engine) fn why(&self) -> Option<&str> {
+        self.why.as_deref()
     }
 
     fn patience(&self) -> u64 {

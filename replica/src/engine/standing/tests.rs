@@ -1,7 +1,7 @@
 //! Tests of which senders may send which message, from a table.
 
 use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, RequestId};
-use kvorum_protocol::message::Request;
+use kvorum_protocol::message::{Answer, Request};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, PrepareReq};
