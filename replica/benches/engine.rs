@@ -73,10 +73,7 @@ impl Cluster {
         let mut turns: VecDeque<usize> = (0..self.engines.len()).collect();
         while let Some(from) = turns.pop_front() {
             for output in self.engines[from].turn(&|_: ClientKey| true) {
-                let (Output::Send { to, message } | Output::Gated { to, message, .. }) = output
-                else {
-                    continue;
-                };
+                let Output::Send { to, message, .. } = output else { continue };
                 let to = usize::try_from(to.0 - 1).unwrap();
                 let peer = ReplicaId(from as u64 + 1);
                 self.engines[to].step(Input::Peer { peer, session: SESSION, message });

@@ -338,8 +338,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
 
     fn output(&mut self, output: Output) {
         match output {
-            Output::Send { to, message } => self.send(to, message),
-            Output::Gated { to, message, durable } => self.hold(to, message, durable),
+            Output::Send { to, message, after } => self.send(to, message, after),
             Output::Read { asker, wanted, number } => {
                 self.readers.read(Job { asker, wanted, number });
             }

@@ -58,7 +58,9 @@ use context::Context;
 pub use disk::SLOW_TICKS;
 pub use introductions::{Introduction, Rejection};
 use marking::Lost;
-pub use message::{Asker, ClientKey, Input, Look, Origin, Output, PeerMessage, Session, Verdict};
+pub use message::{
+    After, Asker, ClientKey, Input, Look, Origin, Output, PeerMessage, Session, Verdict,
+};
 pub use notice::Notice;
 use parts::Parts;
 pub use peers::Known;

@@ -287,7 +287,7 @@ impl World {
 
     fn output(&mut self, output: Output) {
         match output {
-            Output::Send { to, message } | Output::Gated { to, message, .. } => {
+            Output::Send { to, message, .. } => {
                 match &message {
                     PeerMessage::Fetch { call, .. } => self.fetch = *call,
                     PeerMessage::Relay { call, .. } | PeerMessage::ReadIndex { call } => {

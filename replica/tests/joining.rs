@@ -121,14 +121,9 @@ fn follow<S: Store>(store: S) -> (u64, ConfigurationId) {
         }
         engine.step(Input::Tick);
         for output in engine.turn(&|_| true) {
-            let (to, call, wanted) = match output {
-                Output::Gated { to, message: PeerMessage::Fetch { call, wanted }, .. } => {
-                    (to, call, wanted)
-                }
-                Output::Send { to, message: PeerMessage::Fetch { call, wanted } } => {
-                    (to, call, wanted)
-                }
-                _ => continue,
+            let Output::Send { to, message: PeerMessage::Fetch { call, wanted }, .. } = output
+            else {
+                continue;
             };
             if let Wanted::Close { snapshot } = wanted {
                 open.remove(&(to, snapshot));
@@ -286,7 +281,7 @@ fn one_in_quarantine_gets_its_state_from_a_later_configuration() {
         engine.step(Input::Tick);
         for output in engine.turn(&|_| true) {
             match output {
-                Output::Gated { to, message: PeerMessage::Fetch { call, wanted }, .. } => {
+                Output::Send { to, message: PeerMessage::Fetch { call, wanted }, .. } => {
                     assert!(tick >= 499, "those who are sound are waited for: {wanted:?}");
                     asked += u32::from(wanted == Wanted::Snapshot);
                     // At first the peer has not reached the later configuration itself.

@@ -11,13 +11,13 @@ use std::collections::{BTreeSet, VecDeque};
 
 use kvorum_protocol::status::ReplicaId;
 
-use crate::engine::{PeerMessage, Written};
+use crate::engine::{After, PeerMessage, Written};
 use crate::limits::HELD_BYTES_MAX;
 
 struct Held {
     to: ReplicaId,
     message: PeerMessage,
-    durable: bool,
+    after: After,
 }
 
 /// Messages that wait for a sync.
@@ -39,14 +39,18 @@ impl Gate {
         &mut self,
         to: ReplicaId,
         message: PeerMessage,
-        durable: bool,
+        after: After,
     ) -> Option<PeerMessage> {
-        let is_free = !durable && self.held.iter().all(|held| held.to != to);
+        let is_free = match after {
+            After::Nothing => true,
+            After::Earlier => self.held.iter().all(|held| held.to != to),
+            After::Sync => false,
+        };
         if is_free {
             return Some(message);
         }
         self.bytes += message.weight();
-        self.held.push_back(Held { to, message, durable });
+        self.held.push_back(Held { to, message, after });
         None
     }
 
@@ -57,7 +61,8 @@ impl Gate {
 
     /// Begins a sync if one is due and none is under way.
     pub fn begin(&mut self) -> bool {
-        let waits = self.written.is_some() || self.held.iter().any(|held| held.durable);
+        let waits =
+            self.written.is_some() || self.held.iter().any(|held| held.after == After::Sync);
         let is_due = self.covered.is_none() && waits;
         if is_due {
             self.covered = Some(self.held.len());
@@ -78,7 +83,7 @@ impl Gate {
         let mut free: Vec<Held> = self.held.drain(..covered).collect();
         let mut blocked = BTreeSet::new();
         for held in std::mem::take(&mut self.held) {
-            if held.durable || blocked.contains(&held.to) {
+            if held.after == After::Sync || blocked.contains(&held.to) {
                 blocked.insert(held.to);
                 self.held.push_back(held);
             } else {
@@ -129,9 +134,9 @@ mod tests {
     #[test]
     fn a_message_waits_for_a_sync_that_began_after_it() {
         let mut gate = Gate::default();
-        assert!(gate.push(A, message(1), true).is_none());
+        assert!(gate.push(A, message(1), After::Sync).is_none());
         assert!(gate.begin());
-        assert!(gate.push(A, message(2), true).is_none());
+        assert!(gate.push(A, message(2), After::Sync).is_none());
         assert!(!gate.begin(), "one sync at a time");
         assert_eq!(calls(gate.complete()), [1]);
         assert!(gate.begin());
@@ -142,12 +147,15 @@ mod tests {
     #[test]
     fn a_message_that_tells_nothing_durable_only_keeps_its_place() {
         let mut gate = Gate::default();
-        assert!(gate.push(A, message(1), false).is_some());
-        assert!(gate.push(A, message(2), true).is_none());
-        assert!(gate.push(A, message(3), false).is_none(), "it must not overtake");
-        assert!(gate.push(B, message(4), false).is_some(), "another peer's order is another");
+        assert!(gate.push(A, message(1), After::Earlier).is_some());
+        assert!(gate.push(A, message(2), After::Sync).is_none());
+        assert!(gate.push(A, message(3), After::Earlier).is_none(), "it must not overtake");
+        assert!(
+            gate.push(B, message(4), After::Earlier).is_some(),
+            "another peer's order is another"
+        );
         assert!(gate.begin());
-        assert!(gate.push(A, message(5), false).is_none());
+        assert!(gate.push(A, message(5), After::Earlier).is_none());
         assert_eq!(calls(gate.complete()), [2, 3, 5]);
         assert!(!gate.begin());
     }
@@ -172,12 +180,12 @@ mod tests {
     #[test]
     fn what_is_held_for_an_ended_session_never_leaves() {
         let mut gate = Gate::default();
-        gate.push(A, message(1), true);
-        gate.push(B, message(2), true);
+        gate.push(A, message(1), After::Sync);
+        gate.push(B, message(2), After::Sync);
         assert!(gate.begin());
-        gate.push(A, message(3), true);
+        gate.push(A, message(3), After::Sync);
         gate.drop_peer(A);
-        gate.push(A, message(4), true);
+        gate.push(A, message(4), After::Sync);
         assert_eq!(calls(gate.complete()), [2], "the new session's message was not covered");
         assert!(gate.begin());
         assert_eq!(calls(gate.complete()), [4]);

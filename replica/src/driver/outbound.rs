@@ -9,26 +9,20 @@ use omnipaxos::messages::Message;
 use tracing::warn;
 
 use super::Driver;
-use crate::engine::{Input, PeerMessage, Session};
+use crate::engine::{After, Input, PeerMessage, Session};
 use crate::limits::{OUTBOUND_BYTES_MAX, PEER_BYTES_MAX};
 use crate::storage::Store;
 
 impl<S: Store + Clone + Send + 'static> Driver<S> {
-    /// Sends a message now.
-    pub(super) fn send(&mut self, to: ReplicaId, message: PeerMessage) {
+    /// Sends a message once its condition is met. A heartbeat of a leader that has to fall silent is
+    /// dropped.
+    pub(super) fn send(&mut self, to: ReplicaId, message: PeerMessage, after: After) {
         let is_heartbeat = matches!(&message, PeerMessage::Paxos { message: Message::BLE(_), .. });
         if is_heartbeat && self.engine.falls_silent() {
             return;
         }
-        if self.count(to, &message) {
-            self.push(to, message);
-        }
-    }
-
-    /// Sends a message in order with others, and after a sync if it reports a durable fact.
-    pub(super) fn hold(&mut self, to: ReplicaId, message: PeerMessage, durable: bool) {
         if self.count(to, &message)
-            && let Some(message) = self.gate.push(to, message, durable)
+            && let Some(message) = self.gate.push(to, message, after)
         {
             self.push(to, message);
         }

@@ -17,7 +17,7 @@ pub(super) mod reports;
 use kvorum_protocol::status::{CatchingUp, ConfigurationId, ReplicaId};
 
 use super::context::Context;
-use super::message::{Output, PeerMessage};
+use super::message::{After, PeerMessage};
 use super::notice::Notice;
 use super::standing::Speaker;
 use crate::state::chain::Standing;
@@ -309,7 +309,7 @@ impl CatchUp {
         let (to, call) = (fetching.source, fetching.call);
         let message = PeerMessage::Fetch { call, wanted };
         // The result of the last answer is durable before the next request is sent.
-        cx.push(Output::Gated { to, message, durable: true });
+        cx.send(to, message, After::Sync);
     }
 
     /// Handles an answer to a request.

@@ -25,12 +25,13 @@ use omnipaxos::util::LogEntry;
 use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
 
 use super::Rules;
+use super::message::After;
 use crate::limits::READ_ENTRIES;
 use crate::state::entry::Entry;
 use patience::{Patience, ROUND_TICKS};
 use promises::Promises;
 use solo::Solo;
-use whitelist::{Gate, gate};
+use whitelist::condition;
 
 pub use handling::Handled;
 use leaps::Leaps;
@@ -422,12 +423,12 @@ impl<L: Storage<Entry>> Consensus<L> {
     pub fn take(
         &mut self,
         state_of: impl Fn(ReplicaId) -> Option<u64>,
-        mut send: impl FnMut(ReplicaId, Message<Entry>, Gate),
+        mut send: impl FnMut(ReplicaId, Message<Entry>, After),
     ) {
         let Instance::Paxos(paxos) = &mut self.instance else { return };
         paxos.take_outgoing_messages(&mut self.buffer);
         for mut message in std::mem::take(&mut self.buffer) {
-            match (gate(&message), replica_at(&self.configuration, message.get_receiver())) {
+            match (condition(&message), replica_at(&self.configuration, message.get_receiver())) {
                 (Some(gate), Some(to)) => {
                     self.patience.sends(&message);
                     Promises::ask(&mut self.promises, &message);

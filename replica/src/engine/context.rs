@@ -9,7 +9,7 @@ use kvorum_protocol::status::{Configuration, Member, ReplicaId, Role};
 
 use super::consensus::Consensus;
 use super::fences::Fences;
-use super::message::{Origin, Output, PeerMessage, Session};
+use super::message::{After, Origin, Output, PeerMessage, Session};
 use super::notice::Notice;
 use super::peers::Peers;
 use super::rules::{Options, Rules};
@@ -219,6 +219,11 @@ impl<S: Store> Context<S> {
         }));
     }
 
+    /// Sends a message to a peer.
+    pub(super) fn send(&mut self, to: ReplicaId, message: PeerMessage, after: After) {
+        self.outputs.push(Output::Send { to, message, after });
+    }
+
     /// Adds an output.
     pub(super) fn push(&mut self, output: Output) {
         self.outputs.push(output);
@@ -273,7 +278,7 @@ impl<S: Store> Context<S> {
     /// asked may have been replaced by one that uses the same numbers.
     pub(super) fn reply(&mut self, to: ReplicaId, session: Session, message: PeerMessage) {
         if self.peers.session(to) == Some(session) {
-            self.push(Output::Send { to, message });
+            self.send(to, message, After::Nothing);
         }
     }
 

@@ -15,7 +15,7 @@ use kvorum_protocol::status::ReplicaId;
 use super::consensus::Consensus;
 use super::context::Context;
 use super::lately::Lately;
-use super::message::{Output, PeerMessage};
+use super::message::{After, PeerMessage};
 use crate::storage::Store;
 
 /// Ticks after which a sync counts as slow.
@@ -157,7 +157,7 @@ impl Disk {
         disk.asked = Some(now);
         let number = disk.number;
         for to in cx.peers.connected().collect::<Vec<_>>() {
-            cx.push(Output::Send { to, message: PeerMessage::AskDisk { number } });
+            cx.send(to, PeerMessage::AskDisk { number }, After::Nothing);
         }
     }
 
@@ -185,7 +185,7 @@ fn would_lead<S: Store>(cx: &Context<S>) -> bool {
 pub(super) fn sync_for<S: Store>(cx: &mut Context<S>, peer: ReplicaId, number: u64) {
     cx.store.touch();
     let message = PeerMessage::DiskWorks { number };
-    cx.push(Output::Gated { to: peer, message, durable: true });
+    cx.send(peer, message, After::Sync);
 }
 
 #[cfg(test)]
@@ -194,7 +194,7 @@ mod tests {
     use omnipaxos::messages::Message;
     use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, Prepare};
 
-    use super::super::{Engine, Input, Options, Session};
+    use super::super::{Engine, Input, Options, Output, Session};
     use super::*;
     use crate::state::version::Version;
     use crate::storage::memory::Memory;
@@ -218,7 +218,9 @@ mod tests {
     fn asked(engine: &mut Engine<Memory>) -> Vec<(u64, u64)> {
         let outputs = engine.turn(&|_| true).into_iter();
         let asked = outputs.filter_map(|output| match output {
-            Output::Send { to, message: PeerMessage::AskDisk { number } } => Some((to.0, number)),
+            Output::Send { to, message: PeerMessage::AskDisk { number }, .. } => {
+                Some((to.0, number))
+            }
             _ => None,
         });
         asked.collect()
@@ -316,7 +318,7 @@ mod tests {
         let (peer, session) = (ReplicaId(2), Session(2));
         engine.step(Input::Peer { peer, session, message: PeerMessage::AskDisk { number: 4 } });
         let is_it = |output: &Output| {
-            matches!(output, Output::Gated { to: ReplicaId(2), durable: true, message }
+            matches!(output, Output::Send { to: ReplicaId(2), after: After::Sync, message }
                 if matches!(message, PeerMessage::DiskWorks { number: 4 }))
         };
         assert!(engine.turn(&|_| true).iter().any(is_it));

@@ -11,7 +11,7 @@ use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 
 use super::context::{Context, LAG_MAX};
-use super::message::{Output, PeerMessage};
+use super::message::{After, PeerMessage};
 use super::notice::Notice;
 use super::restarts::Restarts;
 use crate::planner;
@@ -119,7 +119,7 @@ impl HandOver {
         {
             hand_over.next_ask = cx.now + ASK_AGAIN_TICKS;
             let message = PeerMessage::Lead { configuration: cx.configuration.id, ballot };
-            cx.push(Output::Gated { to: hand_over.target, message, durable: false });
+            cx.send(hand_over.target, message, After::Earlier);
         }
     }
 }

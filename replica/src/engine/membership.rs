@@ -22,7 +22,7 @@ use kvorum_protocol::status::{
 
 use super::catch_up::reports::tell_state;
 use super::context::Context;
-use super::message::{Origin, Output, PeerMessage};
+use super::message::{After, Origin, PeerMessage};
 use super::restarts::Restarts;
 use crate::engine::requests::proposals::Proposals;
 use crate::planner::{self, Plan};
@@ -111,7 +111,7 @@ impl Membership {
         let (configuration, index) = (cx.configuration.id, cx.store.applied());
         let is_dismissed = self.is_dismissed(cx, peer);
         let message = PeerMessage::Over { configuration, index, is_dismissed };
-        cx.push(Output::Gated { to: peer, message, durable: false });
+        cx.send(peer, message, After::Earlier);
     }
 
     /// Notifies the peers that need it which configuration the cluster is in, and how far: the

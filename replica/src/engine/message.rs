@@ -236,6 +236,18 @@ impl PeerMessage {
     }
 }
 
+/// The condition under which a message leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum After {
+    /// It leaves at once: it states no durable fact, and may overtake others.
+    Nothing,
+    /// It leaves after the earlier messages to the peer that wait, but needs no sync of its own.
+    Earlier,
+    /// It leaves after those, and after a sync that began later than this output: the fact that it
+    /// states must be durable.
+    Sync,
+}
+
 /// The result of a report to the cluster's marker.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -390,22 +402,14 @@ pub enum Output {
     Mark(Mark),
     /// Publish these known replicas, to which links may be needed.
     Known(Vec<Known>),
-    /// Send now: it carries no durable fact.
+    /// Send a message to a peer.
     Send {
         /// The receiver.
         to: ReplicaId,
         /// The message.
         message: PeerMessage,
-    },
-    /// Send in order with other gated messages to the peer, and only after a sync that began after
-    /// this output; `durable` is false for a message that only must not overtake those.
-    Gated {
-        /// The receiver.
-        to: ReplicaId,
-        /// The message.
-        message: PeerMessage,
-        /// Whether the message reports something that must be durable first.
-        durable: bool,
+        /// The condition under which it leaves.
+        after: After,
     },
     /// Read something on a thread of its own, and return the result by [`Input::Read`].
     Read {

@@ -21,7 +21,7 @@ use super::health::Health;
 use super::logs::Logs;
 use super::marking::Marking;
 use super::membership::Membership;
-use super::message::{Output, PeerMessage, Session};
+use super::message::{After, Output, PeerMessage, Session};
 use super::notice::Notice;
 use super::replication::{self, Replication};
 use super::requests::Requests;
@@ -369,7 +369,7 @@ impl<S: Store> Parts<S> {
                 self.quarantine(index, sound);
             } else {
                 let message = PeerMessage::Differs { index, sound };
-                self.cx.push(Output::Send { to: other, message });
+                self.cx.send(other, message, After::Nothing);
             }
         }
     }

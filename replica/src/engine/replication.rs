@@ -3,7 +3,7 @@
 //!
 //! Guarantees that a replica that may vote has an instance, that a leader's tail does not stay
 //! undecided because an acknowledgement was lost, and that every message leaves with the condition
-//! that the [whitelist](super::whitelist) states.
+//! that the [whitelist](super::consensus::whitelist) states.
 
 use kvorum_protocol::status::ReplicaId;
 use omnipaxos::ballot_leader_election::Ballot;
@@ -11,10 +11,9 @@ use omnipaxos::messages::Message;
 
 use super::consensus::{Consensus, Handled};
 use super::context::Context;
-use super::message::{Output, PeerMessage};
+use super::message::{After, Output, PeerMessage};
 use super::notice::Notice;
 use crate::engine::consensus::patience::Patience;
-use crate::engine::consensus::whitelist::Gate;
 use crate::state::entry::Entry;
 use crate::storage::Store;
 
@@ -143,7 +142,7 @@ pub(super) fn handle<S: Store>(
         Handled::Behind { index } => return Some(index),
         Handled::Outrun { ballot } => {
             let message = PeerMessage::Yield { configuration, ballot };
-            cx.push(Output::Gated { to: peer, message, durable: false });
+            cx.send(peer, message, After::Earlier);
         }
         Handled::Forged => {
             let what = "a consensus message that must not be";
@@ -160,17 +159,13 @@ pub(super) fn take_messages<S: Store>(cx: &mut Context<S>) {
     let Some(consensus) = consensus else { return };
     consensus.take(
         |peer| peers.state_of(peer),
-        |to, message, gate| {
+        |to, message, after| {
             if peers.session(to).is_none() {
                 // Both sides start over when a session begins.
                 return;
             }
             let message = PeerMessage::Paxos { configuration, message };
-            outputs.push(match gate {
-                Gate::Open => Output::Send { to, message },
-                Gate::Ordered => Output::Gated { to, message, durable: false },
-                Gate::Durable => Output::Gated { to, message, durable: true },
-            });
+            outputs.push(Output::Send { to, message, after });
         },
     );
 }

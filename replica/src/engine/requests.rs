@@ -18,7 +18,7 @@ use omnipaxos::ballot_leader_election::Ballot;
 use super::consensus::Consensus;
 use super::context::Context;
 use super::health::Health;
-use super::message::{ClientKey, Origin, Output, PeerMessage, Session};
+use super::message::{After, ClientKey, Origin, Output, PeerMessage, Session};
 use super::sending::Sending;
 use crate::limits::TURN_BYTES_MAX;
 use crate::state::entry::Command;
@@ -170,7 +170,7 @@ impl Requests {
         match self.relays.open(leader, session, purpose, request.weight(), cx.now) {
             Ok(call) => {
                 let message = PeerMessage::Relay { call, request };
-                cx.push(Output::Send { to: leader, message });
+                cx.send(leader, message, After::Nothing);
             }
             Err(_) => cx.answer(origin, Answer::Refused(Refusal::Overloaded)),
         }
@@ -305,7 +305,7 @@ impl Requests {
             let Context { outputs, peers, .. } = cx;
             outputs.extend(peers.connected().map(|peer| {
                 let message = PeerMessage::Probe { configuration, ballot, round };
-                Output::Send { to: peer, message }
+                Output::Send { to: peer, message, after: After::Nothing }
             }));
         } else if self.reads.has_queued() && !self.relays.has_reads() {
             self.ask_leader_for_index(cx, health);
@@ -330,7 +330,7 @@ impl Requests {
         match self.relays.open(leader, session, Purpose::Reads(reads), 0, cx.now) {
             Ok(call) => {
                 let message = PeerMessage::ReadIndex { call };
-                cx.push(Output::Send { to: leader, message });
+                cx.send(leader, message, After::Nothing);
             }
             Err(Purpose::Reads(reads)) => cx.refuse_reads(&reads, &Refusal::Overloaded),
             Err(Purpose::Write(_)) => {}
@@ -413,7 +413,7 @@ fn probe<S: Store>(
     let is_over = configuration < cx.configuration.id && !cx.rules.reads_know_configuration;
     if (promises && configuration == cx.configuration.id) || is_over {
         let message = PeerMessage::ProbeAnswer { configuration, ballot, round };
-        cx.push(Output::Send { to: peer, message });
+        cx.send(peer, message, After::Nothing);
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use kvorum_protocol::status::{Member, ReplicaId};
 
 use super::context::Context;
-use super::message::{Output, PeerMessage};
+use super::message::{After, PeerMessage};
 use crate::state::chain::Standing;
 use crate::storage::Store;
 
@@ -103,7 +103,7 @@ impl Restarts {
         } else if let Some((leader, _)) = cx.leader() {
             // A replica that is not in step yet may have leave already, from an earlier leader.
             let message = PeerMessage::AskToStop { has_leave: self.may };
-            cx.push(Output::Gated { to: leader, message, durable: false });
+            cx.send(leader, message, After::Earlier);
         }
         false
     }
@@ -124,7 +124,7 @@ impl Restarts {
         } else if self.lets_stop(cx, peer) {
             self.given.insert(peer, cx.now);
             let message = PeerMessage::MayStop;
-            cx.push(Output::Gated { to: peer, message, durable: false });
+            cx.send(peer, message, After::Earlier);
         }
     }
 

@@ -18,7 +18,7 @@ use kvorum_protocol::status::ReplicaId;
 
 use super::consensus::Consensus;
 use super::context::Context;
-use super::message::{Asker, Output, PeerMessage};
+use super::message::{After, Asker, Output, PeerMessage};
 use super::notice::Notice;
 use super::sending::{Sending, close_snapshot};
 use crate::state::entry::Entry;
@@ -222,7 +222,7 @@ impl Scrub {
         if cx.peers.session(leader).is_some() {
             self.untold = None;
             let message = PeerMessage::Checksum { index, digest };
-            cx.push(Output::Send { to: leader, message });
+            cx.send(leader, message, After::Nothing);
         }
         None
     }

@@ -91,7 +91,7 @@ impl Cluster {
                 let from = engine.parts.cx.me;
                 for output in engine.turn(&|_| true) {
                     match output {
-                        Output::Send { to, message } | Output::Gated { to, message, .. } => {
+                        Output::Send { to, message, .. } => {
                             let (peer, session) = (from, Session(1));
                             waiting.push_back((to, Input::Peer { peer, session, message }));
                         }

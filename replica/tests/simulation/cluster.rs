@@ -355,11 +355,10 @@ impl Cluster {
 
     fn output(&mut self, id: ReplicaId, output: Output) -> Result<(), String> {
         match output {
-            Output::Send { to, message } => self.send(id, to, message),
-            Output::Gated { to, message, durable } => {
+            Output::Send { to, message, after } => {
                 let gates = self.rules.gates_messages;
                 let process = self.node(id).process.as_mut().expect("it just had its turn");
-                let free = if gates { process.gate(to, message, durable) } else { Some(message) };
+                let free = if gates { process.gate(to, message, after) } else { Some(message) };
                 match free {
                     Some(message) => self.send(id, to, message),
                     None => Ok(()),

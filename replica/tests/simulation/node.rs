@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId, Role};
 use kvorum_replica::driver::gate::Gate;
-use kvorum_replica::engine::{ClientKey, Engine, Input, Options, Output, PeerMessage, Session};
+use kvorum_replica::engine::{
+    After, ClientKey, Engine, Input, Options, Output, PeerMessage, Session,
+};
 use kvorum_replica::state::machine::Table;
 use kvorum_replica::state::snapshot::{Found, Snapshots, Wanted};
 use kvorum_replica::state::version::Version;
@@ -186,8 +188,8 @@ impl Process {
         &mut self,
         to: ReplicaId,
         message: PeerMessage,
-        durable: bool,
+        after: After,
     ) -> Option<PeerMessage> {
-        self.gate.push(to, message, durable)
+        self.gate.push(to, message, after)
     }
 }

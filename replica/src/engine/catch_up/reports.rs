@@ -6,14 +6,14 @@ use kvorum_protocol::status::ReplicaId;
 
 use crate::engine::consensus::Consensus;
 use crate::engine::context::Context;
-use crate::engine::message::{Output, PeerMessage};
+use crate::engine::message::{After, PeerMessage};
 use crate::state::snapshot::{SnapshotId, Wanted};
 use crate::storage::Store;
 
 /// Lets a source close a snapshot that it holds open for this replica.
 pub(super) fn close_at<S: Store>(cx: &mut Context<S>, source: ReplicaId, snapshot: SnapshotId) {
     let message = PeerMessage::Fetch { call: 0, wanted: Wanted::Close { snapshot } };
-    cx.push(Output::Send { to: source, message });
+    cx.send(source, message, After::Nothing);
 }
 
 /// Reports to the leader and to the source how far the state is here: until then the source
@@ -34,7 +34,7 @@ pub(super) fn ask_to_be_in_step<S: Store>(cx: &mut Context<S>, source: Option<Re
 pub(super) fn tell_state_to<S: Store>(cx: &mut Context<S>, peer: Option<ReplicaId>) {
     let Some(to) = peer else { return };
     let message = PeerMessage::HasState { index: cx.store.applied() };
-    cx.push(Output::Gated { to, message, durable: false });
+    cx.send(to, message, After::Earlier);
 }
 
 /// Reports to the linked peers how far this joiner has the state.
@@ -43,6 +43,6 @@ pub(in crate::engine) fn tell_state<S: Store>(cx: &mut Context<S>) {
     for to in cx.peers.linked().collect::<Vec<_>>() {
         let message = PeerMessage::HasState { index };
         // The reported state is durable first, so that a quorum can count on it.
-        cx.push(Output::Gated { to, message, durable: true });
+        cx.send(to, message, After::Sync);
     }
 }

@@ -14,7 +14,7 @@ use omnipaxos::storage::Storage;
 use super::super::validity::{Local, fits};
 use super::log_sync;
 use super::promises::Sum;
-use super::whitelist::gate;
+use super::whitelist::condition;
 use super::{Consensus, Instance, PutOff};
 use crate::state::entry::Entry;
 
@@ -43,7 +43,7 @@ impl<L: Storage<Entry>> Consensus<L> {
     pub fn handle(&mut self, peer: ReplicaId, message: Message<Entry>, applied: u64) -> Handled {
         let is_sound = self.slot_of(peer) == Some(message.get_sender())
             && message.get_receiver() == self.slot
-            && (gate(&message).is_some() || !self.rules.has_whitelist)
+            && (condition(&message).is_some() || !self.rules.has_whitelist)
             && fits(&message, self.local());
         if !is_sound {
             self.dropped += 1;

@@ -18,7 +18,7 @@ use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 
 use crate::engine::context::Context;
-use crate::engine::message::{Output, PeerMessage};
+use crate::engine::message::{After, Output, PeerMessage};
 use crate::marker::Mark;
 use crate::state::start::Epoch;
 use crate::storage::{Seen, Store};
@@ -94,7 +94,7 @@ impl Epochs {
             self.entered.get_or_insert((id, epoch));
             for to in cx.peers.linked().collect::<Vec<_>>() {
                 let message = PeerMessage::Epoch { epoch };
-                cx.push(Output::Gated { to, message, durable: true });
+                cx.send(to, message, After::Sync);
             }
             cx.sync(round);
         }
@@ -264,7 +264,7 @@ pub(in crate::engine) fn told<S: Store>(
     {
         cx.store.remember(peer, Seen { epoch, ..seen });
         let message = PeerMessage::EpochKept { epoch };
-        cx.push(Output::Gated { to: peer, message, durable: true });
+        cx.send(peer, message, After::Sync);
         cx.sync(round);
     }
 }

@@ -10,7 +10,7 @@ use kvorum_protocol::status::{Member, ReplicaId};
 
 use crate::engine::consensus::Consensus;
 use crate::engine::context::Context;
-use crate::engine::message::{Look, Output, PeerMessage};
+use crate::engine::message::{After, Look, Output, PeerMessage};
 use crate::planner::{self, Candidate, Plan, Scale, View};
 use crate::storage::Store;
 
@@ -65,7 +65,7 @@ impl Planning {
             self.looked(cx, wanted, look.number);
         } else {
             let message = PeerMessage::Wanted { wanted, number: Some(look.number) };
-            cx.push(Output::Gated { to: look.asker, message, durable: false });
+            cx.send(look.asker, message, After::Earlier);
         }
     }
 
@@ -114,7 +114,7 @@ impl Planning {
             let peers: Vec<_> = cx.peers.connected().collect();
             for to in peers {
                 let message = PeerMessage::Look { number };
-                cx.push(Output::Gated { to, message, durable: false });
+                cx.send(to, message, After::Earlier);
             }
         }
     }
@@ -130,7 +130,7 @@ impl Planning {
         self.told = told;
         if let Some((to, wanted)) = told {
             let message = PeerMessage::Wanted { wanted, number: None };
-            cx.push(Output::Gated { to, message, durable: false });
+            cx.send(to, message, After::Earlier);
         }
     }
 

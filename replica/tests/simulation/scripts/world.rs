@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use kvorum_protocol::message::{Answer, Request, ServerFrame};
 use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId, Status};
-use kvorum_replica::engine::{Input, Output, PeerMessage, Session, Verdict};
+use kvorum_replica::engine::{After, Input, Output, PeerMessage, Session, Verdict};
 use kvorum_replica::marker::{Mark, Marker};
 use kvorum_replica::planner::Scale;
 use kvorum_replica::state::version::Version;
@@ -320,14 +320,10 @@ impl World {
 
     fn output(&mut self, id: ReplicaId, output: Output) -> Result<(), String> {
         match output {
-            Output::Send { to, message } => {
-                self.tell_sent(id, to, &message, "");
-                self.send(id, to, message);
-            }
-            Output::Gated { to, message, durable } => {
-                let waits = if durable { ", after its sync" } else { "" };
+            Output::Send { to, message, after } => {
+                let waits = if after == After::Sync { ", after its sync" } else { "" };
                 self.tell_sent(id, to, &message, waits);
-                if let Some(message) = self.process(id)?.gate(to, message, durable) {
+                if let Some(message) = self.process(id)?.gate(to, message, after) {
                     self.send(id, to, message);
                 }
             }
