@@ -10,6 +10,8 @@
 
 #[path = "../tests/harness/cluster.rs"]
 mod cluster;
+#[path = "../tests/harness/memory.rs"]
+mod memory;
 #[path = "../tests/harness/terminal.rs"]
 mod terminal;
 
@@ -20,9 +22,9 @@ use cluster::Cluster;
 use hdrhistogram::Histogram;
 use kvorum::app::{App, Settings};
 use kvorum::backend::Backend;
-use kvorum::backend::memory::Memory;
 use kvorum_protocol::client::Route;
 use kvorum_protocol::{Key, Value};
+use memory::Memory;
 use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process};
 use terminal::{Terminal, kvorum, this_program};

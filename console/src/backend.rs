@@ -4,13 +4,11 @@
 //! |---|---|
 //! | [`cluster`] | real replicas, by their client ports; in Kubernetes, local, or at addresses |
 //! | [`watch`] | one connection per replica, which never fails but reports |
-//! | [`memory`] | a cluster in memory, for tests and benchmarks |
 //!
 //! Guarantees of every backend: a call ends and reports its outcome; watching never fails and
 //! continues until its sink is closed. Only [`Backend::call`] does anything destructive.
 
 pub mod cluster;
-pub mod memory;
 pub mod strangers;
 pub mod watch;
 

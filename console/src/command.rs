@@ -25,7 +25,7 @@ use crate::arguments::{Arguments, Command, Format, Global, Verb};
 use crate::exit::{Exit, Stop};
 use crate::message::HowToKill;
 use crate::node::Node;
-use crate::runner::Runner;
+use crate::runner::Platform;
 use crate::target::{self, Found, Named};
 
 /// The time to wait for each endpoint's reply when a named node is not a member.
@@ -35,7 +35,7 @@ const ASK_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Context {
     client: Arc<Client>,
     global: Global,
-    runner: Runner,
+    runner: Platform,
 }
 
 impl Context {

@@ -113,7 +113,7 @@ pub struct Binding {
     /// The pane that must have the focus; `None` for every pane.
     pub pane: Option<PaneName>,
     /// The keys.
-    pub keys: &'static [Press],
+    pub keys: &'static [KeyPattern],
     /// The meaning of the keys.
     pub intent: Intent,
     /// A description of the intent, for the help page.
@@ -124,7 +124,7 @@ pub struct Binding {
 
 /// A key that is pressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Press {
+pub enum KeyPattern {
     /// A character, with Shift already applied to it.
     Char(char),
     /// A character with Ctrl.
@@ -135,7 +135,7 @@ pub enum Press {
     CtrlCode(KeyCode),
 }
 
-impl Press {
+impl KeyPattern {
     /// Whether a key event is this key.
     #[must_use]
     pub fn is(self, event: &KeyEvent) -> bool {
@@ -152,7 +152,7 @@ impl Press {
     }
 }
 
-impl std::fmt::Display for Press {
+impl std::fmt::Display for KeyPattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Char(' ') => f.write_str("Space"),
@@ -183,7 +183,7 @@ impl std::fmt::Display for Press {
 const fn on(
     mode: Mode,
     pane: Option<PaneName>,
-    keys: &'static [Press],
+    keys: &'static [KeyPattern],
     intent: Intent,
     text: &'static str,
     hint: &'static str,
@@ -193,12 +193,12 @@ const fn on(
 
 use Intent as I;
 use KeyCode::{BackTab, Backspace, End, Enter, Esc, Home, PageDown, PageUp, Tab};
+use KeyPattern::{Char, Code, Ctrl, CtrlCode};
 use Mode::{Connect, Dialog, Prompt, Screen, Text};
 use PaneName::{Events, Keys, Log, Nodes, Output, Writes};
-use Press::{Char, Code, Ctrl, CtrlCode};
 
 /// The keys that choose a context.
-const CONTEXTS: &[Press] = &[
+const CONTEXTS: &[KeyPattern] = &[
     Char('1'),
     Char('2'),
     Char('3'),

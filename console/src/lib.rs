@@ -13,7 +13,7 @@
 //! | [`runtime`] | the one loop: event, update, effects, draw | |
 //! | [`screen`], [`input`], [`clock`] | the terminal, its keys, the time | |
 //! | [`sink`] | the channel by which the watchers report what they see | |
-//! | [`backend`] | where replicas run: in Kubernetes, local, at addresses, in memory | |
+//! | [`backend`] | where replicas run: in Kubernetes, local, at addresses | |
 //! | [`runner`] | operations on the replicas' processes and their number | |
 //! | [`kubernetes`] | a cluster that Kubernetes runs | |
 //! | [`probe`] | numbered writes, and the proof of their outcome | |

@@ -34,9 +34,9 @@ const LOG_BYTES: u64 = 64 << 10;
 
 /// The system that runs the replicas.
 #[derive(Clone)]
-pub enum Runner {
+pub enum Platform {
     /// An unknown one; the replicas are at these addresses.
-    Nobody(Vec<String>),
+    Unmanaged(Vec<String>),
     /// The local cluster in this folder.
     #[cfg(feature = "local")]
     Local(PathBuf),
@@ -65,14 +65,14 @@ impl Marked {
     }
 }
 
-impl Runner {
+impl Platform {
     /// Returns the cluster that has begun here, according to the marker.
     ///
     /// # Errors
     /// When that cannot be determined.
     pub async fn marked(&self) -> Result<Marked, Stop> {
         match self {
-            Self::Nobody(_) => Ok(Marked::Nowhere),
+            Platform::Unmanaged(_) => Ok(Marked::Nowhere),
             #[cfg(feature = "local")]
             Self::Local(folder) => {
                 let folder = kvorum_replica::orchestrator::Folder::new(folder);
@@ -93,7 +93,7 @@ impl Runner {
     #[must_use]
     pub fn name(&self) -> String {
         match self {
-            Self::Nobody(addresses) => format!("endpoints {}", addresses.join(", ")),
+            Platform::Unmanaged(addresses) => format!("endpoints {}", addresses.join(", ")),
             #[cfg(feature = "local")]
             Self::Local(folder) => format!("local {}", folder.display()),
             Self::Kubernetes(kube) => kube.name(),
@@ -104,7 +104,7 @@ impl Runner {
     pub async fn told_place(&self) -> Option<Place> {
         let name = self.name();
         Some(match self {
-            Self::Nobody(_) => Place {
+            Platform::Unmanaged(_) => Place {
                 name,
                 no_kill: Some(NO_KILLING.to_owned()),
                 no_scale: Some(NO_SCALING.to_owned()),
@@ -130,7 +130,7 @@ impl Runner {
     /// Calls `tell` with the place where the replicas run.
     pub fn with_ground<T>(&self, tell: impl FnOnce(Ground<'_>) -> T) -> T {
         match self {
-            Self::Nobody(_) => tell(Ground::Elsewhere),
+            Platform::Unmanaged(_) => tell(Ground::Elsewhere),
             #[cfg(feature = "local")]
             Self::Local(folder) => tell(Ground::Folder(folder)),
             Self::Kubernetes(kube) => {
@@ -146,8 +146,8 @@ impl Runner {
     /// When it was not ended: why.
     pub async fn kill(&self, client: &Client, node: &str, how: HowToKill) -> Result<String, Stop> {
         match self {
-            Self::Nobody(_) if how == HowToKill::Now => crash(client, node).await,
-            Self::Nobody(_) => Err(Stop::usage(
+            Platform::Unmanaged(_) if how == HowToKill::Now => crash(client, node).await,
+            Platform::Unmanaged(_) => Err(Stop::usage(
                 "a replica at an address can be crashed, but not stopped; stop its process there",
             )),
             #[cfg(feature = "local")]
@@ -174,7 +174,7 @@ impl Runner {
     /// When it cannot be set here: why.
     pub async fn scale(&self, replicas: u32) -> Result<(), Stop> {
         match self {
-            Self::Nobody(_) => Err(Stop::failed(NO_SCALING)),
+            Platform::Unmanaged(_) => Err(Stop::failed(NO_SCALING)),
             #[cfg(feature = "local")]
             Self::Local(folder) => {
                 let folder = folder.clone();
@@ -190,7 +190,7 @@ impl Runner {
     /// When it is not known here: why.
     pub fn wanted(&self) -> Result<u32, Stop> {
         match self {
-            Self::Nobody(_) => Err(Stop::failed(NO_SCALING)),
+            Platform::Unmanaged(_) => Err(Stop::failed(NO_SCALING)),
             #[cfg(feature = "local")]
             Self::Local(folder) => Ok(crate::local::folder::StatefulSet::read(folder)?.replicas),
             Self::Kubernetes(kube) => Ok(kube.pods().wanted().replicas),
@@ -203,7 +203,7 @@ impl Runner {
     /// When the log is not accessible: why.
     pub async fn logs(&self, node: &str) -> Result<Vec<String>, Stop> {
         match self {
-            Self::Nobody(_) => Err(Stop::failed(NO_LOGS)),
+            Platform::Unmanaged(_) => Err(Stop::failed(NO_LOGS)),
             #[cfg(feature = "local")]
             Self::Local(folder) => {
                 let path = folder.join(node).join("log");

@@ -15,7 +15,7 @@ use kvorum_protocol::client::Options;
 use crate::arguments::Global;
 use crate::exit::{Exit, Stop};
 use crate::kubernetes::{self, Kube, config};
-use crate::runner::Runner;
+use crate::runner::Platform;
 
 /// A cluster to talk to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -181,7 +181,7 @@ impl Target {
 
     /// Opens a client of the target, and its runner. Names the target on standard error: where
     /// little is named, context and namespace are known only once it was found.
-    pub async fn open(&self, global: &Global) -> Result<(Arc<Client>, Runner), Stop> {
+    pub async fn open(&self, global: &Global) -> Result<(Arc<Client>, Platform), Stop> {
         let options = Options { deadline: global.timeout, ..Options::default() };
         if !matches!(self, Self::Kubernetes(_)) {
             crate::note::note(format!("using {}", self.describe()));
@@ -190,18 +190,18 @@ impl Target {
             Self::Endpoints(addresses) => {
                 check_addresses(addresses)?;
                 let client = Arc::new(Client::of_addresses(addresses, options));
-                Ok((client, Runner::Nobody(addresses.clone())))
+                Ok((client, Platform::Unmanaged(addresses.clone())))
             }
             Self::Kubernetes(named) => {
                 let kube = Kube::find(named).await?;
                 crate::note::note(format!("using {}", kube.name()));
                 let options = Options { dial: kube.dial(), ..options };
-                Ok((Arc::new(Client::new(kube.resolve(), options)), Runner::Kubernetes(kube)))
+                Ok((Arc::new(Client::new(kube.resolve(), options)), Platform::Kubernetes(kube)))
             }
             #[cfg(feature = "local")]
             Self::Local(folder) => {
                 crate::local::folder::check_running(folder)?;
-                Ok((crate::local::client(folder, options)?, Runner::Local(folder.clone())))
+                Ok((crate::local::client(folder, options)?, Platform::Local(folder.clone())))
             }
             #[cfg(not(feature = "local"))]
             Self::Local(_) => Err(Stop::usage(

@@ -20,7 +20,7 @@ mod press;
 
 use std::time::Duration;
 
-use crate::app::cluster::{Happening, Kind};
+use crate::app::cluster::{ClusterEvent, Kind};
 use crate::app::demo::{Facts, Order};
 use crate::app::dialog;
 use crate::app::output::Verdict;
@@ -213,7 +213,7 @@ fn direct(app: &mut App) -> Vec<Effect> {
             }
             Order::Say(text) => {
                 let (wall_us, kind) = (app.now.wall_us, Kind::Demo);
-                app.output.happened(Happening { wall_us, kind, node: None, text });
+                app.output.happened(ClusterEvent { wall_us, kind, node: None, text });
             }
         }
     }

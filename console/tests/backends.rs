@@ -7,6 +7,8 @@
 
 #[path = "harness/terminal.rs"]
 mod harness;
+#[path = "harness/memory.rs"]
+mod memory;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,13 +19,13 @@ use harness::{END, Terminal, replicas, this_program, wait_until_gone};
 use kvorum::app::{App, Settings};
 use kvorum::backend::Backend;
 use kvorum::backend::cluster::RealCluster;
-use kvorum::backend::memory::Memory;
 use kvorum::exit::{Exit, Stop};
 use kvorum::local::Plan;
 use kvorum::message::{Call, Place, Reply};
 use kvorum::probe::Store;
 use kvorum::probe::Task;
 use kvorum::sink::Sink;
+use memory::Memory;
 
 /// The environment variable that sets the role of this program.
 const ROLE: &str = "KVORUM_TEST_ROLE";

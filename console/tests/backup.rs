@@ -20,7 +20,7 @@ use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member,
 use kvorum_protocol::{Client, Key, Value};
 use kvorum_replica::state::entry::{Command, Entry};
 use kvorum_replica::state::machine::{LaneMemory, Source, apply, run_length};
-use kvorum_replica::storage::rocks::open::{Newborn, Owner};
+use kvorum_replica::storage::rocks::open::{NewIdentity, Owner};
 use kvorum_replica::storage::rocks::seed::LEAP;
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, OnFatal, Store};
@@ -285,7 +285,7 @@ async fn replicas_that_had_left_give_what_they_hold() {
 /// Creates the volume of one replica, which has applied some entries.
 fn volume(path: &Path, set: &StatefulSet, replica: u64, genesis: &Configuration, has: &[Entry]) {
     let newborn =
-        Newborn { cluster: set.cluster, replica: ReplicaId(replica), members: genesis.clone() };
+        NewIdentity { cluster: set.cluster, replica: ReplicaId(replica), members: genesis.clone() };
     let name = path.file_name().unwrap().to_str().unwrap();
     let owner = Owner { newborn: Some(newborn), ..set.owner(name) };
     let on_fatal: OnFatal = Arc::new(|what: &str| panic!("{what}"));

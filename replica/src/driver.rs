@@ -39,7 +39,7 @@ use tracing::{info, warn};
 use crate::driver::gate::Gate;
 use crate::driver::metrics::Metrics;
 use crate::engine::{
-    Engine, Input, Known, Look, Notice, Options, Output, Rejection, SLOW_TICKS, Session,
+    Engine, Input, Known, Notice, Options, Output, Rejection, SLOW_TICKS, ScaleRead, Session,
 };
 use crate::marker::{Claim, Mark};
 use crate::storage::Store;
@@ -70,7 +70,7 @@ const DEBT_TICKS: u64 = 100;
 const PROGRESS_TICKS: u64 = 1000;
 
 /// Looks (reads of the desired replica count) that may wait for the orchestrator.
-pub const LOOKS_MAX: usize = 8;
+pub const SCALE_READS_MAX: usize = 8;
 
 /// The inboxes of a driver.
 pub struct Inboxes {
@@ -93,7 +93,7 @@ pub struct Shown {
     /// Claims to write to the cluster's marker.
     pub marks: mpsc::Sender<Claim>,
     /// Requests to read the desired replica count again.
-    pub looks: mpsc::Sender<Look>,
+    pub scale_reads: mpsc::Sender<ScaleRead>,
 }
 
 /// The loop and the state that it owns.
@@ -345,8 +345,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             Output::Scan { origin, scan } => self.readers.scan(origin, scan),
             Output::Sync(written) => self.gate.wait_for(written),
             Output::Mark(mark) => self.mark(mark),
-            // The engine repeats a look that finds no room here.
-            Output::Look(look) => drop(self.shown.looks.try_send(look)),
+            // The engine repeats a read that finds no room here.
+            Output::ReadScale(read) => drop(self.shown.scale_reads.try_send(read)),
             Output::Known(known) => drop(self.shown.known.send_replace(known)),
             Output::Frame { client, mut frame } => {
                 if let ServerFrame::Answer { answer: Answer::Status(status), .. } = &mut frame {

@@ -59,7 +59,7 @@ pub use disk::SLOW_TICKS;
 pub use introductions::{Introduction, Rejection};
 use marking::Lost;
 pub use message::{
-    After, Asker, ClientKey, Input, Look, Origin, Output, PeerMessage, Session, Verdict,
+    After, Asker, ClientKey, Input, Origin, Output, PeerMessage, ScaleRead, Session, Verdict,
 };
 pub use notice::Notice;
 use parts::Parts;
@@ -75,11 +75,11 @@ pub struct Engine<S: Store> {
 impl<S: Store> Engine<S> {
     /// Creates the engine of a replica from its store.
     pub fn new(store: S, options: Options) -> Self {
-        Self::without(Rules::default(), store, options)
+        Self::with_rules(Rules::default(), store, options)
     }
 
     /// Creates the engine with the given rules: in tests, some may be missing.
-    pub fn without(rules: Rules, store: S, options: Options) -> Self {
+    pub fn with_rules(rules: Rules, store: S, options: Options) -> Self {
         Self { parts: Parts::new(store, options, rules) }
     }
 
@@ -102,7 +102,7 @@ impl<S: Store> Engine<S> {
             Input::Configure { members } => {
                 parts.membership.configure(cx, members, parts.hand_over.is_under_way());
             }
-            Input::Scale { wanted, look } => parts.membership.planning.want(cx, wanted, look),
+            Input::Scale { wanted, read } => parts.membership.planning.want(cx, wanted, read),
             Input::WantsStop => {
                 if parts.restarts.wants_stop(cx) {
                     parts.step_down();
@@ -180,9 +180,9 @@ impl<S: Store> Engine<S> {
             parts.catch_up.fetch_newer(cx, peer, latest, index);
         }
         parts.marking.epochs.advance_withdrawal(cx);
-        parts.replication.nudge(cx);
-        parts.membership.hint(cx);
-        parts.membership.planning.advance_look(cx);
+        parts.replication.propose_noop_if_stalled(cx);
+        parts.membership.notify_outsiders(cx);
+        parts.membership.planning.advance_read(cx);
         if let Some(to) = parts.membership.advance(cx, parts.hand_over.is_under_way()) {
             let _ = parts.begin_hand_over(Some(to));
         }
@@ -324,7 +324,9 @@ impl<S: Store> Engine<S> {
             }
             PeerMessage::AskToStop { has_leave } => parts.restarts.asked(cx, peer, has_leave),
             PeerMessage::MayStop => parts.restarts.may_stop(),
-            PeerMessage::Look { number } => cx.push(Output::Look(Look { asker: peer, number })),
+            PeerMessage::Look { number } => {
+                cx.push(Output::ReadScale(ScaleRead { asker: peer, number }));
+            }
             PeerMessage::Wanted { wanted, number } => {
                 parts.membership.planning.told_wanted(cx, wanted, number);
             }
@@ -428,6 +430,6 @@ impl<S: Store> Engine<S> {
     /// replica away was not met.
     pub fn meet(&mut self, theirs: &Introduction) {
         introductions::meet(&mut self.parts.cx, theirs);
-        self.parts.replication.gather(&mut self.parts.cx);
+        self.parts.replication.start_voting(&mut self.parts.cx);
     }
 }

@@ -23,6 +23,7 @@
 //! | [`storage`] | the disk, and a disk in memory | |
 //! | [`transport`] | links to peers | |
 //! | [`clients`] | clients' connections | |
+//! | [`offline`] | recovery and restoration, on disks that no replica uses | |
 //! | [`private`] | keeps files private from other users of the machine | |
 //!
 //! Dependencies: `node → { transport, clients } → driver → { engine, storage }`;
@@ -35,6 +36,7 @@ pub mod engine;
 pub mod limits;
 pub mod marker;
 pub mod node;
+pub mod offline;
 pub mod orchestrator;
 pub mod planner;
 pub mod private;

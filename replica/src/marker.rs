@@ -26,7 +26,7 @@ pub struct Marker {
     /// A number that was drawn by the replica that began the cluster.
     pub nonce: u64,
     /// The replica that decides alone, or was the last to do so, if there is one.
-    pub solo: Option<Solo>,
+    pub solo: Option<SoleVoterClaim>,
     /// The latest configuration that has had a leader, as that leader reported; 0 before any did.
     /// Every earlier configuration is over.
     #[serde(default = "nothing")]
@@ -46,7 +46,7 @@ const REACHED_MAX: usize = 16;
 
 /// The replica that decides alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Solo {
+pub struct SoleVoterClaim {
     /// The latest configuration in which it may decide.
     pub configuration: ConfigurationId,
     /// The replica's id.
@@ -221,8 +221,12 @@ impl Marker {
             }
         }
         self.check_reach(claim, history)?;
-        let solo =
-            mark.solo.map(|configuration| Solo { configuration, replica, incarnation, nonce });
+        let solo = mark.solo.map(|configuration| SoleVoterClaim {
+            configuration,
+            replica,
+            incarnation,
+            nonce,
+        });
         let configuration = self.configuration.max(mark.leads.unwrap_or(nothing()));
         let mut next = Self { solo: solo.or(self.solo), configuration, ..self.clone() };
         // The reports of one start may arrive out of order.

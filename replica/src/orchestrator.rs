@@ -27,13 +27,13 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::driver::ClientEvent;
-use crate::engine::{Input, Look, Verdict};
+use crate::engine::{Input, ScaleRead, Verdict};
 use crate::marker::{Claim, History, Marker, Past, Refused};
 use crate::planner::{Scale, ordinal};
 
-pub use events::{Happening, Herald};
+pub use events::{ClusterEvent, EventRecorder};
 pub use folder::Folder;
-pub use keeper::Keeper;
+pub use keeper::MarkerWriter;
 pub use kubernetes::Kubernetes;
 pub use upkeep::Upkeep;
 
@@ -185,11 +185,11 @@ impl Orchestrator {
 
     /// Returns the sender of Events about what the named replica does and refuses, if there is one.
     #[must_use]
-    pub fn herald(&self, name: &str) -> Option<Herald> {
+    pub fn herald(&self, name: &str) -> Option<EventRecorder> {
         match self {
             Self::Folder(_) => None,
             Self::Kubernetes(kubernetes) => {
-                Some(Herald::new((**kubernetes).clone(), name.to_owned()))
+                Some(EventRecorder::new((**kubernetes).clone(), name.to_owned()))
             }
         }
     }
@@ -270,15 +270,15 @@ pub async fn origin(
 }
 
 /// Reports the desired scale to the driver: at first, whenever it changes, and when the driver asks
-/// for another look. While the orchestrator is out of reach, the last report stays valid.
+/// for another read. While the orchestrator is out of reach, the last report stays valid.
 pub async fn watch(
     orchestrator: Orchestrator,
     name: String,
     driver: mpsc::Sender<ClientEvent>,
-    mut looks: mpsc::Receiver<Look>,
+    mut reads: mpsc::Receiver<ScaleRead>,
 ) {
     let (mut last, mut trouble, mut hints) = (None, String::new(), orchestrator.hints());
-    let mut look: Option<Look> = None;
+    let mut read: Option<ScaleRead> = None;
     loop {
         match orchestrator.wanted().await {
             Ok(wanted) => {
@@ -286,9 +286,9 @@ pub async fn watch(
                 if last != Some(wanted) {
                     info!(start = wanted.start, replicas = wanted.replicas, "wanted");
                 }
-                if last != Some(wanted) || look.is_some() {
+                if last != Some(wanted) || read.is_some() {
                     last = Some(wanted);
-                    let input = Input::Scale { wanted: Some(wanted), look };
+                    let input = Input::Scale { wanted: Some(wanted), read };
                     if driver.send(ClientEvent::Input { input, permit: None }).await.is_err() {
                         return;
                     }
@@ -305,8 +305,8 @@ pub async fn watch(
                 }
             }
         }
-        look = tokio::select! {
-            asked = looks.recv() => match asked {
+        read = tokio::select! {
+            asked = reads.recv() => match asked {
                 Some(asked) => Some(asked),
                 None => return,
             },
@@ -320,7 +320,7 @@ async fn tell_too_many(orchestrator: &Orchestrator, name: &str, replicas: u32, n
     if let Some(herald) = orchestrator.herald(name) {
         // Every replica detects this; with this name the Event exists once.
         let name = Some(format!("{replicas}-replicas"));
-        herald.tell(Happening { is_warning: true, reason: "TooMany", note, name }).await;
+        herald.tell(ClusterEvent { is_warning: true, reason: "TooMany", note, name }).await;
     }
 }
 

@@ -20,7 +20,7 @@ use kvorum_replica::state::entry::{Command, Entry};
 use kvorum_replica::state::machine::{self, LaneMemory, Source, Table};
 use kvorum_replica::state::start::{Epoch, Secret};
 use kvorum_replica::state::version::Version;
-use kvorum_replica::storage::rocks::open::{Newborn, Owner};
+use kvorum_replica::storage::rocks::open::{NewIdentity, Owner};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, OpenError, Seen, Store};
 use omnipaxos::ballot_leader_election::Ballot;
@@ -55,7 +55,7 @@ struct State {
 fn owner() -> Owner {
     let genesis = ["kvorum-0", "kvorum-1"].map(str::to_owned).to_vec();
     let newest = Version::NEWEST;
-    let newborn = Some(Newborn::given(ClusterId(1), "kvorum-0", &genesis));
+    let newborn = Some(NewIdentity::given(ClusterId(1), "kvorum-0", &genesis));
     Owner { cluster: Some(ClusterId(1)), name: "kvorum-0".to_owned(), newest, newborn }
 }
 

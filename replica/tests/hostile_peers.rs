@@ -319,9 +319,9 @@ impl World {
                 };
                 self.engine.step(Input::Marked { mark, verdict });
             }
-            Output::Look(look) => {
+            Output::ReadScale(read) => {
                 let wanted = Some(Scale { start: 0, replicas: self.random.random_range(0..8) });
-                self.engine.step(Input::Scale { wanted, look: Some(look) });
+                self.engine.step(Input::Scale { wanted, read: Some(read) });
             }
             _ => {}
         }

@@ -22,7 +22,7 @@ use kvorum_replica::state::snapshot::{
 };
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::Memory;
-use kvorum_replica::storage::rocks::open::{Newborn, Owner};
+use kvorum_replica::storage::rocks::open::{NewIdentity, Owner};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, Identity, Store};
 
@@ -66,7 +66,7 @@ fn memory(id: u64, members: Configuration) -> Memory {
 }
 
 fn database(folder: &Path, id: u64, members: Configuration) -> Database {
-    let newborn = Newborn { cluster: ClusterId(1), replica: ReplicaId(id), members };
+    let newborn = NewIdentity { cluster: ClusterId(1), replica: ReplicaId(id), members };
     let owner = Owner {
         cluster: Some(ClusterId(1)),
         name: member(id).name,

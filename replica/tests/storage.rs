@@ -20,7 +20,7 @@ use kvorum_replica::state::snapshot::{Found, Install, InstallWrite, Snapshots, W
 use kvorum_replica::state::start::{Epoch, Secret};
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::Memory;
-use kvorum_replica::storage::rocks::open::{Newborn, Owner};
+use kvorum_replica::storage::rocks::open::{NewIdentity, Owner};
 use kvorum_replica::storage::segments::LogLimits;
 use kvorum_replica::storage::{Database, OpenError, Seen, Store};
 use omnipaxos::ballot_leader_election::Ballot;
@@ -29,14 +29,14 @@ use proptest::prelude::*;
 
 const CONFIGURATION: ConfigurationId = ConfigurationId(1);
 
-fn newborn() -> Newborn {
+fn newborn() -> NewIdentity {
     owner().newborn.expect("the owner is a member")
 }
 
 fn owner() -> Owner {
     let genesis = ["kvorum-0", "kvorum-1"].map(str::to_owned).to_vec();
     let newest = Version::NEWEST;
-    let newborn = Some(Newborn::given(ClusterId(1), "kvorum-0", &genesis));
+    let newborn = Some(NewIdentity::given(ClusterId(1), "kvorum-0", &genesis));
     Owner { cluster: Some(ClusterId(1)), name: "kvorum-0".to_owned(), newest, newborn }
 }
 
@@ -357,7 +357,11 @@ fn a_log_that_was_cut_holds_what_comes_after() {
         log.append_entries(vec![Entry::Noop]).unwrap();
     }
     log.set_decided_idx(200).unwrap();
-    assert_eq!(log.get_suffix(100).unwrap(), [Entry::Elsewhere { end: 200 }], "too long to travel");
+    assert_eq!(
+        log.get_suffix(100).unwrap(),
+        [Entry::Placeholder { end: 200 }],
+        "too long to travel"
+    );
     assert_eq!(log.get_suffix(195).unwrap().len(), 5);
     let cut = usize::try_from(database.excess(None).unwrap()).unwrap();
     assert!((130..145).contains(&cut), "{cut}: entries of 64 bytes");

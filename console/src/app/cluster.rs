@@ -1,7 +1,7 @@
 //! Pure: the console's view of the replicas, and the events derived from it.
 //!
 //! Guarantees that a replica once seen stays in its place, up or down, until it is neither a member
-//! nor running; and that every change an operator cares about becomes one [`Happening`]. Does not
+//! nor running; and that every change an operator cares about becomes one [`ClusterEvent`]. Does not
 //! know what is drawn.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -216,7 +216,7 @@ pub enum Kind {
 
 /// An event.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Happening {
+pub struct ClusterEvent {
     /// When it happened, in microseconds since 1970.
     pub wall_us: u64,
     /// The kind.
@@ -296,7 +296,7 @@ impl Cluster {
     }
 
     /// Takes in an observation and returns the events that follow from it.
-    pub fn observe(&mut self, now: Now, seen: &Seen) -> Vec<Happening> {
+    pub fn observe(&mut self, now: Now, seen: &Seen) -> Vec<ClusterEvent> {
         match seen {
             Seen::Member { node } => {
                 self.entry(node);
@@ -318,7 +318,7 @@ impl Cluster {
             Seen::Process { node, what } => {
                 let (kind, node, text) =
                     (Kind::Process, Some(node.clone()), format!("{} {what}", short(node)));
-                vec![Happening { wall_us: now.wall_us, kind, node, text }]
+                vec![ClusterEvent { wall_us: now.wall_us, kind, node, text }]
             }
             Seen::Pod { node, state, restarts } => {
                 self.entry(node).pod = Some((state.clone(), *restarts));
@@ -334,7 +334,7 @@ impl Cluster {
         self.nodes.entry(key).or_insert_with(|| Node::new(name))
     }
 
-    fn up(&mut self, now: Now, name: &str) -> Vec<Happening> {
+    fn up(&mut self, now: Now, name: &str) -> Vec<ClusterEvent> {
         let node = self.entry(name);
         let was_down = matches!(node.link, Link::Down { .. });
         node.link = Link::Up;
@@ -346,7 +346,7 @@ impl Cluster {
         was_down.then_some(back).into_iter().collect()
     }
 
-    fn down(&mut self, now: Now, name: &str, why: &str) -> Vec<Happening> {
+    fn down(&mut self, now: Now, name: &str, why: &str) -> Vec<ClusterEvent> {
         let node = self.entry(name);
         let was_up = node.link == Link::Up;
         if !matches!(node.link, Link::Down { .. }) {
@@ -359,7 +359,7 @@ impl Cluster {
         was_up.then(|| happening(now.wall_us, Kind::Lost, name, text)).into_iter().collect()
     }
 
-    fn status(&mut self, status: &Status) -> Vec<Happening> {
+    fn status(&mut self, status: &Status) -> Vec<ClusterEvent> {
         let (name, wall_us) = (status.name.clone(), status.wall_us);
         let mut happened = Vec::new();
         let known = self.configuration.as_ref().map(|configuration| configuration.id);
@@ -390,12 +390,12 @@ impl Cluster {
     }
 }
 
-pub(super) fn happening(wall_us: u64, kind: Kind, node: &str, text: String) -> Happening {
-    Happening { wall_us, kind, node: Some(node.to_owned()), text }
+pub(super) fn happening(wall_us: u64, kind: Kind, node: &str, text: String) -> ClusterEvent {
+    ClusterEvent { wall_us, kind, node: Some(node.to_owned()), text }
 }
 
 /// Returns the events between one status of a replica and the next.
-fn changes(before: Option<&Status>, status: &Status) -> Vec<Happening> {
+fn changes(before: Option<&Status>, status: &Status) -> Vec<ClusterEvent> {
     let mut happened = Vec::new();
     let (name, wall_us) = (&status.name, status.wall_us);
     let was_ready = before.is_some_and(|before| before.is_ready);
@@ -429,7 +429,7 @@ mod tests {
     use super::*;
     use crate::app::testing::{cluster_of, down, status_of};
 
-    fn texts(happened: &[Happening]) -> Vec<&str> {
+    fn texts(happened: &[ClusterEvent]) -> Vec<&str> {
         happened.iter().map(|happening| happening.text.as_str()).collect()
     }
 

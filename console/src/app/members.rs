@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use kvorum_protocol::Status;
 use kvorum_protocol::status::{Configuration, Membership, Role};
 
-use super::cluster::{Cluster, Happening, Kind, happening, short};
+use super::cluster::{Cluster, ClusterEvent, Kind, happening, short};
 
 impl Cluster {
     /// Removes the replicas that no longer run and are not members.
@@ -40,7 +40,7 @@ impl Cluster {
     }
 
     /// Takes in the configuration and the membership that a status reports.
-    pub(super) fn reconfigured(&mut self, status: &Status) -> Vec<Happening> {
+    pub(super) fn reconfigured(&mut self, status: &Status) -> Vec<ClusterEvent> {
         let (name, wall_us) = (&status.name, status.wall_us);
         let now = &status.configuration;
         let mut happened = Vec::new();

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::cluster::Happening;
+use super::cluster::ClusterEvent;
 use crate::exit::{Exit, Stop};
 use crate::message::Now;
 
@@ -72,7 +72,7 @@ pub struct Output {
     /// The answers, the latest at the end.
     pub lines: VecDeque<Line>,
     /// The events, the latest at the end.
-    pub events: VecDeque<Happening>,
+    pub events: VecDeque<ClusterEvent>,
     /// The errors, the latest at the end.
     pub errors: VecDeque<Line>,
     /// The total number of errors.
@@ -94,7 +94,7 @@ impl Output {
     }
 
     /// Adds an event.
-    pub fn happened(&mut self, happening: Happening) {
+    pub fn happened(&mut self, happening: ClusterEvent) {
         push(&mut self.events, happening);
         self.said.1 += 1;
     }

@@ -6,7 +6,7 @@ use kvorum_protocol::status::{
 };
 use kvorum_protocol::{Key, Status, Value};
 
-use super::cluster::{Cluster, Happening};
+use super::cluster::{Cluster, ClusterEvent};
 use crate::message::{Now, Seen};
 
 /// Returns the status of a replica in a healthy cluster that the first one leads.
@@ -54,7 +54,7 @@ pub fn cluster_of(total: usize) -> Cluster {
 }
 
 /// Takes down the connection to a replica.
-pub fn down(cluster: &mut Cluster, place: usize) -> Vec<Happening> {
+pub fn down(cluster: &mut Cluster, place: usize) -> Vec<ClusterEvent> {
     let (node, why) = (format!("kvorum-{place}"), "connection lost".to_owned());
     cluster.observe(Now::default(), &Seen::Down { node, why })
 }

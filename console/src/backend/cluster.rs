@@ -25,7 +25,7 @@ use crate::exit::Stop;
 use crate::kubernetes::{Kube, happenings};
 use crate::message::{Call, Place, Previous, Reply, Seen, Source};
 use crate::probe::{Store, Task, Written};
-use crate::runner::{Runner, blocking};
+use crate::runner::{Platform, blocking};
 use crate::sink::Sink;
 
 /// The number of keys in a page.
@@ -48,7 +48,7 @@ pub struct RealCluster {
     watch: Watch,
     watched: Vec<Watched>,
     place: Place,
-    runner: Runner,
+    runner: Platform,
     /// The supervisor's reports and the replicas themselves, when this process runs them.
     own: Mutex<Own>,
 }
@@ -71,7 +71,7 @@ impl RealCluster {
         let client = Arc::new(Client::of_addresses(addresses, options));
         let watch = Watch::new(Arc::new(Vec::new), Arc::clone(&client));
         let watched = addresses.iter().cloned().map(Watched::At).collect();
-        Ok(Self::make(client, watch, watched, Runner::Nobody(addresses.to_vec())).await)
+        Ok(Self::make(client, watch, watched, Platform::Unmanaged(addresses.to_vec())).await)
     }
 
     /// Opens a cluster that Kubernetes runs.
@@ -82,7 +82,7 @@ impl RealCluster {
         let pods = Arc::clone(kube.pods());
         let names: Option<Names> = Some(Arc::new(move || pods.names()));
         let watch = Watch { names, dial, ..Watch::new(resolve, Arc::clone(&client)) };
-        Self::make(client, watch, Vec::new(), Runner::Kubernetes(kube)).await
+        Self::make(client, watch, Vec::new(), Platform::Kubernetes(kube)).await
     }
 
     /// Opens the local cluster in a folder, run by another process.
@@ -92,14 +92,14 @@ impl RealCluster {
         let client = client(&folder, Options { deadline, ..Options::default() })?;
         let names = Some(crate::local::names(&folder));
         let watch = Watch { names, ..Watch::new(resolve(&folder), Arc::clone(&client)) };
-        Ok(Self::make(client, watch, Vec::new(), Runner::Local(folder)).await)
+        Ok(Self::make(client, watch, Vec::new(), Platform::Local(folder)).await)
     }
 
     async fn make(
         client: Arc<Client>,
         watch: Watch,
         watched: Vec<Watched>,
-        runner: Runner,
+        runner: Platform,
     ) -> Self {
         let place = runner.place().await;
         Self { client, watch, watched, place, runner, own: Mutex::default() }
@@ -261,7 +261,7 @@ impl RealCluster {
 
 /// Reports what the user may do here, until nothing is missing. Checks at least once: on attaching,
 /// the API server may not have reported what is allowed.
-async fn tell_rights(runner: Runner, mut place: Place, sink: Sink) {
+async fn tell_rights(runner: Platform, mut place: Place, sink: Sink) {
     loop {
         sleep(RIGHTS_INTERVAL).await;
         let Some(now) = runner.told_place().await else { continue };
@@ -299,7 +299,7 @@ impl Backend for RealCluster {
             if let Some(reports) = self.own(|own| own.reports.take()) {
                 aside.spawn(pass_on(reports, sink.clone()));
             }
-            if let Runner::Kubernetes(kube) = &self.runner {
+            if let Platform::Kubernetes(kube) = &self.runner {
                 aside.spawn(happenings::tell(Arc::clone(kube), sink.clone()));
                 let (runner, place) = (self.runner.clone(), self.place.clone());
                 aside.spawn(tell_rights(runner, place, sink.clone()));

@@ -20,7 +20,7 @@ use crate::exit::{Exit, Stop};
 use crate::kubernetes::rights::{self, Action};
 use crate::kubernetes::{CALL_PATIENCE, Kube};
 use crate::output::Said;
-use crate::runner::{Marked, Runner};
+use crate::runner::{Marked, Platform};
 use crate::statuses::ask_everybody;
 use crate::target::{self, Found, Named, Target};
 
@@ -113,7 +113,7 @@ async fn examine(target: &Target, global: &Global, findings: &mut Findings) {
             return findings.fail("access", stop.message, cure);
         }
     };
-    if let Runner::Kubernetes(kube) = &runner {
+    if let Platform::Kubernetes(kube) = &runner {
         examine_kubernetes(kube, findings).await;
         examine_pods(kube, global, findings).await;
     }
@@ -260,7 +260,7 @@ fn examine_replicas(said: &[Said], findings: &mut Findings) {
 }
 
 /// Checks whether all replicas belong to one cluster, and whether it is the one that is marked.
-async fn examine_clusters(said: &[Said], runner: &Runner, findings: &mut Findings) {
+async fn examine_clusters(said: &[Said], runner: &Platform, findings: &mut Findings) {
     if let Some(split) = Split::of(said) {
         let way_back = runner.with_ground(|ground| split.way_back(ground));
         return findings.fail("cluster", split.what(), &way_back);

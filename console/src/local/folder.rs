@@ -18,7 +18,7 @@ use kvorum_replica::marker::Marker;
 use kvorum_replica::orchestrator;
 use kvorum_replica::private::tighten;
 use kvorum_replica::state::version::Version;
-use kvorum_replica::storage::rocks::open::{Newborn, Owner};
+use kvorum_replica::storage::rocks::open::{NewIdentity, Owner};
 use kvorum_replica::storage::{Database, OnFatal};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -110,7 +110,7 @@ impl StatefulSet {
             newest: Version::NEWEST,
             newborn: Some(self.members())
                 .filter(|members| members.iter().any(|member| member == name))
-                .map(|members| Newborn::given(self.cluster, name, &members)),
+                .map(|members| NewIdentity::given(self.cluster, name, &members)),
         }
     }
 

@@ -1,11 +1,8 @@
 //! The command `recover`: rebuilds a local cluster whose majority of replicas is lost for good.
 //!
-//! The replica that got furthest, by its configuration, then by the ballot and length of its log,
-//! provides the state: what it had applied, and every write that it had accepted, because any of
-//! them may have been acknowledged; unless another one had copied more than that. It need not be a
-//! member any more, nor one yet: a replica that left kept what was decided until then, and one that
-//! joined has copied it. A new cluster, with a new id, begins with that state and continues at an
-//! index [far above](seed::LEAP) that of the state.
+//! The replica that got [furthest](kvorum_replica::offline::recover) provides the state. A new
+//! cluster, with a new id, begins with that state and continues at an index
+//! [far above](seed::LEAP) that of the state.
 //!
 //! Guarantees that nothing is done while a majority is there or a replica runs, nor before it is
 //! known of each folder whether it is lost, nor before the possible loss was shown and the
@@ -17,18 +14,13 @@ use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use kvorum_protocol::status::{ClusterId, ConfigurationId, Member, ReplicaId};
-use kvorum_replica::marker::{Claim, Mark, Marker};
+use kvorum_protocol::status::{ClusterId, Member};
+use kvorum_replica::marker::Marker;
+use kvorum_replica::offline::recover::{Find, Left, Survivor, Unsure, find, judge, latest};
 use kvorum_replica::orchestrator;
-use kvorum_replica::state::chain::{Chain, Standing};
-use kvorum_replica::state::entry::Entry;
-use kvorum_replica::state::machine::Table;
-use kvorum_replica::state::snapshot::{Cursor, Found, Snapshots, Wanted};
-use kvorum_replica::storage::log::{LogDisk, LogNumbers};
+use kvorum_replica::state::chain::Standing;
 use kvorum_replica::storage::rocks::open::Owner;
-use kvorum_replica::storage::rocks::seed::{self, Seed};
-use kvorum_replica::storage::segments::LogLimits;
-use kvorum_replica::storage::{Ballot, Database, OpenError, Seen, Store};
+use kvorum_replica::storage::rocks::seed;
 use rustix::fs::{CWD, RenameFlags, rename, renameat_with};
 use rustix::io::Errno;
 
@@ -40,67 +32,15 @@ use crate::output::shell_path;
 /// The number of digits of the cluster's id that have to be given.
 const DIGITS: usize = 8;
 
-/// A replica whose state is left.
-struct Survivor {
-    name: String,
-    replica: ReplicaId,
-    chain: Chain,
-    database: Database,
-    numbers: LogNumbers,
-    /// The replica, or the marker, that remembers a later disk of it, if any: it gets no vote then.
-    outdated_by: Option<String>,
-}
-
-impl Survivor {
-    /// Returns its progress: by the later configuration, then the later ballot, then the longer
-    /// log.
-    fn reach(&self) -> (ConfigurationId, Option<Ballot>, usize) {
-        (self.chain.current.id, self.numbers.accepted_round, self.numbers.accepted)
-    }
-
-    /// Whether it votes in its configuration, as far as it knows.
-    fn votes(&self) -> bool {
-        self.chain.standing(self.replica) == Standing::Member
-    }
-
-    /// Whether it holds any state to continue with: a joiner begins with none.
-    fn has_state(&self) -> bool {
-        self.votes() || self.database.applied() > 0
-    }
-
-    /// Describes it where it is not a member, or gets no vote.
-    fn what(&self) -> String {
-        match (self.chain.standing(self.replica), &self.outdated_by) {
-            (_, Some(by)) => {
-                format!(" (an older copy, or another disk, than {by} remembers: it gets no vote)")
-            }
-            (Standing::Member, None) => String::new(),
-            (Standing::Joiner, None) => " (not a member yet, as far as it knows)".to_owned(),
-            (Standing::Retired, None) => " (it had left the cluster)".to_owned(),
+/// Describes a replica that is left where it is not a member, or gets no vote.
+fn what(one: &Survivor) -> String {
+    match (one.standing(), one.outdated_by()) {
+        (_, Some(by)) => {
+            format!(" (an older copy, or another disk, than {by} remembers: it gets no vote)")
         }
-    }
-
-    /// Whether it continues the disk that a peer remembers, as replicas judge each other.
-    fn continues(&self, seen: Seen) -> bool {
-        let start = self.database.start(seen.incarnation);
-        start.is_some_and(|start| start.secret.key() == seen.key && start.reaches() >= seen.epoch)
-    }
-
-    /// Returns the claim that it would make to the marker.
-    fn claim(&self, solo: Option<ConfigurationId>) -> Claim {
-        let epoch = self.database.epoch();
-        self.database.claim(Mark { solo, epoch, ..Mark::default() })
-    }
-
-    /// Returns the last index that it has.
-    fn end(&self) -> u64 {
-        self.database.applied().max(self.numbers.accepted as u64)
-    }
-
-    /// Whether the cluster's marker lets it decide alone.
-    fn is_let(&self, marker: &Marker) -> bool {
-        let claim = self.claim(Some(self.chain.current.id));
-        marker.claim(claim, &self.database.history(marker)).is_ok()
+        (Standing::Member, None) => String::new(),
+        (Standing::Joiner, None) => " (not a member yet, as far as it knows)".to_owned(),
+        (Standing::Retired, None) => " (it had left the cluster)".to_owned(),
     }
 }
 
@@ -112,9 +52,9 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     let marker = orchestrator::Folder::new(&path).marker_now()?;
     let own = marker.as_ref().filter(|marker| marker.cluster == set.cluster);
     let left = survivors(&path, &set, own)?;
-    let (best, total) = (&left.best, left.total());
+    let (best, total) = (left.best(), left.total());
     if left.can_serve(marker.as_ref()) {
-        let left = left.members;
+        let left = left.members();
         let folder = shell_path(&path);
         // The members may not have learned that fewer replicas are wanted.
         let count = u32::try_from(total).ok().filter(|total| *total > set.replicas);
@@ -137,12 +77,11 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     let Some(after) = seed::leap(end, cluster) else {
         return Err(Stop::failed(format!("no cluster can go on after index {end}")));
     };
-    say(best, left.members, total);
+    say(best, left.members(), total);
     confirm(recover, set.cluster)?;
     let new = StatefulSet { cluster, replicas };
     let aside = beside(&path, "recovering");
     new.make(&aside, |folder, owner| make(best, folder, owner))?;
-    // RocksDB removes files by their names when it closes: those must still be its own files.
     left.close();
     exchange(&aside, &path, &lost)?;
     drop(lock);
@@ -208,9 +147,8 @@ fn one_by_one(new: &Path, path: &Path, kept: &Path) -> io::Result<()> {
 
 /// Prints what is left, and what may be lost.
 fn say(best: &Survivor, left: usize, total: usize) {
-    let (name, end, applied) = (&best.name, best.end(), best.database.applied());
-    let decided = applied.max(best.numbers.decided as u64);
-    let undecided = match decided + 1 {
+    let (name, end) = (best.name(), best.end());
+    let undecided = match best.decided() + 1 {
         first if first > end => String::new(),
         first => {
             format!(" Writes from {first} to {end} stay, whether they were acknowledged or not.")
@@ -232,114 +170,33 @@ fn say(best: &Survivor, left: usize, total: usize) {
     println!("{what} Writes after that, if any were acknowledged, are lost.{undecided}");
 }
 
-/// The replicas that are left of a cluster.
-struct Left {
-    /// The replica that got furthest.
-    best: Survivor,
-    /// The others.
-    others: Vec<Survivor>,
-    /// The number of members of the latest configuration among them that get a vote.
-    members: usize,
-}
-
-impl Left {
-    /// Returns the number of members of the latest configuration.
-    fn total(&self) -> usize {
-        self.best.chain.current.members.len()
-    }
-
-    /// Whether the cluster can serve with what is left: a majority of the latest configuration is
-    /// there, and at least one of its members has reached that configuration. Where all are still
-    /// in earlier ones, only replicas that left know how it began, and those are never started.
-    fn can_serve(&self, marker: Option<&Marker>) -> bool {
-        let latest = self.best.chain.current.id;
-        let own = marker.filter(|marker| marker.cluster == self.best.database.identity().cluster);
-        if own.is_some_and(|marker| marker.configuration > latest) {
-            // Entries may have been decided that no replica here has.
-            return false;
-        }
-        let is_in = |one: &&Survivor| one.chain.current.id == latest && one.votes();
-        let all = std::iter::once(&self.best).chain(&self.others);
-        match (all.clone().find(is_in), self.total()) {
-            _ if self.members <= self.total() / 2 => false,
-            (None, _) => false,
-            (Some(only), 1) => marker.is_none_or(|marker| only.is_let(marker)),
-            (Some(_), _) => true,
-        }
-    }
-
-    fn close(self) {
-        for one in std::iter::once(self.best).chain(self.others) {
-            one.database.close();
-        }
-    }
-}
-
 /// Reads all replicas that are left, and picks the one that got furthest.
 fn survivors(folder: &Path, set: &StatefulSet, marker: Option<&Marker>) -> Result<Left, Stop> {
     let mut all = Vec::new();
     for name in (0..REPLICAS_MAX).map(folder::name) {
         match survivor(&folder.join(&name), &name, set)? {
-            Ok(survivor) => all.push(survivor),
-            Err(Some(why)) => println!("{name}: {why}"),
-            Err(None) => {}
+            Find::Left(survivor) => all.push(*survivor),
+            Find::Lost(why) => println!("{name}: lost: {why}"),
+            Find::Nothing => {}
         }
     }
     judge(&mut all, marker);
     for one in &all {
-        println!("{}: there, the last index is {}{}", one.name, one.end(), one.what());
+        println!("{}: there, the last index is {}{}", one.name(), one.end(), what(one));
     }
-    let none =
-        || Stop::failed("no replica is left; make a new cluster of a backup: kvorum restore");
-    let places = || (0..all.len()).rev().filter(|place| all[*place].has_state());
-    let longest = places().max_by_key(|place| all[*place].reach()).ok_or_else(none)?;
-    let furthest = places().max_by_key(|place| all[*place].database.applied()).ok_or_else(none)?;
-    // An applied entry was decided, whatever a log says.
-    let is_ahead = all[furthest].database.applied() > all[longest].end();
-    let latest = all[longest].chain.current.clone();
-    for Member { name, .. } in &latest.members {
+    let members = latest(&all).map_or_else(Vec::new, |latest| latest.members.clone());
+    for Member { name, .. } in &members {
         if !folder.join(name).try_exists()? {
             println!("{name}: not in {}", folder.display());
         }
     }
-    let is_member =
-        |one: &&Survivor| latest.name_of(one.replica).is_some() && one.outdated_by.is_none();
-    let members = all.iter().filter(is_member).count();
-    let best = all.swap_remove(if is_ahead { furthest } else { longest });
-    Ok(Left { best, others: all, members })
+    Left::of(all).ok_or_else(|| {
+        Stop::failed("no replica is left; make a new cluster of a backup: kvorum restore")
+    })
 }
 
-/// Marks the replicas of which another replica, or the marker, remembers a later disk.
-fn judge(all: &mut [Survivor], marker: Option<&Marker>) {
-    let knows_better = |one: &Survivor, by: &Survivor| {
-        by.database.seen(one.replica).is_some_and(|seen| !one.continues(seen))
-    };
-    let outdated_by = |one: &Survivor| {
-        let by_one = all.iter().find(|by| knows_better(one, by)).map(|by| by.name.clone());
-        let is_behind = |marker: &Marker| {
-            marker.check_reach(one.claim(None), &one.database.history(marker)).is_err()
-        };
-        let by_marker = || marker.is_some_and(is_behind).then(|| "the cluster's marker".to_owned());
-        by_one.or_else(by_marker)
-    };
-    let found: Vec<_> = all.iter().map(outdated_by).collect();
-    for (one, by) in all.iter_mut().zip(found) {
-        one.outdated_by = by;
-    }
-}
-
-/// Opens a replica's folder; returns the reason if it is of no use, or nothing if it does not
-/// exist. Fails if that cannot be determined.
-fn survivor(
-    data: &Path,
-    name: &str,
-    set: &StatefulSet,
-) -> Result<Result<Survivor, Option<String>>, Stop> {
-    // Opening a database that does not exist would create it.
-    if !Database::is_in(data)? {
-        let lost = || format!("lost, {} holds no database", data.display());
-        return Ok(Err(data.exists().then(lost)));
-    }
+/// Looks for a replica in its folder. Fails if it cannot be said whether it is lost.
+fn survivor(data: &Path, name: &str, set: &StatefulSet) -> Result<Find, Stop> {
     if let Some(process) = folder::process_of(data) {
         let process = process.as_raw_nonzero();
         return Err(Stop::failed(format!(
@@ -347,46 +204,21 @@ fn survivor(
             data.display()
         )));
     }
-    let owner = Owner { newborn: None, ..set.owner(name) };
-    let database = match open(data, &owner) {
-        Ok(database) => database,
-        Err(error @ (OpenError::Damaged { .. } | OpenError::Unborn { .. })) => {
-            return Ok(Err(Some(format!("lost: {error}"))));
-        }
+    // Damage found later ends the command, because others may be sound.
+    let shown = data.display();
+    let remedy = format!("if it is lost, move {shown} away and repeat the command");
+    let on_fatal = folder::end_on(format!("{shown} cannot be read"), remedy);
+    find(data, name, &set.owner(name), on_fatal).map_err(|unsure| match unsure {
         // The folder may be the cluster's, and the file another cluster's.
-        Err(OpenError::Foreign { folder, found, wanted }) => {
-            let folder = folder.display();
-            return Err(Stop::failed(format!(
-                "{name} may not be lost: {folder} belongs to {found}, and here should be {wanted}. \
-                 Nothing was done; name the folder as its replica, write into {SET_FILE} which \
-                 cluster is to go on, or move the folder away"
-            )));
-        }
-        Err(
-            error @ (OpenError::Unusable { .. }
-            | OpenError::Locked { .. }
-            | OpenError::Newer { .. }),
-        ) => {
-            return Err(Stop::failed(format!(
-                "{name} may not be lost: {error}. Nothing was done; see to that first"
-            )));
-        }
-    };
-    if database.quarantine().is_some() {
-        return Ok(Err(Some("lost: its state differed from that of the majority".to_owned())));
-    }
-    let (chain, replica) = (database.chain(), database.identity().replica);
-    let numbers = database.log(chain.current.id).0.numbers();
-    let name = name.to_owned();
-    Ok(Ok(Survivor { name, replica, chain, database, numbers, outdated_by: None }))
-}
-
-/// Opens a survivor. Damage found later ends the command, because others may be sound.
-fn open(data: &Path, owner: &Owner) -> Result<Database, OpenError> {
-    let folder = data.display().to_string();
-    let remedy = format!("if it is lost, move {folder} away and repeat the command");
-    let on_fatal = folder::end_on(format!("{folder} cannot be read"), remedy);
-    Database::open(data, owner, rand::random(), LogLimits::default(), on_fatal)
+        Unsure::Foreign { .. } => Stop::failed(format!(
+            "{name} may not be lost: {unsure}. Nothing was done; name the folder as its replica, \
+             write into {SET_FILE} which cluster is to go on, or move the folder away"
+        )),
+        Unsure::Closed(error) => Stop::failed(format!(
+            "{name} may not be lost: {error}. Nothing was done; see to that first"
+        )),
+        Unsure::Io(error) => error.into(),
+    })
 }
 
 /// Asks the user to confirm, by typing digits of the cluster's id, that the loss is accepted.
@@ -414,35 +246,7 @@ fn confirm(recover: &Recover, cluster: ClusterId) -> Result<(), Stop> {
 
 /// Copies a survivor's state, and the entries that it accepted after it.
 fn make(from: &Survivor, folder: &Path, owner: &Owner) -> Result<(), Stop> {
-    let failed = |error: OpenError| Stop::failed(error.to_string());
-    let database = &from.database;
-    let on_fatal = folder::end_on_write(folder);
-    let (nonce, applied) = (rand::random(), database.applied());
-    let mut seed = Seed::begin(folder, owner, nonce, applied, on_fatal).map_err(failed)?;
-    let mut snapshots = database.snapshots();
-    let Some(Found::Snapshot { snapshot, .. }) = snapshots.read(&Wanted::Snapshot, 1) else {
-        return Err(Stop::failed(format!("the state of {} cannot be read", from.name)));
-    };
-    let mut after = Some(Cursor::Start);
-    while let Some(cursor) = after {
-        let wanted = Wanted::Chunk { snapshot, after: cursor };
-        let Some(Found::Chunk(chunk)) = snapshots.read(&wanted, 0) else {
-            return Err(Stop::failed(format!("the state of {} cannot be read", from.name)));
-        };
-        after = chunk.next;
-        seed.add(chunk.items);
-    }
-    let after = seed.end(&tail(from, applied));
-    after.map(drop).ok_or_else(|| Stop::failed("indexes do not go so far"))
-}
-
-fn tail(from: &Survivor, applied: u64) -> Vec<Entry> {
-    let first = usize::try_from(applied).expect("indexes fit the address space");
-    let log = from.database.log(from.database.chain().current.id);
-    match first < from.numbers.accepted {
-        true => log.0.read(first, from.numbers.accepted),
-        false => Vec::new(),
-    }
+    from.copy_to(folder, owner, folder::end_on_write(folder)).map_err(Stop::failed)
 }
 
 #[cfg(test)]

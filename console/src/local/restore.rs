@@ -6,15 +6,12 @@
 //! index, so that no index is given twice.
 
 use std::fs::{self, File};
-use std::io::BufReader;
 use std::path::Path;
 
-use kvorum_protocol::backup::{BackupError, Reader};
+use kvorum_protocol::backup::BackupError;
 use kvorum_protocol::status::ClusterId;
-use kvorum_replica::state::snapshot::{Item, items_of, keys_in};
-use kvorum_replica::storage::OpenError;
-use kvorum_replica::storage::rocks::open::Owner;
-use kvorum_replica::storage::rocks::seed::{self, Seed};
+use kvorum_replica::offline::restore::{RestoreError, examine, make};
+use kvorum_replica::storage::rocks::seed;
 
 use super::folder::{self, ASIDE, StatefulSet};
 use crate::arguments::Restore;
@@ -28,7 +25,7 @@ pub fn run(restore: &Restore) -> Result<(), Stop> {
     check_empty(data)?;
     let refused =
         |error: BackupError| Stop::failed(format!("cannot restore {}: {error}", file.display()));
-    let (index, keys) = look_through(file).map_err(refused)?;
+    let (index, keys) = examine(file).map_err(refused)?;
 
     // The folder itself is kept: it may be a link or a mount point.
     let cannot = |error: std::io::Error| folder::cannot_make(data, &error);
@@ -38,7 +35,13 @@ pub fn run(restore: &Restore) -> Result<(), Stop> {
     check_empty(&data)?;
     let set = StatefulSet { cluster: ClusterId(rand::random()), replicas: *replicas };
     let aside = data.join(ASIDE);
-    set.make(&aside, |folder, owner| make(file, folder, owner, index))?;
+    set.make(&aside, |data, owner| {
+        let made = make(file, data, owner, index, folder::end_on_write(data));
+        made.map_err(|error| match error {
+            RestoreError::Disk(error) => Stop::failed(error.to_string()),
+            RestoreError::Backup(_) => Stop::failed(format!("{} {error}", file.display())),
+        })
+    })?;
     bring_in(&aside, &data).map_err(|error| folder::cannot_make(&data, &error))?;
     drop(lock);
     let (folder, word) = (data.display(), shell_path(&data));
@@ -86,41 +89,4 @@ fn bring_in(aside: &Path, data: &Path) -> std::io::Result<()> {
     }
     fs::remove_dir(aside)?;
     File::open(data)?.sync_all()
-}
-
-fn open(file: &Path) -> Result<Reader<BufReader<File>>, BackupError> {
-    Reader::open(BufReader::new(File::open(file)?))
-}
-
-/// Reads a backup to its end, and returns its index and its number of keys. Rejects an index after
-/// which no cluster can go on, and items later than the index: Kvorum writes no such backup.
-fn look_through(file: &Path) -> Result<(u64, u64), BackupError> {
-    let mut reader = open(file)?;
-    let (index, mut count) = (reader.header.index, 0);
-    if !seed::can_leap(index) {
-        return Err(BackupError::Foreign);
-    }
-    let is_of_then = |item: &Item| match item {
-        Item::Lane(_, lane) => lane.last_use <= index,
-        Item::Key(_, record) => record.revision <= index,
-    };
-    while let Some(part) = reader.part()? {
-        let items = items_of(&part).filter(|items| items.iter().all(is_of_then));
-        count += keys_in(&items.ok_or(BackupError::Foreign)?);
-    }
-    Ok((index, count))
-}
-
-fn make(file: &Path, folder: &Path, owner: &Owner, index: u64) -> Result<(), Stop> {
-    let failed = |error: OpenError| Stop::failed(error.to_string());
-    let again = |error: BackupError| Stop::failed(format!("{} changed: {error}", file.display()));
-    let on_fatal = folder::end_on_write(folder);
-    let nonce = rand::random();
-    let mut seed = Seed::begin(folder, owner, nonce, index, on_fatal).map_err(failed)?;
-    let mut reader = open(file).map_err(again)?;
-    while let Some(part) = reader.part().map_err(again)? {
-        seed.add(items_of(&part).ok_or(BackupError::Foreign).map_err(again)?);
-    }
-    seed.end(&[]).ok_or(BackupError::Foreign).map_err(again)?;
-    Ok(())
 }

@@ -11,7 +11,7 @@ use crate::app::output::Verdict;
 use crate::app::writes::ProbeState;
 use crate::app::{App, Frozen, Haste, Page, Stage};
 use crate::arguments::{DemoName, ThemeName};
-use crate::keymap::{self, Intent, Mode, Press};
+use crate::keymap::{self, Intent, KeyPattern, Mode};
 use crate::message::{Call, Destination, Effect, HowToKill};
 use crate::output;
 use crate::prompt::PaneName;
@@ -42,7 +42,8 @@ pub fn key(app: &mut App, event: &KeyEvent) -> Vec<Effect> {
         }
         _ => None,
     };
-    let does_something = intent.is_some_and(Intent::acts_at_once) && !Press::Ctrl('c').is(event);
+    let does_something =
+        intent.is_some_and(Intent::acts_at_once) && !KeyPattern::Ctrl('c').is(event);
     if app.haste == Haste::Burst && does_something {
         return note(
             app,

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of the harness")]
 
+pub mod memory;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +11,11 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use kvorum::app::dialog::READING;
 use kvorum::app::{App, Settings};
 use kvorum::backend::Backend;
-use kvorum::backend::memory::Memory;
 use kvorum::message::{Call, CallId, Effect, Event, Now};
 use kvorum::sink::Sink;
 use kvorum::update::update;
 use kvorum::view;
+use memory::Memory;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use tokio::sync::mpsc;

@@ -30,7 +30,7 @@ use crate::limits::READ_ENTRIES;
 use crate::state::entry::Entry;
 use patience::{Patience, ROUND_TICKS};
 use promises::Promises;
-use solo::Solo;
+use solo::SoleVoter;
 use whitelist::condition;
 
 pub use handling::Handled;
@@ -61,7 +61,7 @@ enum Instance<L: Storage<Entry>> {
     /// The library, in a configuration of two or more.
     Paxos(OmniPaxos<Entry, L>),
     /// A single replica.
-    Solo(Solo<L>),
+    Solo(SoleVoter<L>),
 }
 
 impl<L: Storage<Entry>> Instance<L> {
@@ -118,7 +118,7 @@ impl<L: Storage<Entry>> Consensus<L> {
         let slot = slot.expect("a replica starts only configurations that it is a member of");
         let slot = slot as u64 + 1;
         let instance = match configuration.members.len() {
-            1 => Instance::Solo(Solo::start(configuration.id, log, rules.solo_waits_for_sync)),
+            1 => Instance::Solo(SoleVoter::start(configuration.id, log, rules.solo_waits_for_sync)),
             _ => Instance::Paxos(Self::paxos(configuration, slot, log)),
         };
         let patience = Patience::new(configuration.members.len());
@@ -172,7 +172,7 @@ impl<L: Storage<Entry>> Consensus<L> {
     }
 
     /// Returns the instance of a configuration of one.
-    pub fn solo(&mut self) -> Option<&mut Solo<L>> {
+    pub fn solo(&mut self) -> Option<&mut SoleVoter<L>> {
         match &mut self.instance {
             Instance::Solo(solo) => Some(solo),
             Instance::Paxos(_) => None,

@@ -164,7 +164,7 @@ mod tests {
         let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
         let mut engine = Engine::new(Memory::of_two(1), options);
         engine.parts.cx.peers.met(ReplicaId(2), Version::NEWEST);
-        engine.parts.replication.gather(&mut engine.parts.cx);
+        engine.parts.replication.start_voting(&mut engine.parts.cx);
         assert!(engine.parts.cx.consensus.is_some());
         engine
     }
@@ -177,7 +177,7 @@ mod tests {
         engine.step(over(own));
         assert!(engine.parts.cx.consensus.is_some(), "it is the latest");
         engine.step(over(ConfigurationId(own.0 + 2)));
-        engine.parts.replication.gather(&mut engine.parts.cx);
+        engine.parts.replication.start_voting(&mut engine.parts.cx);
         assert!(engine.parts.cx.consensus.is_none());
         let trouble = engine.status().trouble.unwrap();
         assert!(trouble.contains("which is over"), "{trouble}");
@@ -188,7 +188,7 @@ mod tests {
     fn a_lone_replica_waits_whatever_was_asked() {
         let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
         let mut engine = Engine::new(Memory::of_one(), options);
-        engine.parts.replication.gather(&mut engine.parts.cx);
+        engine.parts.replication.start_voting(&mut engine.parts.cx);
         let solo = Some(engine.parts.cx.configuration.id);
         let asked = Mark { solo, ..Mark::default() };
         engine.step(Input::Marked { mark: asked, verdict: Verdict::Done });
@@ -210,7 +210,7 @@ mod tests {
         ] {
             let mut engine = engine();
             engine.step(Input::Marked { mark: Mark::default(), verdict });
-            engine.parts.replication.gather(&mut engine.parts.cx);
+            engine.parts.replication.start_voting(&mut engine.parts.cx);
             assert_eq!(engine.parts.cx.consensus.is_some(), votes);
         }
     }

@@ -117,7 +117,7 @@ impl Membership {
     /// Notifies the peers that need it which configuration the cluster is in, and how far: the
     /// leader notifies those that are not members, and a replica that left notifies all, until they
     /// can do without it. It may be the only one left that knows what led there.
-    pub(super) fn hint<S: Store>(&mut self, cx: &mut Context<S>) {
+    pub(super) fn notify_outsiders<S: Store>(&mut self, cx: &mut Context<S>) {
         let is_due = |ticks| cx.now.is_multiple_of(ticks);
         let peers = &cx.peers;
         let told: Vec<_> = match cx.standing() {

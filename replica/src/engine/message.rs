@@ -59,12 +59,12 @@ pub enum Asker {
     },
 }
 
-/// A look: a request to read the desired replica count from the orchestrator.
+/// A request to read the desired replica count from the orchestrator once more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Look {
+pub struct ScaleRead {
     /// The replica that requests it.
     pub asker: ReplicaId,
-    /// That replica's number for the look.
+    /// That replica's number for the request.
     pub number: u64,
 }
 
@@ -180,16 +180,16 @@ pub enum PeerMessage {
     },
     /// The leader gives leave to stop.
     MayStop,
-    /// The leader cannot see the desired replica count: the peer should look.
+    /// The leader cannot see the desired replica count: the peer should read it.
     Look {
-        /// The leader's number for the look.
+        /// The leader's number for the request.
         number: u64,
     },
     /// The peer reports the desired replica count.
     Wanted {
         /// The desired scale.
         wanted: Scale,
-        /// The look that this answers; `None` when the leader did not ask, and the report may be
+        /// The request that this answers; `None` when the leader did not ask, and the report may be
         /// old.
         number: Option<u64>,
     },
@@ -348,8 +348,8 @@ pub enum Input {
     Scale {
         /// The desired scale; `None` when it is unknown.
         wanted: Option<Scale>,
-        /// The look that this answers: the count was read again after that look was requested.
-        look: Option<Look>,
+        /// The request that this answers: the count was read again after it was made.
+        read: Option<ScaleRead>,
     },
     /// The process was asked to stop, and will be restarted.
     WantsStop,
@@ -395,8 +395,8 @@ pub enum Input {
 pub enum Output {
     /// Sync, and report completion by [`Input::Synced`].
     Sync(Written),
-    /// Look up the desired replica count, and report it by [`Input::Scale`].
-    Look(Look),
+    /// Read the desired replica count, and report it by [`Input::Scale`].
+    ReadScale(ScaleRead),
     /// Report to the cluster's marker how far this disk has got, and return the result by
     /// [`Input::Marked`].
     Mark(Mark),

@@ -70,7 +70,7 @@ impl<S: Store> Parts<S> {
             disk: Disk::default(),
         };
         parts.cx.tell_known();
-        parts.replication.gather(&mut parts.cx);
+        parts.replication.start_voting(&mut parts.cx);
         parts
     }
 
@@ -199,7 +199,7 @@ impl<S: Store> Parts<S> {
             // Later entries are not for this replica: its program may not even know their version.
             self.catch_up.end(cx);
         }
-        self.replication.gather(cx);
+        self.replication.start_voting(cx);
         part.resume(cx);
     }
 

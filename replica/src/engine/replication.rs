@@ -21,16 +21,16 @@ use crate::storage::Store;
 const UNDECIDED_TICKS: u64 = 50;
 /// Factor by which elections go faster after the link to the leader broke. Safe at any speed:
 /// elections affect liveness only.
-const HURRY: u64 = 3;
+const FAST: u64 = 3;
 /// Ticks for which elections go faster; then the peer was no leader, or there is no majority.
-const HURRY_TICKS: u64 = 60;
+const FAST_TICKS: u64 = 60;
 
 /// What the replica remembers beside the library's instance.
 pub(super) struct Replication {
     /// How long answers took, as observed in the previous configuration.
     patience: Patience,
     /// The tick until which elections go faster.
-    hurry_until: u64,
+    fast_until: u64,
     /// The decided index when it last advanced, and the tick at which it did.
     decided_at: (u64, u64),
     /// The leader last reported to clients, and the ballot; `None` if not in step with one.
@@ -39,13 +39,13 @@ pub(super) struct Replication {
 
 impl Default for Replication {
     fn default() -> Self {
-        Self { patience: Patience::new(0), hurry_until: 0, decided_at: (0, 0), leader_told: None }
+        Self { patience: Patience::new(0), fast_until: 0, decided_at: (0, 0), leader_told: None }
     }
 }
 
 impl Replication {
     /// Starts to vote, if this replica may: once every member has been met.
-    pub(super) fn gather<S: Store>(&self, cx: &mut Context<S>) {
+    pub(super) fn start_voting<S: Store>(&self, cx: &mut Context<S>) {
         if cx.consensus.is_some() || cx.is_over() || !cx.may_vote() {
             return;
         }
@@ -72,7 +72,7 @@ impl Replication {
 
     /// Advances the library's time by one tick.
     pub(super) fn tick<S: Store>(&mut self, cx: &mut Context<S>) {
-        let speed = if cx.now < self.hurry_until { HURRY } else { 1 };
+        let speed = if cx.now < self.fast_until { FAST } else { 1 };
         if let Some(consensus) = &mut cx.consensus {
             consensus.tick(speed);
         }
@@ -80,7 +80,7 @@ impl Replication {
 
     /// Proposes a no-op if this replica leads and its tail stays undecided: the last
     /// acknowledgement may have been lost with a link, and only a later entry brings it back.
-    pub(super) fn nudge<S: Store>(&mut self, cx: &mut Context<S>) {
+    pub(super) fn propose_noop_if_stalled<S: Store>(&mut self, cx: &mut Context<S>) {
         let Some(consensus) = &mut cx.consensus else { return };
         let decided = consensus.decided();
         if decided != self.decided_at.0 || consensus.accepted() == decided {
@@ -97,7 +97,7 @@ impl Replication {
     /// never come back. In recovery this replica asks every peer to be prepared; otherwise it would
     /// keep promising the leader that is gone.
     pub(super) fn leader_lost<S: Store>(&mut self, cx: &mut Context<S>, leader: ReplicaId) {
-        self.hurry_until = cx.now + HURRY_TICKS;
+        self.fast_until = cx.now + FAST_TICKS;
         if let Some(consensus) = &mut cx.consensus {
             consensus.reconnected(leader);
         }
@@ -105,7 +105,7 @@ impl Replication {
 
     /// Lets elections go at their own speed: this replica leads.
     pub(super) fn leads(&mut self) {
-        self.hurry_until = 0;
+        self.fast_until = 0;
     }
 
     /// Reports a change of the leader, once this replica is in step with it.
@@ -119,7 +119,7 @@ impl Replication {
         self.leader_told = now;
         cx.push(Output::LeaderChanged(cx.leader_name()));
         if let Some((leader, ballot)) = now.filter(|(leader, _)| *leader != cx.me) {
-            self.hurry_until = 0;
+            self.fast_until = 0;
             let leader = cx.peers.name(leader).to_owned();
             let decided = cx.consensus.as_ref().map_or(0, Consensus::decided);
             cx.notice(Notice::Following { leader, ballot: ballot.n, decided });

@@ -3,7 +3,7 @@
 //! A test harness that finds nothing proves something only if it finds the effect of a missing
 //! rule. So the rules whose absence cannot be simulated from outside can be switched off at the
 //! start of an engine. Guarantees that [`Engine::new`](super::Engine::new) has them all; only tests
-//! call [`Engine::without`](super::Engine::without).
+//! call [`Engine::with_rules`](super::Engine::with_rules).
 
 use crate::state::machine::LaneMemory;
 use crate::state::version::Version;

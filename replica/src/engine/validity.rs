@@ -193,7 +193,7 @@ fn check_entry(entry: &Entry) -> Result<(), Invalid> {
             ensure((Version::OLDEST..=Version::NEWEST).contains(version), "a version")
         }
         Entry::Join { name, .. } => ensure(name::check(name).is_ok(), "a name"),
-        Entry::Elsewhere { .. } => Err(Invalid("an entry")),
+        Entry::Placeholder { .. } => Err(Invalid("an entry")),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::orchestrator::{self, Orchestrator, OrchestratorError, Origin};
 use crate::planner::ordinal;
 use crate::state::chain::Standing;
 use crate::state::machine::Table;
-use crate::storage::rocks::open::Newborn;
+use crate::storage::rocks::open::NewIdentity;
 use crate::storage::{Database, Store};
 
 /// Time between two attempts to join.
@@ -51,7 +51,7 @@ pub struct Birth<'a> {
 
 impl Birth<'_> {
     /// Returns the identity for a volume that has none; waits for the cluster if there is none.
-    pub async fn newborn(&self) -> io::Result<Newborn> {
+    pub async fn newborn(&self) -> io::Result<NewIdentity> {
         let intent = self.intent(INTENT_FILE)?;
         loop {
             let Self { orchestrator, name, cluster, .. } = self;
@@ -61,12 +61,12 @@ impl Birth<'_> {
                     let replica = ReplicaId(1);
                     let members = vec![Member { replica, name: self.name.to_owned() }];
                     let members = Configuration { id: ConfigurationId(1), members };
-                    return Ok(Newborn { cluster, replica, members });
+                    return Ok(NewIdentity { cluster, replica, members });
                 }
                 Ok(Origin::Joins(cluster)) => match self.ask(cluster, intent).await {
                     Ok((replica, members)) => {
                         info!(replica = replica.0, "joins under this id");
-                        return Ok(Newborn { cluster, replica, members });
+                        return Ok(NewIdentity { cluster, replica, members });
                     }
                     Err(why) => why,
                 },
@@ -136,13 +136,13 @@ impl Birth<'_> {
     }
 
     /// Gets another id for a volume whose id is over; `None` when the replica is not wanted.
-    pub async fn another_id(&self, cluster: ClusterId) -> io::Result<Option<Newborn>> {
+    pub async fn another_id(&self, cluster: ClusterId) -> io::Result<Option<NewIdentity>> {
         let intent = self.intent(ANOTHER_FILE)?;
         while self.is_wanted().await {
             match self.ask(cluster, intent).await {
                 Ok((replica, members)) => {
                     info!(replica = replica.0, "comes back under this id");
-                    return Ok(Some(Newborn { cluster, replica, members }));
+                    return Ok(Some(NewIdentity { cluster, replica, members }));
                 }
                 Err(why) => {
                     self.wait(format!("this replica's id is over, and it asks for another: {why}"))

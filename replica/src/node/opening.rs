@@ -18,7 +18,7 @@ use crate::node::start_error::StartError;
 use crate::orchestrator::{self, Orchestrator};
 use crate::state::start::Secret;
 use crate::storage::memory::Memory;
-use crate::storage::rocks::open::{Newborn, Owner};
+use crate::storage::rocks::open::{NewIdentity, Owner};
 use crate::storage::segments::LogLimits;
 use crate::storage::{Database, OnFatal, OpenError, Store};
 
@@ -45,7 +45,7 @@ pub struct Opened {
 pub async fn open(
     settings: &Settings,
     orchestrator: Option<&Orchestrator>,
-    another: Option<Newborn>,
+    another: Option<NewIdentity>,
     waiting: &watch::Sender<String>,
     on_fatal: OnFatal,
 ) -> Result<Opened, StartError> {
@@ -67,7 +67,7 @@ pub async fn open(
     let limits = LogLimits::keeping(settings.log_keep);
     let open = |owner: &Owner| Database::open(data, owner, nonce, limits, Arc::clone(&on_fatal));
     let mut database = match (open(&owner), &birth) {
-        (Err(OpenError::Unborn { .. }), Some(birth)) => {
+        (Err(OpenError::Uninitialized { .. }), Some(birth)) => {
             owner.newborn = Some(birth.newborn().await.map_err(failed)?);
             open(&owner)?
         }
@@ -86,7 +86,7 @@ pub async fn open(
             return Err(foreign(marked).into());
         }
         contacts = match another {
-            Some(Newborn { replica, members, .. }) => {
+            Some(NewIdentity { replica, members, .. }) => {
                 database.rejoin(replica, nonce);
                 birth.asks_no_more();
                 members.members
@@ -114,7 +114,7 @@ async fn in_memory(
     mut owner: Owner,
     nonce: u64,
     birth: Option<&Birth<'_>>,
-    another: Option<Newborn>,
+    another: Option<NewIdentity>,
 ) -> io::Result<Memory> {
     if let Some(birth) = birth {
         owner.newborn = match another {

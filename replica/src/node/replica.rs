@@ -20,8 +20,10 @@ use tracing::{error, info, warn};
 
 use crate::clients::Clients;
 use crate::driver::metrics::Metrics;
-use crate::driver::{CLIENTS_INBOX, ClientEvent, Driver, Inboxes, LOOKS_MAX, PEERS_INBOX, Shown};
-use crate::engine::{ClientKey, Input, Look, Options};
+use crate::driver::{
+    CLIENTS_INBOX, ClientEvent, Driver, Inboxes, PEERS_INBOX, SCALE_READS_MAX, Shown,
+};
+use crate::engine::{ClientKey, Input, Options, ScaleRead};
 use crate::limits::CONNECTIONS_MAX;
 use crate::marker::{Claim, Mark};
 use crate::node::disk_space::watch_disk;
@@ -32,10 +34,10 @@ use crate::node::rediscovery::superseded;
 use crate::node::settings::Settings;
 use crate::node::shutdown::Leaving;
 use crate::node::start_error::StartError;
-use crate::orchestrator::{self, Folder, Keeper, Kubernetes, Orchestrator, Upkeep};
+use crate::orchestrator::{self, Folder, Kubernetes, MarkerWriter, Orchestrator, Upkeep};
 use crate::private::tighten;
 use crate::storage::rocks::lock;
-use crate::storage::rocks::open::Newborn;
+use crate::storage::rocks::open::NewIdentity;
 use crate::storage::{Database, Identity, OnFatal, OpenError, Store};
 use crate::transport::Transport;
 use crate::transport::addresses::{Addresses, FILE_NAME};
@@ -97,7 +99,7 @@ impl Replica {
     /// identity if it has none. With `another`, a retired volume continues under that id.
     pub async fn start(
         settings: &Settings,
-        another: Option<Newborn>,
+        another: Option<NewIdentity>,
         on_fatal: OnFatal,
     ) -> Result<Self, StartError> {
         let began = Instant::now();
@@ -119,14 +121,15 @@ impl Replica {
         let (to_driver, peers) = mpsc::channel(PEERS_INBOX);
         let (clients, from_clients) = mpsc::channel(CLIENTS_INBOX);
         let (known_shown, known) = watch::channel(Vec::new());
-        let ((marks, marked), (looks, looked)) = (mpsc::channel(1), mpsc::channel(LOOKS_MAX));
+        let ((marks, marked), (scale_reads, reads_due)) =
+            (mpsc::channel(1), mpsc::channel(SCALE_READS_MAX));
         let shown = Shown {
             status: status_shown,
             metrics: Arc::clone(&metrics),
             began,
             known: known_shown,
             marks,
-            looks,
+            scale_reads,
         };
         let inboxes = Inboxes { peers, clients: from_clients };
         let (identity, driver, database) = spawn(opened.disk, settings.options(), inboxes, shown);
@@ -140,9 +143,9 @@ impl Replica {
         let (name, mut keeping) = (settings.name.clone(), None);
         if let Some(orchestrator) = orchestrator.clone() {
             let clients = clients.clone();
-            let keeper = Keeper { orchestrator, driver: to_driver, clients };
+            let keeper = MarkerWriter { orchestrator, driver: to_driver, clients };
             let own = Own { cluster, name: name.clone(), status: status.clone() };
-            keeping = Some(follow(&mut tasks, keeper, (looked, marked), opened.claim, own));
+            keeping = Some(follow(&mut tasks, keeper, (reads_due, marked), opened.claim, own));
         }
         let serving = Clients::new(name, cluster, clients.clone(), status.clone(), others, metrics);
         tasks.spawn(serving.listen(ports.clients, connections_max));
@@ -168,7 +171,7 @@ impl Replica {
     /// Waits until this replica has to start anew: with another id, when its own is over, it is
     /// wanted, and it has got one; with none, when the marker, which could not be read at the
     /// start, turns out to belong to another cluster.
-    pub async fn outlived(&self, settings: &Settings) -> Option<Newborn> {
+    pub async fn outlived(&self, settings: &Settings) -> Option<NewIdentity> {
         let Some(orchestrator) = &self.orchestrator else { return std::future::pending().await };
         let (waiting, _) = watch::channel(String::new());
         let (Settings { data, name, .. }, cluster) = (settings, Some(self.cluster));
@@ -183,7 +186,7 @@ impl Replica {
     /// it runs: some replicas may learn only from it that their configuration is over. A replica
     /// whose disk is not the one that the others remember gets another id too, when a majority does
     /// without it.
-    async fn retired(&self, birth: &Birth<'_>) -> Newborn {
+    async fn retired(&self, birth: &Birth<'_>) -> NewIdentity {
         let mut status = self.status.clone();
         let is_retired = |status: &Option<Arc<Status>>| {
             let role = status.as_ref().map(|status| status.role);
@@ -210,7 +213,7 @@ impl Replica {
 
     /// Whether a given id is of no use: it is the one that this replica has; or this replica's own
     /// id is a member's by now, so that it votes and the others count on it.
-    fn keeps_its_id(&self, given: &Newborn) -> bool {
+    fn keeps_its_id(&self, given: &NewIdentity) -> bool {
         let status = self.status.borrow();
         status.as_ref().is_some_and(|own| {
             let is_member = given.members.name_of(own.replica).is_some();
@@ -322,8 +325,8 @@ struct Own {
 /// Starts the tasks with which a replica follows its orchestrator.
 fn follow(
     tasks: &mut JoinSet<()>,
-    keeper: Keeper,
-    (looks, marks): (mpsc::Receiver<Look>, mpsc::Receiver<Claim>),
+    keeper: MarkerWriter,
+    (reads, marks): (mpsc::Receiver<ScaleRead>, mpsc::Receiver<Claim>),
     unasked: Option<Claim>,
     Own { cluster, name, status }: Own,
 ) -> Keeping {
@@ -340,7 +343,7 @@ fn follow(
         driver: driver.clone(),
     };
     tasks.spawn(upkeep.keep());
-    tasks.spawn(orchestrator::watch(orchestrator, name, driver, looks));
+    tasks.spawn(orchestrator::watch(orchestrator, name, driver, reads));
     AbortOnDropHandle::new(tokio::spawn(keeper.keep(marks, unasked)))
 }
 

@@ -16,7 +16,7 @@ use crate::driver::TICK;
 use crate::engine::Options;
 use crate::planner::{self, ordinal};
 use crate::state::version::Version;
-use crate::storage::rocks::open::{Newborn, Owner};
+use crate::storage::rocks::open::{NewIdentity, Owner};
 use crate::transport::AddressBook;
 
 /// Most members of a cluster.
@@ -295,7 +295,7 @@ impl Settings {
             newborn: self
                 .cluster
                 .filter(|_| !self.members.is_empty())
-                .map(|cluster| Newborn::given(cluster, &self.name, &self.members)),
+                .map(|cluster| NewIdentity::given(cluster, &self.name, &self.members)),
         }
     }
 }

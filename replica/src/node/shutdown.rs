@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::driver::ClientEvent;
 use crate::engine::Input;
 use crate::node::rediscovery::superseded;
-use crate::orchestrator::{Happening, Orchestrator, OrchestratorError};
+use crate::orchestrator::{ClusterEvent, Orchestrator, OrchestratorError};
 use crate::planner::{Scale, ordinal};
 
 /// Time between two checks whether the replica may go.
@@ -160,7 +160,7 @@ impl Leaving<'_> {
     async fn warn(&self, reason: &'static str, note: String) {
         warn!("{note}");
         if let Some(herald) = self.orchestrator.herald(self.name) {
-            herald.tell(Happening { is_warning: true, reason, note, name: None }).await;
+            herald.tell(ClusterEvent { is_warning: true, reason, note, name: None }).await;
         }
     }
 

@@ -31,7 +31,7 @@ const NOTE_CHARACTERS_MAX: usize = 300;
 
 /// Something that operators should hear of.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Happening {
+pub struct ClusterEvent {
     /// Whether it is trouble; otherwise it is a normal happening.
     pub is_warning: bool,
     /// The reason in one word, as `kubectl get events` shows it.
@@ -43,12 +43,12 @@ pub struct Happening {
 }
 
 /// The sender of one replica's Events.
-pub struct Herald {
+pub struct EventRecorder {
     kubernetes: Kubernetes,
     name: String,
 }
 
-impl Herald {
+impl EventRecorder {
     pub(super) fn new(kubernetes: Kubernetes, name: String) -> Self {
         Self { kubernetes, name }
     }
@@ -76,7 +76,7 @@ impl Herald {
     }
 
     /// Writes one Event.
-    pub async fn tell(&self, happening: Happening) {
+    pub async fn tell(&self, happening: ClusterEvent) {
         let Kubernetes { namespace, set, known, .. } = &self.kubernetes;
         let uid = known.lock().unwrap_or_else(PoisonError::into_inner).uid.clone();
         let reference = |version: &str, kind: &str, name: &str, uid| ObjectReference {
@@ -125,7 +125,7 @@ struct Last {
 
 impl Last {
     /// Returns the happenings that a status shows for the first time.
-    fn news(&mut self, status: &Status, now: Instant) -> Vec<Happening> {
+    fn news(&mut self, status: &Status, now: Instant) -> Vec<ClusterEvent> {
         let Status { cluster, configuration, membership, trouble, name, .. } = status;
         let trouble = trouble.as_ref().map(|trouble| format!("{name}: {trouble}"));
         // Only the leader knows why the members are not those wanted.
@@ -138,11 +138,15 @@ impl Last {
 
     /// Returns a happening with the members if they changed. The first members seen are not
     /// reported.
-    fn change(&mut self, cluster: ClusterId, configuration: &Configuration) -> Option<Happening> {
+    fn change(
+        &mut self,
+        cluster: ClusterId,
+        configuration: &Configuration,
+    ) -> Option<ClusterEvent> {
         let Configuration { id, members } = configuration;
         let before = std::mem::replace(&mut self.configuration, id.0);
         let members: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
-        (before != 0 && id.0 > before).then(|| Happening {
+        (before != 0 && id.0 > before).then(|| ClusterEvent {
             is_warning: false,
             reason: "Configured",
             note: format!("configuration {}: {}", id.0, members.join(", ")),
@@ -166,7 +170,7 @@ impl Lasting {
         reason: &'static str,
         what: Option<String>,
         now: Instant,
-    ) -> Option<Happening> {
+    ) -> Option<ClusterEvent> {
         let Some(what) = what else {
             *self = Self::default();
             return None;
@@ -180,7 +184,7 @@ impl Lasting {
             return None;
         }
         self.told = Some((what.clone(), is_warning, now));
-        Some(Happening { is_warning, reason, note: what, name: None })
+        Some(ClusterEvent { is_warning, reason, note: what, name: None })
     }
 }
 

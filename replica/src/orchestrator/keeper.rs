@@ -18,7 +18,7 @@ use crate::marker::{Claim, Mark, Past};
 const ASK_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A task that keeps the cluster's marker up to date, as the driver wants it.
-pub struct Keeper {
+pub struct MarkerWriter {
     /// The orchestrator that keeps the marker.
     pub orchestrator: Orchestrator,
     /// The driver, which reads the volume.
@@ -27,7 +27,7 @@ pub struct Keeper {
     pub clients: mpsc::Sender<ClientEvent>,
 }
 
-impl Keeper {
+impl MarkerWriter {
     /// Runs until every sender of claims is gone, and the last claim is answered. With `unasked`,
     /// also asks whether the marker knows more than the disk, and retries for as long as it takes.
     pub async fn keep(self, wanted: mpsc::Receiver<Claim>, unasked: Option<Claim>) {

@@ -4,7 +4,7 @@
 //! [`marker_interval`](Orchestrator::marker_interval), and at once when a replica asks to join;
 //! that its contents are reported again, also when an older marker was put back; that a marker
 //! which names another cluster is never touched; and that operators are notified. The contents are
-//! reported by the [keeper](super::Keeper).
+//! reported by the [keeper](super::MarkerWriter).
 //!
 //! Only a ready leader creates it: a replica of a cluster that never served must not put its own
 //! marker in the place of one that an operator has just removed.
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::{Happening, Orchestrator, OrchestratorError, Scale, mark};
+use super::{ClusterEvent, Orchestrator, OrchestratorError, Scale, mark};
 use crate::driver::ClientEvent;
 use crate::engine::{Input, Verdict};
 use crate::marker::Mark;
@@ -121,7 +121,9 @@ impl Upkeep {
     async fn tell(&self, note: String) {
         warn!("{note}");
         if let Some(herald) = self.orchestrator.herald(&self.name) {
-            herald.tell(Happening { is_warning: true, reason: "Marker", note, name: None }).await;
+            herald
+                .tell(ClusterEvent { is_warning: true, reason: "Marker", note, name: None })
+                .await;
         }
     }
 }

@@ -37,7 +37,7 @@ pub enum Entry {
     /// for entries that are too many for the message, or compacted, up to the end of the log at
     /// that time. The engine replaces it. (The last variant, because it has no serialized number.)
     #[serde(skip)]
-    Elsewhere {
+    Placeholder {
         /// The accepted index when the message was made.
         end: usize,
     },
@@ -59,7 +59,7 @@ impl Entry {
     #[must_use]
     pub fn kind(&self) -> EntryKind {
         match self {
-            Self::Noop | Self::Elsewhere { .. } => EntryKind::Noop,
+            Self::Noop | Self::Placeholder { .. } => EntryKind::Noop,
             Self::Command(Command { operation: Operation::Put { .. }, .. }) => EntryKind::Put,
             Self::Command(Command { operation: Operation::Delete { .. }, .. }) => EntryKind::Delete,
             Self::StopSign(_) => EntryKind::StopSign,
@@ -73,7 +73,7 @@ impl Entry {
     #[must_use]
     pub fn version(&self) -> Version {
         match self {
-            Self::Noop | Self::Command(_) | Self::StopSign(_) | Self::Elsewhere { .. } => {
+            Self::Noop | Self::Command(_) | Self::StopSign(_) | Self::Placeholder { .. } => {
                 Version::FIRST
             }
             Self::Version(_) | Self::Checksum => Version::CHECKSUMS,
@@ -86,7 +86,7 @@ impl Entry {
     pub fn weight(&self) -> usize {
         ENTRY_BYTES
             + match self {
-                Self::Noop | Self::Elsewhere { .. } | Self::Version(_) | Self::Checksum => 0,
+                Self::Noop | Self::Placeholder { .. } | Self::Version(_) | Self::Checksum => 0,
                 Self::Command(command) => command.operation.bytes(),
                 Self::StopSign(next) => {
                     next.members.iter().map(|member| ENTRY_BYTES + member.name.len()).sum()

@@ -166,7 +166,7 @@ pub fn apply<T: Table>(
                 run.changes.version = run.changes.version.max(Some(*version));
                 None
             }
-            Entry::Elsewhere { .. } => panic!("a stand-in for entries is never in a log"),
+            Entry::Placeholder { .. } => panic!("a stand-in for entries is never in a log"),
             Entry::Command(command) => Some((command.id, run.command(index, command))),
         };
         results.push(Applied { index, outcome });

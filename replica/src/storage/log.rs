@@ -2,7 +2,7 @@
 //!
 //! Guarantees that every call of the library is one atomic write, that nothing is written
 //! needlessly, that the unused parts of the library (snapshots, stop signs) leave no trace, and
-//! that a suffix that is too long for one message is not read: `Entry::Elsewhere` stands for it.
+//! that a suffix that is too long for one message is not read: `Entry::Placeholder` stands for it.
 //! Does not know a disk; a [`LogDisk`] does, and stops the replica rather than fail.
 
 use omnipaxos::ballot_leader_election::Ballot;
@@ -156,7 +156,7 @@ impl<D: LogDisk> Storage<Entry> for Log<D> {
     fn get_suffix(&self, from: usize) -> StorageResult<Vec<Entry>> {
         let accepted = self.0.numbers().accepted;
         match from < self.0.sendable() && from < accepted {
-            true => Ok(vec![Entry::Elsewhere { end: accepted }]),
+            true => Ok(vec![Entry::Placeholder { end: accepted }]),
             false => self.get_entries(from, accepted),
         }
     }

@@ -408,7 +408,7 @@ impl Cluster {
                 self.mark(id, mark);
                 Ok(())
             }
-            Output::Look(look) => self.look(id, look),
+            Output::ReadScale(read) => self.look(id, read),
             Output::Frame { .. } | Output::Status { .. } => Ok(()),
             Output::LeaderChanged(_) | Output::Known(_) => Ok(()),
             Output::EndSession { peer } => {

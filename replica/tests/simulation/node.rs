@@ -115,7 +115,7 @@ impl Node {
         let options =
             Options { allows_faults: false, newest: self.newest, checksum_ticks: CHECKSUM_TICKS };
         self.process = Some(Process {
-            engine: Engine::without(rules.engine, self.disk.clone(), options),
+            engine: Engine::with_rules(rules.engine, self.disk.clone(), options),
             snapshots: self.disk.snapshots(),
             gate: Gate::default(),
             syncing: None,

@@ -7,7 +7,7 @@
 
 use kvorum_protocol::message::{Admin, Answer, Request};
 use kvorum_protocol::status::{Configuration, ReplicaId, Role, Status};
-use kvorum_replica::engine::{ClientKey, Input, Look};
+use kvorum_replica::engine::{ClientKey, Input, ScaleRead};
 use kvorum_replica::marker::Marker;
 use kvorum_replica::planner::{Scale, ordinal};
 use kvorum_replica::state::chain::Standing;
@@ -233,11 +233,11 @@ impl Cluster {
             return Ok(());
         }
         let wanted = Some(Scale { start: 0, replicas: wanted });
-        self.turn(id, Input::Scale { wanted, look: None })
+        self.turn(id, Input::Scale { wanted, read: None })
     }
 
     /// Answers a replica that looks up the wanted number; some answers are lost.
-    pub(super) fn look(&mut self, node: ReplicaId, look: Look) -> Result<(), String> {
+    pub(super) fn look(&mut self, node: ReplicaId, look: ScaleRead) -> Result<(), String> {
         let name = &self.nodes[self.place(node)].disk.identity().name;
         let ordinal = ordinal(name).ok_or_else(|| format!("{name} has no ordinal, and looks"))?;
         let is_heard = self.hears(ordinal);
@@ -246,7 +246,7 @@ impl Cluster {
         let wanted = Some(Scale { start: 0, replicas: scaling.wanted });
         if is_heard && !is_lost {
             let (life, delay) = (self.node(node).life, self.random.random_range(500..20_000));
-            let input = Box::new(Input::Scale { wanted, look: Some(look) });
+            let input = Box::new(Input::Scale { wanted, read: Some(look) });
             self.schedule(delay, Event::Read { node, life, input });
         }
         Ok(())

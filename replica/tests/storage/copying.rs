@@ -58,7 +58,7 @@ fn members(id: u32) -> Configuration {
 /// Returns a joiner that was given a configuration which others reached long before.
 fn joiner() -> Owner {
     let (cluster, replica) = (ClusterId(1), ReplicaId(40));
-    let newborn = Some(Newborn { cluster, replica, members: members(5) });
+    let newborn = Some(NewIdentity { cluster, replica, members: members(5) });
     Owner { newborn, ..owner() }
 }
 

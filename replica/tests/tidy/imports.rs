@@ -154,6 +154,7 @@ const REPLICA: &[Layer] = &[
     ("state", &["limits"]),
     ("marker", &["state"]),
     ("storage", &["limits", "marker", "state"]),
+    ("offline", &["marker", "state", "storage"]),
     ("engine", &["limits", "marker", "planner", "state", "storage"]),
     ("driver", &["engine", "limits", "marker", "state", "storage"]),
     ("transport", &["driver", "engine", "limits", "state", "storage"]),

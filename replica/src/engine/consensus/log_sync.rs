@@ -2,7 +2,7 @@
 //!
 //! The library answers a peer that lacks entries with all of them, in one message, whatever its log
 //! still holds. Where they are compacted, or too many, the storage gives it a stand-in
-//! ([`Entry::Elsewhere`]), and here the message is changed to one that builds on state instead: a
+//! ([`Entry::Placeholder`]), and here the message is changed to one that builds on state instead: a
 //! prefix that is decided, and only the entries after it. Its receiver hands it to the library when
 //! its own state has that prefix. (A negative control shows that a receiver without the state would
 //! lose entries.)
@@ -47,7 +47,7 @@ pub fn complete<L: Storage<Entry>>(
     };
     let Some(log_sync) = log_sync else { return true };
     // Entries that came to the log since then are in messages of their own.
-    let Some(&Entry::Elsewhere { end }) = log_sync.suffix.first() else { return true };
+    let Some(&Entry::Placeholder { end }) = log_sync.suffix.first() else { return true };
     if ballot != paxos.get_promise() || end > paxos.get_accepted_idx() {
         // The log may be another leader's by now, or another leader may have cut it since.
         return false;

@@ -36,7 +36,7 @@ pub struct Written {
 }
 
 /// The consensus instance of a configuration of one.
-pub struct Solo<L> {
+pub struct SoleVoter<L> {
     log: L,
     id: ConfigurationId,
     ballot: Ballot,
@@ -52,7 +52,7 @@ pub struct Solo<L> {
     waits_for_sync: bool,
 }
 
-impl<L: Storage<Entry>> Solo<L> {
+impl<L: Storage<Entry>> SoleVoter<L> {
     /// Starts from the contents of the log.
     pub fn start(id: ConfigurationId, mut log: L, waits_for_sync: bool) -> Self {
         let last = log.get_promise().expect(NEVER_FAILS).unwrap_or_default();

@@ -10,26 +10,26 @@ use kvorum_protocol::status::{Member, ReplicaId};
 
 use crate::engine::consensus::Consensus;
 use crate::engine::context::Context;
-use crate::engine::message::{After, Look, Output, PeerMessage};
+use crate::engine::message::{After, Output, PeerMessage, ScaleRead};
 use crate::planner::{self, Candidate, Plan, Scale, View};
 use crate::storage::Store;
 
 /// Ticks between two plans.
 const PLAN_TICKS: u64 = 3;
 
-/// How long the answer to a look is valid, in ticks.
-const LOOK_HOLDS_TICKS: u64 = 50;
-/// Ticks after which an unanswered look is repeated, and the peers are asked too.
-const LOOK_AGAIN_TICKS: u64 = 300;
+/// How long a count that was read is valid, in ticks.
+const READ_HOLDS_TICKS: u64 = 50;
+/// Ticks after which an unanswered read is repeated, and the peers are asked too.
+const READ_AGAIN_TICKS: u64 = 300;
 
-/// A look: one query of the desired replica count.
-struct Looking {
+/// One read of the desired replica count.
+struct ScaleReading {
     number: u64,
     asked_at: u64,
     is_answered: bool,
 }
 
-impl Default for Looking {
+impl Default for ScaleReading {
     fn default() -> Self {
         Self { number: 0, asked_at: 0, is_answered: true }
     }
@@ -42,8 +42,8 @@ pub(in crate::engine) struct Planning {
     waits: Option<String>,
     /// The tick since which some joiner could have become a member.
     addable_since: Option<u64>,
-    /// The last look at the desired replica count.
-    look: Looking,
+    /// The last read of the desired replica count.
+    read: ScaleReading,
     /// The tick until which its answer is valid.
     sure_until: u64,
     /// The leader and the count of this follower's last report.
@@ -52,20 +52,20 @@ pub(in crate::engine) struct Planning {
 
 impl Planning {
     /// Records the desired replica count that the orchestrator reported. If it answers a peer's
-    /// look, it is sent to that peer.
+    /// request, it is sent to that peer.
     pub(in crate::engine) fn want<S: Store>(
         &mut self,
         cx: &mut Context<S>,
         wanted: Option<Scale>,
-        look: Option<Look>,
+        read: Option<ScaleRead>,
     ) {
         cx.wanted = wanted;
-        let (Some(look), Some(wanted)) = (look, wanted) else { return };
-        if look.asker == cx.me {
-            self.looked(cx, wanted, look.number);
+        let (Some(read), Some(wanted)) = (read, wanted) else { return };
+        if read.asker == cx.me {
+            self.scale_read(cx, wanted, read.number);
         } else {
-            let message = PeerMessage::Wanted { wanted, number: Some(look.number) };
-            cx.send(look.asker, message, After::Earlier);
+            let message = PeerMessage::Wanted { wanted, number: Some(read.number) };
+            cx.send(read.asker, message, After::Earlier);
         }
     }
 
@@ -77,39 +77,39 @@ impl Planning {
         number: Option<u64>,
     ) {
         match number {
-            Some(number) => self.looked(cx, wanted, number),
-            // The count may be older than the known one: it is only a reason to look.
-            None if cx.is_leading() && cx.wanted != Some(wanted) => self.look(cx),
+            Some(number) => self.scale_read(cx, wanted, number),
+            // The count may be older than the known one: it is only a reason to read it.
+            None if cx.is_leading() && cx.wanted != Some(wanted) => self.read_scale(cx),
             None => {}
         }
     }
 
-    fn looked<S: Store>(&mut self, cx: &mut Context<S>, wanted: Scale, number: u64) {
-        if number == self.look.number {
-            self.look.is_answered = true;
+    fn scale_read<S: Store>(&mut self, cx: &mut Context<S>, wanted: Scale, number: u64) {
+        if number == self.read.number {
+            self.read.is_answered = true;
             cx.wanted = Some(wanted);
-            self.sure_until = cx.now + LOOK_HOLDS_TICKS;
+            self.sure_until = cx.now + READ_HOLDS_TICKS;
         }
     }
 
-    /// Repeats a leader's look that got no answer, and asks the peers too: an answer is sent only
+    /// Repeats a leader's read that got no answer, and asks the peers too: an answer is sent only
     /// once.
-    pub(in crate::engine) fn advance_look<S: Store>(&mut self, cx: &mut Context<S>) {
-        let last = &self.look;
-        if !last.is_answered && cx.now >= last.asked_at + LOOK_AGAIN_TICKS && cx.is_leading() {
-            self.look(cx);
+    pub(in crate::engine) fn advance_read<S: Store>(&mut self, cx: &mut Context<S>) {
+        let last = &self.read;
+        if !last.is_answered && cx.now >= last.asked_at + READ_AGAIN_TICKS && cx.is_leading() {
+            self.read_scale(cx);
         }
     }
 
-    /// Looks up the desired replica count again, unless a look is under way.
-    fn look<S: Store>(&mut self, cx: &mut Context<S>) {
-        let last = &self.look;
-        if !last.is_answered && cx.now < last.asked_at + LOOK_AGAIN_TICKS {
+    /// Reads the desired replica count again, unless a read is under way.
+    fn read_scale<S: Store>(&mut self, cx: &mut Context<S>) {
+        let last = &self.read;
+        if !last.is_answered && cx.now < last.asked_at + READ_AGAIN_TICKS {
             return;
         }
         let (number, is_unanswered) = (last.number + 1, !last.is_answered);
-        self.look = Looking { number, asked_at: cx.now, is_answered: false };
-        cx.push(Output::Look(Look { asker: cx.me, number }));
+        self.read = ScaleReading { number, asked_at: cx.now, is_answered: false };
+        cx.push(Output::ReadScale(ScaleRead { asker: cx.me, number }));
         if is_unanswered {
             let peers: Vec<_> = cx.peers.connected().collect();
             for to in peers {
@@ -143,7 +143,7 @@ impl Planning {
     ) -> bool {
         let is_sure = !cx.rules.looks_again || !removes(cx, next) || self.sure_until >= cx.now;
         if !is_sure {
-            self.look(cx);
+            self.read_scale(cx);
         }
         is_sure
     }

@@ -236,7 +236,7 @@ mod tests {
 
     use super::*;
     use crate::state::version::Version;
-    use crate::storage::rocks::open::{Newborn, Owner};
+    use crate::storage::rocks::open::{NewIdentity, Owner};
     use crate::storage::segments::LogLimits;
     use crate::storage::{Database, Store};
 
@@ -244,7 +244,7 @@ mod tests {
 
     fn open(folder: &std::path::Path, nonce: u64) -> Database {
         let (cluster, name) = (ClusterId(1), "kvorum-0".to_owned());
-        let newborn = Some(Newborn::given(cluster, &name, std::slice::from_ref(&name)));
+        let newborn = Some(NewIdentity::given(cluster, &name, std::slice::from_ref(&name)));
         let owner = Owner { cluster: Some(cluster), name, newest: Version::NEWEST, newborn };
         let on_fatal = Arc::new(|what: &str| panic!("{what}"));
         Database::open(folder, &owner, nonce, LogLimits::default(), on_fatal).unwrap()

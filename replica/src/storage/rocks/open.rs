@@ -30,12 +30,12 @@ pub struct Owner {
     /// The newest version that the replica may have.
     pub newest: Version,
     /// The identity to use if the folder has none; `None` when the folder must have one.
-    pub newborn: Option<Newborn>,
+    pub newborn: Option<NewIdentity>,
 }
 
 /// The identity of a replica that starts on an empty folder.
 #[derive(Clone, Debug)]
-pub struct Newborn {
+pub struct NewIdentity {
     /// The cluster.
     pub cluster: ClusterId,
     /// The replica's id.
@@ -44,7 +44,7 @@ pub struct Newborn {
     pub members: Configuration,
 }
 
-impl Newborn {
+impl NewIdentity {
     /// Returns the identity of a member of a cluster that begins with the given names: the slots
     /// are the ids.
     ///
@@ -76,8 +76,8 @@ impl Owner {
 
     /// Returns the replica's identity at its first start.
     #[must_use]
-    pub fn identity(&self, newborn: &Newborn, nonce: u64) -> Identity {
-        let Newborn { cluster, replica, .. } = *newborn;
+    pub fn identity(&self, newborn: &NewIdentity, nonce: u64) -> Identity {
+        let NewIdentity { cluster, replica, .. } = *newborn;
         Identity { cluster, replica, name: self.name.clone(), incarnation: 1, nonce }
     }
 }
@@ -128,7 +128,7 @@ impl Opened<'_> {
         version: Version,
     ) -> Result<(Identity, Epoch, Chain), OpenError> {
         let found: Option<Identity> = self.get(keys::IDENTITY)?;
-        let unborn = || OpenError::Unborn { folder: self.folder.to_owned() };
+        let unborn = || OpenError::Uninitialized { folder: self.folder.to_owned() };
         let identity = match found {
             None => owner.identity(owner.newborn.as_ref().ok_or_else(unborn)?, nonce),
             Some(identity) if owner.is_of(&identity) => {

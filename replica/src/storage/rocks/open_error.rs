@@ -39,7 +39,7 @@ pub enum OpenError {
     },
     /// It belongs to no replica yet.
     #[error("the data folder {folder} belongs to no replica yet")]
-    Unborn {
+    Uninitialized {
         /// The folder.
         folder: PathBuf,
     },

@@ -147,13 +147,13 @@ mod tests {
     use super::*;
     use crate::state::entry::Command;
     use crate::state::machine::{Lane, Record};
-    use crate::storage::rocks::open::Newborn;
+    use crate::storage::rocks::open::NewIdentity;
 
     const INDEX: u64 = 16;
 
     fn owner() -> Owner {
         let (cluster, name) = (ClusterId(7), "kvorum-0".to_owned());
-        let newborn = Some(Newborn::given(cluster, &name, std::slice::from_ref(&name)));
+        let newborn = Some(NewIdentity::given(cluster, &name, std::slice::from_ref(&name)));
         Owner { cluster: Some(cluster), name, newest: Version::NEWEST, newborn }
     }
 

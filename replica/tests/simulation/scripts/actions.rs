@@ -318,12 +318,12 @@ impl World {
 
     /// Reports another number to a replica than the wanted one.
     pub fn mislead(&mut self, id: ReplicaId, replicas: u32) -> Result<(), String> {
-        self.take(id, Input::Scale { wanted: Some(Scale { start: 0, replicas }), look: None })
+        self.take(id, Input::Scale { wanted: Some(Scale { start: 0, replicas }), read: None })
     }
 
     fn hear(&mut self, id: ReplicaId) -> Result<(), String> {
         let wanted = self.wanted.map(|replicas| Scale { start: 0, replicas });
-        self.take(id, Input::Scale { wanted, look: None })
+        self.take(id, Input::Scale { wanted, read: None })
     }
 
     /// Requests an id at a replica, for the volume of an ordinal.

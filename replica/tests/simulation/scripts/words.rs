@@ -64,7 +64,7 @@ pub fn entry(entry: &Entry) -> String {
         Entry::Version(version) => format!("version {version}"),
         Entry::Checksum => "checksum".to_owned(),
         Entry::Join { name, .. } => format!("join {name}"),
-        Entry::Elsewhere { end } => format!("entries up to {end}"),
+        Entry::Placeholder { end } => format!("entries up to {end}"),
     }
 }
 

@@ -342,10 +342,10 @@ impl World {
             }
             Output::Sync(written) => self.process(id)?.gate.wait_for(written),
             Output::Mark(mark) => self.mark(id, mark),
-            Output::Look(look) => {
+            Output::ReadScale(read) => {
                 let wanted = self.wanted.map(|replicas| Scale { start: 0, replicas });
                 if let Some(wanted) = wanted {
-                    let input = Input::Scale { wanted: Some(wanted), look: Some(look) };
+                    let input = Input::Scale { wanted: Some(wanted), read: Some(read) };
                     self.answers.push_back((id, input));
                 }
             }

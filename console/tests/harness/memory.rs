@@ -4,6 +4,9 @@
 //! killed replica. It records every call, so that a test can assert which calls were not made. It
 //! proves nothing about real replicas.
 
+#![allow(dead_code, reason = "each test file uses its own part of the harness")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,12 +22,12 @@ use kvorum_protocol::{Fate, Key, Status, Value};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::Backend;
-use crate::clock::Clock;
-use crate::exit::{Exit, Stop};
-use crate::message::{Call, Place, Previous, Reply, Seen, Source};
-use crate::probe::{Store, Task, Written};
-use crate::sink::Sink;
+use kvorum::backend::Backend;
+use kvorum::clock::Clock;
+use kvorum::exit::{Exit, Stop};
+use kvorum::message::{Call, Place, Previous, Reply, Seen, Source};
+use kvorum::probe::{Store, Task, Written};
+use kvorum::sink::Sink;
 
 /// The time from the loss of a leader to the next leader.
 const ELECTION: Duration = Duration::from_millis(150);
