@@ -1,8 +1,8 @@
 //! Pure: the console's view of the replicas, and the events derived from it.
 //!
 //! Guarantees that a replica once seen stays in its place, up or down, until it is neither a member
-//! nor running; and that every change an operator cares about becomes one [`ClusterEvent`]. Does not
-//! know what is drawn.
+//! nor running; and that every change an operator cares about becomes one [`ClusterEvent`]. Does
+//! not know what is drawn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -14,8 +14,8 @@ use crate::limits::{OUTBOUND_BYTES_MAX, PEER_BYTES_MAX};
 use crate::storage::Store;
 
 impl<S: Store + Clone + Send + 'static> Driver<S> {
-    /// Sends a message once its condition is met. A heartbeat of a leader that has to fall silent is
-    /// dropped.
+    /// Sends a message once its condition is met. A heartbeat of a leader that has to fall silent
+    /// is dropped.
     pub(super) fn send(&mut self, to: ReplicaId, message: PeerMessage, after: After) {
         let is_heartbeat = matches!(&message, PeerMessage::Paxos { message: Message::BLE(_), .. });
         if is_heartbeat && self.engine.falls_silent() {
