@@ -21,6 +21,7 @@ use kvorum_protocol::{Client, ClientError, Key, Value};
 use proxy::Proxy;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
 
 /// Longer than any failover, so that no request ends with an unknown outcome.
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -16,14 +16,15 @@ pub mod kubernetes;
 mod upkeep;
 mod witnesses;
 
+use std::pin::Pin;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::BoxStream;
 use kvorum_protocol::client::Resolve;
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, interval_at};
+use tokio_stream::wrappers::IntervalStream;
+use tokio_stream::{Stream, StreamExt};
 use tracing::{info, warn};
 
 use crate::driver::ClientEvent;
@@ -173,12 +174,9 @@ impl Orchestrator {
 
     /// Returns a stream with one item each time that the desired scale may have changed. Never
     /// ends.
-    fn hints(&self) -> BoxStream<'static, ()> {
+    fn hints(&self) -> Hints {
         match self {
-            Self::Folder(_) => {
-                futures::stream::unfold((), |()| async { Some((sleep(LOOK_INTERVAL).await, ())) })
-                    .boxed()
-            }
+            Self::Folder(_) => Box::pin(looks().map(drop)),
             Self::Kubernetes(kubernetes) => kubernetes.hints(),
         }
     }
@@ -193,6 +191,14 @@ impl Orchestrator {
             }
         }
     }
+}
+
+/// A stream of moments at which the desired scale may have changed.
+type Hints = Pin<Box<dyn Stream<Item = ()> + Send>>;
+
+/// Returns a stream of the moments at which to look again at what is not watched.
+fn looks() -> IntervalStream {
+    IntervalStream::new(interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL))
 }
 
 /// The way in which a replica without an identity comes to its cluster.

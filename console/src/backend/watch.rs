@@ -16,6 +16,7 @@ use kvorum_protocol::status::{Role, Status};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_stream::StreamExt;
 
 use super::strangers::{Standing, Strangers};
 use crate::exit::{Exit, Stop};

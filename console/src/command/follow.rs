@@ -14,6 +14,7 @@ use crate::arguments::Format;
 use crate::exit::Stop;
 use crate::node::Node;
 use crate::output;
+use tokio_stream::StreamExt;
 
 /// The time between two attempts to resume while the cluster is away.
 const RETRY: Duration = Duration::from_millis(500);

@@ -5,14 +5,14 @@
 //! succeeds says nothing about the watch that follows. Does not know what the objects are for.
 
 use std::fmt::Debug;
+use std::pin::Pin;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::BoxStream;
 use kube::runtime::watcher;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_stream::{Stream, StreamExt};
 
 use super::access::Access;
 use super::trouble;
@@ -78,7 +78,7 @@ pub struct Watching<K> {
     api: Api<K>,
     access: Access,
     config: watcher::Config,
-    events: BoxStream<'static, watcher::Result<watcher::Event<K>>>,
+    events: Pin<Box<dyn Stream<Item = watcher::Result<watcher::Event<K>>> + Send>>,
     /// Whether the last event was an error.
     has_failed: bool,
     course: Course,
@@ -92,7 +92,7 @@ where
     pub fn new(api: Api<K>, access: &Access, config: watcher::Config) -> Self {
         let config = config.timeout(WATCH_SECONDS);
         Self {
-            events: watcher(api.clone(), config.clone()).boxed(),
+            events: Box::pin(watcher(api.clone(), config.clone())),
             api,
             access: access.clone(),
             config,
@@ -107,7 +107,7 @@ where
             if self.has_failed {
                 sleep(self.course.pause).await;
                 // A resumed watch would report nothing until an object changes.
-                self.events = watcher(self.api.clone(), self.config.clone()).boxed();
+                self.events = Box::pin(watcher(self.api.clone(), self.config.clone()));
                 self.has_failed = false;
             }
             let event = match self.course.settles {

@@ -12,11 +12,14 @@ mod pin;
 mod remembered;
 mod survey;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::connection::{ConnectError, Connection};
 use crate::data::{Condition, Key, LimitError, Operation, Outcome, Value};
@@ -366,6 +369,7 @@ impl Client {
             let opened = timeout_at(deadline, connection.subscribe(asked)).await;
             match opened {
                 Ok(Ok((from, events))) if self.attempts.pin.holds(&connection) => {
+                    let events = ReceiverStream::new(events);
                     return Ok(Events { from, events, connection });
                 }
                 Ok(Ok(_)) => {}
@@ -410,19 +414,22 @@ impl Client {
 pub struct Events {
     /// The first event is at or after this index.
     pub from: u64,
-    events: mpsc::Receiver<Event>,
+    events: ReceiverStream<Event>,
     connection: Connection,
 }
 
-impl Events {
-    /// Waits for the next event; `None` when the connection ended.
-    pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
-    }
+impl Stream for Events {
+    type Item = Event;
 
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        Pin::new(&mut self.events).poll_next(cx)
+    }
+}
+
+impl Events {
     /// Returns the next event, if it is there already.
     pub fn try_next(&mut self) -> Option<Event> {
-        self.events.try_recv().ok()
+        self.events.as_mut().try_recv().ok()
     }
 
     /// Returns the name of the replica that sends the events.

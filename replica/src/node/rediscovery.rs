@@ -12,13 +12,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use kvorum_protocol::Client;
 use kvorum_protocol::client::{Options, Resolve, Route};
 use kvorum_protocol::status::{Configuration, Status};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
+use tokio_stream::StreamExt;
 use tracing::info;
 
 use crate::driver::ClientEvent;

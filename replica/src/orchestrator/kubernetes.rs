@@ -14,8 +14,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::{self, BoxStream};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::events::v1::Event;
@@ -23,10 +21,11 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, Client, Config};
 use kvorum_protocol::client::{Endpoint, Resolve};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, interval_at, sleep, timeout};
+use tokio_stream::StreamExt;
 
 use super::folder::REPLICAS_MAX;
-use super::{OrchestratorError, Scale};
+use super::{Hints, OrchestratorError, Scale};
 use crate::marker::Marker;
 
 /// The longest time that one call may take.
@@ -214,19 +213,18 @@ impl Kubernetes {
         })
     }
 
-    pub(super) fn hints(&self) -> BoxStream<'static, ()> {
+    pub(super) fn hints(&self) -> Hints {
         let config = watcher::Config::default()
             .fields(&format!("metadata.name={}", self.set))
             .timeout(WATCH_SECONDS);
-        let watch = watcher(self.sets.clone(), config).boxed();
-        stream::unfold(watch, |mut watch| async {
-            // A timeout and an error are hints too: the next read tells more.
-            if let Ok(Some(Err(_))) = timeout(LOOK_INTERVAL, watch.next()).await {
+        let events = watcher(self.sets.clone(), config);
+        let ticks = interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
+        // A timeout and an error are hints too: the next read tells more.
+        Box::pin(events.timeout_repeating(ticks).then(|event| async move {
+            if let Ok(Err(_)) = event {
                 sleep(WATCH_PAUSE).await;
             }
-            Some(((), watch))
-        })
-        .boxed()
+        }))
     }
 
     /// Waits for a call, for a limited time.

@@ -10,13 +10,13 @@
 use std::io;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use kvorum_protocol::client::{Endpoint, Resolve};
 use kvorum_protocol::connection::{ConnectError, Connection};
 use kvorum_protocol::status::ClusterId;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::StreamExt;
 
 /// How long the others are asked. A live replica answers within milliseconds. A replica that begins
 /// a cluster on Kubernetes waits this long, once in its life, for others that are only starting:

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::{SinkExt, StreamExt};
+use futures::SinkExt;
 use kvorum_protocol::frame;
 use kvorum_protocol::status::ReplicaId;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout};
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 

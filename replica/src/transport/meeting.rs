@@ -14,7 +14,7 @@
 //! nothing that helps it to speak as a replica. Does not judge by itself; it asks the driver.
 
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::SinkExt;
 use kvorum_protocol::frame;
 use kvorum_protocol::status::ReplicaId;
 use serde::de::DeserializeOwned;
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
+use tokio_stream::StreamExt;
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::driver::PeerEvent;

@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::timeout;
+use tokio_stream::StreamExt;
 
 use super::{Client, Endpoint};
 use crate::message::{Answer, Request};
