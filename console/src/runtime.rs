@@ -62,6 +62,9 @@ pub enum Front {
     Demo,
 }
 
+/// How long the first line waits until the replicas were seen.
+const SEEING: Duration = Duration::from_secs(3);
+
 /// The state that the loop owns.
 pub struct Runtime {
     app: App,
@@ -73,6 +76,7 @@ pub struct Runtime {
     watching: Option<JoinHandle<()>>,
     /// The observations of the cluster, from the current backend only.
     seen: mpsc::Receiver<Event>,
+    attached_at: Option<Instant>,
     /// The number of attempts to attach.
     attempts: u64,
     /// The channel for the result of such an attempt.
@@ -127,6 +131,7 @@ impl Runtime {
             backend: None,
             watching: None,
             seen,
+            attached_at: None,
             attempts: 0,
             attached,
             probe: None,
@@ -232,6 +237,7 @@ impl Runtime {
         self.seen = seen;
         self.watching = Some(tokio::spawn(Arc::clone(&backend).watch(sink)));
         self.backend = Some(backend);
+        self.attached_at = Some(Instant::now());
         self.take(Event::Attached(place));
     }
 
@@ -263,15 +269,21 @@ impl Runtime {
         }
     }
 
-    /// Whether the next key or line may be taken. A line waits for the cluster and for the replies
-    /// to the lines before it, so that commands from a file are carried out one after the other.
+    /// Whether the next key or line may be taken. A line waits until the replicas were seen and the
+    /// lines before it are answered, so that those of a file are judged by what is there, in order.
     fn takes_input(&self) -> bool {
         match self.front {
             Front::Plain => {
-                !matches!(self.app.stage, Stage::Attaching) && self.app.calls.is_empty()
+                let is_there = !matches!(self.app.stage, Stage::Attaching);
+                is_there && !self.waits_to_see() && self.app.calls.is_empty()
             }
             _ => true,
         }
+    }
+
+    /// Whether the replicas of a cluster that was attached to just now are still to be seen.
+    fn waits_to_see(&self) -> bool {
+        self.attached_at.is_some_and(|at| at.elapsed() < SEEING) && !self.app.cluster.is_seen()
     }
 
     /// Whether a shared console has been idle for long: then it is drawn only for its heartbeat.
@@ -301,6 +313,9 @@ impl Runtime {
         if self.app.settings.is_shared && is_attached && (self.is_left() || !self.app.needs_ticks())
         {
             return Some(last + HEARTBEAT);
+        }
+        if matches!(self.front, Front::Plain) && self.waits_to_see() {
+            return Some(last + DATA_INTERVAL);
         }
         match (self.app.needs_ticks(), self.app.shows_ages()) {
             (true, _) => Some(last + DATA_INTERVAL),
@@ -405,6 +420,7 @@ impl Loop {
             }
             // The terminal, or the source of the lines, is gone.
             Woken::Key(None) => {
+                crate::update::unanswered(&mut runtime.app);
                 runtime.input = None;
                 runtime.app.is_quitting = true;
                 Due::Not

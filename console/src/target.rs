@@ -135,10 +135,21 @@ pub fn choose(global: &Global, named: Named, found: Found, is_write: bool) -> Re
         (None, true) => Ok(kubernetes()),
         (None, false) => Err(Stop::new(
             Exit::Unavailable,
-            "no cluster is named, no local one runs and there is no kubeconfig; start one with \
-             'kvorum local', or name one with --endpoints HOST:PORT, --local DIR or --context NAME",
+            format!(
+                "no cluster is named, no local one runs and there is no kubeconfig{}; start one \
+                 with 'kvorum local', or name one with --endpoints HOST:PORT, --local DIR or \
+                 --context NAME",
+                named_kubeconfig()
+            ),
         )),
     }
+}
+
+/// Says where the kubeconfig should be, if the environment names it.
+fn named_kubeconfig() -> String {
+    let list = std::env::var_os("KUBECONFIG").filter(|list| !list.is_empty());
+    let list = list.map(|list| crate::output::shell_path(std::path::Path::new(&list)));
+    list.map_or_else(String::new, |list| format!(" (KUBECONFIG is {list})"))
 }
 
 /// Whether a word is `HOST:PORT`.

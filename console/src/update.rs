@@ -29,7 +29,7 @@ use crate::exit::Exit;
 use crate::message::{Call, Effect, Event, HowToKill, Now, Place, ProbeReport, Seen};
 use crate::prompt::PaneName;
 
-pub use commands::why_detached;
+pub use commands::{unanswered, why_detached};
 
 /// The time between two attempts to attach to a target that waiting may bring back.
 const ATTACH_RETRY: Duration = Duration::from_secs(5);

@@ -246,6 +246,12 @@ impl Cluster {
         self.nodes.len()
     }
 
+    /// Whether enough was seen to judge the quorum: a leader, and each replica in some state.
+    pub fn is_seen(&self) -> bool {
+        let unseen = |node: &Node| matches!(node.state(), State::Unknown | State::Starting);
+        self.leader().is_some() && !self.nodes().any(unseen)
+    }
+
     /// Returns how many replicas serve.
     #[must_use]
     pub fn ready(&self) -> usize {

@@ -31,4 +31,13 @@ impl Access {
     pub fn server(&self) -> String {
         self.config.cluster_url.to_string().trim_end_matches('/').to_owned()
     }
+
+    /// Returns the proxy on the way there, without the password that its URL may hold.
+    #[must_use]
+    pub fn proxy(&self) -> Option<String> {
+        let url = self.config.proxy_url.as_ref()?;
+        let (scheme, host) = (url.scheme_str().unwrap_or("http"), url.host()?);
+        let port = url.port_u16().map_or_else(String::new, |port| format!(":{port}"));
+        Some(format!("{scheme}://{host}{port}"))
+    }
 }

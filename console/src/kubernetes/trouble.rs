@@ -53,7 +53,12 @@ pub fn explain(access: &Access, error: &Error) -> Stop {
         ),
         other => {
             let why = root_cause(other);
+            let proxy = access.proxy();
             let hint = match &why {
+                _ if proxy.is_some() => {
+                    ": is the proxy there, and does it let this server through? (proxy-url of the \
+                     kubeconfig, HTTPS_PROXY, NO_PROXY)"
+                }
                 why if why.contains("refused") => ": is the cluster running?",
                 why if why.contains("certificate") => {
                     ": the cluster's certificate and the kubeconfig do not fit (tls-server-name, \
@@ -64,9 +69,10 @@ pub fn explain(access: &Access, error: &Error) -> Stop {
                 }
                 _ => "",
             };
+            let way = proxy.map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"));
             Stop::new(
                 Exit::Unavailable,
-                format!("the API server {server} cannot be reached: {why}{hint}"),
+                format!("the API server {server} cannot be reached{way}: {why}{hint}"),
             )
         }
     }

@@ -68,6 +68,7 @@ impl StatefulSet {
                 folder.display(),
                 shell_path(folder)
             )),
+            None if folder.join(ASIDE).exists() => broken_off(folder),
             None => Stop::usage(format!(
                 "{} holds no local cluster ({error}); start one with 'kvorum local --data {}'",
                 folder.display(),
@@ -188,11 +189,7 @@ impl Folder {
             }
             set
         } else if path.join(ASIDE).exists() {
-            let folder = shell_path(&path);
-            return Err(Stop::usage(format!(
-                "a restore into {folder} was broken off: run 'kvorum restore FILE --data {folder}' \
-                 again, or remove {folder} for a new cluster"
-            )));
+            return Err(broken_off(&path));
         } else {
             let set = unwritten(&path, replicas)?;
             set.write(&path).map_err(cannot)?;
@@ -285,9 +282,21 @@ pub(super) fn end_on(what: String, next: String) -> OnFatal {
     })
 }
 
+/// Refuses a folder of which a restore was broken off.
+fn broken_off(folder: &Path) -> Stop {
+    let folder = shell_path(folder);
+    Stop::usage(format!(
+        "a restore into {folder} was broken off: run 'kvorum restore FILE --data {folder}' again, \
+         or remove {folder} for a new cluster"
+    ))
+}
+
 /// Does the same, for a folder that is being made.
 pub(super) fn end_on_write(folder: &Path) -> OnFatal {
-    end_on(format!("cannot make the folder {}", folder.display()), "nothing was changed".to_owned())
+    end_on(
+        format!("cannot make the folder {}", folder.display()),
+        "no cluster was made; make room, or lift the limit, and repeat the command".to_owned(),
+    )
 }
 
 /// Returns the folder that is used when none is named.

@@ -25,6 +25,11 @@ use crate::prompt::grammar::{ReadMode, Scenario, Switch};
 use crate::prompt::{Command, LineError, PaneName, View, What};
 use crate::value::key_of;
 
+/// The refusal of a command whose question was not answered.
+const UNANSWERED: &str = "nothing was done: the question was not answered; answer it in the next \
+                          line, or add --yes where that is enough";
+/// The most characters of a line that a refusal repeats.
+const SHOWN_CHARACTERS: usize = 200;
 /// The maximum number of lines in progress.
 const LINES_MAX: usize = 16;
 
@@ -82,13 +87,33 @@ pub fn entered(app: &mut App, line: &str) -> Vec<Effect> {
         };
         return match answer {
             Answer::Act(act) => acts::carry_out(app, act),
-            Answer::Stay | Answer::Cancel => {
+            Answer::Stay | Answer::Cancel if matches!(word, "" | "n" | "N" | "no") => {
                 app.output.say(app.now, Verdict::Note, "nothing was done");
                 Vec::new()
+            }
+            // No answer to the question: a command of its own.
+            Answer::Stay | Answer::Cancel => {
+                app.output.say(app.now, Verdict::Refused, UNANSWERED);
+                begin(app, line)
             }
         };
     }
     begin(app, line)
+}
+
+/// Refuses a question that is open when the input ends.
+pub fn unanswered(app: &mut App) {
+    if app.dialog.take().is_some() {
+        app.output.say(app.now, Verdict::Refused, UNANSWERED);
+    }
+}
+
+/// Returns a line as it is shown in a refusal: its beginning, if it is long.
+fn brief(line: &str) -> String {
+    match line.char_indices().nth(SHOWN_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
 }
 
 fn begin(app: &mut App, line: &str) -> Vec<Effect> {
@@ -96,11 +121,11 @@ fn begin(app: &mut App, line: &str) -> Vec<Effect> {
     let read = read.and_then(|commands| check_nodes(app, &commands).map(|()| commands));
     match read {
         Err(error) => {
-            app.output.say(app.now, Verdict::Refused, format!("{line}: {error}"));
+            app.output.say(app.now, Verdict::Refused, format!("{}: {error}", brief(line)));
         }
         Ok(_) if app.lines.len() >= LINES_MAX => {
             let why = format!("{LINES_MAX} lines are under way already");
-            app.output.say(app.now, Verdict::Refused, format!("{line}: {why}"));
+            app.output.say(app.now, Verdict::Refused, format!("{}: {why}", brief(line)));
         }
         Ok(commands) => {
             app.lines.push(Line { commands: commands.into(), waits_for: None });

@@ -190,3 +190,21 @@ fn what_a_joiner_was_told_stays_when_it_copies_what_is_older() {
     ];
     compare(&joiner(), &copy).unwrap();
 }
+
+/// A cut at an index that the log was cut at already changes nothing. The state goes back here,
+/// which the engine never asks for, so that what a cut removes shows.
+#[test]
+fn a_cut_that_is_not_new_changes_nothing() {
+    let commit = |changes_members| Step::Commit { beside_log: false, changes_members };
+    let steps = [
+        commit(false),
+        commit(false),
+        commit(true),
+        Step::Begin { later: 2, further: 0 },
+        Step::Chunk { keys: 0, is_last: true },
+        Step::Log(Call::Trim(0)),
+        Step::Switch,
+        Step::Log(Call::Append(vec![0, 0, 0])),
+    ];
+    compare(&owner(), &steps).unwrap();
+}

@@ -108,7 +108,9 @@ impl Image {
                 };
                 let log = self.logs.entry(configuration).or_insert_with(empty);
                 for write in writes {
-                    if let LogWrite::Compact(position) = write {
+                    if let LogWrite::Compact(position) = write
+                        && position > log.compacted()
+                    {
                         self.void = self.void.split_off(&(position as u64 + 1));
                     }
                     log.apply(write);
@@ -271,6 +273,10 @@ impl State {
 }
 
 impl ImageLog {
+    fn compacted(&self) -> usize {
+        self.storage.get_compacted_idx().expect(MEMORY_NEVER_FAILS)
+    }
+
     fn apply(&mut self, write: LogWrite) {
         let log = &mut self.storage;
         let written = match write {
