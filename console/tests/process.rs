@@ -176,3 +176,51 @@ fn a_batch_with_errors_says_so_at_its_end() {
     }
     assert_eq!(said(&cluster.run(&["get", "a"])).1, "2", "the lines that could be done were");
 }
+
+/// Runs lines in a console without a screen; returns its status and what it printed.
+fn plain(cluster: &Cluster, lines: &str) -> (i32, String, String) {
+    let mut command = kvorum();
+    command.arg("--local").arg(&cluster.folder).arg("--plain");
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = command.spawn().unwrap();
+    running.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    said(&running.wait_with_output().unwrap())
+}
+
+/// The first line comes before any replica was seen.
+#[test]
+fn the_first_line_is_judged_by_what_is_there() {
+    let cluster = Cluster::start(&[]);
+    for _ in 0..5 {
+        let (status, out, err) = plain(&cluster, "hand-over n1\nn\nstatus\n");
+        assert!(!out.contains("no leader is known"), "{out}{err}");
+        let (again, out, err) = plain(&cluster, "kill n1\nn\n");
+        assert_eq!((status, again), (0, 0), "a no is an answer: {out}{err}");
+        assert!(out.contains("quorum KEPT"), "{out}{err}");
+    }
+    let began = said(&cluster.run(&["status"])).1;
+    assert_eq!(began.matches(" yes ").count(), 3, "nothing was killed: {began}");
+}
+
+#[test]
+fn a_question_takes_no_line_that_is_no_answer() {
+    let cluster = Cluster::start(&["--replicas=1"]);
+    let (status, out, err) = plain(&cluster, "put x 1\ndelete x\nput other 2\nget other\n");
+    assert_eq!(status, 1, "the question was not answered: {out}{err}");
+    assert!(out.contains("get other = 2"), "{out}{err}");
+    assert_eq!(said(&cluster.run(&["get", "x"])).1, "1");
+    let (status, out, err) = plain(&cluster, "delete x\n");
+    assert_eq!(status, 1, "the input ended before the answer: {out}{err}");
+    assert!(out.contains("the question was not answered"), "{out}{err}");
+    assert_eq!(said(&cluster.run(&["get", "x"])).1, "1");
+    let (status, out, err) = plain(&cluster, "delete x\ny\n");
+    assert_eq!((status, said(&cluster.run(&["get", "x"])).0), (0, 3), "{out}{err}");
+}
+
+#[test]
+fn a_refused_line_is_shown_in_its_beginning() {
+    let cluster = Cluster::start(&["--replicas=1"]);
+    let (status, out, err) = plain(&cluster, &format!("put long {}\n", "a".repeat(900_000)));
+    assert_eq!(status, 1, "{err}");
+    assert!(out.len() < 2_000 && out.contains("put long aaa"), "{} bytes", out.len());
+}
