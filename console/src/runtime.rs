@@ -423,7 +423,7 @@ impl Loop {
                 crate::update::unanswered(&mut runtime.app);
                 runtime.input = None;
                 runtime.app.is_quitting = true;
-                Due::Not
+                if matches!(runtime.front, Front::Plain) { Due::Now } else { Due::Not }
             }
             Woken::Event(event) => take_data(runtime, event),
             Woken::Attached(attempt) => {
