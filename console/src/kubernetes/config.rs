@@ -100,10 +100,15 @@ pub fn contexts() -> Vec<String> {
 }
 
 /// Reads the files of a list that exist, as `kubectl` does: where several define the same thing,
-/// the first one counts.
+/// the first one counts, and a current context without a name is none.
 fn read(files: &[PathBuf]) -> Result<Kubeconfig, KubeconfigError> {
     let there = files.iter().filter(|file| file.exists());
-    there.map(Kubeconfig::read_from).try_fold(Kubeconfig::default(), |all, one| all.merge(one?))
+    let one = |file| {
+        let mut one = Kubeconfig::read_from(file)?;
+        one.current_context = one.current_context.filter(|context| !context.is_empty());
+        Ok(one)
+    };
+    there.map(one).try_fold(Kubeconfig::default(), |all, one| all.merge(one?))
 }
 
 fn contexts_of(kubeconfig: &Kubeconfig) -> Vec<String> {
@@ -240,5 +245,20 @@ mod tests {
         assert_eq!(contexts_in(&[None, Some("a")]), ["a"]);
         assert_eq!(contexts_in(&[Some("b"), None, Some("a")]), ["b", "a"], "the current one first");
         assert_eq!(contexts_in(&[None]), [""; 0]);
+    }
+
+    /// `kubectl config unset current-context` leaves an empty name.
+    #[test]
+    fn a_current_context_without_a_name_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let texts = ["current-context: ''\n", "current-context: b\n", "current-context: c\n"];
+        let file = |(number, text): (usize, &str)| {
+            let file = folder.path().join(number.to_string());
+            std::fs::write(&file, format!("apiVersion: v1\nkind: Config\n{text}")).unwrap();
+            file
+        };
+        let files: Vec<_> = texts.into_iter().enumerate().map(file).collect();
+        assert_eq!(read(&files).unwrap().current_context.as_deref(), Some("b"));
+        assert_eq!(read(&files[..1]).unwrap().current_context, None);
     }
 }
