@@ -2,8 +2,8 @@
 //!
 //! One thread owns the engine and the disk. Each turn drains the inboxes (bounded), steps the
 //! engine for each input, and hands the output to the links and clients; messages that report a
-//! durable fact wait in the [gate](crate::driver::gate). The sync runs on a thread of its own, so
-//! that meanwhile heartbeats and read probes are answered and work for the next sync accumulates.
+//! durable fact wait in the [gate]. The sync runs on a thread of its own, so that meanwhile
+//! heartbeats and read probes are answered and work for the next sync accumulates.
 //!
 //! The invariants; `tests/simulation/` checks I1 at each message, and removes it to confirm that
 //! data is then lost:
