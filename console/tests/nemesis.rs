@@ -181,6 +181,8 @@ async fn fault(cluster: &Cluster, client: &Client, random: &mut StdRng) -> (&'st
         }
         7 => {
             bring_copy(cluster, &victim, pause).await;
+            // It was away for longer than a restart takes: the next fault would take the majority.
+            status_when(client, &Route::Through(victim), |status| status.is_ready).await;
             return ("one runs on a copy of its folder", true);
         }
         _ => {
