@@ -259,17 +259,15 @@ pub async fn events(global: &Global, named: Named) -> Result<(), Stop> {
 /// Runs a console on a terminal, or in line mode.
 async fn run(global: &Global, settings: Settings, attach: Attach) -> Result<(), Stop> {
     let app = App::new(settings);
-    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    if global.attach && !has_terminal() && is_dumb {
-        return Err(Stop::usage(
-            "TERM is dumb: this terminal cannot show a screen; set TERM, or use --plain",
-        ));
-    }
     if global.attach && !has_terminal() {
-        return Err(Stop::usage(
-            "--attach needs a terminal to be attached to; give the container stdin: true and tty: \
-             true",
-        ));
+        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        return Err(Stop::usage(match is_dumb {
+            true => "TERM is dumb: this terminal cannot show a screen; set TERM, or use --plain",
+            false => {
+                "--attach needs a terminal to be attached to; give the container stdin: true and \
+                 tty: true"
+            }
+        }));
     }
     let console = match global.plain {
         true => {

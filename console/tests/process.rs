@@ -165,12 +165,7 @@ fn variables_that_are_set_to_nothing_are_not_set() {
 fn a_batch_with_errors_says_so_at_its_end() {
     let cluster = Cluster::start(&["--replicas=1"]);
     for (lines, expected) in [("put a 1\nget a\n", 0), ("put a 2\nfrob\nput a b c\nget a\n", 1)] {
-        let mut command = kvorum();
-        command.arg("--local").arg(&cluster.folder).arg("--plain");
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut running = command.spawn().unwrap();
-        running.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-        let (status, out, err) = said(&running.wait_with_output().unwrap());
+        let (status, out, err) = plain(&cluster, lines);
         assert_eq!(status, expected, "{out}{err}");
         assert_eq!(err.contains("2 of the lines were not done"), expected == 1, "{err}");
     }

@@ -274,14 +274,6 @@ pub(super) fn cannot_make(folder: &Path, error: &std::io::Error) -> Stop {
     Stop::failed(format!("cannot make the folder {}: {error}", folder.display()))
 }
 
-/// Returns a handler that ends the command when a disk fails, and prints what failed and what next.
-pub(super) fn end_on(what: String, next: String) -> OnFatal {
-    Arc::new(move |why: &str| {
-        crate::note::note(format!("{what}: {why}; {next}"));
-        std::process::exit(Exit::Failed as i32);
-    })
-}
-
 /// Refuses a folder of which a restore was broken off.
 fn broken_off(folder: &Path) -> Stop {
     let folder = shell_path(folder);
@@ -289,6 +281,14 @@ fn broken_off(folder: &Path) -> Stop {
         "a restore into {folder} was broken off: run 'kvorum restore FILE --data {folder}' again, \
          or remove {folder} for a new cluster"
     ))
+}
+
+/// Returns a handler that ends the command when a disk fails, and prints what failed and what next.
+pub(super) fn end_on(what: String, next: String) -> OnFatal {
+    Arc::new(move |why: &str| {
+        crate::note::note(format!("{what}: {why}; {next}"));
+        std::process::exit(Exit::Failed as i32);
+    })
 }
 
 /// Does the same, for a folder that is being made.

@@ -283,10 +283,9 @@ impl CatchUp {
         quarantine.sound.contains(&peer) || (is_known && is_late && later.is_some())
     }
 
-    /// Sends the next request. A state of which all chunks are here must have been
-    /// [taken](Self::switch) before.
-    pub(super) fn ask<S: Store>(&mut self, cx: &mut Context<S>) {
-        let install = cx.store.install();
+    /// Sends the next request, for the next chunk of the copy under way if there is one. A copy of
+    /// which all chunks are here must have been [taken](Self::switch) before.
+    pub(super) fn ask<S: Store>(&mut self, cx: &mut Context<S>, install: Option<Install>) {
         let Some(fetching) = &mut self.under_way else { return };
         let chunk = install.and_then(|i| i.after.map(|after| (i.snapshot, after)));
         let wanted = match (fetching.step, chunk) {

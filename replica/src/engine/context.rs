@@ -16,7 +16,7 @@ use super::rules::{Options, Rules};
 use super::standing::{Speaker, Standings, counts};
 use crate::engine::consensus::solo::Written;
 use crate::engine::requests::reads::Read;
-use crate::planner::Scale;
+use crate::planner::{self, Scale};
 use crate::state::chain::Standing;
 use crate::state::entry::Entry;
 use crate::state::snapshot::Quarantine;
@@ -206,6 +206,12 @@ impl<S: Store> Context<S> {
             }
             _ => {}
         }
+    }
+
+    /// Whether the desired replica count is known, and leaves the replica of this name out.
+    pub(super) fn is_unwanted(&self, name: &str) -> bool {
+        let wanted = self.wanted.zip(planner::ordinal(name));
+        wanted.is_some_and(|(wanted, ordinal)| !wanted.has(ordinal))
     }
 
     /// Requests a sync that covers everything so far, and the reads up to a round.

@@ -45,8 +45,8 @@ fn departure<S: Store>(
     restarts: &Restarts,
     peer: ReplicaId,
 ) -> (bool, bool, bool, Option<u32>, ReplicaId) {
-    let ordinal = planner::ordinal(cx.peers.name(peer));
-    let is_unwanted = cx.wanted.zip(ordinal).is_some_and(|(s, o)| !s.has(o));
+    let name = cx.peers.name(peer);
+    let (ordinal, is_unwanted) = (planner::ordinal(name), cx.is_unwanted(name));
     let own = planner::ordinal(&cx.store.identity().name);
     let is_next = restarts.is_to_restart() && ordinal < own;
     (restarts.is_stopping(peer, cx.now), is_unwanted, is_next, ordinal, peer)

@@ -25,7 +25,7 @@ use super::context::Context;
 use super::message::{After, Origin, PeerMessage};
 use super::restarts::Restarts;
 use crate::engine::requests::proposals::Proposals;
-use crate::planner::{self, Plan};
+use crate::planner::Plan;
 use crate::state::chain::Standing;
 use crate::storage::Store;
 use joining::Joins;
@@ -159,8 +159,7 @@ impl Membership {
     /// Whether a peer is not a member and will not be one: this replica leads, has no change under
     /// way, and knows that the peer's ordinal is not wanted.
     pub(super) fn is_dismissed<S: Store>(&self, cx: &Context<S>, peer: ReplicaId) -> bool {
-        let ordinal = planner::ordinal(cx.peers.name(peer));
-        let is_unwanted = cx.wanted.zip(ordinal).is_some_and(|(s, o)| !s.has(o));
+        let is_unwanted = cx.is_unwanted(cx.peers.name(peer));
         cx.is_leading() && !self.seals.has_proposed() && is_unwanted && !cx.peers.is_member(peer)
     }
 
@@ -199,10 +198,8 @@ impl Membership {
             index: cx.peers.state_of(member.replica).unwrap_or(0),
             is_linked: cx.peers.session(member.replica).is_some(),
         };
-        let leaves = |member: &&Member| {
-            let ordinal = planner::ordinal(&member.name);
-            wanted.zip(ordinal).is_some_and(|(wanted, o)| wanted.replicas > 0 && !wanted.has(o))
-        };
+        let is_wound_down = wanted.is_some_and(|wanted| wanted.replicas == 0);
+        let leaves = |member: &&Member| !is_wound_down && cx.is_unwanted(&member.name);
         let leaving = chain.current.members.iter().filter(leaves);
         Status {
             wanted: wanted.map(|wanted| wanted.replicas),

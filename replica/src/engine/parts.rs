@@ -313,10 +313,10 @@ impl<S: Store> Parts<S> {
     /// they were when this replica stopped.
     fn ask_source(&mut self) {
         let install = self.cx.store.install();
-        if install.is_some_and(|install| install.after.is_none()) {
+        if install.as_ref().is_some_and(|install| install.after.is_none()) {
             self.switch();
         }
-        self.catch_up.ask(&mut self.cx);
+        self.catch_up.ask(&mut self.cx, install);
     }
 
     /// Handles an answer to a request of the catch-up.

@@ -12,7 +12,7 @@ fn a_source_that_falls_silent_is_replaced() {
     let index = parts.cx.store.applied() + 10;
     parts.catch_up.is_behind(&mut parts.cx, leader, index);
     assert_eq!(parts.catch_up.source(), Some(leader));
-    parts.catch_up.ask(&mut parts.cx);
+    parts.catch_up.ask(&mut parts.cx, None);
     parts.cx.now += PATIENCE_TICKS;
     parts.catch_up.may_have_copied = false;
     assert!(parts.catch_up.advance(&mut parts.cx));
@@ -27,7 +27,7 @@ fn only_the_awaited_answer_counts() {
     let parts = cluster.parts(others[0]);
     let applied = parts.cx.store.applied();
     parts.catch_up.is_behind(&mut parts.cx, leader, applied + 1);
-    parts.catch_up.ask(&mut parts.cx);
+    parts.catch_up.ask(&mut parts.cx, None);
     let call = parts.catch_up.calls;
     let found = || Found::Entries { from: applied + 1, entries: vec![Entry::Noop], decided: 0 };
     for (peer, call) in [(leader, call - 1), (others[1], call)] {

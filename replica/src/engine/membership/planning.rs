@@ -189,12 +189,8 @@ impl Planning {
 
 /// Whether `next` lacks a member whose ordinal is no longer wanted.
 fn removes<S: Store>(cx: &Context<S>, next: &[Member]) -> bool {
-    let is_left = |member: &&Member| {
-        let ordinal = planner::ordinal(&member.name);
-        let wanted = cx.wanted.zip(ordinal);
-        !next.contains(member) && wanted.is_some_and(|(wanted, o)| !wanted.has(o))
-    };
-    cx.configuration.members.iter().any(|member| is_left(&member))
+    let is_left = |member: &Member| !next.contains(member) && cx.is_unwanted(&member.name);
+    cx.configuration.members.iter().any(is_left)
 }
 
 /// Returns what the planner has to know of a replica.
