@@ -7,17 +7,14 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
 #![allow(clippy::cast_precision_loss, reason = "figures are printed with few digits")]
 
-#[path = "../tests/harness/cluster.rs"]
-mod cluster;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cluster::Cluster;
 use hdrhistogram::Histogram;
+use kvorum_harness::cluster::Cluster;
 use kvorum_protocol::client::Route;
 use kvorum_protocol::message::Consistency;
 use kvorum_protocol::{Client, Key, Value};

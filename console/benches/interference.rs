@@ -12,16 +12,13 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
 #![allow(clippy::cast_precision_loss, reason = "figures are printed with few digits")]
 
-#[path = "../tests/harness/cluster.rs"]
-mod cluster;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, leader, number, random_value, status_when, status_within};
 use futures::StreamExt;
 use hdrhistogram::Histogram;
+use kvorum_harness::cluster::{Cluster, leader, number, random_value, status_when, status_within};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::data::Outcome;
 use kvorum_protocol::message::{Consistency, Scan};

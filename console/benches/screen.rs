@@ -8,26 +8,19 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
 #![allow(clippy::cast_precision_loss, reason = "figures are printed with few digits")]
 
-#[path = "../tests/harness/cluster.rs"]
-mod cluster;
-#[path = "../tests/harness/memory.rs"]
-mod memory;
-#[path = "../tests/harness/terminal.rs"]
-mod terminal;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster::Cluster;
 use hdrhistogram::Histogram;
 use kvorum::app::{App, Settings};
 use kvorum::backend::Backend;
+use kvorum_harness::cluster::Cluster;
+use kvorum_harness::memory::Memory;
+use kvorum_harness::terminal::{Terminal, kvorum, this_program};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::{Key, Value};
-use memory::Memory;
 use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process};
-use terminal::{Terminal, kvorum, this_program};
 
 /// The environment variable that sets the role of this program.
 const ROLE: &str = "KVORUM_BENCH_ROLE";

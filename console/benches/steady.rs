@@ -14,9 +14,6 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
 #![allow(clippy::cast_precision_loss, reason = "figures are printed with few digits")]
 
-#[path = "../tests/harness/cluster.rs"]
-mod cluster;
-
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -27,8 +24,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, leader, number, status_when};
 use hdrhistogram::Histogram;
+use kvorum_harness::cluster::{Cluster, leader, number, status_when};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::status::Status;
 use kvorum_protocol::{Client, Key, Value};

@@ -12,15 +12,12 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
 #![allow(clippy::cast_precision_loss, reason = "figures are printed with few digits")]
 
-#[path = "../tests/harness/cluster.rs"]
-mod cluster;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, number, random_value};
 use hdrhistogram::Histogram;
+use kvorum_harness::cluster::{Cluster, number, random_value};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::message::Consistency;
 use kvorum_protocol::{Client, Key};

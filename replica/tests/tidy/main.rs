@@ -62,8 +62,10 @@ const TOP_LEVEL: [&str; 9] = [
     "LICENSE",
 ];
 
+/// Returns the top of the checkout. Cargo runs tests in their package's folder; a path from the time
+/// of compilation could be another checkout's, which shared the target folder.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    std::env::current_dir().unwrap().parent().unwrap().to_owned()
 }
 
 fn sources(folder: &Path, into: &mut Vec<PathBuf>) {

@@ -1,0 +1,302 @@
+//! Tests of strangers that speak the protocols: they take no replica's place, end no process,
+//! change nothing, and their names reach no log and no screen unescaped.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::wire::{addresses, answer, client, connect, receive, resident_mib, send};
+use kvorum_harness::cluster::{Cluster, PATIENCE, said};
+use kvorum_protocol::frame;
+use kvorum_protocol::message::{Admin, Answer, Request};
+use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId, Status};
+use kvorum_replica::engine::{Introduction, PeerMessage, Rejection};
+use kvorum_replica::planner::Scale;
+use kvorum_replica::state::snapshot::Wanted;
+use kvorum_replica::state::start::{Challenge, Epoch, Proof, Secret, Start, Statement};
+use kvorum_replica::state::version::Version;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Frames sent to each port by default; `KVORUM_FRAMES` sets another number.
+const FRAMES: u64 = 2000;
+const NAMES: [&str; 3] = ["kvorum-0", "kvorum-1", "kvorum-2"];
+
+type Hello = ([u8; 8], Introduction, Challenge);
+
+fn hello(introduction: Introduction) -> Hello {
+    (*b"kvorum/q", introduction, Challenge([7; 32]))
+}
+
+fn status(cluster: &Cluster, name: &str) -> Status {
+    let mut stream = client(&addresses(cluster, name).clients);
+    match answer(&mut stream, 1, Request::Status) {
+        Answer::Status(status) => *status,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn leader(cluster: &Cluster) -> String {
+    let began = Instant::now();
+    loop {
+        if let Some(leader) = status(cluster, "kvorum-0").leader {
+            return leader;
+        }
+        assert!(began.elapsed() < PATIENCE, "a leader");
+    }
+}
+
+/// Asks the leader for an id, as anyone can who reaches a client port.
+fn join(cluster: &Cluster, name: &str) -> ReplicaId {
+    let mut stream = client(&addresses(cluster, &leader(cluster)).clients);
+    let join = Request::Admin(Admin::Join { name: name.to_owned(), nonce: 77 });
+    match answer(&mut stream, 1, join) {
+        Answer::Joined { replica, .. } => replica,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn introduction(cluster: ClusterId, replica: ReplicaId, name: &str) -> Introduction {
+    Introduction {
+        cluster,
+        replica,
+        name: name.to_owned(),
+        incarnation: 1,
+        key: Secret::of_nonce(1).key(),
+        last_saw: 0,
+        versions: (Version::OLDEST, Version::NEWEST),
+    }
+}
+
+/// Connects to a replica as the holder of a new id.
+fn meet(at: &str, mine: &Introduction) -> TcpStream {
+    try_to_meet(at, mine).unwrap()
+}
+
+/// Waits until all replicas know an id, as it is in the log.
+fn become_known(cluster: &Cluster, mine: &Introduction) {
+    let began = Instant::now();
+    for name in NAMES {
+        while let Err(why) = try_to_meet(&addresses(cluster, name).peers, mine) {
+            assert!(matches!(why, Rejection::NoMember { .. }), "{why:?}");
+            assert!(began.elapsed() < PATIENCE, "{name} knows of it");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn try_to_meet(at: &str, mine: &Introduction) -> Result<TcpStream, Rejection> {
+    let mut stream = connect(at);
+    send(&mut stream, &hello(mine.clone())).unwrap();
+    let told: Result<(Hello, Option<Proof>), Rejection> = receive(&mut stream).unwrap();
+    let (theirs, _) = told?;
+    let statement = Statement {
+        cluster: mine.cluster,
+        prover: mine.replica,
+        verifier: theirs.1.replica,
+        is_dialer: true,
+        challenges: (Challenge([7; 32]), theirs.2),
+        incarnation: mine.incarnation,
+        key: mine.key,
+    };
+    let (secret, began) = (Secret::of_nonce(1), Epoch::default());
+    let proof = Start { secret, began, until: None }.prove(&statement);
+    send(&mut stream, &(Some(proof), Ok::<(), Rejection>(()))).unwrap();
+    let welcome: Result<(), Rejection> = receive(&mut stream).unwrap();
+    welcome.map(|()| stream)
+}
+
+/// Encodes a message as it is on a link: one fragment, the last.
+fn framed(message: &PeerMessage) -> Vec<u8> {
+    const LAST: u8 = 2;
+    let bytes = frame::encode(message, 4 << 20).unwrap();
+    let length = u32::try_from(bytes.len() + 1).unwrap().to_be_bytes();
+    [&length[..], &[LAST], &bytes].concat()
+}
+
+fn processes(cluster: &Cluster) -> [Option<rustix::process::Pid>; 3] {
+    NAMES.map(|name| cluster.process(name))
+}
+
+fn put(cluster: &Cluster, key: &str) {
+    let put = said(&cluster.run(&["--timeout", "20s", "put", key, "1"]));
+    assert_eq!(put.0, 0, "{put:?}");
+}
+
+/// With what every client learns, a stranger cannot speak as a member, neither as its last start
+/// nor as its next one.
+#[test]
+fn a_stranger_takes_nobodys_place() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    put(&cluster, "a");
+    let statuses = NAMES.map(|name| status(&cluster, name));
+    let before = processes(&cluster);
+    for victim in &statuses {
+        for at in statuses.iter().filter(|at| at.name != victim.name) {
+            for incarnation in [victim.incarnation, victim.incarnation + 1] {
+                let claim = Introduction {
+                    incarnation,
+                    ..introduction(victim.cluster, victim.replica, &victim.name)
+                };
+                let mut stream = connect(&addresses(&cluster, &at.name).peers);
+                send(&mut stream, &hello(claim)).unwrap();
+                let told: Result<(Hello, Option<Proof>), Rejection> = receive(&mut stream).unwrap();
+                // It presents the acceptor's proof as its own, and reports that the acceptor has
+                // another disk.
+                let name = at.name.clone();
+                let rejection = Rejection::OtherDisk { name, seen: 9 };
+                let (_, proof) = told.unwrap();
+                send(&mut stream, &(proof, Ok::<(), Rejection>(()))).unwrap();
+                let verdict: Option<Result<(), Rejection>> = receive(&mut stream);
+                assert!(matches!(verdict, Some(Err(Rejection::OtherDisk { .. }))), "{verdict:?}");
+                let mut stream = connect(&addresses(&cluster, &at.name).peers);
+                send(&mut stream, &hello(introduction(at.cluster, victim.replica, &victim.name)))
+                    .unwrap();
+                let _: Option<Result<(Hello, Option<Proof>), Rejection>> = receive(&mut stream);
+                let _ = send(&mut stream, &(None::<Proof>, Err::<(), _>(rejection)));
+            }
+        }
+    }
+    put(&cluster, "a");
+    for name in NAMES {
+        cluster.kill(name);
+    }
+    let began = Instant::now();
+    loop {
+        let out = said(&cluster.run(&["--timeout", "2s", "status"])).1;
+        if out.matches("2 of 2").count() == 3 {
+            break;
+        }
+        assert!(!out.contains("outside") && began.elapsed() < PATIENCE, "{out}");
+    }
+    put(&cluster, "a");
+    assert_ne!(before, processes(&cluster), "they were started again");
+}
+
+/// Numbers that no replica has, from the holder of a new id: its session ends, and nothing else.
+#[test]
+fn one_message_ends_nobody() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    put(&cluster, "a");
+    let (cluster_id, name) = (status(&cluster, "kvorum-0").cluster, "kvorum-6");
+    let mine = introduction(cluster_id, join(&cluster, name), name);
+    become_known(&cluster, &mine);
+    let before = processes(&cluster);
+    let configuration = ConfigurationId(1);
+    let messages = [
+        PeerMessage::HasState { index: u64::MAX },
+        PeerMessage::HasState { index: u64::MAX >> 12 },
+        PeerMessage::Fetch { call: 1, wanted: Wanted::Entries { configuration, from: 0 } },
+        PeerMessage::Over {
+            configuration: ConfigurationId(99),
+            index: 1 << 40,
+            is_dismissed: false,
+        },
+        PeerMessage::Wanted { wanted: Scale { start: 0, replicas: u32::MAX }, number: Some(1) },
+        PeerMessage::Wanted { wanted: Scale { start: 0, replicas: 1 }, number: Some(1) },
+        PeerMessage::Epoch { epoch: Epoch(u64::MAX) },
+    ];
+    for message in &messages {
+        for at in NAMES {
+            let mut stream = meet(&addresses(&cluster, at).peers, &mine);
+            for _ in 0..3 {
+                let _ = stream.write_all(&framed(message));
+            }
+        }
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    put(&cluster, "b");
+    assert_eq!(before, processes(&cluster), "nobody ended");
+    let members = status(&cluster, "kvorum-0").configuration.members;
+    assert_eq!(members.len(), 3, "{members:?}");
+    let log = |name: &str| fs::read_to_string(cluster.folder.join(name).join("log")).unwrap();
+    assert!(NAMES.iter().all(|name| !log(name).contains("panicked")));
+}
+
+/// A name with escapes and line ends gets no id, and adds no line of its own to the log.
+#[test]
+fn what_a_stranger_is_called_stays_its_own() {
+    let cluster = Cluster::start(&["--replicas=1"]);
+    let at = addresses(&cluster, "kvorum-0");
+    let id = status(&cluster, "kvorum-0").cluster;
+    for name in ["\u{1b}]0;owned\u{7}evil-1", "../../evil-1", "a\n2026 INFO forged: all is well"] {
+        let mut stream = client(&at.clients);
+        let join = Request::Admin(Admin::Join { name: name.to_owned(), nonce: 1 });
+        let told = answer(&mut stream, 1, join);
+        assert!(matches!(told, Answer::Refused(_)), "{told:?}");
+        let mut stream = connect(&at.peers);
+        send(&mut stream, &hello(introduction(id, ReplicaId(5), name))).unwrap();
+        let told: Option<Result<(Hello, Option<Proof>), Rejection>> = receive(&mut stream);
+        assert!(matches!(told, Some(Err(Rejection::NoMember { .. }))), "{told:?}");
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    let log = fs::read_to_string(cluster.folder.join("kvorum-0").join("log")).unwrap();
+    assert!(!log.lines().any(|line| line.starts_with("2026 INFO forged")), "{log}");
+    assert!(!log.contains('\u{1b}'), "{log}");
+    assert!(!said(&cluster.run(&["status"])).1.contains('\u{1b}'));
+}
+
+/// Random and changed frames at each port, after a valid beginning and without one.
+#[test]
+fn a_strangers_frames_change_nothing() {
+    let frames = std::env::var("KVORUM_FRAMES").ok().and_then(|text| text.parse().ok());
+    let (frames, seed): (u64, u64) = (frames.unwrap_or(FRAMES), rand::random());
+    println!("{frames} frames at each port, seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let cluster = Cluster::start(&["--replicas=3"]);
+    put(&cluster, "a");
+    let before = (processes(&cluster), status(&cluster, "kvorum-0").configuration);
+    let id = status(&cluster, "kvorum-0").cluster;
+    let mine = introduction(id, join(&cluster, "kvorum-6"), "kvorum-6");
+    become_known(&cluster, &mine);
+    let corpus = [
+        PeerMessage::HasState { index: 7 },
+        PeerMessage::Over { configuration: ConfigurationId(3), index: 9, is_dismissed: true },
+        PeerMessage::Fetch { call: 1, wanted: Wanted::Snapshot },
+        PeerMessage::Look { number: 3 },
+        PeerMessage::MayStop,
+    ];
+    let mut sent = 0;
+    while sent < frames {
+        let at = addresses(&cluster, NAMES[random.random_range(0..3)]);
+        let mut streams = [
+            connect(&at.peers),
+            meet(&at.peers, &mine),
+            connect(&at.clients),
+            client(&at.clients),
+            connect(&at.http),
+        ];
+        for _ in 0..50 {
+            let message = &corpus[random.random_range(0..corpus.len())];
+            let mut bytes = frame::encode(message, 4096).unwrap().to_vec();
+            bytes.truncate(bytes.len() - 4);
+            for _ in 0..random.random_range(0..4) {
+                let place = random.random_range(0..bytes.len());
+                bytes[place] = random.random();
+            }
+            bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+            let kind = [2, 0, 1, 3, 9][random.random_range(0..5)];
+            let length = u32::try_from(bytes.len() + 1).unwrap().to_be_bytes();
+            let behind = [&length[..], &[kind], &bytes].concat();
+            let bare = [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat();
+            for (number, stream) in streams.iter_mut().enumerate() {
+                // The connection may have been closed long before.
+                let _ = stream.write_all(if number == 1 { &behind } else { &bare });
+            }
+            sent += 1;
+        }
+        for stream in &mut streams {
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+        }
+    }
+    put(&cluster, "b");
+    let after = (processes(&cluster), status(&cluster, "kvorum-0").configuration);
+    assert_eq!(before, after, "nobody ended, nobody joined");
+    for name in NAMES {
+        let resident = resident_mib(cluster.process(name).unwrap()).unwrap();
+        assert!(resident < 400, "{name} has {resident} MiB");
+    }
+}
