@@ -12,9 +12,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, RequestId, Value};
 use kvorum_protocol::message::Request;
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId, Role};
+use kvorum_replica::engine::store::Identity;
 use kvorum_replica::engine::{ClientKey, Engine, Input, Options, Output, Session};
 use kvorum_replica::state::version::Version;
-use kvorum_replica::storage::Identity;
 use kvorum_replica::storage::memory::Memory;
 
 const REPLICAS: u64 = 3;
@@ -49,8 +49,9 @@ impl Cluster {
             for b in 0..cluster.engines.len() {
                 if a != b {
                     let peer = ReplicaId(b as u64 + 1);
-                    let (theirs, _) = cluster.engines[b].introduce(ReplicaId(a as u64 + 1));
-                    cluster.engines[a].meet(&theirs);
+                    let a_id = ReplicaId(a as u64 + 1);
+                    let theirs = cluster.engines[b].greet(a_id, None).unwrap().mine;
+                    cluster.engines[a].step(Input::Met(theirs));
                     cluster.engines[a].step(Input::PeerUp { peer, session: SESSION });
                 }
             }

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use kvorum_protocol::message::{Answer, Event, ServerFrame};
+use kvorum_protocol::message::{Event, ServerFrame};
 use kvorum_protocol::status::{ReplicaId, Status};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
@@ -38,13 +38,12 @@ use tracing::{info, warn};
 
 use crate::driver::gate::Gate;
 use crate::driver::metrics::Metrics;
+use crate::engine::store::Store;
 use crate::engine::{
-    Engine, Input, Known, Notice, Options, Output, Rejection, SLOW_TICKS, ScaleRead, Session,
+    Engine, Input, Known, Notice, Options, Output, Rejection, SLOW_TICKS, ScaleRead, Session, Time,
 };
 use crate::marker::{Claim, Mark};
-use crate::storage::Store;
-use crate::storage::durable::Durable;
-pub use events::{ClientEvent, PeerEvent};
+pub use events::{ClientEvent, ControlEvent, PeerEvent};
 use link_handle::LinkHandle;
 use reader::{Job, Readers};
 use sinks::Sinks;
@@ -62,6 +61,9 @@ const TURN_INPUTS_MAX: usize = 1024;
 pub const PEERS_INBOX: usize = 4096;
 /// Calls from clients that may wait for a turn. When it is full, a call is refused as overload.
 pub const CLIENTS_INBOX: usize = 8192;
+/// Events from the process around the driver that may wait for a turn. Its tasks wait when it is
+/// full; each of them has one event under way.
+pub const CONTROL_INBOX: usize = 64;
 /// Ticks between two status updates for probes and metrics.
 const PUBLISH_TICKS: u64 = 10;
 /// Ticks between two checks of the disk's compaction debt.
@@ -78,6 +80,8 @@ pub struct Inboxes {
     pub peers: mpsc::Receiver<PeerEvent>,
     /// Events from clients.
     pub clients: mpsc::Receiver<ClientEvent>,
+    /// Events from the process around the driver.
+    pub control: mpsc::Receiver<ControlEvent>,
 }
 
 /// The outputs of the driver for the rest of the process.
@@ -102,7 +106,7 @@ pub struct Driver<S: Store> {
     gate: Gate,
     links: HashMap<ReplicaId, (Session, LinkHandle)>,
     clients: Sinks,
-    syncs: std::sync::mpsc::Sender<Durable>,
+    syncs: std::sync::mpsc::Sender<S::Durable>,
     readers: Readers,
     sync_began: Option<Instant>,
     shown: Shown,
@@ -156,6 +160,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         let next_tick = sleep(TICK);
         tokio::pin!(next_tick);
         let (mut from_peers, mut from_clients) = (Vec::new(), Vec::new());
+        let mut from_process = Vec::new();
         loop {
             // When too much waits for a sync, no more input is taken from clients. Peers' input
             // still is: it has bounds of its own, and includes heartbeats.
@@ -168,8 +173,10 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 () = &mut next_tick => {}
                 _ = inboxes.peers.recv_many(&mut from_peers, TURN_INPUTS_MAX) => {}
                 _ = inboxes.clients.recv_many(&mut from_clients, TURN_INPUTS_MAX), if is_open => {}
+                _ = inboxes.control.recv_many(&mut from_process, CONTROL_INBOX) => {}
                 () = std::future::ready(()), if has_more => {}
             }
+            self.engine.step(Input::Now(self.time()));
             while let Ok(read) = found.try_recv() {
                 self.engine.step(read);
             }
@@ -187,9 +194,13 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 self.tick();
                 next_tick.as_mut().reset(tokio::time::Instant::now() + TICK);
             }
-            let mut stop = None;
             for event in from_clients.drain(..) {
-                stop = self.client_event(event).or(stop);
+                self.client_event(event);
+            }
+            let mut stop = None;
+            drain(&mut inboxes.control, &mut from_process);
+            for event in from_process.drain(..) {
+                stop = self.control_event(event).or(stop);
             }
             self.turn();
             if let Some(reply) = stop {
@@ -235,7 +246,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     }
 
     fn publish(&self) {
-        let status = self.stamped_status();
+        let status = self.engine.status();
         let metrics = &self.shown.metrics;
         metrics.dropped.store(self.engine.dropped(), Ordering::Relaxed);
         let (writes, reads) = self.engine.waiting();
@@ -246,17 +257,10 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         self.shown.status.send_replace(Some(Arc::new(status)));
     }
 
-    fn stamped_status(&self) -> Status {
-        let mut status = self.engine.status();
-        self.stamp(&mut status);
-        status
-    }
-
-    fn stamp(&self, status: &mut Status) {
+    fn time(&self) -> Time {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        status.wall_us = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
-        let since = self.shown.began.elapsed().as_micros();
-        status.monotonic_us = u64::try_from(since).unwrap_or(u64::MAX);
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Time { monotonic_us: us(self.shown.began.elapsed()), wall_us: us(wall) }
     }
 
     fn peer_event(&mut self, event: PeerEvent) {
@@ -276,28 +280,19 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 self.engine.step(Input::Peer { peer, session, message });
                 drop(permit);
             }
-            PeerEvent::Introduce { peer, reply } => {
-                let _ = reply.send(self.engine.introduce(peer));
+            PeerEvent::Greet { peer, theirs, reply } => {
+                let _ = reply.send(self.engine.greet(peer, theirs.as_ref()));
             }
-            PeerEvent::Admit { theirs, reply } => {
-                let _ = reply.send(self.engine.admit(&theirs));
-            }
-            PeerEvent::Start { incarnation, reply } => {
-                let _ = reply.send(self.engine.start_seen(incarnation));
-            }
-            PeerEvent::Past { incarnation, reply } => {
-                let _ = reply.send(self.engine.store().past(incarnation));
-            }
-            PeerEvent::Meet { theirs, reply } => {
-                self.engine.meet(&theirs);
-                let _ = reply.send(());
-            }
-            PeerEvent::Judge { theirs, seen, reaches, reply } => {
-                let verdict = self.engine.judge(&theirs, seen, reaches);
+            PeerEvent::Judge { claim, reply } => {
+                let verdict = self.engine.judge(&claim);
                 if let Err(rejection @ Rejection::OtherDisk { .. }) = &verdict {
                     warn!(%rejection, "a peer is turned away");
                 }
-                let _ = reply.send(verdict);
+                let _ = reply.send((verdict, self.engine.start_seen(claim.theirs.last_saw)));
+            }
+            PeerEvent::Met { theirs, reply } => {
+                self.engine.step(Input::Met(theirs));
+                let _ = reply.send(());
             }
             PeerEvent::Disowned { peer, is_proven } => {
                 self.engine.step(Input::Disowned { peer, is_proven });
@@ -305,7 +300,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    fn client_event(&mut self, event: ClientEvent) -> Option<oneshot::Sender<Option<Mark>>> {
+    fn client_event(&mut self, event: ClientEvent) {
         match event {
             ClientEvent::Up { client, sink } => {
                 let name = self.engine.leader_name();
@@ -321,7 +316,17 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 self.engine.step(input);
                 drop(permit);
             }
-            ClientEvent::Stop { reply } => return Some(reply),
+        }
+    }
+
+    /// Handles an event from the process; returns to whom to reply when it is a request to stop.
+    fn control_event(&mut self, event: ControlEvent) -> Option<oneshot::Sender<Option<Mark>>> {
+        match event {
+            ControlEvent::Input(input) => self.engine.step(input),
+            ControlEvent::Past { incarnation, reply } => {
+                let _ = reply.send(self.engine.store().past(incarnation));
+            }
+            ControlEvent::Stop { reply } => return Some(reply),
         }
         None
     }
@@ -348,14 +353,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             // The engine repeats a read that finds no room here.
             Output::ReadScale(read) => drop(self.shown.scale_reads.try_send(read)),
             Output::Known(known) => drop(self.shown.known.send_replace(known)),
-            Output::Frame { client, mut frame } => {
-                if let ServerFrame::Answer { answer: Answer::Status(status), .. } = &mut frame {
-                    self.stamp(status);
-                }
-                self.clients.push(client, frame);
-            }
-            Output::Status { to, mut status } => {
-                self.stamp(&mut status);
+            Output::Frame { client, frame } => self.clients.push(client, frame),
+            Output::Status { to, status } => {
                 let status: Arc<Status> = Arc::from(status);
                 for (client, call) in to {
                     let event = Event::Status(Arc::clone(&status));
@@ -468,7 +467,7 @@ fn drain<T>(inbox: &mut mpsc::Receiver<T>, into: &mut Vec<T>) {
 /// Runs the sync thread: one sync at a time, whenever the driver requests one.
 fn sync_loop<S: Store>(
     disk: &S,
-    due: &std::sync::mpsc::Receiver<Durable>,
+    due: &std::sync::mpsc::Receiver<S::Durable>,
     synced: &mpsc::UnboundedSender<()>,
     metrics: &Metrics,
 ) {

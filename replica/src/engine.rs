@@ -22,6 +22,7 @@ mod context;
 mod disk;
 mod fences;
 mod hand_over;
+mod handshake;
 mod health;
 mod introductions;
 mod lately;
@@ -40,6 +41,7 @@ mod scrub;
 mod sending;
 mod standing;
 mod status;
+pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod validity;
@@ -48,18 +50,18 @@ mod weight;
 use kvorum_protocol::message::{Admin, Answer, Page, Refusal, Request, SnapshotRequest};
 use kvorum_protocol::status::{ReplicaId, Status};
 
+use crate::engine::store::Store;
 use crate::marker::Mark;
 use crate::state::snapshot::{Cursor, Wanted};
-use crate::state::start::{Epoch, Start};
-use crate::storage::{Seen, Store};
+use crate::state::start::Start;
 use consensus::Consensus;
 pub use consensus::solo::Written;
 use context::Context;
 pub use disk::SLOW_TICKS;
-pub use introductions::{Introduction, Rejection};
+pub use handshake::{Claim, Greeting, Introduction, Rejection};
 use marking::Lost;
 pub use message::{
-    After, Asker, ClientKey, Input, Origin, Output, PeerMessage, ScaleRead, Session, Verdict,
+    After, Asker, ClientKey, Input, Origin, Output, PeerMessage, ScaleRead, Session, Time, Verdict,
 };
 pub use notice::Notice;
 use parts::Parts;
@@ -88,9 +90,17 @@ impl<S: Store> Engine<S> {
         let parts = &mut self.parts;
         let cx = &mut parts.cx;
         match input {
+            Input::Now(time) => {
+                cx.time = time;
+                return;
+            }
             Input::Tick => self.tick(),
             Input::PeerUp { peer, session } => parts.peer_up(peer, session),
             Input::PeerDown { peer, session } => parts.peer_down(peer, session),
+            Input::Met(theirs) => {
+                introductions::meet(cx, &theirs);
+                parts.replication.start_voting(cx);
+            }
             Input::Peer { peer, session, message } => self.peer_message(peer, session, message),
             Input::Client { client, call, request } => self.request(client, call, request),
             Input::Cancel { client, call } => parts.requests.subscriptions.cancel(client, call),
@@ -103,6 +113,9 @@ impl<S: Store> Engine<S> {
                 parts.membership.configure(cx, members, parts.hand_over.is_under_way());
             }
             Input::Scale { wanted, read } => parts.membership.planning.want(cx, wanted, read),
+            Input::HandOver => {
+                let _ = parts.begin_hand_over(None);
+            }
             Input::WantsStop => {
                 if parts.restarts.wants_stop(cx) {
                     parts.step_down();
@@ -363,7 +376,7 @@ impl<S: Store> Engine<S> {
         &self.parts.cx.store
     }
 
-    /// Returns this replica's status; the caller adds the times.
+    /// Returns this replica's status.
     pub fn status(&self) -> Status {
         self.parts.status()
     }
@@ -396,9 +409,14 @@ impl<S: Store> Engine<S> {
         self.parts.marking.epochs.end(&mut self.parts.cx)
     }
 
-    /// Returns this replica's introduction to a peer, and what it remembers of that peer.
-    pub fn introduce(&self, peer: ReplicaId) -> (Introduction, Option<Seen>) {
-        introductions::introduce(&self.parts.cx, peer)
+    /// Returns what this replica brings to a handshake with a peer. `theirs` is the introduction of
+    /// a peer that dialed: a stranger is sent nothing.
+    pub fn greet(
+        &self,
+        peer: ReplicaId,
+        theirs: Option<&Introduction>,
+    ) -> Result<Greeting, Rejection> {
+        introductions::greet(&self.parts.cx, peer, theirs)
     }
 
     /// Returns the start with which this replica proves its identity to a peer that saw an
@@ -408,28 +426,8 @@ impl<S: Store> Engine<S> {
         introductions::start_seen(&self.parts.cx, incarnation)
     }
 
-    /// Checks whether a stranger may be sent anything: it must belong to this cluster, and be known
-    /// in it.
-    pub fn admit(&self, theirs: &Introduction) -> Result<(), Rejection> {
-        introductions::admit(&self.parts.cx, theirs)
-    }
-
-    /// Judges a peer's introduction. `seen` is what this replica remembered of it when they met,
-    /// and `reaches` the epoch in which the writes of that start end on the peer's disk, if it
-    /// proved that it has that start.
-    pub fn judge(
-        &self,
-        theirs: &Introduction,
-        seen: Option<Seen>,
-        reaches: Option<Epoch>,
-    ) -> Result<(), Rejection> {
-        introductions::judge(&self.parts.cx, theirs, seen, reaches)
-    }
-
-    /// Records that this replica and the peer have accepted each other. A peer that turned this
-    /// replica away was not met.
-    pub fn meet(&mut self, theirs: &Introduction) {
-        introductions::meet(&mut self.parts.cx, theirs);
-        self.parts.replication.start_voting(&mut self.parts.cx);
+    /// Judges whether a peer is the replica that this one remembers.
+    pub fn judge(&self, claim: &Claim) -> Result<(), Rejection> {
+        introductions::judge(&self.parts.cx, claim)
     }
 }

@@ -27,7 +27,7 @@ use tokio_stream::wrappers::IntervalStream;
 use tokio_stream::{Stream, StreamExt};
 use tracing::{info, warn};
 
-use crate::driver::ClientEvent;
+use crate::driver::ControlEvent;
 use crate::engine::{Input, ScaleRead, Verdict};
 use crate::marker::{Claim, History, Marker, Past, Refused};
 use crate::planner::{Scale, ordinal};
@@ -280,7 +280,7 @@ pub async fn origin(
 pub async fn watch(
     orchestrator: Orchestrator,
     name: String,
-    driver: mpsc::Sender<ClientEvent>,
+    driver: mpsc::Sender<ControlEvent>,
     mut reads: mpsc::Receiver<ScaleRead>,
 ) {
     let (mut last, mut trouble, mut hints) = (None, String::new(), orchestrator.hints());
@@ -295,7 +295,7 @@ pub async fn watch(
                 if last != Some(wanted) || read.is_some() {
                     last = Some(wanted);
                     let input = Input::Scale { wanted: Some(wanted), read };
-                    if driver.send(ClientEvent::Input { input, permit: None }).await.is_err() {
+                    if driver.send(ControlEvent::Input(input)).await.is_err() {
                         return;
                     }
                 }

@@ -9,6 +9,7 @@
 pub mod addresses;
 pub mod book;
 mod dialing;
+mod handshake;
 pub mod link;
 mod meeting;
 pub mod reached;
@@ -29,8 +30,9 @@ use tracing::{debug, warn};
 use crate::driver::PeerEvent;
 use crate::engine::{Known, Rejection, Session};
 pub use book::AddressBook;
+use handshake::Failure;
 use link::Inbound;
-use meeting::{Failure, Meeting, Met};
+use meeting::{Meeting, Met};
 use reached::Reached;
 
 /// Time limit for two replicas to meet, and for a dial to connect.

@@ -17,8 +17,8 @@ use std::path::PathBuf;
 
 /// Returns the path of the program under test.
 ///
-/// Cargo puts it beside the folder of the test that is running. `CARGO_BIN_EXE_kvorum` names another
-/// one.
+/// Cargo puts it beside the folder of the test that is running. `CARGO_BIN_EXE_kvorum` names
+/// another one.
 pub fn program() -> PathBuf {
     if let Some(named) = std::env::var_os("CARGO_BIN_EXE_kvorum") {
         return named.into();

@@ -13,12 +13,12 @@ use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome, Req
 use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
 use kvorum_protocol::{Client, Key, Value};
+use kvorum_replica::engine::store::{LogLimits, SyncStore};
 use kvorum_replica::state::entry::{Command, Entry};
 use kvorum_replica::state::machine::{LaneMemory, Source, apply, run_length};
 use kvorum_replica::storage::rocks::open::{NewIdentity, Owner};
 use kvorum_replica::storage::rocks::seed::LEAP;
-use kvorum_replica::storage::segments::LogLimits;
-use kvorum_replica::storage::{Database, OnFatal, Store};
+use kvorum_replica::storage::{Database, OnFatal};
 use tokio::task::JoinSet;
 
 const WRITERS: u64 = 8;

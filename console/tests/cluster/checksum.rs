@@ -15,9 +15,9 @@ use kvorum_protocol::data::Outcome;
 use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::status::Status;
 use kvorum_protocol::{Client, Key, Value};
+use kvorum_replica::engine::store::{LogLimits, SyncStore};
 use kvorum_replica::state::machine::{Changes, Record, Table};
-use kvorum_replica::storage::segments::LogLimits;
-use kvorum_replica::storage::{Database, Store};
+use kvorum_replica::storage::Database;
 use rustix::process::Signal;
 
 /// Keys written beforehand; enough that a checksum takes several chunks.

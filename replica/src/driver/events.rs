@@ -5,10 +5,11 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::link_handle::LinkHandle;
 use super::sinks::ClientSink;
-use crate::engine::{ClientKey, Input, Introduction, PeerMessage, Rejection, Session};
+use crate::engine::{
+    Claim, ClientKey, Greeting, Input, Introduction, PeerMessage, Rejection, Session,
+};
 use crate::marker::{Mark, Past};
-use crate::state::start::{Epoch, Start};
-use crate::storage::Seen;
+use crate::state::start::Start;
 
 /// An event from a link or a peer.
 pub enum PeerEvent {
@@ -39,47 +40,25 @@ pub enum PeerEvent {
         /// Its room in the link's inbound budget.
         permit: OwnedSemaphorePermit,
     },
-    /// A request for this replica's introduction, and for what it remembers of the peer.
-    Introduce {
-        /// The peer that is to receive the introduction.
+    /// A request for what this replica brings to a handshake.
+    Greet {
+        /// The peer.
         peer: ReplicaId,
-        /// Receives the introduction and the remembered start.
-        reply: oneshot::Sender<(Introduction, Option<Seen>)>,
-    },
-    /// A question whether a stranger may be sent anything.
-    Admit {
-        /// The stranger's introduction.
-        theirs: Introduction,
-        /// Receives the verdict.
-        reply: oneshot::Sender<Result<(), Rejection>>,
-    },
-    /// A request for the start by which this replica proves itself to a peer.
-    Start {
-        /// The incarnation that the peer saw last; 0 when it never saw one.
-        incarnation: u64,
-        /// Receives the start; `None` when the disk does not have it.
-        reply: oneshot::Sender<Option<Start>>,
-    },
-    /// A request for what the disk has recorded of one of this replica's starts.
-    Past {
-        /// The incarnation of that start.
-        incarnation: u64,
-        /// Receives the record.
-        reply: oneshot::Sender<Option<Past>>,
+        /// The peer's introduction, of which nothing is proven, if the peer dialed.
+        theirs: Option<Introduction>,
+        /// Receives it; or the reason why the stranger must not be sent anything.
+        reply: oneshot::Sender<Result<Greeting, Rejection>>,
     },
     /// A question whether this peer is the same replica as before.
     Judge {
-        /// The peer's introduction.
-        theirs: Introduction,
-        /// The last start of the peer that this replica remembered when they met.
-        seen: Option<Seen>,
-        /// The epoch in which that start's writes end on the peer's disk, if it proved to have it.
-        reaches: Option<Epoch>,
-        /// Receives the verdict.
-        reply: oneshot::Sender<Result<(), Rejection>>,
+        /// The peer's claim.
+        claim: Claim,
+        /// Receives the verdict, and the start by which this replica proves itself to the peer;
+        /// `None` when the disk does not have it.
+        reply: oneshot::Sender<(Result<(), Rejection>, Option<Start>)>,
     },
     /// Both sides have accepted each other.
-    Meet {
+    Met {
         /// The peer's introduction.
         theirs: Introduction,
         /// Notified when the peer is remembered.
@@ -94,7 +73,7 @@ pub enum PeerEvent {
     },
 }
 
-/// An event from a client connection, or from the process.
+/// An event from a client connection.
 pub enum ClientEvent {
     /// A connection began.
     Up {
@@ -109,6 +88,20 @@ pub enum ClientEvent {
         input: Input,
         /// The request's room in the budget of all clients.
         permit: Option<OwnedSemaphorePermit>,
+    },
+}
+
+/// An event from the process around the driver: its orchestrator, its disk, its end.
+#[expect(clippy::large_enum_variant, reason = "few of them wait")]
+pub enum ControlEvent {
+    /// The process observed something, or wants something, that no client asked for.
+    Input(Input),
+    /// A request for what the disk has recorded of one of this replica's starts.
+    Past {
+        /// The incarnation of that start.
+        incarnation: u64,
+        /// Receives the record.
+        reply: oneshot::Sender<Option<Past>>,
     },
     /// A request to stop in order; the reply is sent when everything is on disk.
     Stop {

@@ -9,9 +9,9 @@ use omnipaxos::messages::Message;
 use tracing::warn;
 
 use super::Driver;
+use crate::engine::store::Store;
 use crate::engine::{After, Input, PeerMessage, Session};
 use crate::limits::{OUTBOUND_BYTES_MAX, PEER_BYTES_MAX};
-use crate::storage::Store;
 
 impl<S: Store + Clone + Send + 'static> Driver<S> {
     /// Sends a message once its condition is met. A heartbeat of a leader that has to fall silent

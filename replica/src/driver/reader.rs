@@ -11,10 +11,10 @@ use std::thread::JoinHandle;
 use kvorum_protocol::message::Scan;
 use tokio::sync::mpsc;
 
+use crate::engine::store::Store;
 use crate::engine::{Asker, Input, Origin};
 use crate::limits::FOUND_MAX;
 use crate::state::snapshot::{Snapshots, Wanted};
-use crate::storage::Store;
 
 /// A request to the reader thread.
 pub struct Job {

@@ -7,10 +7,10 @@
 use super::context::Context;
 use super::scrub::Scrub;
 use crate::engine::requests::proposals::Proposals;
+use crate::engine::store::Store;
 use crate::limits::APPLY_BYTES_MAX;
 use crate::state::entry::Entry;
 use crate::state::machine::{self, Applied, Source};
-use crate::storage::Store;
 
 /// The maximum number of entries applied in one commit.
 const APPLY_ENTRIES_MAX: u64 = 256;

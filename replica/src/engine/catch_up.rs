@@ -20,13 +20,13 @@ use super::context::Context;
 use super::message::{After, PeerMessage};
 use super::notice::Notice;
 use super::standing::Speaker;
+use crate::engine::store::Store;
 use crate::state::chain::Standing;
 use crate::state::entry::Entry;
 use crate::state::machine::{self, Source};
 use crate::state::snapshot::{
     Found, Header, Install, InstallWrite, Quarantine, SnapshotId, Wanted,
 };
-use crate::storage::Store;
 use reports::{ask_to_be_in_step, close_at, tell_state, tell_state_to};
 
 /// Ticks from one request to the next: bounds the rate to some 25 MiB a second, except for entries

@@ -15,9 +15,9 @@
 use kvorum_protocol::status::{ConfigurationId, Member};
 
 use super::context::Context;
+use crate::engine::store::Store;
 use crate::state::chain::Chain;
 use crate::state::machine::Changes;
-use crate::storage::Store;
 
 /// The part that a replica had in the configuration that ends.
 #[derive(Clone, Copy)]

@@ -9,18 +9,18 @@ use kvorum_protocol::status::{Configuration, Member, ReplicaId, Role};
 
 use super::consensus::Consensus;
 use super::fences::Fences;
-use super::message::{After, Origin, Output, PeerMessage, Session};
+use super::message::{After, Origin, Output, PeerMessage, Session, Time};
 use super::notice::Notice;
 use super::peers::Peers;
 use super::rules::{Options, Rules};
 use super::standing::{Speaker, Standings, counts};
 use crate::engine::consensus::solo::Written;
 use crate::engine::requests::reads::Read;
+use crate::engine::store::Store;
 use crate::planner::{self, Scale};
 use crate::state::chain::Standing;
 use crate::state::entry::Entry;
 use crate::state::snapshot::Quarantine;
-use crate::storage::Store;
 
 /// The most entries that a replica's state may lack for a configuration change to begin, or for the
 /// replica to lead: so few arrive within a moment.
@@ -48,6 +48,8 @@ pub(super) struct Context<S: Store> {
     pub(super) wanted: Option<Scale>,
     /// Ticks since the start.
     pub(super) now: u64,
+    /// The time, for reports.
+    pub(super) time: Time,
     pub(super) outputs: Vec<Output>,
 }
 
@@ -67,6 +69,7 @@ impl<S: Store> Context<S> {
             fences: Fences::default(),
             wanted: None,
             now: 0,
+            time: Time::default(),
             began: chain.began,
             configuration: chain.current,
             outputs: Vec::new(),

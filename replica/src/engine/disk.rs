@@ -16,7 +16,7 @@ use super::consensus::Consensus;
 use super::context::Context;
 use super::lately::Lately;
 use super::message::{After, PeerMessage};
-use crate::storage::Store;
+use crate::engine::store::Store;
 
 /// Ticks after which a sync counts as slow.
 pub const SLOW_TICKS: u64 = 25;
@@ -204,8 +204,9 @@ mod tests {
     fn engine() -> Engine<Memory> {
         let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
         let mut engine = Engine::new(Memory::of_two(1), options);
-        let (theirs, _) = Engine::new(Memory::of_two(2), options).introduce(ReplicaId(1));
-        engine.meet(&theirs);
+        let there = Engine::new(Memory::of_two(2), options);
+        let theirs = there.greet(ReplicaId(1), None).unwrap().mine;
+        engine.step(Input::Met(theirs));
         for peer in [2, 9].map(ReplicaId) {
             engine.step(Input::PeerUp { peer, session: Session(peer.0) });
         }

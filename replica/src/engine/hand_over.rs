@@ -14,8 +14,8 @@ use super::context::{Context, LAG_MAX};
 use super::message::{After, PeerMessage};
 use super::notice::Notice;
 use super::restarts::Restarts;
+use crate::engine::store::Store;
 use crate::planner;
-use crate::storage::Store;
 
 /// The time limit of a hand-over, in ticks, after which the leader continues to lead.
 const HAND_OVER_TICKS: u64 = 100;

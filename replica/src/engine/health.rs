@@ -12,9 +12,9 @@ use super::disk::Disk;
 use super::hand_over::HandOver;
 use super::membership::Membership;
 use super::scrub::Scrub;
+use crate::engine::store::Store;
 use crate::planner;
 use crate::state::chain::Standing;
-use crate::storage::Store;
 
 /// Ticks without a link after which a member is reported as gone.
 const GONE_TICKS: u64 = 200;

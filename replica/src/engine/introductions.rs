@@ -11,99 +11,28 @@
 //! replica gives up its vote only at the report of a peer that proved its identity.
 
 use kvorum_protocol::name;
-use kvorum_protocol::status::{ClusterId, ReplicaId};
-use serde::{Deserialize, Serialize};
+use kvorum_protocol::status::ReplicaId;
 
 use super::context::Context;
+use super::handshake::{Claim, Greeting, Introduction, Rejection};
 use super::standing::Speaker;
 use super::validity::INDEX_MAX;
-use crate::state::start::{Epoch, Start, StartKey};
+use crate::engine::store::{Seen, Store};
+use crate::state::start::{Epoch, Start};
 use crate::state::version::Version;
-use crate::storage::{Seen, Store};
 
-/// The identity that a replica sends when a session begins.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Introduction {
-    /// The cluster it belongs to.
-    pub cluster: ClusterId,
-    /// Its id.
-    pub replica: ReplicaId,
-    /// Its name.
-    pub name: String,
-    /// The number of this start.
-    pub incarnation: u64,
-    /// The public key of that start.
-    pub key: StartKey,
-    /// The other side's incarnation that it saw last; 0 when it never saw one.
-    pub last_saw: u64,
-    /// The oldest and the newest version that its program knows.
-    pub versions: (Version, Version),
-}
-
-/// The reason why a replica does not talk to another one.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
-pub enum Rejection {
-    /// The cluster has a version that the other replica's program does not know.
-    #[error(
-        "the cluster has version {cluster}, and {name} knows {} to {}: install a program there \
-         that knows it",
-        knows.0,
-        knows.1
-    )]
-    Version {
-        /// The cluster's version.
-        cluster: Version,
-        /// The rejected replica's name.
-        name: String,
-        /// The oldest and the newest version that it knows.
-        knows: (Version, Version),
-    },
-    /// It belongs to another cluster.
-    #[error("it belongs to cluster {theirs}, not to the one that this replica belongs to")]
-    OtherCluster {
-        /// The rejected replica's cluster.
-        theirs: ClusterId,
-    },
-    /// It is not a member, or has another member's name.
-    #[error("{name:?} (replica {replica}) is no member of this cluster")]
-    NoMember {
-        /// Its name.
-        name: String,
-        /// Its id.
-        replica: u64,
-    },
-    /// It does not continue the incarnation that was seen last, up to its last seen epoch: its disk
-    /// was lost, replaced by an older copy, or copied.
-    #[error(
-        "{name} does not continue incarnation {seen}, which was seen last: its disk was lost, is \
-         an older copy, or is in use twice"
-    )]
-    OtherDisk {
-        /// Its name.
-        name: String,
-        /// The incarnation seen last.
-        seen: u64,
-    },
-    /// The link is cut on purpose.
-    #[error("the link is cut on purpose")]
-    Cut,
-    /// Another meeting with it took place in between; it may retry.
-    #[error("another meeting came in between")]
-    Crossed,
-    /// It reports an impossible number of starts.
-    #[error("it says that it was started more often than anything can be")]
-    Impossible,
-}
-
-/// Returns this replica's introduction to a peer, and what it remembers of that peer.
-pub(super) fn introduce<S: Store>(
+/// Returns what this replica brings to a handshake with a peer. `theirs` is the introduction of a
+/// peer that dialed: a stranger is sent nothing.
+pub(super) fn greet<S: Store>(
     cx: &Context<S>,
     peer: ReplicaId,
-) -> (Introduction, Option<Seen>) {
+    theirs: Option<&Introduction>,
+) -> Result<Greeting, Rejection> {
+    theirs.map_or(Ok(()), |theirs| admit(cx, theirs))?;
     let me = cx.store.identity();
     let seen = cx.store.seen(peer);
     let start = cx.store.start(me.incarnation).expect("a start is kept from its beginning");
-    let introduction = Introduction {
+    let mine = Introduction {
         cluster: me.cluster,
         replica: me.replica,
         name: me.name.clone(),
@@ -112,7 +41,7 @@ pub(super) fn introduce<S: Store>(
         last_saw: seen.map_or(0, |seen| seen.incarnation),
         versions: (Version::OLDEST, cx.peers.newest()),
     };
-    (introduction, seen)
+    Ok(Greeting { mine, seen, start: theirs.and_then(|theirs| start_seen(cx, theirs.last_saw)) })
 }
 
 /// Returns the start with which this replica proves its identity to a peer that saw an
@@ -127,7 +56,7 @@ pub(super) fn start_seen<S: Store>(cx: &Context<S>, incarnation: u64) -> Option<
 
 /// Checks whether a stranger may be sent anything: it must belong to this cluster, and be known
 /// in it.
-pub(super) fn admit<S: Store>(cx: &Context<S>, theirs: &Introduction) -> Result<(), Rejection> {
+fn admit<S: Store>(cx: &Context<S>, theirs: &Introduction) -> Result<(), Rejection> {
     if theirs.cluster != cx.store.identity().cluster {
         return Err(Rejection::OtherCluster { theirs: theirs.cluster });
     }
@@ -150,15 +79,10 @@ pub(super) fn admit<S: Store>(cx: &Context<S>, theirs: &Introduction) -> Result<
     }
 }
 
-/// Judges a peer's introduction. `seen` is what this replica remembered of it when they met,
-/// and `reaches` the epoch in which the writes of that start end on the peer's disk, if it
-/// proved that it has that start.
-pub(super) fn judge<S: Store>(
-    cx: &Context<S>,
-    theirs: &Introduction,
-    seen: Option<Seen>,
-    reaches: Option<Epoch>,
-) -> Result<(), Rejection> {
+/// Judges a peer's claim.
+pub(super) fn judge<S: Store>(cx: &Context<S>, claim: &Claim) -> Result<(), Rejection> {
+    let Claim { theirs, seen, reaches } = claim;
+    let (seen, reaches) = (*seen, *reaches);
     admit(cx, theirs)?;
     // The peer may have reported a later epoch since.
     let now = cx.store.seen(theirs.replica);
@@ -225,8 +149,11 @@ pub(super) fn disowned<S: Store>(
 
 #[cfg(test)]
 mod tests {
+    use kvorum_protocol::status::ClusterId;
+
     use super::*;
-    use crate::engine::{Engine, Options, marking::epochs};
+    use crate::engine::store::IdentityStore;
+    use crate::engine::{Engine, Input, Options, marking::epochs};
     use crate::state::chain::Joiner;
     use crate::state::machine::Table;
     use crate::state::start::Secret;
@@ -240,12 +167,13 @@ mod tests {
     const HERE: ReplicaId = ReplicaId(1);
     const THERE: ReplicaId = ReplicaId(2);
 
-    /// Returns the second replica's introduction to the first, and what it proves, on a disk.
-    fn said(disk: &Memory, seen: Option<Seen>) -> (Introduction, Option<Epoch>) {
+    /// Returns what the second replica claims to the first, on a disk.
+    fn said(disk: &Memory, seen: Option<Seen>) -> Claim {
         let theirs = engine(disk.clone());
         let start = theirs.start_seen(seen.map_or(0, |seen| seen.incarnation));
         let is_key = |start: &Start| seen.is_none_or(|seen| start.secret.key() == seen.key);
-        (theirs.introduce(HERE).0, start.filter(is_key).map(|start| start.reaches()))
+        let reaches = start.filter(is_key).map(|start| start.reaches());
+        Claim { theirs: theirs.greet(HERE, None).unwrap().mine, seen, reaches }
     }
 
     #[test]
@@ -253,32 +181,33 @@ mod tests {
         let mut here = engine(Memory::of_two(1));
         let disk = Memory::of_two(2);
         assert!(!here.parts.cx.peers.have_all_met());
-        let (first, reaches) = said(&disk, None);
-        assert_eq!(here.judge(&first, None, reaches), Ok(()));
-        let unproven = here.judge(&first, None, None);
+        let first = said(&disk, None);
+        assert_eq!(here.judge(&first), Ok(()));
+        let unproven = here.judge(&Claim { reaches: None, ..first.clone() });
         assert!(matches!(unproven, Err(Rejection::OtherDisk { seen: 0, .. })), "no proof at all");
         assert!(!here.parts.cx.peers.have_all_met(), "judged is not met: it may turn us away");
-        here.meet(&first);
+        here.step(Input::Met(first.theirs.clone()));
         assert!(here.parts.cx.peers.have_all_met());
         let seen = here.store().seen(THERE);
-        let (again, reaches) = said(&disk, seen);
-        assert_eq!(here.judge(&again, seen, reaches), Ok(()), "the same start again");
+        let again = said(&disk, seen);
+        assert_eq!(here.judge(&again), Ok(()), "the same start again");
 
         let next = disk.restart(disk.unsynced(), 7);
         let lost = Memory::of_two(2).restart(0, 5);
-        let other = Introduction { key: Secret::of_nonce(5).key(), ..first.clone() };
-        for (theirs, reaches) in [said(&lost, seen), (other, None), (first.clone(), None)] {
-            let verdict = here.judge(&theirs, seen, reaches);
-            assert!(verdict.is_err() || theirs == first, "{theirs:?}");
+        let key = Secret::of_nonce(5).key();
+        let other = Introduction { key, ..first.theirs.clone() };
+        let unproven = Claim { seen, reaches: None, ..first.clone() };
+        for claim in [said(&lost, seen), Claim { theirs: other, ..unproven.clone() }, unproven] {
+            let verdict = here.judge(&claim);
+            assert!(verdict.is_err() || claim.theirs == first.theirs, "{claim:?}");
         }
-        let (later, reaches) = said(&next, seen);
-        assert_eq!(here.judge(&later, seen, reaches), Ok(()), "the start last seen");
-        here.meet(&later);
-        let verdict = here.judge(&later, seen, reaches);
+        let later = said(&next, seen);
+        assert_eq!(here.judge(&later), Ok(()), "the start last seen");
+        here.step(Input::Met(later.theirs.clone()));
+        let verdict = here.judge(&later);
         assert_eq!(verdict, Err(Rejection::Crossed), "it proves what was remembered before");
         let seen = here.store().seen(THERE);
-        let (older, reaches) = said(&disk, seen);
-        let verdict = here.judge(&older, seen, reaches);
+        let verdict = here.judge(&said(&disk, seen));
         assert!(matches!(verdict, Err(Rejection::OtherDisk { seen: 2, .. })), "an older copy");
     }
 
@@ -287,29 +216,27 @@ mod tests {
     fn a_copy_of_the_current_start_is_told_apart() {
         let mut here = engine(Memory::of_two(1));
         let mut disk = Memory::of_two(2);
-        let (first, _) = said(&disk, None);
-        here.meet(&first);
+        let first = said(&disk, None);
+        here.step(Input::Met(first.theirs.clone()));
         let copy = disk.restart(disk.unsynced(), 7);
         disk.begin_epoch();
         epochs::told(&mut here.parts.cx, THERE, disk.epoch(), 0);
         let seen = here.store().seen(THERE);
         let kept = disk.restart(disk.unsynced(), 8);
-        let (theirs, reaches) = said(&kept, seen);
-        assert_eq!(here.judge(&theirs, seen, reaches), Ok(()), "the disk itself");
-        let (theirs, reaches) = said(&copy, seen);
-        let verdict = here.judge(&theirs, seen, reaches);
+        assert_eq!(here.judge(&said(&kept, seen)), Ok(()), "the disk itself");
+        let verdict = here.judge(&said(&copy, seen));
         assert!(matches!(verdict, Err(Rejection::OtherDisk { seen: 1, .. })), "{verdict:?}");
         // Whatever it writes since, it lacks the writes of the start that was seen.
         let mut copy = copy.restart(copy.unsynced(), 9);
         (0..9).for_each(|_| copy.begin_epoch());
-        let (theirs, reaches) = said(&copy.restart(copy.unsynced(), 10), seen);
-        assert!(here.judge(&theirs, seen, reaches).is_err());
+        assert!(here.judge(&said(&copy.restart(copy.unsynced(), 10), seen)).is_err());
     }
 
     #[test]
     fn a_stranger_is_told_that_it_is_one() {
         let here = engine(Memory::of_two(1));
-        let (theirs, reaches) = said(&Memory::of_two(2), None);
+        let claim = said(&Memory::of_two(2), None);
+        let theirs = claim.theirs.clone();
         let others = [
             Introduction { cluster: ClusterId(1), ..theirs.clone() },
             Introduction { name: "kvorum-1".to_owned(), ..theirs.clone() },
@@ -319,8 +246,9 @@ mod tests {
             Introduction { last_saw: u64::MAX, ..theirs },
         ];
         for other in others {
-            assert!(here.admit(&other).is_err(), "{other:?}");
-            assert!(here.judge(&other, None, reaches).is_err(), "{other:?}");
+            assert!(here.greet(other.replica, Some(&other)).is_err(), "{other:?}");
+            let claim = Claim { theirs: other, ..claim.clone() };
+            assert!(here.judge(&claim).is_err(), "{claim:?}");
         }
         assert!(here.start_seen(u64::MAX).is_none());
     }
@@ -329,27 +257,27 @@ mod tests {
     #[test]
     fn one_that_left_is_not_met_for_the_first_time() {
         let mut here = engine(Memory::of_two(1));
-        let (theirs, reaches) = said(&Memory::of_two(2), None);
+        let theirs = said(&Memory::of_two(2), None);
         let mut chain = here.store().chain();
         chain.former = chain.current.members.split_off(1);
         here.parts.cx.standings.know(&chain);
-        let verdict = here.judge(&theirs, None, reaches);
+        let verdict = here.judge(&theirs);
         assert!(matches!(verdict, Err(Rejection::NoMember { .. })), "{verdict:?}");
         chain.current.members.append(&mut chain.former);
         here.parts.cx.standings.know(&chain);
-        assert_eq!(here.judge(&theirs, None, reaches), Ok(()));
-        here.meet(&theirs);
+        assert_eq!(here.judge(&theirs), Ok(()));
+        here.step(Input::Met(theirs.theirs.clone()));
         chain.former = chain.current.members.split_off(1);
         here.parts.cx.standings.know(&chain);
         let seen = here.store().seen(THERE);
-        assert_eq!(here.judge(&theirs, seen, reaches), Ok(()), "it was met as a member");
+        assert_eq!(here.judge(&said(&Memory::of_two(2), seen)), Ok(()), "it was met as a member");
     }
 
     /// Every replica that asks for an id gets one.
     #[test]
     fn only_who_was_a_member_takes_a_vote_away() {
         let mut here = engine(Memory::of_two(1));
-        here.meet(&said(&Memory::of_two(2), None).0);
+        here.step(Input::Met(said(&Memory::of_two(2), None).theirs));
         let members = here.store().chain();
         let mut joins = members.clone();
         let joiner = joins.current.members.pop().map(|member| Joiner { member, nonce: 1 });

@@ -7,8 +7,8 @@
 use super::consensus::Consensus;
 use super::context::Context;
 use super::notice::Notice;
+use crate::engine::store::Store;
 use crate::state::chain::Chain;
-use crate::storage::Store;
 
 /// The indexes after which the logs begin.
 #[derive(Default)]

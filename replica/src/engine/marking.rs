@@ -15,8 +15,8 @@ use kvorum_protocol::weight::bounded;
 use super::consensus::Consensus;
 use super::context::Context;
 use super::message::Verdict;
+use crate::engine::store::Store;
 use crate::marker::Mark;
-use crate::storage::Store;
 use epochs::Epochs;
 
 /// Ticks after which the marker is asked again: it may have been out of reach, and another replica
@@ -154,6 +154,7 @@ pub(super) fn peer_past_end<S: Store>(cx: &Context<S>) -> Option<ReplicaId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::store::IdentityStore;
     use kvorum_protocol::status::ReplicaId;
 
     use crate::engine::{Engine, Input, Options, Output};

@@ -1,7 +1,8 @@
 //! Pure: the engine's inputs and outputs, and the messages between replicas.
 //!
-//! Guarantees that these enums are all of the engine's communication, in both directions, except
-//! for its calls to [`Store`](crate::storage::Store).
+//! Guarantees that these enums are the engine's whole traffic: nothing else changes it, and nothing
+//! else that it wants done leaves it, except for its calls to [`Store`](super::store::Store). The
+//! other methods of the engine only read it.
 
 use kvorum_protocol::message::{Answer, Page, Refusal, Request, Scan, ServerFrame};
 use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId, Status};
@@ -9,6 +10,7 @@ use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use serde::{Deserialize, Serialize};
 
+use super::handshake::Introduction;
 use super::notice::Notice;
 use super::peers::Known;
 use crate::engine::consensus::solo::Written;
@@ -274,9 +276,21 @@ impl From<Refused> for Verdict {
     }
 }
 
+/// A time, by both of a process's clocks.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Time {
+    /// Microseconds since the process began.
+    pub monotonic_us: u64,
+    /// Microseconds since 1970, by the machine's clock, which may jump.
+    pub wall_us: u64,
+}
+
 /// The events that a replica handles.
 #[derive(Debug)]
 pub enum Input {
+    /// The time at which the inputs until the next one are handled. Nothing is decided by it: it is
+    /// only reported.
+    Now(Time),
     /// One unit of logical time has passed.
     Tick,
     /// A session of the link to a peer began.
@@ -293,6 +307,8 @@ pub enum Input {
         /// The session.
         session: Session,
     },
+    /// This replica and the peer with this introduction have accepted each other.
+    Met(Introduction),
     /// A peer sent a message.
     Peer {
         /// The peer.
@@ -351,6 +367,8 @@ pub enum Input {
         /// The request that this answers: the count was read again after it was made.
         read: Option<ScaleRead>,
     },
+    /// The process ends, with this replica's leadership if it has it: another one should lead.
+    HandOver,
     /// The process was asked to stop, and will be restarted.
     WantsStop,
     /// A joiner, or a replica that was left behind, received the members from others.
@@ -434,7 +452,7 @@ pub enum Output {
         /// The frame.
         frame: ServerFrame,
     },
-    /// Send a status to clients, with the time.
+    /// Send a status to clients.
     Status {
         /// The connections, and the calls that opened the subscriptions.
         to: Vec<(ClientKey, u64)>,

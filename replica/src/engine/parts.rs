@@ -31,10 +31,10 @@ use super::scrub::{Difference, Scrub};
 use super::sending::Sending;
 use super::{introductions, status};
 use crate::engine::consensus::solo::Written;
+use crate::engine::store::Store;
 use crate::state::chain::Standing;
 use crate::state::entry::Entry;
 use crate::state::snapshot::{Found, InstallWrite, Quarantine};
-use crate::storage::Store;
 
 /// The parts, and the context in which they work.
 pub(super) struct Parts<S: Store> {

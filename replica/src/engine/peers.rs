@@ -9,9 +9,9 @@ use kvorum_protocol::message::Refusal;
 use kvorum_protocol::status::{ConfigurationId, LinkStatus, Member, ReplicaId};
 
 use super::Session;
+use crate::engine::store::Store;
 use crate::state::chain::Chain;
 use crate::state::version::Version;
-use crate::storage::Store;
 
 /// A peer: another member, a former member or a joiner.
 #[derive(Clone, Debug)]

@@ -14,8 +14,8 @@ use super::context::Context;
 use super::message::{After, Output, PeerMessage};
 use super::notice::Notice;
 use crate::engine::consensus::patience::Patience;
+use crate::engine::store::Store;
 use crate::state::entry::Entry;
-use crate::storage::Store;
 
 /// Ticks after which a leader proposes a no-op because what it accepted stays undecided.
 const UNDECIDED_TICKS: u64 = 50;

@@ -15,8 +15,8 @@ use kvorum_protocol::status::{Member, ReplicaId};
 
 use super::context::Context;
 use super::message::{After, PeerMessage};
+use crate::engine::store::Store;
 use crate::state::chain::Standing;
-use crate::storage::Store;
 
 /// Ticks between two requests.
 const ASK_TICKS: u64 = 5;

@@ -21,10 +21,10 @@ use super::context::Context;
 use super::message::{After, Asker, Output, PeerMessage};
 use super::notice::Notice;
 use super::sending::{Sending, close_snapshot};
+use crate::engine::store::Store;
 use crate::state::entry::Entry;
 use crate::state::snapshot::{Cursor, Digest, Found, Wanted};
 use crate::state::version::Version;
-use crate::storage::Store;
 
 /// Ticks between two chunks that are read for a checksum. Bounds the rate to 12 MiB a second.
 const CHUNK_TICKS: u64 = 4;

@@ -12,8 +12,8 @@ use kvorum_protocol::status::ReplicaId;
 
 use super::context::Context;
 use super::message::{Asker, Origin, Output, PeerMessage};
+use crate::engine::store::Store;
 use crate::state::snapshot::{Found, SnapshotId, Wanted};
-use crate::storage::Store;
 use questions::Questions;
 
 /// Ticks after which a snapshot that is not being read is closed, and entries that are not being
@@ -176,6 +176,7 @@ pub(super) fn close_snapshot<S: Store>(cx: &mut Context<S>, snapshot: SnapshotId
 mod tests {
     use super::*;
     use crate::engine::message::{ClientKey, Session};
+    use crate::engine::store::StateStore;
     use crate::engine::tests::Cluster;
     use crate::state::machine::Table;
     use crate::state::snapshot::Header;

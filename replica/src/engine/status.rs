@@ -10,7 +10,7 @@ use super::health::Health;
 use super::logs::Logs;
 use super::restarts::Restarts;
 use crate::engine::requests::subscriptions::Turning;
-use crate::storage::Store;
+use crate::engine::store::Store;
 
 /// The most entries that a ready replica may lag behind the decided index it knows.
 const READY_LAG_MAX: u64 = 1024;
@@ -58,8 +58,8 @@ pub(super) fn status<S: Store>(
         membership: health.membership.status(cx, restarts),
         links: cx.peers.links(),
         trouble: health.trouble(cx),
-        monotonic_us: 0,
-        wall_us: 0,
+        monotonic_us: cx.time.monotonic_us,
+        wall_us: cx.time.wall_us,
     }
 }
 

@@ -30,8 +30,8 @@ impl Cluster {
         let engines = (1..=members).map(engine).collect();
         let mut cluster = Self { engines, answers: Vec::new(), calls: 0 };
         for (a, b) in cluster.pairs() {
-            let (theirs, _) = cluster.engine(b).introduce(a);
-            cluster.engine(a).meet(&theirs);
+            let theirs = cluster.engine(b).greet(a, None).unwrap().mine;
+            cluster.engine(a).step(Input::Met(theirs));
         }
         for (a, b) in cluster.pairs() {
             cluster.engine(a).step(Input::PeerUp { peer: b, session: Session(1) });

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::error;
 
-use crate::driver::ClientEvent;
+use crate::driver::ControlEvent;
 use crate::engine::Input;
 use crate::node::settings::Settings;
 use crate::storage::OpenError;
@@ -53,14 +53,14 @@ pub async fn wait_for_room(
 }
 
 /// Reports the free space to the driver, until the driver ends.
-pub async fn watch_disk(settings: Settings, driver: mpsc::Sender<ClientEvent>) {
+pub async fn watch_disk(settings: Settings, driver: mpsc::Sender<ControlEvent>) {
     let reserve = settings.disk_reserve;
     loop {
         let folder = settings.data.clone();
         let looked = tokio::task::spawn_blocking(move || free_bytes(&folder)).await;
         if let Ok(Ok(free)) = looked {
             let input = Input::Disk { free, reserve };
-            if driver.send(ClientEvent::Input { input, permit: None }).await.is_err() {
+            if driver.send(ControlEvent::Input(input)).await.is_err() {
                 return;
             }
         }

@@ -20,13 +20,14 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::info;
 
+use crate::engine::store::IdentityStore;
 use crate::orchestrator::folder::{ANOTHER_FILE, INTENT_FILE};
 use crate::orchestrator::{self, Orchestrator, OrchestratorError, Origin};
 use crate::planner::ordinal;
 use crate::state::chain::Standing;
 use crate::state::machine::Table;
+use crate::storage::Database;
 use crate::storage::rocks::open::NewIdentity;
-use crate::storage::{Database, Store};
 
 /// Time between two attempts to join.
 const TRY_INTERVAL: Duration = Duration::from_millis(200);

@@ -9,6 +9,7 @@ use kvorum_protocol::status::ClusterId;
 use tokio::sync::watch;
 use tracing::warn;
 
+use crate::engine::store::{IdentityStore, LogLimits, Store};
 use crate::engine::{Input, Verdict};
 use crate::marker::{Claim, Mark};
 use crate::node::disk_space::wait_for_room;
@@ -19,8 +20,7 @@ use crate::orchestrator::{self, Orchestrator};
 use crate::state::start::Secret;
 use crate::storage::memory::Memory;
 use crate::storage::rocks::open::{NewIdentity, Owner};
-use crate::storage::segments::LogLimits;
-use crate::storage::{Database, OnFatal, OpenError, Store};
+use crate::storage::{Database, OnFatal, OpenError};
 
 /// An open disk.
 pub enum Disk {

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 use tracing::info;
 
-use crate::driver::ClientEvent;
+use crate::driver::ControlEvent;
 use crate::engine::Input;
 use crate::orchestrator::Orchestrator;
 
@@ -34,7 +34,7 @@ pub async fn superseded(
     orchestrator: &Orchestrator,
     name: &str,
     mut status: watch::Receiver<Option<Arc<Status>>>,
-    driver: &mpsc::Sender<ClientEvent>,
+    driver: &mpsc::Sender<ControlEvent>,
 ) {
     let others = orchestrator.clients(name);
     loop {
@@ -46,7 +46,7 @@ pub async fn superseded(
         info!(own = stranded.configuration.id.0, newer = newer.id.0, is_over, "was left behind");
         let configuration = Some(newer.id);
         let input = Input::Learned { members: newer.members, configuration };
-        let _ = driver.send(ClientEvent::Input { input, permit: None }).await;
+        let _ = driver.send(ControlEvent::Input(input)).await;
         if is_over {
             return;
         }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvorum_protocol::message::{Address, Admin, Request};
+use kvorum_protocol::message::Address;
 use kvorum_protocol::status::{ClusterId, Role, Status};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,9 +21,11 @@ use tracing::{error, info, warn};
 use crate::clients::Clients;
 use crate::driver::metrics::Metrics;
 use crate::driver::{
-    CLIENTS_INBOX, ClientEvent, Driver, Inboxes, PEERS_INBOX, SCALE_READS_MAX, Shown,
+    CLIENTS_INBOX, CONTROL_INBOX, ControlEvent, Driver, Inboxes, PEERS_INBOX, SCALE_READS_MAX,
+    Shown,
 };
-use crate::engine::{ClientKey, Input, Options, ScaleRead};
+use crate::engine::store::{Identity, IdentityStore, Store};
+use crate::engine::{Input, Options, ScaleRead};
 use crate::limits::CONNECTIONS_MAX;
 use crate::marker::{Claim, Mark};
 use crate::node::disk_space::watch_disk;
@@ -38,7 +40,7 @@ use crate::orchestrator::{self, Folder, Kubernetes, MarkerWriter, Orchestrator, 
 use crate::private::tighten;
 use crate::storage::rocks::lock;
 use crate::storage::rocks::open::NewIdentity;
-use crate::storage::{Database, Identity, OnFatal, OpenError, Store};
+use crate::storage::{Database, OnFatal, OpenError};
 use crate::transport::Transport;
 use crate::transport::addresses::{Addresses, FILE_NAME};
 use crate::transport::book::whole_name;
@@ -65,7 +67,7 @@ type Keeping = AbortOnDropHandle<()>;
 
 /// A running replica.
 pub struct Replica {
-    clients: mpsc::Sender<ClientEvent>,
+    control: mpsc::Sender<ControlEvent>,
     status: watch::Receiver<Option<Arc<Status>>>,
     driver: Option<std::thread::JoinHandle<()>>,
     database: Option<Database>,
@@ -131,9 +133,10 @@ impl Replica {
             marks,
             scale_reads,
         };
-        let inboxes = Inboxes { peers, clients: from_clients };
+        let (control, commands) = mpsc::channel(CONTROL_INBOX);
+        let inboxes = Inboxes { peers, clients: from_clients, control: commands };
         let (identity, driver, database) = spawn(opened.disk, settings.options(), inboxes, shown);
-        hear(&clients, opened.first).await;
+        hear(&control, opened.first).await;
 
         let (file, cluster) = (tell_addresses(settings, &addresses)?, identity.cluster);
         let (reached, others) = reached(settings);
@@ -142,18 +145,17 @@ impl Replica {
         tasks.spawn(transport.listen(ports.peers));
         let (name, mut keeping) = (settings.name.clone(), None);
         if let Some(orchestrator) = orchestrator.clone() {
-            let clients = clients.clone();
-            let keeper = MarkerWriter { orchestrator, driver: to_driver, clients };
+            let keeper = MarkerWriter { orchestrator, driver: control.clone() };
             let own = Own { cluster, name: name.clone(), status: status.clone() };
             keeping = Some(follow(&mut tasks, keeper, (reads_due, marked), opened.claim, own));
         }
-        let serving = Clients::new(name, cluster, clients.clone(), status.clone(), others, metrics);
+        let serving = Clients::new(name, cluster, clients, status.clone(), others, metrics);
         tasks.spawn(serving.listen(ports.clients, connections_max));
         if database.is_some() {
-            tasks.spawn(watch_disk(settings.clone(), clients.clone()));
+            tasks.spawn(watch_disk(settings.clone(), control.clone()));
         }
         Ok(Self {
-            clients,
+            control,
             status,
             driver: Some(driver),
             database,
@@ -229,7 +231,7 @@ impl Replica {
             name: &self.addresses.name,
             patience: self.leave_patience,
             status: self.status.clone(),
-            driver: &self.clients,
+            driver: &self.control,
         };
         leaving.wait().await;
     }
@@ -237,7 +239,7 @@ impl Replica {
     /// Waits until the cluster went on without this replica, which it cannot detect by itself.
     async fn superseded(&self, orchestrator: &Orchestrator) {
         let (name, status) = (&self.addresses.name, self.status.clone());
-        superseded(orchestrator, name, status, &self.clients).await;
+        superseded(orchestrator, name, status, &self.control).await;
     }
 
     /// Ends with everything on disk; before that, hands leadership over if this replica leads and
@@ -247,7 +249,7 @@ impl Replica {
             self.hand_over().await;
         }
         let (reply, stopped) = oneshot::channel();
-        let is_asked = self.clients.send(ClientEvent::Stop { reply }).await.is_ok();
+        let is_asked = self.control.send(ControlEvent::Stop { reply }).await.is_ok();
         let untold = if is_asked { stopped.await.unwrap_or(None) } else { None };
         if let Some(driver) = self.driver.take() {
             let _ = tokio::task::spawn_blocking(move || driver.join()).await;
@@ -297,10 +299,8 @@ impl Replica {
         if !leads(&self.status.borrow()) || !has_heirs(&self.status.borrow()) {
             return;
         }
-        // The answer goes to a client that does not exist.
-        let request = Request::Admin(Admin::HandOver { to: String::new() });
-        let input = Input::Client { client: ClientKey(0), call: 0, request };
-        let _ = self.clients.send(ClientEvent::Input { input, permit: None }).await;
+        let input = Input::HandOver;
+        let _ = self.control.send(ControlEvent::Input(input)).await;
         let handed = self.status.wait_for(|status| !leads(status));
         if timeout(HAND_OVER_PATIENCE, handed).await.is_err() {
             warn!("no other replica took leadership over in time");
@@ -309,9 +309,9 @@ impl Replica {
 }
 
 /// Sends the driver the inputs that come before everything else.
-async fn hear(driver: &mpsc::Sender<ClientEvent>, first: Vec<Input>) {
+async fn hear(driver: &mpsc::Sender<ControlEvent>, first: Vec<Input>) {
     for input in first {
-        let _ = driver.send(ClientEvent::Input { input, permit: None }).await;
+        let _ = driver.send(ControlEvent::Input(input)).await;
     }
 }
 
@@ -334,7 +334,7 @@ fn follow(
     if let Some(herald) = orchestrator.herald(&name) {
         tasks.spawn(herald.follow(status.clone()));
     }
-    let driver = keeper.clients.clone();
+    let driver = keeper.driver.clone();
     let upkeep = Upkeep {
         orchestrator: orchestrator.clone(),
         cluster,

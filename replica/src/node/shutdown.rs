@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::driver::ClientEvent;
+use crate::driver::ControlEvent;
 use crate::engine::Input;
 use crate::node::rediscovery::superseded;
 use crate::orchestrator::{ClusterEvent, Orchestrator, OrchestratorError};
@@ -79,7 +79,7 @@ pub struct Leaving<'a> {
     /// The replica's status.
     pub status: watch::Receiver<Option<Arc<Status>>>,
     /// The inbox of the replica's driver.
-    pub driver: &'a mpsc::Sender<ClientEvent>,
+    pub driver: &'a mpsc::Sender<ControlEvent>,
 }
 
 impl Leaving<'_> {
@@ -135,7 +135,7 @@ impl Leaving<'_> {
                     return;
                 }
                 let input = Input::WantsStop;
-                let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
+                let _ = self.driver.send(ControlEvent::Input(input)).await;
             }
         }
     }

@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 
 use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
 
+use crate::engine::store::{
+    CopyStore, IdentityStore, LogLimits, LogStore, Seen, StateStore, Store,
+};
 use crate::marker::{Claim, Mark, Marker};
 use crate::state::chain::{Chain, Standing};
 use crate::state::entry::Entry;
@@ -23,8 +26,7 @@ use crate::state::snapshot::{Cursor, Found, Snapshots, Wanted};
 use crate::storage::log::{LogDisk, LogNumbers};
 use crate::storage::rocks::open::Owner;
 use crate::storage::rocks::seed::Seed;
-use crate::storage::segments::LogLimits;
-use crate::storage::{Ballot, Database, OnFatal, OpenError, Seen, Store};
+use crate::storage::{Ballot, Database, OnFatal, OpenError};
 
 /// The name reported for the marker when it remembers a later disk.
 const MARKER: &str = "the cluster's marker";

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tracing::{error, warn};
 
 use super::{Orchestrator, OrchestratorError, claim, known_better};
-use crate::driver::{ClientEvent, PeerEvent};
+use crate::driver::ControlEvent;
 use crate::engine::{Input, Verdict};
 use crate::marker::{Claim, Mark, Past};
 
@@ -21,10 +21,8 @@ const ASK_INTERVAL: Duration = Duration::from_secs(3);
 pub struct MarkerWriter {
     /// The orchestrator that keeps the marker.
     pub orchestrator: Orchestrator,
-    /// The driver, which reads the volume.
-    pub driver: mpsc::Sender<PeerEvent>,
-    /// The channel for verdicts to the driver.
-    pub clients: mpsc::Sender<ClientEvent>,
+    /// The driver, which reads the volume and takes the verdicts.
+    pub driver: mpsc::Sender<ControlEvent>,
 }
 
 impl MarkerWriter {
@@ -61,14 +59,14 @@ impl MarkerWriter {
     /// Reports a verdict to the driver; returns whether the driver is still there.
     async fn tell(&self, mark: Mark, verdict: Verdict) -> bool {
         let input = Input::Marked { mark, verdict };
-        self.clients.send(ClientEvent::Input { input, permit: None }).await.is_ok()
+        self.driver.send(ControlEvent::Input(input)).await.is_ok()
     }
 
     /// Asks the driver what the volume records of one of its starts. Returns an error if the driver
     /// has ended: an answer must not look as if the volume lacked the start.
     async fn past(&self, incarnation: u64) -> Result<Option<Past>, OrchestratorError> {
         let (reply, answer) = oneshot::channel();
-        let event = PeerEvent::Past { incarnation, reply };
+        let event = ControlEvent::Past { incarnation, reply };
         self.driver.send(event).await.map_err(|_| OrchestratorError::Ended)?;
         answer.await.map_err(|_| OrchestratorError::Ended)
     }

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::{ClusterEvent, Orchestrator, OrchestratorError, Scale, mark};
-use crate::driver::ClientEvent;
+use crate::driver::ControlEvent;
 use crate::engine::{Input, Verdict};
 use crate::marker::Mark;
 
@@ -32,7 +32,7 @@ pub struct Upkeep {
     /// This replica's latest status.
     pub status: watch::Receiver<Option<Arc<Status>>>,
     /// This replica's driver.
-    pub driver: mpsc::Sender<ClientEvent>,
+    pub driver: mpsc::Sender<ControlEvent>,
 }
 
 /// The result of a check of the marker.
@@ -88,7 +88,7 @@ impl Upkeep {
         if marked.cluster == self.cluster && own > Some(marked.configuration) {
             // Created anew, or put back: its contents have to be reported again.
             let input = Input::Marked { mark: Mark::default(), verdict: Verdict::Lost };
-            let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
+            let _ = self.driver.send(ControlEvent::Input(input)).await;
         }
         Ok(match (marked.cluster == self.cluster, is_gone) {
             (false, _) => Seen::Other(marked.cluster),

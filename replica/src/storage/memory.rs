@@ -16,13 +16,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use kvorum_protocol::data::LaneId;
-use kvorum_protocol::message::Scan;
+use kvorum_protocol::message::{Page, Scan};
 use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
 
 use super::durable::Durable;
 use super::log::{Log, LogDisk, LogNumbers, LogWrite};
-use super::segments::LogLimits;
-use super::{Decided, Identity, ScanPage, Seen, Store, scan};
+use super::scan;
+use crate::engine::store::{
+    CopyStore, Decided, Identity, IdentityStore, LogLimits, LogStore, Seen, StateStore, SyncStore,
+};
 use crate::state::chain::Chain;
 use crate::state::entry::Entry;
 use crate::state::machine::{Changes, Lane, Record, Table};
@@ -317,14 +319,80 @@ impl Table for Memory {
     }
 }
 
-impl Store for Memory {
+impl LogStore for Memory {
     type Log = Log<MemoryLog>;
-    type Snapshots<'a> = MemorySnapshots;
 
     fn log(&self, configuration: ConfigurationId) -> Self::Log {
         Log(MemoryLog { memory: self.clone(), configuration })
     }
 
+    fn drop_old_logs(&mut self) {
+        self.disk().write(Write::DropOldLogs);
+    }
+
+    fn decided(&self, from: u64, to: u64, bytes_max: usize) -> Decided {
+        let disk = self.disk();
+        let (configuration, last) = disk.current.log_of(from);
+        let to = to.min(last);
+        let mut decided = Decided::default();
+        let mut bytes = 0;
+        for position in from - 1..to {
+            let position = usize::try_from(position).expect("positions fit the address space");
+            let entry = disk.current.entries(configuration, position, position + 1).pop();
+            let Some(entry) = entry else { break };
+            bytes += entry.weight();
+            if bytes > bytes_max && !decided.entries.is_empty() {
+                break;
+            }
+            decided.entries.push(entry);
+        }
+        let last = from + decided.entries.len() as u64;
+        decided.void = disk.current.void.range(from..last).copied().collect();
+        decided
+    }
+
+    fn limits(&self) -> LogLimits {
+        self.disk().current.limits
+    }
+
+    fn excess(&self, pinned: Option<u64>) -> Option<u64> {
+        let id = self.configuration_id();
+        let disk = self.disk();
+        let log = disk.current.logs.get(&id)?;
+        let pinned = pinned.and_then(|index| usize::try_from(index).ok());
+        log.segments.excess(pinned, || 0).map(|position| position as u64)
+    }
+
+    fn since(&self) -> u64 {
+        self.disk().current.since
+    }
+}
+
+impl StateStore for Memory {
+    fn scan(&self, wanted: &Scan) -> Page {
+        let disk = self.disk();
+        let first = Bytes::copy_from_slice(scan::first(wanted));
+        let end = scan::end(wanted);
+        let records = disk
+            .current
+            .state
+            .keys
+            .range(first..)
+            .take_while(|(key, _)| end.as_ref().is_none_or(|end| key.as_ref() < end.as_slice()))
+            .map(|(key, record)| (key.clone(), record.clone()));
+        scan::page(wanted, records, disk.current.applied)
+    }
+
+    fn version(&self) -> Version {
+        self.disk().current.version
+    }
+
+    fn quarantine(&self) -> Option<Quarantine> {
+        self.disk().current.quarantine.clone()
+    }
+}
+
+impl IdentityStore for Memory {
     fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -353,13 +421,6 @@ impl Store for Memory {
         self.disk().write(Write::Epoch(next));
     }
 
-    /// Does nothing: there is no disk that could be gone.
-    fn touch(&mut self) {}
-
-    fn drop_old_logs(&mut self) {
-        self.disk().write(Write::DropOldLogs);
-    }
-
     fn seen(&self, peer: ReplicaId) -> Option<Seen> {
         self.disk().current.seen.get(&peer).copied()
     }
@@ -367,70 +428,10 @@ impl Store for Memory {
     fn remember(&mut self, peer: ReplicaId, seen: Seen) {
         self.disk().write(Write::Seen(peer, seen));
     }
+}
 
-    fn decided(&self, from: u64, to: u64, bytes_max: usize) -> Decided {
-        let disk = self.disk();
-        let (configuration, last) = disk.current.log_of(from);
-        let to = to.min(last);
-        let mut decided = Decided::default();
-        let mut bytes = 0;
-        for position in from - 1..to {
-            let position = usize::try_from(position).expect("positions fit the address space");
-            let entry = disk.current.entries(configuration, position, position + 1).pop();
-            let Some(entry) = entry else { break };
-            bytes += entry.weight();
-            if bytes > bytes_max && !decided.entries.is_empty() {
-                break;
-            }
-            decided.entries.push(entry);
-        }
-        let last = from + decided.entries.len() as u64;
-        decided.void = disk.current.void.range(from..last).copied().collect();
-        decided
-    }
-
-    fn scan(&self, wanted: &Scan) -> ScanPage {
-        let disk = self.disk();
-        let first = Bytes::copy_from_slice(scan::first(wanted));
-        let end = scan::end(wanted);
-        let records = disk
-            .current
-            .state
-            .keys
-            .range(first..)
-            .take_while(|(key, _)| end.as_ref().is_none_or(|end| key.as_ref() < end.as_slice()))
-            .map(|(key, record)| (key.clone(), record.clone()));
-        scan::page(wanted, records, disk.current.applied)
-    }
-
-    fn durable(&self) -> Durable {
-        let id = self.configuration_id();
-        Durable::of(id, &self.disk().current.numbers(id), 0)
-    }
-
-    fn limits(&self) -> LogLimits {
-        self.disk().current.limits
-    }
-
-    fn excess(&self, pinned: Option<u64>) -> Option<u64> {
-        let id = self.configuration_id();
-        let disk = self.disk();
-        let log = disk.current.logs.get(&id)?;
-        let pinned = pinned.and_then(|index| usize::try_from(index).ok());
-        log.segments.excess(pinned, || 0).map(|position| position as u64)
-    }
-
-    fn since(&self) -> u64 {
-        self.disk().current.since
-    }
-
-    fn version(&self) -> Version {
-        self.disk().current.version
-    }
-
-    fn quarantine(&self) -> Option<Quarantine> {
-        self.disk().current.quarantine.clone()
-    }
+impl CopyStore for Memory {
+    type Snapshots<'a> = MemorySnapshots;
 
     fn install(&self) -> Option<Install> {
         self.disk().current.install.clone()
@@ -443,7 +444,19 @@ impl Store for Memory {
     fn snapshots(&self) -> MemorySnapshots {
         MemorySnapshots::new(self.clone())
     }
+}
+
+impl SyncStore for Memory {
+    type Durable = Durable;
+
+    fn durable(&self) -> Durable {
+        let id = self.configuration_id();
+        Durable::of(id, &self.disk().current.numbers(id), 0)
+    }
 
     /// Does nothing: no write outlives the process, synced or not.
     fn sync(&self, _: Durable) {}
+
+    /// Does nothing: there is no disk that could be gone.
+    fn touch(&mut self) {}
 }

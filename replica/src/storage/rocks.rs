@@ -28,7 +28,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::durable::SideFile;
 use super::log::LogNumbers;
-use super::segments::{LogLimits, Segments};
+use super::segments::Segments;
+use crate::engine::store::LogLimits;
 use crate::state::chain::Chain;
 use keys::{Generation, LogField};
 use open_error::OpenError;

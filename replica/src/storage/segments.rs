@@ -7,53 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::limits::SYNC_BYTES_MAX;
-
-/// The limits for keeping and sending the log, in bytes as `Entry::weight` counts them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LogLimits {
-    /// The newest entries that stay when the log is compacted: a peer that lacks no more gets
-    /// entries.
-    pub window: u64,
-    /// The log is compacted when it exceeds `window` by this much: compactions are large and rare,
-    /// because each leaves a range tombstone.
-    pub step: u64,
-    /// The most that one message of the consensus library carries of the entries that a peer lacks;
-    /// a peer that lacks more fetches them in chunks first.
-    pub sync: u64,
-    /// The size of one chunk of state or of entries.
-    pub chunk: usize,
-    /// The size of a segment: the precision with which positions are known.
-    pub segment: u64,
-}
-
-impl Default for LogLimits {
-    fn default() -> Self {
-        Self {
-            window: 48 << 20,
-            step: 16 << 20,
-            sync: SYNC_BYTES_MAX as u64,
-            chunk: 512 << 10,
-            segment: 1 << 20,
-        }
-    }
-}
-
-impl LogLimits {
-    /// Returns the limits of a log that keeps this much, in the proportions of the default.
-    #[must_use]
-    pub fn keeping(window: u64) -> Self {
-        let default = Self::default();
-        let of = |most: u64, parts: u64| most.min(window / parts).max(1);
-        Self {
-            window,
-            step: of(u64::MAX, 3),
-            sync: of(default.sync, 6),
-            chunk: usize::try_from(of(default.chunk as u64, 4)).expect("chunks are small"),
-            segment: of(default.segment, 48),
-        }
-    }
-}
+use crate::engine::store::LogLimits;
 
 /// A run of consecutive entries.
 #[derive(Clone, Copy, Debug)]

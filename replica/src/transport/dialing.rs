@@ -20,7 +20,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::info;
 
-use super::meeting::{Failure, Met};
+use super::handshake::Failure;
+use super::meeting::Met;
 use super::{MEETING_PATIENCE, Transport};
 use crate::engine::Known;
 

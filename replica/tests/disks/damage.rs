@@ -14,13 +14,15 @@ use bytes::Bytes;
 use kvorum_protocol::data::{ClientId, Condition, Key, LaneId, Operation, RequestId, Value};
 use kvorum_protocol::message::{Consistency, Page, Scan};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
+use kvorum_replica::engine::store::{
+    IdentityStore, LogLimits, LogStore, Seen, StateStore, SyncStore,
+};
 use kvorum_replica::state::entry::{Command, Entry};
 use kvorum_replica::state::machine::{self, LaneMemory, Source, Table};
 use kvorum_replica::state::start::{Epoch, Secret};
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::rocks::open::{NewIdentity, Owner};
-use kvorum_replica::storage::segments::LogLimits;
-use kvorum_replica::storage::{Database, OpenError, Seen, Store};
+use kvorum_replica::storage::{Database, OpenError};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{Storage, StorageOp};
 use rand::rngs::StdRng;

@@ -11,6 +11,9 @@ use bytes::Bytes;
 use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome, RequestId};
 use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
+use kvorum_replica::engine::store::{
+    CopyStore, IdentityStore, LogLimits, LogStore, Seen, StateStore, Store, SyncStore,
+};
 use kvorum_replica::state::entry::{Command, Entry};
 use kvorum_replica::state::machine::{Changes, Lane, Record, Table};
 use kvorum_replica::state::snapshot::{Found, Install, InstallWrite, Snapshots, Wanted};
@@ -18,8 +21,7 @@ use kvorum_replica::state::start::{Epoch, Secret};
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::storage::rocks::open::{NewIdentity, Owner};
-use kvorum_replica::storage::segments::LogLimits;
-use kvorum_replica::storage::{Database, OpenError, Seen, Store};
+use kvorum_replica::storage::{Database, OpenError};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{Storage, StorageOp};
 use proptest::prelude::*;

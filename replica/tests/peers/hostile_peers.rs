@@ -17,6 +17,7 @@ use kvorum_protocol::message::{
     Admin, Answer, Consistency, Request, Scan, SnapshotName, SnapshotRequest, Subscription,
 };
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
+use kvorum_replica::engine::store::{CopyStore, Identity, LogLimits, StateStore};
 use kvorum_replica::engine::{
     ClientKey, Engine, Input, Options, Output, PeerMessage, Session, Verdict, validity,
 };
@@ -30,8 +31,6 @@ use kvorum_replica::state::snapshot::{
 use kvorum_replica::state::start::Epoch;
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::{Memory, MemorySnapshots};
-use kvorum_replica::storage::segments::LogLimits;
-use kvorum_replica::storage::{Identity, Store};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::PaxosMessage;
@@ -78,8 +77,8 @@ impl World {
         let options = Options { allows_faults: false, newest, checksum_ticks: 40 };
         let mut engine = Engine::new(disk.clone(), options);
         for id in 2..=size {
-            let (theirs, _) = puppet(id, size).introduce(ME);
-            engine.meet(&theirs);
+            let theirs = puppet(id, size).greet(ME, None).unwrap().mine;
+            engine.step(Input::Met(theirs));
             engine.step(Input::PeerUp { peer: ReplicaId(id), session: Session(id) });
         }
         engine.step(Input::Learned { members: vec![member(JOINER.0)], configuration: None });

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kvorum_protocol::message::{Admin, Answer, Refusal, Request, ServerFrame};
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
 use kvorum_replica::engine::peers::Peers;
+use kvorum_replica::engine::store::{CopyStore, Identity, LogLimits, StateStore, Store};
 use kvorum_replica::engine::{
     ClientKey, Engine, Input, Notice, Options, Output, PeerMessage, Session, Verdict,
 };
@@ -19,10 +20,9 @@ use kvorum_replica::state::snapshot::{
     Chunk, Found, Header, InstallWrite, Quarantine, SnapshotId, Wanted,
 };
 use kvorum_replica::state::version::Version;
+use kvorum_replica::storage::Database;
 use kvorum_replica::storage::memory::Memory;
 use kvorum_replica::storage::rocks::open::{NewIdentity, Owner};
-use kvorum_replica::storage::segments::LogLimits;
-use kvorum_replica::storage::{Database, Identity, Store};
 
 const OPTIONS: Options =
     Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };

@@ -2,10 +2,10 @@
 
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
 use kvorum_replica::engine::peers::Peers;
+use kvorum_replica::engine::store::Identity;
 use kvorum_replica::engine::{Known, Session};
 use kvorum_replica::state::chain::Chain;
 use kvorum_replica::state::version::Version;
-use kvorum_replica::storage::Identity;
 use kvorum_replica::storage::memory::Memory;
 
 const ME: ReplicaId = ReplicaId(1);

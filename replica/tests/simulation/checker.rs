@@ -15,12 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use kvorum_protocol::data::{Operation, Outcome, RequestId};
 use kvorum_protocol::status::{Configuration, ReplicaId};
 use kvorum_replica::engine::PeerMessage;
+use kvorum_replica::engine::store::{Decided, LogStore};
 use kvorum_replica::state::entry::Entry;
 use kvorum_replica::state::machine::Table;
 use kvorum_replica::state::snapshot::Found;
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::Memory;
-use kvorum_replica::storage::{Decided, Store};
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::PaxosMsg;
 

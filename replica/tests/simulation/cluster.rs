@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use kvorum_protocol::message::{Answer, ServerFrame};
 use kvorum_protocol::status::ReplicaId;
+use kvorum_replica::engine::store::{IdentityStore, StateStore};
 use kvorum_replica::engine::{ClientKey, Engine, Input, Notice, Output, Session};
 use kvorum_replica::state::version::Version;
-use kvorum_replica::storage::Store;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

@@ -5,8 +5,8 @@
 //! some, or the marker, which lies outside of all volumes. Then it must never vote.
 
 use kvorum_protocol::status::ReplicaId;
+use kvorum_replica::engine::store::IdentityStore;
 use kvorum_replica::state::start::Epoch;
-use kvorum_replica::storage::Store;
 use kvorum_replica::storage::memory::Memory;
 use rand::RngExt;
 

@@ -1,8 +1,8 @@
 //! Decides whether a run may end, and describes one that never may.
 
 use kvorum_protocol::status::ReplicaId;
+use kvorum_replica::engine::store::{CopyStore, IdentityStore, StateStore};
 use kvorum_replica::planner::ordinal;
-use kvorum_replica::storage::Store;
 
 use super::cluster::Cluster;
 use super::node::Node;

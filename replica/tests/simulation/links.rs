@@ -1,10 +1,12 @@
 //! Links between replicas: the beginning and the end of sessions.
 
 use kvorum_protocol::status::ReplicaId;
-use kvorum_replica::engine::{Engine, Input, PeerMessage, Rejection, SLOW_TICKS, Session};
+use kvorum_replica::engine::store::IdentityStore;
+use kvorum_replica::engine::{
+    Claim, Engine, Greeting, Input, PeerMessage, Rejection, SLOW_TICKS, Session,
+};
 use kvorum_replica::state::machine::Table;
 use kvorum_replica::state::start::Start;
-use kvorum_replica::storage::Store;
 use kvorum_replica::storage::memory::Memory;
 use omnipaxos::messages::Message;
 use rand::RngExt;
@@ -23,12 +25,13 @@ const COMES_LATE: f64 = 0.5;
 /// Checks whether a replica accepts another one as the replica that it remembers.
 pub fn judgement(ours: &Engine<Memory>, theirs: &Engine<Memory>) -> Result<(), Rejection> {
     let replica = |engine: &Engine<Memory>| engine.store().identity().replica;
-    let (mine, seen) = ours.introduce(replica(theirs));
+    let Greeting { mine, seen, .. } = ours.greet(replica(theirs), None)?;
     // The transport does this by signatures.
     let start = theirs.start_seen(mine.last_saw);
     let is_its = |start: &Start| seen.is_none_or(|seen| start.secret.key() == seen.key);
     let reaches = start.filter(is_its).map(|start| start.reaches());
-    ours.judge(&theirs.introduce(replica(ours)).0, seen, reaches)
+    let theirs = theirs.greet(replica(ours), None)?.mine;
+    ours.judge(&Claim { theirs, seen, reaches })
 }
 
 impl Cluster {
@@ -98,11 +101,10 @@ impl Cluster {
         peer: ReplicaId,
         session: Session,
     ) -> Result<(), String> {
-        let Some(theirs) = self.engine(peer).map(|theirs| theirs.introduce(id).0) else {
-            return Ok(());
-        };
+        let Some(theirs) = self.engine(peer) else { return Ok(()) };
+        let theirs = theirs.greet(id, None).map_err(|why| why.to_string())?.mine;
         let Some(process) = &mut self.node(id).process else { return Ok(()) };
-        process.engine.meet(&theirs);
+        process.engine.step(Input::Met(theirs));
         self.turn(id, Input::PeerUp { peer, session })
     }
 

@@ -2,9 +2,9 @@
 //! start.
 
 use kvorum_protocol::status::{ClusterId, ReplicaId};
+use kvorum_replica::engine::store::{IdentityStore, Store};
 use kvorum_replica::engine::{Input, Verdict};
 use kvorum_replica::marker::{Mark, Marker, Refused};
-use kvorum_replica::storage::Store;
 use kvorum_replica::storage::memory::Memory;
 use rand::RngExt;
 

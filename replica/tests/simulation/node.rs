@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId, Role};
 use kvorum_replica::driver::gate::Gate;
+use kvorum_replica::engine::store::{CopyStore, Identity, IdentityStore, LogLimits};
 use kvorum_replica::engine::{
     After, ClientKey, Engine, Input, Options, Output, PeerMessage, Session,
 };
@@ -11,8 +12,6 @@ use kvorum_replica::state::machine::Table;
 use kvorum_replica::state::snapshot::{Found, Snapshots, Wanted};
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::{Memory, MemorySnapshots};
-use kvorum_replica::storage::segments::LogLimits;
-use kvorum_replica::storage::{Identity, Store};
 
 use super::rules::Rules;
 

@@ -7,6 +7,7 @@
 
 use kvorum_protocol::message::{Admin, Answer, Request};
 use kvorum_protocol::status::{Configuration, ReplicaId, Role, Status};
+use kvorum_replica::engine::store::{Identity, IdentityStore};
 use kvorum_replica::engine::{ClientKey, Input, ScaleRead};
 use kvorum_replica::marker::Marker;
 use kvorum_replica::planner::{Scale, ordinal};
@@ -14,7 +15,6 @@ use kvorum_replica::state::chain::Standing;
 use kvorum_replica::state::entry::Entry;
 use kvorum_replica::state::machine::Table;
 use kvorum_replica::state::version::Version;
-use kvorum_replica::storage::{Identity, Store};
 use rand::RngExt;
 use rand::rngs::StdRng;
 

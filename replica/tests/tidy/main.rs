@@ -62,8 +62,8 @@ const TOP_LEVEL: [&str; 9] = [
     "LICENSE",
 ];
 
-/// Returns the top of the checkout. Cargo runs tests in their package's folder; a path from the time
-/// of compilation could be another checkout's, which shared the target folder.
+/// Returns the top of the checkout. Cargo runs tests in their package's folder; a path from the
+/// time of compilation could be another checkout's that shared the target folder.
 fn root() -> PathBuf {
     std::env::current_dir().unwrap().parent().unwrap().to_owned()
 }

@@ -7,8 +7,8 @@ use kvorum_protocol::status::ReplicaId;
 use crate::engine::consensus::Consensus;
 use crate::engine::context::Context;
 use crate::engine::message::{After, PeerMessage};
+use crate::engine::store::Store;
 use crate::state::snapshot::{SnapshotId, Wanted};
-use crate::storage::Store;
 
 /// Lets a source close a snapshot that it holds open for this replica.
 pub(super) fn close_at<S: Store>(cx: &mut Context<S>, source: ReplicaId, snapshot: SnapshotId) {

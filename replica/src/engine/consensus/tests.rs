@@ -7,11 +7,10 @@ use omnipaxos::util::LogSync;
 
 use super::outbidding::WAIT_TICKS as OUTBID_TICKS;
 use super::*;
+use crate::engine::store::{Identity, LogLimits, LogStore};
 use crate::state::entry::NoSnapshot;
 use crate::storage::log::Log;
 use crate::storage::memory::{Memory, MemoryLog};
-use crate::storage::segments::LogLimits;
-use crate::storage::{Identity, Store};
 
 /// The first of some members, and the messages it sent last, with the slots that they are for.
 struct First {

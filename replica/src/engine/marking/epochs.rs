@@ -19,9 +19,9 @@ use omnipaxos::ballot_leader_election::Ballot;
 
 use crate::engine::context::Context;
 use crate::engine::message::{After, Output, PeerMessage};
+use crate::engine::store::{Seen, Store};
 use crate::marker::Mark;
 use crate::state::start::Epoch;
-use crate::storage::{Seen, Store};
 
 /// The minimum duration of an epoch, in ticks: bounds the cost of epochs under load, and how much
 /// is written in one.

@@ -13,10 +13,10 @@ use kvorum_protocol::status::Member;
 use crate::engine::consensus::Consensus;
 use crate::engine::context::Context;
 use crate::engine::message::{ClientKey, Origin};
+use crate::engine::store::Store;
 use crate::planner::{self, MEMBERS_MAX, Scale};
 use crate::state::entry::Entry;
 use crate::state::version::Version;
-use crate::storage::Store;
 
 /// The maximum number of pending joins; further ones are refused as overload.
 const JOINS_MAX: usize = 64;

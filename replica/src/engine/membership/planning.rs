@@ -11,8 +11,8 @@ use kvorum_protocol::status::{Member, ReplicaId};
 use crate::engine::consensus::Consensus;
 use crate::engine::context::Context;
 use crate::engine::message::{After, Output, PeerMessage, ScaleRead};
+use crate::engine::store::Store;
 use crate::planner::{self, Candidate, Plan, Scale, View};
-use crate::storage::Store;
 
 /// Ticks between two plans.
 const PLAN_TICKS: u64 = 3;

@@ -17,10 +17,10 @@ use super::planning::Planning;
 use crate::engine::context::Context;
 use crate::engine::notice::Notice;
 use crate::engine::requests::proposals::Proposals;
+use crate::engine::store::Store;
 use crate::planner::Scale;
 use crate::state::chain::Standing;
 use crate::state::entry::Entry;
-use crate::storage::Store;
 
 /// Ticks that writes may wait for the next members at the first try: a change must not stop the
 /// service for longer than a quarter of a second.

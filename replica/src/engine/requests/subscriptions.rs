@@ -17,11 +17,11 @@ use kvorum_protocol::message::{EntryEvent, Event, KeyEvent, Refusal, ServerFrame
 use kvorum_protocol::status::{ReplicaId, Role, Status};
 
 use crate::engine::ClientKey;
+use crate::engine::store::{Decided, Store};
 use crate::limits::{
     PREFIXES_BYTES_MAX, SUBSCRIPTIONS_MAX as ALL_SUBSCRIPTIONS_MAX, TURN_BYTES_MAX,
 };
 use crate::state::entry::{Command, Entry};
-use crate::storage::{Decided, Store};
 
 /// The most bytes of entries that one subscription is sent in one turn, plus at most one entry.
 const CURSOR_BYTES_MAX: usize = 256 << 10;

@@ -11,15 +11,15 @@ use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
 use omnipaxos::storage::Storage;
 use omnipaxos_storage::memory_storage::MemoryStorage;
 
+use crate::engine::store::{LogLimits, Seen};
 use crate::state::chain::Chain;
 use crate::state::entry::Entry;
 use crate::state::machine::{Changes, Lane, Record};
 use crate::state::snapshot::{Chunk, Cursor, Install, InstallWrite, Item, Quarantine};
 use crate::state::start::Epoch;
 use crate::state::version::Version;
-use crate::storage::Seen;
 use crate::storage::log::{LogNumbers, LogWrite};
-use crate::storage::segments::{LogLimits, Segments};
+use crate::storage::segments::Segments;
 
 /// The wrapped storage's promise, on which this module relies.
 const MEMORY_NEVER_FAILS: &str = "memory storage never fails";

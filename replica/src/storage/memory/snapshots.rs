@@ -9,10 +9,10 @@ use kvorum_protocol::status::ConfigurationId;
 
 use super::Memory;
 use super::image::State;
+use crate::engine::store::{IdentityStore, LogStore};
 use crate::state::entry::Entry;
 use crate::state::machine::Table;
 use crate::state::snapshot::{Found, Header, SnapshotId, Snapshots, Wanted};
-use crate::storage::Store;
 
 /// The open snapshots of a disk in memory.
 pub struct MemorySnapshots {

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use kvorum_protocol::data::LaneId;
-use kvorum_protocol::message::Scan;
+use kvorum_protocol::message::{Page, Scan};
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use rocksdb::WriteBatch;
 
@@ -28,8 +28,12 @@ use super::log::RocksLog;
 use super::open::{Opened, Owner};
 use super::open_error::OpenError;
 use super::snapshots::RocksSnapshots;
-use super::tables::{Debt, open_rocksdb};
+use super::tables::open_rocksdb;
 use super::{Inner, OnFatal, is_damage, keys, put};
+use crate::engine::store::{
+    CopyStore, Debt, Decided, Identity, IdentityStore, LogLimits, LogStore, Seen, StateStore,
+    SyncStore,
+};
 use crate::state::chain::Chain;
 use crate::state::machine::{Changes, Lane, Record, Table};
 use crate::state::snapshot::{Install, InstallWrite, Quarantine};
@@ -37,8 +41,7 @@ use crate::state::start::{Epoch, Start};
 use crate::state::version::Version;
 use crate::storage::durable::Durable;
 use crate::storage::log::Log;
-use crate::storage::segments::{LogLimits, Segments};
-use crate::storage::{Decided, Identity, ScanPage, Seen, Store};
+use crate::storage::segments::Segments;
 
 /// The open disk. Clones share it.
 #[derive(Clone)]
@@ -191,20 +194,11 @@ impl Table for Database {
     }
 }
 
-impl Store for Database {
+impl LogStore for Database {
     type Log = Log<RocksLog>;
-    type Snapshots<'a> = RocksSnapshots<'a>;
 
     fn log(&self, configuration: ConfigurationId) -> Self::Log {
         Log(RocksLog::open(Arc::clone(&self.inner), configuration))
-    }
-
-    fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn nonce_at(&self, incarnation: u64) -> Option<u64> {
-        self.inner.get(keys::META, &keys::nonce(incarnation))
     }
 
     fn drop_old_logs(&mut self) {
@@ -213,34 +207,6 @@ impl Store for Database {
             batch.delete_range_cf(self.inner.family(family), first, end);
         }
         self.inner.write(batch);
-    }
-
-    fn start(&self, incarnation: u64) -> Option<Start> {
-        self.inner.start(incarnation)
-    }
-
-    fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
-    fn begin_epoch(&mut self) {
-        self.write_epoch();
-    }
-
-    fn touch(&mut self) {
-        self.inner.touch();
-    }
-
-    fn debt(&self) -> Debt {
-        self.inner.debt()
-    }
-
-    fn seen(&self, peer: ReplicaId) -> Option<Seen> {
-        self.inner.seen(peer)
-    }
-
-    fn remember(&mut self, peer: ReplicaId, seen: Seen) {
-        self.inner.remember(peer, seen);
     }
 
     fn decided(&self, from: u64, to: u64, bytes_max: usize) -> Decided {
@@ -268,21 +234,6 @@ impl Store for Database {
         decided
     }
 
-    fn scan(&self, wanted: &Scan) -> ScanPage {
-        loop {
-            let (generation, page) = self.inner.scan(wanted);
-            // If the state was replaced meanwhile, the files of the old one may be gone.
-            if generation == self.inner.generation() {
-                return page;
-            }
-        }
-    }
-
-    fn durable(&self) -> Durable {
-        let writes = self.inner.db.latest_sequence_number();
-        Durable::of(self.inner.chain().current.id, &self.inner.numbers(), writes)
-    }
-
     fn limits(&self) -> LogLimits {
         self.inner.limits
     }
@@ -296,6 +247,18 @@ impl Store for Database {
     fn since(&self) -> u64 {
         self.since
     }
+}
+
+impl StateStore for Database {
+    fn scan(&self, wanted: &Scan) -> Page {
+        loop {
+            let (generation, page) = self.inner.scan(wanted);
+            // If the state was replaced meanwhile, the files of the old one may be gone.
+            if generation == self.inner.generation() {
+                return page;
+            }
+        }
+    }
 
     fn version(&self) -> Version {
         self.version
@@ -304,6 +267,40 @@ impl Store for Database {
     fn quarantine(&self) -> Option<Quarantine> {
         self.inner.get(keys::META, keys::QUARANTINE)
     }
+}
+
+impl IdentityStore for Database {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn nonce_at(&self, incarnation: u64) -> Option<u64> {
+        self.inner.get(keys::META, &keys::nonce(incarnation))
+    }
+
+    fn start(&self, incarnation: u64) -> Option<Start> {
+        self.inner.start(incarnation)
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    fn begin_epoch(&mut self) {
+        self.write_epoch();
+    }
+
+    fn seen(&self, peer: ReplicaId) -> Option<Seen> {
+        self.inner.seen(peer)
+    }
+
+    fn remember(&mut self, peer: ReplicaId, seen: Seen) {
+        self.inner.remember(peer, seen);
+    }
+}
+
+impl CopyStore for Database {
+    type Snapshots<'a> = RocksSnapshots<'a>;
 
     fn install(&self) -> Option<Install> {
         self.inner.get(keys::META, keys::INSTALL)
@@ -316,6 +313,15 @@ impl Store for Database {
     fn snapshots(&self) -> RocksSnapshots<'_> {
         RocksSnapshots::new(&self.inner, self.identity.nonce)
     }
+}
+
+impl SyncStore for Database {
+    type Durable = Durable;
+
+    fn durable(&self) -> Durable {
+        let writes = self.inner.db.latest_sequence_number();
+        Durable::of(self.inner.chain().current.id, &self.inner.numbers(), writes)
+    }
 
     fn sync(&self, durable: Durable) {
         let to_drop = std::mem::take(&mut *self.inner.to_drop());
@@ -327,5 +333,13 @@ impl Store for Database {
             self.inner.fatal("the side file could not be written", &error);
         }
         self.inner.drop_files(&to_drop);
+    }
+
+    fn touch(&mut self) {
+        self.inner.touch();
+    }
+
+    fn debt(&self) -> Debt {
+        self.inner.debt()
     }
 }

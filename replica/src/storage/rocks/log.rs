@@ -235,10 +235,10 @@ mod tests {
     use kvorum_protocol::status::ClusterId;
 
     use super::*;
+    use crate::engine::store::{LogLimits, LogStore, SyncStore};
     use crate::state::version::Version;
+    use crate::storage::Database;
     use crate::storage::rocks::open::{NewIdentity, Owner};
-    use crate::storage::segments::LogLimits;
-    use crate::storage::{Database, Store};
 
     const CONFIGURATION: ConfigurationId = ConfigurationId(1);
 

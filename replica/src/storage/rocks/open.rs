@@ -13,10 +13,10 @@ use super::open_error::OpenError;
 use super::record::{self, RecordError};
 use super::starts::StartRecord;
 use super::{keys, put, read_numbers};
+use crate::engine::store::Identity;
 use crate::state::chain::Chain;
 use crate::state::start::{Epoch, Secret};
 use crate::state::version::Version;
-use crate::storage::Identity;
 use crate::storage::durable::{Durable, SideFile};
 use crate::storage::log::LogNumbers;
 

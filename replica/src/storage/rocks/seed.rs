@@ -16,9 +16,9 @@ use super::keys;
 use super::open::Owner;
 use super::open_error::OpenError;
 use super::{OnFatal, put};
+use crate::engine::store::{CopyStore, IdentityStore, LogLimits, LogStore, StateStore, SyncStore};
+use crate::storage::Database;
 use crate::storage::log::{LogDisk, LogWrite};
-use crate::storage::segments::LogLimits;
-use crate::storage::{Database, Store};
 use kvorum_protocol::status::ClusterId;
 
 use crate::state::entry::Entry;
@@ -145,6 +145,7 @@ mod tests {
     use kvorum_protocol::status::{Configuration, ConfigurationId, Member, ReplicaId};
 
     use super::*;
+    use crate::engine::store::{LogStore, StateStore};
     use crate::state::entry::Command;
     use crate::state::machine::{Lane, Record};
     use crate::storage::rocks::open::NewIdentity;

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::keys;
 use super::{Inner, put};
+use crate::engine::store::{Seen, Store, SyncStore};
 use crate::marker::{Claim, Mark};
 use crate::state::machine::Table;
 use crate::state::start::{Epoch, Secret, Start};
-use crate::storage::{Database, Seen, Store};
+use crate::storage::Database;
 
 /// One start, as it is stored on the disk.
 #[derive(Clone, Copy, Serialize, Deserialize)]

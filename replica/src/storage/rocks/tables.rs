@@ -13,6 +13,7 @@ use rocksdb::{
 };
 
 use super::{Inner, ToDrop, keys};
+use crate::engine::store::Debt;
 use crate::limits::{BLOCK_CACHE_BYTES, WRITE_BUFFERS_BYTES};
 
 /// The size of the write-ahead log, in bytes, beyond which it is cut by flushing the oldest column
@@ -43,17 +44,6 @@ const OTHER_FILES_MAX: i32 = 60;
 
 /// The most table files that RocksDB keeps open; the other descriptors are for connections.
 const OPEN_FILES_MAX: i32 = 256;
-
-/// The disk's debt: work that was put off.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Debt {
-    /// The bytes that have to be merged before the levels are in proportion; an estimate.
-    pub bytes: u64,
-    /// The number of level 0 files of the family that has most.
-    pub files: u64,
-    /// Whether writes are slowed or stopped until the debt is smaller.
-    pub slows_writes: bool,
-}
 
 pub(super) fn open_rocksdb(path: &Path) -> Result<DB, rocksdb::Error> {
     let mut options = Options::default();

@@ -3,6 +3,7 @@
 //! nothing about real disks.
 
 use kvorum_protocol::status::{Configuration, Member};
+use kvorum_replica::engine::store::SyncStore;
 use kvorum_replica::state::chain::Chain;
 use kvorum_replica::state::snapshot::{Chunk, Cursor, Header, Item, Quarantine, SnapshotId};
 

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use kvorum_protocol::data::{ClientId, Condition, Key, LaneId, Operation, RequestId, Value};
 use kvorum_protocol::message::{Admin, Consistency, Request};
 use kvorum_protocol::status::{ClusterId, Configuration, ReplicaId};
+use kvorum_replica::engine::store::{Identity, IdentityStore};
 use kvorum_replica::engine::{ClientKey, Engine, Input, Introduction, Rejection, Session};
 use kvorum_replica::planner::Scale;
 use kvorum_replica::storage::memory::Memory;
-use kvorum_replica::storage::{Identity, Store};
 
 use super::super::event::pair;
 use super::super::links::judgement;
@@ -76,8 +76,8 @@ impl World {
         let session = Session(self.sessions);
         self.links.insert(ends, session);
         let introductions = (self.introduction(a, b)?, self.introduction(b, a)?);
-        self.process(a)?.engine.meet(&introductions.1);
-        self.process(b)?.engine.meet(&introductions.0);
+        self.process(a)?.engine.step(Input::Met(introductions.1));
+        self.process(b)?.engine.step(Input::Met(introductions.0));
         self.take(a, Input::PeerUp { peer: b, session })?;
         self.take(b, Input::PeerUp { peer: a, session })
     }
@@ -89,7 +89,8 @@ impl World {
     }
 
     fn introduction(&self, id: ReplicaId, to: ReplicaId) -> Result<Introduction, String> {
-        Ok(self.engine(id)?.introduce(to).0)
+        let greeting = self.engine(id)?.greet(to, None).map_err(|why| why.to_string())?;
+        Ok(greeting.mine)
     }
 
     /// Tries all links that are down, as the transport always does.

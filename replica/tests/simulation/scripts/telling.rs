@@ -1,9 +1,9 @@
 //! The lines of a script's output about messages, decisions and notices of replicas.
 
 use kvorum_protocol::status::{Configuration, ReplicaId};
+use kvorum_replica::engine::store::LogStore;
 use kvorum_replica::engine::{Notice, PeerMessage};
 use kvorum_replica::state::machine::Table;
-use kvorum_replica::storage::Store;
 
 use super::words;
 use super::world::World;

@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 
 use kvorum_protocol::message::{Answer, Request, ServerFrame};
 use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId, Status};
+use kvorum_replica::engine::store::{Identity, IdentityStore};
 use kvorum_replica::engine::{After, Input, Output, PeerMessage, Session, Verdict};
 use kvorum_replica::marker::{Mark, Marker};
 use kvorum_replica::planner::Scale;
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::Memory;
-use kvorum_replica::storage::{Identity, Store};
 
 use super::super::event::pair;
 use super::super::marker;
