@@ -36,7 +36,7 @@ use kvorum_protocol::Key;
 use kvorum_protocol::message::Consistency;
 
 use crate::arguments::ThemeName;
-use crate::exit::Stop;
+use crate::exit::Failure;
 use crate::keymap::Mode;
 use crate::message::{CallId, Destination, Now, Place};
 use crate::prompt::complete::Known;
@@ -114,7 +114,7 @@ pub enum Stage {
     /// No cluster is attached.
     Detached {
         /// The reason.
-        why: Stop,
+        why: Failure,
     },
     /// The cluster is attached.
     Attached(Place),

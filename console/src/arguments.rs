@@ -105,10 +105,10 @@ pub struct Global {
 impl Global {
     /// What is said of a cluster that Kubernetes runs.
     #[must_use]
-    pub fn kubernetes(&self) -> crate::kubernetes::Named {
+    pub fn kubernetes(&self) -> crate::kubernetes::KubeTarget {
         // A variable that is set to nothing is not set.
         let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        crate::kubernetes::Named {
+        crate::kubernetes::KubeTarget {
             context: said(&self.context),
             namespace: said(&self.namespace),
             statefulset: said(&self.statefulset),

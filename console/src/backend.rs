@@ -14,7 +14,7 @@ pub mod watch;
 
 use std::sync::Arc;
 
-use crate::exit::Stop;
+use crate::exit::Failure;
 use crate::message::{Call, Place, Reply};
 use crate::probe::{Store, Task};
 use crate::sink::Sink;
@@ -28,7 +28,7 @@ pub trait Backend: Send + Sync + 'static {
     fn watch(self: Arc<Self>, sink: Sink) -> Task<()>;
 
     /// Carries out one call on the cluster.
-    fn call(self: Arc<Self>, call: Call) -> Task<Result<Reply, Stop>>;
+    fn call(self: Arc<Self>, call: Call) -> Task<Result<Reply, Failure>>;
 
     /// Returns the store that the write probe writes to.
     fn store(self: Arc<Self>) -> Arc<dyn Store>;

@@ -22,35 +22,35 @@ use kvorum_protocol::client::Route;
 use kvorum_protocol::message::Consistency;
 
 use crate::arguments::{Arguments, Command, Format, Global, Verb};
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::message::HowToKill;
 use crate::node::Node;
-use crate::runner::Platform;
-use crate::target::{self, Found, Named};
+use crate::platform::Platform;
+use crate::target::{self, Discovered, Named};
 
 /// The time to wait for each endpoint's reply when a named node is not a member.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The client, the global options and the runner that a command works with.
+/// The client, the global options and the platform that a command works with.
 pub(crate) struct Context {
     client: Arc<Client>,
     global: Global,
-    runner: Platform,
+    platform: Platform,
 }
 
 impl Context {
     /// Chooses the cluster, names it, and opens it.
-    async fn open(global: Global, named: Named, is_write: bool) -> Result<Self, Stop> {
+    async fn open(global: Global, named: Named, is_write: bool) -> Result<Self, Failure> {
         if is_write && global.readonly {
-            return Err(Stop::new(Exit::NotAuthorized, READ_ONLY));
+            return Err(Failure::new(Exit::NotAuthorized, READ_ONLY));
         }
-        let target = target::choose(&global, named, Found::look(), is_write)?;
-        let (client, runner) = target.open(&global).await?;
-        Ok(Self { client, global, runner })
+        let target = target::choose(&global, named, Discovered::look(), is_write)?;
+        let (client, platform) = target.open(&global).await?;
+        Ok(Self { client, global, platform })
     }
 
     /// Returns the route to a node.
-    async fn route(&self, node: Option<&Node>) -> Result<Route, Stop> {
+    async fn route(&self, node: Option<&Node>) -> Result<Route, Failure> {
         let node = match node {
             None | Some(Node::Any) => return Ok(Route::Any),
             Some(node) => node,
@@ -59,10 +59,10 @@ impl Context {
         let found = node.resolve(&status.configuration, status.leader.as_deref());
         match found {
             Ok(name) => Ok(name.map_or(Route::Any, Route::Through)),
-            Err(why) if *node == Node::Leader => Err(Stop::new(Exit::Unavailable, why)),
+            Err(why) if *node == Node::Leader => Err(Failure::new(Exit::Unavailable, why)),
             Err(why) => match self.other(node).await {
                 Some(name) => Ok(Route::Through(name)),
-                None => Err(Stop::usage(why)),
+                None => Err(Failure::usage(why)),
             },
         }
     }
@@ -76,7 +76,7 @@ impl Context {
     }
 
     /// Returns the route of a request that the client sends to the leader in any case.
-    async fn leader_or(&self, node: Option<&Node>) -> Result<Route, Stop> {
+    async fn leader_or(&self, node: Option<&Node>) -> Result<Route, Failure> {
         match node {
             Some(Node::Leader) if !self.global.local_read => Ok(Route::Any),
             node => self.route(node).await,
@@ -84,10 +84,10 @@ impl Context {
     }
 
     /// Returns the name of the node that is meant.
-    async fn name(&self, node: &Node) -> Result<String, Stop> {
+    async fn name(&self, node: &Node) -> Result<String, Failure> {
         match self.route(Some(node)).await? {
             Route::Through(name) => Ok(name),
-            Route::Any => Err(Stop::usage("'any' is no particular node; name one")),
+            Route::Any => Err(Failure::usage("'any' is no particular node; name one")),
         }
     }
 
@@ -97,7 +97,7 @@ impl Context {
 }
 
 /// Carries out a command.
-pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
+pub async fn run(arguments: Arguments, named: Named) -> Result<(), Failure> {
     let Arguments { global, command } = arguments;
     crate::signals::outlive_large_files()?;
     match command {
@@ -105,7 +105,9 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
         #[cfg(feature = "local")]
         Some(Command::Local(local)) => Box::pin(crate::console::local(local, &global)).await,
         #[cfg(feature = "local")]
-        Some(Command::Demo(_)) if global.readonly => Err(Stop::new(Exit::NotAuthorized, READ_ONLY)),
+        Some(Command::Demo(_)) if global.readonly => {
+            Err(Failure::new(Exit::NotAuthorized, READ_ONLY))
+        }
         #[cfg(feature = "local")]
         Some(Command::Demo(demo)) => Box::pin(crate::console::demo(demo, &global, named)).await,
         #[cfg(feature = "local")]
@@ -135,12 +137,14 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Stop> {
 
 /// Runs work that uses the disk, on a thread that may block.
 #[cfg(feature = "local")]
-async fn on_disk(work: impl FnOnce() -> Result<(), Stop> + Send + 'static) -> Result<(), Stop> {
+async fn on_disk(
+    work: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<(), Failure> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|panic| Err(Stop::failed(panic.to_string())))
+    done.unwrap_or_else(|panic| Err(Failure::failed(panic.to_string())))
 }
 
-fn completions(shell: clap_complete::Shell) -> Result<(), Stop> {
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     let (mut grammar, mut script) = (Arguments::command(), Vec::new());
     clap_complete::generate(shell, &mut grammar, "kvorum", &mut script);
     Ok(std::io::stdout().lock().write_all(&script)?)
@@ -150,7 +154,7 @@ fn completions(shell: clap_complete::Shell) -> Result<(), Stop> {
 const READ_ONLY: &str =
     "this is a read-only session (--readonly or KVORUM_READONLY); nothing was done";
 
-async fn run_verb(verb: Verb, global: Global, named: Named) -> Result<(), Stop> {
+async fn run_verb(verb: Verb, global: Global, named: Named) -> Result<(), Failure> {
     let context = Context::open(global, named, verb.is_write()).await?;
     match verb {
         Verb::Put(put) => keys::put(&context, put).await,
@@ -177,7 +181,7 @@ async fn run_verb(verb: Verb, global: Global, named: Named) -> Result<(), Stop> 
 }
 
 /// Prints one result: as text in the table and raw formats, as JSON otherwise.
-fn print(format: Format, text: &str, json: &serde_json::Value) -> Result<(), Stop> {
+fn print(format: Format, text: &str, json: &serde_json::Value) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match format {
         Format::Table | Format::Raw => writeln!(out, "{text}")?,

@@ -22,14 +22,14 @@ use crate::arguments::{Global, ThemeName};
 use crate::backend::Backend;
 use crate::backend::cluster::RealCluster;
 use crate::clock::Clock;
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::input;
 use crate::kubernetes::{self, Kube};
 use crate::message::Destination;
 use crate::prompt::grammar::ReadMode;
 use crate::runtime::{Attach, Front, Loop, Runtime};
 use crate::screen::{self, Modes, Screen};
-use crate::target::{self, Found, Named, Target};
+use crate::target::{self, Discovered, Named, Target};
 
 /// Whether a screen can be drawn and keys can be read.
 #[must_use]
@@ -38,20 +38,20 @@ pub fn has_terminal() -> bool {
 }
 
 /// Runs the console on a running cluster.
-pub async fn attach(global: &Global, named: Named) -> Result<(), Stop> {
-    let chosen = target::choose(global, named, Found::look(), false);
+pub async fn attach(global: &Global, named: Named) -> Result<(), Failure> {
+    let chosen = target::choose(global, named, Discovered::look(), false);
     // Only a contradiction ends the program; the screen can help where a cluster is missing.
     if let Err(stop) = &chosen
         && stop.exit == Exit::Usage
     {
-        return Err(Stop::usage(stop.message.clone()));
+        return Err(Failure::usage(stop.message.clone()));
     }
     let shown = chosen.as_ref().map_or("a cluster".to_owned(), Target::describe);
     let mut settings = settings(global, &shown);
     settings.retries = matches!(chosen, Ok(Target::Kubernetes(_)));
     settings.contexts = kubernetes::config::contexts();
     let timeout = global.timeout;
-    let given = move || chosen.as_ref().map(Clone::clone).map_err(Stop::again);
+    let given = move || chosen.as_ref().map(Clone::clone).map_err(Failure::again);
     let attach: Attach = Box::new(move |destination| {
         let given = given();
         Box::pin(async move { open(destination, given, timeout).await })
@@ -62,9 +62,9 @@ pub async fn attach(global: &Global, named: Named) -> Result<(), Stop> {
 /// Opens the given destination.
 async fn open(
     destination: Destination,
-    given: Result<Target, Stop>,
+    given: Result<Target, Failure>,
     timeout: Duration,
-) -> Result<Arc<dyn Backend>, Stop> {
+) -> Result<Arc<dyn Backend>, Failure> {
     match destination {
         Destination::Given => match given {
             Ok(Target::Endpoints(addresses)) => open_at(addresses, timeout).await,
@@ -81,9 +81,9 @@ async fn open(
             // The namespace and the `StatefulSet` that were named apply there too.
             let given = match given {
                 Ok(Target::Kubernetes(named)) => named,
-                _ => kubernetes::Named::default(),
+                _ => kubernetes::KubeTarget::default(),
             };
-            let named = kubernetes::Named { context: Some(context), ..given };
+            let named = kubernetes::KubeTarget { context: Some(context), ..given };
             open_pods(named, timeout).await
         }
         #[cfg(feature = "local")]
@@ -93,30 +93,33 @@ async fn open(
     }
 }
 
-async fn open_at(addresses: Vec<String>, timeout: Duration) -> Result<Arc<dyn Backend>, Stop> {
+async fn open_at(addresses: Vec<String>, timeout: Duration) -> Result<Arc<dyn Backend>, Failure> {
     Ok(Arc::new(RealCluster::at(&addresses, timeout).await?))
 }
 
-async fn open_pods(named: kubernetes::Named, timeout: Duration) -> Result<Arc<dyn Backend>, Stop> {
+async fn open_pods(
+    named: kubernetes::KubeTarget,
+    timeout: Duration,
+) -> Result<Arc<dyn Backend>, Failure> {
     let kube = Kube::find(&named).await?;
     Ok(Arc::new(RealCluster::of_pods(kube, timeout).await))
 }
 
 #[cfg(feature = "local")]
-async fn open_local(folder: PathBuf, timeout: Duration) -> Result<Arc<dyn Backend>, Stop> {
+async fn open_local(folder: PathBuf, timeout: Duration) -> Result<Arc<dyn Backend>, Failure> {
     crate::local::folder::check_running(&folder)?;
     Ok(Arc::new(RealCluster::local(folder, timeout).await?))
 }
 
 #[cfg(not(feature = "local"))]
 #[expect(clippy::unused_async, reason = "as where there are local clusters")]
-async fn open_local(_: PathBuf, _: Duration) -> Result<Arc<dyn Backend>, Stop> {
+async fn open_local(_: PathBuf, _: Duration) -> Result<Arc<dyn Backend>, Failure> {
     Err(no_local())
 }
 
 #[cfg(not(feature = "local"))]
-fn no_local() -> Stop {
-    Stop::usage("this program was built without local clusters; use --endpoints HOST:PORT")
+fn no_local() -> Failure {
+    Failure::usage("this program was built without local clusters; use --endpoints HOST:PORT")
 }
 
 /// Starts a local cluster.
@@ -125,13 +128,13 @@ async fn start(
     plan: crate::local::Plan,
     timeout: Duration,
     temporary: Option<tempfile::TempDir>,
-) -> Result<Arc<dyn Backend>, Stop> {
+) -> Result<Arc<dyn Backend>, Failure> {
     Ok(Arc::new(RealCluster::start(&plan, timeout, temporary).await?))
 }
 
 /// Runs the console on a local cluster of its own; without a terminal, runs the cluster alone.
 #[cfg(feature = "local")]
-pub async fn local(local: crate::arguments::Local, global: &Global) -> Result<(), Stop> {
+pub async fn local(local: crate::arguments::Local, global: &Global) -> Result<(), Failure> {
     if local.no_console || !(has_terminal() || global.plain) {
         return crate::local::run(local, global).await;
     }
@@ -145,7 +148,7 @@ pub async fn local(local: crate::arguments::Local, global: &Global) -> Result<()
         match destination {
             Destination::Given | Destination::StartLocal => Box::pin(start(plan, timeout, None)),
             other @ (Destination::Endpoints(_) | Destination::Context(_)) => {
-                Box::pin(open(other, Err(Stop::failed("no cluster is named")), timeout))
+                Box::pin(open(other, Err(Failure::failed("no cluster is named")), timeout))
             }
         }
     });
@@ -154,9 +157,13 @@ pub async fn local(local: crate::arguments::Local, global: &Global) -> Result<()
 
 /// Runs a demo: on the cluster that runs, or on a temporary one that is removed afterwards.
 #[cfg(feature = "local")]
-pub async fn demo(demo: crate::arguments::Demo, global: &Global, named: Named) -> Result<(), Stop> {
+pub async fn demo(
+    demo: crate::arguments::Demo,
+    global: &Global,
+    named: Named,
+) -> Result<(), Failure> {
     // A Kubernetes cluster must be named: no demo runs on one by accident.
-    let found = Found { has_kubernetes: false, ..Found::look() };
+    let found = Discovered { has_kubernetes: false, ..Discovered::look() };
     let all = [named.endpoints, named.local, named.kubernetes];
     let is_named = all.iter().any(Option::is_some) || found.living.is_some();
     let given = match is_named {
@@ -170,7 +177,7 @@ pub async fn demo(demo: crate::arguments::Demo, global: &Global, named: Named) -
             demo.name.deed(),
             target.describe()
         );
-        return Err(Stop::new(Exit::NeedsYes, message));
+        return Err(Failure::new(Exit::NeedsYes, message));
     }
     let shown = given.as_ref().map_or("a cluster of the demo's own".to_owned(), Target::describe);
     let (timeout, yes) = (global.timeout, demo.yes || given.is_none());
@@ -192,13 +199,13 @@ pub async fn demo(demo: crate::arguments::Demo, global: &Global, named: Named) -
     let ended = Box::pin(on_screen(app, attach)?.run()).await?;
     match ended.demo.as_ref().and_then(|demo| demo.result.as_ref()) {
         Some(Ok(figures)) => say(&figures.to_string()),
-        Some(Err(why)) => Err(Stop::failed(why.clone())),
+        Some(Err(why)) => Err(Failure::failed(why.clone())),
         None => Ok(()),
     }
 }
 
 #[cfg(feature = "local")]
-async fn start_temporary(timeout: Duration) -> Result<Arc<dyn Backend>, Stop> {
+async fn start_temporary(timeout: Duration) -> Result<Arc<dyn Backend>, Failure> {
     let folder = tempfile::Builder::new().prefix("kvorum-demo-").tempdir()?;
     let data = Some(folder.path().join("cluster"));
     let disk_reserve = "1MiB".to_owned();
@@ -208,7 +215,7 @@ async fn start_temporary(timeout: Duration) -> Result<Arc<dyn Backend>, Stop> {
 
 /// Prints the result of a demo.
 #[cfg(feature = "local")]
-fn report(global: &Global, app: &App) -> Result<(), Stop> {
+fn report(global: &Global, app: &App) -> Result<(), Failure> {
     use crate::arguments::Format;
     if let Some(why) = crate::update::why_detached(app) {
         return Err(why.again());
@@ -216,8 +223,8 @@ fn report(global: &Global, app: &App) -> Result<(), Stop> {
     let result = app.demo.as_ref().and_then(|demo| demo.result.clone());
     let figures = match result {
         Some(Ok(figures)) => figures,
-        Some(Err(why)) => return Err(Stop::failed(format!("the demo failed: {why}"))),
-        None => return Err(Stop::failed("the demo was ended before its end")),
+        Some(Err(why)) => return Err(Failure::failed(format!("the demo failed: {why}"))),
+        None => return Err(Failure::failed("the demo was ended before its end")),
     };
     let json = serde_json::to_value(&figures).unwrap_or_default();
     match global.output {
@@ -227,12 +234,12 @@ fn report(global: &Global, app: &App) -> Result<(), Stop> {
     }
     match figures.is_proof() {
         true => Ok(()),
-        false => Err(Stop::failed("acknowledged writes were lost or doubled")),
+        false => Err(Failure::failed("acknowledged writes were lost or doubled")),
     }
 }
 
 #[cfg(feature = "local")]
-fn say(text: &str) -> Result<(), Stop> {
+fn say(text: &str) -> Result<(), Failure> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
@@ -240,8 +247,8 @@ fn say(text: &str) -> Result<(), Stop> {
 }
 
 /// Prints the events of a cluster, until the program is ended.
-pub async fn events(global: &Global, named: Named) -> Result<(), Stop> {
-    let target = target::choose(global, named, Found::look(), false)?;
+pub async fn events(global: &Global, named: Named) -> Result<(), Failure> {
+    let target = target::choose(global, named, Discovered::look(), false)?;
     crate::note::note(format!("using {}", target.describe()));
     let (shown, timeout) = (target.describe(), global.timeout);
     let attach: Attach =
@@ -257,11 +264,11 @@ pub async fn events(global: &Global, named: Named) -> Result<(), Stop> {
 }
 
 /// Runs a console on a terminal, or in line mode.
-async fn run(global: &Global, settings: Settings, attach: Attach) -> Result<(), Stop> {
+async fn run(global: &Global, settings: Settings, attach: Attach) -> Result<(), Failure> {
     let app = App::new(settings);
     if global.attach && !has_terminal() {
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        return Err(Stop::usage(match is_dumb {
+        return Err(Failure::usage(match is_dumb {
             true => "TERM is dumb: this terminal cannot show a screen; set TERM, or use --plain",
             false => {
                 "--attach needs a terminal to be attached to; give the container stdin: true and \
@@ -278,7 +285,7 @@ async fn run(global: &Global, settings: Settings, attach: Attach) -> Result<(), 
     };
     let ended = Box::pin(console.run()).await?;
     match ended.output.failed {
-        1.. if global.plain && !std::io::stdin().is_terminal() => Err(Stop::failed(format!(
+        1.. if global.plain && !std::io::stdin().is_terminal() => Err(Failure::failed(format!(
             "{} of the lines were not done, as it was said",
             ended.output.failed
         ))),
@@ -291,11 +298,11 @@ async fn run(global: &Global, settings: Settings, attach: Attach) -> Result<(), 
 ///
 /// # Errors
 /// When the terminal cannot be taken or read.
-pub fn on_screen(app: App, attach: Attach) -> Result<Loop, Stop> {
+pub fn on_screen(app: App, attach: Attach) -> Result<Loop, Failure> {
     give_back_on_panic();
     let modes = if app.settings.is_shared { Modes::Shared } else { Modes::Own };
     let screen = Screen::enter(modes)
-        .map_err(|error| Stop::failed(format!("the terminal cannot be used: {error}")))?;
+        .map_err(|error| Failure::failed(format!("the terminal cannot be used: {error}")))?;
     let keys = match input::keys() {
         Ok(keys) => keys,
         Err(error) => {

@@ -38,37 +38,37 @@ impl From<Exit> for std::process::ExitCode {
 
 /// The end of a command that did not do what was asked: its exit status and the reason.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Stop {
+pub struct Failure {
     /// The exit status.
     pub exit: Exit,
     /// The message: what happened, where, and what to do next; empty when nothing is left to say.
     pub message: String,
 }
 
-impl Stop {
-    /// Creates an end with an exit status and a message.
+impl Failure {
+    /// Creates a failure with an exit status and a message.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into() }
     }
 
-    /// Creates the end of a request that makes no sense.
+    /// Creates the failure of a request that makes no sense.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }
 
-    /// Creates the end of a command that failed.
+    /// Creates the failure of a command.
     pub fn failed(message: impl Into<String>) -> Self {
         Self::new(Exit::Failed, message)
     }
 
-    /// Returns a copy, to report the same end once more.
+    /// Returns a copy, to report the same failure once more.
     #[must_use]
     pub fn again(&self) -> Self {
         Self::new(self.exit, self.message.clone())
     }
 }
 
-impl From<ClientError> for Stop {
+impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
             ClientError::Limit(_)
@@ -93,7 +93,7 @@ impl From<ClientError> for Stop {
     }
 }
 
-impl From<std::io::Error> for Stop {
+impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             // The reader of the output has closed the pipe: it has read enough.

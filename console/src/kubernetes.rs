@@ -36,10 +36,10 @@ use kube::{Api, Client};
 use kvorum_protocol::client::{Dial, Endpoint, Resolve};
 use tokio::task::JoinSet;
 
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use access::Access;
 pub use access::CALL_PATIENCE;
-pub use config::Named;
+pub use config::KubeTarget;
 use pods::{PodView, Pods};
 use trouble::call;
 
@@ -76,7 +76,7 @@ impl Kube {
     ///
     /// # Errors
     /// When it cannot be found: why, and what helps.
-    pub async fn find(named: &Named) -> Result<Arc<Self>, Stop> {
+    pub async fn find(named: &KubeTarget) -> Result<Arc<Self>, Failure> {
         let access = config::load(named).await?;
         let client = access.client().await?;
         let set = named.statefulset().to_owned();
@@ -155,7 +155,7 @@ impl Kube {
     ///
     /// # Errors
     /// When the API server refuses or does not answer.
-    pub async fn marker(&self) -> Result<Option<String>, Stop> {
+    pub async fn marker(&self) -> Result<Option<String>, Failure> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.access.namespace);
         let map = call(&self.access, maps.get_opt(&self.marker_name())).await?;
         Ok(map.map(|map| {
@@ -167,10 +167,10 @@ impl Kube {
     ///
     /// # Errors
     /// When that pod is gone, or the API server refuses or does not answer.
-    pub async fn delete(&self, name: &str, grace: Grace) -> Result<&'static str, Stop> {
+    pub async fn delete(&self, name: &str, grace: Grace) -> Result<&'static str, Failure> {
         let seen = self.pods.all();
         let Some(pod) = seen.get(name) else {
-            return Err(Stop::failed(format!("there is no pod {name} now")));
+            return Err(Failure::failed(format!("there is no pod {name} now")));
         };
         let preconditions =
             Preconditions { uid: Some(pod.uid.clone()), ..Preconditions::default() };
@@ -189,7 +189,7 @@ impl Kube {
         };
         match call(&self.access, deleting).await? {
             true => Ok(how),
-            false => Err(Stop::failed(format!(
+            false => Err(Failure::failed(format!(
                 "the pod {name} that you meant is gone already; look again"
             ))),
         }
@@ -199,9 +199,9 @@ impl Kube {
     ///
     /// # Errors
     /// When the API server refuses or does not answer, or a cluster cannot have so many.
-    pub async fn scale(&self, replicas: u32) -> Result<(), Stop> {
+    pub async fn scale(&self, replicas: u32) -> Result<(), Failure> {
         if replicas > REPLICAS_MAX {
-            return Err(Stop::usage(format!(
+            return Err(Failure::usage(format!(
                 "{replicas} replicas are not possible; a cluster has 0 to {REPLICAS_MAX}"
             )));
         }
@@ -216,7 +216,7 @@ impl Kube {
     ///
     /// # Errors
     /// When the API server refuses or does not answer.
-    pub async fn logs(&self, name: &str) -> Result<Vec<String>, Stop> {
+    pub async fn logs(&self, name: &str) -> Result<Vec<String>, Failure> {
         let parameters = LogParams { tail_lines: Some(LOG_LINES), ..LogParams::default() };
         let now = call(&self.access, self.pod_api().logs(name, &parameters)).await?;
         let restarts = self.pods.all().get(name).map_or(0, |pod| pod.restarts);

@@ -14,7 +14,7 @@
 //! | [`screen`], [`input`], [`clock`] | the terminal, its keys, the time | |
 //! | [`sink`] | the channel by which the watchers report what they see | |
 //! | [`backend`] | where replicas run: in Kubernetes, local, at addresses | |
-//! | [`runner`] | operations on the replicas' processes and their number | |
+//! | [`platform`] | operations on the replicas' processes and their number | |
 //! | [`kubernetes`] | a cluster that Kubernetes runs | |
 //! | [`probe`] | numbered writes, and the proof of their outcome | |
 //! | [`arguments`] | the grammar of the command line | yes |
@@ -53,9 +53,9 @@ pub mod node;
 mod note;
 pub mod output;
 pub mod page;
+pub mod platform;
 pub mod probe;
 pub mod prompt;
-pub mod runner;
 pub mod runtime;
 pub mod screen;
 pub mod signals;
@@ -76,7 +76,7 @@ use clap::{CommandFactory, FromArgMatches};
 use rustix::fs::Mode;
 
 use arguments::Arguments;
-use exit::{Exit, Stop};
+use exit::{Exit, Failure};
 use target::Named;
 
 /// The number of threads for background work.
@@ -108,7 +108,7 @@ pub fn run() -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = match builder.worker_threads(WORKERS).enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return report(&Stop::failed(format!("cannot start: {error}"))),
+        Err(error) => return report(&Failure::failed(format!("cannot start: {error}"))),
     };
     let exit = match runtime.block_on(command::run(arguments, named)) {
         Ok(()) => Exit::Done.into(),
@@ -145,7 +145,7 @@ fn misread(error: &clap::Error) -> ExitCode {
             .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
             .collect();
         let said = said.join(" ");
-        return report(&Stop::usage(said.trim_start_matches("error: ")));
+        return report(&Failure::usage(said.trim_start_matches("error: ")));
     }
     // The reader of the output may be gone.
     let _ = error.print();
@@ -155,7 +155,7 @@ fn misread(error: &clap::Error) -> ExitCode {
     }
 }
 
-fn report(stop: &Stop) -> ExitCode {
+fn report(stop: &Failure) -> ExitCode {
     if !stop.message.is_empty() {
         note::note(&stop.message);
     }

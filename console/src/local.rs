@@ -26,7 +26,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{DISK_RESERVE, Global, Local};
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::signals::EndSignals;
 use crate::statuses::ask_all;
@@ -46,7 +46,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const TABLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Creates a client of the local cluster in a folder.
-pub fn client(folder: &Path, options: Options) -> Result<Arc<Client>, Stop> {
+pub fn client(folder: &Path, options: Options) -> Result<Arc<Client>, Failure> {
     let set = StatefulSet::read(folder)?;
     let options = Options { cluster: Some(set.cluster), ..options };
     Ok(Arc::new(Client::new(resolve(folder), options)))
@@ -81,26 +81,26 @@ pub fn names(folder: &Path) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
 }
 
 /// Writes how many replicas a local cluster should have; the running cluster follows.
-pub fn scale(folder: &Path, replicas: u32) -> Result<(), Stop> {
+pub fn scale(folder: &Path, replicas: u32) -> Result<(), Failure> {
     if replicas > REPLICAS_MAX {
-        return Err(Stop::usage(format!(
+        return Err(Failure::usage(format!(
             "{replicas} replicas are not possible; a local cluster has 0 to {REPLICAS_MAX}"
         )));
     }
     let set = StatefulSet { replicas, ..StatefulSet::read(folder)? };
-    set.write(folder).map_err(|error| Stop::failed(format!("{}: {error}", folder.display())))
+    set.write(folder).map_err(|error| Failure::failed(format!("{}: {error}", folder.display())))
 }
 
 /// Kills one replica of a local cluster; returns how it was done.
-pub fn kill(folder: &Path, name: &str, graceful: bool) -> Result<&'static str, Stop> {
+pub fn kill(folder: &Path, name: &str, graceful: bool) -> Result<&'static str, Failure> {
     let process = folder::process_of(&folder.join(name))
-        .ok_or_else(|| Stop::failed(format!("{name} does not run now")))?;
+        .ok_or_else(|| Failure::failed(format!("{name} does not run now")))?;
     let (signal, how) = match graceful {
         true => (rustix::process::Signal::TERM, "by SIGTERM"),
         false => (rustix::process::Signal::KILL, "by SIGKILL"),
     };
     let killed = rustix::process::kill_process(process, signal);
-    killed.map(|()| how).map_err(|error| Stop::failed(format!("cannot kill {name}: {error}")))
+    killed.map(|()| how).map_err(|error| Failure::failed(format!("cannot kill {name}: {error}")))
 }
 
 /// The settings with which a local cluster is started.
@@ -162,8 +162,8 @@ pub struct Running {
 
 impl Running {
     /// Starts the replicas.
-    pub fn start(plan: &Plan, report: &Report) -> Result<Self, Stop> {
-        parse_bytes(&plan.disk_reserve).map_err(Stop::usage)?;
+    pub fn start(plan: &Plan, report: &Report) -> Result<Self, Failure> {
+        parse_bytes(&plan.disk_reserve).map_err(Failure::usage)?;
         let path = match &plan.data {
             Some(path) => path.clone(),
             None => folder::default_path()?,
@@ -196,7 +196,7 @@ impl Running {
 }
 
 /// Runs a local cluster without a console, until a signal ends it.
-pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
+pub async fn run(local: Local, global: &Global) -> Result<(), Failure> {
     let began = Instant::now();
     let mut told = EndSignals::new()?;
     let report: Report = Arc::new(|name, what| crate::note::note(format!("{name} {what}")));
@@ -222,7 +222,7 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Stop> {
 
 /// Waits until all wanted replicas are ready, or a majority is and the others take too long.
 /// Returns the number that are ready.
-async fn wait_until_serving(client: &Arc<Client>, folder: &Folder) -> Result<usize, Stop> {
+async fn wait_until_serving(client: &Arc<Client>, folder: &Folder) -> Result<usize, Failure> {
     let began = Instant::now();
     let names = StatefulSet::read(&folder.path).map_or(Vec::new(), |set| set.members());
     let wanted = names.len();
@@ -247,7 +247,7 @@ async fn wait_until_serving(client: &Arc<Client>, folder: &Folder) -> Result<usi
                 "the cluster does not serve after {SERVING_PATIENCE:?}; each replica's log is in \
                  its folder\n{table}{last}"
             );
-            return Err(Stop::new(Exit::Unavailable, message));
+            return Err(Failure::new(Exit::Unavailable, message));
         }
         sleep(LOOK_INTERVAL).await;
     }
@@ -284,7 +284,7 @@ fn welcome(folder: &Folder, ready: usize, took: Duration) -> String {
 }
 
 /// Prints the status table whenever something other than an index changes.
-async fn show_status(client: &Arc<Client>) -> Result<(), Stop> {
+async fn show_status(client: &Arc<Client>) -> Result<(), Failure> {
     let mut last = Vec::new();
     loop {
         let said = ask_all(client).await.unwrap_or_default();

@@ -12,7 +12,7 @@ use kvorum_protocol::data::Outcome;
 use kvorum_protocol::message::{Consistency, EntryEvent, Page, Pair};
 use kvorum_protocol::{Condition, Key, Status};
 
-use crate::exit::Stop;
+use crate::exit::Failure;
 
 /// The silence beyond which a connection no longer proves that its replica is alive.
 pub const SILENT_AFTER: Duration = Duration::from_secs(2);
@@ -53,15 +53,15 @@ pub enum Event {
     /// The console is attached to a backend.
     Attached(Place),
     /// The console could not attach to a backend.
-    NotAttached(Stop),
+    NotAttached(Failure),
     /// An observation of the cluster.
-    Seen(Seen),
+    Observation(Observation),
     /// A call has ended.
     Answered {
         /// The call.
         call: CallId,
         /// The reply, or why the call failed.
-        result: Result<Reply, Stop>,
+        result: Result<Reply, Failure>,
     },
     /// The write probe reports.
     Probe(ProbeReport),
@@ -84,7 +84,7 @@ pub struct Place {
 
 /// An observation of the cluster.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Seen {
+pub enum Observation {
     /// A replica is reported to exist.
     Member {
         /// Its name.

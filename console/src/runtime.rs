@@ -22,12 +22,12 @@ use crate::app::dialog::Dialog;
 use crate::app::{App, Stage};
 use crate::backend::Backend;
 use crate::clock::Clock;
-use crate::exit::Stop;
+use crate::exit::Failure;
 use crate::input::Input;
 use crate::message::{CallId, Destination, Effect, Event, Reply};
 use crate::probe::{self, Task};
 use crate::screen::{Frame, Screen};
-use crate::signals::{ConsoleSignals, Told};
+use crate::signals::{ConsoleSignals, Request};
 use crate::sink::{EVENTS_MAX, Sink};
 use crate::update::update;
 use crate::view;
@@ -48,7 +48,7 @@ const PROBE_PATIENCE: Duration = Duration::from_millis(700);
 const STOP_PATIENCE: Duration = Duration::from_millis(1900);
 
 /// A function that attaches to a cluster.
-pub type Attach = Box<dyn Fn(Destination) -> Task<Result<Arc<dyn Backend>, Stop>> + Send>;
+pub type Attach = Box<dyn Fn(Destination) -> Task<Result<Arc<dyn Backend>, Failure>> + Send>;
 
 /// The place where output is shown.
 pub enum Front {
@@ -97,7 +97,7 @@ struct Attempt {
     /// The number of the attempt.
     number: u64,
     /// The backend, or why there is none.
-    result: Result<Arc<dyn Backend>, Stop>,
+    result: Result<Arc<dyn Backend>, Failure>,
 }
 
 /// The time at which to draw.
@@ -183,7 +183,7 @@ impl Runtime {
                 let write = move || std::fs::write(&path, picture);
                 let task = async move {
                     let written = tokio::task::spawn_blocking(write).await;
-                    written.map_err(|error| Stop::failed(error.to_string()))??;
+                    written.map_err(|error| Failure::failed(error.to_string()))??;
                     Ok(Reply::Done("written".to_owned()))
                 };
                 self.spawn(id, Box::pin(task));
@@ -199,7 +199,7 @@ impl Runtime {
         }
     }
 
-    fn spawn(&self, call: CallId, task: Task<Result<Reply, Stop>>) {
+    fn spawn(&self, call: CallId, task: Task<Result<Reply, Failure>>) {
         let events = self.events.clone();
         tokio::spawn(async move {
             let result = task.await;
@@ -337,7 +337,7 @@ enum Woken {
     Key(Option<Event>),
     Event(Event),
     Attached(Attempt),
-    Signal(Told),
+    Signal(Request),
     Time,
 }
 
@@ -352,7 +352,7 @@ impl Loop {
     ///
     /// # Errors
     /// When signals cannot be listened for.
-    pub async fn run(mut self) -> Result<App, Stop> {
+    pub async fn run(mut self) -> Result<App, Failure> {
         let mut signals = ConsoleSignals::new()?;
         if matches!(self.runtime.front, Front::Screen(_)) {
             let (width, height) = crate::screen::size();

@@ -10,14 +10,14 @@ use std::task::{Context, Poll};
 use rustix::process::{self, Signal};
 use tokio::signal::unix::{self, SignalKind, signal};
 
-use crate::exit::Stop;
+use crate::exit::Failure;
 
 /// Signals that have the same meaning.
 struct Any(Vec<unix::Signal>);
 
 impl Any {
     /// Listens for the signals that are not ignored.
-    fn of(signals: &[Signal]) -> Result<Self, Stop> {
+    fn of(signals: &[Signal]) -> Result<Self, Failure> {
         let ignored = ignored();
         let heard = signals.iter().filter(|signal| !has(ignored, **signal));
         let listen = |heard: &Signal| signal(SignalKind::from_raw(heard.as_raw()));
@@ -40,7 +40,7 @@ impl EndSignals {
     ///
     /// # Errors
     /// When the system does not allow it.
-    pub fn new() -> Result<Self, Stop> {
+    pub fn new() -> Result<Self, Failure> {
         Any::of(&[Signal::INT, Signal::TERM, Signal::HUP]).map(Self)
     }
 
@@ -52,7 +52,7 @@ impl EndSignals {
 
 /// The meaning of a signal for the console.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Told {
+pub enum Request {
     /// The console is to end.
     End,
     /// The console is to stop until it is continued, as by Ctrl-Z.
@@ -64,24 +64,24 @@ pub enum Told {
 }
 
 /// The signals that a console responds to.
-pub struct ConsoleSignals([(Told, Any); 4]);
+pub struct ConsoleSignals([(Request, Any); 4]);
 
 impl ConsoleSignals {
     /// Listens for these signals from now on.
     ///
     /// # Errors
     /// When the system does not allow it.
-    pub fn new() -> Result<Self, Stop> {
+    pub fn new() -> Result<Self, Failure> {
         Ok(Self([
-            (Told::End, EndSignals::new()?.0),
-            (Told::Suspend, Any::of(&[Signal::TSTP])?),
-            (Told::GoOn, Any::of(&[Signal::CONT])?),
-            (Told::Resized, Any::of(&[Signal::WINCH])?),
+            (Request::End, EndSignals::new()?.0),
+            (Request::Suspend, Any::of(&[Signal::TSTP])?),
+            (Request::GoOn, Any::of(&[Signal::CONT])?),
+            (Request::Resized, Any::of(&[Signal::WINCH])?),
         ]))
     }
 
     /// Waits for the next signal, and returns its meaning.
-    pub async fn next(&mut self) -> Told {
+    pub async fn next(&mut self) -> Request {
         poll_fn(|context| {
             let is_told = self
                 .0
@@ -100,7 +100,7 @@ pub fn may_suspend() -> bool {
     process::getsid(None).is_ok_and(|session| session != process::getpgrp())
 }
 
-/// Asks the whole job to stop, as the terminal does for Ctrl-Z; arrives as [`Told::Suspend`].
+/// Asks the whole job to stop, as the terminal does for Ctrl-Z; arrives as [`Request::Suspend`].
 pub fn ask_to_suspend() {
     let _ = process::kill_current_process_group(Signal::TSTP);
 }
@@ -115,7 +115,7 @@ pub fn suspend() {
 ///
 /// # Errors
 /// When the system does not allow it.
-pub fn outlive_large_files() -> Result<(), Stop> {
+pub fn outlive_large_files() -> Result<(), Failure> {
     // Listening once is enough: a signal that was listened for never ends the process again.
     Any::of(&[Signal::XFSZ]).map(drop)
 }

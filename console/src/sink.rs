@@ -4,8 +4,8 @@
 
 use tokio::sync::mpsc;
 
-use crate::exit::Stop;
-use crate::message::{Event, Seen};
+use crate::exit::Failure;
+use crate::message::{Event, Observation};
 
 /// The number of events that may wait for the console. When it is reached, senders wait.
 pub const EVENTS_MAX: usize = 256;
@@ -24,12 +24,12 @@ impl Sink {
     }
 
     /// Reports something. Returns false when the receiver is gone.
-    pub async fn tell(&self, seen: Seen) -> bool {
-        self.events.send(Event::Seen(seen)).await.is_ok()
+    pub async fn tell(&self, seen: Observation) -> bool {
+        self.events.send(Event::Observation(seen)).await.is_ok()
     }
 
     /// Reports that the cluster is no longer there, and why.
-    pub async fn lost(&self, why: Stop) {
+    pub async fn lost(&self, why: Failure) {
         let _ = self.events.send(Event::NotAttached(why)).await;
     }
 

@@ -12,7 +12,7 @@ use kvorum_protocol::status::Status;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::exit::Stop;
+use crate::exit::Failure;
 use crate::output::Said;
 
 /// The time to wait for one replica when others have answered: even if some hang, a command answers
@@ -20,7 +20,7 @@ use crate::output::Said;
 const STATUS_PATIENCE: Duration = Duration::from_millis(700);
 
 /// Asks every replica that is there, of whatever cluster, and every other member.
-pub async fn ask_everybody(client: &Arc<Client>) -> Result<Vec<Said>, Stop> {
+pub async fn ask_everybody(client: &Arc<Client>) -> Result<Vec<Said>, Failure> {
     let (members, there) = tokio::join!(ask_all(client), client.survey(STATUS_PATIENCE));
     let mut said = match members {
         Ok(said) => said,
@@ -53,7 +53,7 @@ fn add(said: &mut Vec<Said>, name: String, told: Result<Status, String>) {
 }
 
 /// Asks every member and every linked joiner at once.
-pub async fn ask_all(client: &Arc<Client>) -> Result<Vec<Said>, Stop> {
+pub async fn ask_all(client: &Arc<Client>) -> Result<Vec<Said>, Failure> {
     let first = client.status(&Route::Any).await?;
     let said = ask_those(client, &first).await;
     // The first replica may have left, and know only the members of that time.

@@ -13,9 +13,9 @@ use kvorum_protocol::Client;
 use kvorum_protocol::client::Options;
 
 use crate::arguments::Global;
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::kubernetes::{self, Kube, config};
-use crate::runner::Platform;
+use crate::platform::Platform;
 
 /// A cluster to talk to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,7 +25,7 @@ pub enum Target {
     /// The local cluster in this folder.
     Local(PathBuf),
     /// A cluster that Kubernetes runs.
-    Kubernetes(kubernetes::Named),
+    Kubernetes(kubernetes::KubeTarget),
 }
 
 /// The ways in which the target was named.
@@ -76,14 +76,14 @@ impl Named {
 
 /// The clusters that are available when none is named.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Found {
+pub struct Discovered {
     /// The default folder, if a local cluster runs there.
     pub living: Option<PathBuf>,
     /// Whether there is a kubeconfig, or this process runs in a pod.
     pub has_kubernetes: bool,
 }
 
-impl Found {
+impl Discovered {
     /// Looks for these clusters.
     #[must_use]
     pub fn look() -> Self {
@@ -92,7 +92,12 @@ impl Found {
 }
 
 /// Chooses the cluster.
-pub fn choose(global: &Global, named: Named, found: Found, is_write: bool) -> Result<Target, Stop> {
+pub fn choose(
+    global: &Global,
+    named: Named,
+    found: Discovered,
+    is_write: bool,
+) -> Result<Target, Failure> {
     let kubernetes = || Target::Kubernetes(global.kubernetes());
     let all = [
         (named.endpoints, "--endpoints", "KVORUM_ENDPOINTS"),
@@ -108,11 +113,11 @@ pub fn choose(global: &Global, named: Named, found: Found, is_write: bool) -> Re
     if flags > 1 {
         let flags: Vec<_> = names(By::Flag).map(|(_, flag, _)| *flag).collect();
         let flags = flags.join(" and ");
-        return Err(Stop::usage(format!("{flags} name two clusters; give one of them")));
+        return Err(Failure::usage(format!("{flags} name two clusters; give one of them")));
     }
     if flags == 0 && variables > 1 && is_write {
         let variables: Vec<_> = names(By::Environment).map(|(.., variable)| *variable).collect();
-        return Err(Stop::usage(format!(
+        return Err(Failure::usage(format!(
             "{} name two clusters; say which one to write to: --endpoints, --local or --context",
             variables.join(" and ")
         )));
@@ -121,7 +126,7 @@ pub fn choose(global: &Global, named: Named, found: Found, is_write: bool) -> Re
         let words = global.endpoints.iter().map(|word| word.trim().to_owned());
         let addresses: Vec<_> = words.filter(|word| !word.is_empty()).collect();
         return match addresses.is_empty() {
-            true => Err(Stop::usage("--endpoints is empty; give at least one HOST:PORT")),
+            true => Err(Failure::usage("--endpoints is empty; give at least one HOST:PORT")),
             false => Ok(Target::Endpoints(addresses)),
         };
     }
@@ -133,7 +138,7 @@ pub fn choose(global: &Global, named: Named, found: Found, is_write: bool) -> Re
     match (found.living, found.has_kubernetes) {
         (Some(living), _) => Ok(Target::Local(living)),
         (None, true) => Ok(kubernetes()),
-        (None, false) => Err(Stop::new(
+        (None, false) => Err(Failure::new(
             Exit::Unavailable,
             format!(
                 "no cluster is named, no local one runs and there is no kubeconfig{}; start one \
@@ -162,9 +167,9 @@ pub fn is_address(word: &str) -> bool {
 }
 
 /// Checks that addresses have a host and a port.
-pub fn check_addresses(addresses: &[String]) -> Result<(), Stop> {
+pub fn check_addresses(addresses: &[String]) -> Result<(), Failure> {
     match addresses.iter().find(|address| !is_address(address)) {
-        Some(wrong) => Err(Stop::usage(format!(
+        Some(wrong) => Err(Failure::usage(format!(
             "'{wrong}' in --endpoints is not HOST:PORT, as 127.0.0.1:7301 is"
         ))),
         None => Ok(()),
@@ -190,9 +195,9 @@ impl Target {
         }
     }
 
-    /// Opens a client of the target, and its runner. Names the target on standard error: where
+    /// Opens a client of the target, and its platform. Names the target on standard error: where
     /// little is named, context and namespace are known only once it was found.
-    pub async fn open(&self, global: &Global) -> Result<(Arc<Client>, Platform), Stop> {
+    pub async fn open(&self, global: &Global) -> Result<(Arc<Client>, Platform), Failure> {
         let options = Options { deadline: global.timeout, ..Options::default() };
         if !matches!(self, Self::Kubernetes(_)) {
             crate::note::note(format!("using {}", self.describe()));
@@ -215,7 +220,7 @@ impl Target {
                 Ok((crate::local::client(folder, options)?, Platform::Local(folder.clone())))
             }
             #[cfg(not(feature = "local"))]
-            Self::Local(_) => Err(Stop::usage(
+            Self::Local(_) => Err(Failure::usage(
                 "this program was built without local clusters; use --endpoints HOST:PORT",
             )),
         }
@@ -259,7 +264,7 @@ mod tests {
         let words = ["a:1", " b:2 ", "", "[::1]:3"].map(str::to_owned).to_vec();
         let spelled = Global { endpoints: words, ..global() };
         let named = Named { endpoints: Some(By::Flag), local: None, kubernetes: None };
-        let chosen = choose(&spelled, named, Found::default(), false).unwrap();
+        let chosen = choose(&spelled, named, Discovered::default(), false).unwrap();
         let expected = ["a:1", "b:2", "[::1]:3"].map(str::to_owned).to_vec();
         assert_eq!(chosen, Target::Endpoints(expected.clone()));
         assert!(check_addresses(&expected).is_ok());
@@ -273,7 +278,7 @@ mod tests {
         use By::{Environment, Flag};
         let endpoints = || Ok(Target::Endpoints(vec!["h:1".into()]));
         let local = || Ok(Target::Local("dir".into()));
-        let pods = || Ok(Target::Kubernetes(kubernetes::Named::default()));
+        let pods = || Ok(Target::Kubernetes(kubernetes::KubeTarget::default()));
         let cases = [
             (Some(Flag), None, None, endpoints()),
             (None, Some(Flag), None, local()),
@@ -290,14 +295,15 @@ mod tests {
         ];
         for (endpoints, local, kubernetes, expected) in cases {
             let named = Named { endpoints, local, kubernetes };
-            let found = Found { living: Some("living".into()), has_kubernetes: true };
+            let found = Discovered { living: Some("living".into()), has_kubernetes: true };
             let chosen = choose(&global(), named, found, true);
             assert_eq!(chosen.map_err(|stop| stop.exit), expected, "{named:?}");
         }
         let named = Named { endpoints: None, local: None, kubernetes: None };
-        let found = Found { living: None, has_kubernetes: true };
+        let found = Discovered { living: None, has_kubernetes: true };
         assert_eq!(choose(&global(), named, found, true).map_err(|stop| stop.exit), pods());
-        let nothing = choose(&global(), named, Found::default(), false).map_err(|stop| stop.exit);
+        let nothing =
+            choose(&global(), named, Discovered::default(), false).map_err(|stop| stop.exit);
         assert_eq!(nothing, Err(Exit::Unavailable));
     }
 }

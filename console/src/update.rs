@@ -26,7 +26,7 @@ use crate::app::dialog;
 use crate::app::output::Verdict;
 use crate::app::{App, Purpose, Stage, layout, writes};
 use crate::exit::Exit;
-use crate::message::{Call, Effect, Event, HowToKill, Now, Place, ProbeReport, Seen};
+use crate::message::{Call, Effect, Event, HowToKill, Now, Observation, Place, ProbeReport};
 use crate::prompt::PaneName;
 
 pub use commands::{unanswered, why_detached};
@@ -71,7 +71,7 @@ pub fn update(app: &mut App, now: Now, event: Event) -> Vec<Effect> {
             app.stage = Stage::Detached { why };
             Vec::new()
         }
-        Event::Seen(seen) => observed(app, seen),
+        Event::Observation(seen) => observed(app, seen),
         Event::Answered { call, result } => answers::answered(app, call, result),
         Event::Probe(report) => probed(app, report),
     };
@@ -148,25 +148,25 @@ fn attached(app: &mut App, place: Place) -> Vec<Effect> {
     Vec::new()
 }
 
-fn observed(app: &mut App, seen: Seen) -> Vec<Effect> {
+fn observed(app: &mut App, seen: Observation) -> Vec<Effect> {
     let happened = app.cluster.observe(app.now, &seen);
     for happening in happened {
         app.output.happened(happening);
     }
     match seen {
-        Seen::Status(status) => app.failover.status(&status),
-        Seen::Up { node } => app.failover.started(&node),
-        Seen::Log { node, entries } => {
+        Observation::Status(status) => app.failover.status(&status),
+        Observation::Up { node } => app.failover.started(&node),
+        Observation::Log { node, entries } => {
             for entry in &entries {
                 app.keys.apply(entry);
             }
             app.log.push(&node, entries);
         }
-        Seen::LogReset => {
+        Observation::LogReset => {
             app.log.reset();
             app.keys.is_loaded = false;
         }
-        Seen::Place(place) => {
+        Observation::Place(place) => {
             if matches!(app.stage, Stage::Attached(_)) {
                 app.stage = Stage::Attached(place);
             }
@@ -251,7 +251,7 @@ fn page_wanted(app: &mut App) -> Vec<Effect> {
 mod tests {
     use super::*;
     use crate::app::Settings;
-    use crate::exit::Stop;
+    use crate::exit::Failure;
     use crate::message::Destination;
 
     /// The destination that was chosen last is retried, one attempt at a time, after a pause.
@@ -263,7 +263,7 @@ mod tests {
             clock.monotonic += Duration::from_secs(seconds);
             update(app, clock, event)
         };
-        let gone = || Event::NotAttached(Stop::new(Exit::Unavailable, "nobody answers"));
+        let gone = || Event::NotAttached(Failure::new(Exit::Unavailable, "nobody answers"));
         assert_eq!(after(&mut app, 1, gone()), [], "not at once");
         let again = after(&mut app, 6, Event::Tick);
         assert_eq!(again, [Effect::Attach(Destination::Given)]);

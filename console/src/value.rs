@@ -13,7 +13,7 @@ use bytes::Bytes;
 use kvorum_protocol::Key;
 use kvorum_protocol::limits::VALUE_BYTES_MAX;
 
-use crate::exit::Stop;
+use crate::exit::Failure;
 
 /// The source of a value.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,7 +42,7 @@ impl Source {
     ///
     /// # Errors
     /// When it cannot be read: what, and why.
-    pub fn read(self) -> Result<Bytes, Stop> {
+    pub fn read(self) -> Result<Bytes, Failure> {
         let (what, read) = match self {
             Self::Bytes(bytes) => return Ok(bytes),
             Self::StandardInput => {
@@ -53,7 +53,7 @@ impl Source {
             }
         };
         let hint = "a value that begins with @ is written @@";
-        let cannot = |error| Stop::usage(format!("cannot read {what}: {error}; {hint}"));
+        let cannot = |error| Failure::usage(format!("cannot read {what}: {error}; {hint}"));
         read.map(Bytes::from).map_err(cannot)
     }
 }

@@ -61,8 +61,8 @@ const TURN_INPUTS_MAX: usize = 1024;
 pub const PEERS_INBOX: usize = 4096;
 /// Calls from clients that may wait for a turn. When it is full, a call is refused as overload.
 pub const CLIENTS_INBOX: usize = 8192;
-/// Events from the process around the driver that may wait for a turn. Its tasks wait when it is
-/// full; each of them has one event under way.
+/// Events from the process around the driver that may wait for a turn. When it is full, the tasks
+/// that send them wait; the driver waits for none of them.
 pub const CONTROL_INBOX: usize = 64;
 /// Ticks between two status updates for probes and metrics.
 const PUBLISH_TICKS: u64 = 10;
@@ -85,7 +85,7 @@ pub struct Inboxes {
 }
 
 /// The outputs of the driver for the rest of the process.
-pub struct Shown {
+pub struct Outlets {
     /// The replica's status, published a few times a second.
     pub status: watch::Sender<Option<Arc<Status>>>,
     /// The replica's counters.
@@ -109,7 +109,7 @@ pub struct Driver<S: Store> {
     syncs: std::sync::mpsc::Sender<S::Durable>,
     readers: Readers,
     sync_began: Option<Instant>,
-    shown: Shown,
+    outlets: Outlets,
     ticks: u64,
     last_progress: u64,
 }
@@ -117,11 +117,11 @@ pub struct Driver<S: Store> {
 impl<S: Store + Clone + Send + 'static> Driver<S> {
     /// Runs until a stop is requested; no thread holds the store any more when it returns. Must be
     /// called on a thread of its own.
-    pub fn run(store: S, options: Options, mut inboxes: Inboxes, shown: Shown) {
+    pub fn run(store: S, options: Options, mut inboxes: Inboxes, outlets: Outlets) {
         let (synced_by, mut synced) = mpsc::unbounded_channel();
         let (syncs, due) = std::sync::mpsc::channel();
         let disk = store.clone();
-        let metrics = Arc::clone(&shown.metrics);
+        let metrics = Arc::clone(&outlets.metrics);
         let sync = std::thread::Builder::new()
             .name("sync".to_owned())
             .spawn(move || sync_loop(&disk, &due, &synced_by, &metrics))
@@ -139,7 +139,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             syncs,
             readers,
             sync_began: None,
-            shown,
+            outlets,
             ticks: 0,
             last_progress: 0,
         };
@@ -163,7 +163,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         let mut from_process = Vec::new();
         loop {
             // When too much waits for a sync, no more input is taken from clients. Peers' input
-            // still is: it has bounds of its own, and includes heartbeats.
+            // still is: it has bounds of its own, and includes heartbeats. So is the process's, of
+            // which there is little: the replica must hear that it shall stop.
             let is_open = !self.gate.is_full();
             let has_more = self.engine.has_more();
             tokio::select! {
@@ -194,13 +195,14 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 self.tick();
                 next_tick.as_mut().reset(tokio::time::Instant::now() + TICK);
             }
-            for event in from_clients.drain(..) {
-                self.client_event(event);
-            }
+            // What the process observed comes before what clients ask for.
             let mut stop = None;
             drain(&mut inboxes.control, &mut from_process);
             for event in from_process.drain(..) {
                 stop = self.control_event(event).or(stop);
+            }
+            for event in from_clients.drain(..) {
+                self.client_event(event);
             }
             self.turn();
             if let Some(reply) = stop {
@@ -238,7 +240,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     }
 
     fn look_at_debt(&mut self) {
-        let (debt, metrics) = (self.engine.store().debt(), &self.shown.metrics);
+        let (debt, metrics) = (self.engine.store().debt(), &self.outlets.metrics);
         metrics.debt_bytes.store(debt.bytes, Ordering::Relaxed);
         metrics.debt_files.store(debt.files, Ordering::Relaxed);
         metrics.slows_writes.store(debt.slows_writes, Ordering::Relaxed);
@@ -247,20 +249,20 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
 
     fn publish(&self) {
         let status = self.engine.status();
-        let metrics = &self.shown.metrics;
+        let metrics = &self.outlets.metrics;
         metrics.dropped.store(self.engine.dropped(), Ordering::Relaxed);
         let (writes, reads) = self.engine.waiting();
         metrics.waiting_writes.store(writes as u64, Ordering::Relaxed);
         metrics.waiting_reads.store(reads as u64, Ordering::Relaxed);
-        metrics.turned_us.store(status.monotonic_us, Ordering::Relaxed);
+        metrics.turned_us.store(self.time().monotonic_us, Ordering::Relaxed);
         metrics.sync_is_overdue.store(self.sync_takes(SYNC_OVERDUE), Ordering::Relaxed);
-        self.shown.status.send_replace(Some(Arc::new(status)));
+        self.outlets.status.send_replace(Some(Arc::new(status)));
     }
 
     fn time(&self) -> Time {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        Time { monotonic_us: us(self.shown.began.elapsed()), wall_us: us(wall) }
+        Time { monotonic_us: us(self.outlets.began.elapsed()), wall_us: us(wall) }
     }
 
     fn peer_event(&mut self, event: PeerEvent) {
@@ -351,8 +353,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             Output::Sync(written) => self.gate.wait_for(written),
             Output::Mark(mark) => self.mark(mark),
             // The engine repeats a read that finds no room here.
-            Output::ReadScale(read) => drop(self.shown.scale_reads.try_send(read)),
-            Output::Known(known) => drop(self.shown.known.send_replace(known)),
+            Output::ReadScale(read) => drop(self.outlets.scale_reads.try_send(read)),
+            Output::Known(known) => drop(self.outlets.known.send_replace(known)),
             Output::Frame { client, frame } => self.clients.push(client, frame),
             Output::Status { to, status } => {
                 let status: Arc<Status> = Arc::from(status);
@@ -378,13 +380,13 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     fn mark(&self, mark: Mark) {
         let claim = self.engine.store().claim(mark);
         // If a claim is under way already, the engine repeats this one.
-        let _ = self.shown.marks.try_send(claim);
+        let _ = self.outlets.marks.try_send(claim);
     }
 
     fn notice(&self, notice: &Notice) {
         match notice {
             Notice::Dropped { what } => {
-                self.shown.metrics.strange.fetch_add(1, Ordering::Relaxed);
+                self.outlets.metrics.strange.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(what, "dropped");
             }
             Notice::Gathered => {

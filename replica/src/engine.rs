@@ -52,7 +52,7 @@ use kvorum_protocol::status::{ReplicaId, Status};
 
 use crate::engine::store::Store;
 use crate::marker::Mark;
-use crate::state::snapshot::{Cursor, Wanted};
+use crate::state::snapshot::{Cursor, FetchRequest};
 use crate::state::start::Start;
 use consensus::Consensus;
 pub use consensus::solo::Written;
@@ -77,10 +77,11 @@ pub struct Engine<S: Store> {
 impl<S: Store> Engine<S> {
     /// Creates the engine of a replica from its store.
     pub fn new(store: S, options: Options) -> Self {
-        Self::with_rules(Rules::default(), store, options)
+        Self { parts: Parts::new(store, options, Rules::default()) }
     }
 
     /// Creates the engine with the given rules: in tests, some may be missing.
+    #[cfg(feature = "negative-controls")]
     pub fn with_rules(rules: Rules, store: S, options: Options) -> Self {
         Self { parts: Parts::new(store, options, rules) }
     }
@@ -215,12 +216,16 @@ impl<S: Store> Engine<S> {
             Request::Snapshot(SnapshotRequest::Part { snapshot, after }) => {
                 if let Some(after) = Cursor::read(&after.0) {
                     let snapshot = snapshot.into();
-                    return parts.sending.fetch(cx, origin, Wanted::Chunk { snapshot, after });
+                    return parts.sending.fetch(
+                        cx,
+                        origin,
+                        FetchRequest::Chunk { snapshot, after },
+                    );
                 }
                 Answer::Refused(Refusal::SnapshotGone)
             }
             Request::Snapshot(SnapshotRequest::Close { snapshot }) => {
-                parts.sending.fetch(cx, origin, Wanted::Close { snapshot: snapshot.into() });
+                parts.sending.fetch(cx, origin, FetchRequest::Close { snapshot: snapshot.into() });
                 Answer::Done
             }
             // The code that owns the connection knows them better.
@@ -301,7 +306,7 @@ impl<S: Store> Engine<S> {
         let parts = &mut self.parts;
         let cx = &mut parts.cx;
         // A frame of a replaced session could make the library forget what it accepted.
-        if cx.rules.tells_sessions && cx.peers.session(peer) != Some(session) {
+        if cx.rules.tells_sessions() && cx.peers.session(peer) != Some(session) {
             return cx.notice(Notice::Dropped { what: "a frame of an old session" });
         }
         if !cx.listens(peer, &message) {
@@ -315,39 +320,39 @@ impl<S: Store> Engine<S> {
                     parts.catch_up.is_behind(cx, peer, index);
                 }
             }
-            PeerMessage::Lead { configuration, ballot } => {
+            PeerMessage::TransferLeadership { configuration, ballot } => {
                 hand_over::asked_to_lead(cx, configuration, ballot, true);
             }
-            PeerMessage::Yield { configuration, ballot } => {
+            PeerMessage::DeferLeadership { configuration, ballot } => {
                 hand_over::asked_to_lead(cx, configuration, ballot, false);
             }
             PeerMessage::Fetch { call, wanted } => {
                 parts.sending.fetch(cx, Origin::Peer { peer, session, call }, wanted);
             }
-            PeerMessage::Found { call, found } => parts.fetched(peer, call, found),
-            PeerMessage::HasState { index } => {
+            PeerMessage::Fetched { call, found } => parts.fetched(peer, call, found),
+            PeerMessage::StateProgress { index } => {
                 cx.peers.has_state(peer, index);
                 parts.sending.has_state(peer);
             }
-            PeerMessage::Over { configuration, index, is_dismissed } => {
+            PeerMessage::ConfigurationOver { configuration, index, is_dismissed } => {
                 let is_joiners = parts.membership.hinted(cx, configuration, index, is_dismissed);
                 if is_joiners || configuration > cx.configuration.id {
                     parts.catch_up.fetch_newer(cx, peer, configuration, index);
                 }
             }
-            PeerMessage::AskToStop { has_leave } => parts.restarts.asked(cx, peer, has_leave),
-            PeerMessage::MayStop => parts.restarts.may_stop(),
-            PeerMessage::Look { number } => {
+            PeerMessage::RequestStop { has_leave } => parts.restarts.asked(cx, peer, has_leave),
+            PeerMessage::PermitStop => parts.restarts.may_stop(),
+            PeerMessage::ReadScale { number } => {
                 cx.push(Output::ReadScale(ScaleRead { asker: peer, number }));
             }
-            PeerMessage::Wanted { wanted, number } => {
+            PeerMessage::ScaleReport { wanted, number } => {
                 parts.membership.planning.told_wanted(cx, wanted, number);
             }
             PeerMessage::Checksum { index, digest } => {
                 let difference = parts.scrub.told(cx, peer, index, digest);
                 parts.differ(difference);
             }
-            PeerMessage::Differs { index, sound } => parts.quarantine(index, sound),
+            PeerMessage::StateDiffers { index, sound } => parts.quarantine(index, sound),
             PeerMessage::Epoch { epoch } => {
                 marking::epochs::told(cx, peer, epoch, parts.requests.reads.round());
             }

@@ -103,19 +103,19 @@ pub enum Refused {
 pub struct Reached {
     /// The latest report.
     #[serde(flatten)]
-    pub told: Told,
+    pub told: Report,
     /// A counter that rises with each replica that reports: the latest reporter has the highest.
     #[serde(default)]
     pub turn: u64,
     /// The last report of an earlier start. It is restored if the start that replaced it turns out
     /// to run on a copy of the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<Told>,
+    pub before: Option<Report>,
 }
 
 /// The report of one start of a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Told {
+pub struct Report {
     /// The start's incarnation.
     pub incarnation: u64,
     /// The start's nonce.
@@ -238,7 +238,7 @@ impl Marker {
         // The latest reporter keeps its turn, so that its repeated reports do not change the
         // marker.
         let turn = own.filter(|own| own.turn == last).map_or(last.saturating_add(1), |t| t.turn);
-        let told = Told { incarnation, nonce, epoch };
+        let told = Report { incarnation, nonce, epoch };
         next.reached.insert(replica, Reached { told, turn, before });
         next.forget_longest_ago(replica);
         Ok(next)
@@ -472,7 +472,7 @@ mod tests {
         assert_eq!(marker, Marker::new(CLUSTER, 1));
         let reached = r#","reached":{"3":{"incarnation":4,"nonce":5,"epoch":6}}}"#;
         let later: Marker = serde_json::from_str(&old.replace('}', reached)).unwrap();
-        let told = Told { incarnation: 4, nonce: 5, epoch: Epoch(6) };
+        let told = Report { incarnation: 4, nonce: 5, epoch: Epoch(6) };
         assert_eq!(later.reached[&ReplicaId(3)], Reached { told, turn: 0, before: None });
         for replica in 1..100 {
             let claim = wants(None, Claim { replica: ReplicaId(replica), ..claim(1, 1, 1) });

@@ -1,4 +1,4 @@
-//! The orchestrators: the source of the desired replica count, and the keeper of the cluster's
+//! The orchestrators: the source of the desired replica count, and the writer of the cluster's
 //! marker.
 //!
 //! | orchestrator | where |
@@ -11,8 +11,8 @@
 
 mod events;
 pub mod folder;
-mod keeper;
 pub mod kubernetes;
+mod marker_writer;
 mod upkeep;
 mod witnesses;
 
@@ -34,8 +34,8 @@ use crate::planner::{Scale, ordinal};
 
 pub use events::{ClusterEvent, EventRecorder};
 pub use folder::Folder;
-pub use keeper::MarkerWriter;
 pub use kubernetes::Kubernetes;
+pub use marker_writer::MarkerWriter;
 pub use upkeep::Upkeep;
 
 /// The time between two looks at a folder.
@@ -183,7 +183,7 @@ impl Orchestrator {
 
     /// Returns the sender of Events about what the named replica does and refuses, if there is one.
     #[must_use]
-    pub fn herald(&self, name: &str) -> Option<EventRecorder> {
+    pub fn recorder(&self, name: &str) -> Option<EventRecorder> {
         match self {
             Self::Folder(_) => None,
             Self::Kubernetes(kubernetes) => {
@@ -323,10 +323,10 @@ pub async fn watch(
 
 /// Reports in an Event, where the replica count was set, that it is too high.
 async fn tell_too_many(orchestrator: &Orchestrator, name: &str, replicas: u32, note: String) {
-    if let Some(herald) = orchestrator.herald(name) {
+    if let Some(recorder) = orchestrator.recorder(name) {
         // Every replica detects this; with this name the Event exists once.
         let name = Some(format!("{replicas}-replicas"));
-        herald.tell(ClusterEvent { is_warning: true, reason: "TooMany", note, name }).await;
+        recorder.tell(ClusterEvent { is_warning: true, reason: "TooMany", note, name }).await;
     }
 }
 

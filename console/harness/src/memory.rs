@@ -21,8 +21,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use kvorum::backend::Backend;
 use kvorum::clock::Clock;
-use kvorum::exit::{Exit, Stop};
-use kvorum::message::{Call, Place, Previous, Reply, Seen, Source};
+use kvorum::exit::{Exit, Failure};
+use kvorum::message::{Call, Observation, Place, Previous, Reply, Source};
 use kvorum::probe::{Store, Task, Written};
 use kvorum::sink::Sink;
 
@@ -40,7 +40,7 @@ const PAGE_PAIRS: usize = 500;
 /// A cluster in memory.
 pub struct Memory {
     state: Mutex<State>,
-    told: broadcast::Sender<Seen>,
+    told: broadcast::Sender<Observation>,
     /// The start time: by the runtime's clock, which a test may pause, and by the wall clock.
     began: (Instant, u64),
 }
@@ -111,7 +111,7 @@ impl Memory {
                 let entries = (0..count).map(|_| state.put_next()).collect::<Vec<_>>();
                 (entries, state.decided >= until)
             });
-            let _ = self.told.send(Seen::Log { node: "kvorum-0".to_owned(), entries });
+            let _ = self.told.send(Observation::Log { node: "kvorum-0".to_owned(), entries });
             if beat % (BEATS / 10) == 0 {
                 self.tell_statuses();
             }
@@ -127,7 +127,7 @@ impl Memory {
 
     fn tell_statuses(&self) {
         for status in self.statuses() {
-            let _ = self.told.send(Seen::Status(Box::new(status)));
+            let _ = self.told.send(Observation::Status(Box::new(status)));
         }
     }
 
@@ -140,13 +140,13 @@ impl Memory {
         })
     }
 
-    fn do_call(self: &Arc<Self>, call: Call) -> Result<Reply, Stop> {
+    fn do_call(self: &Arc<Self>, call: Call) -> Result<Reply, Failure> {
         self.state(|state| state.calls.push(call.clone()));
-        let no_quorum = || Stop::new(Exit::Unavailable, "a majority of the replicas is not up");
+        let no_quorum = || Failure::new(Exit::Unavailable, "a majority of the replicas is not up");
         match call {
             Call::Put { key, value, condition, .. } => {
                 let Source::Bytes(value) = value else {
-                    return Err(Stop::usage("there are no files here"));
+                    return Err(Failure::usage("there are no files here"));
                 };
                 self.write(key, Some(value), condition).ok_or_else(no_quorum)
             }
@@ -168,7 +168,7 @@ impl Memory {
             Call::Batch { count } => Ok(Reply::Done(format!("{count} puts;"))),
             Call::Logs { node } => Ok(Reply::Lines(vec![format!("{node} has no log file")])),
             Call::Kill { node, .. } => self.kill(&node),
-            Call::Scale { .. } => Err(Stop::failed("a cluster in memory keeps its size")),
+            Call::Scale { .. } => Err(Failure::failed("a cluster in memory keeps its size")),
             Call::HandOver { to, .. } => {
                 let to = to.and_then(|to| place_of(&to));
                 self.elect(to);
@@ -187,17 +187,17 @@ impl Memory {
             Some(state.write(key, value, condition))
         })?;
         let node = "kvorum-0".to_owned();
-        let _ = self.told.send(Seen::Log { node, entries: vec![entry] });
+        let _ = self.told.send(Observation::Log { node, entries: vec![entry] });
         self.tell_statuses();
         Some(reply)
     }
 
-    fn kill(self: &Arc<Self>, node: &str) -> Result<Reply, Stop> {
+    fn kill(self: &Arc<Self>, node: &str) -> Result<Reply, Failure> {
         let place = place_of(node).filter(|place| {
             self.state(|state| state.nodes.get(*place).is_some_and(|node| node.is_up))
         });
         let Some(place) = place else {
-            return Err(Stop::failed(format!("{node} does not run now")));
+            return Err(Failure::failed(format!("{node} does not run now")));
         };
         let was_leader = self.state(|state| {
             state.nodes[place].is_up = false;
@@ -206,7 +206,7 @@ impl Memory {
             was_leader
         });
         let why = "the connection was lost".to_owned();
-        let _ = self.told.send(Seen::Down { node: node.to_owned(), why });
+        let _ = self.told.send(Observation::Down { node: node.to_owned(), why });
         self.tell_statuses();
         let (this, node) = (Arc::clone(self), node.to_owned());
         tokio::spawn(async move {
@@ -219,7 +219,7 @@ impl Memory {
                 state.nodes[place].is_up = true;
                 state.nodes[place].incarnation += 1;
             });
-            let _ = this.told.send(Seen::Up { node });
+            let _ = this.told.send(Observation::Up { node });
             if this.state(|state| state.leader.is_none()) {
                 this.elect(None);
             }
@@ -390,8 +390,8 @@ impl Backend for Memory {
         let mut told = self.told.subscribe();
         Box::pin(async move {
             for status in self.statuses() {
-                sink.tell(Seen::Up { node: status.name.clone() }).await;
-                sink.tell(Seen::Status(Box::new(status))).await;
+                sink.tell(Observation::Up { node: status.name.clone() }).await;
+                sink.tell(Observation::Status(Box::new(status))).await;
             }
             loop {
                 let seen = tokio::select! {
@@ -400,7 +400,9 @@ impl Backend for Memory {
                 };
                 let goes_on = match seen {
                     Ok(seen) => sink.tell(seen).await,
-                    Err(broadcast::error::RecvError::Lagged(_)) => sink.tell(Seen::LogReset).await,
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        sink.tell(Observation::LogReset).await
+                    }
                     Err(broadcast::error::RecvError::Closed) => false,
                 };
                 if !goes_on {
@@ -410,7 +412,7 @@ impl Backend for Memory {
         })
     }
 
-    fn call(self: Arc<Self>, call: Call) -> Task<Result<Reply, Stop>> {
+    fn call(self: Arc<Self>, call: Call) -> Task<Result<Reply, Failure>> {
         Box::pin(async move { self.do_call(call) })
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use kvorum_protocol::Status;
 use kvorum_protocol::status::{Configuration, Membership, Reign, Role};
 
-use crate::message::{Now, SILENT_AFTER, Seen};
+use crate::message::{Now, Observation, SILENT_AFTER};
 use crate::output::Said;
 
 /// All replicas, by name.
@@ -35,10 +35,9 @@ impl Cluster {
     pub fn of(said: &[Said]) -> Self {
         let mut cluster = Self::default();
         for (name, told) in said {
-            let seen = match told {
-                Ok(status) => Seen::Status(Box::new(status.clone())),
-                Err(why) => Seen::Down { node: name.clone(), why: why.clone() },
-            };
+            let (node, status) = (name.clone(), told.clone().map(Box::new));
+            let seen =
+                status.map_or_else(|why| Observation::Down { node, why }, Observation::Status);
             cluster.observe(Now::default(), &seen);
         }
         cluster
@@ -302,35 +301,34 @@ impl Cluster {
     }
 
     /// Takes in an observation and returns the events that follow from it.
-    pub fn observe(&mut self, now: Now, seen: &Seen) -> Vec<ClusterEvent> {
+    pub fn observe(&mut self, now: Now, seen: &Observation) -> Vec<ClusterEvent> {
         match seen {
-            Seen::Member { node } => {
+            Observation::Member { node } => {
                 self.entry(node);
                 Vec::new()
             }
-            Seen::Gone { node } => {
+            Observation::Gone { node } => {
                 self.gone.insert(node.clone());
                 self.remove_gone();
                 Vec::new()
             }
-            Seen::Up { node } => self.up(now, node),
-            Seen::Down { node, why } => self.down(now, node, why),
-            Seen::Silent { node, for_time } => {
+            Observation::Up { node } => self.up(now, node),
+            Observation::Down { node, why } => self.down(now, node, why),
+            Observation::Silent { node, for_time } => {
                 let node = self.entry(node);
                 node.silent = Some(*for_time).filter(|silent| *silent > SILENT_AFTER);
                 Vec::new()
             }
-            Seen::Status(status) => self.status(status),
-            Seen::Process { node, what } => {
-                let (kind, node, text) =
-                    (Kind::Process, Some(node.clone()), format!("{} {what}", short(node)));
-                vec![ClusterEvent { wall_us: now.wall_us, kind, node, text }]
+            Observation::Status(status) => self.status(status),
+            Observation::Process { node, what } => {
+                let (node, text) = (Some(node.clone()), format!("{} {what}", short(node)));
+                vec![ClusterEvent { wall_us: now.wall_us, kind: Kind::Process, node, text }]
             }
-            Seen::Pod { node, state, restarts } => {
+            Observation::Pod { node, state, restarts } => {
                 self.entry(node).pod = Some((state.clone(), *restarts));
                 Vec::new()
             }
-            Seen::Log { .. } | Seen::LogReset | Seen::Place(_) => Vec::new(),
+            Observation::Log { .. } | Observation::LogReset | Observation::Place(_) => Vec::new(),
         }
     }
 
@@ -450,9 +448,9 @@ mod tests {
         let mut heir = status_of(3, 2);
         heir.role = Role::Leader;
         heir.ballot.number = 9;
-        let elected = cluster.observe(Now::default(), &Seen::Status(Box::new(heir)));
+        let elected = cluster.observe(Now::default(), &Observation::Status(Box::new(heir)));
         assert_eq!(texts(&elected), ["leader n1 → n3, ballot 9"]);
-        let back = cluster.observe(Now::default(), &Seen::Up { node: "kvorum-0".into() });
+        let back = cluster.observe(Now::default(), &Observation::Up { node: "kvorum-0".into() });
         assert_eq!(texts(&back), ["n1 is back"]);
         assert_eq!(cluster.node("kvorum-0").map(Node::state), Some(State::Starting));
     }
@@ -463,9 +461,10 @@ mod tests {
         let mut heir = status_of(3, 1);
         heir.role = Role::Leader;
         heir.ballot.number += 1;
-        cluster.observe(Now::default(), &Seen::Status(Box::new(heir)));
+        cluster.observe(Now::default(), &Observation::Status(Box::new(heir)));
         assert_eq!(cluster.leader(), Some("kvorum-1"));
-        let stale = cluster.observe(Now::default(), &Seen::Status(Box::new(status_of(3, 0))));
+        let stale = Observation::Status(Box::new(status_of(3, 0)));
+        let stale = cluster.observe(Now::default(), &stale);
         assert!(texts(&stale).is_empty());
         assert_eq!(cluster.leader(), Some("kvorum-1"));
     }
@@ -476,16 +475,17 @@ mod tests {
         let mut other = status_of(3, 2);
         other.role = Role::Leader;
         other.ballot.replica = other.replica;
-        let elected = cluster.observe(Now::default(), &Seen::Status(Box::new(other)));
+        let elected = cluster.observe(Now::default(), &Observation::Status(Box::new(other)));
         assert_eq!(texts(&elected), ["leader n1 → n3, ballot 2"]);
-        let stale = cluster.observe(Now::default(), &Seen::Status(Box::new(status_of(3, 0))));
-        assert!(texts(&stale).is_empty(), "the lower ballot is no new leader");
+        let late = Observation::Status(Box::new(status_of(3, 0)));
+        let late = cluster.observe(Now::default(), &late);
+        assert!(texts(&late).is_empty(), "the lower ballot is no new leader");
         assert_eq!(cluster.leader(), Some("kvorum-2"));
         // Each configuration numbers its ballots from the start.
         let mut next = status_of(3, 1);
         next.configuration.id.0 += 1;
         (next.role, next.ballot.number) = (Role::Leader, 1);
-        let elected = cluster.observe(Now::default(), &Seen::Status(Box::new(next)));
+        let elected = cluster.observe(Now::default(), &Observation::Status(Box::new(next)));
         assert!(texts(&elected).contains(&"leader n3 → n2, ballot 1"), "{elected:?}");
     }
 
@@ -493,7 +493,7 @@ mod tests {
     fn replicas_are_in_the_order_of_their_numbers() {
         let mut cluster = Cluster::default();
         for name in ["kvorum-10", "kvorum-2", "other", "kvorum-0"] {
-            cluster.observe(Now::default(), &Seen::Member { node: name.into() });
+            cluster.observe(Now::default(), &Observation::Member { node: name.into() });
         }
         assert_eq!(cluster.names(), ["kvorum-0", "kvorum-2", "kvorum-10", "other"]);
     }

@@ -365,7 +365,7 @@ impl std::fmt::Display for Figures {
 mod tests {
     use super::*;
     use crate::app::testing::{cluster_of, down, status_of};
-    use crate::message::{Ack, ProbeReport, Seen};
+    use crate::message::{Ack, Observation, ProbeReport};
     use kvorum_protocol::status::Role;
 
     fn at(ms: u64) -> Now {
@@ -414,7 +414,7 @@ mod tests {
 
         fn see(&mut self, status: kvorum_protocol::Status) {
             self.failover.status(&status);
-            self.cluster.observe(at(0), &Seen::Status(Box::new(status)));
+            self.cluster.observe(at(0), &Observation::Status(Box::new(status)));
         }
     }
 
@@ -472,7 +472,7 @@ mod tests {
         let mut leads = status_of(3, 1);
         leads.role = Role::Leader;
         leads.ballot.number += 1;
-        stage.cluster.observe(at(0), &Seen::Status(Box::new(leads)));
+        stage.cluster.observe(at(0), &Observation::Status(Box::new(leads)));
         assert_eq!(stage.advance(3500), []);
         assert_eq!(stage.demo.step, Step::Calm);
         assert_eq!(stage.advance(6500), [Order::Kill("kvorum-1".into())]);

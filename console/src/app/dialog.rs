@@ -251,7 +251,7 @@ fn incarnation(cluster: &Cluster, node: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::app::testing::{cluster_of, down, status_of};
-    use crate::message::Seen;
+    use crate::message::Observation;
 
     fn at(ms: u64) -> Now {
         Now { monotonic: Duration::from_millis(ms), wall_us: 0 }
@@ -313,13 +313,13 @@ mod tests {
         assert_eq!(dialog.tier, Tier::Name);
         let mut back = status_of(3, 1);
         back.incarnation += 1;
-        cluster.observe(at(0), &Seen::Status(Box::new(back)));
+        cluster.observe(at(0), &Observation::Status(Box::new(back)));
         assert_eq!(dialog.refresh(&cluster, None, at(2000)), None);
         assert_eq!(dialog.typed('y', at(2100)), Answer::Stay, "too soon after the change");
         assert!(matches!(dialog.clone().typed('y', at(2600)), Answer::Act(_)));
         let mut again = status_of(3, 0);
         again.incarnation += 1;
-        cluster.observe(at(0), &Seen::Status(Box::new(again)));
+        cluster.observe(at(0), &Observation::Status(Box::new(again)));
         assert!(dialog.refresh(&cluster, None, at(2700)).is_some());
         let mut dialog = kill(&cluster, "kvorum-0");
         assert!(dialog.refresh(&cluster, None, at(29_000)).is_none());

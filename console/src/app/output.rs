@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::cluster::ClusterEvent;
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::message::Now;
 
 /// The number of answers, of events and of errors kept.
@@ -45,7 +45,7 @@ impl Verdict {
 
     /// Returns the verdict for the end of a call.
     #[must_use]
-    pub fn of(stop: &Stop) -> Self {
+    pub fn of(stop: &Failure) -> Self {
         match stop.exit {
             Exit::Unknown => Self::Unknown,
             Exit::Done => Self::Done,

@@ -193,7 +193,7 @@ impl Consequence {
 mod tests {
     use super::*;
     use crate::app::testing::{cluster_of, down, status_of};
-    use crate::message::{Now, Seen};
+    use crate::message::{Now, Observation};
 
     /// Checks all up and down states of 1 to 7 replicas and each victim against counting.
     #[test]
@@ -226,7 +226,7 @@ mod tests {
             for link in &mut status.links {
                 link.is_up = place == 2 || link.peer == "kvorum-2";
             }
-            cluster.observe(Now::default(), &Seen::Status(Box::new(status)));
+            cluster.observe(Now::default(), &Observation::Status(Box::new(status)));
         }
         assert!(Electorate::of(&cluster).can_decide(None), "the center sees all");
         assert!(!Consequence::of_kill(&cluster, "kvorum-2").keeps, "and nobody else does");
@@ -241,7 +241,7 @@ mod tests {
         let mut cluster = cluster_of(3);
         let mut outside = status_of(3, 1);
         outside.role = Role::Outside;
-        cluster.observe(Now::default(), &Seen::Status(Box::new(outside)));
+        cluster.observe(Now::default(), &Observation::Status(Box::new(outside)));
         assert!(Consequence::of_kill(&cluster, "kvorum-1").keeps);
         assert!(!Consequence::of_kill(&cluster, "kvorum-2").keeps);
         assert!(!Consequence::of_cut(&cluster, "kvorum-0", "kvorum-2").keeps);

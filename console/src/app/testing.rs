@@ -7,7 +7,7 @@ use kvorum_protocol::status::{
 use kvorum_protocol::{Key, Status, Value};
 
 use super::cluster::{Cluster, ClusterEvent};
-use crate::message::{Now, Seen};
+use crate::message::{Now, Observation};
 
 /// Returns the status of a replica in a healthy cluster that the first one leads.
 pub fn status_of(total: usize, place: usize) -> Status {
@@ -48,7 +48,7 @@ pub fn status_of(total: usize, place: usize) -> Status {
 pub fn cluster_of(total: usize) -> Cluster {
     let mut cluster = Cluster::default();
     for place in 0..total {
-        cluster.observe(Now::default(), &Seen::Status(Box::new(status_of(total, place))));
+        cluster.observe(Now::default(), &Observation::Status(Box::new(status_of(total, place))));
     }
     cluster
 }
@@ -56,7 +56,7 @@ pub fn cluster_of(total: usize) -> Cluster {
 /// Takes down the connection to a replica.
 pub fn down(cluster: &mut Cluster, place: usize) -> Vec<ClusterEvent> {
     let (node, why) = (format!("kvorum-{place}"), "connection lost".to_owned());
-    cluster.observe(Now::default(), &Seen::Down { node, why })
+    cluster.observe(Now::default(), &Observation::Down { node, why })
 }
 
 /// Returns a put of `key-INDEX`.

@@ -21,11 +21,11 @@ use tokio::time::{sleep, timeout};
 
 use super::Backend;
 use super::watch::{Names, Watch, Watched, pass_on};
-use crate::exit::Stop;
+use crate::exit::Failure;
 use crate::kubernetes::{Kube, happenings};
-use crate::message::{Call, Place, Previous, Reply, Seen, Source};
+use crate::message::{Call, Observation, Place, Previous, Reply, Source};
+use crate::platform::{Platform, blocking};
 use crate::probe::{Store, Task, Written};
-use crate::runner::{Platform, blocking};
 use crate::sink::Sink;
 
 /// The number of keys in a page.
@@ -48,7 +48,7 @@ pub struct RealCluster {
     watch: Watch,
     watched: Vec<Watched>,
     place: Place,
-    runner: Platform,
+    platform: Platform,
     /// The supervisor's reports and the replicas themselves, when this process runs them.
     own: Mutex<Own>,
 }
@@ -65,7 +65,7 @@ struct Own {
 
 impl RealCluster {
     /// Opens a cluster of replicas at addresses.
-    pub async fn at(addresses: &[String], deadline: Duration) -> Result<Self, Stop> {
+    pub async fn at(addresses: &[String], deadline: Duration) -> Result<Self, Failure> {
         crate::target::check_addresses(addresses)?;
         let options = Options { deadline, ..Options::default() };
         let client = Arc::new(Client::of_addresses(addresses, options));
@@ -87,7 +87,7 @@ impl RealCluster {
 
     /// Opens the local cluster in a folder, run by another process.
     #[cfg(feature = "local")]
-    pub async fn local(folder: PathBuf, deadline: Duration) -> Result<Self, Stop> {
+    pub async fn local(folder: PathBuf, deadline: Duration) -> Result<Self, Failure> {
         use crate::local::{client, resolve};
         let client = client(&folder, Options { deadline, ..Options::default() })?;
         let names = Some(crate::local::names(&folder));
@@ -99,10 +99,10 @@ impl RealCluster {
         client: Arc<Client>,
         watch: Watch,
         watched: Vec<Watched>,
-        runner: Platform,
+        platform: Platform,
     ) -> Self {
-        let place = runner.place().await;
-        Self { client, watch, watched, place, runner, own: Mutex::default() }
+        let place = platform.place().await;
+        Self { client, watch, watched, place, platform, own: Mutex::default() }
     }
 
     /// Starts a local cluster that this process runs.
@@ -111,7 +111,7 @@ impl RealCluster {
         plan: &crate::local::Plan,
         deadline: Duration,
         temporary: Option<tempfile::TempDir>,
-    ) -> Result<Self, Stop> {
+    ) -> Result<Self, Failure> {
         /// The most reports queued; further ones are dropped, they are for information only.
         const REPORTS_MAX: usize = 64;
         let (told, reports) = mpsc::channel(REPORTS_MAX);
@@ -136,7 +136,7 @@ impl RealCluster {
         with(&mut self.own.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn do_call(&self, call: Call) -> Result<Reply, Stop> {
+    async fn do_call(&self, call: Call) -> Result<Reply, Failure> {
         match call {
             Call::Put { key, value, condition, node } => {
                 let value = read_source(value).await?;
@@ -161,12 +161,12 @@ impl RealCluster {
             }
             Call::Inspect { key, nodes } => self.inspect(key, nodes).await,
             Call::Batch { count } => self.batch(count).await,
-            Call::Logs { node } => Ok(Reply::Lines(self.runner.logs(&node).await?)),
+            Call::Logs { node } => Ok(Reply::Lines(self.platform.logs(&node).await?)),
             Call::Kill { node, how } => {
-                Ok(Reply::Done(self.runner.kill(&self.client, &node, how).await?))
+                Ok(Reply::Done(self.platform.kill(&self.client, &node, how).await?))
             }
             Call::Scale { replicas } => {
-                self.runner.scale(replicas).await?;
+                self.platform.scale(replicas).await?;
                 Ok(Reply::Done(format!("{replicas} wanted;")))
             }
             Call::HandOver { from, to } => {
@@ -189,8 +189,8 @@ impl RealCluster {
         condition: Condition,
         write: &(dyn Fn(Condition) -> Operation + Sync),
         route: &Route,
-    ) -> Result<Reply, Stop> {
-        write(condition).validate().map_err(|limit| Stop::usage(limit.to_string()))?;
+    ) -> Result<Reply, Failure> {
+        write(condition).validate().map_err(|limit| Failure::usage(limit.to_string()))?;
         for _ in 0..EXACT_TRIES {
             let before = self.client.get(key.clone(), Consistency::Linearizable, route).await?;
             let (expected, previous) = match &before {
@@ -214,7 +214,7 @@ impl RealCluster {
         Ok(Reply::Written { outcome, previous: Previous::Unknown })
     }
 
-    async fn inspect(&self, key: Key, nodes: Vec<String>) -> Result<Reply, Stop> {
+    async fn inspect(&self, key: Key, nodes: Vec<String>) -> Result<Reply, Failure> {
         let mut asked = JoinSet::new();
         for node in nodes {
             let (client, key) = (Arc::clone(&self.client), key.clone());
@@ -235,7 +235,7 @@ impl RealCluster {
         Ok(Reply::Inspected { pair, nodes })
     }
 
-    async fn batch(&self, count: u32) -> Result<Reply, Stop> {
+    async fn batch(&self, count: u32) -> Result<Reply, Failure> {
         let began = Instant::now();
         let put = |number: u32| {
             let key = Key::from(format!("batch/{number:07}"));
@@ -250,7 +250,7 @@ impl RealCluster {
     }
 
     /// Heals a link at both ends: either may have cut it.
-    async fn heal(&self, node: String, peer: String) -> Result<Reply, Stop> {
+    async fn heal(&self, node: String, peer: String) -> Result<Reply, Failure> {
         let here = Admin::Heal { peer: peer.clone() };
         let there = Admin::Heal { peer: node.clone() };
         self.client.administer(here, &Route::Through(node)).await?;
@@ -261,11 +261,11 @@ impl RealCluster {
 
 /// Reports what the user may do here, until nothing is missing. Checks at least once: on attaching,
 /// the API server may not have reported what is allowed.
-async fn tell_rights(runner: Platform, mut place: Place, sink: Sink) {
+async fn tell_rights(platform: Platform, mut place: Place, sink: Sink) {
     loop {
         sleep(RIGHTS_INTERVAL).await;
-        let Some(now) = runner.told_place().await else { continue };
-        if now != place && !sink.tell(Seen::Place(now.clone())).await {
+        let Some(now) = platform.told_place().await else { continue };
+        if now != place && !sink.tell(Observation::Place(now.clone())).await {
             return;
         }
         place = now;
@@ -280,7 +280,7 @@ fn route(node: Option<String>) -> Route {
 }
 
 /// Reads a value on a thread that may block.
-async fn read_source(source: Source) -> Result<Bytes, Stop> {
+async fn read_source(source: Source) -> Result<Bytes, Failure> {
     match source {
         Source::Bytes(bytes) => Ok(bytes),
         source => blocking(move || source.read()).await,
@@ -299,16 +299,16 @@ impl Backend for RealCluster {
             if let Some(reports) = self.own(|own| own.reports.take()) {
                 aside.spawn(pass_on(reports, sink.clone()));
             }
-            if let Platform::Kubernetes(kube) = &self.runner {
+            if let Platform::Kubernetes(kube) = &self.platform {
                 aside.spawn(happenings::tell(Arc::clone(kube), sink.clone()));
-                let (runner, place) = (self.runner.clone(), self.place.clone());
-                aside.spawn(tell_rights(runner, place, sink.clone()));
+                let (platform, place) = (self.platform.clone(), self.place.clone());
+                aside.spawn(tell_rights(platform, place, sink.clone()));
             }
             self.watch.clone().run(self.watched.clone(), sink).await;
         })
     }
 
-    fn call(self: Arc<Self>, call: Call) -> Task<Result<Reply, Stop>> {
+    fn call(self: Arc<Self>, call: Call) -> Task<Result<Reply, Failure>> {
         Box::pin(async move { self.do_call(call).await })
     }
 

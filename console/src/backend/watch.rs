@@ -19,9 +19,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_stream::StreamExt;
 
 use super::strangers::{Standing, Strangers};
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
+use crate::message::Observation;
 use crate::message::SILENT_AFTER;
-use crate::message::Seen;
 use crate::sink::Sink;
 
 /// The first pause before a replica is dialed again.
@@ -95,7 +95,7 @@ impl Watch {
             () = sink.closed() => {}
             why = self.strangers.have_taken_over() => {
                 let why = format!("another cluster has taken this one's place: {why}");
-                sink.lost(Stop::new(Exit::Unavailable, why)).await;
+                sink.lost(Failure::new(Exit::Unavailable, why)).await;
             }
         }
     }
@@ -118,7 +118,7 @@ async fn watch_named(names: &Names, replica: &(dyn Fn() -> Replica + Sync), sink
             // Dropping its set ends the watcher.
             watched.remove(&node);
             replica().of.strangers.note(&node, None);
-            sink.tell(Seen::Gone { node }).await;
+            sink.tell(Observation::Gone { node }).await;
         }
         sleep(LOOK_INTERVAL).await;
     }
@@ -152,7 +152,7 @@ impl Replica {
             Watched::At(_) => None,
         };
         if let Some(node) = name.clone() {
-            self.sink.tell(Seen::Member { node }).await;
+            self.sink.tell(Observation::Member { node }).await;
         }
         let mut pause = PAUSE_MIN;
         let mut said = String::new();
@@ -174,11 +174,15 @@ impl Replica {
             };
             self.of.strangers.note(of, standing);
             let is_heard = match (&name, &watched) {
-                (Some(node), _) => self.sink.tell(Seen::Down { node: node.clone(), why }).await,
+                (Some(node), _) => {
+                    self.sink.tell(Observation::Down { node: node.clone(), why }).await
+                }
                 // Only the address is known of a replica that was never reached.
                 (None, Watched::At(_)) if why != said => {
                     said.clone_from(&why);
-                    self.sink.tell(Seen::Process { node: "endpoint".to_owned(), what: why }).await
+                    self.sink
+                        .tell(Observation::Process { node: "endpoint".to_owned(), what: why })
+                        .await
                 }
                 (None, _) => true,
             };
@@ -209,7 +213,7 @@ impl Replica {
 
     /// Reports the status of a connected replica until the connection ends; returns the reason.
     async fn attend(&self, node: &str, connection: Connection) -> Gone {
-        self.sink.tell(Seen::Up { node: node.to_owned() }).await;
+        self.sink.tell(Observation::Up { node: node.to_owned() }).await;
         let mut events = match connection.subscribe(Subscription::Status).await {
             Ok((_, events)) => events,
             Err(Some(answer)) => return gone(format!("it does not tell its status: {answer:?}")),
@@ -227,7 +231,7 @@ impl Replica {
                         }
                         was_silent = false;
                         self.note_leader(&status);
-                        Seen::Status(Box::new(Arc::unwrap_or_clone(status)))
+                        Observation::Status(Box::new(Arc::unwrap_or_clone(status)))
                     }
                     Some(_) => continue,
                     None => return gone("the connection was lost"),
@@ -239,7 +243,7 @@ impl Replica {
                         continue;
                     }
                     was_silent = is_silent;
-                    Seen::Silent { node: node.to_owned(), for_time }
+                    Observation::Silent { node: node.to_owned(), for_time }
                 }
             };
             if !self.sink.tell(seen).await {
@@ -281,7 +285,7 @@ async fn follow_log(client: Arc<Client>, mut leader: watch::Receiver<Leader>, si
                 refusal: kvorum_protocol::message::Refusal::Compacted { from },
                 ..
             }) => {
-                sink.tell(Seen::LogReset).await;
+                sink.tell(Observation::LogReset).await;
                 next = from;
             }
             Err(_) => sleep(PAUSE_MAX).await,
@@ -316,12 +320,12 @@ async fn tell_log(
         }
         if let Some(last) = entries.last() {
             next = last.index + 1;
-            if !sink.tell(Seen::Log { node: node.clone(), entries }).await {
+            if !sink.tell(Observation::Log { node: node.clone(), entries }).await {
                 return None;
             }
         }
         if let Some(from) = reset {
-            sink.tell(Seen::LogReset).await;
+            sink.tell(Observation::LogReset).await;
             return Some(from);
         }
     }
@@ -342,7 +346,7 @@ fn take(event: Event, entries: &mut Vec<EntryEvent>) -> Option<u64> {
 /// Forwards a supervisor's reports about its processes.
 pub async fn pass_on(mut reports: mpsc::Receiver<(String, String)>, sink: Sink) {
     while let Some((node, what)) = reports.recv().await {
-        if !sink.tell(Seen::Process { node, what }).await {
+        if !sink.tell(Observation::Process { node, what }).await {
             return;
         }
     }

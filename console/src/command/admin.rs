@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::{Context, print};
 use crate::app::cluster::Cluster;
 use crate::app::quorum::Consequence;
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::message::HowToKill;
 use crate::node::Node;
 use crate::output::Said;
@@ -22,7 +22,12 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 /// The time between two checks which replica leads.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-pub async fn kill(context: &Context, node: &Node, how: HowToKill, yes: bool) -> Result<(), Stop> {
+pub async fn kill(
+    context: &Context,
+    node: &Node,
+    how: HowToKill,
+    yes: bool,
+) -> Result<(), Failure> {
     let name = context.name(node).await?;
     let said = ask_all(&context.client).await?;
     let consequence = consequence(&name, &said);
@@ -31,18 +36,18 @@ pub async fn kill(context: &Context, node: &Node, how: HowToKill, yes: bool) -> 
         _ if yes => true,
         HowToKill::Force => ask_name(&name)?,
         HowToKill::Now | HowToKill::Graceful => {
-            ask(&format!("Kill {name} of {}? [y/N] ", context.runner.name()))?
+            ask(&format!("Kill {name} of {}? [y/N] ", context.platform.name()))?
         }
     };
     if !is_sure {
-        return Err(Stop::new(Exit::NeedsYes, "nothing was killed; repeat with --yes"));
+        return Err(Failure::new(Exit::NeedsYes, "nothing was killed; repeat with --yes"));
     }
-    let how = context.runner.kill(&context.client, &name, how).await?;
+    let how = context.platform.kill(&context.client, &name, how).await?;
     print(context.global.output, &format!("killed {name} {how}"), &json!({ "killed": name }))
 }
 
 /// Asks the user to type the name of a replica that is to be deleted by force.
-fn ask_name(name: &str) -> Result<bool, Stop> {
+fn ask_name(name: &str) -> Result<bool, Failure> {
     crate::note::note(
         "by force the pod's object goes at once, and the same replica may run twice for a while; \
          the store fences that, but waits for the first one's disk",
@@ -73,7 +78,7 @@ fn consequence(name: &str, said: &[Said]) -> String {
     format!("killing {name}{role} leaves {up} of {total} members, {effect}")
 }
 
-pub(super) fn ask(question: &str) -> Result<bool, Stop> {
+pub(super) fn ask(question: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Ok(false);
     }
@@ -84,7 +89,7 @@ pub(super) fn ask(question: &str) -> Result<bool, Stop> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-pub async fn hand_over(context: &Context, node: Option<Node>) -> Result<(), Stop> {
+pub async fn hand_over(context: &Context, node: Option<Node>) -> Result<(), Failure> {
     let leader = context.name(&Node::Leader).await?;
     let to = match &node {
         None => String::new(),
@@ -100,7 +105,7 @@ pub async fn hand_over(context: &Context, node: Option<Node>) -> Result<(), Stop
 }
 
 /// Returns the replica that took over from `leader`. Fails if none does in time: `leader` stays.
-async fn taken_over(context: &Context, leader: &str) -> Result<String, Stop> {
+async fn taken_over(context: &Context, leader: &str) -> Result<String, Failure> {
     let began = Instant::now();
     loop {
         let status = context.client.status(&Route::Any).await?;
@@ -108,7 +113,7 @@ async fn taken_over(context: &Context, leader: &str) -> Result<String, Stop> {
             return Ok(now);
         }
         if began.elapsed() > HAND_OVER_PATIENCE {
-            return Err(Stop::failed(format!(
+            return Err(Failure::failed(format!(
                 "{leader} leads on: nobody took over within {} s. See whether another one is in \
                  step (kvorum status), and try again",
                 HAND_OVER_PATIENCE.as_secs()
@@ -118,7 +123,12 @@ async fn taken_over(context: &Context, leader: &str) -> Result<String, Stop> {
     }
 }
 
-pub async fn set_cut(context: &Context, node: &Node, peer: &Node, cut: bool) -> Result<(), Stop> {
+pub async fn set_cut(
+    context: &Context,
+    node: &Node,
+    peer: &Node,
+    cut: bool,
+) -> Result<(), Failure> {
     let (node, peer) = (context.name(node).await?, context.name(peer).await?);
     let admin = match cut {
         true => Admin::Cut { peer: peer.clone() },

@@ -18,19 +18,19 @@ use serde_json::json;
 
 use super::print;
 use crate::arguments::Global;
-use crate::exit::Stop;
+use crate::exit::Failure;
 use crate::signals::EndSignals;
-use crate::target::{self, Found, Named};
+use crate::target::{self, Discovered, Named};
 
 /// The interval between two updates of the progress line.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Writes a backup.
-pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), Stop> {
+pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), Failure> {
     if file.exists() {
-        return Err(Stop::usage(format!("{} exists; name another file", file.display())));
+        return Err(Failure::usage(format!("{} exists; name another file", file.display())));
     }
-    let target = target::choose(global, named, Found::look(), false)?;
+    let target = target::choose(global, named, Discovered::look(), false)?;
     let (client, _runner) = target.open(global).await?;
     // Two commands may write to one name: each writes beside it, and the first one to end gets it.
     let mut aside = file.as_os_str().to_owned();
@@ -39,7 +39,7 @@ pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), St
     let mut told = EndSignals::new()?;
     let written = tokio::select! {
         written = write(&client, &aside) => written,
-        () = told.next() => Err(Stop::failed("told to end before the backup was whole")),
+        () = told.next() => Err(Failure::failed("told to end before the backup was whole")),
     };
     let (header, keys) = match written {
         Ok(done) => done,
@@ -50,7 +50,9 @@ pub async fn backup(file: &Path, global: &Global, named: Named) -> Result<(), St
     };
     give_name(&aside, file).map_err(|error| {
         let (aside, file) = (aside.display(), file.display());
-        Stop::failed(format!("the backup is whole, but stays {aside}: cannot make {file}: {error}"))
+        Failure::failed(format!(
+            "the backup is whole, but stays {aside}: cannot make {file}: {error}"
+        ))
     })?;
     if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         File::open(folder)?.sync_all()?;
@@ -75,18 +77,18 @@ fn give_name(aside: &Path, file: &Path) -> std::io::Result<()> {
     }
 }
 
-fn cannot(file: &Path, error: &std::io::Error) -> Stop {
-    Stop::failed(format!("cannot write {}: {error}", file.display()))
+fn cannot(file: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("cannot write {}: {error}", file.display()))
 }
 
-async fn write(client: &Client, aside: &Path) -> Result<(Header, u64), Stop> {
+async fn write(client: &Client, aside: &Path) -> Result<(Header, u64), Failure> {
     let status = client.status(&Route::Any).await?;
     // All parts come from one replica: the one that answered, because the leader may not be among
     // the endpoints that were named.
     let route = Route::Through(status.name);
     let opened = client.snapshot(SnapshotRequest::Open, &route).await?;
     let Answer::Snapshot { snapshot, index, keys } = opened else {
-        return Err(Stop::failed("the replica's answer to a backup makes no sense"));
+        return Err(Failure::failed("the replica's answer to a backup makes no sense"));
     };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let taken_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
@@ -110,13 +112,13 @@ async fn copy(
     snapshot: SnapshotName,
     keys: u64,
     writer: &mut Writer<BufWriter<File>>,
-) -> Result<u64, Stop> {
+) -> Result<u64, Failure> {
     let mut progress = Progress::new(keys);
     let (mut after, mut copied) = (Some(Value::from("")), 0);
     while let Some(from) = after {
         let request = SnapshotRequest::Part { snapshot, after: from };
         let Answer::Part { part, keys, next } = client.snapshot(request, route).await? else {
-            return Err(Stop::failed("the replica's answer to a backup makes no sense"));
+            return Err(Failure::failed("the replica's answer to a backup makes no sense"));
         };
         writer.part(part.0)?;
         copied += keys;
@@ -139,7 +141,7 @@ impl Progress {
         Self { expected, shown: None, is_shown: std::io::stderr().is_terminal() }
     }
 
-    fn show(&mut self, copied: u64) -> Result<(), Stop> {
+    fn show(&mut self, copied: u64) -> Result<(), Failure> {
         const WIDTH: u64 = 30;
         let is_due = self.shown.is_none_or(|shown| shown.elapsed() >= PROGRESS_INTERVAL);
         if self.is_shown && is_due {
@@ -154,7 +156,7 @@ impl Progress {
         Ok(())
     }
 
-    fn end(&self) -> Result<(), Stop> {
+    fn end(&self) -> Result<(), Failure> {
         if self.is_shown && self.shown.is_some() {
             eprintln!();
         }

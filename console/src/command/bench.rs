@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, print};
 use crate::arguments::Bench;
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::signals::EndSignals;
 
 /// The number of writes per read.
@@ -102,7 +102,7 @@ impl Gap {
 }
 
 /// Runs a load.
-pub async fn bench(context: &Context, bench: &Bench) -> Result<(), Stop> {
+pub async fn bench(context: &Context, bench: &Bench) -> Result<(), Failure> {
     let began = Instant::now();
     let run: u32 = rand::random();
     let gap = Arc::new(Gap::from(began));
@@ -132,8 +132,8 @@ pub async fn bench(context: &Context, bench: &Bench) -> Result<(), Stop> {
     print(context.global.output, &text(&figures), &json)?;
     let is_kept = figures.lost + figures.doubled + figures.stale == 0;
     match (is_kept, figures.writes) {
-        (false, _) => Err(Stop::failed("the cluster broke its promises")),
-        (true, 0) => Err(Stop::new(Exit::Unavailable, "no write was acknowledged")),
+        (false, _) => Err(Failure::failed("the cluster broke its promises")),
+        (true, 0) => Err(Failure::new(Exit::Unavailable, "no write was acknowledged")),
         (true, _) => Ok(()),
     }
 }

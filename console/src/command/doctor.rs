@@ -16,13 +16,13 @@ use tokio::time::{Instant, timeout};
 use super::print;
 use crate::arguments::Global;
 use crate::clusters::Split;
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::kubernetes::rights::{self, Action};
 use crate::kubernetes::{CALL_PATIENCE, Kube};
 use crate::output::Said;
-use crate::runner::{Marked, Platform};
+use crate::platform::{Marked, Platform};
 use crate::statuses::ask_everybody;
-use crate::target::{self, Found, Named, Target};
+use crate::target::{self, Discovered, Named, Target};
 
 /// The clock difference that gives a warning: it confuses users; nothing else depends on it.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
@@ -72,10 +72,10 @@ impl Findings {
 }
 
 /// Runs all checks and prints the findings.
-pub async fn doctor(global: &Global, named: Named) -> Result<(), Stop> {
+pub async fn doctor(global: &Global, named: Named) -> Result<(), Failure> {
     let mut findings = Findings::default();
     findings.ok("program", format!("{}, wire {WIRE_VERSION}", env!("CARGO_PKG_VERSION")));
-    match target::choose(global, named, Found::look(), false) {
+    match target::choose(global, named, Discovered::look(), false) {
         Ok(target) => examine(&target, global, &mut findings).await,
         Err(stop) => findings.fail("target", stop.message, "name a cluster"),
     }
@@ -84,7 +84,7 @@ pub async fn doctor(global: &Global, named: Named) -> Result<(), Stop> {
     let failed = findings.0.iter().filter(|one| one.verdict == Verdict::Fail).count();
     match failed {
         0 => Ok(()),
-        _ => Err(Stop::failed(format!("{failed} of {} things are wrong", findings.0.len()))),
+        _ => Err(Failure::failed(format!("{failed} of {} things are wrong", findings.0.len()))),
     }
 }
 
@@ -103,7 +103,7 @@ fn line(finding: &Finding) -> String {
 
 async fn examine(target: &Target, global: &Global, findings: &mut Findings) {
     findings.ok("target", target.describe());
-    let (client, runner) = match target.open(global).await {
+    let (client, platform) = match target.open(global).await {
         Ok(opened) => opened,
         Err(stop) => {
             let cure = match stop.exit {
@@ -113,14 +113,14 @@ async fn examine(target: &Target, global: &Global, findings: &mut Findings) {
             return findings.fail("access", stop.message, cure);
         }
     };
-    if let Platform::Kubernetes(kube) = &runner {
+    if let Platform::Kubernetes(kube) = &platform {
         examine_kubernetes(kube, findings).await;
         examine_pods(kube, global, findings).await;
     }
     match ask_everybody(&client).await {
         Ok(said) => {
             examine_replicas(&said, findings);
-            examine_clusters(&said, &runner, findings).await;
+            examine_clusters(&said, &platform, findings).await;
         }
         Err(stop) => findings.fail(
             "replicas",
@@ -260,14 +260,14 @@ fn examine_replicas(said: &[Said], findings: &mut Findings) {
 }
 
 /// Checks whether all replicas belong to one cluster, and whether it is the one that is marked.
-async fn examine_clusters(said: &[Said], runner: &Platform, findings: &mut Findings) {
+async fn examine_clusters(said: &[Said], platform: &Platform, findings: &mut Findings) {
     if let Some(split) = Split::of(said) {
-        let way_back = runner.with_ground(|ground| split.way_back(ground));
+        let way_back = platform.with_ground(|ground| split.way_back(ground));
         return findings.fail("cluster", split.what(), &way_back);
     }
     let told = said.iter().filter_map(|(_, told)| told.as_ref().ok());
     let Some(cluster) = told.map(|status| status.cluster).next() else { return };
-    match runner.marked().await {
+    match platform.marked().await {
         Ok(Marked::Nowhere) => findings.ok("cluster", cluster.to_string()),
         Ok(Marked::As(marked)) if marked == cluster => {
             findings.ok("cluster", format!("{cluster}, and it is marked"));

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{Context, print};
 use crate::arguments::Format;
-use crate::exit::Stop;
+use crate::exit::Failure;
 use crate::node::Node;
 use crate::output;
 use tokio_stream::StreamExt;
@@ -26,7 +26,7 @@ pub async fn log(
     from: Option<u64>,
     follow: bool,
     node: Option<Node>,
-) -> Result<(), Stop> {
+) -> Result<(), Failure> {
     let route = context.route(node.as_ref()).await?;
     let status = context.client.status(&route).await?;
     // Stay with one replica's log: another replica may not have applied as much.
@@ -53,7 +53,7 @@ pub async fn watch(
     from: Option<u64>,
     node: Option<Node>,
     wait: Option<Duration>,
-) -> Result<(), Stop> {
+) -> Result<(), Failure> {
     let route = context.route(node.as_ref()).await?;
     let prefix = prefix.as_bytes().to_vec();
     let keys = |from| Subscription::Keys { prefix: prefix.clone(), from };
@@ -70,7 +70,7 @@ async fn follow_from(
     until: u64,
     wait: Duration,
     subscription: impl Fn(u64) -> Subscription,
-) -> Result<(), Stop> {
+) -> Result<(), Failure> {
     let mut events = context.client.subscribe(subscription(next), route).await?;
     loop {
         next = next.max(events.from);
@@ -89,7 +89,7 @@ async fn follow_from(
                         "{} has the log from index {from} on only; read the keys anew",
                         events.node()
                     );
-                    return Err(Stop::failed(message));
+                    return Err(Failure::failed(message));
                 }
                 Event::Progress { next: told } => next = *told,
                 Event::Status(_) => {}
@@ -109,7 +109,7 @@ async fn resume(
     route: &Route,
     wait: Duration,
     subscription: impl Fn() -> Subscription,
-) -> Result<Events, Stop> {
+) -> Result<Events, Failure> {
     let began = Instant::now();
     let mut is_told = false;
     loop {
@@ -127,7 +127,7 @@ async fn resume(
     }
 }
 
-fn show(context: &Context, line: &str, json: &serde_json::Value) -> Result<(), Stop> {
+fn show(context: &Context, line: &str, json: &serde_json::Value) -> Result<(), Failure> {
     // An endless document is no document: every format but text prints one object per line.
     let format = match context.global.output {
         Format::Json | Format::Jsonl => Format::Jsonl,

@@ -12,12 +12,12 @@ use serde_json::json;
 
 use super::{Context, print};
 use crate::arguments::{Format, Put};
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::node::Node;
 use crate::output;
 use crate::value::{Source, key_of};
 
-pub async fn put(context: &Context, put: Put) -> Result<(), Stop> {
+pub async fn put(context: &Context, put: Put) -> Result<(), Failure> {
     let condition = put.condition();
     let operation = Operation::Put {
         key: key_of(&put.key),
@@ -32,13 +32,13 @@ pub async fn delete(
     key: OsString,
     node: Option<Node>,
     if_revision: Option<u64>,
-) -> Result<(), Stop> {
+) -> Result<(), Failure> {
     let condition = if_revision.map_or(Condition::Always, Condition::AtRevision);
     write(context, Operation::Delete { key: key_of(&key), condition }, node).await
 }
 
-async fn write(context: &Context, operation: Operation, node: Option<Node>) -> Result<(), Stop> {
-    operation.validate().map_err(|limit| Stop::usage(limit.to_string()))?;
+async fn write(context: &Context, operation: Operation, node: Option<Node>) -> Result<(), Failure> {
+    operation.validate().map_err(|limit| Failure::usage(limit.to_string()))?;
     let route = context.leader_or(node.as_ref()).await?;
     let key = output::shown(&operation.key().0);
     let outcome = context.client.write(operation, &route).await?;
@@ -54,28 +54,28 @@ async fn write(context: &Context, operation: Operation, node: Option<Node>) -> R
             print(format, &format!("deleted {key} at revision {revision}"), &json)
         }
         Outcome::Deleted { existed: false, .. } => {
-            Err(Stop::new(Exit::NotFound, format!("there is no key {key}")))
+            Err(Failure::new(Exit::NotFound, format!("there is no key {key}")))
         }
         Outcome::ConditionFailed { current: None } => {
-            Err(Stop::failed(format!("not done: there is no key {key}")))
+            Err(Failure::failed(format!("not done: there is no key {key}")))
         }
         Outcome::ConditionFailed { current: Some(revision) } => {
-            Err(Stop::failed(format!("not done: {key} has revision {revision}")))
+            Err(Failure::failed(format!("not done: {key} has revision {revision}")))
         }
         Outcome::Expired => {
-            Err(Stop::failed("not done: the request was too long on its way; try again"))
+            Err(Failure::failed("not done: the request was too long on its way; try again"))
         }
     }
 }
 
-pub async fn get(context: &Context, key: OsString, node: Option<Node>) -> Result<(), Stop> {
+pub async fn get(context: &Context, key: OsString, node: Option<Node>) -> Result<(), Failure> {
     let key = key_of(&key);
-    kvorum_protocol::data::validate_key(&key).map_err(|limit| Stop::usage(limit.to_string()))?;
+    kvorum_protocol::data::validate_key(&key).map_err(|limit| Failure::usage(limit.to_string()))?;
     let route = context.leader_or(node.as_ref()).await?;
     let pair = context.client.get(key.clone(), context.consistency(), &route).await?;
     let Some(pair) = pair else {
         let message = format!("there is no key {}", output::shown(&key.0));
-        return Err(Stop::new(Exit::NotFound, message));
+        return Err(Failure::new(Exit::NotFound, message));
     };
     let format = context.global.output;
     let mut out = std::io::stdout().lock();
@@ -101,7 +101,7 @@ pub async fn scan(
     limit: u64,
     from: Option<OsString>,
     keys_only: bool,
-) -> Result<(), Stop> {
+) -> Result<(), Failure> {
     let route = context.leader_or(node.as_ref()).await?;
     let mut from = from.map_or(Vec::new(), |key| key.as_bytes().to_vec());
     let mut left = if limit == 0 { u64::MAX } else { limit };
@@ -152,7 +152,7 @@ struct Listing {
 }
 
 impl Listing {
-    fn pairs(&mut self, pairs: &[Pair]) -> Result<(), Stop> {
+    fn pairs(&mut self, pairs: &[Pair]) -> Result<(), Failure> {
         let mut out = std::io::stdout().lock();
         for pair in pairs {
             match (self.format, self.keys_only) {
@@ -169,7 +169,7 @@ impl Listing {
         Ok(out.flush()?)
     }
 
-    fn end(&mut self) -> Result<(), Stop> {
+    fn end(&mut self) -> Result<(), Failure> {
         match self.format {
             Format::Json => print(self.format, "", &json!(std::mem::take(&mut self.json))),
             _ => Ok(()),
@@ -178,7 +178,7 @@ impl Listing {
 }
 
 /// Returns a pair unescaped, in one line; rejects one that could be read as other pairs.
-fn raw_line(pair: &Pair, keys_only: bool) -> Result<Vec<u8>, Stop> {
+fn raw_line(pair: &Pair, keys_only: bool) -> Result<Vec<u8>, Failure> {
     let (key, value) = (&pair.key.0[..], &pair.value.0[..]);
     let parts: &[&[u8]] = if keys_only { &[key, b"\n"] } else { &[key, b"\t", value, b"\n"] };
     let breaks = |bytes: &[u8], ends: &[u8]| bytes.iter().any(|byte| ends.contains(byte));
@@ -187,7 +187,7 @@ fn raw_line(pair: &Pair, keys_only: bool) -> Result<Vec<u8>, Stop> {
         false => breaks(key, b"\t\n") || breaks(value, b"\n"),
     };
     if is_broken {
-        return Err(Stop::failed(format!(
+        return Err(Failure::failed(format!(
             "{} has a line end or a tab in it, so that a raw list cannot be told apart; \
              use -o jsonl",
             output::shown(key)

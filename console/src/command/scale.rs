@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::{Context, print};
 use crate::app::cluster::Cluster;
 use crate::app::quorum::Consequence;
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::statuses::ask_all;
 
 /// The time between two checks.
@@ -22,7 +22,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the members may take to become those wanted.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), Stop> {
+pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), Failure> {
     let before = match context.client.status(&Route::Any).await {
         Ok(status) => status,
         Err(error) => return start(context, replicas, error.into()).await,
@@ -44,16 +44,16 @@ pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), St
         );
     }
     let shrinks = usize::try_from(replicas).is_ok_and(|replicas| replicas < now);
-    let question = format!("Scale {} to {replicas}? [y/N] ", context.runner.name());
+    let question = format!("Scale {} to {replicas}? [y/N] ", context.platform.name());
     if shrinks && !yes && !super::admin::ask(&question)? {
-        return Err(Stop::new(Exit::NeedsYes, "nothing was changed; repeat with --yes"));
+        return Err(Failure::new(Exit::NeedsYes, "nothing was changed; repeat with --yes"));
     }
     change(context, replicas, before.configuration.id.0).await
 }
 
 /// Scales up a cluster in which no replica answers, or which has no replicas.
-async fn start(context: &Context, replicas: u32, why: Stop) -> Result<(), Stop> {
-    match context.runner.wanted() {
+async fn start(context: &Context, replicas: u32, why: Failure) -> Result<(), Failure> {
+    match context.platform.wanted() {
         Ok(wanted) if why.exit == Exit::Unavailable && replicas > wanted => {
             crate::note::note(match wanted {
                 0 => format!("from 0 to {replicas} replicas: the cluster goes on with what it has"),
@@ -66,8 +66,8 @@ async fn start(context: &Context, replicas: u32, why: Stop) -> Result<(), Stop> 
 }
 
 /// Changes the number, and reports the steps that follow the given configuration.
-async fn change(context: &Context, replicas: u32, configuration: u32) -> Result<(), Stop> {
-    context.runner.scale(replicas).await?;
+async fn change(context: &Context, replicas: u32, configuration: u32) -> Result<(), Failure> {
+    context.platform.scale(replicas).await?;
     let began = Instant::now();
     if replicas > 0 {
         follow(context, replicas, configuration).await?;
@@ -97,7 +97,7 @@ fn consequence(now: usize, replicas: u32) -> String {
 }
 
 /// Reports each step until the members are those wanted.
-async fn follow(context: &Context, replicas: u32, configuration: u32) -> Result<(), Stop> {
+async fn follow(context: &Context, replicas: u32, configuration: u32) -> Result<(), Failure> {
     let began = Instant::now();
     let mut told = Told { configuration, ..Told::default() };
     loop {
@@ -119,7 +119,7 @@ async fn follow(context: &Context, replicas: u32, configuration: u32) -> Result<
                 "the members are not those wanted after {PATIENCE:?}: {why}. The cluster goes on \
                  with it; look with 'kvorum status'"
             );
-            return Err(Stop::new(Exit::Unavailable, message));
+            return Err(Failure::new(Exit::Unavailable, message));
         }
         sleep(LOOK_INTERVAL).await;
     }

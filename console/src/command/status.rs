@@ -8,14 +8,14 @@ use super::{Context, print};
 use crate::app::cluster::Cluster;
 use crate::app::quorum::Electorate;
 use crate::clusters::Split;
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::output::{self, Said};
 use crate::statuses::ask_everybody;
 
-pub async fn status(context: &Context) -> Result<(), Stop> {
+pub async fn status(context: &Context) -> Result<(), Failure> {
     let said = ask_everybody(&context.client).await?;
     let split = Split::of(&said).map(|split| {
-        let way_back = context.runner.with_ground(|ground| split.way_back(ground));
+        let way_back = context.platform.with_ground(|ground| split.way_back(ground));
         format!("{}. The way back: {way_back}", split.what())
     });
     let json = said.iter().map(|(name, s)| output::status_json(name, s.as_ref().map_err(|w| &**w)));
@@ -29,13 +29,13 @@ pub async fn status(context: &Context) -> Result<(), Stop> {
         format => print(format, &output::status_table(&said), &json)?,
     }
     if let Some(split) = split {
-        return Err(Stop::failed(split));
+        return Err(Failure::failed(split));
     }
     verdict(&said)
 }
 
 /// Checks whether the cluster serves, by the same judgement as before a kill.
-fn verdict(said: &[Said]) -> Result<(), Stop> {
+fn verdict(said: &[Said]) -> Result<(), Failure> {
     let (ready, members) = majority(said);
     let can_decide = Electorate::of(&Cluster::of(said)).can_decide(None);
     let why = match (can_decide, ready > members / 2) {
@@ -44,7 +44,7 @@ fn verdict(said: &[Said]) -> Result<(), Stop> {
         (false, _) => "no majority that is linked",
     };
     let message = format!("{ready} of {members} replicas are ready, {why}");
-    Err(Stop::new(Exit::Unavailable, message))
+    Err(Failure::new(Exit::Unavailable, message))
 }
 
 /// Returns how many members of the newest configuration are ready, and how many there are.

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::access::{Access, CALL_PATIENCE};
 use super::login::{self, LOGIN_PATIENCE};
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 
 /// The default name of the `StatefulSet`.
 pub const STATEFULSET: &str = "kvorum";
@@ -22,7 +22,7 @@ const INSIDE: &str = "this cluster";
 
 /// The cluster as the command line names it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Named {
+pub struct KubeTarget {
     /// The context of the kubeconfig; the current one if not given.
     pub context: Option<String>,
     /// The namespace; the context's if not given.
@@ -31,7 +31,7 @@ pub struct Named {
     pub statefulset: Option<String>,
 }
 
-impl Named {
+impl KubeTarget {
     /// Returns the name of the `StatefulSet`.
     #[must_use]
     pub fn statefulset(&self) -> &str {
@@ -46,22 +46,22 @@ impl Access {
     /// # Errors
     /// When the certificates or keys of the configuration cannot be used, or the plugin fails or
     /// takes too long.
-    pub async fn client(&self) -> Result<Client, Stop> {
+    pub async fn client(&self) -> Result<Client, Failure> {
         let config = self.config.clone();
         // The conversion waits for the plugin.
         let made = tokio::task::spawn_blocking(move || Client::try_from(config));
         match timeout(LOGIN_PATIENCE, made).await {
             Ok(Ok(made)) => made.map_err(|error| super::trouble::explain(self, &error)),
-            Ok(Err(panicked)) => Err(Stop::failed(panicked.to_string())),
+            Ok(Err(panicked)) => Err(Failure::failed(panicked.to_string())),
             Err(_) => Err(self.no_login()),
         }
     }
 
     /// Returns the error for a login plugin that has not answered.
-    fn no_login(&self) -> Stop {
+    fn no_login(&self) -> Failure {
         let plugin = self.plugin.as_deref().unwrap_or("for it");
         let (user, seconds) = (&self.user, LOGIN_PATIENCE.as_secs());
-        Stop::new(
+        Failure::new(
             Exit::Unavailable,
             format!(
                 "the login plugin {plugin} of user {user} has not answered for {seconds} s; it may \
@@ -123,14 +123,14 @@ fn contexts_of(kubeconfig: &Kubeconfig) -> Vec<String> {
 ///
 /// # Errors
 /// When something is missing or wrong, and in which file.
-pub async fn load(named: &Named) -> Result<Access, Stop> {
+pub async fn load(named: &KubeTarget) -> Result<Access, Failure> {
     let has_file = files().iter().any(|file| file.exists());
     if !has_file && named.context.is_none() && is_inside() {
         return inside(named);
     }
     if !has_file {
         let files: Vec<_> = files().iter().map(|file| file.display().to_string()).collect();
-        return Err(Stop::new(
+        return Err(Failure::new(
             Exit::Unavailable,
             format!(
                 "there is no kubeconfig (looked at {}), and this is no pod of a cluster; set \
@@ -176,10 +176,10 @@ fn introduce(config: &mut Config) {
     config.headers.extend(name.ok().zip(value.ok()));
 }
 
-fn inside(named: &Named) -> Result<Access, Stop> {
+fn inside(named: &KubeTarget) -> Result<Access, Failure> {
     let config = Config::incluster();
     let mut config = config.map_err(|error| {
-        Stop::failed(format!(
+        Failure::failed(format!(
             "this is a pod, but it has no ServiceAccount to ask the API server as: {error}"
         ))
     })?;
@@ -190,17 +190,17 @@ fn inside(named: &Named) -> Result<Access, Stop> {
     Ok(Access { config, context, user, plugin: None, namespace, is_inside: true })
 }
 
-fn no_context(what: &str, known: &[String]) -> Stop {
+fn no_context(what: &str, known: &[String]) -> Failure {
     let known = match known {
         [] => "it names none".to_owned(),
         known => format!("it has: {}", known.join(", ")),
     };
-    Stop::usage(format!("{what}; {known}; choose one with --context NAME"))
+    Failure::usage(format!("{what}; {known}; choose one with --context NAME"))
 }
 
-fn unreadable(error: &KubeconfigError) -> Stop {
+fn unreadable(error: &KubeconfigError) -> Failure {
     if let KubeconfigError::ParseNoProxy(error) = error {
-        return Stop::usage(format!(
+        return Failure::usage(format!(
             "NO_PROXY cannot be read: {error}; write names, addresses and networks, with one comma \
              between two of them"
         ));
@@ -214,7 +214,7 @@ fn unreadable(error: &KubeconfigError) -> Stop {
             why = format!("{why}: {cause}");
         }
     }
-    Stop::usage(format!("the kubeconfig ({}) cannot be used: {why}", files.join(", ")))
+    Failure::usage(format!("the kubeconfig ({}) cannot be used: {why}", files.join(", ")))
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use kube::runtime::watcher;
 
 use super::Kube;
 use super::pods::{All, Troubles};
-use super::watching::{Told, Watching};
+use super::watching::{WatchEvent, Watching};
 use crate::exit::Exit;
-use crate::message::Seen;
+use crate::message::Observation;
 use crate::sink::Sink;
 
 /// The age beyond which an Event is not reported. Where Events may only be listed, they arrive as
@@ -49,19 +49,20 @@ async fn tell_pods(kube: &Kube, sink: &Sink) {
                 continue;
             }
             let (node, state) = (name.clone(), pod.state.clone());
-            let told = sink.tell(Seen::Pod { node, state: state.clone(), restarts: pod.restarts });
+            let told =
+                sink.tell(Observation::Pod { node, state: state.clone(), restarts: pod.restarts });
             if !told.await {
                 return;
             }
             let is_same = before.is_some_and(|before| before.state == state);
             if !known.is_empty() && !is_same {
                 let (node, what) = (name.clone(), format!("pod: {state}"));
-                sink.tell(Seen::Process { node, what }).await;
+                sink.tell(Observation::Process { node, what }).await;
             }
         }
         for name in known.keys().filter(|name| !now.contains_key(*name)) {
             let (node, state) = (name.clone(), "no pod".to_owned());
-            sink.tell(Seen::Pod { node, state, restarts: 0 }).await;
+            sink.tell(Observation::Pod { node, state, restarts: 0 }).await;
         }
         known = now;
         if changes.changed().await.is_err() {
@@ -78,7 +79,7 @@ async fn tell_trouble(kube: &Kube, sink: &Sink) {
         let pods = difference("the pods", known.pods.as_ref(), now.pods.as_ref());
         let wanted = difference("the StatefulSet", known.wanted.as_ref(), now.wanted.as_ref());
         for what in pods.into_iter().chain(wanted) {
-            if !sink.tell(Seen::Process { node: KUBERNETES.to_owned(), what }).await {
+            if !sink.tell(Observation::Process { node: KUBERNETES.to_owned(), what }).await {
                 return;
             }
         }
@@ -107,21 +108,21 @@ async fn tell_events(kube: &Kube, sink: &Sink) {
     let (mut told, mut is_refused) = (Repetitions::default(), false);
     loop {
         let line = match events.next().await {
-            Told::Event(watcher::Event::Apply(event) | watcher::Event::InitApply(event)) => {
+            WatchEvent::Event(watcher::Event::Apply(event) | watcher::Event::InitApply(event)) => {
                 line(kube, &event, since).filter(|line| told.is_new(&event, line))
             }
             // The reports about the pods say when the API server is out of reach.
-            Told::Fails(stop) if stop.exit == Exit::NotAuthorized => {
+            WatchEvent::Fails(stop) if stop.exit == Exit::NotAuthorized => {
                 let what = format!("Events cannot be watched: {}", stop.message);
                 (!std::mem::replace(&mut is_refused, true)).then(|| (KUBERNETES.to_owned(), what))
             }
-            Told::Works if std::mem::take(&mut is_refused) => {
+            WatchEvent::Works if std::mem::take(&mut is_refused) => {
                 Some((KUBERNETES.to_owned(), "Events can be watched again".to_owned()))
             }
-            Told::Event(_) | Told::Fails(_) | Told::Works => None,
+            WatchEvent::Event(_) | WatchEvent::Fails(_) | WatchEvent::Works => None,
         };
         let Some((node, what)) = line else { continue };
-        if !sink.tell(Seen::Process { node, what }).await {
+        if !sink.tell(Observation::Process { node, what }).await {
             return;
         }
     }

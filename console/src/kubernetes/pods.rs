@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 
 use super::access::Access;
 use super::trouble::call;
-use super::watching::{Told, Watching};
-use crate::exit::{Exit, Stop};
+use super::watching::{WatchEvent, Watching};
+use crate::exit::{Exit, Failure};
 
 /// The port for clients, where the pod does not name one.
 const CLIENTS_PORT: u16 = 7301;
@@ -84,7 +84,7 @@ impl Pods {
         client: &Client,
         access: &Access,
         set: &StatefulSet,
-    ) -> Result<(Arc<Self>, JoinSet<()>), Stop> {
+    ) -> Result<(Arc<Self>, JoinSet<()>), Failure> {
         let labels = set.spec.selector.match_labels.clone().unwrap_or_default();
         let selector: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let selector = selector.join(",");
@@ -148,12 +148,12 @@ impl Pods {
         let mut fresh = All::new();
         loop {
             let event = match pods.next().await {
-                Told::Event(event) => event,
-                Told::Fails(stop) => {
+                WatchEvent::Event(event) => event,
+                WatchEvent::Fails(stop) => {
                     self.troubles.send_modify(|troubles| troubles.pods = Some(stop.message));
                     continue;
                 }
-                Told::Works => {
+                WatchEvent::Works => {
                     self.troubles.send_modify(|troubles| troubles.pods = None);
                     continue;
                 }
@@ -193,14 +193,14 @@ impl Pods {
     async fn follow_set(self: Arc<Self>, mut set: Watching<StatefulSet>) {
         loop {
             match set.next().await {
-                Told::Event(watcher::Event::InitApply(set) | watcher::Event::Apply(set)) => {
+                WatchEvent::Event(watcher::Event::InitApply(set) | watcher::Event::Apply(set)) => {
                     self.wanted.send_replace(wanted(&set));
                 }
-                Told::Fails(stop) if stop.exit == Exit::NotAuthorized => {
+                WatchEvent::Fails(stop) if stop.exit == Exit::NotAuthorized => {
                     self.troubles.send_modify(|troubles| troubles.wanted = Some(stop.message));
                 }
-                Told::Works => self.troubles.send_modify(|troubles| troubles.wanted = None),
-                Told::Event(_) | Told::Fails(_) => {}
+                WatchEvent::Works => self.troubles.send_modify(|troubles| troubles.wanted = None),
+                WatchEvent::Event(_) | WatchEvent::Fails(_) => {}
             }
         }
     }

@@ -7,14 +7,14 @@
 use hyper_util::client::proxy::matcher::Matcher;
 use kube::Config;
 
-use crate::exit::Stop;
+use crate::exit::Failure;
 
 /// Sets the proxy of a configuration. Ignores what the library found in the environment: it looks
 /// for the proxy, and not for the server, in `NO_PROXY`.
 ///
 /// # Errors
 /// When the configured proxy is not a URL.
-pub fn set(config: &mut Config, of_cluster: Option<String>) -> Result<(), Stop> {
+pub fn set(config: &mut Config, of_cluster: Option<String>) -> Result<(), Failure> {
     let variable = |name: &str| std::env::var(name).ok();
     let host = config.cluster_url.host().unwrap_or_default().to_owned();
     let is_plain = config.cluster_url.scheme_str() == Some("http");
@@ -23,7 +23,7 @@ pub fn set(config: &mut Config, of_cluster: Option<String>) -> Result<(), Stop> 
     config.proxy_url = match chosen {
         None => None,
         Some(url) => Some(url.parse().map_err(|error| {
-            Stop::usage(format!(
+            Failure::usage(format!(
                 "the proxy '{url}' cannot be used: {error}; write it as http://HOST:PORT or \
                  socks5://HOST:PORT, in proxy-url of the kubeconfig or in HTTPS_PROXY"
             ))

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::access::{Access, CALL_PATIENCE};
 use super::login::NOT_RUN;
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 
 /// The label of all objects that belong to Kvorum.
 pub const LABEL: &str = "app.kubernetes.io/name=kvorum";
@@ -20,11 +20,11 @@ const PLUGIN_LINES: usize = 3;
 
 /// Explains an error of a call to the API server.
 #[must_use]
-pub fn explain(access: &Access, error: &Error) -> Stop {
+pub fn explain(access: &Access, error: &Error) -> Failure {
     let server = access.server();
     match error {
         Error::Api(status) => match status.code {
-            401 => Stop::new(
+            401 => Failure::new(
                 Exit::NotAuthorized,
                 format!(
                     "the API server {server} does not accept the credentials of {}: rejected or \
@@ -32,19 +32,19 @@ pub fn explain(access: &Access, error: &Error) -> Stop {
                     access.user
                 ),
             ),
-            403 => Stop::new(
+            403 => Failure::new(
                 Exit::NotAuthorized,
                 format!("not allowed: {}; ask for a Role with that verb", status.message),
             ),
-            404 => Stop::new(Exit::NotFound, format!("not found: {}", status.message)),
-            429 | 503 | 504 => Stop::new(
+            404 => Failure::new(Exit::NotFound, format!("not found: {}", status.message)),
+            429 | 503 | 504 => Failure::new(
                 Exit::Unavailable,
                 format!("the API server {server} is busy: {}; try again", status.message),
             ),
-            code => Stop::failed(format!("the API server refuses ({code}): {}", status.message)),
+            code => Failure::failed(format!("the API server refuses ({code}): {}", status.message)),
         },
-        Error::Auth(error) => Stop::new(Exit::NotAuthorized, login(access, error)),
-        Error::UpgradeConnection(error) => Stop::new(
+        Error::Auth(error) => Failure::new(Exit::NotAuthorized, login(access, error)),
+        Error::UpgradeConnection(error) => Failure::new(
             Exit::Unavailable,
             format!(
                 "the way to the API server {server} does not pass WebSockets ({error}); name the \
@@ -70,7 +70,7 @@ pub fn explain(access: &Access, error: &Error) -> Stop {
                 _ => "",
             };
             let way = proxy.map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"));
-            Stop::new(
+            Failure::new(
                 Exit::Unavailable,
                 format!("the API server {server} cannot be reached{way}: {why}{hint}"),
             )
@@ -80,27 +80,27 @@ pub fn explain(access: &Access, error: &Error) -> Stop {
 
 /// Explains an error of a watch.
 #[must_use]
-pub fn of_watch(access: &Access, error: &watcher::Error) -> Stop {
+pub fn of_watch(access: &Access, error: &watcher::Error) -> Failure {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
         | watcher::Error::WatchFailed(error) => explain(access, error),
-        other => Stop::new(Exit::Unavailable, other.to_string()),
+        other => Failure::new(Exit::Unavailable, other.to_string()),
     }
 }
 
 /// Explains that the API server does not answer.
 #[must_use]
-pub fn silent(access: &Access) -> Stop {
+pub fn silent(access: &Access) -> Failure {
     let server = access.server();
-    Stop::new(
+    Failure::new(
         Exit::Unavailable,
         format!("no answer from the API server {server} within {CALL_PATIENCE:?}: a VPN?"),
     )
 }
 
 /// Explains that there is no such `StatefulSet`, and names where there are others of Kvorum.
-pub async fn no_set(client: &Client, access: &Access, set: &str) -> Stop {
+pub async fn no_set(client: &Client, access: &Access, set: &str) -> Failure {
     let all: Api<StatefulSet> = Api::all(client.clone());
     let ours = ListParams::default().labels(LABEL);
     let elsewhere = match timeout(CALL_PATIENCE, all.list(&ours)).await {
@@ -120,7 +120,7 @@ pub async fn no_set(client: &Client, access: &Access, set: &str) -> Stop {
         found => format!("there is: {}", found.join("; ")),
     };
     let (namespace, context) = (&access.namespace, &access.context);
-    Stop::new(
+    Failure::new(
         Exit::Unavailable,
         format!("there is no StatefulSet {set} in namespace {namespace} of {context}; {what_next}"),
     )
@@ -172,7 +172,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 pub async fn call<T>(
     access: &Access,
     call: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, Stop> {
+) -> Result<T, Failure> {
     match timeout(CALL_PATIENCE, call).await {
         Ok(done) => done.map_err(|error| explain(access, &error)),
         Err(_) => Err(silent(access)),

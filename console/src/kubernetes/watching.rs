@@ -16,7 +16,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::access::Access;
 use super::trouble;
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 
 /// How long a watch lasts, in seconds: an API server that is gone without a word is noticed then.
 const WATCH_SECONDS: u32 = 20;
@@ -30,11 +30,11 @@ const PAUSE_REFUSED: Duration = Duration::from_secs(10);
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
 
 /// A report of a watch.
-pub enum Told<K> {
+pub enum WatchEvent<K> {
     /// An event about the objects.
     Event(watcher::Event<K>),
     /// The objects cannot be watched, and why; repeated when the reason is of another kind.
-    Fails(Stop),
+    Fails(Failure),
     /// The objects are watched again.
     Works,
 }
@@ -102,7 +102,7 @@ where
     }
 
     /// Returns the next report. Nothing is lost when the caller stops waiting.
-    pub async fn next(&mut self) -> Told<K> {
+    pub async fn next(&mut self) -> WatchEvent<K> {
         loop {
             if self.has_failed {
                 sleep(self.course.pause).await;
@@ -119,19 +119,19 @@ where
                     if matches!(event, watcher::Event::InitDone) {
                         self.course.listed(Instant::now());
                     }
-                    return Told::Event(event);
+                    return WatchEvent::Event(event);
                 }
                 Ok(Some(Err(error))) => {
                     self.has_failed = true;
                     let stop = trouble::of_watch(&self.access, &error);
                     if self.course.failed(stop.exit) {
-                        return Told::Fails(stop);
+                        return WatchEvent::Fails(stop);
                     }
                 }
                 Ok(None) => return std::future::pending().await,
                 Err(_) => {
                     if self.course.settled() {
-                        return Told::Works;
+                        return WatchEvent::Works;
                     }
                 }
             }

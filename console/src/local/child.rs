@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::folder::cannot_make;
 use super::{Plan, Report};
-use crate::exit::Stop;
+use crate::exit::Failure;
 use crate::tail::tail;
 
 /// The first pause before a dead replica is restarted.
@@ -71,7 +71,7 @@ impl Child {
         plan: &Plan,
         ends: Ends,
         report: Report,
-    ) -> Result<JoinHandle<()>, Stop> {
+    ) -> Result<JoinHandle<()>, Failure> {
         let own = folder.path.join(&name);
         fs::create_dir_all(&own).map_err(|error| cannot_make(&own, &error))?;
         let program = std::env::current_exe()?;

@@ -23,7 +23,7 @@ use kvorum_replica::storage::{Database, OnFatal};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::output::shell_path;
 
 /// The subfolder of the target folder in which a restored cluster is made.
@@ -59,28 +59,28 @@ struct Document {
 
 impl StatefulSet {
     /// Reads the file in a folder.
-    pub fn read(folder: &Path) -> Result<Self, Stop> {
+    pub fn read(folder: &Path) -> Result<Self, Failure> {
         let file = folder.join(SET_FILE);
         let bytes = fs::read(&file).map_err(|error| match signs_of(folder) {
-            Some(what) => Stop::usage(format!(
+            Some(what) => Failure::usage(format!(
                 "{} has {what}, and {SET_FILE} cannot be read ({error}), which says how many \
                  replicas its cluster has; 'kvorum local --data {} --replicas N' writes it again",
                 folder.display(),
                 shell_path(folder)
             )),
             None if folder.join(ASIDE).exists() => broken_off(folder),
-            None => Stop::usage(format!(
+            None => Failure::usage(format!(
                 "{} holds no local cluster ({error}); start one with 'kvorum local --data {}'",
                 folder.display(),
                 shell_path(folder)
             )),
         })?;
-        let wrong = |why: String| Stop::failed(format!("{} is damaged: {why}", file.display()));
+        let wrong = |why: String| Failure::failed(format!("{} is damaged: {why}", file.display()));
         let document: Document =
             serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
         let cluster = document.cluster.parse().map_err(wrong)?;
         if document.replicas > REPLICAS_MAX {
-            return Err(Stop::failed(format!(
+            return Err(Failure::failed(format!(
                 "{}: {} replicas are not possible; write 0 to {REPLICAS_MAX}",
                 file.display(),
                 document.replicas
@@ -120,8 +120,8 @@ impl StatefulSet {
     pub(super) fn make(
         &self,
         folder: &Path,
-        seed: impl Fn(&Path, &Owner) -> Result<(), Stop>,
-    ) -> Result<(), Stop> {
+        seed: impl Fn(&Path, &Owner) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let cannot = |error: std::io::Error| cannot_make(folder, &error);
         if folder.exists() {
             fs::remove_dir_all(folder).map_err(cannot)?;
@@ -150,10 +150,10 @@ pub fn name(ordinal: u32) -> String {
     format!("kvorum-{ordinal}")
 }
 
-pub(super) fn check_count(replicas: u32) -> Result<(), Stop> {
+pub(super) fn check_count(replicas: u32) -> Result<(), Failure> {
     match replicas {
         1..=REPLICAS_MAX => Ok(()),
-        other => Err(Stop::usage(format!(
+        other => Err(Failure::usage(format!(
             "{other} replicas are not possible; a local cluster has 1 to {REPLICAS_MAX}"
         ))),
     }
@@ -171,10 +171,10 @@ pub struct Folder {
 impl Folder {
     /// Locks a folder, and makes a new cluster in it if there is none; an existing one gets the
     /// given number of replicas.
-    pub fn open(path: &Path, replicas: Option<u32>) -> Result<Self, Stop> {
+    pub fn open(path: &Path, replicas: Option<u32>) -> Result<Self, Failure> {
         replicas.map_or(Ok(()), check_count)?;
         let cannot = |error: std::io::Error| {
-            Stop::failed(format!("cannot use the folder {}: {error}", path.display()))
+            Failure::failed(format!("cannot use the folder {}: {error}", path.display()))
         };
         fs::create_dir_all(path).map_err(cannot)?;
         let path = path.canonicalize().map_err(cannot)?;
@@ -201,7 +201,7 @@ impl Folder {
 
 impl Folder {
     /// Makes another cluster in the folder: data in memory is gone with its processes.
-    pub fn renew(&mut self) -> Result<(), Stop> {
+    pub fn renew(&mut self) -> Result<(), Failure> {
         let cannot = |error: std::io::Error| cannot_make(&self.path, &error);
         self.set.cluster = ClusterId(rand::random());
         orchestrator::Folder::new(&self.path).forget_marker().map_err(cannot)?;
@@ -224,7 +224,7 @@ fn signs_of(path: &Path) -> Option<String> {
 
 /// Returns the desired state for a folder that has no file with it: a new cluster, unless one lives
 /// there whose file was lost. No cluster begins beside another one's volumes.
-fn unwritten(path: &Path, replicas: Option<u32>) -> Result<StatefulSet, Stop> {
+fn unwritten(path: &Path, replicas: Option<u32>) -> Result<StatefulSet, Failure> {
     let folder = shell_path(path);
     let marker = orchestrator::Folder::new(path).marker_now()?;
     match (marker, replicas, first_volume(path)) {
@@ -234,12 +234,12 @@ fn unwritten(path: &Path, replicas: Option<u32>) -> Result<StatefulSet, Stop> {
             ));
             Ok(StatefulSet { cluster, replicas })
         }
-        (Some(Marker { cluster, .. }), None, _) => Err(Stop::usage(format!(
+        (Some(Marker { cluster, .. }), None, _) => Err(Failure::usage(format!(
             "{folder} is the folder of cluster {cluster}, and {SET_FILE}, which says how many \
              replicas it has, is missing: say so with --replicas N, or name another folder with \
              --data DIR"
         ))),
-        (None, _, Some(volume)) => Err(Stop::usage(format!(
+        (None, _, Some(volume)) => Err(Failure::usage(format!(
             "{folder} holds volumes ({volume}), and {SET_FILE}, which says of what cluster, is \
              missing: write {{\"cluster\": \"ID\", \"replicas\": N}} into it, with the id that \
              {folder}/{volume}/log has, or name another folder with --data DIR"
@@ -251,15 +251,15 @@ fn unwritten(path: &Path, replicas: Option<u32>) -> Result<StatefulSet, Stop> {
     }
 }
 
-pub(super) fn take_lock(folder: &Path) -> Result<File, Stop> {
+pub(super) fn take_lock(folder: &Path) -> Result<File, Failure> {
     let path = folder.join("lock");
     let mut options = File::options();
     let file = options.create(true).truncate(false).read(true).write(true).open(&path);
     let file =
-        file.map_err(|error| Stop::failed(format!("cannot use {}: {error}", path.display())))?;
+        file.map_err(|error| Failure::failed(format!("cannot use {}: {error}", path.display())))?;
     if !try_lock(&file) {
         let holder = fs::read_to_string(&path).unwrap_or_default();
-        return Err(Stop::failed(format!(
+        return Err(Failure::failed(format!(
             "a local cluster runs in {} already (process {}); use it, or start another one with \
              --data DIR",
             folder.display(),
@@ -270,14 +270,14 @@ pub(super) fn take_lock(folder: &Path) -> Result<File, Stop> {
     Ok(file)
 }
 
-pub(super) fn cannot_make(folder: &Path, error: &std::io::Error) -> Stop {
-    Stop::failed(format!("cannot make the folder {}: {error}", folder.display()))
+pub(super) fn cannot_make(folder: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("cannot make the folder {}: {error}", folder.display()))
 }
 
 /// Refuses a folder of which a restore was broken off.
-fn broken_off(folder: &Path) -> Stop {
+fn broken_off(folder: &Path) -> Failure {
     let folder = shell_path(folder);
-    Stop::usage(format!(
+    Failure::usage(format!(
         "a restore into {folder} was broken off: run 'kvorum restore FILE --data {folder}' again, \
          or remove {folder} for a new cluster"
     ))
@@ -300,17 +300,17 @@ pub(super) fn end_on_write(folder: &Path) -> OnFatal {
 }
 
 /// Returns the folder that is used when none is named.
-pub fn default_path() -> Result<PathBuf, Stop> {
+pub fn default_path() -> Result<PathBuf, Failure> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     match (set("XDG_STATE_HOME"), set("HOME")) {
         (Some(state), _) => Ok(PathBuf::from(state).join(DEFAULT)),
         (None, Some(home)) => Ok(PathBuf::from(home).join(".local/state").join(DEFAULT)),
-        (None, None) => Err(Stop::usage("HOME is not set; name a folder with --data DIR")),
+        (None, None) => Err(Failure::usage("HOME is not set; name a folder with --data DIR")),
     }
 }
 
 /// Checks that a cluster runs in a folder.
-pub fn check_running(folder: &Path) -> Result<(), Stop> {
+pub fn check_running(folder: &Path) -> Result<(), Failure> {
     StatefulSet::read(folder)?;
     if is_held(&folder.join("lock")) {
         return Ok(());
@@ -320,7 +320,7 @@ pub fn check_running(folder: &Path) -> Result<(), Stop> {
         folder.display(),
         shell_path(folder)
     );
-    Err(Stop::new(Exit::Unavailable, message))
+    Err(Failure::new(Exit::Unavailable, message))
 }
 
 /// Returns the default folder, if a cluster runs there.

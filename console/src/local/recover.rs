@@ -26,7 +26,7 @@ use rustix::io::Errno;
 
 use super::folder::{self, Folder, REPLICAS_MAX, SET_FILE, StatefulSet};
 use crate::arguments::Recover;
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::output::shell_path;
 
 /// The number of digits of the cluster's id that have to be given.
@@ -45,7 +45,7 @@ fn what(one: &Survivor) -> String {
 }
 
 /// Makes a new cluster from the state that is left.
-pub fn run(recover: &Recover) -> Result<(), Stop> {
+pub fn run(recover: &Recover) -> Result<(), Failure> {
     let path = recover.data.clone().map_or_else(folder::default_path, Ok)?;
     StatefulSet::read(&path)?;
     let Folder { path, set, lock } = Folder::open(&path, None)?;
@@ -59,7 +59,7 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
         // The members may not have learned that fewer replicas are wanted.
         let count = u32::try_from(total).ok().filter(|total| *total > set.replicas);
         let count = count.map_or_else(String::new, |total| format!(" --replicas {total}"));
-        return Err(Stop::usage(format!(
+        return Err(Failure::usage(format!(
             "{left} of {total} replicas are there, a majority: nothing needs to be recovered; \
              start the cluster with 'kvorum local --data {folder}{count}'"
         )));
@@ -67,7 +67,7 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     let lost = beside(&path, &format!("lost-{}", &set.cluster.to_string()[..DIGITS]));
     if lost.try_exists()? {
         let lost = lost.display();
-        return Err(Stop::usage(format!(
+        return Err(Failure::usage(format!(
             "{lost}, where the old folder is to be kept, is there already; move it away and \
              repeat the command"
         )));
@@ -75,7 +75,7 @@ pub fn run(recover: &Recover) -> Result<(), Stop> {
     let end = best.end();
     let (cluster, replicas) = (ClusterId(rand::random()), set.replicas.max(1));
     let Some(after) = seed::leap(end, cluster) else {
-        return Err(Stop::failed(format!("no cluster can go on after index {end}")));
+        return Err(Failure::failed(format!("no cluster can go on after index {end}")));
     };
     say(best, left.members(), total);
     confirm(recover, set.cluster)?;
@@ -108,13 +108,13 @@ fn beside(path: &Path, what: &str) -> PathBuf {
 ///
 /// # Errors
 /// When nothing was exchanged.
-fn exchange(new: &Path, path: &Path, kept: &Path) -> Result<(), Stop> {
+fn exchange(new: &Path, path: &Path, kept: &Path) -> Result<(), Failure> {
     let exchanged = match at_once(new, path, kept) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => one_by_one(new, path, kept),
         other => other.map_err(io::Error::from),
     };
     exchanged.map_err(|error| match error.kind() {
-        io::ErrorKind::ResourceBusy => Stop::failed(format!(
+        io::ErrorKind::ResourceBusy => Failure::failed(format!(
             "{} cannot be put aside ({error}): it seems to be a mount point. Nothing was changed; \
              move what is in it to a folder in it, and recover that",
             path.display()
@@ -171,7 +171,7 @@ fn say(best: &Survivor, left: usize, total: usize) {
 }
 
 /// Reads all replicas that are left, and picks the one that got furthest.
-fn survivors(folder: &Path, set: &StatefulSet, marker: Option<&Marker>) -> Result<Left, Stop> {
+fn survivors(folder: &Path, set: &StatefulSet, marker: Option<&Marker>) -> Result<Left, Failure> {
     let mut all = Vec::new();
     for name in (0..REPLICAS_MAX).map(folder::name) {
         match survivor(&folder.join(&name), &name, set)? {
@@ -191,15 +191,15 @@ fn survivors(folder: &Path, set: &StatefulSet, marker: Option<&Marker>) -> Resul
         }
     }
     Left::of(all).ok_or_else(|| {
-        Stop::failed("no replica is left; make a new cluster of a backup: kvorum restore")
+        Failure::failed("no replica is left; make a new cluster of a backup: kvorum restore")
     })
 }
 
 /// Looks for a replica in its folder. Fails if it cannot be said whether it is lost.
-fn survivor(data: &Path, name: &str, set: &StatefulSet) -> Result<Find, Stop> {
+fn survivor(data: &Path, name: &str, set: &StatefulSet) -> Result<Find, Failure> {
     if let Some(process) = folder::process_of(data) {
         let process = process.as_raw_nonzero();
-        return Err(Stop::failed(format!(
+        return Err(Failure::failed(format!(
             "{name} may not be lost: process {process} runs on {}. Nothing was done; end it first",
             data.display()
         )));
@@ -210,11 +210,11 @@ fn survivor(data: &Path, name: &str, set: &StatefulSet) -> Result<Find, Stop> {
     let on_fatal = folder::end_on(format!("{shown} cannot be read"), remedy);
     find(data, name, &set.owner(name), on_fatal).map_err(|unsure| match unsure {
         // The folder may be the cluster's, and the file another cluster's.
-        Unsure::Foreign { .. } => Stop::failed(format!(
+        Unsure::Foreign { .. } => Failure::failed(format!(
             "{name} may not be lost: {unsure}. Nothing was done; name the folder as its replica, \
              write into {SET_FILE} which cluster is to go on, or move the folder away"
         )),
-        Unsure::Closed(error) => Stop::failed(format!(
+        Unsure::Closed(error) => Failure::failed(format!(
             "{name} may not be lost: {error}. Nothing was done; see to that first"
         )),
         Unsure::Io(error) => error.into(),
@@ -222,7 +222,7 @@ fn survivor(data: &Path, name: &str, set: &StatefulSet) -> Result<Find, Stop> {
 }
 
 /// Asks the user to confirm, by typing digits of the cluster's id, that the loss is accepted.
-fn confirm(recover: &Recover, cluster: ClusterId) -> Result<(), Stop> {
+fn confirm(recover: &Recover, cluster: ClusterId) -> Result<(), Failure> {
     let digits = cluster.to_string()[..DIGITS].to_owned();
     let typed = match &recover.confirm {
         Some(typed) => typed.clone(),
@@ -237,7 +237,7 @@ fn confirm(recover: &Recover, cluster: ClusterId) -> Result<(), Stop> {
     };
     match typed.trim() == digits {
         true => Ok(()),
-        false => Err(Stop::new(
+        false => Err(Failure::new(
             Exit::NeedsYes,
             format!("nothing was done; to go on with that, repeat with --confirm {digits}"),
         )),
@@ -245,8 +245,8 @@ fn confirm(recover: &Recover, cluster: ClusterId) -> Result<(), Stop> {
 }
 
 /// Copies a survivor's state, and the entries that it accepted after it.
-fn make(from: &Survivor, folder: &Path, owner: &Owner) -> Result<(), Stop> {
-    from.copy_to(folder, owner, folder::end_on_write(folder)).map_err(Stop::failed)
+fn make(from: &Survivor, folder: &Path, owner: &Owner) -> Result<(), Failure> {
+    from.copy_to(folder, owner, folder::end_on_write(folder)).map_err(Failure::failed)
 }
 
 #[cfg(test)]

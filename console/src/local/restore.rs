@@ -15,16 +15,16 @@ use kvorum_replica::storage::rocks::seed;
 
 use super::folder::{self, ASIDE, StatefulSet};
 use crate::arguments::Restore;
-use crate::exit::Stop;
+use crate::exit::Failure;
 use crate::output::shell_path;
 
 /// Creates the cluster.
-pub fn run(restore: &Restore) -> Result<(), Stop> {
+pub fn run(restore: &Restore) -> Result<(), Failure> {
     let Restore { file, data, replicas } = restore;
     folder::check_count(*replicas)?;
     check_empty(data)?;
     let refused =
-        |error: BackupError| Stop::failed(format!("cannot restore {}: {error}", file.display()));
+        |error: BackupError| Failure::failed(format!("cannot restore {}: {error}", file.display()));
     let (index, keys) = examine(file).map_err(refused)?;
 
     // The folder itself is kept: it may be a link or a mount point.
@@ -38,8 +38,8 @@ pub fn run(restore: &Restore) -> Result<(), Stop> {
     set.make(&aside, |data, owner| {
         let made = make(file, data, owner, index, folder::end_on_write(data));
         made.map_err(|error| match error {
-            RestoreError::Disk(error) => Stop::failed(error.to_string()),
-            RestoreError::Backup(_) => Stop::failed(format!("{} {error}", file.display())),
+            RestoreError::Disk(error) => Failure::failed(error.to_string()),
+            RestoreError::Backup(_) => Failure::failed(format!("{} {error}", file.display())),
         })
     })?;
     bring_in(&aside, &data).map_err(|error| folder::cannot_make(&data, &error))?;
@@ -58,9 +58,9 @@ pub fn run(restore: &Restore) -> Result<(), Stop> {
 }
 
 /// Checks that the folder holds nothing but what an interrupted restore left.
-fn check_empty(data: &Path) -> Result<(), Stop> {
+fn check_empty(data: &Path) -> Result<(), Failure> {
     let unusable = |error: std::io::Error| {
-        Stop::usage(format!("cannot use {}: {error}; name another folder", data.display()))
+        Failure::usage(format!("cannot use {}: {error}; name another folder", data.display()))
     };
     if !data.try_exists().map_err(unusable)? {
         return Ok(());
@@ -69,7 +69,7 @@ fn check_empty(data: &Path) -> Result<(), Stop> {
         let name = entry.map_err(unusable)?.file_name();
         if ![ASIDE, "lock", "lost+found"].iter().any(|left| name == *left) {
             let (folder, name) = (data.display(), Path::new(&name).display());
-            return Err(Stop::usage(format!(
+            return Err(Failure::usage(format!(
                 "{folder} is not empty ({name} is there); name another folder"
             )));
         }

@@ -5,30 +5,30 @@ use std::time::Duration;
 use super::{Due, Front, Runtime};
 use crate::app::output::Verdict;
 use crate::message::{Effect, Event};
-use crate::signals::{self, Told};
+use crate::signals::{self, Request};
 
 /// The time within which the sizes that an attaching viewer sends settle.
 const SIZE_SETTLES: Duration = Duration::from_millis(50);
 
 impl Runtime {
     /// Handles a signal, and returns when to draw the change.
-    pub(super) fn told(&mut self, told: Told) -> Due {
+    pub(super) fn told(&mut self, told: Request) -> Due {
         match (told, &self.front) {
-            (Told::End, _) => {
+            (Request::End, _) => {
                 self.app.is_quitting = true;
                 return Due::Not;
             }
-            (Told::Suspend, _) => {
+            (Request::Suspend, _) => {
                 self.suspend();
                 return Due::Not;
             }
-            (Told::GoOn, Front::Screen(screen)) => screen.resume(),
-            (Told::Resized, Front::Screen(_)) if self.app.settings.is_shared => {
+            (Request::GoOn, Front::Screen(screen)) => screen.resume(),
+            (Request::Resized, Front::Screen(_)) if self.app.settings.is_shared => {
                 // An attaching viewer sends two sizes; the first one is not drawn.
                 std::thread::sleep(SIZE_SETTLES);
             }
-            (Told::Resized, Front::Screen(_)) => {}
-            (Told::GoOn | Told::Resized, _) => return Due::Not,
+            (Request::Resized, Front::Screen(_)) => {}
+            (Request::GoOn | Request::Resized, _) => return Due::Not,
         }
         let (width, height) = crate::screen::size();
         self.take(Event::Resize { width, height });

@@ -12,7 +12,7 @@ use super::acts;
 use crate::app::keys::Found;
 use crate::app::output::Verdict;
 use crate::app::{App, Page, Pending, Purpose, Undo};
-use crate::exit::{Exit, Stop};
+use crate::exit::{Exit, Failure};
 use crate::message::{CallId, Effect, Previous, Reply};
 use crate::output;
 use crate::prompt::words;
@@ -21,7 +21,7 @@ use crate::prompt::words;
 const EDIT_BYTES_MAX: usize = 8 * 1024;
 
 /// Takes in an answer.
-pub fn answered(app: &mut App, id: CallId, result: Result<Reply, Stop>) -> Vec<Effect> {
+pub fn answered(app: &mut App, id: CallId, result: Result<Reply, Failure>) -> Vec<Effect> {
     let Some(pending) = app.calls.remove(&id) else { return Vec::new() };
     let took = app.now.monotonic.saturating_sub(pending.since);
     match (pending.purpose.clone(), result) {
@@ -58,7 +58,7 @@ pub fn answered(app: &mut App, id: CallId, result: Result<Reply, Stop>) -> Vec<E
     Vec::new()
 }
 
-fn page(app: &mut App, id: CallId, result: Result<Reply, Stop>) {
+fn page(app: &mut App, id: CallId, result: Result<Reply, Failure>) {
     // A page requested before the prefix changed is of no use.
     if app.keys.loading != Some(id) {
         return;
@@ -74,7 +74,7 @@ fn page(app: &mut App, id: CallId, result: Result<Reply, Stop>) {
     }
 }
 
-fn refused(app: &mut App, pending: &Pending, stop: &Stop) {
+fn refused(app: &mut App, pending: &Pending, stop: &Failure) {
     let next = match stop.exit {
         Exit::Unknown => format!(" — get {} tells", pending.text.rsplit(' ').next().unwrap_or("")),
         _ => String::new(),

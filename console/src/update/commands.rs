@@ -18,7 +18,7 @@ use crate::app::lines::Line;
 use crate::app::output::Verdict;
 use crate::app::{App, Page, Purpose, Stage};
 use crate::arguments::{Put, Verb};
-use crate::exit::Stop;
+use crate::exit::Failure;
 use crate::message::{Call, Destination, Effect, HowToKill, Source};
 use crate::node::Node;
 use crate::prompt::grammar::{ReadMode, Scenario, Switch};
@@ -482,7 +482,7 @@ pub(super) fn attach_to(app: &mut App, destination: Destination) -> Vec<Effect> 
 
 /// Returns why the console could not attach, for a console without a screen.
 #[must_use]
-pub fn why_detached(app: &App) -> Option<&Stop> {
+pub fn why_detached(app: &App) -> Option<&Failure> {
     match &app.stage {
         Stage::Detached { why } => Some(why),
         _ => None,

@@ -7,7 +7,7 @@ use super::canvas::{Canvas, Piece, piece};
 use super::theme::Tone;
 use crate::app::dialog::{Dialog, Tier};
 use crate::app::{App, Page};
-use crate::exit::Stop;
+use crate::exit::Failure;
 use crate::output;
 use crate::page;
 use crate::text::{fit, wrap};
@@ -110,7 +110,7 @@ pub fn page(app: &App, page: &Page, area: Rect, canvas: &mut Canvas<'_>) {
 }
 
 /// Draws the screen without a cluster: the reason, and what to do next.
-pub fn connect(app: &App, why: &Stop, area: Rect, canvas: &mut Canvas<'_>) {
+pub fn connect(app: &App, why: &Failure, area: Rect, canvas: &mut Canvas<'_>) {
     if area.is_empty() {
         return;
     }

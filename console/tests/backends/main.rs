@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use kvorum::app::{App, Settings};
 use kvorum::backend::Backend;
 use kvorum::backend::cluster::RealCluster;
-use kvorum::exit::{Exit, Stop};
+use kvorum::exit::{Exit, Failure};
 use kvorum::local::Plan;
 use kvorum::message::{Call, Place, Reply};
 use kvorum::probe::Store;
@@ -51,7 +51,7 @@ fn be(role: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (place, folder) = role.split_once(' ').unwrap_or((role, ""));
     let (place, folder) = (place.to_owned(), folder.to_owned());
-    let attach = Box::new(move |_| -> Task<Result<Arc<dyn Backend>, Stop>> {
+    let attach = Box::new(move |_| -> Task<Result<Arc<dyn Backend>, Failure>> {
         if place == "load" {
             let memory = Memory::new(3, 0);
             tokio::spawn(Arc::clone(&memory).load(LOAD, u64::MAX));
@@ -98,7 +98,7 @@ impl Backend for Panics {
         })
     }
 
-    fn call(self: Arc<Self>, call: Call) -> Task<Result<Reply, Stop>> {
+    fn call(self: Arc<Self>, call: Call) -> Task<Result<Reply, Failure>> {
         if !matches!(call, Call::Get { .. }) {
             return Arc::clone(&self.inner).call(call);
         }

@@ -13,7 +13,7 @@ use kvorum_protocol::message::{Admin, Answer, Request};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId, Status};
 use kvorum_replica::engine::{Introduction, PeerMessage, Rejection};
 use kvorum_replica::planner::Scale;
-use kvorum_replica::state::snapshot::Wanted;
+use kvorum_replica::state::snapshot::FetchRequest;
 use kvorum_replica::state::start::{Challenge, Epoch, Proof, Secret, Start, Statement};
 use kvorum_replica::state::version::Version;
 use rand::rngs::StdRng;
@@ -185,16 +185,19 @@ fn one_message_ends_nobody() {
     let before = processes(&cluster);
     let configuration = ConfigurationId(1);
     let messages = [
-        PeerMessage::HasState { index: u64::MAX },
-        PeerMessage::HasState { index: u64::MAX >> 12 },
-        PeerMessage::Fetch { call: 1, wanted: Wanted::Entries { configuration, from: 0 } },
-        PeerMessage::Over {
+        PeerMessage::StateProgress { index: u64::MAX },
+        PeerMessage::StateProgress { index: u64::MAX >> 12 },
+        PeerMessage::Fetch { call: 1, wanted: FetchRequest::Entries { configuration, from: 0 } },
+        PeerMessage::ConfigurationOver {
             configuration: ConfigurationId(99),
             index: 1 << 40,
             is_dismissed: false,
         },
-        PeerMessage::Wanted { wanted: Scale { start: 0, replicas: u32::MAX }, number: Some(1) },
-        PeerMessage::Wanted { wanted: Scale { start: 0, replicas: 1 }, number: Some(1) },
+        PeerMessage::ScaleReport {
+            wanted: Scale { start: 0, replicas: u32::MAX },
+            number: Some(1),
+        },
+        PeerMessage::ScaleReport { wanted: Scale { start: 0, replicas: 1 }, number: Some(1) },
         PeerMessage::Epoch { epoch: Epoch(u64::MAX) },
     ];
     for message in &messages {
@@ -251,11 +254,15 @@ fn a_strangers_frames_change_nothing() {
     let mine = introduction(id, join(&cluster, "kvorum-6"), "kvorum-6");
     become_known(&cluster, &mine);
     let corpus = [
-        PeerMessage::HasState { index: 7 },
-        PeerMessage::Over { configuration: ConfigurationId(3), index: 9, is_dismissed: true },
-        PeerMessage::Fetch { call: 1, wanted: Wanted::Snapshot },
-        PeerMessage::Look { number: 3 },
-        PeerMessage::MayStop,
+        PeerMessage::StateProgress { index: 7 },
+        PeerMessage::ConfigurationOver {
+            configuration: ConfigurationId(3),
+            index: 9,
+            is_dismissed: true,
+        },
+        PeerMessage::Fetch { call: 1, wanted: FetchRequest::Snapshot },
+        PeerMessage::ReadScale { number: 3 },
+        PeerMessage::PermitStop,
     ];
     let mut sent = 0;
     while sent < frames {

@@ -6,7 +6,7 @@ use super::console::{Console, SCREENS};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use kvorum::app::Settings;
 use kvorum::arguments::ThemeName;
-use kvorum::exit::Stop;
+use kvorum::exit::Failure;
 use kvorum::message::{Call, Event};
 use kvorum::view;
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ async fn no_size_makes_a_screen_panic() {
                 assert_eq!(buffer.area, Rect::new(0, 0, width, height), "{name}");
             }
         }
-        let detached = Stop::failed("there is no cluster here\u{1b}[31m");
+        let detached = Failure::failed("there is no cluster here\u{1b}[31m");
         console.feed(Event::NotAttached(detached));
         for (width, height) in [(0, 0), (1, 1), (20, 5), (60, 12), (200, 60)] {
             console.draw(width, height);

@@ -12,8 +12,8 @@ use kvorum::app::Settings;
 use kvorum::app::cluster::State;
 use kvorum::app::output::Verdict;
 use kvorum::arguments::ThemeName;
-use kvorum::exit::Stop;
-use kvorum::message::{Event, Seen};
+use kvorum::exit::Failure;
+use kvorum::message::{Event, Observation};
 use kvorum::view;
 use kvorum_protocol::Status;
 use kvorum_protocol::status::Role;
@@ -61,7 +61,7 @@ async fn screens_are_as_they_were() {
             assert_screens(&mut console, name, word);
         }
         let mut console = Console::start(settings(theme, false), 3).await;
-        console.feed(Event::NotAttached(Stop::failed("no cluster is named, and none runs")));
+        console.feed(Event::NotAttached(Failure::failed("no cluster is named, and none runs")));
         assert_screens(&mut console, "connect", word);
         let mut console = Console::start(settings(theme, false), 3).await;
         console.press("b").await;
@@ -88,7 +88,8 @@ fn assert_screens(console: &mut Console, name: &str, theme: &str) {
 /// Puts the second replica into a state.
 fn bring(console: &mut Console, state: State, status: &Status) {
     let node = status.name.clone();
-    let told = |role, is_ready| Seen::Status(Box::new(Status { role, is_ready, ..status.clone() }));
+    let told =
+        |role, is_ready| Observation::Status(Box::new(Status { role, is_ready, ..status.clone() }));
     // A further replica, of which nothing is known yet.
     let new = || "kvorum-3".to_owned();
     let seen = match state {
@@ -101,12 +102,12 @@ fn bring(console: &mut Console, state: State, status: &Status) {
         State::Outside => told(Role::Outside, false),
         State::Joining => told(Role::Joining, false),
         State::Retired => told(Role::Retired, false),
-        State::Silent => Seen::Silent { node, for_time: Duration::from_secs(3) },
-        State::Down => Seen::Down { node, why: "the connection was lost".to_owned() },
-        State::Starting => Seen::Up { node: new() },
-        State::Unknown => Seen::Member { node: new() },
+        State::Silent => Observation::Silent { node, for_time: Duration::from_secs(3) },
+        State::Down => Observation::Down { node, why: "the connection was lost".to_owned() },
+        State::Starting => Observation::Up { node: new() },
+        State::Unknown => Observation::Member { node: new() },
     };
-    console.feed(Event::Seen(seen));
+    console.feed(Event::Observation(seen));
 }
 
 /// Without styles and with ASCII only, each state must still differ from every other.

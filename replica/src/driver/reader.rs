@@ -14,14 +14,14 @@ use tokio::sync::mpsc;
 use crate::engine::store::Store;
 use crate::engine::{Asker, Input, Origin};
 use crate::limits::FOUND_MAX;
-use crate::state::snapshot::{Snapshots, Wanted};
+use crate::state::snapshot::{FetchRequest, Snapshots};
 
 /// A request to the reader thread.
 pub struct Job {
     /// The client or peer that asks.
     pub asker: Asker,
     /// The item to read.
-    pub wanted: Wanted,
+    pub wanted: FetchRequest,
     /// The number that identifies a snapshot when it is opened.
     pub number: u64,
 }

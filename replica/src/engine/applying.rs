@@ -41,11 +41,11 @@ pub(super) fn apply<S: Store>(
     let mut entries = consensus.entries_within(applied + 1, last, APPLY_BYTES_MAX);
     let length = machine::run_length(&entries);
     let ends_in_checksum = entries.get(length - 1) == Some(&Entry::Checksum);
-    let ends = if ends_in_checksum { cx.rules.checks_at_the_index } else { cx.rules.seals };
+    let ends = if ends_in_checksum { cx.rules.checks_at_the_index() } else { cx.rules.seals() };
     if ends {
         entries.truncate(length);
     }
-    let (store, lanes) = (&mut cx.store, cx.rules.lanes);
+    let (store, lanes) = (&mut cx.store, cx.rules.lanes());
     let results = machine::apply(store, lanes, Source::Log, applied + 1, &entries);
     for Applied { outcome, .. } in results {
         if let Some((id, outcome)) = outcome {

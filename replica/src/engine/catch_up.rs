@@ -25,7 +25,7 @@ use crate::state::chain::Standing;
 use crate::state::entry::Entry;
 use crate::state::machine::{self, Source};
 use crate::state::snapshot::{
-    Found, Header, Install, InstallWrite, Quarantine, SnapshotId, Wanted,
+    FetchRequest, FetchResponse, Header, Install, InstallWrite, Quarantine, SnapshotId,
 };
 use reports::{ask_to_be_in_step, close_at, tell_state, tell_state_to};
 
@@ -277,7 +277,7 @@ impl CatchUp {
             None if cx.is_member() => Speaker::Member,
             _ => Speaker::Elsewhere,
         };
-        let is_known = cx.speaker(peer) >= least || !cx.rules.knows_speakers;
+        let is_known = cx.speaker(peer) >= least || !cx.rules.knows_speakers();
         let Some(quarantine) = &cx.quarantine else { return is_known };
         let is_late = cx.now >= self.quarantined_since + SOUND_TICKS;
         quarantine.sound.contains(&peer) || (is_known && is_late && later.is_some())
@@ -289,16 +289,16 @@ impl CatchUp {
         let Some(fetching) = &mut self.under_way else { return };
         let chunk = install.and_then(|i| i.after.map(|after| (i.snapshot, after)));
         let wanted = match (fetching.step, chunk) {
-            (Step::Chunks, Some((snapshot, after))) => Wanted::Chunk { snapshot, after },
-            (Step::Snapshot, _) => Wanted::Snapshot,
+            (Step::Chunks, Some((snapshot, after))) => FetchRequest::Chunk { snapshot, after },
+            (Step::Snapshot, _) => FetchRequest::Snapshot,
             (Step::Chunks, None) if cx.quarantine.is_some() => {
                 fetching.step = Step::Snapshot;
-                Wanted::Snapshot
+                FetchRequest::Snapshot
             }
             (Step::Entries | Step::Chunks, _) => {
                 fetching.step = Step::Entries;
                 let (configuration, from) = (cx.configuration.id, cx.store.applied() + 1);
-                Wanted::Entries { configuration, from }
+                FetchRequest::Entries { configuration, from }
             }
         };
         self.calls += 1;
@@ -317,10 +317,10 @@ impl CatchUp {
         cx: &mut Context<S>,
         peer: ReplicaId,
         call: u64,
-        found: Found,
+        found: FetchResponse,
     ) -> Progress {
         let is_useful = match &found {
-            Found::Snapshot { header, .. } => is_of_use(cx, header, Some(peer)),
+            FetchResponse::Snapshot { header, .. } => is_of_use(cx, header, Some(peer)),
             _ => true,
         };
         let is_awaited = |fetching: &&mut Fetching| {
@@ -328,23 +328,23 @@ impl CatchUp {
         };
         let Some(fetching) = self.under_way.as_mut().filter(is_awaited) else {
             // The snapshot is not needed any more.
-            if let Found::Snapshot { snapshot, .. } = found {
+            if let FetchResponse::Snapshot { snapshot, .. } = found {
                 close_at(cx, peer, snapshot);
             }
             return Progress::None;
         };
         (fetching.is_waiting, fetching.due) = (false, fetching.asked + PACE_TICKS);
         match (fetching.step, found) {
-            (Step::Entries, Found::Entries { from, entries, decided }) => {
+            (Step::Entries, FetchResponse::Entries { from, entries, decided }) => {
                 self.apply(cx, from, &entries);
                 return Progress::Applied { decided };
             }
-            (Step::Entries, Found::Gone) => {
+            (Step::Entries, FetchResponse::Gone) => {
                 let install = cx.store.install();
                 let is_of_use = install.is_some_and(|i| is_of_use(cx, &i.header, None));
                 fetching.step = if is_of_use { Step::Chunks } else { Step::Snapshot };
             }
-            (Step::Snapshot, Found::Snapshot { snapshot, header }) => {
+            (Step::Snapshot, FetchResponse::Snapshot { snapshot, header }) => {
                 if is_useful {
                     (fetching.step, fetching.busy) = (Step::Chunks, 0);
                     let install = Install::of(snapshot, header);
@@ -355,7 +355,7 @@ impl CatchUp {
                     close_at(cx, peer, snapshot);
                 }
             }
-            (Step::Chunks, Found::Chunk(chunk)) => {
+            (Step::Chunks, FetchResponse::Chunk(chunk)) => {
                 let is_last = chunk.next.is_none();
                 cx.store.write_install(InstallWrite::Chunk(chunk));
                 if is_last {
@@ -363,9 +363,9 @@ impl CatchUp {
                     return Progress::Whole;
                 }
             }
-            (Step::Chunks, Found::Gone) => fetching.step = Step::Snapshot,
+            (Step::Chunks, FetchResponse::Gone) => fetching.step = Step::Snapshot,
             // Another replica may have time.
-            (_, Found::Busy) => {
+            (_, FetchResponse::Busy) => {
                 fetching.busy = fetching.busy.saturating_add(1);
                 (fetching.is_waiting, fetching.due) = (true, cx.now + BUSY_TICKS);
             }
@@ -426,7 +426,7 @@ impl CatchUp {
         }
         while from == applied + 1 && !rest.is_empty() {
             let (run, later) = rest.split_at(machine::run_length(rest));
-            let lanes = cx.rules.lanes;
+            let lanes = cx.rules.lanes();
             machine::apply(&mut cx.store, lanes, Source::Peer, next, run);
             (next, rest) = (next + run.len() as u64, later);
         }

@@ -68,7 +68,7 @@ pub(super) fn learned<S: Store>(
     configuration: Option<ConfigurationId>,
 ) {
     let later = configuration
-        .filter(|configuration| *configuration > cx.configuration.id && cx.rules.tells_ends);
+        .filter(|configuration| *configuration > cx.configuration.id && cx.rules.tells_ends());
     cx.standings.learn(members, later);
     if cx.peers.learn(members, cx.me, &cx.store, cx.now) {
         cx.tell_known();

@@ -118,7 +118,9 @@ impl<L: Storage<Entry>> Consensus<L> {
         let slot = slot.expect("a replica starts only configurations that it is a member of");
         let slot = slot as u64 + 1;
         let instance = match configuration.members.len() {
-            1 => Instance::Solo(SoleVoter::start(configuration.id, log, rules.solo_waits_for_sync)),
+            1 => {
+                Instance::Solo(SoleVoter::start(configuration.id, log, rules.solo_waits_for_sync()))
+            }
             _ => Instance::Paxos(Self::paxos(configuration, slot, log)),
         };
         let patience = Patience::new(configuration.members.len());
@@ -284,7 +286,7 @@ impl<L: Storage<Entry>> Consensus<L> {
     #[must_use]
     pub fn read_index(&self) -> Option<(Ballot, u64)> {
         let (ballot, barrier) = self.leading?;
-        let barrier = if self.rules.has_read_barrier { barrier } else { 0 };
+        let barrier = if self.rules.has_read_barrier() { barrier } else { 0 };
         (self.ballot_if_leading() == Some(ballot)).then(|| (ballot, barrier.max(self.decided())))
     }
 

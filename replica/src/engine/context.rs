@@ -185,13 +185,13 @@ impl<S: Store> Context<S> {
 
     /// Whether this replica's configuration is over, according to the marker.
     pub(super) fn is_over(&self) -> bool {
-        self.configuration.id < self.fences.latest && self.rules.heeds_latest
+        self.configuration.id < self.fences.latest && self.rules.heeds_latest()
     }
 
     /// Whether a message from a peer counts.
     pub(super) fn listens(&self, peer: ReplicaId, message: &PeerMessage) -> bool {
         let speaker = self.speaker(peer);
-        counts(message, speaker, self.configuration.id) || !self.rules.knows_speakers
+        counts(message, speaker, self.configuration.id) || !self.rules.knows_speakers()
     }
 
     /// Rejects a message that does not count. A peer that relays a client's request gets a refusal;

@@ -118,7 +118,8 @@ impl HandOver {
             && consensus.accepted_by(hand_over.target) == Some(consensus.accepted())
         {
             hand_over.next_ask = cx.now + ASK_AGAIN_TICKS;
-            let message = PeerMessage::Lead { configuration: cx.configuration.id, ballot };
+            let message =
+                PeerMessage::TransferLeadership { configuration: cx.configuration.id, ballot };
             cx.send(hand_over.target, message, After::Earlier);
         }
     }

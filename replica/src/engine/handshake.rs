@@ -5,7 +5,7 @@
 use kvorum_protocol::status::{ClusterId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-use super::store::Seen;
+use super::store::PeerRecord;
 use crate::state::start::{Epoch, Start, StartKey};
 use crate::state::version::Version;
 
@@ -89,7 +89,7 @@ pub struct Greeting {
     /// Its introduction.
     pub mine: Introduction,
     /// What it remembers of the peer; `None` when it never met it.
-    pub seen: Option<Seen>,
+    pub seen: Option<PeerRecord>,
     /// The start by which it proves itself to a peer that dialed; `None` when its disk does not
     /// have it, or when it dials and does not know yet which one the peer saw.
     pub start: Option<Start>,
@@ -101,7 +101,7 @@ pub struct Claim {
     /// The peer's introduction.
     pub theirs: Introduction,
     /// The last start of the peer that this replica remembered when the handshake began.
-    pub seen: Option<Seen>,
+    pub seen: Option<PeerRecord>,
     /// The epoch in which that start's writes end on the peer's disk, if it proved to have that
     /// start; if none was remembered, the same of its current start.
     pub reaches: Option<Epoch>,

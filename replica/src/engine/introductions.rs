@@ -17,7 +17,7 @@ use super::context::Context;
 use super::handshake::{Claim, Greeting, Introduction, Rejection};
 use super::standing::Speaker;
 use super::validity::INDEX_MAX;
-use crate::engine::store::{Seen, Store};
+use crate::engine::store::{PeerRecord, Store};
 use crate::state::start::{Epoch, Start};
 use crate::state::version::Version;
 
@@ -89,9 +89,9 @@ pub(super) fn judge<S: Store>(cx: &Context<S>, claim: &Claim) -> Result<(), Reje
     if now.map(|now| now.incarnation) != seen.map(|seen| seen.incarnation) {
         return Err(Rejection::Crossed);
     }
-    let is_known = |seen: Seen| {
+    let is_known = |seen: PeerRecord| {
         let is_same = theirs.incarnation == seen.incarnation && theirs.key == seen.key;
-        let remembers = reaches >= Some(seen.epoch) || !cx.rules.compares_epochs;
+        let remembers = reaches >= Some(seen.epoch) || !cx.rules.compares_epochs();
         is_same || (theirs.incarnation > seen.incarnation && remembers)
     };
     match (now, reaches) {
@@ -119,7 +119,7 @@ pub(super) fn meet<S: Store>(cx: &mut Context<S>, theirs: &Introduction) {
         if seen.is_none_or(|seen| seen.incarnation < theirs.incarnation) {
             let Introduction { incarnation, key, .. } = *theirs;
             let epoch = Epoch::default();
-            cx.store.remember(peer, Seen { incarnation, key, epoch });
+            cx.store.remember(peer, PeerRecord { incarnation, key, epoch });
         }
         cx.peers.met(peer, theirs.versions.1);
         cx.fences.turned_away_by = None;
@@ -168,7 +168,7 @@ mod tests {
     const THERE: ReplicaId = ReplicaId(2);
 
     /// Returns what the second replica claims to the first, on a disk.
-    fn said(disk: &Memory, seen: Option<Seen>) -> Claim {
+    fn said(disk: &Memory, seen: Option<PeerRecord>) -> Claim {
         let theirs = engine(disk.clone());
         let start = theirs.start_seen(seen.map_or(0, |seen| seen.incarnation));
         let is_key = |start: &Start| seen.is_none_or(|seen| start.secret.key() == seen.key);

@@ -53,8 +53,8 @@ impl Logs {
         let Some(cut) = excess.max(self.rebuilt_at) else { return };
         // The applied changes precede this cut in the disk's single order of writes.
         let known = consensus.decided().min(cx.store.applied());
-        let cut = if cx.rules.compacts_what_is_applied { cut } else { consensus.decided() };
-        let is_allowed = known >= cut || !cx.rules.compacts_what_is_applied;
+        let cut = if cx.rules.compacts_what_is_applied() { cut } else { consensus.decided() };
+        let is_allowed = known >= cut || !cx.rules.compacts_what_is_applied();
         if is_allowed && cut > consensus.compacted() {
             consensus.compact(cut);
             cx.notice(Notice::Compacted { index: cut });
@@ -64,7 +64,7 @@ impl Logs {
 
     /// Removes the logs of earlier configurations, once this one has decided an entry.
     pub(super) fn forget_old<S: Store>(&mut self, cx: &mut Context<S>) {
-        let is_over = cx.store.applied() > cx.began || !cx.rules.keeps_sealed_log;
+        let is_over = cx.store.applied() > cx.began || !cx.rules.keeps_sealed_log();
         if self.old.is_some() && is_over {
             cx.store.drop_old_logs();
             self.old = None;
@@ -80,7 +80,7 @@ impl Logs {
 
     /// Returns the index up to which this replica cannot report what the entries did.
     pub(super) fn compacted<S: Store>(&self, cx: &Context<S>) -> u64 {
-        self.begin_after(cx).max(cx.store.since())
+        self.begin_after(cx).max(cx.store.copied_at())
     }
 }
 

@@ -57,7 +57,7 @@ impl Marking {
         let configuration = cx.configuration.id;
         let Some(solo) = cx.consensus.as_mut().and_then(Consensus::solo) else { return };
         let is_unsynced = solo.take_unsynced().is_some();
-        if !cx.rules.asks_marker {
+        if !cx.rules.asks_marker() {
             solo.marked(ConfigurationId(configuration.0 + 1));
         }
         let (wanted, marked) = (solo.wants_mark(), solo.marked_in());
@@ -69,7 +69,7 @@ impl Marking {
         };
         let renews = marked.filter(|marked| is_due(marked) || self.epochs.is_witness_due(cx));
         if let Some(configuration) = wanted.filter(is_due).or(renews)
-            && cx.rules.asks_marker
+            && cx.rules.asks_marker()
         {
             self.asked = Some((configuration, now));
             self.epochs.tell_marker(cx, Some(configuration));
@@ -100,7 +100,7 @@ impl Marking {
                 cx.fences.latest = cx.fences.latest.max(*latest);
                 return cx.is_over().then_some(Lost::Over);
             }
-            (Verdict::Refused(why), None) if cx.rules.compares_epochs => {
+            (Verdict::Refused(why), None) if cx.rules.compares_epochs() => {
                 cx.fences.mark_refused = Some(why.clone());
                 return Some(Lost::OtherDisk(MARKER.to_owned()));
             }
@@ -114,7 +114,7 @@ impl Marking {
                 solo.marked(configuration);
                 cx.fences.mark_refused = None;
             }
-            Verdict::Refused(why) if serves && cx.rules.renews_mark => {
+            Verdict::Refused(why) if serves && cx.rules.renews_mark() => {
                 cx.fences.mark_refused = Some(why);
                 return Some(Lost::OtherDisk(MARKER.to_owned()));
             }

@@ -110,7 +110,7 @@ impl Membership {
     pub(super) fn tell_over<S: Store>(&self, cx: &mut Context<S>, peer: ReplicaId) {
         let (configuration, index) = (cx.configuration.id, cx.store.applied());
         let is_dismissed = self.is_dismissed(cx, peer);
-        let message = PeerMessage::Over { configuration, index, is_dismissed };
+        let message = PeerMessage::ConfigurationOver { configuration, index, is_dismissed };
         cx.send(peer, message, After::Earlier);
     }
 
@@ -153,7 +153,7 @@ impl Membership {
     /// Whether others may have to learn from this replica, which left, that a configuration is
     /// over.
     fn is_to_tell<S: Store>(&self, cx: &Context<S>) -> bool {
-        !self.may_go && cx.rules.tells_ends
+        !self.may_go && cx.rules.tells_ends()
     }
 
     /// Whether a peer is not a member and will not be one: this replica leads, has no change under

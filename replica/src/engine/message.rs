@@ -1,8 +1,9 @@
 //! Pure: the engine's inputs and outputs, and the messages between replicas.
 //!
-//! Guarantees that these enums are the engine's whole traffic: nothing else changes it, and nothing
-//! else that it wants done leaves it, except for its calls to [`Store`](super::store::Store). The
-//! other methods of the engine only read it.
+//! Guarantees that these enums are the engine's whole traffic while it runs: nothing else changes
+//! it, and nothing else that it wants done leaves it, except for its calls to
+//! [`Store`](super::store::Store). Its other methods only read it, but for the last call of all,
+//! [`end_epoch`](super::Engine::end_epoch).
 
 use kvorum_protocol::message::{Answer, Page, Refusal, Request, Scan, ServerFrame};
 use kvorum_protocol::status::{ConfigurationId, Member, ReplicaId, Status};
@@ -17,7 +18,7 @@ use crate::engine::consensus::solo::Written;
 use crate::marker::{Mark, Refused};
 use crate::planner::Scale;
 use crate::state::entry::Entry;
-use crate::state::snapshot::{Digest, Found, Wanted};
+use crate::state::snapshot::{Digest, FetchRequest, FetchResponse};
 use crate::state::start::Epoch;
 
 /// The key of one client connection of this process.
@@ -125,7 +126,7 @@ pub enum PeerMessage {
         index: Result<u64, Refusal>,
     },
     /// The leader, which has stopped proposing, asks the peer to lead.
-    Lead {
+    TransferLeadership {
         /// The configuration that the leader leads.
         configuration: ConfigurationId,
         /// The leader's ballot; void if the peer promises another by then.
@@ -133,7 +134,7 @@ pub enum PeerMessage {
     },
     /// The candidate lacks entries that the peer's log does not hold any more: the peer should
     /// lead.
-    Yield {
+    DeferLeadership {
         /// The candidate's configuration.
         configuration: ConfigurationId,
         /// The candidate's ballot; void if the peer promises another by then.
@@ -144,17 +145,17 @@ pub enum PeerMessage {
         /// The call number, chosen by the asking replica.
         call: u64,
         /// The state or entries that it asks for.
-        wanted: Wanted,
+        wanted: FetchRequest,
     },
     /// The answer to a fetch.
-    Found {
+    Fetched {
         /// The call number in the request.
         call: u64,
         /// The result.
-        found: Found,
+        found: FetchResponse,
     },
     /// The sender has the state up to this index, whatever its log holds.
-    HasState {
+    StateProgress {
         /// The index up to which it has the state.
         index: u64,
     },
@@ -167,7 +168,7 @@ pub enum PeerMessage {
     },
     /// The sender has left every earlier configuration behind; sent to peers that are in one, and
     /// from time to time to peers that are not members.
-    Over {
+    ConfigurationOver {
         /// The configuration that the sender is in.
         configuration: ConfigurationId,
         /// The index up to which the sender has the state.
@@ -176,19 +177,19 @@ pub enum PeerMessage {
         is_dismissed: bool,
     },
     /// A replica that was asked to stop, and will be restarted, asks the leader for leave.
-    AskToStop {
+    RequestStop {
         /// Whether an earlier leader gave leave already.
         has_leave: bool,
     },
     /// The leader gives leave to stop.
-    MayStop,
+    PermitStop,
     /// The leader cannot see the desired replica count: the peer should read it.
-    Look {
+    ReadScale {
         /// The leader's number for the request.
         number: u64,
     },
     /// The peer reports the desired replica count.
-    Wanted {
+    ScaleReport {
         /// The desired scale.
         wanted: Scale,
         /// The request that this answers; `None` when the leader did not ask, and the report may be
@@ -196,7 +197,7 @@ pub enum PeerMessage {
         number: Option<u64>,
     },
     /// The leader notifies a replica that its state differs from that of a strict majority.
-    Differs {
+    StateDiffers {
         /// The index at which it differs.
         index: u64,
         /// The replicas that had the majority's state.
@@ -344,7 +345,7 @@ pub enum Input {
         /// The requester of the read.
         asker: Asker,
         /// The result.
-        found: Found,
+        found: FetchResponse,
     },
     /// The page of keys that a scan requested.
     Scanned {
@@ -434,7 +435,7 @@ pub enum Output {
         /// The requester of the read.
         asker: Asker,
         /// The item to read.
-        wanted: Wanted,
+        wanted: FetchRequest,
         /// The number that names the snapshot, if one is opened.
         number: u64,
     },

@@ -34,7 +34,7 @@ use crate::engine::consensus::solo::Written;
 use crate::engine::store::Store;
 use crate::state::chain::Standing;
 use crate::state::entry::Entry;
-use crate::state::snapshot::{Found, InstallWrite, Quarantine};
+use crate::state::snapshot::{FetchResponse, InstallWrite, Quarantine};
 
 /// The parts, and the context in which they work.
 pub(super) struct Parts<S: Store> {
@@ -187,7 +187,7 @@ impl<S: Store> Parts<S> {
         (cx.configuration, cx.began) = (chain.current, chain.began);
         self.forget_strangers();
         let cx = &mut self.cx;
-        if cx.rules.reads_know_configuration {
+        if cx.rules.reads_know_configuration() {
             self.requests.start_over(cx);
         }
         self.marking.enter(cx);
@@ -296,7 +296,7 @@ impl<S: Store> Parts<S> {
         // The peer has the entry that made the next configuration.
         let index = cx.store.applied() + 1;
         self.catch_up.fetch_newer(cx, peer, theirs, index);
-        if !cx.rules.frames_start_nothing {
+        if !cx.rules.frames_start_nothing() {
             configuring::start_without_state(cx, theirs);
             self.enter();
         }
@@ -320,7 +320,7 @@ impl<S: Store> Parts<S> {
     }
 
     /// Handles an answer to a request of the catch-up.
-    pub(super) fn fetched(&mut self, peer: ReplicaId, call: u64, found: Found) {
+    pub(super) fn fetched(&mut self, peer: ReplicaId, call: u64, found: FetchResponse) {
         match self.catch_up.fetched(&mut self.cx, peer, call, found) {
             Progress::None => {}
             Progress::Whole => self.switch(),
@@ -368,7 +368,7 @@ impl<S: Store> Parts<S> {
             if other == self.cx.me {
                 self.quarantine(index, sound);
             } else {
-                let message = PeerMessage::Differs { index, sound };
+                let message = PeerMessage::StateDiffers { index, sound };
                 self.cx.send(other, message, After::Nothing);
             }
         }
@@ -378,8 +378,8 @@ impl<S: Store> Parts<S> {
     pub(super) fn quarantine(&mut self, index: u64, sound: Vec<ReplicaId>) {
         let cx = &mut self.cx;
         // The result says nothing about a state that was copied since.
-        let is_news = cx.quarantine.is_none() && index > cx.store.since();
-        if !is_news || !cx.rules.quarantines {
+        let is_news = cx.quarantine.is_none() && index > cx.store.copied_at();
+        if !is_news || !cx.rules.quarantines() {
             return;
         }
         cx.notice(Notice::Quarantined { index });

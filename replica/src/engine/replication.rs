@@ -52,7 +52,7 @@ impl Replication {
         let log = cx.store.log(cx.configuration.id);
         let mut consensus = Consensus::start(&cx.configuration, cx.me, log, cx.rules);
         assert!(
-            cx.store.applied() <= consensus.decided().max(cx.store.since()),
+            cx.store.applied() <= consensus.decided().max(cx.store.copied_at()),
             "what is applied was decided, and decided no later on disk, or it was copied"
         );
         for peer in cx.peers.connected().collect::<Vec<_>>() {
@@ -141,7 +141,7 @@ pub(super) fn handle<S: Store>(
         Handled::Taken => {}
         Handled::Behind { index } => return Some(index),
         Handled::Outrun { ballot } => {
-            let message = PeerMessage::Yield { configuration, ballot };
+            let message = PeerMessage::DeferLeadership { configuration, ballot };
             cx.send(peer, message, After::Earlier);
         }
         Handled::Forged => {

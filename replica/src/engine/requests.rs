@@ -23,7 +23,7 @@ use super::sending::Sending;
 use crate::engine::store::Store;
 use crate::limits::TURN_BYTES_MAX;
 use crate::state::entry::Command;
-use crate::state::snapshot::Wanted;
+use crate::state::snapshot::FetchRequest;
 use proposals::Proposals;
 use reads::{Question, Read, Reads};
 use relays::{Broken, Purpose, Relays};
@@ -110,7 +110,7 @@ impl Requests {
         let Some(consensus) = &cx.consensus else { return };
         if configuration == cx.configuration.id {
             let (promise, quorum) = (consensus.promise(), cx.configuration.quorum());
-            let round = if cx.rules.tells_rounds { question.round } else { self.reads.round() };
+            let round = if cx.rules.tells_rounds() { question.round } else { self.reads.round() };
             self.reads.confirm(peer, Question { round, ..question }, promise, quorum);
         }
     }
@@ -196,7 +196,7 @@ impl Requests {
                 // No replica has reported an index beyond this one; a client that claims one would
                 // outlive its lane.
                 let accepted = cx.consensus.as_ref().map_or(0, Consensus::accepted);
-                let valid_until = valid_until.min(accepted + cx.rules.lanes.session_entries);
+                let valid_until = valid_until.min(accepted + cx.rules.lanes().session_entries);
                 let command = Command { id, valid_until, operation };
                 let is_taken = self.proposals.add(origin, command, cx.now);
                 (!is_taken).then_some(Refusal::Overloaded)
@@ -314,7 +314,7 @@ impl Requests {
 
     /// Confirms a lone replica's round by a sync, which shows that it still owns its disk.
     fn confirm_by_sync<S: Store>(&mut self, cx: &mut Context<S>, round: u64) {
-        if !cx.rules.solo_waits_for_sync {
+        if !cx.rules.solo_waits_for_sync() {
             return self.reads.confirm_synced(round);
         }
         cx.store.touch();
@@ -410,7 +410,7 @@ fn probe<S: Store>(
     round: u64,
 ) {
     let promises = cx.consensus.as_ref().is_some_and(|c| c.promise() == ballot);
-    let is_over = configuration < cx.configuration.id && !cx.rules.reads_know_configuration;
+    let is_over = configuration < cx.configuration.id && !cx.rules.reads_know_configuration();
     if (promises && configuration == cx.configuration.id) || is_over {
         let message = PeerMessage::ProbeAnswer { configuration, ballot, round };
         cx.send(peer, message, After::Nothing);
@@ -450,7 +450,7 @@ fn serve<S: Store>(
             Answer::Refused(Refusal::Overloaded)
         }
         Some(Request::Snapshot(_)) => {
-            sending.fetch(cx, read.origin, Wanted::Snapshot);
+            sending.fetch(cx, read.origin, FetchRequest::Snapshot);
             return 0;
         }
         _ => return 0,

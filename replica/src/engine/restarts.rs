@@ -102,7 +102,7 @@ impl Restarts {
             return true;
         } else if let Some((leader, _)) = cx.leader() {
             // A replica that is not in step yet may have leave already, from an earlier leader.
-            let message = PeerMessage::AskToStop { has_leave: self.may };
+            let message = PeerMessage::RequestStop { has_leave: self.may };
             cx.send(leader, message, After::Earlier);
         }
         false
@@ -123,7 +123,7 @@ impl Restarts {
             self.given.insert(peer, cx.now);
         } else if self.lets_stop(cx, peer) {
             self.given.insert(peer, cx.now);
-            let message = PeerMessage::MayStop;
+            let message = PeerMessage::PermitStop;
             cx.send(peer, message, After::Earlier);
         }
     }

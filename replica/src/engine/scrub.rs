@@ -23,7 +23,7 @@ use super::notice::Notice;
 use super::sending::{Sending, close_snapshot};
 use crate::engine::store::Store;
 use crate::state::entry::Entry;
-use crate::state::snapshot::{Cursor, Digest, Found, Wanted};
+use crate::state::snapshot::{Cursor, Digest, FetchRequest, FetchResponse};
 use crate::state::version::Version;
 
 /// Ticks between two chunks that are read for a checksum. Bounds the rate to 12 MiB a second.
@@ -65,7 +65,7 @@ struct Pass {
     index: u64,
     digest: Digest,
     /// The next item to read.
-    wanted: Wanted,
+    wanted: FetchRequest,
     call: u64,
     is_waiting: bool,
     began: u64,
@@ -85,8 +85,8 @@ impl Scrub {
 
     /// Whether applying waits for a snapshot at exactly the applied index.
     pub(super) fn is_opening<S: Store>(&self, cx: &Context<S>) -> bool {
-        let pass = self.pass.as_ref().filter(|_| cx.rules.checks_at_the_index);
-        pass.is_some_and(|pass| pass.wanted == Wanted::Snapshot)
+        let pass = self.pass.as_ref().filter(|_| cx.rules.checks_at_the_index());
+        pass.is_some_and(|pass| pass.wanted == FetchRequest::Snapshot)
     }
 
     /// Begins a pass: a checksum entry was applied.
@@ -97,7 +97,7 @@ impl Scrub {
         index: u64,
     ) {
         self.end_pass(cx);
-        let (digest, wanted, began) = (Digest::default(), Wanted::Snapshot, cx.now);
+        let (digest, wanted, began) = (Digest::default(), FetchRequest::Snapshot, cx.now);
         let pass = Pass { index, digest, wanted, call: 0, is_waiting: false, began };
         self.pass = Some(pass);
         self.read_on(cx, sending);
@@ -106,7 +106,7 @@ impl Scrub {
     /// Ends the pass under way.
     pub(super) fn end_pass<S: Store>(&mut self, cx: &mut Context<S>) {
         let pass = self.pass.take();
-        if let Some(Pass { wanted: Wanted::Chunk { snapshot, .. }, .. }) = pass {
+        if let Some(Pass { wanted: FetchRequest::Chunk { snapshot, .. }, .. }) = pass {
             close_snapshot(cx, snapshot);
         }
     }
@@ -121,40 +121,43 @@ impl Scrub {
     }
 
     /// Handles the result of a read that a pass requested.
-    pub(super) fn found<S: Store>(&mut self, cx: &mut Context<S>, call: u64, found: Found) {
+    pub(super) fn found<S: Store>(&mut self, cx: &mut Context<S>, call: u64, found: FetchResponse) {
         let pass = self.pass.as_mut();
         let Some(pass) = pass.filter(|pass| pass.is_waiting && pass.call == call) else {
             // The snapshot came too late.
-            if let Found::Snapshot { snapshot, .. } = found {
+            if let FetchResponse::Snapshot { snapshot, .. } = found {
                 close_snapshot(cx, snapshot);
             }
             return;
         };
         pass.is_waiting = false;
         match (&pass.wanted, found) {
-            (Wanted::Snapshot, Found::Snapshot { snapshot, header }) => {
-                pass.wanted = Wanted::Chunk { snapshot, after: Cursor::Start };
+            (FetchRequest::Snapshot, FetchResponse::Snapshot { snapshot, header }) => {
+                pass.wanted = FetchRequest::Chunk { snapshot, after: Cursor::Start };
                 // A copied state may have been installed in between.
-                if header.applied != pass.index && cx.rules.checks_at_the_index {
+                if header.applied != pass.index && cx.rules.checks_at_the_index() {
                     self.end_pass(cx);
                 }
             }
-            (&Wanted::Chunk { snapshot, .. }, Found::Chunk(chunk)) => {
+            (&FetchRequest::Chunk { snapshot, .. }, FetchResponse::Chunk(chunk)) => {
                 pass.digest = pass.digest.with(&chunk.items);
                 match chunk.next {
-                    Some(after) => pass.wanted = Wanted::Chunk { snapshot, after },
+                    Some(after) => pass.wanted = FetchRequest::Chunk { snapshot, after },
                     None => {
                         self.untold = Some((pass.index, pass.digest));
                         let compacted = cx.consensus.as_ref().map_or(0, Consensus::compacted);
                         let (configuration, from) = (cx.configuration.id, compacted + 1);
-                        pass.wanted = Wanted::Entries { configuration, from };
+                        pass.wanted = FetchRequest::Entries { configuration, from };
                         close_snapshot(cx, snapshot);
                     }
                 }
             }
-            (&Wanted::Entries { configuration, .. }, Found::Entries { from, entries, decided }) => {
+            (
+                &FetchRequest::Entries { configuration, .. },
+                FetchResponse::Entries { from, entries, decided },
+            ) => {
                 let next = from + entries.len() as u64;
-                pass.wanted = Wanted::Entries { configuration, from: next };
+                pass.wanted = FetchRequest::Entries { configuration, from: next };
                 if entries.is_empty() || next > decided {
                     self.pass = None;
                 }

@@ -13,7 +13,7 @@ use kvorum_protocol::status::ReplicaId;
 use super::context::Context;
 use super::message::{Asker, Origin, Output, PeerMessage};
 use crate::engine::store::Store;
-use crate::state::snapshot::{Found, SnapshotId, Wanted};
+use crate::state::snapshot::{FetchRequest, FetchResponse, SnapshotId};
 use questions::Questions;
 
 /// Ticks after which a snapshot that is not being read is closed, and entries that are not being
@@ -56,8 +56,8 @@ impl Sending {
     }
 
     /// Returns the number that names the snapshot, if this request opens one.
-    pub(super) fn number(&mut self, wanted: &Wanted) -> u64 {
-        self.opened += u64::from(*wanted == Wanted::Snapshot);
+    pub(super) fn number(&mut self, wanted: &FetchRequest) -> u64 {
+        self.opened += u64::from(*wanted == FetchRequest::Snapshot);
         self.opened
     }
 
@@ -73,26 +73,31 @@ impl Sending {
 
     /// Handles a request for state or log entries, from a peer or from a client that makes a
     /// backup.
-    pub(super) fn fetch<S: Store>(&mut self, cx: &mut Context<S>, origin: Origin, wanted: Wanted) {
+    pub(super) fn fetch<S: Store>(
+        &mut self,
+        cx: &mut Context<S>,
+        origin: Origin,
+        wanted: FetchRequest,
+    ) {
         let used = cx.now;
-        if cx.quarantine.is_some() && !matches!(wanted, Wanted::Close { .. }) {
+        if cx.quarantine.is_some() && !matches!(wanted, FetchRequest::Close { .. }) {
             // This state must not be copied; a peer gets another replica's.
-            return tell_found(cx, origin, Found::Busy);
+            return tell_found(cx, origin, FetchResponse::Busy);
         }
         match &wanted {
-            Wanted::Entries { from, .. } => {
+            FetchRequest::Entries { from, .. } => {
                 let index = from.saturating_sub(1);
                 if let Origin::Peer { peer, .. } = origin {
                     let fetched = Fetched { index, used, by: Some(peer) };
                     self.entries.insert(peer, fetched);
                 }
             }
-            Wanted::Chunk { snapshot, .. } => match self.snapshots.get_mut(snapshot) {
+            FetchRequest::Chunk { snapshot, .. } => match self.snapshots.get_mut(snapshot) {
                 Some(fetched) => fetched.used = used,
                 // No thread is needed to find that it is gone.
-                None => return tell_found(cx, origin, Found::Gone),
+                None => return tell_found(cx, origin, FetchResponse::Gone),
             },
-            Wanted::Snapshot => {
+            FetchRequest::Snapshot => {
                 if let Origin::Peer { peer, .. } = origin {
                     // The entries that it requested before are gone, and it reads one snapshot at a
                     // time.
@@ -101,10 +106,10 @@ impl Sending {
                 }
                 let by_client = matches!(origin, Origin::Client { .. });
                 if by_client && self.client_snapshots() >= CLIENT_SNAPSHOTS_MAX {
-                    return cx.answer(origin, Found::Busy.answer());
+                    return cx.answer(origin, FetchResponse::Busy.answer());
                 }
             }
-            Wanted::Close { snapshot } => {
+            FetchRequest::Close { snapshot } => {
                 // A snapshot that is not open needs no thread to close it.
                 if self.snapshots.remove(snapshot).is_some() {
                     close_snapshot(cx, *snapshot);
@@ -113,16 +118,21 @@ impl Sending {
             }
         }
         if !self.questions.begin(origin) {
-            return tell_found(cx, origin, Found::Busy);
+            return tell_found(cx, origin, FetchResponse::Busy);
         }
         let (asker, number) = (Asker::Other(origin), self.number(&wanted));
         cx.push(Output::Read { asker, wanted, number });
     }
 
     /// Handles the result of a read for a client or a peer.
-    pub(super) fn found<S: Store>(&mut self, cx: &mut Context<S>, origin: Origin, found: Found) {
+    pub(super) fn found<S: Store>(
+        &mut self,
+        cx: &mut Context<S>,
+        origin: Origin,
+        found: FetchResponse,
+    ) {
         self.questions.end(origin);
-        if let Found::Snapshot { snapshot, header } = &found {
+        if let FetchResponse::Snapshot { snapshot, header } = &found {
             let by = match origin {
                 Origin::Peer { peer, .. } => Some(peer),
                 Origin::Client { .. } => None,
@@ -157,10 +167,10 @@ impl Sending {
 }
 
 /// Answers a question for state or entries.
-fn tell_found<S: Store>(cx: &mut Context<S>, origin: Origin, found: Found) {
+fn tell_found<S: Store>(cx: &mut Context<S>, origin: Origin, found: FetchResponse) {
     match origin {
         Origin::Peer { peer, session, call } => {
-            cx.reply(peer, session, PeerMessage::Found { call, found });
+            cx.reply(peer, session, PeerMessage::Fetched { call, found });
         }
         Origin::Client { .. } => cx.answer(origin, found.answer()),
     }
@@ -168,7 +178,7 @@ fn tell_found<S: Store>(cx: &mut Context<S>, origin: Origin, found: Found) {
 
 /// Closes a snapshot that a reading thread holds open.
 pub(super) fn close_snapshot<S: Store>(cx: &mut Context<S>, snapshot: SnapshotId) {
-    let (asker, wanted) = (Asker::Own { call: 0 }, Wanted::Close { snapshot });
+    let (asker, wanted) = (Asker::Own { call: 0 }, FetchRequest::Close { snapshot });
     cx.push(Output::Read { asker, wanted, number: 0 });
 }
 
@@ -190,17 +200,21 @@ mod tests {
         let header = Header { applied, items: 0, version: parts.cx.store.version(), chain };
         for number in 0..CLIENT_SNAPSHOTS_MAX as u64 {
             let origin = Origin::Client { client: ClientKey(number), call: 1 };
-            parts.sending.fetch(&mut parts.cx, origin, Wanted::Snapshot);
+            parts.sending.fetch(&mut parts.cx, origin, FetchRequest::Snapshot);
             let (snapshot, header) = (SnapshotId { nonce: 1, number }, header.clone());
-            parts.sending.found(&mut parts.cx, origin, Found::Snapshot { snapshot, header });
+            parts.sending.found(
+                &mut parts.cx,
+                origin,
+                FetchResponse::Snapshot { snapshot, header },
+            );
         }
         parts.cx.outputs.clear();
         let client = Origin::Client { client: ClientKey(99), call: 1 };
-        parts.sending.fetch(&mut parts.cx, client, Wanted::Snapshot);
+        parts.sending.fetch(&mut parts.cx, client, FetchRequest::Snapshot);
         let reads = |outputs: &[Output]| outputs.iter().any(|it| matches!(it, Output::Read { .. }));
         assert!(!reads(&parts.cx.outputs), "it is answered that this replica is busy");
         let peer = Origin::Peer { peer: others[0], session: Session(1), call: 1 };
-        parts.sending.fetch(&mut parts.cx, peer, Wanted::Snapshot);
+        parts.sending.fetch(&mut parts.cx, peer, FetchRequest::Snapshot);
         assert!(reads(&parts.cx.outputs));
     }
 
@@ -211,7 +225,7 @@ mod tests {
         let parts = cluster.parts(leader);
         let peer = Origin::Peer { peer: others[0], session: Session(1), call: 1 };
         let configuration = parts.cx.configuration.id;
-        parts.sending.fetch(&mut parts.cx, peer, Wanted::Entries { configuration, from: 5 });
+        parts.sending.fetch(&mut parts.cx, peer, FetchRequest::Entries { configuration, from: 5 });
         assert_eq!(parts.sending.pinned(), Some(4));
         parts.cx.now += IDLE_TICKS + 1;
         parts.sending.expire(&mut parts.cx);

@@ -80,21 +80,23 @@ pub fn counts(message: &PeerMessage, from: Speaker, ours: ConfigurationId) -> bo
         | PeerMessage::ProbeAnswer { .. }
         | PeerMessage::Relay { .. }
         | PeerMessage::ReadIndex { .. }
-        | PeerMessage::Look { .. }
-        | PeerMessage::Wanted { .. }
+        | PeerMessage::ReadScale { .. }
+        | PeerMessage::ScaleReport { .. }
         | PeerMessage::Checksum { .. }
-        | PeerMessage::AskToStop { .. }
+        | PeerMessage::RequestStop { .. }
         | PeerMessage::AskDisk { .. }
         | PeerMessage::DiskWorks { .. }
-        | PeerMessage::MayStop => from >= Speaker::Member,
-        PeerMessage::Lead { .. } | PeerMessage::Yield { .. } | PeerMessage::Differs { .. } => {
-            from == Speaker::Leader
+        | PeerMessage::PermitStop => from >= Speaker::Member,
+        PeerMessage::TransferLeadership { .. }
+        | PeerMessage::DeferLeadership { .. }
+        | PeerMessage::StateDiffers { .. } => from == Speaker::Leader,
+        PeerMessage::ConfigurationOver { .. } | PeerMessage::Epoch { .. } => {
+            from >= Speaker::Elsewhere
         }
-        PeerMessage::Over { .. } | PeerMessage::Epoch { .. } => from >= Speaker::Elsewhere,
-        PeerMessage::HasState { .. } => from >= Speaker::Member || from == Speaker::Joiner,
+        PeerMessage::StateProgress { .. } => from >= Speaker::Member || from == Speaker::Joiner,
         // Every linked peer is sent the epoch; only the members' answers count.
         PeerMessage::Fetch { .. } | PeerMessage::EpochKept { .. } => true,
-        PeerMessage::Found { .. }
+        PeerMessage::Fetched { .. }
         | PeerMessage::RelayAnswer { .. }
         | PeerMessage::ReadIndexAnswer { .. } => true,
     }

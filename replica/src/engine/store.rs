@@ -8,8 +8,8 @@
 //! | [`CopyStore`] | `catch_up`, `sending` and `scrub`: copies and snapshots of the state |
 //! | [`SyncStore`] | the driver: syncs, and the work that the disk has put off |
 //!
-//! [`Store`] is all of them. [Storage](crate::storage) implements them on RocksDB and in memory. Both
-//! guarantee that each call is one atomic write, that after a crash the surviving writes are a
+//! [`Store`] is all of them. [Storage](crate::storage) implements them on RocksDB and in memory.
+//! Both guarantee that each call is one atomic write, that after a crash the surviving writes are a
 //! prefix of those made, and that everything written before a sync began has survived once the sync
 //! returned. A write that fails never returns: the replica stops.
 
@@ -42,7 +42,7 @@ pub struct Identity {
 
 /// The record of a peer: the last of its starts that this replica saw, and how far its disk got.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Seen {
+pub struct PeerRecord {
     /// The start's incarnation.
     pub incarnation: u64,
     /// The public key of that start.
@@ -137,7 +137,7 @@ pub trait LogStore {
     fn excess(&self, pinned: Option<u64>) -> Option<u64>;
     /// Returns the index up to which the state was copied. Up to it, the disk does not know whether
     /// an entry of the log took effect.
-    fn since(&self) -> u64;
+    fn copied_at(&self) -> u64;
 }
 
 /// The replicated state, beyond the table that decided entries change.
@@ -164,9 +164,9 @@ pub trait IdentityStore {
     /// Begins the next epoch.
     fn begin_epoch(&mut self);
     /// Returns what is remembered of a peer.
-    fn seen(&self, peer: ReplicaId) -> Option<Seen>;
+    fn seen(&self, peer: ReplicaId) -> Option<PeerRecord>;
     /// Remembers a peer's start.
-    fn remember(&mut self, peer: ReplicaId, seen: Seen);
+    fn remember(&mut self, peer: ReplicaId, seen: PeerRecord);
     /// Returns what this disk records of one of its starts, for the cluster's marker to judge by.
     fn past(&self, incarnation: u64) -> Option<Past> {
         let nonce = self.nonce_at(incarnation)?;

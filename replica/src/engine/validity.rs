@@ -22,7 +22,7 @@ use crate::limits::MEMBERS_MAX;
 use crate::planner::Scale;
 use crate::state::chain::Chain;
 use crate::state::entry::Entry;
-use crate::state::snapshot::{Cursor, Found, Header, Item, Wanted};
+use crate::state::snapshot::{Cursor, FetchRequest, FetchResponse, Header, Item};
 use crate::state::version::Version;
 
 /// The exclusive upper bound of indexes, ids and epochs: a million a second would take 285 years to
@@ -53,29 +53,31 @@ pub fn check(message: &PeerMessage) -> Result<(), Invalid> {
         }
         M::Probe { configuration, ballot, .. }
         | M::ProbeAnswer { configuration, ballot, .. }
-        | M::Lead { configuration, ballot }
-        | M::Yield { configuration, ballot } => {
+        | M::TransferLeadership { configuration, ballot }
+        | M::DeferLeadership { configuration, ballot } => {
             check_configuration_id(*configuration)?;
             check_ballot(*ballot)
         }
         M::Relay { request, .. } => {
             ensure(matches!(request, Request::Write { .. }), "a request, to be passed on,")
         }
-        M::RelayAnswer { .. } | M::ReadIndex { .. } | M::AskToStop { .. } | M::MayStop => Ok(()),
+        M::RelayAnswer { .. } | M::ReadIndex { .. } | M::RequestStop { .. } | M::PermitStop => {
+            Ok(())
+        }
         M::ReadIndexAnswer { index, .. } => index.as_ref().map_or(Ok(()), |i| check_index(*i)),
         M::Fetch { wanted, .. } => check_wanted(wanted),
-        M::Found { found, .. } => check_found(found),
-        M::HasState { index } | M::Checksum { index, .. } => check_index(*index),
-        M::Over { configuration, index, .. } => {
+        M::Fetched { found, .. } => check_found(found),
+        M::StateProgress { index } | M::Checksum { index, .. } => check_index(*index),
+        M::ConfigurationOver { configuration, index, .. } => {
             check_configuration_id(*configuration)?;
             check_index(*index)
         }
-        M::Look { .. } | M::AskDisk { .. } | M::DiskWorks { .. } => Ok(()),
-        M::Wanted { wanted: Scale { start, replicas }, .. } => {
+        M::ReadScale { .. } | M::AskDisk { .. } | M::DiskWorks { .. } => Ok(()),
+        M::ScaleReport { wanted: Scale { start, replicas }, .. } => {
             ensure(*start < NUMBER_MAX, "an ordinal")?;
             ensure(*replicas as usize <= MEMBERS_MAX, "a number of replicas")
         }
-        M::Differs { index, sound } => {
+        M::StateDiffers { index, sound } => {
             check_index(*index)?;
             ensure(sound.len() <= MEMBERS_MAX, "a list of replicas")?;
             sound.iter().try_for_each(|replica| check_replica(*replica))
@@ -224,14 +226,14 @@ fn check_chain(chain: &Chain) -> Result<(), Invalid> {
     check_members(chain.former.iter().chain(chain.joiners.iter().map(|joiner| &joiner.member)))
 }
 
-fn check_wanted(wanted: &Wanted) -> Result<(), Invalid> {
+fn check_wanted(wanted: &FetchRequest) -> Result<(), Invalid> {
     match wanted {
-        Wanted::Snapshot | Wanted::Close { .. } => Ok(()),
-        Wanted::Chunk { after, .. } => match after {
+        FetchRequest::Snapshot | FetchRequest::Close { .. } => Ok(()),
+        FetchRequest::Chunk { after, .. } => match after {
             Cursor::Start | Cursor::Lane(_) => Ok(()),
             Cursor::Key(key) => ensure(is_key(key), "a key"),
         },
-        Wanted::Entries { configuration, from } => {
+        FetchRequest::Entries { configuration, from } => {
             check_configuration_id(*configuration)?;
             ensure((1..INDEX_MAX).contains(from), "an index")
         }
@@ -242,17 +244,17 @@ fn is_key(key: &bytes::Bytes) -> bool {
     validate_key(&key.clone().into()).is_ok()
 }
 
-fn check_found(found: &Found) -> Result<(), Invalid> {
+fn check_found(found: &FetchResponse) -> Result<(), Invalid> {
     match found {
-        Found::Gone | Found::Busy => Ok(()),
-        Found::Snapshot { header: Header { applied, items, version, chain }, .. } => {
+        FetchResponse::Gone | FetchResponse::Busy => Ok(()),
+        FetchResponse::Snapshot { header: Header { applied, items, version, chain }, .. } => {
             check_index(*applied)?;
             ensure(*items < INDEX_MAX, "a number of keys")?;
             ensure((Version::OLDEST..=Version::NEWEST).contains(version), "a version")?;
             ensure(chain.began <= *applied, "an index")?;
             check_chain(chain)
         }
-        Found::Chunk(chunk) => chunk.items.iter().try_for_each(|item| match item {
+        FetchResponse::Chunk(chunk) => chunk.items.iter().try_for_each(|item| match item {
             Item::Lane(_, lane) => check_index(lane.last_use),
             Item::Key(key, record) => {
                 check_index(record.revision)?;
@@ -260,7 +262,7 @@ fn check_found(found: &Found) -> Result<(), Invalid> {
                 ensure(is_key(key) && is_short, "a key or a value, by its length,")
             }
         }),
-        Found::Entries { from, entries, decided } => {
+        FetchResponse::Entries { from, entries, decided } => {
             ensure((1..INDEX_MAX).contains(from), "an index")?;
             check_index(from.saturating_add(entries.len() as u64))?;
             check_index(*decided)?;

@@ -14,7 +14,7 @@ use omnipaxos::util::LogSync;
 use super::message::PeerMessage;
 use crate::state::chain::Chain;
 use crate::state::entry::Entry;
-use crate::state::snapshot::{Chunk, Cursor, Found, Wanted};
+use crate::state::snapshot::{Chunk, Cursor, FetchRequest, FetchResponse};
 
 fn entries(entries: &[Entry]) -> usize {
     entries.iter().map(Entry::weight).sum()
@@ -61,21 +61,21 @@ impl PeerMessage {
                     index.as_ref().map_or_else(Refusal::weight, |_| 0)
                 }
                 Self::Fetch { call: _, wanted } => wanted.weight(),
-                Self::Found { call: _, found } => found.weight(),
-                Self::Differs { index: _, sound } => sound.len() * size_of::<u64>() * 2,
+                Self::Fetched { call: _, found } => found.weight(),
+                Self::StateDiffers { index: _, sound } => sound.len() * size_of::<u64>() * 2,
                 Self::Paxos { message: Message::BLE(_), .. }
                 | Self::Probe { .. }
                 | Self::ProbeAnswer { .. }
                 | Self::ReadIndex { .. }
-                | Self::Lead { .. }
-                | Self::Yield { .. }
-                | Self::HasState { .. }
+                | Self::TransferLeadership { .. }
+                | Self::DeferLeadership { .. }
+                | Self::StateProgress { .. }
                 | Self::Checksum { .. }
-                | Self::Over { .. }
-                | Self::AskToStop { .. }
-                | Self::MayStop
-                | Self::Look { .. }
-                | Self::Wanted { .. }
+                | Self::ConfigurationOver { .. }
+                | Self::RequestStop { .. }
+                | Self::PermitStop
+                | Self::ReadScale { .. }
+                | Self::ScaleReport { .. }
                 | Self::Epoch { .. }
                 | Self::EpochKept { .. }
                 | Self::AskDisk { .. }
@@ -84,7 +84,7 @@ impl PeerMessage {
     }
 }
 
-impl Wanted {
+impl FetchRequest {
     /// Returns the approximate number of bytes that the request holds.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -105,7 +105,7 @@ impl Cursor {
     }
 }
 
-impl Found {
+impl FetchResponse {
     /// Returns the approximate number of bytes that the reply holds.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -222,7 +222,7 @@ mod tests {
             Item::Key(key.clone(), Record { revision: u64::MAX, value: key.clone() }),
         ];
         let chunk = Chunk { items, next: Some(Cursor::Key(key.clone())) };
-        let found = |found| PeerMessage::Found { call, found };
+        let found = |found| PeerMessage::Fetched { call, found };
         let refusal = Refusal::UnknownReplica { name: text(), members: text() };
         let sound = vec![ReplicaId(u64::MAX); 7];
         vec![
@@ -235,15 +235,15 @@ mod tests {
             PeerMessage::ReadIndexAnswer { call, index: Ok(u64::MAX) },
             PeerMessage::Fetch {
                 call,
-                wanted: Wanted::Chunk { snapshot, after: Cursor::Key(key) },
+                wanted: FetchRequest::Chunk { snapshot, after: Cursor::Key(key) },
             },
-            found(Found::Snapshot { snapshot, header }),
-            found(Found::Chunk(chunk)),
-            found(Found::Entries { from: call, entries: all_entries(), decided: call }),
-            found(Found::Gone),
+            found(FetchResponse::Snapshot { snapshot, header }),
+            found(FetchResponse::Chunk(chunk)),
+            found(FetchResponse::Entries { from: call, entries: all_entries(), decided: call }),
+            found(FetchResponse::Gone),
             PeerMessage::Checksum { index: call, digest: Digest::default() },
-            PeerMessage::Differs { index: call, sound },
-            PeerMessage::Over {
+            PeerMessage::StateDiffers { index: call, sound },
+            PeerMessage::ConfigurationOver {
                 configuration: ConfigurationId(u32::MAX),
                 index: call,
                 is_dismissed: true,

@@ -49,7 +49,7 @@ async fn run_until_told(settings: &Settings) -> ExitCode {
     // reported. Listening once is enough: from then on the signal does not kill the process.
     let file_too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
     drop(signal(file_too_large).expect("SIGXFSZ can be handled"));
-    let mut told = Told::new(settings.stop_with_stdin);
+    let mut told = EndRequests::new(settings.stop_with_stdin);
     let on_fatal = Arc::new(|what: &str| {
         eprintln!("kvorum-replica: the disk failed, so this replica stops: {what}");
         std::process::abort();
@@ -93,14 +93,14 @@ async fn run_until_told(settings: &Settings) -> ExitCode {
 
 /// The requests to end the process. They are received from the start on, not only while they are
 /// awaited: a signal that came in between would kill the process.
-struct Told {
+struct EndRequests {
     terminate: Signal,
     interrupt: Signal,
     /// The end of standard input, if that is a request to end.
     orphaned: Option<oneshot::Receiver<()>>,
 }
 
-impl Told {
+impl EndRequests {
     fn new(with_stdin: bool) -> Self {
         let terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
         let interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");

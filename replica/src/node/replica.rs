@@ -21,8 +21,8 @@ use tracing::{error, info, warn};
 use crate::clients::Clients;
 use crate::driver::metrics::Metrics;
 use crate::driver::{
-    CLIENTS_INBOX, CONTROL_INBOX, ControlEvent, Driver, Inboxes, PEERS_INBOX, SCALE_READS_MAX,
-    Shown,
+    CLIENTS_INBOX, CONTROL_INBOX, ControlEvent, Driver, Inboxes, Outlets, PEERS_INBOX,
+    SCALE_READS_MAX,
 };
 use crate::engine::store::{Identity, IdentityStore, Store};
 use crate::engine::{Input, Options, ScaleRead};
@@ -125,7 +125,7 @@ impl Replica {
         let (known_shown, known) = watch::channel(Vec::new());
         let ((marks, marked), (scale_reads, reads_due)) =
             (mpsc::channel(1), mpsc::channel(SCALE_READS_MAX));
-        let shown = Shown {
+        let outlets = Outlets {
             status: status_shown,
             metrics: Arc::clone(&metrics),
             began,
@@ -133,9 +133,9 @@ impl Replica {
             marks,
             scale_reads,
         };
-        let (control, commands) = mpsc::channel(CONTROL_INBOX);
-        let inboxes = Inboxes { peers, clients: from_clients, control: commands };
-        let (identity, driver, database) = spawn(opened.disk, settings.options(), inboxes, shown);
+        let (control, from_process) = mpsc::channel(CONTROL_INBOX);
+        let inboxes = Inboxes { peers, clients: from_clients, control: from_process };
+        let (identity, driver, database) = spawn(opened.disk, settings.options(), inboxes, outlets);
         hear(&control, opened.first).await;
 
         let (file, cluster) = (tell_addresses(settings, &addresses)?, identity.cluster);
@@ -145,9 +145,9 @@ impl Replica {
         tasks.spawn(transport.listen(ports.peers));
         let (name, mut keeping) = (settings.name.clone(), None);
         if let Some(orchestrator) = orchestrator.clone() {
-            let keeper = MarkerWriter { orchestrator, driver: control.clone() };
+            let writer = MarkerWriter { orchestrator, driver: control.clone() };
             let own = Own { cluster, name: name.clone(), status: status.clone() };
-            keeping = Some(follow(&mut tasks, keeper, (reads_due, marked), opened.claim, own));
+            keeping = Some(follow(&mut tasks, writer, (reads_due, marked), opened.claim, own));
         }
         let serving = Clients::new(name, cluster, clients, status.clone(), others, metrics);
         tasks.spawn(serving.listen(ports.clients, connections_max));
@@ -325,16 +325,16 @@ struct Own {
 /// Starts the tasks with which a replica follows its orchestrator.
 fn follow(
     tasks: &mut JoinSet<()>,
-    keeper: MarkerWriter,
+    writer: MarkerWriter,
     (reads, marks): (mpsc::Receiver<ScaleRead>, mpsc::Receiver<Claim>),
     unasked: Option<Claim>,
     Own { cluster, name, status }: Own,
 ) -> Keeping {
-    let orchestrator = keeper.orchestrator.clone();
-    if let Some(herald) = orchestrator.herald(&name) {
-        tasks.spawn(herald.follow(status.clone()));
+    let orchestrator = writer.orchestrator.clone();
+    if let Some(recorder) = orchestrator.recorder(&name) {
+        tasks.spawn(recorder.follow(status.clone()));
     }
-    let driver = keeper.driver.clone();
+    let driver = writer.driver.clone();
     let upkeep = Upkeep {
         orchestrator: orchestrator.clone(),
         cluster,
@@ -344,7 +344,7 @@ fn follow(
     };
     tasks.spawn(upkeep.keep());
     tasks.spawn(orchestrator::watch(orchestrator, name, driver, reads));
-    AbortOnDropHandle::new(tokio::spawn(keeper.keep(marks, unasked)))
+    AbortOnDropHandle::new(tokio::spawn(writer.keep(marks, unasked)))
 }
 
 /// Returns the orchestrator that the settings name, if there is one.
@@ -422,14 +422,14 @@ fn spawn(
     disk: Disk,
     options: Options,
     inboxes: Inboxes,
-    shown: Shown,
+    outlets: Outlets,
 ) -> (Identity, std::thread::JoinHandle<()>, Option<Database>) {
     match disk {
         Disk::Memory(memory) => {
-            (introduce(&memory), spawn_driver(memory, options, inboxes, shown), None)
+            (introduce(&memory), spawn_driver(memory, options, inboxes, outlets), None)
         }
         Disk::Database(database) => {
-            let driver = spawn_driver(database.clone(), options, inboxes, shown);
+            let driver = spawn_driver(database.clone(), options, inboxes, outlets);
             (introduce(&database), driver, Some(database))
         }
     }
@@ -439,11 +439,11 @@ fn spawn_driver<S: Store + Clone + Send + 'static>(
     store: S,
     options: Options,
     inboxes: Inboxes,
-    shown: Shown,
+    outlets: Outlets,
 ) -> std::thread::JoinHandle<()> {
     std::thread::Builder::new()
         .name("driver".to_owned())
-        .spawn(move || Driver::run(store, options, inboxes, shown))
+        .spawn(move || Driver::run(store, options, inboxes, outlets))
         .expect("a process can start a thread")
 }
 

@@ -159,8 +159,8 @@ impl Leaving<'_> {
 
     async fn warn(&self, reason: &'static str, note: String) {
         warn!("{note}");
-        if let Some(herald) = self.orchestrator.herald(self.name) {
-            herald.tell(ClusterEvent { is_warning: true, reason, note, name: None }).await;
+        if let Some(recorder) = self.orchestrator.recorder(self.name) {
+            recorder.tell(ClusterEvent { is_warning: true, reason, note, name: None }).await;
         }
     }
 

@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
 
 use crate::engine::store::{
-    CopyStore, IdentityStore, LogLimits, LogStore, Seen, StateStore, Store,
+    CopyStore, IdentityStore, LogLimits, LogStore, PeerRecord, StateStore, Store,
 };
 use crate::marker::{Claim, Mark, Marker};
 use crate::state::chain::{Chain, Standing};
 use crate::state::entry::Entry;
 use crate::state::machine::Table;
-use crate::state::snapshot::{Cursor, Found, Snapshots, Wanted};
+use crate::state::snapshot::{Cursor, FetchRequest, FetchResponse, Snapshots};
 use crate::storage::log::{LogDisk, LogNumbers};
 use crate::storage::rocks::open::Owner;
 use crate::storage::rocks::seed::Seed;
@@ -147,7 +147,7 @@ impl Survivor {
     }
 
     /// Whether it continues the disk that a peer remembers, as replicas judge each other.
-    fn continues(&self, seen: Seen) -> bool {
+    fn continues(&self, seen: PeerRecord) -> bool {
         let start = self.database.start(seen.incarnation);
         start.is_some_and(|start| start.secret.key() == seen.key && start.reaches() >= seen.epoch)
     }
@@ -186,13 +186,15 @@ impl Survivor {
         let seed = Seed::begin(folder, owner, nonce, applied, on_fatal);
         let mut seed = seed.map_err(|error| error.to_string())?;
         let mut snapshots = self.database.snapshots();
-        let Some(Found::Snapshot { snapshot, .. }) = snapshots.read(&Wanted::Snapshot, 1) else {
+        let Some(FetchResponse::Snapshot { snapshot, .. }) =
+            snapshots.read(&FetchRequest::Snapshot, 1)
+        else {
             return Err(unreadable());
         };
         let mut after = Some(Cursor::Start);
         while let Some(cursor) = after {
-            let wanted = Wanted::Chunk { snapshot, after: cursor };
-            let Some(Found::Chunk(chunk)) = snapshots.read(&wanted, 0) else {
+            let wanted = FetchRequest::Chunk { snapshot, after: cursor };
+            let Some(FetchResponse::Chunk(chunk)) = snapshots.read(&wanted, 0) else {
                 return Err(unreadable());
             };
             after = chunk.next;

@@ -4,7 +4,7 @@
 //! [`marker_interval`](Orchestrator::marker_interval), and at once when a replica asks to join;
 //! that its contents are reported again, also when an older marker was put back; that a marker
 //! which names another cluster is never touched; and that operators are notified. The contents are
-//! reported by the [keeper](super::MarkerWriter).
+//! reported by the [writer](super::MarkerWriter).
 //!
 //! Only a ready leader creates it: a replica of a cluster that never served must not put its own
 //! marker in the place of one that an operator has just removed.
@@ -37,7 +37,7 @@ pub struct Upkeep {
 
 /// The result of a check of the marker.
 #[derive(PartialEq, Eq, Debug)]
-enum Seen {
+enum MarkerState {
     /// The marker is there.
     There,
     /// The marker was gone, and was created anew.
@@ -72,13 +72,13 @@ impl Upkeep {
         }
     }
 
-    async fn look(&self) -> Result<Seen, OrchestratorError> {
+    async fn look(&self) -> Result<MarkerState, OrchestratorError> {
         let is_gone = self.orchestrator.marker().await?.is_none();
         if is_gone {
             // An operator who removes a cluster removes its marker too, while the cluster is still
             // ending.
             match self.orchestrator.wanted().await {
-                Ok(Scale { replicas: 0, .. }) => return Ok(Seen::There),
+                Ok(Scale { replicas: 0, .. }) => return Ok(MarkerState::There),
                 Err(OrchestratorError::Gone(why)) => return Err(OrchestratorError::Gone(why)),
                 _ => {}
             }
@@ -91,22 +91,22 @@ impl Upkeep {
             let _ = self.driver.send(ControlEvent::Input(input)).await;
         }
         Ok(match (marked.cluster == self.cluster, is_gone) {
-            (false, _) => Seen::Other(marked.cluster),
-            (true, true) => Seen::Made,
-            (true, false) => Seen::There,
+            (false, _) => MarkerState::Other(marked.cluster),
+            (true, true) => MarkerState::Made,
+            (true, false) => MarkerState::There,
         })
     }
 
     /// Returns the message for operators about a check, if one is due.
-    fn explain(&self, seen: &Result<Seen, OrchestratorError>) -> Option<String> {
+    fn explain(&self, seen: &Result<MarkerState, OrchestratorError>) -> Option<String> {
         let (place, cluster) = (self.orchestrator.marker_place(), self.cluster);
         match seen {
-            Ok(Seen::There) => None,
-            Ok(Seen::Made) => Some(format!(
+            Ok(MarkerState::There) => None,
+            Ok(MarkerState::Made) => Some(format!(
                 "the cluster's marker, {place}, was gone, and is made anew; without it, a replica \
                  that loses its volume could begin another cluster"
             )),
-            Ok(Seen::Other(other)) => Some(format!(
+            Ok(MarkerState::Other(other)) => Some(format!(
                 "the marker, {place}, names cluster {other}, and the replicas here serve cluster \
                  {cluster}: two clusters have begun at one place. If this one is to stay, remove \
                  the volumes and replicas of the other one, and then the marker, which is made anew"
@@ -120,8 +120,8 @@ impl Upkeep {
 
     async fn tell(&self, note: String) {
         warn!("{note}");
-        if let Some(herald) = self.orchestrator.herald(&self.name) {
-            herald
+        if let Some(recorder) = self.orchestrator.recorder(&self.name) {
+            recorder
                 .tell(ClusterEvent { is_warning: true, reason: "Marker", note, name: None })
                 .await;
         }

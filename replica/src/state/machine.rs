@@ -105,7 +105,7 @@ pub struct Changes {
     /// The last index applied.
     pub applied: u64,
     /// Whether the entries came from a peer and are not in this replica's log.
-    pub beside_log: bool,
+    pub from_peer: bool,
 }
 
 /// The origin of a run of entries.
@@ -173,7 +173,7 @@ pub fn apply<T: Table>(
     }
     let mut changes = run.changes;
     changes.applied = first + entries.len() as u64 - 1;
-    changes.beside_log = source == Source::Peer;
+    changes.from_peer = source == Source::Peer;
     table.commit(changes);
     results
 }

@@ -175,7 +175,7 @@ impl Chunk {
 
 /// A read request that is served beside the replica's own work.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Wanted {
+pub enum FetchRequest {
     /// A snapshot of the state as it is now.
     Snapshot,
     /// A chunk of an open snapshot.
@@ -201,7 +201,7 @@ pub enum Wanted {
 
 /// The reply to a read request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Found {
+pub enum FetchResponse {
     /// An open snapshot.
     Snapshot {
         /// Its name.
@@ -226,7 +226,7 @@ pub enum Found {
     Busy,
 }
 
-impl Found {
+impl FetchResponse {
     /// Returns the reply with entries of one configuration's log: entries after its stop sign never
     /// take effect, and a requester that is at `from` in another configuration must not see these
     /// entries.
@@ -322,5 +322,5 @@ pub enum InstallWrite {
 pub trait Snapshots {
     /// Serves a read request. `number` names the snapshot that it opens, if it opens one. Closing a
     /// snapshot has no reply.
-    fn read(&mut self, wanted: &Wanted, number: u64) -> Option<Found>;
+    fn read(&mut self, wanted: &FetchRequest, number: u64) -> Option<FetchResponse>;
 }

@@ -23,7 +23,8 @@ use super::durable::Durable;
 use super::log::{Log, LogDisk, LogNumbers, LogWrite};
 use super::scan;
 use crate::engine::store::{
-    CopyStore, Decided, Identity, IdentityStore, LogLimits, LogStore, Seen, StateStore, SyncStore,
+    CopyStore, Decided, Identity, IdentityStore, LogLimits, LogStore, PeerRecord, StateStore,
+    SyncStore,
 };
 use crate::state::chain::Chain;
 use crate::state::entry::Entry;
@@ -146,7 +147,7 @@ impl Memory {
 
     /// Returns the record of a peer that would survive a crash for certain.
     #[must_use]
-    pub fn durably_seen(&self, peer: ReplicaId) -> Option<Seen> {
+    pub fn durably_seen(&self, peer: ReplicaId) -> Option<PeerRecord> {
         let disk = self.disk();
         let image = disk.durable.as_ref().expect("only a crashable disk is asked");
         image.seen.get(&peer).copied()
@@ -363,7 +364,7 @@ impl LogStore for Memory {
         log.segments.excess(pinned, || 0).map(|position| position as u64)
     }
 
-    fn since(&self) -> u64 {
+    fn copied_at(&self) -> u64 {
         self.disk().current.since
     }
 }
@@ -421,12 +422,12 @@ impl IdentityStore for Memory {
         self.disk().write(Write::Epoch(next));
     }
 
-    fn seen(&self, peer: ReplicaId) -> Option<Seen> {
+    fn seen(&self, peer: ReplicaId) -> Option<PeerRecord> {
         self.disk().current.seen.get(&peer).copied()
     }
 
-    fn remember(&mut self, peer: ReplicaId, seen: Seen) {
-        self.disk().write(Write::Seen(peer, seen));
+    fn remember(&mut self, peer: ReplicaId, seen: PeerRecord) {
+        self.disk().write(Write::Remember(peer, seen));
     }
 }
 

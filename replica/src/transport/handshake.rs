@@ -1,4 +1,4 @@
-//! Pure: the handshake by which two replicas meet, as two values without I/O.
+//! Pure: the handshake by which two replicas meet, without I/O.
 //!
 //! ```text
 //! dialer                                  acceptor
@@ -9,10 +9,11 @@
 //! ```
 //!
 //! A proof is a [signature](crate::state::start) over both challenges by the start that the other
-//! side saw last. [`Dialer`] and [`Acceptor`] take the frames of the other side and return those to
-//! send. Guarantees that each side proved to be the replica that the other remembers; that a
-//! handshake ends only when both have accepted each other; and that a stranger learns nothing that
-//! helps it to speak as a replica. Does not judge: the engine judges a [`Claim`].
+//! side saw last. Each side is two values, one for each half of its handshake: [`Dialer`] and
+//! [`Answered`], [`Acceptor`] and [`Greeted`]. They take the frames of the other side and return
+//! those to send. Guarantees that what a [`Claim`] says to be proven was proven in this handshake,
+//! and that a stranger learns nothing that helps it to speak as a replica. Does not judge a claim:
+//! the engine does; and does not count anyone as met: [meeting](super::meeting) does.
 
 use bytes::Bytes;
 use kvorum_protocol::frame;
@@ -20,7 +21,7 @@ use kvorum_protocol::status::ReplicaId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::store::Seen;
+use crate::engine::store::PeerRecord;
 use crate::engine::{Claim, Greeting, Introduction, Rejection};
 use crate::state::start::{Challenge, Epoch, Proof, Start, Statement};
 
@@ -113,7 +114,7 @@ impl Both<'_> {
 
     /// Returns what one side claims to be, and the epoch up to which its proof shows that it has
     /// the start that was seen last; or its current start, if none was seen.
-    fn claim(&self, is_dialer: bool, seen: Option<Seen>, proof: Option<Proof>) -> Claim {
+    fn claim(&self, is_dialer: bool, seen: Option<PeerRecord>, proof: Option<Proof>) -> Claim {
         let theirs = if is_dialer { self.dialer } else { self.acceptor };
         let key = seen.map_or(theirs.introduction.key, |seen| seen.key);
         let reaches: Option<Epoch> =
@@ -126,7 +127,7 @@ impl Both<'_> {
 pub struct Dialer {
     peer: ReplicaId,
     mine: Hello,
-    seen: Option<Seen>,
+    seen: Option<PeerRecord>,
 }
 
 impl Dialer {
@@ -137,8 +138,7 @@ impl Dialer {
     }
 
     /// Returns the first frame.
-    #[must_use]
-    pub fn hello(&self) -> Bytes {
+    pub fn hello(&self) -> Result<Bytes, Failure> {
         encode(&self.mine)
     }
 
@@ -170,8 +170,11 @@ pub struct Answered {
 impl Answered {
     /// Returns the frame with the proof by a start of this replica, if its disk has the start that
     /// the acceptor saw last, and with the verdict about the acceptor.
-    #[must_use]
-    pub fn verdict(&self, start: Option<Start>, verdict: &Result<(), Rejection>) -> Bytes {
+    pub fn verdict(
+        &self,
+        start: Option<Start>,
+        verdict: &Result<(), Rejection>,
+    ) -> Result<Bytes, Failure> {
         encode(&(start.map(|start| start.prove(&self.statement)), verdict))
     }
 
@@ -203,20 +206,22 @@ impl Acceptor {
     }
 
     /// Returns the frame that turns the dialer away without an introduction.
-    #[must_use]
-    pub fn refusal(rejection: &Rejection) -> Bytes {
+    pub fn refusal(rejection: &Rejection) -> Result<Bytes, Failure> {
         encode(&Err::<(Hello, Option<Proof>), _>(rejection))
     }
 
     /// Returns the frame with this replica's hello and proof, with a challenge that was never used
     /// before; and the handshake's second half.
-    #[must_use]
-    pub fn greet(self, greeting: Greeting, challenge: Challenge) -> (Bytes, Greeted) {
+    pub fn greet(
+        self,
+        greeting: Greeting,
+        challenge: Challenge,
+    ) -> Result<(Bytes, Greeted), Failure> {
         let mine = Hello::new(greeting.mine, challenge);
         let both = Both { dialer: &self.theirs, acceptor: &mine };
         let proof = greeting.start.map(|start| start.prove(&both.statement(false)));
-        let frame = encode(&Ok::<_, Rejection>((&mine, proof)));
-        (frame, Greeted { theirs: self.theirs, mine, seen: greeting.seen })
+        let frame = encode(&Ok::<_, Rejection>((&mine, proof)))?;
+        Ok((frame, Greeted { theirs: self.theirs, mine, seen: greeting.seen }))
     }
 }
 
@@ -224,7 +229,7 @@ impl Acceptor {
 pub struct Greeted {
     theirs: Hello,
     mine: Hello,
-    seen: Option<Seen>,
+    seen: Option<PeerRecord>,
 }
 
 impl Greeted {
@@ -241,13 +246,12 @@ impl Greeted {
 }
 
 /// Returns the acceptor's last frame.
-#[must_use]
-pub fn welcome(verdict: &Result<(), Rejection>) -> Bytes {
+pub fn welcome(verdict: &Result<(), Rejection>) -> Result<Bytes, Failure> {
     encode(verdict)
 }
 
-fn encode<M: Serialize>(message: &M) -> Bytes {
-    frame::encode(message, FRAME_BYTES_MAX).expect("names are short, and all else has a fixed size")
+fn encode<M: Serialize>(message: &M) -> Result<Bytes, Failure> {
+    frame::encode(message, FRAME_BYTES_MAX).map_err(|_| Failure::NotKvorum)
 }
 
 fn decode<M: DeserializeOwned>(frame: &[u8]) -> Result<M, Failure> {
@@ -274,7 +278,7 @@ mod tests {
             last_saw: 1,
             versions: (Version::OLDEST, Version::NEWEST),
         };
-        let seen = Seen { incarnation: 1, key: nonce(3 - id, 1).key(), epoch: Epoch(4) };
+        let seen = PeerRecord { incarnation: 1, key: nonce(3 - id, 1).key(), epoch: Epoch(4) };
         Greeting { mine, seen: Some(seen), start: is_acceptor.then(|| first_start(id)) }
     }
 
@@ -287,7 +291,7 @@ mod tests {
     /// The dialer, and the acceptor after the dialer's hello.
     fn sides() -> (Dialer, Acceptor) {
         let dialer = Dialer::new(ReplicaId(2), greeting(1, false), CHALLENGES[0]);
-        let acceptor = Acceptor::new(&dialer.hello()).unwrap();
+        let acceptor = Acceptor::new(&dialer.hello().unwrap()).unwrap();
         (dialer, acceptor)
     }
 
@@ -295,21 +299,21 @@ mod tests {
     fn two_replicas_prove_their_earlier_starts_to_each_other() {
         let (dialer, acceptor) = sides();
         assert_eq!(acceptor.theirs().replica, ReplicaId(1));
-        let (hello, greeted) = acceptor.greet(greeting(2, true), CHALLENGES[1]);
+        let (hello, greeted) = acceptor.greet(greeting(2, true), CHALLENGES[1]).unwrap();
         let (claim, answered) = dialer.answered(&hello).unwrap();
         assert_eq!((claim.theirs.replica, claim.reaches), (ReplicaId(2), Some(Epoch(5))));
-        let proof = answered.verdict(Some(first_start(1)), &Ok(()));
+        let proof = answered.verdict(Some(first_start(1)), &Ok(())).unwrap();
         let claim = greeted.proven(&proof).unwrap();
         assert_eq!((claim.theirs.replica, claim.reaches), (ReplicaId(1), Some(Epoch(5))));
-        answered.welcomed(&welcome(&Ok(()))).unwrap();
+        answered.welcomed(&welcome(&Ok(())).unwrap()).unwrap();
     }
 
     #[test]
     fn a_proof_counts_in_its_own_handshake_only() {
         let (dialer, acceptor) = sides();
-        let (recorded, greeted) = acceptor.greet(greeting(2, true), CHALLENGES[1]);
+        let (recorded, greeted) = acceptor.greet(greeting(2, true), CHALLENGES[1]).unwrap();
         let (_, answered) = dialer.answered(&recorded).unwrap();
-        let proof = answered.verdict(Some(first_start(1)), &Ok(()));
+        let proof = answered.verdict(Some(first_start(1)), &Ok(())).unwrap();
         assert!(greeted.proven(&proof).unwrap().reaches.is_some());
         // The acceptor's frame, repeated to a dialer with another challenge.
         let again = Dialer::new(ReplicaId(2), greeting(1, false), Challenge([3; 32]));
@@ -317,7 +321,7 @@ mod tests {
         assert_eq!(claim.reaches, None, "a recorded answer proves nothing");
         // The dialer's, to an acceptor with another challenge.
         let (_, acceptor) = sides();
-        let (_, greeted) = acceptor.greet(greeting(2, true), Challenge([3; 32]));
+        let (_, greeted) = acceptor.greet(greeting(2, true), Challenge([3; 32])).unwrap();
         assert_eq!(greeted.proven(&proof).unwrap().reaches, None, "nor does a recorded proof");
     }
 
@@ -326,10 +330,10 @@ mod tests {
         for start in [None, Some(first_start(2))] {
             let (dialer, acceptor) = sides();
             let (hello, greeted) =
-                acceptor.greet(Greeting { start, ..greeting(2, true) }, CHALLENGES[1]);
+                acceptor.greet(Greeting { start, ..greeting(2, true) }, CHALLENGES[1]).unwrap();
             let (claim, answered) = dialer.answered(&hello).unwrap();
             assert_eq!(claim.reaches.is_some(), start.is_some(), "the acceptor's own start");
-            let proof = answered.verdict(start, &Ok(()));
+            let proof = answered.verdict(start, &Ok(())).unwrap();
             assert_eq!(greeted.proven(&proof).unwrap().reaches, None, "not the dialer's start");
         }
     }
@@ -342,15 +346,15 @@ mod tests {
             is_proven,
         };
         let (dialer, _) = sides();
-        let refused = dialer.answered(&Acceptor::refusal(&Rejection::Cut)).err();
+        let refused = dialer.answered(&Acceptor::refusal(&Rejection::Cut).unwrap()).err();
         assert_eq!(refused, Some(by(2, false)), "anyone can send that");
         for (start, is_proven) in [(Some(first_start(1)), true), (None, false)] {
             let (dialer, acceptor) = sides();
-            let (hello, greeted) = acceptor.greet(greeting(2, true), CHALLENGES[1]);
+            let (hello, greeted) = acceptor.greet(greeting(2, true), CHALLENGES[1]).unwrap();
             let (_, answered) = dialer.answered(&hello).unwrap();
-            let verdict = answered.verdict(start, &Err(Rejection::Cut));
+            let verdict = answered.verdict(start, &Err(Rejection::Cut)).unwrap();
             assert_eq!(greeted.proven(&verdict).err(), Some(by(1, is_proven)));
-            let refused = answered.welcomed(&welcome(&Err(Rejection::Cut))).err();
+            let refused = answered.welcomed(&welcome(&Err(Rejection::Cut)).unwrap()).err();
             assert_eq!(refused, Some(by(2, true)));
         }
     }
@@ -360,15 +364,18 @@ mod tests {
         let (dialer, _) = sides();
         let mut hello = Hello::new(greeting(1, false).mine, CHALLENGES[0]);
         hello.magic[7] += 1;
-        assert_eq!(Acceptor::new(&encode(&hello)).err(), Some(Failure::OtherProtocol));
+        assert_eq!(Acceptor::new(&encode(&hello).unwrap()).err(), Some(Failure::OtherProtocol));
         hello.magic[0] += 1;
-        assert_eq!(Acceptor::new(&encode(&hello)).err(), Some(Failure::NotKvorum));
+        assert_eq!(Acceptor::new(&encode(&hello).unwrap()).err(), Some(Failure::NotKvorum));
         assert_eq!(Acceptor::new(b"GET / HTTP/1.1\r\n").err(), Some(Failure::NotKvorum));
         let other = Hello::new(
             Introduction { replica: ReplicaId(9), ..greeting(2, true).mine },
             CHALLENGES[1],
         );
         let answer: Answer = Ok((other, None));
-        assert_eq!(dialer.answered(&encode(&answer)).err(), Some(Failure::SomebodyElse(9)));
+        assert_eq!(
+            dialer.answered(&encode(&answer).unwrap()).err(),
+            Some(Failure::SomebodyElse(9))
+        );
     }
 }

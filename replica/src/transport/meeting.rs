@@ -1,6 +1,7 @@
 //! Holds the [handshake](super::handshake) of two replicas over a connection.
 //!
 //! Sends and receives its frames, and asks the driver for what the engine knows and judges.
+//! Guarantees that each side counts the other as met only when both have accepted each other.
 
 use bytes::Bytes;
 use futures::SinkExt;
@@ -60,11 +61,11 @@ impl Meeting {
     async fn dialing(mut self, peer: ReplicaId) -> Result<Met, Failure> {
         let greeting = self.ask(|reply| PeerEvent::Greet { peer, theirs: None, reply }).await?;
         let dialer = Dialer::new(peer, greeting.map_err(Failure::Rejected)?, challenge());
-        self.send(dialer.hello()).await?;
+        self.send(dialer.hello()?).await?;
         let (claim, answered) = dialer.answered(&self.receive().await?)?;
         let theirs = claim.theirs.clone();
         let (verdict, start) = self.judge(claim).await?;
-        self.send(answered.verdict(start, &verdict)).await?;
+        self.send(answered.verdict(start, &verdict)?).await?;
         verdict.map_err(Failure::Rejected)?;
         answered.welcomed(&self.receive().await?)?;
         self.meet(theirs).await?;
@@ -80,18 +81,18 @@ impl Meeting {
         let greeting = match greeting.await? {
             Ok(greeting) => greeting,
             Err(rejection) => {
-                self.send(Acceptor::refusal(&rejection)).await?;
+                self.send(Acceptor::refusal(&rejection)?).await?;
                 return Err(Failure::Rejected(rejection));
             }
         };
-        let (hello, greeted) = acceptor.greet(greeting, challenge());
+        let (hello, greeted) = acceptor.greet(greeting, challenge())?;
         self.send(hello).await?;
         let claim = greeted.proven(&self.receive().await?)?;
         let (verdict, _) = self.judge(claim).await?;
         if verdict.is_ok() {
             self.meet(theirs).await?;
         }
-        self.send(welcome(&verdict)).await?;
+        self.send(welcome(&verdict)?).await?;
         verdict.map_err(Failure::Rejected)?;
         Ok(Met { peer, frames: self.frames, sink: self.sink })
     }

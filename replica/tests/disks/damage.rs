@@ -15,7 +15,7 @@ use kvorum_protocol::data::{ClientId, Condition, Key, LaneId, Operation, Request
 use kvorum_protocol::message::{Consistency, Page, Scan};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use kvorum_replica::engine::store::{
-    IdentityStore, LogLimits, LogStore, Seen, StateStore, SyncStore,
+    IdentityStore, LogLimits, LogStore, PeerRecord, StateStore, SyncStore,
 };
 use kvorum_replica::state::entry::{Command, Entry};
 use kvorum_replica::state::machine::{self, LaneMemory, Source, Table};
@@ -47,7 +47,7 @@ struct State {
     round: Option<Ballot>,
     decided: usize,
     lanes: Vec<Option<machine::Lane>>,
-    seen: Option<Seen>,
+    seen: Option<PeerRecord>,
     nonces: BTreeMap<u64, Option<u64>>,
     incarnation: u64,
 }
@@ -91,7 +91,7 @@ fn fill(database: &mut Database, numbers: std::ops::Range<u64>) {
     // The last writes do not belong to the log.
     database.remember(
         ReplicaId(2),
-        Seen { incarnation: numbers.end, key: Secret::of_nonce(5).key(), epoch: Epoch(1) },
+        PeerRecord { incarnation: numbers.end, key: Secret::of_nonce(5).key(), epoch: Epoch(1) },
     );
     database.sync(database.durable());
 }

@@ -12,11 +12,13 @@ use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome, Req
 use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use kvorum_replica::engine::store::{
-    CopyStore, IdentityStore, LogLimits, LogStore, Seen, StateStore, Store, SyncStore,
+    CopyStore, IdentityStore, LogLimits, LogStore, PeerRecord, StateStore, Store, SyncStore,
 };
 use kvorum_replica::state::entry::{Command, Entry};
 use kvorum_replica::state::machine::{Changes, Lane, Record, Table};
-use kvorum_replica::state::snapshot::{Found, Install, InstallWrite, Snapshots, Wanted};
+use kvorum_replica::state::snapshot::{
+    FetchRequest, FetchResponse, Install, InstallWrite, Snapshots,
+};
 use kvorum_replica::state::start::{Epoch, Secret};
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::Memory;
@@ -170,7 +172,7 @@ fn changes(applied: u64) -> Changes {
     let outcome = Outcome::Put { revision: applied };
     let record = |value: &str| Some(Record { revision: applied, value: value.to_owned().into() });
     Changes {
-        beside_log: false,
+        from_peer: false,
         keys: BTreeMap::from([
             (Bytes::from("a"), record("1")),
             (Bytes::from("b"), if applied.is_multiple_of(2) { record("2") } else { None }),
@@ -229,7 +231,7 @@ fn the_state_on_disk_is_the_state_in_memory() {
         model.commit(changes(applied));
     }
     let key = Secret::of_nonce(4).key();
-    let seen = Seen { incarnation: 3, key, epoch: Epoch(5) };
+    let seen = PeerRecord { incarnation: 3, key, epoch: Epoch(5) };
     database.remember(ReplicaId(2), seen);
     model.remember(ReplicaId(2), seen);
     assert_eq!(answers(&database), answers(&model));
@@ -294,7 +296,9 @@ fn a_copied_state_is_the_state_that_was_copied() {
         source.commit(changes(applied));
     }
     let mut snapshots = source.snapshots();
-    let Some(Found::Snapshot { snapshot, header }) = snapshots.read(&Wanted::Snapshot, 1) else {
+    let Some(FetchResponse::Snapshot { snapshot, header }) =
+        snapshots.read(&FetchRequest::Snapshot, 1)
+    else {
         panic!("a snapshot is open");
     };
     // Later writes are not in the snapshot.
@@ -307,8 +311,10 @@ fn a_copied_state_is_the_state_that_was_copied() {
     target.write_install(InstallWrite::Begin(Install::of(snapshot, header.clone())));
     let mut chunks = 0;
     while let Some(after) = target.install().and_then(|install| install.after) {
-        let wanted = Wanted::Chunk { snapshot, after };
-        let Some(Found::Chunk(chunk)) = snapshots.read(&wanted, 0) else { panic!("it is open") };
+        let wanted = FetchRequest::Chunk { snapshot, after };
+        let Some(FetchResponse::Chunk(chunk)) = snapshots.read(&wanted, 0) else {
+            panic!("it is open")
+        };
         target.write_install(InstallWrite::Chunk(chunk));
         chunks += 1;
         assert_eq!(target.scan(&everything()).pairs, old.pairs, "the old state, until it is whole");
@@ -325,7 +331,7 @@ fn a_copied_state_is_the_state_that_was_copied() {
     (1..=500).for_each(|applied| plain.commit(changes(applied)));
     let lane = LaneId { client: ClientId(9), number: 1 };
     for nonce in [98, 99] {
-        assert_eq!((target.applied(), target.since(), target.install()), (500, 500, None));
+        assert_eq!((target.applied(), target.copied_at(), target.install()), (500, 500, None));
         assert_eq!(target.scan(&everything()), plain.scan(&everything()));
         assert_eq!(target.lane(lane), plain.lane(lane));
         assert_eq!((target.lane_used_at(500), target.lane_used_at(499)), (Some(lane), None));
@@ -370,10 +376,12 @@ fn a_log_that_was_cut_holds_what_comes_after() {
     assert_eq!(log.get_entries(cut - 1, 200).unwrap(), []);
     let mut snapshots = database.snapshots();
     let from = cut as u64;
-    let wanted = |from| Wanted::Entries { configuration: CONFIGURATION, from };
-    assert_eq!(snapshots.read(&wanted(from), 0), Some(Found::Gone));
+    let wanted = |from| FetchRequest::Entries { configuration: CONFIGURATION, from };
+    assert_eq!(snapshots.read(&wanted(from), 0), Some(FetchResponse::Gone));
     let found = snapshots.read(&wanted(from + 1), 0);
-    let Some(Found::Entries { entries, decided: 200, .. }) = found else { panic!("{found:?}") };
+    let Some(FetchResponse::Entries { entries, decided: 200, .. }) = found else {
+        panic!("{found:?}")
+    };
     assert_eq!(entries.len(), 8, "a chunk of them");
     drop(snapshots);
     drop((log, database));

@@ -23,7 +23,9 @@ use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use kvorum_replica::engine::PeerMessage;
 use kvorum_replica::state::entry::{Command, Entry};
 use kvorum_replica::state::machine::Record;
-use kvorum_replica::state::snapshot::{Chunk, Cursor, Digest, Found, Item, SnapshotId, Wanted};
+use kvorum_replica::state::snapshot::{
+    Chunk, Cursor, Digest, FetchRequest, FetchResponse, Item, SnapshotId,
+};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::{
@@ -129,12 +131,15 @@ fn peer_messages() -> Vec<PeerMessage> {
         },
         PeerMessage::RelayAnswer { call: 1, answer: Answer::Done },
         PeerMessage::ReadIndexAnswer { call: 2, index: Err(Refusal::Overloaded) },
-        PeerMessage::Fetch { call: 3, wanted: Wanted::Chunk { snapshot, after: after.clone() } },
-        PeerMessage::Found { call: 3, found: Found::Chunk(chunk) },
-        PeerMessage::HasState { index: u64::MAX },
-        PeerMessage::Over { configuration, index: 7, is_dismissed: true },
+        PeerMessage::Fetch {
+            call: 3,
+            wanted: FetchRequest::Chunk { snapshot, after: after.clone() },
+        },
+        PeerMessage::Fetched { call: 3, found: FetchResponse::Chunk(chunk) },
+        PeerMessage::StateProgress { index: u64::MAX },
+        PeerMessage::ConfigurationOver { configuration, index: 7, is_dismissed: true },
         PeerMessage::Checksum { index: 7, digest: Digest::default().with(&[]) },
-        PeerMessage::Differs { index: 7, sound: vec![ReplicaId(1), ReplicaId(2)] },
+        PeerMessage::StateDiffers { index: 7, sound: vec![ReplicaId(1), ReplicaId(2)] },
     ]);
     all
 }

@@ -26,7 +26,7 @@ use kvorum_replica::state::chain::Chain;
 use kvorum_replica::state::entry::{Command, Entry};
 use kvorum_replica::state::machine::{Record, Table};
 use kvorum_replica::state::snapshot::{
-    Chunk, Cursor, Digest, Found, Header, Item, SnapshotId, Snapshots, Wanted,
+    Chunk, Cursor, Digest, FetchRequest, FetchResponse, Header, Item, SnapshotId, Snapshots,
 };
 use kvorum_replica::state::start::Epoch;
 use kvorum_replica::state::version::Version;
@@ -166,7 +166,7 @@ impl World {
         }
     }
 
-    fn found(&mut self) -> Found {
+    fn found(&mut self) -> FetchResponse {
         let snapshot = SnapshotId { nonce: 1, number: self.random.random_range(0..3) };
         match self.random.random_range(0..5) {
             0 => {
@@ -175,31 +175,34 @@ impl World {
                 chain.began = self.number();
                 let applied = chain.began.saturating_add(self.random.random_range(0..9));
                 let (items, version) = (self.number(), Version::NEWEST);
-                Found::Snapshot { snapshot, header: Header { applied, items, version, chain } }
+                FetchResponse::Snapshot {
+                    snapshot,
+                    header: Header { applied, items, version, chain },
+                }
             }
             1 => {
                 let record = Record { revision: self.number(), value: Bytes::from("v") };
                 let items = vec![Item::Key(Bytes::from("k"), record)];
                 let next = self.chance(2).then_some(Cursor::Start);
-                Found::Chunk(Chunk { items, next })
+                FetchResponse::Chunk(Chunk { items, next })
             }
             2 => {
                 let (from, entries) = (self.number().max(1), self.entries());
-                Found::Entries { from, entries, decided: self.number() }
+                FetchResponse::Entries { from, entries, decided: self.number() }
             }
-            3 => Found::Gone,
-            _ => Found::Busy,
+            3 => FetchResponse::Gone,
+            _ => FetchResponse::Busy,
         }
     }
 
-    fn wanted(&mut self) -> Wanted {
+    fn wanted(&mut self) -> FetchRequest {
         let snapshot = SnapshotId { nonce: 1, number: self.random.random_range(0..3) };
         let configuration = ConfigurationId(self.random.random_range(1..4));
         match self.random.random_range(0..4) {
-            0 => Wanted::Snapshot,
-            1 => Wanted::Chunk { snapshot, after: Cursor::Key(Bytes::from("k")) },
-            2 => Wanted::Entries { configuration, from: self.number() },
-            _ => Wanted::Close { snapshot },
+            0 => FetchRequest::Snapshot,
+            1 => FetchRequest::Chunk { snapshot, after: Cursor::Key(Bytes::from("k")) },
+            2 => FetchRequest::Entries { configuration, from: self.number() },
+            _ => FetchRequest::Close { snapshot },
         }
     }
 
@@ -224,24 +227,28 @@ impl World {
             }
             12 => PeerMessage::RelayAnswer { call: self.relay, answer: Answer::Done },
             13 => PeerMessage::ReadIndexAnswer { call: self.relay, index: Ok(index) },
-            14 => PeerMessage::Lead { configuration, ballot },
-            15 => PeerMessage::Yield { configuration, ballot },
+            14 => PeerMessage::TransferLeadership { configuration, ballot },
+            15 => PeerMessage::DeferLeadership { configuration, ballot },
             16 => PeerMessage::Fetch { call, wanted: self.wanted() },
-            17 => PeerMessage::Found { call: self.fetch, found: self.found() },
-            18 => PeerMessage::HasState { index },
-            19 => PeerMessage::Over { configuration, index, is_dismissed: self.chance(2) },
+            17 => PeerMessage::Fetched { call: self.fetch, found: self.found() },
+            18 => PeerMessage::StateProgress { index },
+            19 => PeerMessage::ConfigurationOver {
+                configuration,
+                index,
+                is_dismissed: self.chance(2),
+            },
             20 => {
                 let (start, replicas) =
                     (self.random.random_range(0..9), self.random.random_range(0..8));
                 let number = self.chance(2).then_some(call);
-                PeerMessage::Wanted { wanted: Scale { start, replicas }, number }
+                PeerMessage::ScaleReport { wanted: Scale { start, replicas }, number }
             }
             21 => PeerMessage::Checksum { index, digest: Digest::default() },
-            22 => PeerMessage::Differs { index, sound: vec![from] },
+            22 => PeerMessage::StateDiffers { index, sound: vec![from] },
             _ => match self.random.random_range(0..8) {
-                0 => PeerMessage::AskToStop { has_leave: self.chance(2) },
-                1 => PeerMessage::MayStop,
-                2 => PeerMessage::Look { number: call },
+                0 => PeerMessage::RequestStop { has_leave: self.chance(2) },
+                1 => PeerMessage::PermitStop,
+                2 => PeerMessage::ReadScale { number: call },
                 3 => PeerMessage::ReadIndex { call },
                 4 => PeerMessage::AskDisk { number: call },
                 5 => PeerMessage::DiskWorks { number: call },

@@ -17,7 +17,7 @@ use kvorum_replica::state::chain::{Chain, Joiner};
 use kvorum_replica::state::entry::Entry;
 use kvorum_replica::state::machine::{Changes, Table};
 use kvorum_replica::state::snapshot::{
-    Chunk, Found, Header, InstallWrite, Quarantine, SnapshotId, Wanted,
+    Chunk, FetchRequest, FetchResponse, Header, InstallWrite, Quarantine, SnapshotId,
 };
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::Database;
@@ -77,24 +77,24 @@ fn database(folder: &Path, id: u64, members: Configuration) -> Database {
 
 /// Returns the answer of a replica with the chain `theirs` and `decided` entries to one that is
 /// behind.
-fn reply(theirs: &Chain, decided: u64, wanted: &Wanted) -> Found {
+fn reply(theirs: &Chain, decided: u64, wanted: &FetchRequest) -> FetchResponse {
     let id = theirs.current.id;
     match wanted {
-        Wanted::Snapshot => Found::Snapshot {
+        FetchRequest::Snapshot => FetchResponse::Snapshot {
             snapshot: SnapshotId { nonce: u64::from(id.0), number: decided },
             header: header(theirs.clone(), decided),
         },
-        Wanted::Chunk { snapshot, .. } if snapshot.nonce == u64::from(id.0) => {
-            Found::Chunk(Chunk { items: Vec::new(), next: None })
+        FetchRequest::Chunk { snapshot, .. } if snapshot.nonce == u64::from(id.0) => {
+            FetchResponse::Chunk(Chunk { items: Vec::new(), next: None })
         }
-        Wanted::Chunk { .. } | Wanted::Close { .. } => Found::Gone,
-        Wanted::Entries { configuration, from } => {
+        FetchRequest::Chunk { .. } | FetchRequest::Close { .. } => FetchResponse::Gone,
+        FetchRequest::Entries { configuration, from } => {
             let (read, _) = theirs.log_of(*from);
             let entries = match *from > theirs.began && *from <= decided {
                 true => vec![Entry::Noop; usize::try_from(decided - from + 1).unwrap()],
                 false => Vec::new(),
             };
-            Found::entries_of(read, *configuration, *from, entries, decided)
+            FetchResponse::entries_of(read, *configuration, *from, entries, decided)
         }
     }
 }
@@ -114,7 +114,8 @@ fn follow<S: Store>(store: S) -> (u64, ConfigurationId) {
     for tick in 0..6_000u64 {
         if tick.is_multiple_of(3) {
             let configuration = ConfigurationId(5);
-            let message = PeerMessage::Over { configuration, index: 100, is_dismissed: false };
+            let message =
+                PeerMessage::ConfigurationOver { configuration, index: 100, is_dismissed: false };
             engine.step(Input::Peer { peer: peers[0], session: Session(1), message });
         }
         engine.step(Input::Tick);
@@ -123,22 +124,24 @@ fn follow<S: Store>(store: S) -> (u64, ConfigurationId) {
             else {
                 continue;
             };
-            if let Wanted::Close { snapshot } = wanted {
+            if let FetchRequest::Close { snapshot } = wanted {
                 open.remove(&(to, snapshot));
                 continue;
             }
             let found = match &wanted {
-                Wanted::Snapshot if to == peers[0] && std::mem::take(&mut is_busy) => Found::Busy,
+                FetchRequest::Snapshot if to == peers[0] && std::mem::take(&mut is_busy) => {
+                    FetchResponse::Busy
+                }
                 wanted if to == peers[1] && tick < 1000 => reply(&older, 15, wanted),
-                Wanted::Snapshot if copies == 0 => reply(&newer, 60, &wanted),
-                Wanted::Entries { from, .. } if *from <= 100 => Found::Gone,
+                FetchRequest::Snapshot if copies == 0 => reply(&newer, 60, &wanted),
+                FetchRequest::Entries { from, .. } if *from <= 100 => FetchResponse::Gone,
                 wanted => reply(&newer, 100, wanted),
             };
-            if let Found::Snapshot { snapshot, .. } = &found {
+            if let FetchResponse::Snapshot { snapshot, .. } = &found {
                 copies += 1;
                 open.insert((to, *snapshot));
             }
-            let message = PeerMessage::Found { call, found };
+            let message = PeerMessage::Fetched { call, found };
             engine.step(Input::Peer { peer: to, session: Session(to.0), message });
         }
     }
@@ -161,7 +164,7 @@ fn a_joiner_copies_from_those_who_are_where_it_is_to_be() {
 fn a_joiner_that_nobody_answers_copies_a_state() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = database(folder.path(), 9, configuration(5, &[1, 2, 3]));
-    store.commit(Changes { applied: 15, beside_log: true, ..Changes::default() });
+    store.commit(Changes { applied: 15, from_peer: true, ..Changes::default() });
     assert_eq!(follow(store), (100, ConfigurationId(5)));
 }
 
@@ -266,7 +269,7 @@ fn only_names_like_the_members_get_an_id() {
 #[test]
 fn one_in_quarantine_gets_its_state_from_a_later_configuration() {
     let mut store = memory(1, configuration(5, &[1, 2, 3]));
-    store.commit(Changes { applied: 50, beside_log: true, ..Changes::default() });
+    store.commit(Changes { applied: 50, from_peer: true, ..Changes::default() });
     let sound = vec![ReplicaId(2), ReplicaId(3)];
     store.write_install(InstallWrite::Quarantine(Quarantine { index: 40, sound }));
     let mut engine = Engine::new(store, OPTIONS);
@@ -281,14 +284,14 @@ fn one_in_quarantine_gets_its_state_from_a_later_configuration() {
             match output {
                 Output::Send { to, message: PeerMessage::Fetch { call, wanted }, .. } => {
                     assert!(tick >= 499, "those who are sound are waited for: {wanted:?}");
-                    asked += u32::from(wanted == Wanted::Snapshot);
+                    asked += u32::from(wanted == FetchRequest::Snapshot);
                     // At first the peer has not reached the later configuration itself.
                     let theirs = match asked {
                         1 => chain(5, &[1, 2, 3], 3),
                         _ => chain(6, &[7, 8], 60),
                     };
                     let found = reply(&theirs, 70, &wanted);
-                    let message = PeerMessage::Found { call, found };
+                    let message = PeerMessage::Fetched { call, found };
                     engine.step(Input::Peer { peer: to, session, message });
                 }
                 Output::Notice(Notice::Copied { .. }) => copied = true,

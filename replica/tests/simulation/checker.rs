@@ -18,7 +18,7 @@ use kvorum_replica::engine::PeerMessage;
 use kvorum_replica::engine::store::{Decided, LogStore};
 use kvorum_replica::state::entry::Entry;
 use kvorum_replica::state::machine::Table;
-use kvorum_replica::state::snapshot::Found;
+use kvorum_replica::state::snapshot::FetchResponse;
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::Memory;
 use omnipaxos::messages::Message;
@@ -104,7 +104,7 @@ impl Checker {
         let store = process.engine.store();
         // Entries that were compacted, or came with a copied state, were compared when others
         // applied them; and the state is compared at the end.
-        let compacted = process.engine.status().compacted.max(store.since());
+        let compacted = process.engine.status().compacted.max(store.copied_at());
         let from = (*compared).max(compacted) + 1;
         *compared = applied;
         if from > applied {
@@ -113,7 +113,7 @@ impl Checker {
         let Decided { entries, void } = store.decided(from, applied, usize::MAX);
         if from + entries.len() as u64 != applied + 1 {
             let count = entries.len();
-            let (role, since) = (process.role(), store.since());
+            let (role, since) = (process.role(), store.copied_at());
             return Err(format!(
                 "{:?} ({role:?}) has {count} of the entries {from}..={applied}, a state copied at \
                  {since}, and a log after {compacted}",
@@ -221,11 +221,11 @@ impl Checker {
                     _ => &[],
                 }
             }
-            PeerMessage::Found { found: Found::Entries { entries, .. }, .. } => entries,
+            PeerMessage::Fetched { found: FetchResponse::Entries { entries, .. }, .. } => entries,
             _ => &[],
         };
         let is_newer =
-            matches!(message, PeerMessage::Checksum { .. } | PeerMessage::Differs { .. })
+            matches!(message, PeerMessage::Checksum { .. } | PeerMessage::StateDiffers { .. })
                 && newest < Version::CHECKSUMS;
         match entries.iter().find(|entry| entry.version() > newest) {
             None if !is_newer => Ok(()),

@@ -9,7 +9,7 @@ use kvorum_replica::engine::{
     After, ClientKey, Engine, Input, Options, Output, PeerMessage, Session,
 };
 use kvorum_replica::state::machine::Table;
-use kvorum_replica::state::snapshot::{Found, Snapshots, Wanted};
+use kvorum_replica::state::snapshot::{FetchRequest, FetchResponse, Snapshots};
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::{Memory, MemorySnapshots};
 
@@ -168,7 +168,7 @@ impl Process {
     }
 
     /// Reads from the snapshots, beside the engine.
-    pub fn read(&mut self, wanted: &Wanted, number: u64) -> Option<Found> {
+    pub fn read(&mut self, wanted: &FetchRequest, number: u64) -> Option<FetchResponse> {
         self.snapshots.read(wanted, number)
     }
 

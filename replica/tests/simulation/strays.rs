@@ -11,7 +11,7 @@ use kvorum_replica::engine::{Asker, Input, Origin, PeerMessage, validity};
 use kvorum_replica::planner::Scale;
 use kvorum_replica::state::chain::Standing;
 use kvorum_replica::state::machine::Table;
-use kvorum_replica::state::snapshot::{Cursor, Digest, Found, SnapshotId, Wanted};
+use kvorum_replica::state::snapshot::{Cursor, Digest, FetchRequest, FetchResponse, SnapshotId};
 use kvorum_replica::storage::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, PrepareReq};
@@ -52,21 +52,21 @@ impl Cluster {
     }
 
     pub(super) fn loses_hint(&mut self, message: &PeerMessage) -> bool {
-        let is_hint = matches!(message, PeerMessage::Over { .. });
+        let is_hint = matches!(message, PeerMessage::ConfigurationOver { .. });
         is_hint && self.now_us < self.spells.loses_hints_until_us && self.random.random_bool(OFTEN)
     }
 
     /// Returns what a lagging replica gets of the data that was read for it, all or less, and the
     /// additional delay in microseconds: perhaps it has given up waiting by then.
-    pub(super) fn interrupt(&mut self, asker: Asker, found: Found) -> (Found, u64) {
+    pub(super) fn interrupt(&mut self, asker: Asker, found: FetchResponse) -> (FetchResponse, u64) {
         let is_copied = matches!(asker, Asker::Other(Origin::Peer { .. }));
         let is_spell = self.now_us < self.spells.interrupts_copies_until_us;
         if !is_copied || !is_spell || !self.random.random_bool(OFTEN) {
             return (found, 0);
         }
         match self.random.random_range(0..3) {
-            0 => (Found::Busy, 0),
-            1 if matches!(found, Found::Chunk(_)) => (Found::Gone, 0),
+            0 => (FetchResponse::Busy, 0),
+            1 if matches!(found, FetchResponse::Chunk(_)) => (FetchResponse::Gone, 0),
             1 => (found, 0),
             _ => (found, self.random.random_range(1_000_000..6_000_000)),
         }
@@ -140,15 +140,15 @@ impl Cluster {
         let snapshot = SnapshotId { nonce: self.number(), number: self.number() };
         let configuration = ConfigurationId(self.random.random_range(1..1 << 30));
         let wanted = match self.random.random_range(0..4) {
-            0 => Wanted::Entries { configuration, from },
-            1 => Wanted::Snapshot,
-            2 => Wanted::Close { snapshot },
-            _ => Wanted::Chunk { snapshot, after: Cursor::Start },
+            0 => FetchRequest::Entries { configuration, from },
+            1 => FetchRequest::Snapshot,
+            2 => FetchRequest::Close { snapshot },
+            _ => FetchRequest::Chunk { snapshot, after: Cursor::Start },
         };
         let index = Ok(self.number());
         match self.random.random_range(0..5) {
             0 | 1 => PeerMessage::Fetch { call, wanted },
-            2 => PeerMessage::Found { call: WILD_MAX, found: Found::Gone },
+            2 => PeerMessage::Fetched { call: WILD_MAX, found: FetchResponse::Gone },
             3 => PeerMessage::ReadIndexAnswer { call: WILD_MAX, index },
             _ => {
                 let answer = Answer::Refused(Refusal::NoLeader);
@@ -166,18 +166,18 @@ impl Cluster {
             0 => PeerMessage::Probe { configuration, ballot, round },
             1 => PeerMessage::ProbeAnswer { configuration, ballot, round },
             2 => PeerMessage::ReadIndex { call: number },
-            3 => PeerMessage::Lead { configuration, ballot: promise },
-            4 => PeerMessage::Yield { configuration, ballot: promise },
+            3 => PeerMessage::TransferLeadership { configuration, ballot: promise },
+            4 => PeerMessage::DeferLeadership { configuration, ballot: promise },
             // More than there is.
-            5 => PeerMessage::HasState { index: WILD_MAX },
+            5 => PeerMessage::StateProgress { index: WILD_MAX },
             6 => PeerMessage::Checksum { index: WILD_MAX, digest: Digest::default() },
             // A replica that left would end.
             7 if !is_retired => {
-                PeerMessage::Over { configuration, index: number, is_dismissed: false }
+                PeerMessage::ConfigurationOver { configuration, index: number, is_dismissed: false }
             }
-            8 => PeerMessage::Look { number },
-            9 => PeerMessage::Wanted { wanted: self.scale(), number: None },
-            10 => PeerMessage::AskToStop { has_leave: self.random.random_bool(0.5) },
+            8 => PeerMessage::ReadScale { number },
+            9 => PeerMessage::ScaleReport { wanted: self.scale(), number: None },
+            10 => PeerMessage::RequestStop { has_leave: self.random.random_bool(0.5) },
             _ => self.question(),
         }
     }
@@ -215,18 +215,20 @@ impl Cluster {
                 PeerMessage::Relay { call, request }
             }
             3 => PeerMessage::ReadIndex { call },
-            4 => PeerMessage::Lead { configuration, ballot },
-            5 => PeerMessage::Yield { configuration, ballot },
-            6 => PeerMessage::HasState { index: WILD_MAX },
+            4 => PeerMessage::TransferLeadership { configuration, ballot },
+            5 => PeerMessage::DeferLeadership { configuration, ballot },
+            6 => PeerMessage::StateProgress { index: WILD_MAX },
             7 => PeerMessage::Checksum { index, digest },
             8 => {
                 let is_dismissed = self.random.random_bool(0.5);
-                PeerMessage::Over { configuration, index, is_dismissed }
+                PeerMessage::ConfigurationOver { configuration, index, is_dismissed }
             }
-            9 => PeerMessage::AskToStop { has_leave: true },
-            10 => PeerMessage::MayStop,
-            11 => PeerMessage::Wanted { wanted, number: Some(self.random.random_range(0..20)) },
-            12 => PeerMessage::Differs { index, sound },
+            9 => PeerMessage::RequestStop { has_leave: true },
+            10 => PeerMessage::PermitStop,
+            11 => {
+                PeerMessage::ScaleReport { wanted, number: Some(self.random.random_range(0..20)) }
+            }
+            12 => PeerMessage::StateDiffers { index, sound },
             _ => self.question(),
         }
     }

@@ -8,11 +8,11 @@ use crate::engine::consensus::Consensus;
 use crate::engine::context::Context;
 use crate::engine::message::{After, PeerMessage};
 use crate::engine::store::Store;
-use crate::state::snapshot::{SnapshotId, Wanted};
+use crate::state::snapshot::{FetchRequest, SnapshotId};
 
 /// Lets a source close a snapshot that it holds open for this replica.
 pub(super) fn close_at<S: Store>(cx: &mut Context<S>, source: ReplicaId, snapshot: SnapshotId) {
-    let message = PeerMessage::Fetch { call: 0, wanted: Wanted::Close { snapshot } };
+    let message = PeerMessage::Fetch { call: 0, wanted: FetchRequest::Close { snapshot } };
     cx.send(source, message, After::Nothing);
 }
 
@@ -33,7 +33,7 @@ pub(super) fn ask_to_be_in_step<S: Store>(cx: &mut Context<S>, source: Option<Re
 /// Reports to a peer how far the state is here.
 pub(super) fn tell_state_to<S: Store>(cx: &mut Context<S>, peer: Option<ReplicaId>) {
     let Some(to) = peer else { return };
-    let message = PeerMessage::HasState { index: cx.store.applied() };
+    let message = PeerMessage::StateProgress { index: cx.store.applied() };
     cx.send(to, message, After::Earlier);
 }
 
@@ -41,7 +41,7 @@ pub(super) fn tell_state_to<S: Store>(cx: &mut Context<S>, peer: Option<ReplicaI
 pub(in crate::engine) fn tell_state<S: Store>(cx: &mut Context<S>) {
     let index = cx.store.applied();
     for to in cx.peers.linked().collect::<Vec<_>>() {
-        let message = PeerMessage::HasState { index };
+        let message = PeerMessage::StateProgress { index };
         // The reported state is durable first, so that a quorum can count on it.
         cx.send(to, message, After::Sync);
     }

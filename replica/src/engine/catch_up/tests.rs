@@ -29,7 +29,8 @@ fn only_the_awaited_answer_counts() {
     parts.catch_up.is_behind(&mut parts.cx, leader, applied + 1);
     parts.catch_up.ask(&mut parts.cx, None);
     let call = parts.catch_up.calls;
-    let found = || Found::Entries { from: applied + 1, entries: vec![Entry::Noop], decided: 0 };
+    let found =
+        || FetchResponse::Entries { from: applied + 1, entries: vec![Entry::Noop], decided: 0 };
     for (peer, call) in [(leader, call - 1), (others[1], call)] {
         let progress = parts.catch_up.fetched(&mut parts.cx, peer, call, found());
         assert!(matches!(progress, Progress::None));

@@ -43,14 +43,14 @@ impl<L: Storage<Entry>> Consensus<L> {
     pub fn handle(&mut self, peer: ReplicaId, message: Message<Entry>, applied: u64) -> Handled {
         let is_sound = self.slot_of(peer) == Some(message.get_sender())
             && message.get_receiver() == self.slot
-            && (condition(&message).is_some() || !self.rules.has_whitelist)
+            && (condition(&message).is_some() || !self.rules.has_whitelist())
             && fits(&message, self.local());
         if !is_sound {
             self.dropped += 1;
             return Handled::Forged;
         }
         match self.lacks_state(&message, applied) {
-            Some(handled) if self.rules.waits_for_state => handled,
+            Some(handled) if self.rules.waits_for_state() => handled,
             _ if self.is_late(&message) || self.is_far(&message) || self.is_put_off(&message) => {
                 Handled::Taken
             }

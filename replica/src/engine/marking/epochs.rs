@@ -19,7 +19,7 @@ use omnipaxos::ballot_leader_election::Ballot;
 
 use crate::engine::context::Context;
 use crate::engine::message::{After, Output, PeerMessage};
-use crate::engine::store::{Seen, Store};
+use crate::engine::store::{PeerRecord, Store};
 use crate::marker::Mark;
 use crate::state::start::Epoch;
 
@@ -262,7 +262,7 @@ pub(in crate::engine) fn told<S: Store>(
     if let Some(seen) = cx.store.seen(peer)
         && seen.epoch < epoch
     {
-        cx.store.remember(peer, Seen { epoch, ..seen });
+        cx.store.remember(peer, PeerRecord { epoch, ..seen });
         let message = PeerMessage::EpochKept { epoch };
         cx.send(peer, message, After::Sync);
         cx.sync(round);

@@ -64,7 +64,7 @@ impl Planning {
         if read.asker == cx.me {
             self.scale_read(cx, wanted, read.number);
         } else {
-            let message = PeerMessage::Wanted { wanted, number: Some(read.number) };
+            let message = PeerMessage::ScaleReport { wanted, number: Some(read.number) };
             cx.send(read.asker, message, After::Earlier);
         }
     }
@@ -113,7 +113,7 @@ impl Planning {
         if is_unanswered {
             let peers: Vec<_> = cx.peers.connected().collect();
             for to in peers {
-                let message = PeerMessage::Look { number };
+                let message = PeerMessage::ReadScale { number };
                 cx.send(to, message, After::Earlier);
             }
         }
@@ -129,7 +129,7 @@ impl Planning {
         }
         self.told = told;
         if let Some((to, wanted)) = told {
-            let message = PeerMessage::Wanted { wanted, number: None };
+            let message = PeerMessage::ScaleReport { wanted, number: None };
             cx.send(to, message, After::Earlier);
         }
     }
@@ -141,7 +141,7 @@ impl Planning {
         cx: &mut Context<S>,
         next: &[Member],
     ) -> bool {
-        let is_sure = !cx.rules.looks_again || !removes(cx, next) || self.sure_until >= cx.now;
+        let is_sure = !cx.rules.looks_again() || !removes(cx, next) || self.sure_until >= cx.now;
         if !is_sure {
             self.read_scale(cx);
         }

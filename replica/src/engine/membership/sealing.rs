@@ -105,7 +105,7 @@ impl Seals {
         let (members, quorum) = (&sealing.next.members, sealing.next.quorum());
         let (has, lacks): (Vec<_>, Vec<_>) =
             members.iter().partition(|member| has_everything(cx, member));
-        let have_all = has.len() >= quorum || !cx.rules.seals_what_heirs_have;
+        let have_all = has.len() >= quorum || !cx.rules.seals_what_heirs_have();
         let is_applied = cx.store.applied() >= cx.last_known();
         if have_all && is_applied {
             self.seal(cx, planning, proposals);

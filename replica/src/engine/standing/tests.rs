@@ -9,7 +9,7 @@ use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, PrepareReq};
 use super::*;
 use crate::planner::Scale;
 use crate::state::chain::Joiner;
-use crate::state::snapshot::{Digest, Found, Wanted};
+use crate::state::snapshot::{Digest, FetchRequest, FetchResponse};
 use kvorum_protocol::status::Configuration;
 
 const NOW: ConfigurationId = ConfigurationId(5);
@@ -39,19 +39,19 @@ fn table() -> Vec<(&'static str, PeerMessage)> {
         ("sjeml", PeerMessage::RelayAnswer { call, answer: Answer::Done }),
         ("ml", PeerMessage::ReadIndex { call }),
         ("sjeml", PeerMessage::ReadIndexAnswer { call, index: Ok(1) }),
-        ("l", PeerMessage::Lead { configuration, ballot }),
-        ("l", PeerMessage::Yield { configuration, ballot }),
-        ("sjeml", PeerMessage::Fetch { call, wanted: Wanted::Snapshot }),
-        ("sjeml", PeerMessage::Found { call, found: Found::Busy }),
-        ("jml", PeerMessage::HasState { index }),
+        ("l", PeerMessage::TransferLeadership { configuration, ballot }),
+        ("l", PeerMessage::DeferLeadership { configuration, ballot }),
+        ("sjeml", PeerMessage::Fetch { call, wanted: FetchRequest::Snapshot }),
+        ("sjeml", PeerMessage::Fetched { call, found: FetchResponse::Busy }),
+        ("jml", PeerMessage::StateProgress { index }),
         ("ml", PeerMessage::Checksum { index, digest: Digest::default() }),
-        ("eml", PeerMessage::Over { configuration, index, is_dismissed: false }),
-        ("ml", PeerMessage::AskToStop { has_leave: true }),
-        ("ml", PeerMessage::MayStop),
-        ("ml", PeerMessage::Look { number: 1 }),
-        ("ml", PeerMessage::Wanted { wanted, number: Some(1) }),
-        ("ml", PeerMessage::Wanted { wanted, number: None }),
-        ("l", PeerMessage::Differs { index, sound: vec![] }),
+        ("eml", PeerMessage::ConfigurationOver { configuration, index, is_dismissed: false }),
+        ("ml", PeerMessage::RequestStop { has_leave: true }),
+        ("ml", PeerMessage::PermitStop),
+        ("ml", PeerMessage::ReadScale { number: 1 }),
+        ("ml", PeerMessage::ScaleReport { wanted, number: Some(1) }),
+        ("ml", PeerMessage::ScaleReport { wanted, number: None }),
+        ("l", PeerMessage::StateDiffers { index, sound: vec![] }),
     ]
 }
 

@@ -11,7 +11,7 @@ use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
 use omnipaxos::storage::Storage;
 use omnipaxos_storage::memory_storage::MemoryStorage;
 
-use crate::engine::store::{LogLimits, Seen};
+use crate::engine::store::{LogLimits, PeerRecord};
 use crate::state::chain::Chain;
 use crate::state::entry::Entry;
 use crate::state::machine::{Changes, Lane, Record};
@@ -55,7 +55,7 @@ pub struct Image {
     pub install: Option<Install>,
     /// The state that is being copied.
     pub aside: State,
-    pub seen: BTreeMap<ReplicaId, Seen>,
+    pub seen: BTreeMap<ReplicaId, PeerRecord>,
     pub nonces: BTreeMap<u64, u64>,
     pub epoch: Epoch,
     /// The epoch in which each start began, by incarnation.
@@ -68,7 +68,7 @@ pub enum Write {
     Log(ConfigurationId, Vec<LogWrite>),
     Table(Changes),
     Install(InstallWrite),
-    Seen(ReplicaId, Seen),
+    Remember(ReplicaId, PeerRecord),
     /// A start, by its incarnation and its nonce.
     Start(u64, u64),
     Epoch(Epoch),
@@ -118,7 +118,7 @@ impl Image {
             }
             Write::Table(changes) => self.commit(changes),
             Write::Install(step) => self.install(step),
-            Write::Seen(peer, seen) => drop(self.seen.insert(peer, seen)),
+            Write::Remember(peer, seen) => drop(self.seen.insert(peer, seen)),
             Write::Start(incarnation, nonce) => {
                 self.nonces.insert(incarnation, nonce);
                 self.began.insert(incarnation, self.epoch);
@@ -138,7 +138,7 @@ impl Image {
         merge(&mut self.state.keys, changes.keys);
         merge(&mut self.state.lanes, changes.lanes);
         merge(&mut self.state.uses, changes.uses);
-        if changes.beside_log {
+        if changes.from_peer {
             self.since = changes.applied;
         } else {
             self.void.extend(changes.void);

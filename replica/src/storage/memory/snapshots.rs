@@ -12,7 +12,7 @@ use super::image::State;
 use crate::engine::store::{IdentityStore, LogStore};
 use crate::state::entry::Entry;
 use crate::state::machine::Table;
-use crate::state::snapshot::{Found, Header, SnapshotId, Snapshots, Wanted};
+use crate::state::snapshot::{FetchRequest, FetchResponse, Header, SnapshotId, Snapshots};
 
 /// The open snapshots of a disk in memory.
 pub struct MemorySnapshots {
@@ -25,7 +25,7 @@ impl MemorySnapshots {
         Self { memory, open: BTreeMap::new() }
     }
 
-    fn entries(&self, wanted: ConfigurationId, from: u64) -> Found {
+    fn entries(&self, wanted: ConfigurationId, from: u64) -> FetchResponse {
         let bytes_max = self.memory.limits().chunk;
         let current = self.memory.configuration_id();
         let numbers = self.memory.disk().current.numbers(current);
@@ -35,14 +35,14 @@ impl MemorySnapshots {
             true => self.memory.decided(from, decided, bytes_max).entries,
             false => Vec::new(),
         };
-        Found::entries_of(configuration, wanted, from, entries, decided)
+        FetchResponse::entries_of(configuration, wanted, from, entries, decided)
     }
 }
 
 impl Snapshots for MemorySnapshots {
-    fn read(&mut self, wanted: &Wanted, number: u64) -> Option<Found> {
+    fn read(&mut self, wanted: &FetchRequest, number: u64) -> Option<FetchResponse> {
         Some(match wanted {
-            Wanted::Snapshot => {
+            FetchRequest::Snapshot => {
                 let nonce = self.memory.identity().nonce;
                 let disk = self.memory.disk();
                 let image = &disk.current;
@@ -52,14 +52,14 @@ impl Snapshots for MemorySnapshots {
                 let (applied, version) = (image.applied, image.version);
                 let chain = image.chain.clone();
                 let header = Header { applied, items, version, chain };
-                Found::Snapshot { snapshot, header }
+                FetchResponse::Snapshot { snapshot, header }
             }
-            Wanted::Chunk { snapshot, after } => match self.open.get(snapshot) {
-                Some(state) => Found::Chunk(state.chunk(after, self.memory.limits().chunk)),
-                None => Found::Gone,
+            FetchRequest::Chunk { snapshot, after } => match self.open.get(snapshot) {
+                Some(state) => FetchResponse::Chunk(state.chunk(after, self.memory.limits().chunk)),
+                None => FetchResponse::Gone,
             },
-            Wanted::Entries { configuration, from } => self.entries(*configuration, *from),
-            Wanted::Close { snapshot } => {
+            FetchRequest::Entries { configuration, from } => self.entries(*configuration, *from),
+            FetchRequest::Close { snapshot } => {
                 self.open.remove(snapshot);
                 return None;
             }

@@ -31,7 +31,7 @@ use super::snapshots::RocksSnapshots;
 use super::tables::open_rocksdb;
 use super::{Inner, OnFatal, is_damage, keys, put};
 use crate::engine::store::{
-    CopyStore, Debt, Decided, Identity, IdentityStore, LogLimits, LogStore, Seen, StateStore,
+    CopyStore, Debt, Decided, Identity, IdentityStore, LogLimits, LogStore, PeerRecord, StateStore,
     SyncStore,
 };
 use crate::state::chain::Chain;
@@ -170,7 +170,7 @@ impl Table for Database {
             }
         }
         let meta = self.inner.family(keys::META);
-        if changes.beside_log {
+        if changes.from_peer {
             put(&mut batch, meta, keys::SINCE, &changes.applied);
             self.since = changes.applied;
         } else {
@@ -244,7 +244,7 @@ impl LogStore for Database {
         segments.excess(pinned, || self.inner.state_bytes()).map(|position| position as u64)
     }
 
-    fn since(&self) -> u64 {
+    fn copied_at(&self) -> u64 {
         self.since
     }
 }
@@ -290,11 +290,11 @@ impl IdentityStore for Database {
         self.write_epoch();
     }
 
-    fn seen(&self, peer: ReplicaId) -> Option<Seen> {
+    fn seen(&self, peer: ReplicaId) -> Option<PeerRecord> {
         self.inner.seen(peer)
     }
 
-    fn remember(&mut self, peer: ReplicaId, seen: Seen) {
+    fn remember(&mut self, peer: ReplicaId, seen: PeerRecord) {
         self.inner.remember(peer, seen);
     }
 }

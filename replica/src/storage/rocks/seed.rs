@@ -189,7 +189,7 @@ mod tests {
         let numbers = database.log(ConfigurationId(1)).0.numbers();
         let after = leap(INDEX, ClusterId(7)).expect("indexes go so far");
         assert_eq!(after, INDEX + LEAP + 7);
-        assert_eq!((database.applied(), database.since()), (after, after));
+        assert_eq!((database.applied(), database.copied_at()), (after, after));
         let position = usize::try_from(after).expect("it fits");
         assert_eq!(
             (numbers.compacted, numbers.decided, numbers.accepted),

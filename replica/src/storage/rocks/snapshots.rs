@@ -17,7 +17,9 @@ use super::keys::{self, Generation};
 use crate::state::chain::Chain;
 use crate::state::entry::Entry;
 use crate::state::machine::Record;
-use crate::state::snapshot::{Chunk, Cursor, Found, Header, Item, SnapshotId, Snapshots, Wanted};
+use crate::state::snapshot::{
+    Chunk, Cursor, FetchRequest, FetchResponse, Header, Item, SnapshotId, Snapshots,
+};
 use crate::state::version::Version;
 use crate::storage::scan;
 
@@ -42,10 +44,10 @@ impl<'a> RocksSnapshots<'a> {
         Self { inner, nonce, open: BTreeMap::new() }
     }
 
-    fn open(&mut self, number: u64) -> Found {
+    fn open(&mut self, number: u64) -> FetchResponse {
         self.open.retain(|_, open| open.generation == self.inner.generation());
         if self.open.len() >= SNAPSHOTS_MAX {
-            return Found::Busy;
+            return FetchResponse::Busy;
         }
         let inner = self.inner;
         let open = Open::new(inner);
@@ -59,11 +61,14 @@ impl<'a> RocksSnapshots<'a> {
         let items = items.ok().flatten().unwrap_or(0);
         let name = SnapshotId { nonce: self.nonce, number };
         self.open.insert(name, open);
-        Found::Snapshot { snapshot: name, header: Header { applied, items, version, chain } }
+        FetchResponse::Snapshot {
+            snapshot: name,
+            header: Header { applied, items, version, chain },
+        }
     }
 
-    fn chunk(&self, snapshot: SnapshotId, after: &Cursor) -> Found {
-        let Some(open) = self.open.get(&snapshot) else { return Found::Gone };
+    fn chunk(&self, snapshot: SnapshotId, after: &Cursor) -> FetchResponse {
+        let Some(open) = self.open.get(&snapshot) else { return FetchResponse::Gone };
         let lanes = match after {
             Cursor::Start => Some(b"l".to_vec()),
             Cursor::Lane(lane) => Some([&keys::lane(*lane)[..], &[0]].concat()),
@@ -89,12 +94,12 @@ impl<'a> RocksSnapshots<'a> {
         let chunk = Chunk::cut(lanes.chain(keys), inner.limits.chunk);
         // Its files are removed only after the switch: a chunk that was read before it is complete.
         match open.generation == inner.generation() {
-            true => Found::Chunk(chunk),
-            false => Found::Gone,
+            true => FetchResponse::Chunk(chunk),
+            false => FetchResponse::Gone,
         }
     }
 
-    fn entries(&self, wanted: ConfigurationId, from: u64) -> Found {
+    fn entries(&self, wanted: ConfigurationId, from: u64) -> FetchResponse {
         let inner = self.inner;
         let numbers = *inner.numbers();
         let decided = numbers.decided as u64;
@@ -114,7 +119,7 @@ impl<'a> RocksSnapshots<'a> {
             is_next && bytes < inner.limits.chunk
         });
         // The log may have been compacted.
-        Found::entries_of(configuration, wanted, from, entries, decided)
+        FetchResponse::entries_of(configuration, wanted, from, entries, decided)
     }
 }
 
@@ -193,12 +198,12 @@ impl Inner {
 }
 
 impl Snapshots for RocksSnapshots<'_> {
-    fn read(&mut self, wanted: &Wanted, number: u64) -> Option<Found> {
+    fn read(&mut self, wanted: &FetchRequest, number: u64) -> Option<FetchResponse> {
         Some(match wanted {
-            Wanted::Snapshot => self.open(number),
-            Wanted::Chunk { snapshot, after } => self.chunk(*snapshot, after),
-            Wanted::Entries { configuration, from } => self.entries(*configuration, *from),
-            Wanted::Close { snapshot } => {
+            FetchRequest::Snapshot => self.open(number),
+            FetchRequest::Chunk { snapshot, after } => self.chunk(*snapshot, after),
+            FetchRequest::Entries { configuration, from } => self.entries(*configuration, *from),
+            FetchRequest::Close { snapshot } => {
                 self.open.remove(snapshot);
                 return None;
             }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys;
 use super::{Inner, put};
-use crate::engine::store::{Seen, Store, SyncStore};
+use crate::engine::store::{PeerRecord, Store, SyncStore};
 use crate::marker::{Claim, Mark};
 use crate::state::machine::Table;
 use crate::state::start::{Epoch, Secret, Start};
@@ -47,13 +47,13 @@ impl Inner {
     }
 
     /// Reads the record of a peer.
-    pub(super) fn seen(&self, peer: ReplicaId) -> Option<Seen> {
+    pub(super) fn seen(&self, peer: ReplicaId) -> Option<PeerRecord> {
         if let Some(seen) = self.get(keys::META, &keys::met(peer)) {
             return Some(seen);
         }
         let SeenByNonce { incarnation, nonce } = self.get(keys::META, &keys::peer(peer))?;
         let (key, epoch) = (Secret::of_nonce(nonce).key(), Epoch::default());
-        Some(Seen { incarnation, key, epoch })
+        Some(PeerRecord { incarnation, key, epoch })
     }
 
     /// Makes a write without meaning.
@@ -63,7 +63,7 @@ impl Inner {
         self.write(batch);
     }
 
-    pub(super) fn remember(&self, peer: ReplicaId, seen: Seen) {
+    pub(super) fn remember(&self, peer: ReplicaId, seen: PeerRecord) {
         let mut batch = WriteBatch::default();
         let meta = self.family(keys::META);
         put(&mut batch, meta, &keys::met(peer), &seen);

@@ -14,7 +14,7 @@ use super::*;
 enum Step {
     Log(Call),
     Commit {
-        beside_log: bool,
+        from_peer: bool,
         changes_members: bool,
     },
     /// A copy of a configuration. `later` counts from the one before this disk's configuration, and
@@ -36,7 +36,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let commit = (any::<bool>(), prop::bool::weighted(0.3))
-        .prop_map(|(beside_log, changes)| Step::Commit { beside_log, changes_members: changes });
+        .prop_map(|(from_peer, changes)| Step::Commit { from_peer, changes_members: changes });
     prop_oneof![
         4 => call().prop_map(Step::Log),
         4 => commit,
@@ -84,10 +84,10 @@ fn take<S: Store>(store: &mut S, step: &Step) {
     let install = store.install();
     match step {
         Step::Log(call) => make(&mut store.log(chain.current.id), call),
-        Step::Commit { beside_log, changes_members } => {
+        Step::Commit { from_peer, changes_members } => {
             let next = members(chain.current.id.0 + 1);
             let chain = changes_members.then(|| chain.next(&next, applied + 1)).flatten();
-            store.commit(Changes { beside_log: *beside_log, chain, ..changes(applied + 1) });
+            store.commit(Changes { from_peer: *from_peer, chain, ..changes(applied + 1) });
         }
         Step::Begin { later, further } => {
             let id = (chain.current.id.0 + later).saturating_sub(1).max(1);
@@ -122,17 +122,17 @@ fn take<S: Store>(store: &mut S, step: &Step) {
 fn shown<S: Store>(store: &S) -> String {
     let (chain, mut snapshots) = (store.chain(), store.snapshots());
     let current = chain.current.id;
-    let opened = snapshots.read(&Wanted::Snapshot, 7);
-    let Some(Found::Snapshot { snapshot, header }) = opened else { panic!("{opened:?}") };
-    let chunk = snapshots.read(&Wanted::Chunk { snapshot, after: Cursor::Start }, 0);
+    let opened = snapshots.read(&FetchRequest::Snapshot, 7);
+    let Some(FetchResponse::Snapshot { snapshot, header }) = opened else { panic!("{opened:?}") };
+    let chunk = snapshots.read(&FetchRequest::Chunk { snapshot, after: Cursor::Start }, 0);
     let ids = [current.0 - 1, current.0, current.0 + 1];
-    let wanted = |id, from| Wanted::Entries { configuration: ConfigurationId(id), from };
+    let wanted = |id, from| FetchRequest::Entries { configuration: ConfigurationId(id), from };
     let entries: Vec<_> = ids
         .into_iter()
         .flat_map(|id| (1..12).map(move |from| (id, from)))
         .map(|(id, from)| snapshots.read(&wanted(id, from), 0))
         .collect();
-    let numbers = (store.applied(), store.since(), store.version());
+    let numbers = (store.applied(), store.copied_at(), store.version());
     format!(
         "{chain:?}\n{numbers:?} {:?} {:?}\n{:?} {:?}\n{chunk:?}\n{entries:?}\n{:?}\n{}",
         store.install(),
@@ -196,7 +196,7 @@ fn what_a_joiner_was_told_stays_when_it_copies_what_is_older() {
 /// which the engine never asks for, so that what a cut removes shows.
 #[test]
 fn a_cut_that_is_not_new_changes_nothing() {
-    let commit = |changes_members| Step::Commit { beside_log: false, changes_members };
+    let commit = |changes_members| Step::Commit { from_peer: false, changes_members };
     let steps = [
         commit(false),
         commit(false),

@@ -183,7 +183,7 @@ pub enum Command {
     /// The volume of an ordinal asks a replica for an id.
     Join { node: Node, ordinal: u32 },
     /// A process is told to end, and will be started again.
-    AskToStop(Node),
+    RequestStop(Node),
     /// The marker cannot be reached any more.
     CutMarker,
     /// The marker can be reached again.
@@ -252,7 +252,7 @@ impl Command {
             Self::Scale(replicas) => world.scale(*replicas),
             Self::Mislead { node, replicas } => world.mislead(node.0, *replicas),
             Self::Join { node, ordinal } => world.join(node.0, *ordinal),
-            Self::AskToStop(node) => world.take(node.0, Input::WantsStop),
+            Self::RequestStop(node) => world.take(node.0, Input::WantsStop),
             Self::CutMarker => world.reach_marker(false),
             Self::HealMarker => world.reach_marker(true),
             Self::ReplaceMarker => world.mark_for(OTHER_CLUSTER),

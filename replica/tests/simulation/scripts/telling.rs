@@ -24,7 +24,9 @@ impl World {
         let last = self.said.insert((from, to), what.clone());
         let repeats = matches!(
             message,
-            PeerMessage::Over { .. } | PeerMessage::AskToStop { .. } | PeerMessage::Lead { .. }
+            PeerMessage::ConfigurationOver { .. }
+                | PeerMessage::RequestStop { .. }
+                | PeerMessage::TransferLeadership { .. }
         );
         if repeats && last.as_ref() == Some(&what) {
             return;
@@ -39,8 +41,8 @@ impl World {
             PeerMessage::Paxos { configuration, .. }
             | PeerMessage::Probe { configuration, .. }
             | PeerMessage::ProbeAnswer { configuration, .. }
-            | PeerMessage::Lead { configuration, .. }
-            | PeerMessage::Yield { configuration, .. } => *configuration,
+            | PeerMessage::TransferLeadership { configuration, .. }
+            | PeerMessage::DeferLeadership { configuration, .. } => *configuration,
             _ => return current(),
         };
         self.configurations.get(&id).cloned().unwrap_or_else(current)

@@ -5,7 +5,7 @@ use kvorum_protocol::message::Answer;
 use kvorum_protocol::status::{Configuration, Member, ReplicaId};
 use kvorum_replica::engine::PeerMessage;
 use kvorum_replica::state::entry::Entry;
-use kvorum_replica::state::snapshot::{Found, Wanted};
+use kvorum_replica::state::snapshot::{FetchRequest, FetchResponse};
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::ballot_leader_election::HeartbeatMsg;
@@ -129,31 +129,31 @@ fn heartbeat(message: &HeartbeatMsg, of: &Configuration) -> String {
     }
 }
 
-fn wanted(wanted: &Wanted) -> String {
+fn wanted(wanted: &FetchRequest) -> String {
     match wanted {
-        Wanted::Snapshot => "a snapshot".to_owned(),
-        Wanted::Chunk { .. } => "the next chunk".to_owned(),
-        Wanted::Entries { configuration, from } => {
+        FetchRequest::Snapshot => "a snapshot".to_owned(),
+        FetchRequest::Chunk { .. } => "the next chunk".to_owned(),
+        FetchRequest::Entries { configuration, from } => {
             format!("entries of configuration {} from {from}", configuration.0)
         }
-        Wanted::Close { .. } => "no more of the snapshot".to_owned(),
+        FetchRequest::Close { .. } => "no more of the snapshot".to_owned(),
     }
 }
 
-fn found(found: &Found) -> String {
+fn found(found: &FetchResponse) -> String {
     match found {
-        Found::Snapshot { header, .. } => {
+        FetchResponse::Snapshot { header, .. } => {
             format!("a snapshot at {}, about {} keys", header.applied, header.items)
         }
-        Found::Chunk(chunk) => {
+        FetchResponse::Chunk(chunk) => {
             let last = if chunk.next.is_none() { ", the last" } else { "" };
             format!("a chunk of {} items{last}", chunk.items.len())
         }
-        Found::Entries { from, entries: list, decided } => {
+        FetchResponse::Entries { from, entries: list, decided } => {
             format!("entries from {from}: {}, decided {decided}", entries(list))
         }
-        Found::Gone => "it is gone".to_owned(),
-        Found::Busy => "not now".to_owned(),
+        FetchResponse::Gone => "it is gone".to_owned(),
+        FetchResponse::Busy => "not now".to_owned(),
     }
 }
 
@@ -172,23 +172,30 @@ pub fn message(message: &PeerMessage, of: &Configuration) -> String {
         PeerMessage::ReadIndex { .. } => "ReadIndex".to_owned(),
         PeerMessage::ReadIndexAnswer { index: Ok(index), .. } => format!("ReadIndex is {index}"),
         PeerMessage::ReadIndexAnswer { index: Err(why), .. } => format!("no ReadIndex: {why}"),
-        PeerMessage::Lead { ballot, .. } => format!("Lead, instead of {}", b(ballot)),
-        PeerMessage::Yield { ballot, .. } => format!("Yield: {} is behind", b(ballot)),
-        PeerMessage::Fetch { wanted: it, .. } => format!("Fetch {}", wanted(it)),
-        PeerMessage::Found { found: it, .. } => format!("Found {}", found(it)),
-        PeerMessage::HasState { index } => format!("HasState up to {index}"),
-        PeerMessage::Checksum { index, .. } => format!("Checksum at {index}"),
-        PeerMessage::Over { configuration, index, is_dismissed } => {
-            let dismissed = if *is_dismissed { "; you are not needed" } else { "" };
-            format!("Over: is in configuration {}, has {index}{dismissed}", configuration.0)
+        PeerMessage::TransferLeadership { ballot, .. } => {
+            format!("TransferLeadership, instead of {}", b(ballot))
         }
-        PeerMessage::AskToStop { .. } => "AskToStop".to_owned(),
-        PeerMessage::MayStop => "MayStop".to_owned(),
-        PeerMessage::Look { .. } => "Look how many are wanted".to_owned(),
-        PeerMessage::Wanted { wanted, .. } => format!("Wanted: {}", wanted.replicas),
-        PeerMessage::Differs { index, sound } => {
+        PeerMessage::DeferLeadership { ballot, .. } => {
+            format!("DeferLeadership: {} is behind", b(ballot))
+        }
+        PeerMessage::Fetch { wanted: it, .. } => format!("Fetch {}", wanted(it)),
+        PeerMessage::Fetched { found: it, .. } => format!("Fetched {}", found(it)),
+        PeerMessage::StateProgress { index } => format!("StateProgress up to {index}"),
+        PeerMessage::Checksum { index, .. } => format!("Checksum at {index}"),
+        PeerMessage::ConfigurationOver { configuration, index, is_dismissed } => {
+            let dismissed = if *is_dismissed { "; you are not needed" } else { "" };
+            format!(
+                "ConfigurationOver: is in configuration {}, has {index}{dismissed}",
+                configuration.0
+            )
+        }
+        PeerMessage::RequestStop { .. } => "RequestStop".to_owned(),
+        PeerMessage::PermitStop => "PermitStop".to_owned(),
+        PeerMessage::ReadScale { .. } => "ReadScale".to_owned(),
+        PeerMessage::ScaleReport { wanted, .. } => format!("ScaleReport: {}", wanted.replicas),
+        PeerMessage::StateDiffers { index, sound } => {
             let sound: Vec<_> = sound.iter().map(|id| node(*id)).collect();
-            format!("Differs at {index}: {} agree", sound.join(" "))
+            format!("StateDiffers at {index}: {} agree", sound.join(" "))
         }
         PeerMessage::Epoch { epoch } => format!("Epoch {}", epoch.0),
         PeerMessage::EpochKept { epoch } => format!("EpochKept {}", epoch.0),
@@ -240,6 +247,6 @@ pub fn is_routine(message: &PeerMessage) -> bool {
         PeerMessage::Paxos { message: Message::BLE(_), .. }
             | PeerMessage::Epoch { .. }
             | PeerMessage::EpochKept { .. }
-            | PeerMessage::HasState { .. }
+            | PeerMessage::StateProgress { .. }
     )
 }

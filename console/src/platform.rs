@@ -1,4 +1,4 @@
-//! The runner of the replicas: controls their processes and their number.
+//! The platform of the replicas: controls their processes and their number.
 //!
 //! Guarantees that an error says why something cannot be done, and what helps. Does not know what
 //! the replicas hold; the [client](kvorum_protocol::Client) does.
@@ -13,7 +13,7 @@ use kvorum_protocol::status::ClusterId;
 use kvorum_protocol::{Client, ClientError};
 
 use crate::clusters::Ground;
-use crate::exit::Stop;
+use crate::exit::Failure;
 use crate::kubernetes::rights::{self, Action};
 use crate::kubernetes::{Grace, Kube};
 use crate::message::{HowToKill, Place};
@@ -57,11 +57,11 @@ pub enum Marked {
 
 impl Marked {
     /// Parses the text of a marker.
-    fn read(text: Option<&str>) -> Result<Self, Stop> {
+    fn read(text: Option<&str>) -> Result<Self, Failure> {
         let Some(text) = text else { return Ok(Self::Gone) };
         let marker: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
         let cluster = marker["cluster"].as_str().and_then(|id| id.parse().ok());
-        cluster.map(Self::As).ok_or_else(|| Stop::failed("it is damaged"))
+        cluster.map(Self::As).ok_or_else(|| Failure::failed("it is damaged"))
     }
 }
 
@@ -70,7 +70,7 @@ impl Platform {
     ///
     /// # Errors
     /// When that cannot be determined.
-    pub async fn marked(&self) -> Result<Marked, Stop> {
+    pub async fn marked(&self) -> Result<Marked, Failure> {
         match self {
             Platform::Unmanaged(_) => Ok(Marked::Nowhere),
             #[cfg(feature = "local")]
@@ -144,10 +144,15 @@ impl Platform {
     ///
     /// # Errors
     /// When it was not ended: why.
-    pub async fn kill(&self, client: &Client, node: &str, how: HowToKill) -> Result<String, Stop> {
+    pub async fn kill(
+        &self,
+        client: &Client,
+        node: &str,
+        how: HowToKill,
+    ) -> Result<String, Failure> {
         match self {
             Platform::Unmanaged(_) if how == HowToKill::Now => crash(client, node).await,
-            Platform::Unmanaged(_) => Err(Stop::usage(
+            Platform::Unmanaged(_) => Err(Failure::usage(
                 "a replica at an address can be crashed, but not stopped; stop its process there",
             )),
             #[cfg(feature = "local")]
@@ -172,9 +177,9 @@ impl Platform {
     ///
     /// # Errors
     /// When it cannot be set here: why.
-    pub async fn scale(&self, replicas: u32) -> Result<(), Stop> {
+    pub async fn scale(&self, replicas: u32) -> Result<(), Failure> {
         match self {
-            Platform::Unmanaged(_) => Err(Stop::failed(NO_SCALING)),
+            Platform::Unmanaged(_) => Err(Failure::failed(NO_SCALING)),
             #[cfg(feature = "local")]
             Self::Local(folder) => {
                 let folder = folder.clone();
@@ -188,9 +193,9 @@ impl Platform {
     ///
     /// # Errors
     /// When it is not known here: why.
-    pub fn wanted(&self) -> Result<u32, Stop> {
+    pub fn wanted(&self) -> Result<u32, Failure> {
         match self {
-            Platform::Unmanaged(_) => Err(Stop::failed(NO_SCALING)),
+            Platform::Unmanaged(_) => Err(Failure::failed(NO_SCALING)),
             #[cfg(feature = "local")]
             Self::Local(folder) => Ok(crate::local::folder::StatefulSet::read(folder)?.replicas),
             Self::Kubernetes(kube) => Ok(kube.pods().wanted().replicas),
@@ -201,9 +206,9 @@ impl Platform {
     ///
     /// # Errors
     /// When the log is not accessible: why.
-    pub async fn logs(&self, node: &str) -> Result<Vec<String>, Stop> {
+    pub async fn logs(&self, node: &str) -> Result<Vec<String>, Failure> {
         match self {
-            Platform::Unmanaged(_) => Err(Stop::failed(NO_LOGS)),
+            Platform::Unmanaged(_) => Err(Failure::failed(NO_LOGS)),
             #[cfg(feature = "local")]
             Self::Local(folder) => {
                 let path = folder.join(node).join("log");
@@ -219,7 +224,7 @@ impl Platform {
 }
 
 /// Crashes a replica that allows faults; returns how it was done.
-async fn crash(client: &Client, node: &str) -> Result<String, Stop> {
+async fn crash(client: &Client, node: &str) -> Result<String, Failure> {
     match client.administer(Admin::Crash, &Route::Through(node.to_owned())).await {
         // A process that ends at once may not get its reply out.
         Ok(()) | Err(ClientError::Unknown { .. }) => Ok("by a crash".to_owned()),
@@ -229,8 +234,8 @@ async fn crash(client: &Client, node: &str) -> Result<String, Stop> {
 
 /// Runs blocking work on a thread meant for it.
 pub async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Stop> + Send + 'static,
-) -> Result<T, Stop> {
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Stop::failed(error.to_string()))?
+    done.map_err(|error| Failure::failed(error.to_string()))?
 }
