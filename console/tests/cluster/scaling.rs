@@ -19,8 +19,9 @@ use kvorum_protocol::{Client, Key, Value};
 use kvorum_replica::marker::Marker;
 use kvorum_replica::orchestrator::Folder;
 use rand::RngExt;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{interval, sleep};
+use tokio::time::{interval, sleep, timeout};
 
 /// Longer than any configuration change.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -28,12 +29,15 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const STEP_MAX: Duration = Duration::from_secs(15);
 /// Time between two writes of the client that measures.
 const PACE: Duration = Duration::from_millis(5);
+/// The writes to wait for where a cluster shall be under load.
+const WRITES: usize = 100;
 /// How long a file system may take to show a move.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A client that writes every few milliseconds and tries each write until it is done.
 struct Writer {
     stop: Arc<AtomicBool>,
+    acknowledged: watch::Receiver<usize>,
     task: JoinHandle<Vec<(Key, u64, Instant)>>,
 }
 
@@ -41,6 +45,7 @@ impl Writer {
     fn begin(client: &Arc<Client>, name: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (client, stopped) = (Arc::clone(client), Arc::clone(&stop));
+        let (count, acknowledged) = watch::channel(0);
         let task = tokio::spawn(async move {
             let (mut written, mut pace) = (Vec::new(), interval(PACE));
             while !stopped.load(Ordering::Relaxed) {
@@ -50,10 +55,19 @@ impl Writer {
                     Ok(Outcome::Put { revision }) => written.push((key, revision, Instant::now())),
                     other => panic!("a client sees latency and no error: {other:?}"),
                 }
+                count.send_replace(written.len());
             }
             written
         });
-        Self { stop, task }
+        Self { stop, acknowledged, task }
+    }
+
+    /// Waits until as many more writes as half a second has room for are acknowledged.
+    async fn goes_on(&self) {
+        let mut acknowledged = self.acknowledged.clone();
+        let until = *acknowledged.borrow() + WRITES;
+        let reached = acknowledged.wait_for(|count| *count >= until);
+        timeout(PATIENCE, reached).await.expect("writes are acknowledged").unwrap();
     }
 
     /// Returns the acknowledged writes, and when they were acknowledged.
@@ -104,7 +118,7 @@ async fn members_follow_the_number_wanted_and_clients_see_no_error() {
     let cluster = Cluster::start(&["--replicas=1"]);
     let client = cluster.client(DEADLINE);
     let writers = ["a", "b", "c"].map(|name| Writer::begin(&client, name));
-    sleep(PATIENCE / 120).await;
+    writers[0].goes_on().await;
     let mut steps = Vec::new();
     for replicas in [3, 5, 3, 1, 2, 1, 5, 1] {
         let before = client.status(&Route::Any).await.unwrap().configuration.id.0;
@@ -115,7 +129,7 @@ async fn members_follow_the_number_wanted_and_clients_see_no_error() {
         let changes = status.configuration.id.0 - before;
         assert!(took < STEP_MAX, "to {replicas}: {took:?}");
         assert!(changes == 1 || replicas > 1, "to one replica in one change, not {changes}");
-        sleep(PATIENCE / 120).await;
+        writers[0].goes_on().await;
         steps.push((replicas, took, from, Instant::now()));
     }
     let mut written = Vec::new();
@@ -316,7 +330,7 @@ async fn a_majority_killed_while_it_leaves_comes_back_when_scaled_up() {
     let cluster = Cluster::start(&["--replicas=5"]);
     let client = cluster.client(DEADLINE);
     let writer = Writer::begin(&client, "w");
-    sleep(PATIENCE / 120).await;
+    writer.goes_on().await;
     let written = writer.end().await;
     // Stopped first, so that none of them can leave in order.
     let leaving = ["kvorum-2", "kvorum-3", "kvorum-4"];
@@ -355,7 +369,7 @@ async fn of_two_one_lost_is_recovered() {
     let cluster = Cluster::start_in(&folder, &["--replicas=2"]);
     let client = cluster.client(DEADLINE);
     let writer = Writer::begin(&client, "w");
-    sleep(PATIENCE / 120).await;
+    writer.goes_on().await;
     let written = writer.end().await;
     take_folder_away(&cluster, "kvorum-1");
     let began = Instant::now();
@@ -448,11 +462,11 @@ async fn a_leader_that_leaves_hands_over() {
         assert_eq!(status, 0, "{text}");
         status_when(&client, &Route::Any, |s| s.leader.as_deref() == Some("kvorum-2")).await;
         let writer = Writer::begin(&client, "w");
-        sleep(PATIENCE / 200).await;
+        writer.goes_on().await;
         let from = Instant::now();
         scale(&cluster, 2);
         settled(&client, 2).await;
-        sleep(PATIENCE / 200).await;
+        writer.goes_on().await;
         let to = Instant::now();
         gaps.push(gap_ms(&writer.end().await, from, to));
         scale(&cluster, 3);

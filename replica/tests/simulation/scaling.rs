@@ -313,7 +313,7 @@ impl Cluster {
     }
 
     /// Asks a process to end; it will be started again.
-    pub fn ask_to_stop(&mut self, ordinal: u32) -> Result<(), String> {
+    pub fn request_stop(&mut self, ordinal: u32) -> Result<(), String> {
         match self.replica_of(ordinal) {
             Some(id) => self.turn(id, Input::WantsStop),
             None => Ok(()),

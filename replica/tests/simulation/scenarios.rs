@@ -84,7 +84,7 @@ fn a_rollout_moves_leadership_once() {
     play(3, |cluster| {
         cluster.pass(1_000_000)?;
         for (ordinal, then) in [(2, 0), (1, 0), (0, 1)] {
-            cluster.ask_to_stop(ordinal)?;
+            cluster.request_stop(ordinal)?;
             cluster.until("leave", |cluster| cluster.may_go(ordinal))?;
             cluster.kill(ordinal);
             settle(cluster, 3)?;
@@ -209,9 +209,9 @@ fn a_lost_volume_is_replaced_in_one_change() {
 fn restarts_take_turns() {
     play(3, |cluster| {
         let may_go = |cluster: &Cluster, ordinal| cluster.may_go(ordinal);
-        cluster.ask_to_stop(1)?;
+        cluster.request_stop(1)?;
         cluster.until("leave for the first", |cluster| may_go(cluster, 1))?;
-        cluster.ask_to_stop(2)?;
+        cluster.request_stop(2)?;
         cluster.pass(1_000_000)?;
         expect(!may_go(cluster, 2), "the second waits", cluster)?;
         cluster.kill(1);
@@ -223,7 +223,7 @@ fn restarts_take_turns() {
         settle(cluster, 3)?;
         cluster.pass(1_000_000)?;
         for ordinal in 0..3 {
-            cluster.ask_to_stop(ordinal)?;
+            cluster.request_stop(ordinal)?;
         }
         cluster.until("leave for all", |cluster| (0..3).all(|ordinal| may_go(cluster, ordinal)))
     });
@@ -235,7 +235,7 @@ fn a_restart_waits_for_a_dead_one() {
     play(3, |cluster| {
         cluster.keep_down(0, 3_000_000);
         cluster.pass(500_000)?;
-        cluster.ask_to_stop(2)?;
+        cluster.request_stop(2)?;
         cluster.pass(2_000_000)?;
         expect(!cluster.may_go(2), "it waits", cluster)?;
         cluster.until("leave", |cluster| cluster.may_go(2))?;
