@@ -3,8 +3,8 @@
 //! The log is `omnipaxos_storage`'s own `MemoryStorage`, guarded where that would underflow, so it
 //! is also the model that the RocksDB log is checked against.
 //!
-//! Guarantees what [`Store`] promises: every call is one write, and a crash keeps a prefix of the
-//! writes that no sync covered. Does not survive its process; a replica that restarts on an empty
+//! Guarantees what a [store](crate::engine::store) promises: every call is one write, and a crash
+//! keeps a prefix of the writes that no sync covered. Does not survive its process; a replica that restarts on an empty
 //! disk has lost its disk and is treated so.
 
 mod image;

@@ -1,8 +1,8 @@
 //! A disk: one RocksDB, one write-ahead log, and the side file.
 //!
 //! Writes go unsynced to the log's buffer; [`Database::sync`] makes all earlier ones durable at
-//! once. Guarantees what [`Store`] promises, and that a folder is used by one replica of one
-//! cluster. The folder's [lock](super::lock) guarantees that it is used by one process. A read that
+//! once. Guarantees what a [store](crate::engine::store) promises, and that a folder is used by one
+//! replica of one cluster. The folder's [lock](super::lock) guarantees that it is used by one process. A read that
 //! finds damage and a write that fails stop the replica; damaged data is never served.
 //!
 //! | file in the folder | contents |
