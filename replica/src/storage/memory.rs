@@ -4,8 +4,8 @@
 //! is also the model that the RocksDB log is checked against.
 //!
 //! Guarantees what a [store](crate::engine::store) promises: every call is one write, and a crash
-//! keeps a prefix of the writes that no sync covered. Does not survive its process; a replica that restarts on an empty
-//! disk has lost its disk and is treated so.
+//! keeps a prefix of the writes that no sync covered. Does not survive its process; a replica that
+//! restarts on an empty disk has lost its disk and is treated so.
 
 mod image;
 mod snapshots;

@@ -2,8 +2,9 @@
 //!
 //! Writes go unsynced to the log's buffer; [`Database::sync`] makes all earlier ones durable at
 //! once. Guarantees what a [store](crate::engine::store) promises, and that a folder is used by one
-//! replica of one cluster. The folder's [lock](super::lock) guarantees that it is used by one process. A read that
-//! finds damage and a write that fails stop the replica; damaged data is never served.
+//! replica of one cluster. The folder's [lock](super::lock) guarantees that it is used by one
+//! process. A read that finds damage and a write that fails stop the replica; damaged data is never
+//! served.
 //!
 //! | file in the folder | contents |
 //! |---|---|
