@@ -1,4 +1,4 @@
-//! The orchestrators: the source of the desired replica count, and the writer of the cluster's
+//! The orchestrators: the source of the desired replica count, and the keeper of the cluster's
 //! marker.
 //!
 //! | orchestrator | where |

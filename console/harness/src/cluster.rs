@@ -14,10 +14,8 @@ use kvorum_protocol::{Client, Value};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::program;
-
-/// The longest time that a test waits for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub use crate::PATIENCE;
+use crate::{SETTINGS, program};
 
 /// Returns a command for the program under test.
 pub fn kvorum() -> Command {
@@ -36,7 +34,7 @@ pub fn kvorum_after(line: &str) -> Command {
 
 /// Removes the settings of this machine's user from a command's environment.
 fn without_settings(command: &mut Command) {
-    for name in ["KVORUM_ENDPOINTS", "KVORUM_LOCAL", "KVORUM_READONLY", "KVORUM_TIMEOUT"] {
+    for name in SETTINGS {
         command.env_remove(name);
     }
 }

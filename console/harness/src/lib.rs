@@ -14,6 +14,14 @@ pub mod memory;
 pub mod terminal;
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// The longest time that a test waits for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The variables by which a user of this machine may have chosen a cluster.
+const SETTINGS: [&str; 4] =
+    ["KVORUM_ENDPOINTS", "KVORUM_LOCAL", "KVORUM_READONLY", "KVORUM_TIMEOUT"];
 
 /// Returns the path of the program under test.
 ///

@@ -10,14 +10,12 @@ use std::time::{Duration, Instant};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 use rustix::process::Pid;
 
-use crate::program;
+use crate::{PATIENCE, SETTINGS, program};
 
 /// The height of the terminal.
 const ROWS: NonZero<u16> = NonZero::new(24).unwrap();
 /// The width of the terminal.
 const COLUMNS: NonZero<u16> = NonZero::new(80).unwrap();
-/// The longest time that a test waits for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the program may take to end.
 pub const END: Duration = Duration::from_secs(2);
 /// How long a simulated user looks at a question before answering it.
@@ -61,8 +59,7 @@ impl Shown {
 pub fn kvorum(words: &[&str]) -> CommandBuilder {
     let mut command = CommandBuilder::new(program());
     command.args(words);
-    let settings = ["KVORUM_ENDPOINTS", "KVORUM_LOCAL", "KVORUM_READONLY", "NO_COLOR"];
-    for name in settings.into_iter().chain(["LC_ALL", "LC_CTYPE", "LANG"]) {
+    for name in SETTINGS.into_iter().chain(["NO_COLOR", "LC_ALL", "LC_CTYPE", "LANG"]) {
         command.env_remove(name);
     }
     command.env("TERM", "xterm-256color");
