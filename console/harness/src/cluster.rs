@@ -146,6 +146,15 @@ impl Drop for Cluster {
     }
 }
 
+/// Waits until something is so.
+pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Returns the leader's name, once there is one.
 pub async fn leader(client: &Client) -> String {
     let status = status_when(client, &Route::Any, |status| status.leader.is_some()).await;

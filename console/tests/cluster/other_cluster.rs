@@ -9,7 +9,9 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use kvorum::local::folder::{StatefulSet, process_of};
-use kvorum_harness::cluster::{Cluster, PATIENCE, kvorum, kvorum_after, leader, said, status_when};
+use kvorum_harness::cluster::{
+    Cluster, PATIENCE, kvorum, kvorum_after, leader, said, status_when, wait_for,
+};
 use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::data::{Condition, Operation, Outcome};
 use kvorum_protocol::status::ClusterId;
@@ -156,14 +158,6 @@ async fn mark_for(cluster: ClusterId, folder: &Path) {
 
 fn marker_of(folder: &Path) -> Option<String> {
     fs::read_to_string(folder.join("marker.json")).ok()
-}
-
-fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// A lost marker is made anew while the cluster lives.

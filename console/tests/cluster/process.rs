@@ -6,21 +6,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use kvorum_harness::cluster::{Cluster, PATIENCE, kvorum, kvorum_after, said};
+use kvorum_harness::cluster::{Cluster, kvorum, kvorum_after, said, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The time during which nothing may happen.
 const QUIET: Duration = Duration::from_secs(1);
-
-fn wait_for(what: &str, is_true: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !is_true() {
-        assert!(began.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// A signal ignored by the parent stays ignored, as `nohup` and shells require.
 #[test]
