@@ -1,0 +1,243 @@
+//! Encrypted connections: opened and accepted with credentials that may change meanwhile.
+//!
+//! New connections use the credentials of the moment. Guarantees that whoever holds a connection
+//! learns when its other end is no longer to be believed: its certificate is over, or its authority
+//! is not trusted any more.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::client::Resumption;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::SingleCertAndKey;
+use rustls::{AlertDescription, CertificateError, ClientConfig, CommonState, Error, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use crate::credentials::{Certificate, Credentials};
+use crate::identity::Identity;
+use crate::verification::{Verifier, provider};
+
+/// The name that a connection asks for. It is not sent, and not compared: a certificate says who
+/// its owner is.
+const SERVER_NAME: &str = "kvorum";
+
+/// A port of a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Port {
+    /// The one for other replicas.
+    Peers,
+    /// The one for clients.
+    Clients,
+}
+
+impl Port {
+    /// Returns the port's protocol, as RFC 7301 (ALPN) has both ends name it.
+    fn protocol(self) -> &'static [u8] {
+        match self {
+            Self::Peers => b"kvorum/p1",
+            Self::Clients => b"kvorum/c1",
+        }
+    }
+}
+
+/// The other end of an encrypted connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The one that its certificate names.
+    pub identity: Identity,
+    /// The time until which its certificate is valid.
+    pub not_after: SystemTime,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+/// One party's means of opening and accepting encrypted connections.
+pub struct Tls {
+    now: watch::Sender<Arc<Now>>,
+}
+
+/// The credentials of the moment, and what connections are made with.
+struct Now {
+    credentials: Credentials,
+    accept: [Arc<ServerConfig>; 2],
+    connect: [Arc<ClientConfig>; 2],
+}
+
+impl Now {
+    fn new(credentials: Credentials) -> Self {
+        let both = [Port::Peers, Port::Clients];
+        Self {
+            accept: both.map(|port| Arc::new(accepting(&credentials, port))),
+            connect: both.map(|port| Arc::new(connecting(&credentials, port))),
+            credentials,
+        }
+    }
+}
+
+fn verifier(credentials: &Credentials, replicas_only: bool) -> Arc<Verifier> {
+    let cluster = credentials.certificate.identity.cluster.clone();
+    let trust = Arc::clone(&credentials.trust);
+    Arc::new(Verifier { trust, cluster, replicas_only })
+}
+
+fn accepting(credentials: &Credentials, port: Port) -> ServerConfig {
+    let own = SingleCertAndKey::from(Arc::clone(&credentials.shown));
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider has TLS 1.3")
+        .with_client_cert_verifier(verifier(credentials, port == Port::Peers))
+        .with_cert_resolver(Arc::new(own));
+    config.alpn_protocols = vec![port.protocol().to_vec()];
+    // A session that is resumed would not show its certificate again.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config
+}
+
+fn connecting(credentials: &Credentials, port: Port) -> ClientConfig {
+    let own = SingleCertAndKey::from(Arc::clone(&credentials.shown));
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider has TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier(credentials, true))
+        .with_client_cert_resolver(Arc::new(own));
+    config.alpn_protocols = vec![port.protocol().to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    config
+}
+
+impl Tls {
+    /// Creates the means of a party with these credentials.
+    #[must_use]
+    pub fn new(credentials: Credentials) -> Arc<Self> {
+        Arc::new(Self { now: watch::Sender::new(Arc::new(Now::new(credentials))) })
+    }
+
+    /// Replaces the credentials. Connections that are open stay, as long as [`Tls::doubted`] lets
+    /// them.
+    pub fn replace(&self, credentials: Credentials) {
+        self.now.send_replace(Arc::new(Now::new(credentials)));
+    }
+
+    /// Returns the credentials of the moment.
+    #[must_use]
+    pub fn credentials(&self) -> Credentials {
+        self.now.borrow().credentials.clone()
+    }
+
+    /// Opens an encrypted connection over a stream.
+    ///
+    /// # Errors
+    /// When the stream breaks, or the other end is not a replica of this cluster; [`explain`] says
+    /// it in a sentence.
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        port: Port,
+        stream: S,
+    ) -> io::Result<(client::TlsStream<S>, Peer)> {
+        let config = Arc::clone(&self.now.borrow().connect[port as usize]);
+        let name = ServerName::try_from(SERVER_NAME).expect("it is a host name");
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        let peer = peer(stream.get_ref().1, port)?;
+        Ok((stream, peer))
+    }
+
+    /// Accepts an encrypted connection on a stream.
+    ///
+    /// # Errors
+    /// When the stream breaks, or the other end shows no certificate that fits the port.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        port: Port,
+        stream: S,
+    ) -> io::Result<(server::TlsStream<S>, Peer)> {
+        let config = Arc::clone(&self.now.borrow().accept[port as usize]);
+        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        let peer = peer(stream.get_ref().1, port)?;
+        Ok((stream, peer))
+    }
+
+    /// Waits until the other end of a connection is no longer to be believed. `early` is how long
+    /// before the end of its certificate that is; callers spread it, so that not all connections
+    /// are made anew at once.
+    pub async fn doubted(&self, peer: &Peer, early: Duration) {
+        let mut changes = self.now.subscribe();
+        let left = |now: SystemTime| peer.not_after.duration_since(now).unwrap_or_default();
+        loop {
+            let trust = Arc::clone(&changes.borrow_and_update().credentials.trust);
+            if trust.check(&peer.chain, UnixTime::now()).is_err() {
+                return;
+            }
+            let rest = left(SystemTime::now()).saturating_sub(early);
+            tokio::select! {
+                () = tokio::time::sleep(rest) => return,
+                changed = changes.changed() => if changed.is_err() {
+                    return;
+                },
+            }
+        }
+    }
+}
+
+/// Returns the other end of a connection whose handshake is over.
+fn peer(connection: &CommonState, port: Port) -> io::Result<Peer> {
+    let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+    if connection.alpn_protocol() != Some(port.protocol()) {
+        return Err(invalid("it does not say which port it means"));
+    }
+    let chain = connection.peer_certificates().unwrap_or_default();
+    let own = chain.first().ok_or_else(|| invalid("it shows no certificate"))?;
+    let certificate = Certificate::read(own).map_err(|error| invalid(&error.to_string()))?;
+    let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
+    Ok(Peer { identity: certificate.identity, not_after: certificate.not_after, chain })
+}
+
+/// Says in a clause why an encrypted connection failed: what the other end did, or said of this
+/// end's certificate.
+#[must_use]
+pub fn explain(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    let Some(inner) = inner else { return error.to_string() };
+    let said = match inner {
+        Error::AlertReceived(alert) => match alert {
+            AlertDescription::UnknownCA => {
+                "it does not trust the authority that signed this side's certificate"
+            }
+            AlertDescription::CertificateExpired => {
+                "this side's certificate is over, or not valid yet, by its clock"
+            }
+            AlertDescription::CertificateRequired => "it wants a certificate",
+            AlertDescription::NoApplicationProtocol => "this is its port for something else",
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::AccessDenied => {
+                "this side's certificate is not one that it lets in here: it is of another \
+                 cluster, or not for this"
+            }
+            _ => return format!("it ended the encrypted connection: {inner}"),
+        },
+        Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => "none of the authorities that this side trusts has signed its certificate",
+        Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "its certificate is over; renew it, or compare the clocks",
+        Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => "its certificate is not valid yet; compare the clocks",
+        Error::InvalidCertificate(
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. },
+        ) => "its certificate is not for this: a client's does not serve",
+        Error::InvalidCertificate(CertificateError::Other(other)) => return other.to_string(),
+        Error::InvalidMessage(_) => "it does not encrypt",
+        Error::NoCertificatesPresented => "it shows no certificate",
+        other => return other.to_string(),
+    };
+    said.to_owned()
+}
