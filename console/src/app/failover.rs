@@ -56,6 +56,13 @@ impl Stamps {
         self.noticed = Some(self.noticed.map_or(wall_us, |known| known.min(wall_us)));
     }
 
+    /// Whether the leader gave leadership away: nobody killed it, and nobody had lost it when the
+    /// next one was elected.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        self.killed.is_none() && self.noticed.is_none() && self.elected.is_some()
+    }
+
     /// Returns the first stamp that is present.
     #[must_use]
     pub fn began(&self) -> Option<u64> {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::status::Status;
-use kvorum_protocol::{Client, WIRE_VERSION};
+use kvorum_protocol::{Client, ClientError, WIRE_VERSION};
 use serde::Serialize;
 use serde_json::json;
 use tokio::net::lookup_host;
@@ -119,7 +119,10 @@ async fn examine(target: &Target, global: &Global, findings: &mut Findings) {
     }
     match ask_everybody(&client).await {
         Ok(said) => {
-            examine_replicas(&said, findings);
+            // Beside a second cluster, nothing else that they say fits together.
+            if Split::of(&said).is_none() {
+                examine_replicas(&said, findings);
+            }
             examine_clusters(&said, &platform, findings).await;
         }
         Err(stop) => findings.fail(
@@ -219,16 +222,46 @@ async fn examine_pods(kube: &Arc<Kube>, global: &Global, findings: &mut Findings
                 ),
             }
         }
-        let options = Options { deadline: global.timeout, dial: kube.dial(), ..Options::default() };
-        let client = Client::new(kube.resolve(), options);
-        let began = Instant::now();
-        match client.status(&Route::Through(name.clone())).await {
-            Ok(_) => findings.ok(&name, format!("answers after {:.0?}", began.elapsed())),
-            Err(error) => findings.fail(
-                &name,
-                error.to_string(),
-                "the API server has to pass WebSockets, or use --endpoints HOST:PORT",
-            ),
+    }
+    let running = kube
+        .pods()
+        .names()
+        .into_iter()
+        .filter(|name| pods.get(name).is_some_and(|pod| pod.is_running));
+    examine_ways(kube, global, running, findings).await;
+}
+
+/// Checks, of all at once, whether running pods answer.
+async fn examine_ways(
+    kube: &Arc<Kube>,
+    global: &Global,
+    running: impl Iterator<Item = String>,
+    findings: &mut Findings,
+) {
+    let options = Options { deadline: global.timeout, dial: kube.dial(), ..Options::default() };
+    let client = Arc::new(Client::new(kube.resolve(), options));
+    let asked = running.map(|name| {
+        let client = Arc::clone(&client);
+        async move {
+            let began = Instant::now();
+            let said = client.status(&Route::Through(name.clone())).await;
+            (name, began.elapsed(), said)
+        }
+    });
+    for (name, took, said) in futures::future::join_all(asked).await {
+        match said {
+            Ok(_) => findings.ok(&name, format!("answers after {took:.0?}")),
+            Err(error) => {
+                let cure = match &error {
+                    ClientError::Target(_) => "as it says",
+                    _ if kube.access.is_inside => "kubectl logs of the pod may tell why",
+                    _ => {
+                        "kubectl logs of the pod may tell why; if none answers, the API server \
+                         has to pass WebSockets, or use --endpoints HOST:PORT"
+                    }
+                };
+                findings.fail(&name, error.to_string(), cure);
+            }
         }
     }
 }

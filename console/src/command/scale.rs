@@ -23,6 +23,11 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), Failure> {
+    if replicas > MEMBERS_MAX {
+        return Err(Failure::usage(format!(
+            "{replicas} replicas are not possible; a cluster has 0 to {MEMBERS_MAX}"
+        )));
+    }
     let before = match context.client.status(&Route::Any).await {
         Ok(status) => status,
         Err(error) => return start(context, replicas, error.into()).await,
@@ -35,8 +40,7 @@ pub async fn scale(context: &Context, replicas: u32, yes: bool) -> Result<(), Fa
     }
     crate::note::note(consequence(now, replicas));
     let said = ask_all(&context.client).await?;
-    // A number above the maximum is refused where the number is stored.
-    let then = usize::try_from(replicas.min(MEMBERS_MAX)).unwrap_or(usize::MAX);
+    let then = usize::try_from(replicas).unwrap_or(usize::MAX);
     if replicas > 0 && !Consequence::of_scale(&Cluster::of(&said), then).keeps {
         crate::note::note(
             "NO majority of the members, or of those that stay, is there: nothing changes until \

@@ -9,6 +9,9 @@ use kube::Config;
 
 use crate::exit::Failure;
 
+/// The kinds of proxies.
+const SCHEMES: [&str; 4] = ["http://", "https://", "socks5://", "socks5h://"];
+
 /// Sets the proxy of a configuration. Ignores what the library found in the environment: it looks
 /// for the proxy, and not for the server, in `NO_PROXY`.
 ///
@@ -20,16 +23,28 @@ pub fn set(config: &mut Config, of_cluster: Option<String>) -> Result<(), Failur
     let is_plain = config.cluster_url.scheme_str() == Some("http");
     let port = config.cluster_url.port_u16().unwrap_or(if is_plain { 80 } else { 443 });
     let chosen = choose((&host, port), is_plain, of_cluster, variable);
+    if let Some(url) = &chosen
+        && !SCHEMES.iter().any(|scheme| url.starts_with(scheme))
+    {
+        return Err(unusable(url, "it is no proxy of a kind that this program knows"));
+    }
     config.proxy_url = match chosen {
         None => None,
-        Some(url) => Some(url.parse().map_err(|error| {
-            Failure::usage(format!(
-                "the proxy '{url}' cannot be used: {error}; write it as http://HOST:PORT or \
-                 socks5://HOST:PORT, in proxy-url of the kubeconfig or in HTTPS_PROXY"
-            ))
-        })?),
+        // The name is resolved by the proxy in either case.
+        Some(url) => {
+            let known = url.replacen("socks5h://", "socks5://", 1);
+            Some(known.parse().map_err(|error| unusable(&url, error))?)
+        }
     };
     Ok(())
+}
+
+fn unusable(url: &str, why: impl std::fmt::Display) -> Failure {
+    Failure::usage(format!(
+        "the proxy '{}' cannot be used: {why}; write it as http://HOST:PORT or \
+         socks5://HOST:PORT, in proxy-url of the kubeconfig or in HTTPS_PROXY",
+        url.escape_debug()
+    ))
 }
 
 /// Returns the URL of the proxy for a server, if one is to be used.
@@ -49,7 +64,8 @@ fn choose(
         || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     let url = either(if is_plain { "HTTP_PROXY" } else { "HTTPS_PROXY" }).filter(|_| !is_here)?;
     let url = if url.contains("://") { url } else { format!("http://{url}") };
-    let mut matcher = Matcher::builder().all(url.as_str());
+    // Which proxy does not matter for whether there is to be one: what is not a URL is reported.
+    let mut matcher = Matcher::builder().all("http://proxy");
     if let Some(no) = either("NO_PROXY") {
         matcher = matcher.no(entries(&no, port));
     }

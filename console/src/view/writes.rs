@@ -137,7 +137,10 @@ fn stamps_line(last: &Stamps) -> Vec<Piece> {
     let Some(began) = last.began() else { return Vec::new() };
     let after = |stamp: u64| stamp.saturating_sub(began) / 1000;
     let mut pieces = vec![piece(format!(" {} ", short(&last.from)), Tone::Bad)];
-    pieces.push(piece(if last.killed.is_some() { "killed" } else { "lost" }, Tone::Bad));
+    pieces.push(match last.is_handed_over() {
+        true => piece("handed over", Tone::Plain),
+        false => piece(if last.killed.is_some() { "killed" } else { "lost" }, Tone::Bad),
+    });
     if let Some(noticed) = last.noticed {
         pieces.push(piece(format!(" · {} ms noticed", after(noticed)), Tone::Plain));
     }
