@@ -255,11 +255,15 @@ class World:
             "metadata": {"name": name, "labels": {"kvorum-client": "true"}},
             "spec": {
                 "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
-                "securityContext": {"runAsNonRoot": True, "runAsUser": 10001,
+                "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001,
                                     "seccompProfile": {"type": "RuntimeDefault"}},
+                "volumes": [{"name": "tls", "secret": {"secretName": f"{SET}-client-admin",
+                                                       "defaultMode": 0o440}}],
                 "containers": [{
                     "name": "kvorum", "image": "kvorum-console:0.1.0", "imagePullPolicy": "IfNotPresent",
                     "args": arguments,
+                    "env": [{"name": "KVORUM_TLS_DIR", "value": "/tls"}],
+                    "volumeMounts": [{"name": "tls", "mountPath": "/tls", "readOnly": True}],
                     "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
                                         "capabilities": {"drop": ["ALL"]}},
                 }]}}
