@@ -5,7 +5,7 @@
 
 pub mod verb;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
@@ -65,6 +65,10 @@ pub struct Global {
     /// The cluster's StatefulSet; kvorum if not given
     #[arg(long, global = true, env = "KVORUM_STATEFULSET", value_name = "NAME")]
     pub statefulset: Option<String>,
+    /// The folder of this program's certificate: ca.crt, tls.crt and tls.key. By default that which
+    /// the cluster provides
+    #[arg(long, global = true, env = "KVORUM_TLS_DIR", value_name = "DIR")]
+    pub tls_dir: Option<PathBuf>,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     pub output: Format,
@@ -103,6 +107,13 @@ pub struct Global {
 }
 
 impl Global {
+    /// Returns the folder of this program's certificate, if it is given.
+    #[must_use]
+    pub fn tls_dir(&self) -> Option<&Path> {
+        // A variable that is set to nothing is not set.
+        self.tls_dir.as_deref().filter(|folder| !folder.as_os_str().is_empty())
+    }
+
     /// What is said of a cluster that Kubernetes runs.
     #[must_use]
     pub fn kubernetes(&self) -> crate::kubernetes::KubeTarget {
@@ -307,6 +318,9 @@ pub struct Local {
     /// Room that each replica keeps free on the disk
     #[arg(long, default_value = DISK_RESERVE, value_name = "BYTES")]
     pub disk_reserve: String,
+    /// Whether connections are encrypted
+    #[arg(long, env = "KVORUM_TLS", default_value = "require", value_name = "MODE")]
+    pub tls: kvorum_tls::Mode,
     /// One more argument for each replica, such as --checksum-seconds=60; may be repeated
     #[arg(long = "replica-arg", value_name = "ARGUMENT", allow_hyphen_values = true)]
     pub replica_arguments: Vec<String>,

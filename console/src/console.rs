@@ -11,11 +11,12 @@
 //! is worse than none.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use kvorum_protocol::client::Options;
 
 use crate::app::{App, Settings};
 use crate::arguments::{Global, ThemeName};
@@ -50,33 +51,50 @@ pub async fn attach(global: &Global, named: Named) -> Result<(), Failure> {
     let mut settings = settings(global, &shown);
     settings.retries = matches!(chosen, Ok(Target::Kubernetes(_)));
     settings.contexts = kubernetes::config::contexts();
-    let timeout = global.timeout;
+    let way = Way::of(global);
     let given = move || chosen.as_ref().map(Clone::clone).map_err(Failure::again);
-    let attach: Attach = Box::new(move |destination| {
-        let given = given();
-        Box::pin(async move { open(destination, given, timeout).await })
-    });
+    let attach: Attach =
+        Box::new(move |destination| Box::pin(open(destination, given(), way.clone())));
     run(global, settings, attach).await
+}
+
+/// How replicas are talked to.
+#[derive(Clone)]
+struct Way {
+    timeout: Duration,
+    /// The folder of this program's certificate, if it is given.
+    tls_dir: Option<PathBuf>,
+}
+
+impl Way {
+    fn of(global: &Global) -> Self {
+        Self { timeout: global.timeout, tls_dir: global.tls_dir().map(Path::to_owned) }
+    }
+
+    fn options(&self) -> Result<Options, Failure> {
+        let dial = crate::credentials::dial(self.tls_dir.as_deref())?;
+        Ok(Options { deadline: self.timeout, dial, ..Options::default() })
+    }
 }
 
 /// Opens the given destination.
 async fn open(
     destination: Destination,
     given: Result<Target, Failure>,
-    timeout: Duration,
+    way: Way,
 ) -> Result<Arc<dyn Backend>, Failure> {
     match destination {
         Destination::Given => match given {
-            Ok(Target::Endpoints(addresses)) => open_at(addresses, timeout).await,
-            Ok(Target::Local(folder)) => open_local(folder, timeout).await,
-            Ok(Target::Kubernetes(named)) => open_pods(named, timeout).await,
+            Ok(Target::Endpoints(addresses)) => open_at(addresses, &way).await,
+            Ok(Target::Local(folder)) => open_local(folder, &way).await,
+            Ok(Target::Kubernetes(named)) => open_pods(named, &way).await,
             // A local cluster may have been started since.
             Err(stop) => match target::living() {
-                Some(folder) => open_local(folder, timeout).await,
+                Some(folder) => open_local(folder, &way).await,
                 None => Err(stop),
             },
         },
-        Destination::Endpoints(addresses) => open_at(addresses, timeout).await,
+        Destination::Endpoints(addresses) => open_at(addresses, &way).await,
         Destination::Context(context) => {
             // The namespace and the `StatefulSet` that were named apply there too.
             let given = match given {
@@ -84,36 +102,33 @@ async fn open(
                 _ => kubernetes::KubeTarget::default(),
             };
             let named = kubernetes::KubeTarget { context: Some(context), ..given };
-            open_pods(named, timeout).await
+            open_pods(named, &way).await
         }
         #[cfg(feature = "local")]
-        Destination::StartLocal => start(crate::local::Plan::default(), timeout, None).await,
+        Destination::StartLocal => start(crate::local::Plan::default(), way.timeout, None).await,
         #[cfg(not(feature = "local"))]
         Destination::StartLocal => Err(no_local()),
     }
 }
 
-async fn open_at(addresses: Vec<String>, timeout: Duration) -> Result<Arc<dyn Backend>, Failure> {
-    Ok(Arc::new(RealCluster::at(&addresses, timeout).await?))
+async fn open_at(addresses: Vec<String>, way: &Way) -> Result<Arc<dyn Backend>, Failure> {
+    Ok(Arc::new(RealCluster::at(&addresses, way.options()?).await?))
 }
 
-async fn open_pods(
-    named: kubernetes::KubeTarget,
-    timeout: Duration,
-) -> Result<Arc<dyn Backend>, Failure> {
-    let kube = Kube::find(&named).await?;
-    Ok(Arc::new(RealCluster::of_pods(kube, timeout).await))
+async fn open_pods(named: kubernetes::KubeTarget, way: &Way) -> Result<Arc<dyn Backend>, Failure> {
+    let kube = Kube::find(&named, way.tls_dir.as_deref()).await?;
+    Ok(Arc::new(RealCluster::of_pods(kube, way.timeout).await))
 }
 
 #[cfg(feature = "local")]
-async fn open_local(folder: PathBuf, timeout: Duration) -> Result<Arc<dyn Backend>, Failure> {
+async fn open_local(folder: PathBuf, way: &Way) -> Result<Arc<dyn Backend>, Failure> {
     crate::local::folder::check_running(&folder)?;
-    Ok(Arc::new(RealCluster::local(folder, timeout).await?))
+    Ok(Arc::new(RealCluster::local(folder, way.options()?).await?))
 }
 
 #[cfg(not(feature = "local"))]
 #[expect(clippy::unused_async, reason = "as where there are local clusters")]
-async fn open_local(_: PathBuf, _: Duration) -> Result<Arc<dyn Backend>, Failure> {
+async fn open_local(_: PathBuf, _: &Way) -> Result<Arc<dyn Backend>, Failure> {
     Err(no_local())
 }
 
@@ -143,12 +158,13 @@ pub async fn local(local: crate::arguments::Local, global: &Global) -> Result<()
         Some(folder) => format!("local {}", folder.display()),
         None => "a local cluster".to_owned(),
     };
+    let way = Way::of(global);
     let attach: Attach = Box::new(move |destination| {
         let plan = plan.clone();
         match destination {
             Destination::Given | Destination::StartLocal => Box::pin(start(plan, timeout, None)),
             other @ (Destination::Endpoints(_) | Destination::Context(_)) => {
-                Box::pin(open(other, Err(Failure::failed("no cluster is named")), timeout))
+                Box::pin(open(other, Err(Failure::failed("no cluster is named")), way.clone()))
             }
         }
     });
@@ -181,8 +197,9 @@ pub async fn demo(
     }
     let shown = given.as_ref().map_or("a cluster of the demo's own".to_owned(), Target::describe);
     let (timeout, yes) = (global.timeout, demo.yes || given.is_none());
+    let way = Way::of(global);
     let attach: Attach = Box::new(move |_| match given.clone() {
-        Some(target) => Box::pin(open(Destination::Given, Ok(target), timeout)),
+        Some(target) => Box::pin(open(Destination::Given, Ok(target), way.clone())),
         None => Box::pin(start_temporary(timeout)),
     });
     let mut app = App::new(settings(global, &shown));
@@ -250,9 +267,9 @@ fn say(text: &str) -> Result<(), Failure> {
 pub async fn events(global: &Global, named: Named) -> Result<(), Failure> {
     let target = target::choose(global, named, Discovered::look(), false)?;
     crate::note::note(format!("using {}", target.describe()));
-    let (shown, timeout) = (target.describe(), global.timeout);
+    let (shown, way) = (target.describe(), Way::of(global));
     let attach: Attach =
-        Box::new(move |_| Box::pin(open(Destination::Given, Ok(target.clone()), timeout)));
+        Box::new(move |_| Box::pin(open(Destination::Given, Ok(target.clone()), way.clone())));
     let front = match global.output {
         crate::arguments::Format::Table => Front::Plain,
         _ => Front::Jsonl,

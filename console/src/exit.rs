@@ -4,6 +4,8 @@
 
 use kvorum_protocol::ClientError;
 use kvorum_protocol::client::Fate;
+use kvorum_protocol::connection::ConnectError;
+use kvorum_protocol::handshake::HandshakeRefusal;
 use kvorum_protocol::message::Refusal;
 
 /// The exit status of a command.
@@ -77,7 +79,17 @@ impl From<ClientError> for Failure {
                 refusal: Refusal::Limit(_) | Refusal::UnknownReplica { .. },
                 ..
             } => Exit::Usage,
-            ClientError::Refused { refusal: Refusal::FaultsForbidden, .. } => Exit::NotAuthorized,
+            ClientError::Refused {
+                refusal: Refusal::FaultsForbidden | Refusal::Forbidden { .. },
+                ..
+            } => Exit::NotAuthorized,
+            ClientError::Target(
+                ConnectError::Forbidden { .. } | ConnectError::Distrusted { .. },
+            ) => Exit::NotAuthorized,
+            ClientError::Target(ConnectError::Refused {
+                refusal: HandshakeRefusal::NotEncrypted,
+                ..
+            }) => Exit::NotAuthorized,
             ClientError::Refused { .. } | ClientError::Target(_) => Exit::Failed,
             ClientError::Unavailable { .. } => Exit::Unavailable,
             ClientError::Unknown { .. } => Exit::Unknown,

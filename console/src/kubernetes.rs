@@ -24,18 +24,22 @@ pub mod login;
 pub mod pods;
 mod proxy;
 pub mod rights;
+mod secrets;
 pub mod trouble;
 pub mod watching;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{DeleteParams, LogParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
-use kvorum_protocol::client::{Dial, Endpoint, Resolve};
+use kvorum_protocol::client::{Carrier, Dial, Endpoint, Resolve};
+use kvorum_tls::Encryption;
 use tokio::task::JoinSet;
 
+use crate::credentials;
 use crate::exit::{Exit, Failure};
 use access::Access;
 pub use access::CALL_PATIENCE;
@@ -66,6 +70,8 @@ pub struct Kube {
     pub access: Access,
     /// The name of the `StatefulSet`.
     pub set: String,
+    /// How what is sent to replicas is encrypted.
+    encryption: Encryption,
     pods: Arc<Pods>,
     #[expect(dead_code, reason = "its end is the watches' end")]
     watches: JoinSet<()>,
@@ -76,7 +82,7 @@ impl Kube {
     ///
     /// # Errors
     /// When it cannot be found: why, and what helps.
-    pub async fn find(named: &KubeTarget) -> Result<Arc<Self>, Failure> {
+    pub async fn find(named: &KubeTarget, tls_dir: Option<&Path>) -> Result<Arc<Self>, Failure> {
         let access = config::load(named).await?;
         let client = access.client().await?;
         let set = named.statefulset().to_owned();
@@ -89,7 +95,11 @@ impl Kube {
             found => found?,
         };
         let (pods, watches) = Pods::watch(&client, &access, &found).await?;
-        Ok(Arc::new(Self { client, access, set, pods, watches }))
+        let encryption = match tls_dir {
+            Some(folder) => credentials::of_folder(folder)?,
+            None => secrets::encryption(&client, &access, &set).await?,
+        };
+        Ok(Arc::new(Self { client, access, set, encryption, pods, watches }))
     }
 
     /// Describes the cluster in a few words.
@@ -139,10 +149,11 @@ impl Kube {
     /// Returns the way to connect to the replicas.
     #[must_use]
     pub fn dial(&self) -> Dial {
-        match self.access.is_inside {
-            true => Dial::Tcp,
+        let carrier = match self.access.is_inside {
+            true => Carrier::Tcp,
             false => forward::dial(self.pod_api(), Arc::clone(&self.pods)),
-        }
+        };
+        Dial { carrier, encryption: self.encryption.clone() }
     }
 
     /// Returns the name of the `ConfigMap` that is the cluster's marker.

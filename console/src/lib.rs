@@ -42,6 +42,7 @@ pub mod clock;
 pub mod clusters;
 pub mod command;
 pub mod console;
+pub mod credentials;
 pub mod exit;
 pub mod input;
 pub mod keymap;

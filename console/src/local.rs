@@ -19,13 +19,16 @@ use std::time::{Duration, Instant};
 
 use kvorum_protocol::Client;
 use kvorum_protocol::client::{Endpoint, Options, Resolve};
+use kvorum_replica::node::certificates;
 use kvorum_replica::node::settings::{StorageKind, parse_bytes};
 use kvorum_replica::transport::addresses::{Addresses, FILE_NAME};
+use kvorum_tls::Mode;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{DISK_RESERVE, Global, Local};
+use crate::credentials;
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::signals::EndSignals;
@@ -45,11 +48,25 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// The time between two checks for the status table.
 const TABLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Creates a client of the local cluster in a folder.
+/// Creates a client of the local cluster in a folder, encrypting as `options` say, or, where they
+/// do not, with the certificate that the cluster provides.
 pub fn client(folder: &Path, options: Options) -> Result<Arc<Client>, Failure> {
     let set = StatefulSet::read(folder)?;
-    let options = Options { cluster: Some(set.cluster), ..options };
+    let mut options = Options { cluster: Some(set.cluster), ..options };
+    encrypted(folder, &mut options)?;
     Ok(Arc::new(Client::new(resolve(folder), options)))
+}
+
+/// Lets options that do not encrypt use the certificate that the cluster in a folder provides, if
+/// it does.
+///
+/// # Errors
+/// When that is of no use.
+pub fn encrypted(folder: &Path, options: &mut Options) -> Result<(), Failure> {
+    if options.dial.encryption.tls().is_none() {
+        options.dial.encryption = credentials::of_local(folder)?;
+    }
+    Ok(())
 }
 
 /// Returns a lookup of the addresses where the replicas of a local cluster listen.
@@ -116,6 +133,8 @@ pub struct Plan {
     pub allow_faults: bool,
     /// The space that each replica keeps free on the disk.
     pub disk_reserve: String,
+    /// Whether connections are encrypted.
+    pub tls: Mode,
     /// More arguments for each replica.
     pub replica_arguments: Vec<String>,
 }
@@ -128,6 +147,7 @@ impl From<&Local> for Plan {
             storage: local.storage,
             allow_faults: local.allow_faults,
             disk_reserve: local.disk_reserve.clone(),
+            tls: local.tls,
             replica_arguments: local.replica_arguments.clone(),
         }
     }
@@ -141,6 +161,7 @@ impl Default for Plan {
             storage: StorageKind::Disk,
             allow_faults: false,
             disk_reserve: DISK_RESERVE.to_owned(),
+            tls: Mode::Require,
             replica_arguments: Vec::new(),
         }
     }
@@ -162,7 +183,7 @@ pub struct Running {
 
 impl Running {
     /// Starts the replicas.
-    pub fn start(plan: &Plan, report: &Report) -> Result<Self, Failure> {
+    pub async fn start(plan: &Plan, report: &Report) -> Result<Self, Failure> {
         parse_bytes(&plan.disk_reserve).map_err(Failure::usage)?;
         let path = match &plan.data {
             Some(path) => path.clone(),
@@ -172,6 +193,8 @@ impl Running {
         if plan.storage == StorageKind::Memory {
             folder.renew()?;
         }
+        let provided = certificates::provide(&folder.path, plan.tls).await;
+        provided.map_err(|why| Failure::failed(format!("no certificates: {why}")))?;
         let (quit, hurry) = (CancellationToken::new(), CancellationToken::new());
         let place = Place { path: folder.path.clone(), cluster: folder.set.cluster };
         let (plan, report) = (plan.clone(), Arc::clone(report));
@@ -200,9 +223,11 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Failure> {
     let began = Instant::now();
     let mut told = EndSignals::new()?;
     let report: Report = Arc::new(|name, what| crate::note::note(format!("{name} {what}")));
-    let running = Running::start(&Plan::from(&local), &report)?;
+    let running = Running::start(&Plan::from(&local), &report).await?;
     let folder = &running.folder;
-    let client = client(&folder.path, Options { deadline: global.timeout, ..Options::default() })?;
+    let dial = credentials::dial(global.tls_dir())?;
+    let options = Options { deadline: global.timeout, dial, ..Options::default() };
+    let client = client(&folder.path, options)?;
     let serving = async {
         let ready = wait_until_serving(&client, folder).await?;
         say(&welcome(folder, ready, began.elapsed()));

@@ -13,6 +13,7 @@ use kvorum_protocol::Client;
 use kvorum_protocol::client::Options;
 
 use crate::arguments::Global;
+use crate::credentials;
 use crate::exit::{Exit, Failure};
 use crate::kubernetes::{self, Kube, config};
 use crate::platform::Platform;
@@ -205,11 +206,12 @@ impl Target {
         match self {
             Self::Endpoints(addresses) => {
                 check_addresses(addresses)?;
+                let options = Options { dial: credentials::dial(global.tls_dir())?, ..options };
                 let client = Arc::new(Client::of_addresses(addresses, options));
                 Ok((client, Platform::Unmanaged(addresses.clone())))
             }
             Self::Kubernetes(named) => {
-                let kube = Kube::find(named).await?;
+                let kube = Kube::find(named, global.tls_dir()).await?;
                 crate::note::note(format!("using {}", kube.name()));
                 let options = Options { dial: kube.dial(), ..options };
                 Ok((Arc::new(Client::new(kube.resolve(), options)), Platform::Kubernetes(kube)))
@@ -217,6 +219,7 @@ impl Target {
             #[cfg(feature = "local")]
             Self::Local(folder) => {
                 crate::local::folder::check_running(folder)?;
+                let options = Options { dial: credentials::dial(global.tls_dir())?, ..options };
                 Ok((crate::local::client(folder, options)?, Platform::Local(folder.clone())))
             }
             #[cfg(not(feature = "local"))]
@@ -256,6 +259,7 @@ mod tests {
             context: None,
             namespace: None,
             statefulset: None,
+            tls_dir: None,
         }
     }
 

@@ -6,9 +6,13 @@
 //! and every byte of an answer until it has left. Anything over a bound is refused or closed, never
 //! queued. Does not know what requests mean.
 
+mod audit;
 mod held;
+mod outgoing;
 mod requests;
 
+use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,13 +22,13 @@ use kvorum_protocol::handshake::{
     ClientHello, HandshakeRefusal, MAGIC, ServerHello, Welcome, judge,
 };
 use kvorum_protocol::limits::{
-    CALLS_MAX, FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT, KEY_BYTES_MAX,
-    PING_INTERVAL, SILENCE_MAX, VALUE_BYTES_MAX,
+    HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT, KEY_BYTES_MAX, PING_INTERVAL, SILENCE_MAX,
+    VALUE_BYTES_MAX,
 };
 use kvorum_protocol::message::{Address, Answer, ClientFrame, Refusal, Request, ServerFrame};
 use kvorum_protocol::status::{ClusterId, Status};
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use kvorum_tls::{Accepted, Encryption, Identity, Peer, Port, ReplicaName, Subject, Wire};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -36,13 +40,12 @@ use crate::driver::metrics::Metrics;
 use crate::driver::sinks::{ClientSink, Queued, Total};
 use crate::engine::{ClientKey, Input};
 use crate::limits::{BEGUN_BYTES_MAX, CALL_BYTES, REQUESTS_BYTES_MAX};
-use held::Held;
+use crate::state::rights::{self, Forbidden, User};
+use outgoing::{Answers, Calls, Outgoing};
 use requests::Requests;
 
 /// Longest frame from a client, in bytes: fits the largest put, and a scan with two bounds.
 const REQUEST_BYTES_MAX: usize = VALUE_BYTES_MAX + 4 * KEY_BYTES_MAX;
-/// Buffer size, in bytes, up to which short frames are written together.
-const WRITE_BYTES: usize = 16 << 10;
 /// A connection that accepts no data for this long is closed.
 const STALL_MAX: Duration = Duration::from_secs(10);
 /// Refusals under way to connections over the limit; further connections are simply closed.
@@ -51,6 +54,11 @@ const REFUSALS_MAX: usize = 64;
 const REFUSAL_PATIENCE: Duration = Duration::from_millis(500);
 /// Pause after a failed accept: descriptors may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The end of a connection that was closed before anything was said: somebody only looked whether
+/// the port is open.
+const NOTHING_SAID: &str = "it was closed before it began";
+/// How long before the end of a client's certificate its connection ends: not all at once.
+const DOUBT_SPREAD: Range<Duration> = Duration::ZERO..Duration::from_secs(60);
 
 /// The clients' side of a replica.
 #[derive(Clone)]
@@ -68,6 +76,7 @@ pub struct Clients {
     /// Room for requests that are being received, in bytes.
     begun: Arc<Semaphore>,
     queued: Arc<Total>,
+    encryption: Encryption,
 }
 
 impl Clients {
@@ -80,11 +89,24 @@ impl Clients {
         status: watch::Receiver<Option<Arc<Status>>>,
         addresses: watch::Receiver<Vec<Address>>,
         metrics: Arc<Metrics>,
+        encryption: Encryption,
     ) -> Self {
         let room = Arc::new(Semaphore::new(REQUESTS_BYTES_MAX));
         let begun = Arc::new(Semaphore::new(BEGUN_BYTES_MAX));
         let (keys, queued) = (Arc::default(), Arc::default());
-        Self { name, cluster, driver, status, metrics, addresses, keys, room, begun, queued }
+        Self {
+            name,
+            cluster,
+            driver,
+            status,
+            metrics,
+            addresses,
+            keys,
+            room,
+            begun,
+            queued,
+            encryption,
+        }
     }
 
     /// Accepts connections, forever, at most `connections_max` at once.
@@ -92,8 +114,8 @@ impl Clients {
         let connections = Arc::new(Semaphore::new(connections_max));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     debug!(%error, "could not accept a client");
                     sleep(ACCEPT_PAUSE).await;
@@ -105,7 +127,7 @@ impl Clients {
             if let Ok(permit) = Arc::clone(&connections).try_acquire_owned() {
                 tokio::spawn(async move {
                     clients.metrics.connections.fetch_add(1, Ordering::Relaxed);
-                    clients.connection(stream).await;
+                    clients.accept(stream, from).await;
                     clients.metrics.connections.fetch_sub(1, Ordering::Relaxed);
                     drop(permit);
                 });
@@ -123,13 +145,50 @@ impl Clients {
         }
     }
 
-    async fn connection(&self, stream: TcpStream) {
-        let (read, mut write) = stream.into_split();
+    /// Serves a connection until it ends.
+    async fn accept(&self, stream: TcpStream, from: SocketAddr) {
+        let accepted = kvorum_tls::accept(&self.encryption, Port::Clients, stream);
+        let (wire, certified) = match timeout(HANDSHAKE_TIMEOUT, accepted).await {
+            Ok(Ok(Accepted::Plain(wire))) => (wire, None),
+            Ok(Ok(Accepted::Encrypted(wire, certified))) => (wire, Some(certified)),
+            Ok(Ok(Accepted::NotEncrypted(stream))) => {
+                audit::refused_connection(from, "it does not encrypt");
+                let refusal = refuse(stream, HandshakeRefusal::NotEncrypted);
+                let _ = timeout(REFUSAL_PATIENCE, refusal).await;
+                return;
+            }
+            Ok(Err(error)) => {
+                match kvorum_tls::distrust(&error) {
+                    Some(why) => audit::refused_connection(from, &why),
+                    None => debug!(%from, %error, "no connection"),
+                }
+                return;
+            }
+            Err(_) => return,
+        };
+        let user = certified.as_ref().map_or(User::Anonymous, |peer| user_of(&peer.identity));
+        tokio::select! {
+            () = self.connection(wire, user, from) => {}
+            () = self.doubted(certified.as_ref()) => debug!(%from, "its certificate is over"),
+        }
+    }
+
+    /// Waits until the other end of a connection is no longer to be believed.
+    async fn doubted(&self, certified: Option<&Peer>) {
+        match (self.encryption.tls(), certified) {
+            (Some(tls), Some(peer)) => tls.doubted(peer, rand::random_range(DOUBT_SPREAD)).await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    async fn connection(&self, wire: Wire, user: User, from: SocketAddr) {
+        let (read, mut write) = tokio::io::split(wire);
         let mut requests = Requests::new(read, HANDSHAKE_BYTES_MAX, Arc::clone(&self.begun));
         match timeout(HANDSHAKE_TIMEOUT, self.shake_hands(&mut requests, &mut write)).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => {
-                self.metrics.malformed.fetch_add(1, Ordering::Relaxed);
+                let is_strange = why != NOTHING_SAID;
+                self.metrics.malformed.fetch_add(u64::from(is_strange), Ordering::Relaxed);
                 debug!(why, "a client's handshake failed");
                 return;
             }
@@ -137,6 +196,7 @@ impl Clients {
         }
         requests.set_bytes_max(REQUEST_BYTES_MAX);
         let client = ClientKey(self.keys.fetch_add(1, Ordering::Relaxed) + 1);
+        let caller = Caller { client, user, from };
         let (frames, queue) = mpsc::unbounded_channel();
         let queued = Queued::new(Arc::clone(&self.queued));
         let end = CancellationToken::new();
@@ -144,13 +204,13 @@ impl Clients {
         if self.driver.send(ClientEvent::Up { client, sink }).await.is_err() {
             return;
         }
-        let calls = Arc::new(Calls { slots: Semaphore::new(CALLS_MAX), held: Held::default() });
+        let calls = Arc::new(Calls::default());
         let answers = Answers { frames, queued: queued.clone() };
         let outgoing = Outgoing::new(write, queued, Arc::clone(&calls));
         tokio::select! {
             () = end.cancelled() => debug!(client = client.0, "a client does not read its answers"),
             () = self.write_frames(outgoing, queue) => {}
-            () = self.read_requests(requests, client, &calls, &answers) => {}
+            () = self.read_requests(requests, &caller, &calls, &answers) => {}
         }
         let input = Input::ClientGone { client };
         // Until the driver handles this event, the client's requests are in its queues.
@@ -160,10 +220,14 @@ impl Clients {
 
     async fn shake_hands(
         &self,
-        requests: &mut Requests<OwnedReadHalf>,
-        write: &mut OwnedWriteHalf,
+        requests: &mut Requests<ReadHalf<Wire>>,
+        write: &mut WriteHalf<Wire>,
     ) -> Result<(), &'static str> {
-        let Ok(Some(begun)) = requests.next().await else { return Err("no frame") };
+        let begun = match requests.next().await {
+            Ok(Some(begun)) => begun,
+            Ok(None) => return Err(NOTHING_SAID),
+            Err(_) => return Err("no frame"),
+        };
         let hello: ClientHello = frame::decode(&begun.bytes).map_err(|_| "no hello")?;
         if hello.magic != MAGIC {
             return Err("another protocol");
@@ -185,8 +249,8 @@ impl Clients {
     /// Reads requests until the client leaves, falls silent or sends an invalid request.
     async fn read_requests(
         &self,
-        mut requests: Requests<OwnedReadHalf>,
-        client: ClientKey,
+        mut requests: Requests<ReadHalf<Wire>>,
+        caller: &Caller,
         calls: &Calls,
         answers: &Answers,
     ) {
@@ -209,12 +273,8 @@ impl Clients {
             match frame {
                 ClientFrame::Ping => {}
                 ClientFrame::Cancel { call } => {
-                    let input = Input::Cancel { client, call };
+                    let input = Input::Cancel { client: caller.client, call };
                     let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
-                }
-                ClientFrame::Call { call, request: Request::Addresses } => {
-                    slot.forget();
-                    answers.answer(call, Answer::Addresses(self.addresses.borrow().clone()));
                 }
                 ClientFrame::Call { call, .. } if calls.held.has(call) => {
                     malformed();
@@ -223,27 +283,50 @@ impl Clients {
                 ClientFrame::Call { call, request } => {
                     // Returned when the answer has left.
                     slot.forget();
-                    self.metrics.calls.fetch_add(1, Ordering::Relaxed);
-                    let room = self.room_for(begun.bytes.len());
-                    let refusal = match (request.validate(), room) {
-                        (Err(limit), _) => Some(Refusal::Limit(limit)),
-                        (Ok(()), None) => Some(Refusal::Overloaded),
-                        (Ok(()), Some(room)) => {
-                            calls.held.hold(call, room);
-                            let input = Input::Client { client, call, request };
-                            let event = ClientEvent::Input { input, permit: None };
-                            self.driver.try_send(event).is_err().then_some(Refusal::Overloaded)
-                        }
-                    };
-                    if let Some(refusal) = refusal {
-                        let is_overload = refusal == Refusal::Overloaded;
-                        let overloads = &self.metrics.overloads;
-                        overloads.fetch_add(u64::from(is_overload), Ordering::Relaxed);
-                        answers.answer(call, Answer::Refused(refusal));
+                    let bytes = begun.bytes.len();
+                    if let Some(answer) = self.take(caller, (call, request), bytes, calls) {
+                        answers.answer(call, answer);
                     }
                 }
             }
         }
+    }
+
+    /// Passes a call of `bytes` bytes to the driver, or answers it at once.
+    fn take(
+        &self,
+        caller: &Caller,
+        (call, request): (u64, Request),
+        bytes: usize,
+        calls: &Calls,
+    ) -> Option<Answer> {
+        if let Err(Forbidden { right }) = rights::judge(&caller.user, rights::touches(&request)) {
+            self.metrics.forbidden.fetch_add(1, Ordering::Relaxed);
+            audit::refused_request(&caller.user, caller.from, &request, right);
+            let (user, right) = (caller.user.to_string(), right.to_owned());
+            return Some(Answer::Refused(Refusal::Forbidden { user, right }));
+        }
+        if matches!(request, Request::Addresses) {
+            return Some(Answer::Addresses(self.addresses.borrow().clone()));
+        }
+        self.metrics.calls.fetch_add(1, Ordering::Relaxed);
+        let refusal = match (request.validate(), self.room_for(bytes)) {
+            (Err(limit), _) => Refusal::Limit(limit),
+            (Ok(()), None) => Refusal::Overloaded,
+            (Ok(()), Some(room)) => {
+                calls.held.hold(call, room);
+                let input = Input::Client { client: caller.client, call, request };
+                let event = ClientEvent::Input { input, permit: None };
+                match self.driver.try_send(event) {
+                    Ok(()) => return None,
+                    Err(_) => Refusal::Overloaded,
+                }
+            }
+        };
+        if refusal == Refusal::Overloaded {
+            self.metrics.overloads.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(Answer::Refused(refusal))
     }
 
     /// Reserves room for a request of `bytes` bytes, until its answer has left.
@@ -291,98 +374,35 @@ impl Clients {
     }
 }
 
-/// The calls of a connection that are under way: the free slots for more, and their room.
-struct Calls {
-    slots: Semaphore,
-    held: Held,
+/// The one at the other end of a connection.
+struct Caller {
+    client: ClientKey,
+    user: User,
+    from: SocketAddr,
 }
 
-/// The sender of answers to calls that never reach the driver.
-struct Answers {
-    frames: mpsc::UnboundedSender<ServerFrame>,
-    queued: Queued,
-}
-
-impl Answers {
-    fn answer(&self, call: u64, answer: Answer) {
-        let frame = ServerFrame::Answer { call, answer };
-        self.queued.add(frame.weight());
-        let _ = self.frames.send(frame);
-    }
-}
-
-/// The writing end of a connection. Frames in the buffer do not count as having left.
-struct Outgoing {
-    write: OwnedWriteHalf,
-    buffer: Vec<u8>,
-    /// Weight of the frames in the buffer, in bytes.
-    weight: usize,
-    /// Number of calls that these frames answer.
-    answers: usize,
-    /// The room of these calls.
-    rooms: Vec<OwnedSemaphorePermit>,
-    queued: Queued,
-    calls: Arc<Calls>,
-}
-
-impl Outgoing {
-    fn new(write: OwnedWriteHalf, queued: Queued, calls: Arc<Calls>) -> Self {
-        let (buffer, rooms) = (Vec::new(), Vec::new());
-        Self { write, buffer, weight: 0, answers: 0, rooms, queued, calls }
-    }
-
-    /// Writes a frame, or buffers it to be written with the next ones if it is short.
-    async fn write(&mut self, frame: ServerFrame) -> std::io::Result<()> {
-        self.weight += frame.weight();
-        if let ServerFrame::Answer { call, .. } = &frame {
-            self.answers += 1;
-            // The client may reuse the call number as soon as it sees the answer.
-            self.rooms.extend(self.calls.held.take(*call));
-        }
-        let bytes = frame::encode(&frame, FRAME_BYTES_MAX).map_err(std::io::Error::other)?;
-        // From here on, the encoded bytes replace the frame.
-        drop(frame);
-        self.buffer.extend(frame::length_of(&bytes));
-        if self.buffer.len() + bytes.len() <= WRITE_BYTES {
-            self.buffer.extend_from_slice(&bytes);
-            return Ok(());
-        }
-        self.write.write_all(&self.buffer).await?;
-        self.buffer.clear();
-        self.write.write_all(&bytes).await?;
-        self.left();
-        Ok(())
-    }
-
-    /// Writes the bytes that remain in the buffer.
-    async fn flush(&mut self) -> std::io::Result<()> {
-        self.write.write_all(&self.buffer).await?;
-        // An idle connection keeps no buffer.
-        self.buffer = Vec::new();
-        self.left();
-        Ok(())
-    }
-
-    /// Returns the room of all written frames, after everything has left.
-    fn left(&mut self) {
-        self.queued.subtract(std::mem::take(&mut self.weight));
-        self.calls.slots.add_permits(std::mem::take(&mut self.answers));
-        self.rooms.clear();
+/// Returns the user that a certificate names.
+fn user_of(identity: &Identity) -> User {
+    match &identity.subject {
+        Subject::Client(name) => User::Client(name.clone()),
+        Subject::Replica(ReplicaName::One(name)) => User::Replica(Some(name.clone())),
+        Subject::Replica(ReplicaName::Any) => User::Replica(None),
     }
 }
 
 async fn send_hello(
-    write: &mut OwnedWriteHalf,
+    write: &mut (impl AsyncWrite + Unpin),
     verdict: Result<Welcome, HandshakeRefusal>,
 ) -> Result<(), &'static str> {
     let hello = ServerHello { magic: MAGIC, verdict };
     let bytes = frame::encode(&hello, HANDSHAKE_BYTES_MAX).map_err(|_| "hello too long")?;
     let bytes = [&frame::length_of(&bytes)[..], &bytes].concat();
-    write.write_all(&bytes).await.map_err(|_| "connection lost")
+    write.write_all(&bytes).await.map_err(|_| "connection lost")?;
+    write.flush().await.map_err(|_| "connection lost")
 }
 
-async fn refuse(stream: TcpStream, refusal: HandshakeRefusal) {
-    let (read, mut write) = stream.into_split();
+async fn refuse(stream: impl AsyncRead + AsyncWrite, refusal: HandshakeRefusal) {
+    let (read, mut write) = tokio::io::split(stream);
     let mut requests = Requests::new(read, HANDSHAKE_BYTES_MAX, Arc::new(Semaphore::new(0)));
     // The hello is read first: closing the connection with it unread would reset it, and the
     // refusal would be lost.

@@ -13,6 +13,7 @@ mod events;
 pub mod folder;
 pub mod kubernetes;
 mod marker_writer;
+pub mod secrets;
 mod upkeep;
 mod witnesses;
 
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use kvorum_protocol::client::Resolve;
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
+use kvorum_tls::Encryption;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at};
 use tokio_stream::wrappers::IntervalStream;
@@ -36,6 +38,7 @@ pub use events::{ClusterEvent, EventRecorder};
 pub use folder::Folder;
 pub use kubernetes::Kubernetes;
 pub use marker_writer::MarkerWriter;
+pub use secrets::{Files, Secret};
 pub use upkeep::Upkeep;
 
 /// The time between two looks at a folder.
@@ -228,6 +231,7 @@ pub async fn origin(
     name: &str,
     cluster: Option<ClusterId>,
     intent: u64,
+    encryption: &Encryption,
 ) -> Result<Origin, OrchestratorError> {
     let wanted = orchestrator.wanted().await?;
     let marker = orchestrator.marker().await?;
@@ -238,7 +242,7 @@ pub async fn origin(
     }
     // No cluster is marked, but one may be alive whose marker was lost.
     let (place, own) = (orchestrator.marker_place(), marker.as_ref().map(|marker| marker.cluster));
-    let found = witnesses::living(&orchestrator.clients(name)).await;
+    let found = witnesses::living(&orchestrator.clients(name), encryption).await;
     let found = found.map_err(|why| {
         OrchestratorError::Unreachable(format!("the cluster has no marker ({place}), and {why}"))
     })?;
@@ -425,7 +429,9 @@ mod tests {
         std::fs::write(path.join(folder::SET_FILE), r#"{"replicas": 3}"#).unwrap();
         let (folder, cluster) = (Folder::new(&path), ClusterId(7));
         let orchestrator = Orchestrator::Folder(folder.clone());
-        let asks = |name: &'static str, intent| origin(&orchestrator, name, Some(cluster), intent);
+        let asks = |name: &'static str, intent| {
+            origin(&orchestrator, name, Some(cluster), intent, &Encryption::Off)
+        };
         assert!(asks("kvorum-1", 1).await.is_err(), "only the first ordinal begins");
         assert_eq!(asks("kvorum-0", 2).await.unwrap(), Origin::Begins(cluster));
         assert_eq!(asks("kvorum-0", 2).await.unwrap(), Origin::Begins(cluster), "after a crash");

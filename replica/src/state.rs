@@ -7,6 +7,7 @@
 pub mod chain;
 pub mod entry;
 pub mod machine;
+pub mod rights;
 pub mod snapshot;
 pub mod start;
 pub mod version;

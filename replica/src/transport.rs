@@ -15,12 +15,15 @@ mod meeting;
 pub mod reached;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::status::ReplicaId;
+use kvorum_tls::{Accepted, Encryption, Peer, Port, Tls, Wire};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -46,6 +49,8 @@ const STRANGERS_INTERVAL: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time between two checks whether a non-member has become a member.
 const GUEST_INTERVAL: Duration = Duration::from_secs(1);
+/// How long before the end of a peer's certificate its session ends: not all at once.
+const DOUBT_SPREAD: Range<Duration> = Duration::ZERO..Duration::from_secs(60);
 
 /// The shared state of all links.
 #[derive(Clone)]
@@ -57,6 +62,7 @@ pub struct Transport {
     book: Arc<AddressBook>,
     /// The addresses where they were reached last.
     reached: Arc<Reached>,
+    encryption: Encryption,
     sessions: Arc<AtomicU64>,
     inbound: Inbound,
     /// Number of open sessions of each peer. Locked briefly.
@@ -72,10 +78,11 @@ impl Transport {
         known: watch::Receiver<Vec<Known>>,
         book: AddressBook,
         reached: Arc<Reached>,
+        encryption: Encryption,
     ) -> Self {
         let (sessions, linked, book) = (Arc::default(), Arc::default(), Arc::new(book));
         let inbound = Inbound::default();
-        Self { me, driver, known, book, reached, sessions, inbound, linked }
+        Self { me, driver, known, book, reached, encryption, sessions, inbound, linked }
     }
 
     fn linked<T>(&self, with: impl FnOnce(&mut BTreeMap<ReplicaId, u32>) -> T) -> T {
@@ -110,7 +117,7 @@ impl Transport {
             let (transport, strangers) = (self.clone(), Arc::clone(&strangers));
             tokio::spawn(async move {
                 let met = tokio::select! {
-                    met = transport.meet(stream, None) => met,
+                    met = transport.accept(stream) => met,
                     () = end.cancelled() => return,
                 };
                 match met {
@@ -140,10 +147,38 @@ impl Transport {
         }
     }
 
-    /// Meets the replica at the other end; `dialed` is the one that this replica dialed.
-    async fn meet(&self, stream: TcpStream, dialed: Option<ReplicaId>) -> Result<Met, Failure> {
+    /// Meets a replica that dialed this one.
+    async fn accept(&self, stream: TcpStream) -> Result<Met, Failure> {
         let _ = stream.set_nodelay(true);
-        let meeting = Meeting::new(stream, self.driver.clone());
+        let accepted = kvorum_tls::accept(&self.encryption, Port::Peers, stream);
+        let (wire, certified) = match in_time(accepted).await? {
+            Accepted::Encrypted(wire, certified) => (wire, Some(certified)),
+            Accepted::Plain(wire) => (wire, None),
+            Accepted::NotEncrypted(_) => return Err(Failure::NotEncrypted),
+        };
+        self.meet(wire, certified, None).await
+    }
+
+    /// Begins a connection that this replica opened.
+    async fn encrypt(
+        &self,
+        stream: TcpStream,
+        tls: Option<&Tls>,
+    ) -> Result<(Wire, Option<Peer>), Failure> {
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = tls else { return Ok((Wire::Plain(stream), None)) };
+        let (stream, peer) = in_time(tls.connect(Port::Peers, stream)).await?;
+        Ok((Wire::Encrypted(Box::new(stream.into())), Some(peer)))
+    }
+
+    /// Meets the replica at the other end; `dialed` is the one that this replica dialed.
+    async fn meet(
+        &self,
+        wire: Wire,
+        certified: Option<Peer>,
+        dialed: Option<ReplicaId>,
+    ) -> Result<Met, Failure> {
+        let meeting = Meeting::new(wire, certified, self.driver.clone());
         let met = match timeout(MEETING_PATIENCE, meeting.hold(dialed)).await {
             Err(_) => Err(Failure::Unreachable("it did not introduce itself in time".to_owned())),
             Ok(met) => met,
@@ -157,10 +192,18 @@ impl Transport {
         met
     }
 
+    /// Waits until the other end of a connection is no longer to be believed.
+    async fn doubted(&self, certified: Option<Peer>) {
+        match (self.encryption.tls(), certified) {
+            (Some(tls), Some(peer)) => tls.doubted(&peer, rand::random_range(DOUBT_SPREAD)).await,
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Runs a session until it ends.
     async fn session(&self, met: Met) {
         let session = Session(self.sessions.fetch_add(1, Ordering::Relaxed) + 1);
-        let peer = met.peer;
+        let (peer, certified) = (met.peer, met.certified.clone());
         let is_member = || self.member_name(peer).is_some();
         // Any replica that asks gets an id, but not a session.
         let place = Arc::clone(&self.inbound.guests).try_acquire_owned();
@@ -179,6 +222,7 @@ impl Transport {
         tokio::select! {
             () = link::run(met, session, &self.inbound, is_member, &self.driver) => {}
             () = keep_place => {}
+            () = self.doubted(certified) => debug!(peer = peer.0, "its certificate is over"),
         }
         self.linked(|linked| {
             let open = linked.entry(peer).or_default();
@@ -187,6 +231,17 @@ impl Transport {
                 linked.remove(&peer);
             }
         });
+    }
+}
+
+/// Waits, for a limited time, for the encryption of a connection to begin.
+async fn in_time<T>(begun: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
+    match timeout(MEETING_PATIENCE, begun).await {
+        Err(_) => Err(Failure::Unreachable("it did not introduce itself in time".to_owned())),
+        Ok(begun) => begun.map_err(|error| match kvorum_tls::distrust(&error) {
+            Some(why) => Failure::Distrusted(why),
+            None => Failure::Unreachable(error.to_string()),
+        }),
     }
 }
 

@@ -115,6 +115,11 @@ impl Cluster {
         kvorum::local::client(&self.folder, options).unwrap()
     }
 
+    /// Returns the folder of the certificate with which everything is allowed.
+    pub fn tls_dir(&self) -> PathBuf {
+        self.folder.join("tls").join("client-admin")
+    }
+
     /// Runs a command line on the cluster.
     pub fn run(&self, words: &[&str]) -> Output {
         kvorum().arg("--local").arg(&self.folder).args(words).output().unwrap()

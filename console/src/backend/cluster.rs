@@ -65,11 +65,11 @@ struct Own {
 
 impl RealCluster {
     /// Opens a cluster of replicas at addresses.
-    pub async fn at(addresses: &[String], deadline: Duration) -> Result<Self, Failure> {
+    pub async fn at(addresses: &[String], options: Options) -> Result<Self, Failure> {
         crate::target::check_addresses(addresses)?;
-        let options = Options { deadline, ..Options::default() };
+        let dial = options.dial.clone();
         let client = Arc::new(Client::of_addresses(addresses, options));
-        let watch = Watch::new(Arc::new(Vec::new), Arc::clone(&client));
+        let watch = Watch { dial, ..Watch::new(Arc::new(Vec::new), Arc::clone(&client)) };
         let watched = addresses.iter().cloned().map(Watched::At).collect();
         Ok(Self::make(client, watch, watched, Platform::Unmanaged(addresses.to_vec())).await)
     }
@@ -87,11 +87,13 @@ impl RealCluster {
 
     /// Opens the local cluster in a folder, run by another process.
     #[cfg(feature = "local")]
-    pub async fn local(folder: PathBuf, deadline: Duration) -> Result<Self, Failure> {
-        use crate::local::{client, resolve};
-        let client = client(&folder, Options { deadline, ..Options::default() })?;
+    pub async fn local(folder: PathBuf, mut options: Options) -> Result<Self, Failure> {
+        use crate::local::{client, encrypted, resolve};
+        encrypted(&folder, &mut options)?;
+        let dial = options.dial.clone();
+        let client = client(&folder, options)?;
         let names = Some(crate::local::names(&folder));
-        let watch = Watch { names, ..Watch::new(resolve(&folder), Arc::clone(&client)) };
+        let watch = Watch { names, dial, ..Watch::new(resolve(&folder), Arc::clone(&client)) };
         Ok(Self::make(client, watch, Vec::new(), Platform::Local(folder)).await)
     }
 
@@ -120,12 +122,12 @@ impl RealCluster {
         });
         // The folder is created and locked on a thread that may block.
         let (runtime, plan) = (tokio::runtime::Handle::current(), plan.clone());
-        let start = move || {
-            let _in_runtime = runtime.enter();
-            crate::local::Running::start(&plan, &report)
-        };
+        let start = move || runtime.block_on(crate::local::Running::start(&plan, &report));
         let running = blocking(start).await?;
-        let mut cluster = Self::local(running.folder.path.clone(), deadline).await?;
+        let mut cluster = {
+            let options = Options { deadline, ..Options::default() };
+            Self::local(running.folder.path.clone(), options).await?
+        };
         cluster.place.is_own = true;
         let own = Own { reports: Some(reports), running: Some(running), temporary };
         cluster.own = Mutex::new(own);

@@ -69,7 +69,7 @@ impl Watch {
     /// Creates a watch over TCP, without any names yet.
     pub fn new(resolve: Resolve, client: Arc<Client>) -> Self {
         let strangers = Arc::default();
-        Self { resolve, client, strangers, names: None, dial: Dial::Tcp }
+        Self { resolve, client, strangers, names: None, dial: Dial::default() }
     }
 
     /// Watches until the sink is closed, or another cluster has taken the place of this one.

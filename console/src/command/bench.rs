@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use kvorum_protocol::client::{Fate, Route};
 use kvorum_protocol::data::{Condition, Operation, Outcome};
-use kvorum_protocol::message::Consistency;
-use kvorum_protocol::{Client, Key, Value};
+use kvorum_protocol::message::{Consistency, Refusal};
+use kvorum_protocol::{Client, ClientError, Key, Value};
 use serde::Serialize;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -72,6 +72,13 @@ struct Seen {
     doubled: u64,
     stale: u64,
     last_error: Option<String>,
+    /// Whether a write was refused because the user may not write.
+    is_forbidden: bool,
+}
+
+/// Whether the user may not write.
+fn is_forbidden(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused { refusal: Refusal::Forbidden { .. }, .. })
 }
 
 /// The time of the last acknowledged write of any client, and the longest time between two.
@@ -133,6 +140,10 @@ pub async fn bench(context: &Context, bench: &Bench) -> Result<(), Failure> {
     let is_kept = figures.lost + figures.doubled + figures.stale == 0;
     match (is_kept, figures.writes) {
         (false, _) => Err(Failure::failed("the cluster broke its promises")),
+        // The replicas are there, and do not let this user write.
+        (true, 0) if seen.iter().any(|one| one.is_forbidden) => {
+            Err(Failure::new(Exit::NotAuthorized, "no write was allowed"))
+        }
         (true, 0) => Err(Failure::new(Exit::Unavailable, "no write was acknowledged")),
         (true, _) => Ok(()),
     }
@@ -209,6 +220,7 @@ impl One {
             doubled: 0,
             stale: 0,
             last_error: None,
+            is_forbidden: false,
         };
         // The last number known to be stored, and the revision of its write.
         let (mut number, mut revision) = (0, None);
@@ -229,13 +241,17 @@ impl One {
                     seen.doubled += u64::from(!(is_doubtful && found == number + 1));
                     (number, revision, is_doubtful) = (found, at, false);
                 }
-                Err((Fate::Refused, why)) => {
+                Err(error) if error.fate() == Fate::Refused => {
                     seen.refused += 1;
-                    seen.last_error = Some(why);
+                    seen.last_error = Some(error.to_string());
+                    seen.is_forbidden = is_forbidden(&error);
+                    if seen.is_forbidden {
+                        break;
+                    }
                 }
-                Err((Fate::Unknown, why)) => {
+                Err(error) => {
                     seen.unknown += 1;
-                    seen.last_error = Some(why);
+                    seen.last_error = Some(error.to_string());
                     is_doubtful = true;
                     (number, revision) = self.look(number, &mut seen, until).await;
                 }
@@ -252,15 +268,14 @@ impl One {
         seen
     }
 
-    async fn put(&self, number: u64, revision: Option<u64>) -> Result<Outcome, (Fate, String)> {
+    async fn put(&self, number: u64, revision: Option<u64>) -> Result<Outcome, ClientError> {
         let digits = number.to_string();
         let zeros = "0".repeat(self.value_bytes.saturating_sub(digits.len()));
         let text = zeros + &digits;
         let condition = revision.map_or(Condition::Absent, Condition::AtRevision);
         let operation =
             Operation::Put { key: self.key.clone(), value: Value::from(text), condition };
-        let written = self.client.write(operation, &Route::Any).await;
-        written.map_err(|error| (error.fate(), error.to_string()))
+        self.client.write(operation, &Route::Any).await
     }
 
     async fn get(&self) -> Result<Option<(u64, u64)>, String> {

@@ -14,7 +14,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kvorum_protocol::client::Dial;
+use kvorum_protocol::client::Carrier;
 use kvorum_protocol::dial::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
@@ -48,15 +48,14 @@ fn parts(address: &str) -> Option<(&str, &str, u16)> {
 
 /// Returns a dialer that connects to such addresses.
 #[must_use]
-pub fn dial(pods: Api<Pod>, seen: Arc<Pods>) -> Dial {
-    Dial::By(Arc::new(move |address| {
+pub fn dial(pods: Api<Pod>, seen: Arc<Pods>) -> Carrier {
+    Carrier::By(Arc::new(move |address| {
         let (pods, seen) = (pods.clone(), seen.changes());
         async move {
             let (name, uid, port) = parts(&address)
                 .ok_or_else(|| io::Error::other(format!("'{address}' is no pod's address")))?;
             let forwarded = pods.portforward(name, &[port]).await;
-            let mut forwarder =
-                forwarded.map_err(|error| io::Error::other(refusal(name, &error)))?;
+            let mut forwarder = forwarded.map_err(|error| refusal(name, &error))?;
             let stream = forwarder.take_stream(port);
             let stream = stream.ok_or_else(|| io::Error::other("the forward has no stream"))?;
             let gone = gone(seen, name.to_owned(), uid.to_owned()).boxed();
@@ -118,17 +117,30 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for OfPod<S> {
     }
 }
 
-fn refusal(name: &str, error: &kube::Error) -> String {
+/// Returns the error for a port-forward that was refused; `PermissionDenied` when it is a right
+/// that is missing, so that nobody waits for it.
+fn refusal(name: &str, error: &kube::Error) -> io::Error {
     match error {
-        kube::Error::Api(status) if status.code == 404 => format!("the pod {name} is gone"),
-        kube::Error::Api(status) if status.code == 403 => format!(
-            "no port-forward: ask for get and create on pods/portforward: {}",
-            status.message
+        kube::Error::Api(status) if status.code == 403 => io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!(
+                "no port-forward: ask for get and create on pods/portforward: {}",
+                status.message
+            ),
         ),
-        kube::Error::UpgradeConnection(error) => {
-            format!("no port-forward (may you get and create pods/portforward?): {error}")
+        // The API server asks the node, which answers in its own words.
+        kube::Error::Api(status) if status.code == 404 || status.message.contains("not found") => {
+            io::Error::other(format!("the pod {name} is gone"))
         }
-        other => format!("no port-forward: {other}"),
+        kube::Error::Api(status) => {
+            let first = status.message.lines().next().unwrap_or_default();
+            let first = first.split(": Failed to parse").next().unwrap_or_default();
+            io::Error::other(format!("no port-forward: {first}"))
+        }
+        kube::Error::UpgradeConnection(error) => io::Error::other(format!(
+            "no port-forward (may you get and create pods/portforward?): {error}"
+        )),
+        other => io::Error::other(format!("no port-forward: {other}")),
     }
 }
 

@@ -204,6 +204,7 @@ fn arguments(folder: &Place, name: &str, own: &Path, plan: &Plan) -> Vec<OsStrin
     if plan.allow_faults {
         arguments.push("--allow-faults".to_owned());
     }
+    arguments.push(format!("--tls={}", plan.tls));
     arguments.extend(plan.replica_arguments.iter().cloned());
     let mut arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
     // A path need not be UTF-8.

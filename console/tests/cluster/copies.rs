@@ -180,8 +180,9 @@ fn two_lone_replicas_do_not_serve_beside_each_other() {
         std::thread::sleep(PAUSE);
     };
     let by = |endpoint: &str, words: &[&str]| {
-        let run = kvorum().args(["--timeout", "1s", "--endpoints", endpoint]).args(words).output();
-        said(&run.unwrap())
+        let mut command = kvorum();
+        command.args(["--timeout", "1s", "--endpoints", endpoint, "--tls-dir"]);
+        said(&command.arg(cluster.tls_dir()).args(words).output().unwrap())
     };
     let first = Addresses::read(&cluster.folder.join("kvorum-0").join(FILE_NAME)).unwrap().clients;
     std::thread::sleep(SECONDS);

@@ -210,7 +210,8 @@ async fn pipelined_writes_over_cut_connections_are_applied_once() {
         proxies.push(Proxy::start(cluster.folder.join(name)).await);
     }
     let addresses: Vec<String> = proxies.iter().map(|proxy| proxy.address.clone()).collect();
-    let options = Options { deadline: DEADLINE, ..Options::default() };
+    let mut options = Options { deadline: DEADLINE, ..Options::default() };
+    kvorum::local::encrypted(&cluster.folder, &mut options).unwrap();
     let client = Arc::new(Client::of_addresses(&addresses, options));
     let next = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::wire::{addresses, connect, receive, resident_mib, send};
+use super::wire::{PLAIN, addresses, connect, receive, resident_mib, send};
 use kvorum_harness::cluster::{Cluster, PATIENCE, kvorum, said};
 use kvorum_protocol::WIRE_VERSION;
 use kvorum_protocol::frame;
@@ -28,7 +28,7 @@ fn noise(mut seed: u64, length: usize) -> Vec<u8> {
 
 #[test]
 fn random_bytes_and_huge_claims_on_every_port_change_nothing() {
-    let cluster = Cluster::start(&[]);
+    let cluster = Cluster::start(&[PLAIN]);
     let at = addresses(&cluster, "kvorum-0");
     for port in [&at.peers, &at.clients, &at.http] {
         for seed in 0..50 {
@@ -56,7 +56,7 @@ fn random_bytes_and_huge_claims_on_every_port_change_nothing() {
 
 #[test]
 fn a_wire_version_that_is_too_new_is_told_what_to_do() {
-    let cluster = Cluster::start(&["--replicas=2"]);
+    let cluster = Cluster::start(&["--replicas=2", PLAIN]);
     let mut client = connect(&addresses(&cluster, "kvorum-0").clients);
     let hello = ClientHello { version_min: 7, version_max: 9, ..ClientHello::new(None) };
     send(&mut client, &hello).unwrap();
@@ -67,7 +67,7 @@ fn a_wire_version_that_is_too_new_is_told_what_to_do() {
 
 #[test]
 fn two_thousand_connections_leave_room_for_those_that_were_there() {
-    let cluster = Cluster::start(&[]);
+    let cluster = Cluster::start(&[PLAIN]);
     let at = addresses(&cluster, "kvorum-0").clients;
     let one = || {
         let mut stream = connect(&at);
@@ -104,7 +104,7 @@ fn two_thousand_connections_leave_room_for_those_that_were_there() {
 /// Idle connections must not keep probes, peers or clients out.
 #[test]
 fn idle_connections_on_every_port_keep_nobody_out() {
-    let cluster = Cluster::start(&[]);
+    let cluster = Cluster::start(&[PLAIN]);
     let at = addresses(&cluster, "kvorum-0");
     let idle: Vec<TcpStream> =
         [&at.http, &at.peers].iter().flat_map(|port| (0..300).map(|_| connect(port))).collect();
@@ -129,7 +129,7 @@ fn idle_connections_on_every_port_keep_nobody_out() {
 /// A client that is never idle learns the applied index of the log, or its writes would expire.
 #[test]
 fn a_client_that_asks_without_a_pause_is_told_how_far_the_log_is() {
-    let cluster = Cluster::start(&["--replicas=2"]);
+    let cluster = Cluster::start(&["--replicas=2", PLAIN]);
     let at = addresses(&cluster, "kvorum-0").clients;
     let mut client = connect(&at);
     send(&mut client, &ClientHello::new(None)).unwrap();
@@ -158,7 +158,7 @@ fn a_client_that_asks_without_a_pause_is_told_how_far_the_log_is() {
 /// A stranger that speaks the protocol between replicas learns nothing and is not believed.
 #[test]
 fn a_stranger_at_the_peers_port_takes_no_vote_away() {
-    let cluster = Cluster::start(&["--replicas=2"]);
+    let cluster = Cluster::start(&["--replicas=2", PLAIN]);
     let at = addresses(&cluster, "kvorum-0").peers;
     let introduction = kvorum_replica::engine::Introduction {
         cluster: kvorum_protocol::status::ClusterId(5),
@@ -188,7 +188,7 @@ fn a_stranger_at_the_peers_port_takes_no_vote_away() {
 
 #[test]
 fn a_client_that_never_reads_is_let_go() {
-    let cluster = Cluster::start(&[]);
+    let cluster = Cluster::start(&[PLAIN]);
     let at = addresses(&cluster, "kvorum-0").clients;
     let folder = tempfile::tempdir().unwrap();
     let value = folder.path().join("value");
@@ -223,7 +223,7 @@ fn start_replica(folder: &Path, name: &str, cluster: &str) -> (i32, String) {
         let _ = fs::remove_file(&listening);
     }
     let mut command = kvorum();
-    command.args(["replica", "--members=kvorum-0,kvorum-1,kvorum-2", "--disk-reserve=0"]);
+    command.args(["replica", "--members=kvorum-0,kvorum-1,kvorum-2", "--disk-reserve=0", PLAIN]);
     command.arg(format!("--name={name}")).arg(format!("--cluster={cluster}"));
     command.arg(format!("--peers-from={}", folder.display()));
     command.arg(format!("--data={}", data.display()));

@@ -8,6 +8,7 @@ mod wire;
 
 mod backup;
 mod bytes;
+mod certificates;
 mod checksum;
 mod command_line;
 mod copies;

@@ -8,7 +8,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::wire::{addresses, answer, client, resident_mib, send, try_client};
+use super::wire::{PLAIN, addresses, answer, client, resident_mib, send, try_client};
 use bytes::Bytes;
 use kvorum_harness::cluster::{Cluster, said};
 use kvorum_protocol::data::{ClientId, Condition, Key, LaneId, Operation, RequestId, Value};
@@ -63,7 +63,7 @@ fn assert_little(most: &BTreeMap<String, u64>, what: &str) {
 /// A thousand parts of a snapshot, requested by a few bytes each.
 #[test]
 fn parts_that_nobody_reads_take_little() {
-    let cluster = Cluster::start(&["--replicas=3"]);
+    let cluster = Cluster::start(&["--replicas=3", PLAIN]);
     fill(&cluster, 8);
     let mut stream = client(&addresses(&cluster, "kvorum-1").clients);
     let opened = answer(&mut stream, 1, Request::Snapshot(SnapshotRequest::Open));
@@ -84,7 +84,7 @@ fn parts_that_nobody_reads_take_little() {
 #[test]
 fn long_prefixes_and_bounds_are_refused() {
     use kvorum_protocol::message::Consistency::Local;
-    let cluster = Cluster::start(&["--replicas=3"]);
+    let cluster = Cluster::start(&["--replicas=3", PLAIN]);
     let at = addresses(&cluster, "kvorum-1").clients;
     let long = || vec![7; MIB];
     let snapshot = kvorum_protocol::message::SnapshotName { nonce: 1, number: 1 };

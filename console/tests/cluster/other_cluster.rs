@@ -29,7 +29,7 @@ impl Alone {
     fn start(folder: &Path, port: u16) -> Self {
         let set = StatefulSet::read(folder).unwrap();
         let mut command = kvorum();
-        command.args(["replica", "--name=kvorum-0", "--disk-reserve=0"]);
+        command.args(["replica", "--name=kvorum-0", "--disk-reserve=0", "--tls=off"]);
         command.arg(format!("--cluster={}", set.cluster));
         command.arg(format!("--follow={}", folder.display()));
         command.arg(format!("--data={}", folder.join("kvorum-0").display()));
@@ -247,7 +247,14 @@ impl Drop for Resumed {
 /// One replica of a cluster that does not serve, among those of one that does.
 #[test]
 fn two_clusters_at_one_place_are_said_and_the_one_that_serves_is_used() {
-    let (serves, other) = (Cluster::start(&["--replicas=3"]), Cluster::start(&["--replicas=3"]));
+    let serves = Cluster::start(&["--replicas=3"]);
+    // As on Kubernetes, where both would find the same Secrets.
+    let beside = tempfile::tempdir().unwrap();
+    let tls = beside.path().join("tls");
+    let mut copy = std::process::Command::new("cp");
+    copy.arg("-a").arg(serves.folder.join("tls")).arg(&tls);
+    assert!(copy.status().unwrap().success());
+    let other = Cluster::start_in(beside.path(), &["--replicas=3"]);
     for (cluster, value) in [(&serves, "right"), (&other, "wrong")] {
         assert_eq!(said(&cluster.run(&["put", "a", value])).0, 0);
     }
@@ -263,12 +270,14 @@ fn two_clusters_at_one_place_are_said_and_the_one_that_serves_is_used() {
     }
     let run = |words: &[&str]| {
         let mut command = kvorum();
-        said(&command.args(["--timeout", "20s", "--endpoints", &all]).args(words).output().unwrap())
+        command.args(["--timeout", "20s", "--endpoints", &all, "--tls-dir"]).arg(serves.tls_dir());
+        said(&command.args(words).output().unwrap())
     };
     let alone = at(&other, "kvorum-0");
     wait_for("one without the others serves nobody", || {
-        let told = kvorum().args(["--endpoints", &alone, "status"]).output().unwrap();
-        said(&told).0 == 4
+        let mut command = kvorum();
+        command.args(["--endpoints", &alone, "status", "--tls-dir"]).arg(serves.tls_dir());
+        said(&command.output().unwrap()).0 == 4
     });
     for words in [&["get", "a"][..], &["get", "a", "kvorum-1"], &["get", "a", "n3"]] {
         let (status, out, err) = run(words);
@@ -329,9 +338,19 @@ fn nobody_else_can_read_what_is_kept() {
     open_to_others(&file, &mut found);
     assert!(found.is_empty(), "{found:#?}");
     cluster.stop(Signal::TERM);
+    let loosen = |folder: &Path| {
+        let loosen = std::process::Command::new("chmod").args(["-R", "go+rX"]).arg(folder).status();
+        assert!(loosen.unwrap().success());
+    };
+    // A key that others could read may be theirs by now, and is not used.
+    let key = data.join("tls").join("ca").join("ca.key");
+    loosen(&key);
+    let refused = careless().args(["local", "--no-console", "--data"]).arg(&data).output().unwrap();
+    let (code, _, err) = said(&refused);
+    assert!(code == 1 && err.contains("ca.key may be read") && err.contains("chmod 600"), "{err}");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     // Permissions left by an older program are tightened when the folder is opened.
-    let loosen = std::process::Command::new("chmod").args(["-R", "go+rX"]).arg(&data).status();
-    assert!(loosen.unwrap().success());
+    loosen(&data.join("kvorum-0"));
     let cluster = Cluster::start_in(&data, &[]);
     open_to_others(&data, &mut found);
     assert!(found.is_empty(), "{found:#?}");

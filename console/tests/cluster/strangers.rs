@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::wire::{addresses, answer, client, connect, receive, resident_mib, send};
+use super::wire::{PLAIN, addresses, answer, client, connect, receive, resident_mib, send};
 use kvorum_harness::cluster::{Cluster, PATIENCE, said};
 use kvorum_protocol::frame;
 use kvorum_protocol::message::{Admin, Answer, Request};
@@ -128,7 +128,7 @@ fn put(cluster: &Cluster, key: &str) {
 /// nor as its next one.
 #[test]
 fn a_stranger_takes_nobodys_place() {
-    let cluster = Cluster::start(&["--replicas=3"]);
+    let cluster = Cluster::start(&["--replicas=3", PLAIN]);
     put(&cluster, "a");
     let statuses = NAMES.map(|name| status(&cluster, name));
     let before = processes(&cluster);
@@ -177,7 +177,7 @@ fn a_stranger_takes_nobodys_place() {
 /// Numbers that no replica has, from the holder of a new id: its session ends, and nothing else.
 #[test]
 fn one_message_ends_nobody() {
-    let cluster = Cluster::start(&["--replicas=3"]);
+    let cluster = Cluster::start(&["--replicas=3", PLAIN]);
     put(&cluster, "a");
     let (cluster_id, name) = (status(&cluster, "kvorum-0").cluster, "kvorum-6");
     let mine = introduction(cluster_id, join(&cluster, name), name);
@@ -220,7 +220,7 @@ fn one_message_ends_nobody() {
 /// A name with escapes and line ends gets no id, and adds no line of its own to the log.
 #[test]
 fn what_a_stranger_is_called_stays_its_own() {
-    let cluster = Cluster::start(&["--replicas=1"]);
+    let cluster = Cluster::start(&["--replicas=1", PLAIN]);
     let at = addresses(&cluster, "kvorum-0");
     let id = status(&cluster, "kvorum-0").cluster;
     for name in ["\u{1b}]0;owned\u{7}evil-1", "../../evil-1", "a\n2026 INFO forged: all is well"] {
@@ -247,7 +247,7 @@ fn a_strangers_frames_change_nothing() {
     let (frames, seed): (u64, u64) = (frames.unwrap_or(FRAMES), rand::random());
     println!("{frames} frames at each port, seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let cluster = Cluster::start(&["--replicas=3"]);
+    let cluster = Cluster::start(&["--replicas=3", PLAIN]);
     put(&cluster, "a");
     let before = (processes(&cluster), status(&cluster, "kvorum-0").configuration);
     let id = status(&cluster, "kvorum-0").cluster;

@@ -30,6 +30,7 @@ impl Replicas {
         let folder = self.folder.display();
         let child = kvorum()
             .args(["replica", "--stop-with-stdin", "--checksum-seconds=1", "--disk-reserve=1MiB"])
+            .arg("--tls=off")
             .arg(format!("--name={name}"))
             .arg(format!("--cluster={}", self.set.cluster))
             .arg(format!("--members={}", self.set.members().join(",")))

@@ -12,6 +12,9 @@ use rustix::process::Pid;
 
 use kvorum_harness::cluster::{Cluster, PATIENCE};
 
+/// The argument of a cluster that takes bytes as they are: the frames in them are what is tested.
+pub const PLAIN: &str = "--tls=off";
+
 /// Returns the addresses at which a replica listens.
 pub fn addresses(cluster: &Cluster, name: &str) -> Addresses {
     Addresses::read(&cluster.folder.join(name).join(FILE_NAME)).unwrap()

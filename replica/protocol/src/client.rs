@@ -33,7 +33,7 @@ use crate::status::{ClusterId, Configuration, ReplicaId, Status};
 use attempts::{Attempts, Tried};
 use lanes::Lanes;
 
-pub use crate::dial::Dial;
+pub use crate::dial::{Carrier, Dial};
 pub use attempts::{Endpoint, Resolve};
 
 /// The replica that a request goes to.
@@ -123,7 +123,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cluster: None, deadline: Duration::from_secs(5), dial: Dial::Tcp }
+        Self { cluster: None, deadline: Duration::from_secs(5), dial: Dial::default() }
     }
 }
 
@@ -453,7 +453,8 @@ fn is_final(refusal: &Refusal) -> bool {
         | Refusal::FaultsForbidden
         | Refusal::SnapshotGone
         | Refusal::UnknownReplica { .. }
-        | Refusal::TooManySubscriptions { .. } => true,
+        | Refusal::TooManySubscriptions { .. }
+        | Refusal::Forbidden { .. } => true,
         Refusal::NoLeader
         | Refusal::NotLeader { .. }
         | Refusal::NoQuorum

@@ -55,6 +55,22 @@ pub enum ConnectError {
         /// The fault in its answer.
         reason: String,
     },
+    /// Something on the way does not let this program through; waiting does not help.
+    #[error("may not reach {}: {reason}", shown(address))]
+    Forbidden {
+        /// The address.
+        address: String,
+        /// What is forbidden, and what to ask for.
+        reason: String,
+    },
+    /// The two ends do not trust each other's certificates.
+    #[error("no trust between this program and {}: {reason}", shown(address))]
+    Distrusted {
+        /// The address.
+        address: String,
+        /// Which of the two does not trust the other, and why.
+        reason: String,
+    },
     /// A replica refuses the client.
     #[error("{} refuses: {refusal}", shown(address))]
     Refused {
@@ -66,6 +82,21 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Returns the error for a connection that broke.
+    pub(crate) fn broken(address: &str, error: &std::io::Error) -> Self {
+        let address = address.to_owned();
+        match kvorum_tls::distrust(error) {
+            Some(reason) if kvorum_tls::is_other_protocol(error) => {
+                Self::NotKvorum { address, reason }
+            }
+            Some(reason) => Self::Distrusted { address, reason },
+            None if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                Self::Forbidden { address, reason: error.to_string() }
+            }
+            None => Self::Unreachable { address, reason: error.to_string() },
+        }
+    }
+
     /// Whether the answer came from a replica of another cluster than the expected one.
     #[must_use]
     pub fn is_other_cluster(&self) -> bool {
@@ -145,8 +176,8 @@ impl Connection {
                 let reason = reason.to_owned();
                 return Err(ConnectError::NotKvorum { address, reason });
             }
-            Ok(Err(NoHandshake::Broken(reason))) => {
-                return Err(ConnectError::Unreachable { address, reason });
+            Ok(Err(NoHandshake::Broken(error))) => {
+                return Err(ConnectError::broken(&address, &error));
             }
             Err(_) => {
                 let reason = format!("no handshake within {HANDSHAKE_TIMEOUT:?}");
@@ -283,7 +314,7 @@ impl Drop for Forget<'_> {
 /// The reason why a handshake failed.
 enum NoHandshake {
     /// The connection broke; a retry may succeed.
-    Broken(String),
+    Broken(std::io::Error),
     /// The answer is not that of a Kvorum replica.
     Stranger(&'static str),
 }
@@ -296,16 +327,17 @@ async fn shake_hands<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let broken = |error: std::io::Error| NoHandshake::Broken(error.to_string());
+    let broken = NoHandshake::Broken;
     let hello = frame::encode(&ClientHello::new(cluster), HANDSHAKE_BYTES_MAX)
         .expect("a hello is far below its limit");
     sink.send(hello).await.map_err(broken)?;
     let answer = match frames.next().await {
         None => {
-            return Err(NoHandshake::Broken(
-                "it closed the connection at the handshake; is that a client port?".to_owned(),
-            ));
+            return Err(broken(std::io::Error::other(
+                "it closed the connection at the handshake; is that a client port?",
+            )));
         }
+        Some(Err(error)) if kvorum_tls::distrust(&error).is_some() => return Err(broken(error)),
         Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
             return Err(NoHandshake::Stranger("its answer is no frame of this protocol"));
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use kvorum_tls::{Encryption, Port, Tls};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -39,9 +40,18 @@ pub type Open =
 /// A function that resolves `host:port`.
 pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<SocketAddr>> + Send + Sync>;
 
+/// The means of connecting to replicas.
+#[derive(Clone, Debug, Default)]
+pub struct Dial {
+    /// The means of opening streams.
+    pub carrier: Carrier,
+    /// How what is sent over them is encrypted.
+    pub encryption: Encryption,
+}
+
 /// The means of opening streams.
 #[derive(Clone, Default)]
-pub enum Dial {
+pub enum Carrier {
     /// By TCP, to `host:port`.
     #[default]
     Tcp,
@@ -52,7 +62,7 @@ pub enum Dial {
     By(Open),
 }
 
-impl fmt::Debug for Dial {
+impl fmt::Debug for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tcp => "Tcp",
@@ -62,19 +72,25 @@ impl fmt::Debug for Dial {
     }
 }
 
+impl From<Carrier> for Dial {
+    fn from(carrier: Carrier) -> Self {
+        Self { carrier, encryption: Encryption::Off }
+    }
+}
+
 impl Dial {
     /// Returns the time limit for opening a connection.
     #[must_use]
     pub fn patience(&self) -> Duration {
-        match self {
-            Self::Tcp | Self::Names(_) => TCP_PATIENCE,
-            Self::By(_) => OTHER_PATIENCE,
+        match &self.carrier {
+            Carrier::Tcp | Carrier::Names(_) => TCP_PATIENCE,
+            Carrier::By(_) => OTHER_PATIENCE,
         }
     }
 
     /// Whether a replica can be reached by a numeric address too.
     pub(crate) fn has_numbers(&self) -> bool {
-        !matches!(self, Self::By(_))
+        !matches!(self.carrier, Carrier::By(_))
     }
 
     /// Opens a connection and performs the handshake.
@@ -99,6 +115,24 @@ impl Dial {
         before: Option<(SocketAddr, ClusterId)>,
         cluster: Option<ClusterId>,
     ) -> Result<(Connection, Option<SocketAddr>), ConnectError> {
+        let may_fall_back = matches!(self.encryption, Encryption::Accept(_));
+        let tls = self.encryption.tls();
+        match self.reach_as(address, before, cluster, tls.as_deref()).await {
+            // An older replica does not encrypt, and closes a connection that begins so.
+            Err(error) if may_fall_back => {
+                self.reach_as(address, before, cluster, None).await.map_err(|_| error)
+            }
+            reached => reached,
+        }
+    }
+
+    async fn reach_as(
+        &self,
+        address: &str,
+        before: Option<(SocketAddr, ClusterId)>,
+        cluster: Option<ClusterId>,
+        tls: Option<&Tls>,
+    ) -> Result<(Connection, Option<SocketAddr>), ConnectError> {
         let opening = async {
             let by_name = async {
                 let opened = self.open(address).await?;
@@ -109,27 +143,32 @@ impl Dial {
                 // Another replica may be there by now.
                 Ok((opened, Some(its)))
             });
-            first_of(NAME_HEAD_START, by_name, by_number).await
+            let ((stream, at), cluster) = first_of(NAME_HEAD_START, by_name, by_number).await?;
+            let stream: Box<dyn Stream> = match tls {
+                None => stream,
+                Some(tls) => Box::new(tls.connect(Port::Clients, stream).await?.0),
+            };
+            io::Result::Ok((stream, at, cluster))
         };
         let unreachable =
             |reason: String| ConnectError::Unreachable { address: address.to_owned(), reason };
         match timeout(self.patience(), opening).await {
             Err(_) => Err(unreachable(format!("no answer within {:?}", self.patience()))),
-            Ok(Err(error)) => Err(unreachable(error.to_string())),
-            Ok(Ok(((stream, at), cluster))) => {
+            Ok(Err(error)) => Err(ConnectError::broken(address, &error)),
+            Ok(Ok((stream, at, cluster))) => {
                 Ok((Connection::start(stream, address, cluster).await?, at))
             }
         }
     }
 
     async fn open(&self, address: &str) -> io::Result<Opened> {
-        match self {
-            Self::Tcp => by_tcp(TcpStream::connect(address).await),
-            Self::Names(lookup) => {
+        match &self.carrier {
+            Carrier::Tcp => by_tcp(TcpStream::connect(address).await),
+            Carrier::Names(lookup) => {
                 let at = lookup(address.to_owned()).await?;
                 by_tcp(TcpStream::connect(at).await)
             }
-            Self::By(open) => Ok((open(address.to_owned()).await?, None)),
+            Carrier::By(open) => Ok((open(address.to_owned()).await?, None)),
         }
     }
 }

@@ -100,6 +100,12 @@ pub enum HandshakeRefusal {
         /// The limit.
         most: u32,
     },
+    /// The replica talks only to those that encrypt.
+    #[error(
+        "it takes encrypted connections only, and this program has no certificate of its cluster; \
+         give it the folder of one with --tls-dir DIR"
+    )]
+    NotEncrypted,
 }
 
 /// Checks a client's hello, and returns the wire version to use.

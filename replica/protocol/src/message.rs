@@ -401,6 +401,14 @@ pub enum Refusal {
         /// The limit.
         most: u32,
     },
+    /// The user may not do this.
+    #[error("{user} has no right {right}")]
+    Forbidden {
+        /// The user's name.
+        user: String,
+        /// The right that is missing, such as `to write this key`.
+        right: String,
+    },
 }
 
 /// The reason why the fate of a write is unknown.

@@ -196,6 +196,7 @@ impl Refusal {
                 | Self::FaultsForbidden
                 | Self::SnapshotGone
                 | Self::TooManySubscriptions { .. } => 0,
+                Self::Forbidden { user, right } => user.len() + right.len(),
             }
     }
 
@@ -208,6 +209,9 @@ impl Refusal {
                 Self::UnknownReplica { name: bounded(name), members: bounded(members) }
             }
             Self::NotLeader { leader } => Self::NotLeader { leader: leader.map(bounded) },
+            Self::Forbidden { user, right } => {
+                Self::Forbidden { user: bounded(user), right: bounded(right) }
+            }
             other => other,
         }
     }

@@ -38,6 +38,8 @@ pub struct Metrics {
     pub overloads: AtomicU64,
     /// Connections closed because their bytes did not follow the protocol.
     pub malformed: AtomicU64,
+    /// The calls that the user had no right to make.
+    pub forbidden: AtomicU64,
     /// Time of the driver's last turn, in microseconds since the process began.
     pub turned_us: AtomicU64,
     /// Whether the sync under way is overdue.
@@ -65,6 +67,7 @@ impl Default for Metrics {
             calls: AtomicU64::new(0),
             overloads: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
+            forbidden: AtomicU64::new(0),
             turned_us: AtomicU64::new(0),
             sync_is_overdue: AtomicBool::new(false),
             debt_bytes: AtomicU64::new(0),
@@ -138,6 +141,7 @@ impl Metrics {
             ("calls", "Calls taken from clients", &self.calls),
             ("calls_overload", "Calls refused as overload", &self.overloads),
             ("malformed", "Connections closed over malformed bytes", &self.malformed),
+            ("calls_forbidden", "Calls that the user had no right to make", &self.forbidden),
             ("messages_dropped", "Consensus messages that must not be", &self.dropped),
             ("frames_dropped", "Frames of old sessions and the like", &self.strange),
             ("syncs", "Syncs of the write-ahead log", &self.syncs),

@@ -14,8 +14,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use kvorum_protocol::Client;
-use kvorum_protocol::client::{Options, Route};
+use kvorum_protocol::client::{Dial, Options, Route};
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
+use kvorum_tls::Encryption;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::info;
@@ -40,6 +41,8 @@ const TRY_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Birth<'a> {
     /// The orchestrator, which reports the desired replicas and keeps the marker.
     pub orchestrator: &'a Orchestrator,
+    /// How the other replicas are talked to.
+    pub encryption: &'a Encryption,
     /// The replica's volume.
     pub data: &'a Path,
     /// The replica's name.
@@ -55,8 +58,9 @@ impl Birth<'_> {
     pub async fn newborn(&self) -> io::Result<NewIdentity> {
         let intent = self.intent(INTENT_FILE)?;
         loop {
-            let Self { orchestrator, name, cluster, .. } = self;
-            let why = match orchestrator::origin(orchestrator, name, *cluster, intent).await {
+            let Self { orchestrator, encryption, name, cluster, .. } = self;
+            let origin = orchestrator::origin(orchestrator, name, *cluster, intent, encryption);
+            let why = match origin.await {
                 Ok(Origin::Begins(cluster)) => {
                     info!("begins the cluster");
                     let replica = ReplicaId(1);
@@ -160,8 +164,8 @@ impl Birth<'_> {
     }
 
     fn client(&self, cluster: ClusterId) -> Client {
-        let options =
-            Options { cluster: Some(cluster), deadline: TRY_PATIENCE, ..Options::default() };
+        let dial = Dial { encryption: self.encryption.clone(), ..Dial::default() };
+        let options = Options { cluster: Some(cluster), deadline: TRY_PATIENCE, dial };
         Client::new(self.orchestrator.clients(self.name), options)
     }
 

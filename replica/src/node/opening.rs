@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use kvorum_protocol::status::ClusterId;
+use kvorum_tls::Encryption;
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -41,10 +42,19 @@ pub struct Opened {
     pub claim: Option<Claim>,
 }
 
+/// What a replica asks when its disk alone does not tell who it is.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The orchestrator, if there is one.
+    pub orchestrator: Option<&'a Orchestrator>,
+    /// How the other replicas are talked to.
+    pub encryption: &'a Encryption,
+}
+
 /// Opens a replica's disk. With `another`, a retired volume continues under that id.
 pub async fn open(
     settings: &Settings,
-    orchestrator: Option<&Orchestrator>,
+    Surroundings { orchestrator, encryption }: Surroundings<'_>,
     another: Option<NewIdentity>,
     waiting: &watch::Sender<String>,
     on_fatal: OnFatal,
@@ -53,6 +63,7 @@ pub async fn open(
     let Settings { data, name, cluster, .. } = settings;
     let birth = orchestrator.map(|orchestrator| Birth {
         orchestrator,
+        encryption,
         data,
         name,
         cluster: *cluster,

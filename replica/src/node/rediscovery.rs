@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use kvorum_protocol::Client;
-use kvorum_protocol::client::{Options, Resolve, Route};
+use kvorum_protocol::client::{Dial, Options, Resolve, Route};
 use kvorum_protocol::status::{Configuration, Status};
+use kvorum_tls::Encryption;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
@@ -32,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// the later configuration's members. Never returns after the replica has ended.
 pub async fn superseded(
     orchestrator: &Orchestrator,
+    encryption: &Encryption,
     name: &str,
     mut status: watch::Receiver<Option<Arc<Status>>>,
     driver: &mpsc::Sender<ControlEvent>,
@@ -41,7 +43,7 @@ pub async fn superseded(
         let Some(stranded) = stranded(&mut status).await else {
             return std::future::pending().await;
         };
-        let Some(newer) = newer(&others, &stranded).await else { continue };
+        let Some(newer) = newer(&others, encryption, &stranded).await else { continue };
         let is_over = newer.name_of(stranded.replica).is_none();
         info!(own = stranded.configuration.id.0, newer = newer.id.0, is_over, "was left behind");
         let configuration = Some(newer.id);
@@ -75,8 +77,9 @@ async fn stranded(status: &mut watch::Receiver<Option<Arc<Status>>>) -> Option<A
 
 /// Returns the latest configuration that any replica reports to clients, if it is later than the
 /// replica's own.
-async fn newer(others: &Resolve, own: &Status) -> Option<Configuration> {
-    let options = Options { cluster: Some(own.cluster), deadline: PATIENCE, ..Options::default() };
+async fn newer(others: &Resolve, encryption: &Encryption, own: &Status) -> Option<Configuration> {
+    let dial = Dial { encryption: encryption.clone(), ..Dial::default() };
+    let options = Options { cluster: Some(own.cluster), deadline: PATIENCE, dial };
     let client = &Client::new(Arc::clone(others), options);
     let names = others().into_iter().filter_map(|endpoint| endpoint.name);
     let ask = |name| async move { client.status(&Route::Through(name)).await };

@@ -4,21 +4,18 @@
 //! Does not know how the process is asked to stop; its caller does.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvorum_protocol::message::Address;
 use kvorum_protocol::status::{ClusterId, Role, Status};
-use tokio::net::TcpListener;
+use kvorum_tls::Encryption;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-use crate::clients::Clients;
 use crate::driver::metrics::Metrics;
 use crate::driver::{
     CLIENTS_INBOX, CONTROL_INBOX, ControlEvent, Driver, Inboxes, Outlets, PEERS_INBOX,
@@ -26,13 +23,15 @@ use crate::driver::{
 };
 use crate::engine::store::{Identity, IdentityStore, Store};
 use crate::engine::{Input, Options, ScaleRead};
-use crate::limits::CONNECTIONS_MAX;
 use crate::marker::{Claim, Mark};
+use crate::node::certificates::Certificates;
 use crate::node::disk_space::watch_disk;
 use crate::node::http::{self, Health};
 use crate::node::identity::Birth;
-use crate::node::opening::{self, Disk};
+use crate::node::opening::{self, Disk, Surroundings};
+use crate::node::ports::{Ports, raise_descriptor_limit};
 use crate::node::rediscovery::superseded;
+use crate::node::serving::{Inlets, Means, serve};
 use crate::node::settings::Settings;
 use crate::node::shutdown::Leaving;
 use crate::node::start_error::StartError;
@@ -41,10 +40,8 @@ use crate::private::tighten;
 use crate::storage::rocks::lock;
 use crate::storage::rocks::open::NewIdentity;
 use crate::storage::{Database, OnFatal, OpenError};
-use crate::transport::Transport;
 use crate::transport::addresses::{Addresses, FILE_NAME};
 use crate::transport::book::whole_name;
-use crate::transport::reached::Reached;
 
 /// Time between two checks whether a retired replica is wanted again.
 const WANTED_INTERVAL: Duration = Duration::from_millis(100);
@@ -59,8 +56,6 @@ const MARKER_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two attempts to lock the folder.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
-/// File descriptors reserved for everything but clients: table files, peers, probes, logs.
-const DESCRIPTORS_KEPT: u64 = 512;
 
 /// The task that writes the cluster's marker; dropping it ends it.
 type Keeping = AbortOnDropHandle<()>;
@@ -78,6 +73,7 @@ pub struct Replica {
     /// The writer of the marker, where there is an orchestrator.
     keeping: Option<Keeping>,
     cluster: ClusterId,
+    encryption: Encryption,
     /// How long the replica may wait, before it ends, until the cluster goes on without it.
     leave_patience: Duration,
     /// The addresses on which the replica listens.
@@ -87,13 +83,6 @@ pub struct Replica {
     /// The lock on the folder, held until everything else is closed.
     #[expect(dead_code, reason = "it is only held")]
     lock: File,
-}
-
-/// The three listening sockets.
-struct Ports {
-    peers: TcpListener,
-    clients: TcpListener,
-    http: TcpListener,
 }
 
 impl Replica {
@@ -106,25 +95,27 @@ impl Replica {
     ) -> Result<Self, StartError> {
         let began = Instant::now();
         let book = settings.validate()?.with_whole_names();
-        let connections_max = raise_descriptor_limit();
-        let ports = bind(settings).await?;
-        let addresses = addresses(settings, &ports);
+        let ports = Ports::bind(settings).await?;
+        let addresses = ports.addresses(settings);
         let (status_shown, status) = watch::channel(None);
         let (waiting_shown, waiting_for) = watch::channel("starting".to_owned());
         let metrics = Arc::new(Metrics::default());
-        let health =
-            Health { status: status.clone(), metrics: Arc::clone(&metrics), began, waiting_for };
         let mut tasks = JoinSet::new();
+        let (status_of, metrics_of) = (status.clone(), Arc::clone(&metrics));
+        let health = Health { status: status_of, metrics: metrics_of, began, waiting_for };
         tasks.spawn(http::serve(ports.http, health));
         let orchestrator = orchestrator(settings).await?;
-        let lock = take_lock(settings, &waiting_shown).await?;
-        let says = orchestrator.as_ref();
-        let opened = opening::open(settings, says, another, &waiting_shown, on_fatal).await?;
+        let (says, lock) = (orchestrator.as_ref(), take_lock(settings, &waiting_shown).await?);
+        let certificates = Certificates::obtain(settings, says, &waiting_shown).await?;
+        let encryption = certificates.encryption();
+        tasks.spawn(certificates.keep());
+        let around = Surroundings { orchestrator: says, encryption: &encryption };
+        let opened = opening::open(settings, around, another, &waiting_shown, on_fatal).await?;
         let (to_driver, peers) = mpsc::channel(PEERS_INBOX);
         let (clients, from_clients) = mpsc::channel(CLIENTS_INBOX);
         let (known_shown, known) = watch::channel(Vec::new());
-        let ((marks, marked), (scale_reads, reads_due)) =
-            (mpsc::channel(1), mpsc::channel(SCALE_READS_MAX));
+        let (marks, marked) = mpsc::channel(1);
+        let (scale_reads, reads_due) = mpsc::channel(SCALE_READS_MAX);
         let outlets = Outlets {
             status: status_shown,
             metrics: Arc::clone(&metrics),
@@ -139,18 +130,15 @@ impl Replica {
         hear(&control, opened.first).await;
 
         let (file, cluster) = (tell_addresses(settings, &addresses)?, identity.cluster);
-        let (reached, others) = reached(settings);
-        let transport = Transport::new(identity.replica, to_driver.clone(), known, book, reached);
-        tasks.spawn(transport.clone().dial_known());
-        tasks.spawn(transport.listen(ports.peers));
-        let (name, mut keeping) = (settings.name.clone(), None);
-        if let Some(orchestrator) = orchestrator.clone() {
+        let inlets = Inlets { peers: to_driver, clients, known, status: status.clone() };
+        let means = Means { book, encryption: encryption.clone(), metrics };
+        let ports = (ports.peers, ports.clients, raise_descriptor_limit());
+        serve(settings, &identity, inlets, means, ports, &mut tasks);
+        let keeping = orchestrator.clone().map(|orchestrator| {
             let writer = MarkerWriter { orchestrator, driver: control.clone() };
-            let own = Own { cluster, name: name.clone(), status: status.clone() };
-            keeping = Some(follow(&mut tasks, writer, (reads_due, marked), opened.claim, own));
-        }
-        let serving = Clients::new(name, cluster, clients, status.clone(), others, metrics);
-        tasks.spawn(serving.listen(ports.clients, connections_max));
+            let own = Own { cluster, name: settings.name.clone(), status: status.clone() };
+            follow(&mut tasks, writer, (reads_due, marked), opened.claim, own)
+        });
         if database.is_some() {
             tasks.spawn(watch_disk(settings.clone(), control.clone()));
         }
@@ -163,6 +151,7 @@ impl Replica {
             orchestrator,
             keeping,
             cluster,
+            encryption,
             leave_patience: Duration::from_secs(settings.leave_seconds),
             addresses,
             file,
@@ -177,7 +166,8 @@ impl Replica {
         let Some(orchestrator) = &self.orchestrator else { return std::future::pending().await };
         let (waiting, _) = watch::channel(String::new());
         let (Settings { data, name, .. }, cluster) = (settings, Some(self.cluster));
-        let birth = Birth { orchestrator, data, name, cluster, waiting: &waiting };
+        let encryption = &self.encryption;
+        let birth = Birth { orchestrator, encryption, data, name, cluster, waiting: &waiting };
         tokio::select! {
             newborn = self.retired(&birth) => Some(newborn),
             _ = birth.foreign(self.cluster) => None,
@@ -228,6 +218,7 @@ impl Replica {
         let Some(orchestrator) = &self.orchestrator else { return };
         let leaving = Leaving {
             orchestrator,
+            encryption: &self.encryption,
             name: &self.addresses.name,
             patience: self.leave_patience,
             status: self.status.clone(),
@@ -239,7 +230,7 @@ impl Replica {
     /// Waits until the cluster went on without this replica, which it cannot detect by itself.
     async fn superseded(&self, orchestrator: &Orchestrator) {
         let (name, status) = (&self.addresses.name, self.status.clone());
-        superseded(orchestrator, name, status, &self.control).await;
+        superseded(orchestrator, &self.encryption, name, status, &self.control).await;
     }
 
     /// Ends with everything on disk; before that, hands leadership over if this replica leads and
@@ -381,15 +372,6 @@ async fn take_lock(
     }
 }
 
-/// Returns where peers were reached earlier, and their addresses for clients as they change.
-fn reached(settings: &Settings) -> (Arc<Reached>, watch::Receiver<Vec<Address>>) {
-    // All pods have the same port.
-    let clients = settings.statefulset.as_ref().map(|_| settings.listen_clients.port());
-    let reached = Arc::new(Reached::of(&settings.data, clients));
-    let others = reached.clients();
-    (reached, others)
-}
-
 fn introduce<S: Store>(store: &S) -> Identity {
     let me = store.identity();
     info!(
@@ -445,44 +427,4 @@ fn spawn_driver<S: Store + Clone + Send + 'static>(
         .name("driver".to_owned())
         .spawn(move || Driver::run(store, options, inboxes, outlets))
         .expect("a process can start a thread")
-}
-
-async fn bind(settings: &Settings) -> Result<Ports, StartError> {
-    async fn one(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-        let bound = TcpListener::bind(address).await;
-        bound.map_err(|error| StartError::Bind { what, address, error })
-    }
-    Ok(Ports {
-        peers: one("peers", settings.listen_peers).await?,
-        clients: one("clients", settings.listen_clients).await?,
-        http: one("probes", settings.listen_http).await?,
-    })
-}
-
-fn addresses(settings: &Settings, ports: &Ports) -> Addresses {
-    let address = |listener: &TcpListener| {
-        let bound = listener.local_addr();
-        let told = bound.map(|bound| match &settings.advertise {
-            Some(host) => format!("{host}:{}", bound.port()),
-            None => bound.to_string(),
-        });
-        told.unwrap_or_default()
-    };
-    Addresses {
-        name: settings.name.clone(),
-        peers: address(&ports.peers),
-        clients: address(&ports.clients),
-        http: address(&ports.http),
-        process: std::process::id(),
-    }
-}
-
-/// Raises the open file limit to its maximum; returns how many files are for clients.
-fn raise_descriptor_limit() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-    let Some(most) = getrlimit(Resource::Nofile).current else { return CONNECTIONS_MAX };
-    let left = most.saturating_sub(DESCRIPTORS_KEPT).max(most / 4);
-    usize::try_from(left).unwrap_or(usize::MAX).min(CONNECTIONS_MAX)
 }

@@ -11,6 +11,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use kvorum_protocol::name::{self, NoName};
 use kvorum_protocol::status::ClusterId;
+use kvorum_tls::Mode;
 
 use crate::driver::TICK;
 use crate::engine::Options;
@@ -166,6 +167,15 @@ pub struct Settings {
     /// Let administrators cut links and crash this replica; for tests and demonstrations
     #[arg(long, env = "KVORUM_ALLOW_FAULTS", value_parser = FalseyValueParser::new())]
     pub allow_faults: bool,
+    /// Whether connections are encrypted: all (require), those of others that can (accept), none
+    /// (off). An older cluster moves over by one restart of each replica with accept, and one with
+    /// require
+    #[arg(long, env = "KVORUM_TLS", default_value = "require", value_name = "MODE")]
+    pub tls: Mode,
+    /// A folder with this replica's certificate: ca.crt, tls.crt and tls.key, read anew when they
+    /// change. By default the replicas make their own
+    #[arg(long, env = "KVORUM_TLS_DIR", value_name = "DIR")]
+    pub tls_dir: Option<PathBuf>,
     /// How the log looks
     #[arg(long, env = "KVORUM_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
@@ -195,6 +205,12 @@ pub enum SettingsError {
     /// A member twice.
     #[error("--members names '{0}' twice")]
     MemberTwice(String),
+    /// No source of certificates.
+    #[error(
+        "--members needs certificates: name the folder of this replica's by --tls-dir DIR, or \
+         leave the ports open to everybody who reaches them by --tls off"
+    )]
+    NoCertificates,
     /// The replica itself is missing.
     #[error("--name is '{name}', which is not among --members ({members})")]
     NotMember {
@@ -244,6 +260,9 @@ impl Settings {
         if !self.members.contains(&self.name) {
             let (name, members) = (self.name.clone(), self.members.join(", "));
             return Err(SettingsError::NotMember { name, members });
+        }
+        if self.tls != Mode::Off && self.tls_dir.is_none() {
+            return Err(SettingsError::NoCertificates);
         }
         self.addresses()
     }
@@ -343,9 +362,10 @@ mod tests {
     #[test]
     fn what_cannot_be_started_with_is_said_in_a_sentence() {
         let cases = [
-            ("--name a --members a,b --peers b=h:1", Ok(())),
-            ("--name a --members a,b --peers-from dir", Ok(())),
-            ("--name a --members a,b --peers a=h:1,b=h:2", Ok(())),
+            ("--name a --members a,b --peers b=h:1 --tls off", Ok(())),
+            ("--name a --members a,b --peers-from dir --tls-dir dir", Ok(())),
+            ("--name a --members a,b --peers a=h:1,b=h:2 --tls accept --tls-dir dir", Ok(())),
+            ("--name a --members a,b --peers-from dir", Err("needs certificates")),
             ("--name a-0 --follow dir", Ok(())),
             ("--name a-0 --statefulset a", Ok(())),
             ("--name a --follow dir", Err("has to end in an ordinal")),
@@ -353,9 +373,12 @@ mod tests {
             ("--name a --members a --peers-from dir", Err("has 1 names")),
             ("--name a --members a,b,b --peers-from dir", Err("names 'b' twice")),
             ("--name c --members a,b --peers-from dir", Err("not among --members (a, b)")),
-            ("--name a --members a,b,c --peers b=h:1", Err("no address for the member 'c'")),
-            ("--name a --members a,b --peers b=h", Err("is not NAME=HOST:PORT")),
-            ("--name a --members a,b --peers z=h:1", Err("is not NAME=HOST:PORT")),
+            (
+                "--name a --members a,b,c --peers b=h:1 --tls off",
+                Err("no address for the member 'c'"),
+            ),
+            ("--name a --members a,b --peers b=h --tls off", Err("is not NAME=HOST:PORT")),
+            ("--name a --members a,b --peers z=h:1 --tls off", Err("is not NAME=HOST:PORT")),
         ];
         for (arguments, expected) in cases {
             match (settings(arguments).validate(), expected) {

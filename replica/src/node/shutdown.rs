@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::status::{Role, Status};
+use kvorum_tls::Encryption;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -72,6 +73,8 @@ impl End {
 pub struct Leaving<'a> {
     /// The orchestrator, which knows the reason to end.
     pub orchestrator: &'a Orchestrator,
+    /// How the other replicas are talked to.
+    pub encryption: &'a Encryption,
     /// The replica's name.
     pub name: &'a str,
     /// The longest time that it waits.
@@ -85,11 +88,12 @@ pub struct Leaving<'a> {
 impl Leaving<'_> {
     /// Waits until the cluster does without the replica, or its patience is over.
     pub async fn wait(&self) {
-        let Self { orchestrator, name, .. } = self;
+        let Self { orchestrator, encryption, name, .. } = self;
         let (tell, end) = watch::channel(None);
         let is_superseded = AtomicBool::new(false);
         let look = async {
-            superseded(orchestrator, name, self.status.clone(), self.driver).await;
+            let status = self.status.clone();
+            superseded(orchestrator, encryption, name, status, self.driver).await;
             is_superseded.store(true, Ordering::Relaxed);
             std::future::pending::<()>().await;
         };
@@ -221,7 +225,8 @@ mod tests {
         let (driver, _told) = mpsc::channel(8);
         let patience = Duration::from_secs(600);
         let (orchestrator, driver, name) = (&orchestrator, &driver, "kvorum-1");
-        let leaving = Leaving { orchestrator, name, patience, status, driver };
+        let encryption = &Encryption::Off;
+        let leaving = Leaving { orchestrator, encryption, name, patience, status, driver };
         let mut waits = pin!(leaving.wait());
         assert!(timeout(INTERVAL * 10, &mut waits).await.is_err(), "it said so before");
         says.send_replace(Some(Arc::new(member)));

@@ -21,6 +21,9 @@ pub enum StartError {
     /// The desired replica count cannot be read.
     #[error(transparent)]
     Orchestrator(#[from] OrchestratorError),
+    /// The certificates cannot be used.
+    #[error("{0}")]
+    Certificates(String),
     /// A port cannot be bound.
     #[error("cannot listen for {what} on {address}: {error}")]
     Bind {

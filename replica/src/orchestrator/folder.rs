@@ -6,6 +6,7 @@
 //! | `marker.json` | the cluster's [marker](crate::marker) |
 //! | `marker.lock` | held while the marker is read and replaced |
 //! | `NAME/addresses.json` | where a replica listens |
+//! | `tls/` | the cluster's [secrets](super::secrets) |
 //! | `NAME/intent` | exists until a replica has an identity |
 //!
 //! Guarantees that the marker is created once, and replaced only if it still equals the expected
@@ -59,6 +60,11 @@ impl Folder {
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
+    }
+
+    /// Returns the folder's path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Returns the path of the file with a replica's addresses.
@@ -178,7 +184,7 @@ impl Folder {
         self.blocking(replace).await
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
     ) -> Result<T, OrchestratorError> {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `StatefulSet` NAME | the desired replica count, and the first ordinal |
 //! | `ConfigMap` NAME-cluster | the cluster's [marker](crate::marker), by compare-and-swap |
+//! | `Secret` NAME-ca, NAME-client-… | the cluster's certificates |
 //! | `Event` | what a replica does and refuses, in `kubectl describe` |
 //!
 //! Guarantees that the desired scale comes from a consistent read that began after the request: a
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::watcher;
@@ -43,6 +44,8 @@ const WATCH_SECONDS: u32 = 20;
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 /// The time between two checks by a leader that the marker is still there.
 pub const MARKER_INTERVAL: Duration = Duration::from_secs(30);
+/// The time between two looks at the cluster's secrets.
+pub const SECRETS_INTERVAL: Duration = Duration::from_secs(30);
 /// The marker's key in its `ConfigMap`.
 const MARKER_KEY: &str = "marker.json";
 /// The field manager, which records in an object which program wrote it.
@@ -53,6 +56,7 @@ const MANAGER: &str = "kvorum-replica";
 pub struct Kubernetes {
     sets: Api<StatefulSet>,
     maps: Api<ConfigMap>,
+    pub(super) secrets: Api<Secret>,
     pub(super) events: Api<Event>,
     pub(super) namespace: String,
     pub(super) set: String,
@@ -89,6 +93,7 @@ impl Kubernetes {
         Ok(Self {
             sets: Api::namespaced(client.clone(), &namespace),
             maps: Api::namespaced(client.clone(), &namespace),
+            secrets: Api::namespaced(client.clone(), &namespace),
             events: Api::namespaced(client, &namespace),
             namespace,
             set: set.to_owned(),
@@ -119,6 +124,23 @@ impl Kubernetes {
             return Err(OrchestratorError::TooMany { replicas, why });
         }
         Ok(Scale { start, replicas })
+    }
+
+    pub(super) fn cluster_word(&self) -> String {
+        format!("{}.{}", self.set, self.namespace)
+    }
+
+    /// Returns the host names of a replica: its own, and those of the Services.
+    pub(super) fn hosts(&self, name: &str) -> Vec<String> {
+        let (set, namespace) = (&self.set, &self.namespace);
+        let service = self.service.split('.').next().unwrap_or_default();
+        vec![
+            name.to_owned(),
+            format!("{name}.{service}.{namespace}.svc"),
+            set.clone(),
+            format!("{set}.{namespace}.svc"),
+            "localhost".to_owned(),
+        ]
     }
 
     fn marker_name(&self) -> String {
@@ -239,7 +261,7 @@ impl Kubernetes {
         }
     }
 
-    fn trouble(&self, verb: &str, error: &kube::Error) -> OrchestratorError {
+    pub(super) fn trouble(&self, verb: &str, error: &kube::Error) -> OrchestratorError {
         let namespace = &self.namespace;
         match error {
             kube::Error::Api(status) if status.code == 404 => OrchestratorError::Gone(format!(
@@ -274,7 +296,7 @@ pub(super) fn parameters() -> PostParams {
     PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }
 }
 
-fn no_answer() -> OrchestratorError {
+pub(super) fn no_answer() -> OrchestratorError {
     OrchestratorError::Unreachable(format!(
         "the API server did not answer within {CALL_PATIENCE:?}"
     ))

@@ -11,9 +11,10 @@ use std::io;
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
-use kvorum_protocol::client::{Endpoint, Resolve};
-use kvorum_protocol::connection::{ConnectError, Connection};
+use kvorum_protocol::client::{Dial, Endpoint, Resolve};
+use kvorum_protocol::connection::ConnectError;
 use kvorum_protocol::status::ClusterId;
+use kvorum_tls::Encryption;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt;
@@ -46,9 +47,13 @@ enum Said {
 /// # Errors
 /// When a replica belongs to a cluster but does not say which, or when two belong to different
 /// ones.
-pub async fn living(others: &Resolve) -> Result<Option<(ClusterId, String)>, String> {
+pub async fn living(
+    others: &Resolve,
+    encryption: &Encryption,
+) -> Result<Option<(ClusterId, String)>, String> {
     let began = Instant::now();
     loop {
+        let ask = |endpoint| ask(endpoint, encryption);
         let asked = others().into_iter().map(ask).collect::<FuturesUnordered<_>>();
         let all: Vec<(String, Said)> = asked.collect().await;
         let of = |said: &Said| match said {
@@ -78,20 +83,24 @@ pub async fn living(others: &Resolve) -> Result<Option<(ClusterId, String)>, Str
     }
 }
 
-async fn ask(endpoint: Endpoint) -> (String, Said) {
+async fn ask(endpoint: Endpoint, encryption: &Encryption) -> (String, Said) {
     let Endpoint { name, address } = endpoint;
     let asked = async {
-        let stream = match TcpStream::connect(&address).await {
-            Ok(stream) => stream,
+        // A port on which nobody listens is told apart from one that does not answer.
+        match TcpStream::connect(&address).await {
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Said::Nobody,
             Err(_) => return Said::Nothing,
-        };
-        match Connection::start(stream, &address, None).await {
+        }
+        let dial = Dial { encryption: encryption.clone(), ..Dial::default() };
+        match dial.connect(&address, None).await {
             Ok(connection) => Said::Belongs(connection.welcome().cluster),
             Err(ConnectError::Refused { refusal, .. }) => Said::Hides(refusal.to_string()),
+            // It belongs to a cluster whose authority is another one than that of this replica.
+            Err(error @ ConnectError::Distrusted { .. }) => Said::Hides(error.to_string()),
             // Another program listens where a replica did.
             Err(ConnectError::NotKvorum { .. }) => Said::Nobody,
-            Err(ConnectError::Unreachable { .. }) => Said::Nothing,
+            Err(ConnectError::Unreachable { .. } | ConnectError::Forbidden { .. }) => Said::Nothing,
         }
     };
     let said = timeout(ANSWER_PATIENCE, asked).await.unwrap_or(Said::Nothing);
@@ -139,7 +148,7 @@ mod tests {
     async fn ask_those(endpoints: &[&Endpoint]) -> Result<Option<(ClusterId, String)>, String> {
         let endpoints: Vec<_> = endpoints.iter().copied().cloned().collect();
         let others: Resolve = Arc::new(move || endpoints.clone());
-        living(&others).await
+        living(&others, &Encryption::Off).await
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use kvorum_protocol::dial::first_of;
 use kvorum_protocol::status::ReplicaId;
+use kvorum_tls::{Encryption, Tls};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -194,6 +195,21 @@ impl Transport {
     }
 
     async fn try_dial(&self, peer: ReplicaId, name: &str) -> Result<Met, Failure> {
+        match self.dial_as(peer, name, self.encryption.tls().as_deref()).await {
+            // An older replica does not encrypt, and closes a connection that begins so.
+            Err(failure) if matches!(self.encryption, Encryption::Accept(_)) => {
+                self.dial_as(peer, name, None).await.map_err(|_| failure)
+            }
+            met => met,
+        }
+    }
+
+    async fn dial_as(
+        &self,
+        peer: ReplicaId,
+        name: &str,
+        tls: Option<&Tls>,
+    ) -> Result<Met, Failure> {
         let reached = self.reached.of_name(name).filter(|_| self.book.has_names());
         let by_name = async {
             match self.book.resolve(name) {
@@ -205,7 +221,8 @@ impl Transport {
         let stream =
             first_of(NAME_HEAD_START, by_name, by_address).await.map_err(Failure::Unreachable)?;
         let reached = stream.peer_addr();
-        let met = self.meet(stream, Some(peer)).await?;
+        let (wire, certified) = self.encrypt(stream, tls).await?;
+        let met = self.meet(wire, certified, Some(peer)).await?;
         if let Ok(reached) = reached
             && self.book.has_names()
         {

@@ -62,6 +62,20 @@ pub enum Failure {
     /// Nothing answers there, or the connection broke.
     #[error("{0}")]
     Unreachable(String),
+    /// One end does not trust the other's certificate.
+    #[error("no trust between it and this replica: {0}")]
+    Distrusted(String),
+    /// The other end does not encrypt.
+    #[error("it does not encrypt, and this replica talks to nobody else (--tls require)")]
+    NotEncrypted,
+    /// The other end has the certificate of another replica.
+    #[error("it says that it is {}, and its certificate says {certified}", .says.escape_debug())]
+    OtherName {
+        /// The name by which it introduces itself.
+        says: String,
+        /// The name in its certificate.
+        certified: String,
+    },
     /// The other end does not speak the protocol.
     #[error("what answers is no Kvorum replica's peer port")]
     NotKvorum,

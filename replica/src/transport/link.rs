@@ -72,7 +72,7 @@ pub async fn run(
     is_member: impl Fn() -> bool,
     driver: &mpsc::Sender<PeerEvent>,
 ) {
-    let Met { peer, mut frames, mut sink } = met;
+    let Met { peer, mut frames, mut sink, .. } = met;
     frames.decoder_mut().set_max_frame_length(FRAGMENT_BYTES_MAX + 1);
     sink.encoder_mut().set_max_frame_length(FRAGMENT_BYTES_MAX + 1);
     let end = CancellationToken::new();

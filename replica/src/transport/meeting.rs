@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::SinkExt;
 use kvorum_protocol::frame;
 use kvorum_protocol::status::ReplicaId;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use kvorum_tls::{Peer, Subject, Wire};
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
 use tokio_util::bytes::BytesMut;
@@ -20,9 +20,9 @@ use crate::engine::{Claim, Introduction, Rejection};
 use crate::state::start::{Challenge, Start};
 
 /// The receiving half of a connection between replicas.
-pub type Frames = FramedRead<OwnedReadHalf, LengthDelimitedCodec>;
+pub type Frames = FramedRead<ReadHalf<Wire>, LengthDelimitedCodec>;
 /// The sending half of a connection between replicas.
-pub type Sink = FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>;
+pub type Sink = FramedWrite<WriteHalf<Wire>, LengthDelimitedCodec>;
 
 /// A peer that was met, and the connection to it.
 pub struct Met {
@@ -32,22 +32,25 @@ pub struct Met {
     pub frames: Frames,
     /// The frames to the peer; the codec still has a meeting's limit.
     pub sink: Sink,
+    /// The one that the peer's certificate names, if the connection is encrypted.
+    pub certified: Option<Peer>,
 }
 
 /// A meeting under way.
 pub struct Meeting {
     frames: Frames,
     sink: Sink,
+    certified: Option<Peer>,
     driver: mpsc::Sender<PeerEvent>,
 }
 
 impl Meeting {
-    /// Begins a meeting on a stream.
-    pub fn new(stream: TcpStream, driver: mpsc::Sender<PeerEvent>) -> Self {
-        let (read, write) = stream.into_split();
+    /// Begins a meeting on a connection, with the one that its certificate names at the other end.
+    pub fn new(wire: Wire, certified: Option<Peer>, driver: mpsc::Sender<PeerEvent>) -> Self {
+        let (read, write) = tokio::io::split(wire);
         let frames = FramedRead::new(read, frame::codec(FRAME_BYTES_MAX));
         let sink = FramedWrite::new(write, frame::codec(FRAME_BYTES_MAX));
-        Self { frames, sink, driver }
+        Self { frames, sink, certified, driver }
     }
 
     /// Holds the meeting: as the dialer of a replica, or as the acceptor.
@@ -64,17 +67,19 @@ impl Meeting {
         self.send(dialer.hello()?).await?;
         let (claim, answered) = dialer.answered(&self.receive().await?)?;
         let theirs = claim.theirs.clone();
+        self.check_name(&theirs)?;
         let (verdict, start) = self.judge(claim).await?;
         self.send(answered.verdict(start, &verdict)?).await?;
         verdict.map_err(Failure::Rejected)?;
         answered.welcomed(&self.receive().await?)?;
         self.meet(theirs).await?;
-        Ok(Met { peer, frames: self.frames, sink: self.sink })
+        Ok(Met { peer, frames: self.frames, sink: self.sink, certified: self.certified })
     }
 
     async fn accepting(mut self) -> Result<Met, Failure> {
         let acceptor = Acceptor::new(&self.receive().await?)?;
         let theirs = acceptor.theirs().clone();
+        self.check_name(&theirs)?;
         let peer = theirs.replica;
         let introduction = Some(theirs.clone());
         let greeting = self.ask(|reply| PeerEvent::Greet { peer, theirs: introduction, reply });
@@ -94,7 +99,19 @@ impl Meeting {
         }
         self.send(welcome(&verdict)?).await?;
         verdict.map_err(Failure::Rejected)?;
-        Ok(Met { peer, frames: self.frames, sink: self.sink })
+        Ok(Met { peer, frames: self.frames, sink: self.sink, certified: self.certified })
+    }
+
+    /// Checks that a peer introduces itself by the name that its certificate has.
+    fn check_name(&self, theirs: &Introduction) -> Result<(), Failure> {
+        let Some(certified) = &self.certified else { return Ok(()) };
+        match &certified.identity.subject {
+            Subject::Replica(name) if name.is(&theirs.name) => Ok(()),
+            Subject::Replica(_) | Subject::Client(_) => Err(Failure::OtherName {
+                says: theirs.name.clone(),
+                certified: certified.identity.to_string(),
+            }),
+        }
     }
 
     /// Returns the verdict on a peer's claim, and the start by which this replica proves itself to

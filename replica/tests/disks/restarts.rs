@@ -26,6 +26,7 @@ async fn a_disk_is_closed_when_its_replica_stopped() {
         "--members=kvorum-0,kvorum-1,kvorum-2",
         "--cluster=00000000000000000000000000000001",
         "--disk-reserve=0",
+        "--tls=off",
         "--listen-peers=127.0.0.1:0",
         "--listen-clients=127.0.0.1:0",
         "--listen-http=127.0.0.1:0",

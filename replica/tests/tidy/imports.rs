@@ -160,7 +160,7 @@ const REPLICA: &[Layer] = &[
     ("engine", &["limits", "marker", "planner", "state"]),
     ("driver", &["engine", "limits", "marker", "state"]),
     ("transport", &["driver", "engine", "limits", "state"]),
-    ("clients", &["driver", "engine", "limits"]),
+    ("clients", &["driver", "engine", "limits", "state"]),
     ("orchestrator", &["driver", "engine", "marker", "planner", "storage", "transport"]),
     (
         "node",

@@ -9,9 +9,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
+use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use crate::credentials::{CredentialsError, certificates};
+use crate::credentials::{Credentials, CredentialsError, certificates};
 use crate::identity::{Identity, Subject};
 
 /// How long an authority is valid.
@@ -28,6 +29,7 @@ const DAY: u64 = 24 * 60 * 60;
 /// A certificate authority, with its key.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
     /// All authorities that are to be trusted, this one among them, in PEM form.
     bundle: String,
 }
@@ -47,7 +49,11 @@ impl Authority {
         let key = new_key();
         let params = authority_params(cluster, now);
         let certificate = params.self_signed(&key).expect("a new key signs");
-        Self { bundle: certificate.pem(), issuer: Issuer::new(params, key) }
+        Self {
+            bundle: certificate.pem(),
+            certificate: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        }
     }
 
     /// Reads an authority: a bundle of trusted certificates in PEM form, and the key of one of
@@ -65,7 +71,7 @@ impl Authority {
             if parsed.public_key().raw == public {
                 let issuer = Issuer::from_ca_cert_der(&certificate, key)
                     .map_err(|error| CredentialsError::Certificate(error.to_string()))?;
-                return Ok(Self { issuer, bundle: bundle.to_owned() });
+                return Ok(Self { issuer, certificate, bundle: bundle.to_owned() });
             }
         }
         Err(CredentialsError::NoAuthority)
@@ -81,6 +87,13 @@ impl Authority {
     #[must_use]
     pub fn key(&self) -> String {
         self.issuer.key().serialize_pem()
+    }
+
+    /// Whether it was this authority that signed a certificate, which is of use with its key, both
+    /// in PEM form.
+    #[must_use]
+    pub fn has_signed(&self, certificate: &str, key: &str) -> bool {
+        Credentials::of(vec![self.certificate.clone()], certificate, key).is_ok()
     }
 
     /// Makes a certificate. A replica's also has the host names at which it is reached.

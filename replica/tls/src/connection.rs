@@ -13,8 +13,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::{AlertDescription, CertificateError, ClientConfig, CommonState, Error, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::credentials::{Certificate, Credentials};
@@ -24,6 +25,10 @@ use crate::verification::{Verifier, provider};
 /// The name that a connection asks for. It is not sent, and not compared: a certificate says who
 /// its owner is.
 const SERVER_NAME: &str = "kvorum";
+/// How long one that is refused may take to read why.
+const ALERT_PATIENCE: Duration = Duration::from_millis(500);
+/// Most bytes that one that is refused may send meanwhile.
+const UNREAD_BYTES_MAX: usize = 64 << 10;
 
 /// A port of a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,7 +162,14 @@ impl Tls {
         stream: S,
     ) -> io::Result<(server::TlsStream<S>, Peer)> {
         let config = Arc::clone(&self.now.borrow().accept[port as usize]);
-        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        let accepted = TlsAcceptor::from(config).accept(stream).into_fallible().await;
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err((error, stream)) => {
+                let _ = timeout(ALERT_PATIENCE, drain(stream)).await;
+                return Err(error);
+            }
+        };
         let peer = peer(stream.get_ref().1, port)?;
         Ok((stream, peer))
     }
@@ -197,15 +209,47 @@ fn peer(connection: &CommonState, port: Port) -> io::Result<Peer> {
     Ok(Peer { identity: certificate.identity, not_after: certificate.not_after, chain })
 }
 
-/// Says in a clause why an encrypted connection failed: what the other end did, or said of this
-/// end's certificate.
+/// Lets the other end read why it is refused: a connection that is closed before everything that
+/// came was read is reset, and the reason is lost.
+async fn drain<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let _ = stream.shutdown().await;
+    let (mut unread, mut left) = ([0; 1024], UNREAD_BYTES_MAX);
+    while let Ok(read @ 1..) = stream.read(&mut unread).await {
+        left = left.saturating_sub(read);
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+/// Says in a clause why a connection failed.
 #[must_use]
 pub fn explain(error: &io::Error) -> String {
+    distrust(error).unwrap_or_else(|| error.to_string())
+}
+
+/// Whether the other end of a connection does something else than what was expected there.
+#[must_use]
+pub fn is_other_protocol(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    let Some(inner) = inner else { return error.to_string() };
+    matches!(
+        inner,
+        Some(
+            Error::InvalidMessage(_)
+                | Error::AlertReceived(AlertDescription::NoApplicationProtocol)
+        )
+    )
+}
+
+/// Says in a clause why one end of an encrypted connection does not trust the other; `None` when
+/// the connection failed for another reason.
+#[must_use]
+pub fn distrust(error: &io::Error) -> Option<String> {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>())?;
     let said = match inner {
         Error::AlertReceived(alert) => match alert {
-            AlertDescription::UnknownCA => {
+            // Of two authorities of one name, it trusts the other one.
+            AlertDescription::UnknownCA | AlertDescription::DecryptError => {
                 "it does not trust the authority that signed this side's certificate"
             }
             AlertDescription::CertificateExpired => {
@@ -220,7 +264,7 @@ pub fn explain(error: &io::Error) -> String {
                 "this side's certificate is not one that it lets in here: it is of another \
                  cluster, or not for this"
             }
-            _ => return format!("it ended the encrypted connection: {inner}"),
+            _ => return Some(format!("it ended the encrypted connection: {inner}")),
         },
         Error::InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature,
@@ -234,10 +278,12 @@ pub fn explain(error: &io::Error) -> String {
         Error::InvalidCertificate(
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. },
         ) => "its certificate is not for this: a client's does not serve",
-        Error::InvalidCertificate(CertificateError::Other(other)) => return other.to_string(),
+        Error::InvalidCertificate(CertificateError::Other(other)) => {
+            return Some(other.to_string());
+        }
         Error::InvalidMessage(_) => "it does not encrypt",
         Error::NoCertificatesPresented => "it shows no certificate",
-        other => return other.to_string(),
+        other => return Some(other.to_string()),
     };
-    said.to_owned()
+    Some(said.to_owned())
 }

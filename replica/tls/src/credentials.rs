@@ -67,7 +67,8 @@ pub struct Credentials {
     pub certificate: Certificate,
     /// Its certificate, and those between it and an authority.
     pub(crate) shown: Arc<CertifiedKey>,
-    /// The authorities that it believes.
+    /// The authorities that it believes, and how others are checked by them.
+    authorities: Arc<Vec<CertificateDer<'static>>>,
     pub(crate) trust: Arc<Trust>,
 }
 
@@ -126,13 +127,28 @@ pub(crate) fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, C
 }
 
 impl Credentials {
+    /// Whether these are the same: the same certificate, and the same authorities.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.shown.cert == other.shown.cert && self.authorities == other.authorities
+    }
+
     /// Reads credentials: the authorities, the certificate with those between it and an authority,
     /// and its key, each in PEM form.
     ///
     /// # Errors
     /// When one of them does not parse, or they do not fit each other.
     pub fn from_pem(authorities: &str, chain: &str, key: &str) -> Result<Self, CredentialsError> {
-        let (authorities, chain) = (certificates(authorities)?, certificates(chain)?);
+        Self::of(certificates(authorities)?, chain, key)
+    }
+
+    /// Reads credentials that are to be trusted because of these authorities.
+    pub(crate) fn of(
+        authorities: Vec<CertificateDer<'static>>,
+        chain: &str,
+        key: &str,
+    ) -> Result<Self, CredentialsError> {
+        let chain = certificates(chain)?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| match error {
             rustls::pki_types::pem::Error::NoItemsFound => CredentialsError::Empty("key"),
             error => CredentialsError::Pem(error.to_string()),
@@ -144,8 +160,8 @@ impl Credentials {
                 error => CredentialsError::Key(error.to_string()),
             })?;
         let mut roots = RootCertStore::empty();
-        for authority in authorities {
-            let added = roots.add(authority);
+        for authority in &authorities {
+            let added = roots.add(authority.clone());
             added.map_err(|error| CredentialsError::Certificate(error.to_string()))?;
         }
         let trust = Trust::new(roots);
@@ -153,6 +169,7 @@ impl Credentials {
         let since = certificate.not_before.duration_since(SystemTime::UNIX_EPOCH);
         let valid = UnixTime::since_unix_epoch(since.unwrap_or_default());
         trust.check(&shown.cert, valid).map_err(|_| CredentialsError::OtherAuthority)?;
-        Ok(Self { certificate, shown: Arc::new(shown), trust: Arc::new(trust) })
+        let (authorities, shown) = (Arc::new(authorities), Arc::new(shown));
+        Ok(Self { certificate, shown, authorities, trust: Arc::new(trust) })
     }
 }

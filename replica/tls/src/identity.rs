@@ -55,7 +55,10 @@ impl ReplicaName {
 
 /// A text that is no identity.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("'{}' is not kvorum://CLUSTER/replica/NAME or kvorum://CLUSTER/client/NAME", .0.escape_debug())]
+#[error(
+    "'{}' is not kvorum://CLUSTER/replica/NAME or kvorum://CLUSTER/client/NAME",
+    .0.escape_debug()
+)]
 pub struct NotAnIdentity(String);
 
 impl Identity {

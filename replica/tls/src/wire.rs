@@ -3,13 +3,16 @@
 //! The first byte of a connection says which it is: a TLS record begins with 0x16, and a frame of
 //! Kvorum's with the upper byte of a length below 16 MiB, which is 0.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsStream;
 
 use crate::connection::{Peer, Port, Tls};
@@ -28,6 +31,16 @@ pub enum Mode {
     Off,
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Require => "require",
+            Self::Accept => "accept",
+            Self::Off => "off",
+        })
+    }
+}
+
 impl FromStr for Mode {
     type Err = String;
 
@@ -38,6 +51,49 @@ impl FromStr for Mode {
             "off" => Ok(Self::Off),
             other => Err(format!("'{other}' is none of require, accept and off")),
         }
+    }
+}
+
+/// How one party encrypts.
+#[derive(Clone, Default)]
+pub enum Encryption {
+    /// Not at all.
+    #[default]
+    Off,
+    /// With those that can; in plain form with the others.
+    Accept(Arc<Tls>),
+    /// With everybody.
+    Require(Arc<Tls>),
+    /// With everybody, as soon as there are credentials; until then not at all.
+    Promised(watch::Receiver<Option<Arc<Tls>>>),
+}
+
+impl Encryption {
+    /// Returns the means of encrypting, if there are any now.
+    #[must_use]
+    pub fn tls(&self) -> Option<Arc<Tls>> {
+        match self {
+            Self::Off => None,
+            Self::Accept(tls) | Self::Require(tls) => Some(Arc::clone(tls)),
+            Self::Promised(tls) => tls.borrow().clone(),
+        }
+    }
+
+    /// Whether a connection that is accepted may be plain.
+    #[must_use]
+    pub fn allows_plain(&self) -> bool {
+        matches!(self, Self::Off | Self::Accept(_))
+    }
+}
+
+impl fmt::Debug for Encryption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "Off",
+            Self::Accept(_) => "Accept",
+            Self::Require(_) => "Require",
+            Self::Promised(_) => "Promised",
+        })
     }
 }
 
@@ -61,17 +117,16 @@ pub enum Accepted {
     NotEncrypted(TcpStream),
 }
 
-/// Begins a connection that was accepted on a port. Without `tls`, it is plain.
+/// Begins a connection that was accepted on a port.
 ///
 /// # Errors
 /// When the stream breaks, or the other end shows no certificate that fits the port.
 pub async fn accept(
-    tls: Option<&Tls>,
-    mode: Mode,
+    encryption: &Encryption,
     port: Port,
     stream: TcpStream,
 ) -> io::Result<Accepted> {
-    let Some(tls) = tls.filter(|_| mode != Mode::Off) else {
+    let Some(tls) = encryption.tls() else {
         return Ok(Accepted::Plain(Wire::Plain(stream)));
     };
     let mut first = [0];
@@ -82,9 +137,9 @@ pub async fn accept(
         let (stream, peer) = tls.accept(port, stream).await?;
         return Ok(Accepted::Encrypted(Wire::Encrypted(Box::new(stream.into())), peer));
     }
-    Ok(match mode {
-        Mode::Require => Accepted::NotEncrypted(stream),
-        Mode::Accept | Mode::Off => Accepted::Plain(Wire::Plain(stream)),
+    Ok(match encryption.allows_plain() {
+        true => Accepted::Plain(Wire::Plain(stream)),
+        false => Accepted::NotEncrypted(stream),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Who gets a connection at which port, and how long it is to be believed.
+//! The tests of which port takes whom, and how long a connection is to be believed.
 
 use std::io;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use kvorum_tls::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
+const ALMOST_ALL: Duration = Duration::from_secs(CLIENT_LIFETIME.as_secs() - HOUR.as_secs());
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 fn given(authority: &Authority, identity: &Identity, now: SystemTime) -> Arc<Tls> {
@@ -128,7 +129,7 @@ async fn a_connection_is_believed_as_long_as_its_certificate_and_its_authority()
     let party = Tls::new(credentials(&old, &both, &client, now));
     let (_, accepted) = meet((&party, Port::Clients), (&replica, Port::Clients)).await;
     let peer = accepted.expect("it is let in");
-    let early = CLIENT_LIFETIME - HOUR;
+    let early = ALMOST_ALL;
     let soon = Duration::from_millis(50);
     let waits = |early| tokio::time::timeout(soon, replica.doubted(&peer, early));
     assert!(waits(early).await.is_err(), "an hour is left");
@@ -159,6 +160,8 @@ fn an_authority_outlives_its_process() {
     let error = read(second.bundle()).expect_err("another one signed").to_string();
     assert!(error.contains("has signed the certificate"), "{error}");
     assert!(Authority::from_pem(second.bundle(), &first.key()).is_err());
+    assert!(again.has_signed(&issued.certificate, &issued.key));
+    assert!(!second.has_signed(&issued.certificate, &issued.key));
 }
 
 #[test]

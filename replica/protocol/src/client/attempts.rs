@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::stream::FuturesUnordered;
+use kvorum_tls::Encryption;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_stream::StreamExt;
 
@@ -372,10 +373,16 @@ impl Tries<'_> {
         }
         match error {
             ConnectError::Unreachable { .. } => true,
-            ConnectError::Refused { refusal, .. } => {
-                matches!(refusal, HandshakeRefusal::TooManyConnections { .. })
-            }
-            ConnectError::NotKvorum { .. } => false,
+            ConnectError::Refused { refusal, .. } => match refusal {
+                HandshakeRefusal::TooManyConnections { .. } => true,
+                HandshakeRefusal::NotEncrypted => {
+                    matches!(self.attempts.dial.encryption, Encryption::Promised(_))
+                }
+                HandshakeRefusal::Version { .. } | HandshakeRefusal::OtherCluster { .. } => false,
+            },
+            ConnectError::NotKvorum { .. }
+            | ConnectError::Distrusted { .. }
+            | ConnectError::Forbidden { .. } => false,
         }
     }
 

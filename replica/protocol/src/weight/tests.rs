@@ -89,7 +89,10 @@ fn refusals() -> Vec<Refusal> {
         Refusal::FaultsForbidden => Some(Refusal::UnknownReplica { name: text(), members: text() }),
         Refusal::UnknownReplica { .. } => Some(Refusal::SnapshotGone),
         Refusal::SnapshotGone => Some(Refusal::TooManySubscriptions { most }),
-        Refusal::TooManySubscriptions { .. } => None,
+        Refusal::TooManySubscriptions { .. } => {
+            Some(Refusal::Forbidden { user: "app".into(), right: "to read all keys".into() })
+        }
+        Refusal::Forbidden { .. } => None,
     };
     std::iter::successors(Some(first), next).collect()
 }

@@ -12,7 +12,7 @@ use tokio_util::codec::Framed;
 use super::*;
 use crate::client::{Client, Options};
 use crate::data::Key;
-use crate::dial::Lookup;
+use crate::dial::{Carrier, Lookup};
 use crate::frame;
 use crate::handshake::{ClientHello, MAGIC, ServerHello, Welcome, judge};
 use crate::limits::FRAME_BYTES_MAX;
@@ -149,7 +149,7 @@ fn client(names: Vec<(&'static str, SocketAddr, usize)>) -> Client {
         }
         .boxed()
     });
-    let options = Options { dial: Dial::Names(lookup), ..Options::default() };
+    let options = Options { dial: Carrier::Names(lookup).into(), ..Options::default() };
     Client::of_addresses(&addresses, options)
 }
 

@@ -1,0 +1,95 @@
+//! The certificate that this program shows to replicas, and where it comes from.
+//!
+//! | target | source |
+//! |---|---|
+//! | any, with `--tls-dir DIR` | that folder |
+//! | a local cluster | `tls/client-admin` in its folder |
+//! | Kubernetes | the `Secret` SET-client-admin, or SET-client-view where only that may be read |
+//!
+//! Guarantees that a certificate which changes is taken over within a minute, as long as the
+//! program runs, and that the last one stays in use when its source is out of order. Without a
+//! source nothing is encrypted: replicas that want it say so. A Secret that the replicas have not
+//! filled yet is looked at until they have.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvorum_protocol::client::Dial;
+use kvorum_tls::{CERTIFICATE_FILE, Credentials, Encryption, Tls, read_folder};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::exit::Failure;
+
+/// The time between two looks at the source.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// The same as long as there is nothing in it.
+const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+/// The references to credentials of the task that keeps them: its own, and that of what it shows.
+const USED_HERE: usize = 2;
+
+/// Returns how to encrypt with the certificate in a folder.
+///
+/// # Errors
+/// When it is of no use: the file, the reason and the cure.
+pub fn of_folder(folder: &Path) -> Result<Encryption, Failure> {
+    let read = read_folder(folder).map_err(Failure::usage)?;
+    let folder = folder.to_owned();
+    let again = move || {
+        let folder = folder.clone();
+        async move { read_folder(&folder).ok() }
+    };
+    Ok(kept(Some(read), again))
+}
+
+/// Returns how to connect to replicas at addresses: encrypted where a certificate is given.
+///
+/// # Errors
+/// When the certificate is of no use.
+pub fn dial(tls_dir: Option<&Path>) -> Result<Dial, Failure> {
+    let encryption = tls_dir.map(of_folder).transpose()?;
+    Ok(Dial { encryption: encryption.unwrap_or_default(), ..Dial::default() })
+}
+
+/// Returns how to encrypt with a local cluster.
+///
+/// # Errors
+/// As [`of_folder`].
+pub fn of_local(folder: &Path) -> Result<Encryption, Failure> {
+    let own = folder.join("tls").join("client-admin");
+    match own.join(CERTIFICATE_FILE).exists() {
+        true => of_folder(&own),
+        false => Ok(Encryption::Off),
+    }
+}
+
+/// Returns how to encrypt with credentials that are read `again` every so often; the first ones may
+/// still be missing.
+pub fn kept<F>(read: Option<Credentials>, again: impl Fn() -> F + Send + 'static) -> Encryption
+where
+    F: Future<Output = Option<Credentials>> + Send,
+{
+    let (shown, tls) = watch::channel(read.map(Tls::new));
+    let first = tls.borrow().clone();
+    tokio::spawn(async move {
+        loop {
+            let now = shown.borrow().clone();
+            sleep(if now.is_some() { INTERVAL } else { FIRST_INTERVAL }).await;
+            // They are not used any more.
+            let is_used = now.as_ref().is_some_and(|tls| Arc::strong_count(tls) > USED_HERE);
+            if !is_used && shown.is_closed() {
+                return;
+            }
+            match (again().await, now) {
+                (Some(read), None) => drop(shown.send_replace(Some(Tls::new(read)))),
+                (Some(read), Some(tls)) if !tls.credentials().is_same(&read) => tls.replace(read),
+                _ => {}
+            }
+        }
+    });
+    match first {
+        Some(tls) => Encryption::Require(tls),
+        None => Encryption::Promised(tls),
+    }
+}
