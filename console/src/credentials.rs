@@ -49,7 +49,7 @@ pub fn of_folder(folder: &Path) -> Result<Encryption, Failure> {
 /// When the certificate is of no use.
 pub fn dial(tls_dir: Option<&Path>) -> Result<Dial, Failure> {
     let encryption = tls_dir.map(of_folder).transpose()?;
-    Ok(Dial { encryption: encryption.unwrap_or_default(), ..Dial::default() })
+    Ok(encryption.unwrap_or_default().into())
 }
 
 /// Returns how to encrypt with a local cluster.

@@ -124,10 +124,8 @@ impl RealCluster {
         let (runtime, plan) = (tokio::runtime::Handle::current(), plan.clone());
         let start = move || runtime.block_on(crate::local::Running::start(&plan, &report));
         let running = blocking(start).await?;
-        let mut cluster = {
-            let options = Options { deadline, ..Options::default() };
-            Self::local(running.folder.path.clone(), options).await?
-        };
+        let options = Options { deadline, ..Options::default() };
+        let mut cluster = Self::local(running.folder.path.clone(), options).await?;
         cluster.place.is_own = true;
         let own = Own { reports: Some(reports), running: Some(running), temporary };
         cluster.own = Mutex::new(own);

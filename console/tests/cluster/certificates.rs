@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use kvorum::credentials;
 use kvorum::local::folder::StatefulSet;
 use kvorum_harness::cluster::{Cluster, PATIENCE, kvorum, said, status_when, wait_for};
-use kvorum_protocol::client::{Dial, Options, Route};
+use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::status::{ClusterId, Status};
 use kvorum_protocol::{Client, Key, Value};
 use kvorum_replica::transport::addresses::{Addresses, FILE_NAME};
@@ -198,9 +198,8 @@ async fn a_running_cluster_moves_over() {
     for name in &names {
         replicas.spawn(name, "off");
     }
-    let client = |encryption| {
-        let dial = Dial { encryption, ..Dial::default() };
-        let options = Options { deadline: PATIENCE, dial, cluster: Some(id) };
+    let client = |encryption: Encryption| {
+        let options = Options { deadline: PATIENCE, dial: encryption.into(), cluster: Some(id) };
         Arc::new(Client::new(kvorum::local::resolve(&folder), options))
     };
     let is_whole = |status: &Status| {

@@ -78,6 +78,12 @@ impl From<Carrier> for Dial {
     }
 }
 
+impl From<Encryption> for Dial {
+    fn from(encryption: Encryption) -> Self {
+        Self { carrier: Carrier::Tcp, encryption }
+    }
+}
+
 impl Dial {
     /// Returns the time limit for opening a connection.
     #[must_use]

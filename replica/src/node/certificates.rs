@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use kvorum_tls::{
     Authority, CA_FILE, CERTIFICATE_FILE, CLIENT_LIFETIME, Certificate, Credentials, Encryption,
-    Identity, Issued, KEY_FILE, Mode, REPLICA_LIFETIME, Subject, Tls, read_folder, write_private,
+    Identity, Issued, KEY_FILE, Mode, REPLICA_LIFETIME, Subject, Tls, read_folder,
 };
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use crate::node::settings::Settings;
 use crate::node::start_error::StartError;
-use crate::orchestrator::secrets::SECRETS_FOLDER;
+use crate::orchestrator::secrets::{SECRETS_FOLDER, write_files};
 use crate::orchestrator::{Files, Folder, Orchestrator, Secret};
 use crate::state::rights::{ADMIN, VIEW};
 
@@ -241,10 +241,10 @@ impl Issuing {
         let identity = Identity::replica(&self.orchestrator.cluster_word(), &self.name);
         let hosts = self.orchestrator.hosts(&self.name);
         let issued = authority.issue(&identity, &hosts, now, REPLICA_LIFETIME);
-        if let Err(error) = self.remember(authority.bundle(), &issued) {
+        let own = Credentials::from_pem(authority.bundle(), &issued.certificate, &issued.key);
+        if let Err(error) = self.remember(&credential_files(authority.bundle(), issued)) {
             warn!(%error, "cannot remember the certificate on the volume");
         }
-        let own = Credentials::from_pem(authority.bundle(), &issued.certificate, &issued.key);
         own.map(Some).map_err(|error| error.to_string())
     }
 
@@ -294,20 +294,15 @@ impl Issuing {
         now: SystemTime,
     ) -> Result<(), String> {
         let secret = self.read(&client_secret(user)).await?;
-        let read = Credentials::from_pem(
-            secret.part(CA_FILE),
-            secret.part(CERTIFICATE_FILE),
-            secret.part(KEY_FILE),
-        );
         let identity = Identity::client(&self.orchestrator.cluster_word(), user);
         let is_of_use = |certificate: &Certificate| {
             let rest = certificate.not_after.duration_since(now).unwrap_or_default();
             certificate.identity == identity && rest > CLIENT_RENEWAL_REST
         };
         // A certificate that an earlier authority signed is of use only as long as that is trusted.
-        let is_current = secret.part(CA_FILE) == authority.bundle()
-            && authority.has_signed(secret.part(CERTIFICATE_FILE), secret.part(KEY_FILE));
-        if is_current && read.is_ok_and(|read| is_of_use(&read.certificate)) {
+        let read = authority.read_signed(secret.part(CERTIFICATE_FILE), secret.part(KEY_FILE));
+        let is_current = secret.part(CA_FILE) == authority.bundle();
+        if is_current && read.is_ok_and(|read| is_of_use(&read)) {
             return Ok(());
         }
         let issued = authority.issue(&identity, &[], now, CLIENT_LIFETIME);
@@ -318,13 +313,9 @@ impl Issuing {
     }
 
     /// Keeps the credentials on the volume, for a start without the orchestrator.
-    fn remember(&self, bundle: &str, issued: &Issued) -> io::Result<()> {
+    fn remember(&self, files: &Files) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.cache)?;
-        let Issued { certificate, key } = issued;
-        for (file, text) in [(CA_FILE, bundle), (KEY_FILE, key), (CERTIFICATE_FILE, certificate)] {
-            write_private(&self.cache.join(file), text, false)?;
-        }
-        Ok(())
+        write_files(&self.cache, files)
     }
 }
 

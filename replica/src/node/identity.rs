@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kvorum_protocol::Client;
-use kvorum_protocol::client::{Dial, Options, Route};
+use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
 use kvorum_tls::Encryption;
 use tokio::sync::watch;
@@ -164,7 +164,7 @@ impl Birth<'_> {
     }
 
     fn client(&self, cluster: ClusterId) -> Client {
-        let dial = Dial { encryption: self.encryption.clone(), ..Dial::default() };
+        let dial = self.encryption.clone().into();
         let options = Options { cluster: Some(cluster), deadline: TRY_PATIENCE, dial };
         Client::new(self.orchestrator.clients(self.name), options)
     }

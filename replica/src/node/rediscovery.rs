@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use kvorum_protocol::Client;
-use kvorum_protocol::client::{Dial, Options, Resolve, Route};
+use kvorum_protocol::client::{Options, Resolve, Route};
 use kvorum_protocol::status::{Configuration, Status};
 use kvorum_tls::Encryption;
 use tokio::sync::{mpsc, watch};
@@ -78,7 +78,7 @@ async fn stranded(status: &mut watch::Receiver<Option<Arc<Status>>>) -> Option<A
 /// Returns the latest configuration that any replica reports to clients, if it is later than the
 /// replica's own.
 async fn newer(others: &Resolve, encryption: &Encryption, own: &Status) -> Option<Configuration> {
-    let dial = Dial { encryption: encryption.clone(), ..Dial::default() };
+    let dial = encryption.clone().into();
     let options = Options { cluster: Some(own.cluster), deadline: PATIENCE, dial };
     let client = &Client::new(Arc::clone(others), options);
     let names = others().into_iter().filter_map(|endpoint| endpoint.name);

@@ -143,10 +143,7 @@ impl Folder {
             if read_files(&path)? != read.files {
                 return Ok(false);
             }
-            for (file, text) in &files {
-                kvorum_tls::write_private(&path.join(file), text, false)?;
-            }
-            File::open(&path)?.sync_all()?;
+            write_files(&path, &files)?;
             Ok(true)
         })
         .await
@@ -161,6 +158,14 @@ impl Folder {
         flock(&lock, FlockOperation::LockExclusive)?;
         Ok((lock, path))
     }
+}
+
+/// Writes the parts of a secret into its folder, each whole or not at all, and synced.
+pub(crate) fn write_files(path: &Path, files: &Files) -> io::Result<()> {
+    for (file, text) in files {
+        kvorum_tls::write_private(&path.join(file), text, false)?;
+    }
+    File::open(path)?.sync_all()
 }
 
 fn read_files(path: &Path) -> io::Result<Files> {

@@ -92,7 +92,7 @@ async fn ask(endpoint: Endpoint, encryption: &Encryption) -> (String, Said) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Said::Nobody,
             Err(_) => return Said::Nothing,
         }
-        let dial = Dial { encryption: encryption.clone(), ..Dial::default() };
+        let dial = Dial::from(encryption.clone());
         match dial.connect(&address, None).await {
             Ok(connection) => Said::Belongs(connection.welcome().cluster),
             Err(ConnectError::Refused { refusal, .. }) => Said::Hides(refusal.to_string()),

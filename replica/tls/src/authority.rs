@@ -12,7 +12,7 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use crate::credentials::{Credentials, CredentialsError, certificates};
+use crate::credentials::{Certificate, Credentials, CredentialsError, certificates};
 use crate::identity::{Identity, Subject};
 
 /// How long an authority is valid.
@@ -89,11 +89,18 @@ impl Authority {
         self.issuer.key().serialize_pem()
     }
 
-    /// Whether it was this authority that signed a certificate, which is of use with its key, both
-    /// in PEM form.
-    #[must_use]
-    pub fn has_signed(&self, certificate: &str, key: &str) -> bool {
-        Credentials::of(vec![self.certificate.clone()], certificate, key).is_ok()
+    /// Reads a certificate that this authority has signed, and that is of use with its key, both in
+    /// PEM form.
+    ///
+    /// # Errors
+    /// When another one has signed it, or they do not parse or fit each other.
+    pub fn read_signed(
+        &self,
+        certificate: &str,
+        key: &str,
+    ) -> Result<Certificate, CredentialsError> {
+        Credentials::of(vec![self.certificate.clone()], certificate, key)
+            .map(|read| read.certificate)
     }
 
     /// Makes a certificate. A replica's also has the host names at which it is reached.
