@@ -3,6 +3,7 @@
 //! Guarantees that what parses can be carried out, as far as words can tell. Does not know a
 //! cluster.
 
+pub mod access;
 pub mod verb;
 
 use std::path::{Path, PathBuf};
@@ -172,6 +173,24 @@ pub enum Command {
     Events,
     /// Write and read for a while, check that nothing is lost or doubled, and print how fast it was
     Bench(Bench),
+    /// Show which user this is, and what it may do
+    Whoami,
+    /// Add, remove and list users, and give them roles
+    User {
+        /// What
+        #[command(subcommand)]
+        command: access::UserCommand,
+    },
+    /// Add, remove and list roles, and give them rights
+    Role {
+        /// What
+        #[command(subcommand)]
+        command: access::RoleCommand,
+    },
+    /// Let a user read or write keys; adds the user if there is none
+    Grant(access::Grant),
+    /// Take from a user what 'grant' gave it
+    Revoke(access::Revoke),
     /// Look whether everything that is needed is there, and say what helps
     Doctor,
     /// Show a failover: kill the leader under load, and prove that nothing is lost

@@ -3,6 +3,7 @@
 //! Guarantees that a command prints its result on standard output and everything else on standard
 //! error, and ends with the status that [`Exit`] documents.
 
+mod access;
 mod admin;
 mod backup;
 mod bench;
@@ -124,6 +125,21 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Failure> {
         Some(Command::Bench(bench)) => {
             let context = Context::open(global, named, true).await?;
             bench::bench(&context, &bench).await
+        }
+        Some(Command::Whoami) => access::whoami(&Context::open(global, named, false).await?).await,
+        Some(Command::User { command }) => {
+            let context = Context::open(global, named, command.is_write()).await?;
+            access::user(&context, command).await
+        }
+        Some(Command::Role { command }) => {
+            let context = Context::open(global, named, command.is_write()).await?;
+            access::role(&context, command).await
+        }
+        Some(Command::Grant(grant)) => {
+            access::grant(&Context::open(global, named, true).await?, grant).await
+        }
+        Some(Command::Revoke(revoke)) => {
+            access::revoke(&Context::open(global, named, true).await?, revoke).await
         }
         Some(Command::Doctor) => doctor::doctor(&global, named).await,
         Some(Command::Events) => crate::console::events(&global, named).await,

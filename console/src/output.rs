@@ -121,7 +121,7 @@ fn is_joined(c: Option<char>) -> bool {
 }
 
 /// Puts bytes into a JSON object: as text where they are UTF-8, else in hexadecimal.
-fn put_bytes(object: &mut Json, name: &str, bytes: &[u8]) {
+pub(crate) fn put_bytes(object: &mut Json, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => object[name] = json!(text),
         Err(_) => {
@@ -189,6 +189,7 @@ pub fn kind(kind: EntryKind) -> &'static str {
         EntryKind::Version => "version",
         EntryKind::Checksum => "check",
         EntryKind::Join => "join",
+        EntryKind::Access => "access",
     }
 }
 

@@ -14,6 +14,7 @@ use kvorum_protocol::message::Request;
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId, Role};
 use kvorum_replica::engine::store::Identity;
 use kvorum_replica::engine::{ClientKey, Engine, Input, Options, Output, Session};
+use kvorum_replica::state::rights::User;
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::Memory;
 
@@ -101,6 +102,7 @@ impl Cluster {
             self.engines[leader].step(Input::Client {
                 client: ClientKey(1),
                 call: lane_call(lane),
+                user: User::Anonymous,
                 request,
             });
         }

@@ -6,6 +6,7 @@
 //! and every byte of an answer until it has left. Anything over a bound is refused or closed, never
 //! queued. Does not know what requests mean.
 
+mod arrivals;
 mod audit;
 mod held;
 mod outgoing;
@@ -27,20 +28,20 @@ use kvorum_protocol::limits::{
 };
 use kvorum_protocol::message::{Address, Answer, ClientFrame, Refusal, Request, ServerFrame};
 use kvorum_protocol::status::{ClusterId, Status};
-use kvorum_tls::{Accepted, Encryption, Identity, Peer, Port, ReplicaName, Subject, Wire};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use kvorum_tls::{Encryption, Wire};
+use tokio::io::{AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::driver::ClientEvent;
 use crate::driver::metrics::Metrics;
 use crate::driver::sinks::{ClientSink, Queued, Total};
+use crate::driver::{CLIENTS_INBOX, ClientEvent};
 use crate::engine::{ClientKey, Input};
 use crate::limits::{BEGUN_BYTES_MAX, CALL_BYTES, REQUESTS_BYTES_MAX};
-use crate::state::rights::{self, Forbidden, User};
+use crate::shares::room::{Account, Budget, Room};
+use crate::state::rights::User;
 use outgoing::{Answers, Calls, Outgoing};
 use requests::Requests;
 
@@ -48,10 +49,8 @@ use requests::Requests;
 const REQUEST_BYTES_MAX: usize = VALUE_BYTES_MAX + 4 * KEY_BYTES_MAX;
 /// A connection that accepts no data for this long is closed.
 const STALL_MAX: Duration = Duration::from_secs(10);
-/// Refusals under way to connections over the limit; further connections are simply closed.
-const REFUSALS_MAX: usize = 64;
-/// Time limit for sending such a refusal.
-const REFUSAL_PATIENCE: Duration = Duration::from_millis(500);
+/// One in this many places of the driver's inbox is for clients that have little under way.
+const INBOX_KEPT: usize = 8;
 /// Pause after a failed accept: descriptors may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The end of a connection that was closed before anything was said: somebody only looked whether
@@ -71,12 +70,14 @@ pub struct Clients {
     /// The addresses for clients of the other replicas.
     addresses: watch::Receiver<Vec<Address>>,
     keys: Arc<AtomicU64>,
-    /// Room for requests whose answers have not left, in bytes.
-    room: Arc<Semaphore>,
+    /// Room for requests whose answers have not left.
+    room: Arc<Budget>,
     /// Room for requests that are being received, in bytes.
     begun: Arc<Semaphore>,
     queued: Arc<Total>,
     encryption: Encryption,
+    /// Whether requests that are let in are recorded, too.
+    audits_all: bool,
 }
 
 impl Clients {
@@ -91,7 +92,7 @@ impl Clients {
         metrics: Arc<Metrics>,
         encryption: Encryption,
     ) -> Self {
-        let room = Arc::new(Semaphore::new(REQUESTS_BYTES_MAX));
+        let room = Budget::new(REQUESTS_BYTES_MAX);
         let begun = Arc::new(Semaphore::new(BEGUN_BYTES_MAX));
         let (keys, queued) = (Arc::default(), Arc::default());
         Self {
@@ -106,82 +107,18 @@ impl Clients {
             begun,
             queued,
             encryption,
+            audits_all: false,
         }
     }
 
-    /// Accepts connections, forever, at most `connections_max` at once.
-    pub async fn listen(self, listener: TcpListener, connections_max: usize) {
-        let connections = Arc::new(Semaphore::new(connections_max));
-        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
-        loop {
-            let (stream, from) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    debug!(%error, "could not accept a client");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let _ = stream.set_nodelay(true);
-            let clients = self.clone();
-            if let Ok(permit) = Arc::clone(&connections).try_acquire_owned() {
-                tokio::spawn(async move {
-                    clients.metrics.connections.fetch_add(1, Ordering::Relaxed);
-                    clients.accept(stream, from).await;
-                    clients.metrics.connections.fetch_sub(1, Ordering::Relaxed);
-                    drop(permit);
-                });
-                continue;
-            }
-            self.metrics.refused_connections.fetch_add(1, Ordering::Relaxed);
-            if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
-                tokio::spawn(async move {
-                    let most = u32::try_from(connections_max).unwrap_or(u32::MAX);
-                    let refusal = HandshakeRefusal::TooManyConnections { most };
-                    let _ = timeout(REFUSAL_PATIENCE, refuse(stream, refusal)).await;
-                    drop(permit);
-                });
-            }
-        }
+    /// Returns the clients' side that records requests that are let in, too, or does not.
+    #[must_use]
+    pub fn auditing(self, audits_all: bool) -> Self {
+        Self { audits_all, ..self }
     }
 
-    /// Serves a connection until it ends.
-    async fn accept(&self, stream: TcpStream, from: SocketAddr) {
-        let accepted = kvorum_tls::accept(&self.encryption, Port::Clients, stream);
-        let (wire, certified) = match timeout(HANDSHAKE_TIMEOUT, accepted).await {
-            Ok(Ok(Accepted::Plain(wire))) => (wire, None),
-            Ok(Ok(Accepted::Encrypted(wire, certified))) => (wire, Some(certified)),
-            Ok(Ok(Accepted::NotEncrypted(stream))) => {
-                audit::refused_connection(from, "it does not encrypt");
-                let refusal = refuse(stream, HandshakeRefusal::NotEncrypted);
-                let _ = timeout(REFUSAL_PATIENCE, refusal).await;
-                return;
-            }
-            Ok(Err(error)) => {
-                match kvorum_tls::distrust(&error) {
-                    Some(why) => audit::refused_connection(from, &why),
-                    None => debug!(%from, %error, "no connection"),
-                }
-                return;
-            }
-            Err(_) => return,
-        };
-        let user = certified.as_ref().map_or(User::Anonymous, |peer| user_of(&peer.identity));
-        tokio::select! {
-            () = self.connection(wire, user, from) => {}
-            () = self.doubted(certified.as_ref()) => debug!(%from, "its certificate is over"),
-        }
-    }
-
-    /// Waits until the other end of a connection is no longer to be believed.
-    async fn doubted(&self, certified: Option<&Peer>) {
-        match (self.encryption.tls(), certified) {
-            (Some(tls), Some(peer)) => tls.doubted(peer, rand::random_range(DOUBT_SPREAD)).await,
-            _ => std::future::pending().await,
-        }
-    }
-
-    async fn connection(&self, wire: Wire, user: User, from: SocketAddr) {
+    /// Serves a connection of a user until it ends.
+    async fn connection(&self, wire: Wire, user: User, from: SocketAddr, account: Account) {
         let (read, mut write) = tokio::io::split(wire);
         let mut requests = Requests::new(read, HANDSHAKE_BYTES_MAX, Arc::clone(&self.begun));
         match timeout(HANDSHAKE_TIMEOUT, self.shake_hands(&mut requests, &mut write)).await {
@@ -196,7 +133,7 @@ impl Clients {
         }
         requests.set_bytes_max(REQUEST_BYTES_MAX);
         let client = ClientKey(self.keys.fetch_add(1, Ordering::Relaxed) + 1);
-        let caller = Caller { client, user, from };
+        let caller = Caller { client, user, from, account };
         let (frames, queue) = mpsc::unbounded_channel();
         let queued = Queued::new(Arc::clone(&self.queued));
         let end = CancellationToken::new();
@@ -209,13 +146,13 @@ impl Clients {
         let outgoing = Outgoing::new(write, queued, Arc::clone(&calls));
         tokio::select! {
             () = end.cancelled() => debug!(client = client.0, "a client does not read its answers"),
-            () = self.write_frames(outgoing, queue) => {}
+            () = self.write_frames(outgoing, queue, &caller) => {}
             () = self.read_requests(requests, &caller, &calls, &answers) => {}
         }
         let input = Input::ClientGone { client };
         // Until the driver handles this event, the client's requests are in its queues.
-        let permit = calls.held.take_all();
-        let _ = self.driver.send(ClientEvent::Input { input, permit }).await;
+        let rooms = calls.held.take_all();
+        let _ = self.driver.send(ClientEvent::Input { input, rooms }).await;
     }
 
     async fn shake_hands(
@@ -274,7 +211,7 @@ impl Clients {
                 ClientFrame::Ping => {}
                 ClientFrame::Cancel { call } => {
                     let input = Input::Cancel { client: caller.client, call };
-                    let _ = self.driver.send(ClientEvent::Input { input, permit: None }).await;
+                    let _ = self.driver.send(ClientEvent::Input { input, rooms: Vec::new() }).await;
                 }
                 ClientFrame::Call { call, .. } if calls.held.has(call) => {
                     malformed();
@@ -300,23 +237,18 @@ impl Clients {
         bytes: usize,
         calls: &Calls,
     ) -> Option<Answer> {
-        if let Err(Forbidden { right }) = rights::judge(&caller.user, rights::touches(&request)) {
-            self.metrics.forbidden.fetch_add(1, Ordering::Relaxed);
-            audit::refused_request(&caller.user, caller.from, &request, right);
-            let (user, right) = (caller.user.to_string(), right.to_owned());
-            return Some(Answer::Refused(Refusal::Forbidden { user, right }));
-        }
-        if matches!(request, Request::Addresses) {
-            return Some(Answer::Addresses(self.addresses.borrow().clone()));
+        if self.audits_all {
+            audit::request(&caller.user, caller.from, &request);
         }
         self.metrics.calls.fetch_add(1, Ordering::Relaxed);
-        let refusal = match (request.validate(), self.room_for(bytes)) {
+        let refusal = match (request.validate(), self.room_for(&caller.account, bytes)) {
             (Err(limit), _) => Refusal::Limit(limit),
             (Ok(()), None) => Refusal::Overloaded,
             (Ok(()), Some(room)) => {
                 calls.held.hold(call, room);
-                let input = Input::Client { client: caller.client, call, request };
-                let event = ClientEvent::Input { input, permit: None };
+                let (client, user) = (caller.client, caller.user.clone());
+                let input = Input::Client { client, call, user, request };
+                let event = ClientEvent::Input { input, rooms: Vec::new() };
                 match self.driver.try_send(event) {
                     Ok(()) => return None,
                     Err(_) => Refusal::Overloaded,
@@ -329,10 +261,14 @@ impl Clients {
         Some(Answer::Refused(refusal))
     }
 
-    /// Reserves room for a request of `bytes` bytes, until its answer has left.
-    fn room_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let bytes = u32::try_from(bytes + CALL_BYTES).unwrap_or(u32::MAX);
-        Arc::clone(&self.room).try_acquire_many_owned(bytes).ok()
+    /// Reserves room for a request of `bytes` bytes, until its answer has left. The last places of
+    /// the driver's inbox are for those that have little under way, too.
+    fn room_for(&self, account: &Account, bytes: usize) -> Option<Room> {
+        let is_scarce = self.driver.capacity() < CLIENTS_INBOX / INBOX_KEPT;
+        if is_scarce && self.room.has_much(account) {
+            return None;
+        }
+        self.room.take(account, bytes + CALL_BYTES)
     }
 
     /// Writes frames until the connection breaks or accepts no data for too long.
@@ -340,6 +276,7 @@ impl Clients {
         &self,
         mut out: Outgoing,
         mut queue: mpsc::UnboundedReceiver<ServerFrame>,
+        caller: &Caller,
     ) {
         let mut ping_due = Instant::now() + PING_INTERVAL;
         loop {
@@ -349,6 +286,7 @@ impl Clients {
                 Err(_) => Some(self.ping(&out, &mut ping_due)),
             };
             while let Some(frame) = next {
+                let frame = self.complete(frame, caller, &out);
                 if !matches!(timeout(STALL_MAX, out.write(frame)).await, Ok(Ok(()))) {
                     return;
                 }
@@ -361,6 +299,29 @@ impl Clients {
             }
             if !matches!(timeout(STALL_MAX, out.flush()).await, Ok(Ok(()))) {
                 return;
+            }
+        }
+    }
+
+    /// Returns a frame with what the engine does not know, and records a refusal.
+    fn complete(&self, frame: ServerFrame, caller: &Caller, out: &Outgoing) -> ServerFrame {
+        match frame {
+            ServerFrame::Answer { call, answer: Answer::Addresses(ref none) } => {
+                debug_assert!(none.is_empty(), "the engine knows none");
+                let without = frame.weight();
+                let answer = Answer::Addresses(self.addresses.borrow().clone());
+                let frame = ServerFrame::Answer { call, answer };
+                out.queued.add(frame.weight() - without);
+                frame
+            }
+            frame => {
+                if let ServerFrame::Answer { answer: Answer::Refused(refusal), .. } = &frame
+                    && let Refusal::Forbidden { right, .. } = refusal
+                {
+                    self.metrics.forbidden.fetch_add(1, Ordering::Relaxed);
+                    audit::refused_request(&caller.user, caller.from, right);
+                }
+                frame
             }
         }
     }
@@ -379,15 +340,7 @@ struct Caller {
     client: ClientKey,
     user: User,
     from: SocketAddr,
-}
-
-/// Returns the user that a certificate names.
-fn user_of(identity: &Identity) -> User {
-    match &identity.subject {
-        Subject::Client(name) => User::Client(name.clone()),
-        Subject::Replica(ReplicaName::One(name)) => User::Replica(Some(name.clone())),
-        Subject::Replica(ReplicaName::Any) => User::Replica(None),
-    }
+    account: Account,
 }
 
 async fn send_hello(
@@ -399,13 +352,4 @@ async fn send_hello(
     let bytes = [&frame::length_of(&bytes)[..], &bytes].concat();
     write.write_all(&bytes).await.map_err(|_| "connection lost")?;
     write.flush().await.map_err(|_| "connection lost")
-}
-
-async fn refuse(stream: impl AsyncRead + AsyncWrite, refusal: HandshakeRefusal) {
-    let (read, mut write) = tokio::io::split(stream);
-    let mut requests = Requests::new(read, HANDSHAKE_BYTES_MAX, Arc::new(Semaphore::new(0)));
-    // The hello is read first: closing the connection with it unread would reset it, and the
-    // refusal would be lost.
-    let _ = requests.next().await;
-    let _ = send_hello(&mut write, Err(refusal)).await;
 }

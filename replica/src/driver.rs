@@ -311,12 +311,12 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 let applied = self.engine.applied();
                 self.clients.push(client, ServerFrame::Ping { applied });
             }
-            ClientEvent::Input { input, permit } => {
+            ClientEvent::Input { input, rooms } => {
                 if let Input::ClientGone { client } = &input {
                     self.clients.remove(*client);
                 }
                 self.engine.step(input);
-                drop(permit);
+                drop(rooms);
             }
         }
     }
@@ -364,6 +364,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 }
             }
             Output::LeaderChanged(name) => self.clients.push_to_all(&ServerFrame::Leader { name }),
+            Output::EndClient { client } => self.clients.remove(client),
             Output::EndSession { peer } => {
                 if let Some((session, _)) = self.links.get(&peer) {
                     self.link_down(peer, *session);

@@ -52,11 +52,12 @@ use kvorum_protocol::status::{ReplicaId, Status};
 
 use crate::engine::store::Store;
 use crate::marker::Mark;
+use crate::state::rights::User;
 use crate::state::snapshot::{Cursor, FetchRequest};
 use crate::state::start::Start;
 use consensus::Consensus;
 pub use consensus::solo::Written;
-use context::Context;
+use context::{Cleared, Context};
 pub use disk::SLOW_TICKS;
 pub use handshake::{Claim, Greeting, Introduction, Rejection};
 use marking::Lost;
@@ -67,6 +68,7 @@ pub use notice::Notice;
 use parts::Parts;
 pub use peers::Known;
 use requests::Requests;
+use requests::judging;
 pub use rules::{Options, Rules};
 
 /// One replica's decisions.
@@ -103,7 +105,14 @@ impl<S: Store> Engine<S> {
                 parts.replication.start_voting(cx);
             }
             Input::Peer { peer, session, message } => self.peer_message(peer, session, message),
-            Input::Client { client, call, request } => self.request(client, call, request),
+            Input::Client { client, call, user, request } => {
+                let origin = Origin::Client { client, call };
+                let (requests, cx, _, health) = parts.serving();
+                let judged = judging::judge(requests, cx, &health, origin, (user, request));
+                if let Some((user, request)) = judged {
+                    self.request(origin, user, request);
+                }
+            }
             Input::Cancel { client, call } => parts.requests.subscriptions.cancel(client, call),
             Input::ClientGone { client } => {
                 parts.requests.subscriptions.client_gone(client);
@@ -162,6 +171,11 @@ impl<S: Store> Engine<S> {
         let (requests, cx, sending, health) = parts.serving();
         requests.confirm_reads(cx, &health);
         requests.serve_reads(cx, &health, sending);
+        for Cleared { origin, user, request } in std::mem::take(&mut cx.cleared) {
+            self.request(origin, user, request);
+        }
+        let (requests, cx, ..) = self.parts.serving();
+        requests.judge_subscriptions(cx);
         self.tell_subscribers(has_room);
         let parts = &mut self.parts;
         let round = parts.requests.reads.round();
@@ -206,9 +220,8 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Handles a request from a client of this replica.
-    fn request(&mut self, client: ClientKey, call: u64, request: Request) {
-        let origin = Origin::Client { client, call };
+    /// Handles a request that a client of this replica is allowed to make.
+    fn request(&mut self, origin: Origin, user: User, request: Request) {
         let parts = &mut self.parts;
         let cx = &mut parts.cx;
         let answer = match request {
@@ -232,7 +245,7 @@ impl<S: Store> Engine<S> {
             Request::Addresses => Answer::Addresses(Vec::new()),
             Request::Subscribe(subscription) => {
                 let compacted = parts.logs.compacted(cx);
-                return parts.requests.subscribe(cx, (client, call), subscription, compacted);
+                return parts.requests.subscribe(cx, origin, user, subscription, compacted);
             }
             Request::Admin(Admin::Join { name, nonce }) => {
                 let hands_over = parts.hand_over.is_under_way();
@@ -244,7 +257,7 @@ impl<S: Store> Engine<S> {
             },
             request => {
                 let (requests, cx, _, health) = parts.serving();
-                return requests.request(cx, &health, origin, request);
+                return requests.request(cx, &health, (origin, user), request);
             }
         };
         self.parts.cx.answer(origin, answer);
@@ -362,6 +375,7 @@ impl<S: Store> Engine<S> {
             PeerMessage::Probe { .. }
             | PeerMessage::ProbeAnswer { .. }
             | PeerMessage::Relay { .. }
+            | PeerMessage::UserRelay { .. }
             | PeerMessage::RelayAnswer { .. }
             | PeerMessage::ReadIndex { .. }
             | PeerMessage::ReadIndexAnswer { .. } => {

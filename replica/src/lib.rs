@@ -24,6 +24,7 @@
 //! | [`transport`] | links to peers | |
 //! | [`clients`] | clients' connections | |
 //! | [`offline`] | recovery and restoration, on disks that no replica uses | |
+//! | [`shares`] | fair shares of connections and memory among users and hosts | |
 //! | [`private`] | keeps files private from other users of the machine | |
 //!
 //! Dependencies: `node → { transport, clients } → driver → { engine, storage }`;
@@ -40,6 +41,7 @@ pub mod offline;
 pub mod orchestrator;
 pub mod planner;
 pub mod private;
+pub mod shares;
 pub mod state;
 pub mod storage;
 pub mod transport;

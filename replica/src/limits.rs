@@ -3,9 +3,11 @@
 //! | use | most | bounded by |
 //! |---|---|---|
 //! | connections of clients | 20 MiB | [`CONNECTIONS_MAX`] × [`CONNECTION_BYTES`] |
-//! | requests that are being received | 16 MiB | [`BEGUN_BYTES_MAX`] |
+//! | their encryption | 47 MiB | [`CONNECTIONS_MAX`] × [`TLS_BYTES`] |
+//! | connections that shake hands, or wait for it | 18 MiB | [`GREETINGS_MAX`], [`ARRIVALS_MAX`] |
+//! | requests that are being received | 8 MiB | [`BEGUN_BYTES_MAX`] |
 //! | requests until their answer has left | 24 MiB | [`REQUESTS_BYTES_MAX`] |
-//! | answers and events until they have left | 32 MiB | [`CLIENTS_BYTES_MAX`] |
+//! | answers and events until they have left | 24 MiB | [`CLIENTS_BYTES_MAX`] |
 //! | subscriptions | 5 MiB | [`SUBSCRIPTIONS_MAX`], [`PREFIXES_BYTES_MAX`] |
 //! | reads that wait for an index | 8 MiB | [`READS_BYTES_MAX`] |
 //! | questions to the disk that wait for a thread | 4 MiB | [`SCANS_MAX`], [`QUESTIONS_MAX`] |
@@ -40,7 +42,7 @@ const MIB: usize = 1 << 20;
 pub const POD_BYTES: usize = 512 * MIB;
 /// Upper limit of the sum of all bounds. The rest is for memory that an allocator cannot give back,
 /// and for files that the system counts as the pod's memory.
-pub const SUM_BYTES_MAX: usize = 400 * MIB;
+pub const SUM_BYTES_MAX: usize = 448 * MIB;
 
 /// Most members in a cluster.
 pub const MEMBERS_MAX: usize = crate::planner::MEMBERS_MAX as usize;
@@ -49,22 +51,34 @@ pub const MEMBERS_MAX: usize = crate::planner::MEMBERS_MAX as usize;
 pub const CONNECTIONS_MAX: usize = 1000;
 /// Memory of an idle connection: a read buffer, a small request that is being received, its tasks.
 pub const CONNECTION_BYTES: usize = 20 * KIB;
+/// Memory of a connection's encryption: what was sent, what was received and what is being decoded,
+/// each at most one record of 16 KiB.
+pub const TLS_BYTES: usize = 48 * KIB;
+/// Most connections whose user is not known yet. A further one ends the oldest of its host.
+pub const ARRIVALS_MAX: usize = CONNECTIONS_MAX;
+/// Most connections that shake hands at a time; the others wait for their turn.
+pub const GREETINGS_MAX: usize = 256;
+/// Memory of a connection that shakes hands: the longest message of a handshake.
+pub const GREETING_BYTES: usize = 64 * KIB;
+/// Memory of a connection that waits for its turn.
+pub const ARRIVAL_BYTES: usize = 2 * KIB;
 /// Requests up to this length are received without a share of [`BEGUN_BYTES_MAX`].
 pub const SMALL_REQUEST_BYTES: usize = 8 * KIB;
 /// Bytes of longer requests that are being received from all clients. Beyond this, a connection is
 /// not read for a while.
-pub const BEGUN_BYTES_MAX: usize = 16 * MIB;
+pub const BEGUN_BYTES_MAX: usize = 8 * MIB;
 /// Bytes of requests from all clients that were received and whose answers have not left. Beyond
 /// this, calls are refused as overload.
 pub const REQUESTS_BYTES_MAX: usize = 24 * MIB;
-/// Memory of a call beside its request: its origin, and its place in queues.
-pub const CALL_BYTES: usize = 2 * OVERHEAD;
+/// Room of a call beside its request. Its origin and its places in queues take less; but queues are
+/// bounded by number, too, and one who has all the room that it may have leaves places in them.
+pub const CALL_BYTES: usize = REQUESTS_BYTES_MAX / READS_MAX;
 /// Bytes queued for a connection beyond which no further events are sent to it.
 pub const EVENTS_BYTES_MAX: usize = MIB;
 /// Bytes queued for a connection beyond which it is closed: it does not read its answers.
 pub const CLIENT_BYTES_MAX: usize = 16 * MIB;
 /// Bytes queued for all connections beyond which the one that has most is closed.
-pub const CLIENTS_BYTES_MAX: usize = 32 * MIB;
+pub const CLIENTS_BYTES_MAX: usize = 24 * MIB;
 /// Most subscriptions over all connections. The next one is refused as overload.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
 /// Bytes of all subscriptions' prefixes. Beyond this, the next one is refused as overload.
@@ -146,7 +160,8 @@ pub const ROCKSDB_BYTES_MAX: usize = BLOCK_CACHE_BYTES + WRITE_BUFFERS_BYTES + 1
 pub const PROGRAM_BYTES: usize = 24 * MIB;
 
 /// Sum of all bounds.
-pub const SUM_BYTES: usize = CONNECTIONS_MAX * CONNECTION_BYTES
+pub const SUM_BYTES: usize = CONNECTIONS_MAX * (CONNECTION_BYTES + TLS_BYTES)
+    + (GREETINGS_MAX * GREETING_BYTES + ARRIVALS_MAX * ARRIVAL_BYTES)
     + BEGUN_BYTES_MAX
     + REQUESTS_BYTES_MAX
     + CLIENTS_BYTES_MAX
@@ -172,6 +187,7 @@ const QUESTIONS_BYTES_MAX: usize = SCANS_MAX * (3 * KEY_BYTES_MAX + 2 * OVERHEAD
 const _: () = {
     assert!(SUM_BYTES <= SUM_BYTES_MAX);
     assert!(SUM_BYTES_MAX < POD_BYTES);
+    assert!(CALL_BYTES >= 2 * OVERHEAD && PROPOSALS_MAX >= READS_MAX && RELAYS_MAX >= READS_MAX);
     // A leader must be able to propose to all peers in one turn without losing one of them.
     let proposed = PROPOSALS_BYTES_MAX + PROPOSALS_MAX * ENTRY_BYTES + OVERHEAD;
     assert!(proposed * (MEMBERS_MAX - 1) <= OUTBOUND_BYTES_MAX);

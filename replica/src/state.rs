@@ -4,6 +4,7 @@
 //! Guarantees that the same entries make the same state on every replica. Does not know who decides
 //! them, or where the state is kept.
 
+pub mod accounts;
 pub mod chain;
 pub mod entry;
 pub mod machine;

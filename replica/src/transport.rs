@@ -14,7 +14,7 @@ pub mod link;
 mod meeting;
 pub mod reached;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -27,11 +27,11 @@ use kvorum_tls::{Accepted, Encryption, Peer, Port, Tls, Wire};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::driver::PeerEvent;
 use crate::engine::{Known, Rejection, Session};
+use crate::shares::{GivesUp, Party, Shares};
 pub use book::AddressBook;
 use handshake::Failure;
 use link::Inbound;
@@ -40,8 +40,8 @@ use reached::Reached;
 
 /// Time limit for two replicas to meet, and for a dial to connect.
 const MEETING_PATIENCE: Duration = Duration::from_secs(3);
-/// Most meetings under way at once; a further one ends the oldest, so that strangers that send
-/// nothing cannot keep peers out.
+/// Most meetings under way at once; a further one ends the oldest of the host that has most, so
+/// that strangers cannot keep peers out.
 const MEETINGS_MAX: usize = 64;
 /// Time between two log lines about strangers; those in between are counted.
 const STRANGERS_INTERVAL: Duration = Duration::from_secs(1);
@@ -95,7 +95,7 @@ impl Transport {
 
     /// Accepts peers' connections, forever.
     pub async fn listen(self, listener: TcpListener) {
-        let mut meetings: VecDeque<CancellationToken> = VecDeque::new();
+        let meetings = Shares::new(MEETINGS_MAX, GivesUp::Oldest);
         let strangers = Arc::new(Strangers::default());
         loop {
             let (stream, from) = match listener.accept().await {
@@ -106,20 +106,15 @@ impl Transport {
                     continue;
                 }
             };
-            let end = CancellationToken::new();
-            meetings.push_back(end.clone());
-            if meetings.len() > MEETINGS_MAX
-                && let Some(oldest) = meetings.pop_front()
-            {
-                // This has no effect on a meeting that has become a session.
-                oldest.cancel();
-            }
+            let Some(share) = meetings.take(Party::at(from.ip())) else { continue };
             let (transport, strangers) = (self.clone(), Arc::clone(&strangers));
             tokio::spawn(async move {
                 let met = tokio::select! {
                     met = transport.accept(stream) => met,
-                    () = end.cancelled() => return,
+                    () = share.given_up() => return,
                 };
+                // A session is no meeting any more.
+                drop(share);
                 match met {
                     Ok(met) => {
                         transport.called_from(met.peer, from);

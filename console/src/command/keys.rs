@@ -40,7 +40,7 @@ pub async fn delete(
 async fn write(context: &Context, operation: Operation, node: Option<Node>) -> Result<(), Failure> {
     operation.validate().map_err(|limit| Failure::usage(limit.to_string()))?;
     let route = context.leader_or(node.as_ref()).await?;
-    let key = output::shown(&operation.key().0);
+    let key = operation.key().map(|key| output::shown(&key.0)).unwrap_or_default();
     let outcome = context.client.write(operation, &route).await?;
     let format = context.global.output;
     match outcome {
@@ -64,6 +64,9 @@ async fn write(context: &Context, operation: Operation, node: Option<Node>) -> R
         }
         Outcome::Expired => {
             Err(Failure::failed("not done: the request was too long on its way; try again"))
+        }
+        Outcome::AccessChanged | Outcome::AccessUnchanged(_) | Outcome::Forbidden => {
+            Err(Failure::failed("the answer makes no sense for the request"))
         }
     }
 }

@@ -124,6 +124,9 @@ fn written(what: &str, outcome: Outcome, took: &str) -> (Verdict, String) {
         Outcome::Expired => {
             (Verdict::Refused, format!("{what}: not done, it was too long on its way; try again"))
         }
+        Outcome::AccessChanged | Outcome::AccessUnchanged(_) | Outcome::Forbidden => {
+            (Verdict::Refused, format!("{what}: the answer makes no sense"))
+        }
     }
 }
 

@@ -21,10 +21,10 @@ use kvorum_tls::{
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The word that all certificates of a local cluster have in common.
-const WORD: &str = "local";
+pub const WORD: &str = "local";
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-fn authority(cluster: &Path) -> Authority {
+pub fn authority(cluster: &Path) -> Authority {
     let read = |file| fs::read_to_string(cluster.join("tls").join("ca").join(file)).unwrap();
     Authority::from_pem(&read(CA_FILE), &read("ca.key")).unwrap()
 }
@@ -60,7 +60,7 @@ fn strangers_are_refused_with_a_sentence_and_a_line() {
         ("not yet valid", &ours, &admin, now + YEAR, "not valid yet", "not valid yet"),
         ("another cluster's", &ours, &other, now, "not of this cluster", "not one that it lets in"),
         ("a replica's", &ours, &replica, now, "no right to write", "replica kvorum-1"),
-        ("an unknown user's", &ours, &app, now, "app has no right to write", "app"),
+        ("an unknown user's", &ours, &app, now, "app has no right here", "user=\"app\""),
         ("one who may look", &ours, &view, now, "view has no right to write", "view"),
     ];
     // Of the one that is talked to.
@@ -84,7 +84,8 @@ fn strangers_are_refused_with_a_sentence_and_a_line() {
         // The line comes when the connection has ended, which may be after the command.
         wait_for("a line of the refusal", || !refusals().is_empty());
         assert!(refusals().iter().all(|line| line.contains(logged)), "{who}: {:?}", refusals());
-        assert_eq!(refusals().len(), 1, "{who}");
+        // A client that is let in asks for the other addresses beside what it was asked.
+        assert!(refusals().len() <= 2, "{who}: {:?}", refusals());
     }
     let plain = ["--timeout", "2s", "--endpoints", &at.clients, "get", "a"];
     let (code, _, err) = said(&kvorum().args(plain).output().unwrap());
@@ -110,11 +111,14 @@ fn one_who_may_look_can_do_nothing_else() {
         said(&command.args(words).output().unwrap())
     };
     let (get, scan) = (["get", "a"], ["scan"]);
-    for words in [&get[..], &scan, &["status"], &["backup", file.to_str().unwrap()]] {
+    for words in [&get[..], &scan, &["status"], &["whoami"], &["get", "a", "--local-read"]] {
         let (code, out, err) = run(words);
         assert_eq!(code, 0, "{words:?}: {out}{err}");
     }
-    let refused: [&[&str]; 7] = [
+    let refused: [&[&str]; 10] = [
+        &["backup", file.to_str().unwrap()],
+        &["user", "list"],
+        &["grant", "view", "write", "a"],
         &["put", "a", "2"],
         &["put", "a", "2", "--if-absent"],
         &["delete", "a"],

@@ -18,6 +18,7 @@ mod hostile;
 mod memory;
 mod other_cluster;
 mod process;
+mod rights;
 mod scaling;
 mod strangers;
 mod terminal;

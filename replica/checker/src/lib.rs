@@ -35,7 +35,7 @@ pub enum Asked {
 impl Asked {
     fn key(&self) -> &Key {
         match self {
-            Self::Write(operation) => operation.key(),
+            Self::Write(operation) => operation.key().expect("a history is about keys"),
             Self::Get(key) => key,
         }
     }

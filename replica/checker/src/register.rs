@@ -87,11 +87,12 @@ impl Register {
             (Asked::Get(_), _) => return None,
             (Asked::Write(operation), _) => operation,
         };
-        let written = match operation {
-            Operation::Put { .. } => Some(number),
-            Operation::Delete { .. } => None,
+        let (written, condition) = match operation {
+            Operation::Put { condition, .. } => (Some(number), condition),
+            Operation::Delete { condition, .. } => (None, condition),
+            // No register is about users.
+            Operation::Access(_) => return None,
         };
-        let (Operation::Put { condition, .. } | Operation::Delete { condition, .. }) = operation;
         let holds = self.holds(*condition, state);
         match (told, operation) {
             // If it happened, then at some time after its call.
@@ -145,7 +146,7 @@ pub fn kind(op: &Op) -> Option<(bool, Condition)> {
     match &op.asked {
         Asked::Write(Operation::Put { condition, .. }) => Some((true, *condition)),
         Asked::Write(Operation::Delete { condition, .. }) => Some((false, *condition)),
-        Asked::Get(_) => None,
+        Asked::Write(Operation::Access(_)) | Asked::Get(_) => None,
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::access::{AccessQuery, AccessReport};
 use crate::connection::{ConnectError, Connection};
 use crate::data::{Condition, Key, LimitError, Operation, Outcome, Value};
 use crate::handshake::HandshakeRefusal;
@@ -262,6 +263,21 @@ impl Client {
     pub async fn scan(&self, scan: Scan, route: &Route) -> Result<Page, ClientError> {
         match self.read(Request::Scan(scan), route).await? {
             Answer::Page(page) => Ok(page),
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    /// Asks which user this client is, or for all users or roles.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn access(
+        &self,
+        query: AccessQuery,
+        route: &Route,
+    ) -> Result<AccessReport, ClientError> {
+        match self.read(Request::Access(query), route).await? {
+            Answer::Access(report) => Ok(report),
             _ => Err(self.nonsense()),
         }
     }

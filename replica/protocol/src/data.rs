@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+use crate::access::{AccessChange, AccessError};
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// A key: 1 to [`KEY_BYTES_MAX`] bytes, ordered bytewise. Text is the console's business.
@@ -96,7 +97,7 @@ pub enum Condition {
     AtRevision(u64),
 }
 
-/// A change of one key.
+/// A change of one key, or of the users and their rights.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Operation {
     /// Sets a key's value.
@@ -115,23 +116,27 @@ pub enum Operation {
         /// The condition for the delete to take effect.
         condition: Condition,
     },
+    /// Changes the users, the roles or their rights. Since wire version 4.
+    Access(AccessChange),
 }
 
 impl Operation {
-    /// Returns the key that is changed.
+    /// Returns the key that is changed, if one is.
     #[must_use]
-    pub fn key(&self) -> &Key {
+    pub fn key(&self) -> Option<&Key> {
         match self {
-            Self::Put { key, .. } | Self::Delete { key, .. } => key,
+            Self::Put { key, .. } | Self::Delete { key, .. } => Some(key),
+            Self::Access(_) => None,
         }
     }
 
-    /// Returns the number of bytes of its key and value.
+    /// Returns the number of bytes of its keys, values and names.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
             Self::Put { key, value, .. } => key.0.len() + value.0.len(),
             Self::Delete { key, .. } => key.0.len(),
+            Self::Access(change) => change.bytes(),
         }
     }
 
@@ -140,12 +145,16 @@ impl Operation {
     /// # Errors
     /// Names the exceeded limit, with both numbers.
     pub fn validate(&self) -> Result<(), LimitError> {
-        validate_key(self.key())?;
         match self {
-            Self::Put { value, .. } if value.0.len() > VALUE_BYTES_MAX => {
-                Err(LimitError::ValueTooLong { bytes: value.0.len() as u64 })
+            Self::Put { key, value, .. } => {
+                validate_key(key)?;
+                match value.0.len() {
+                    0..=VALUE_BYTES_MAX => Ok(()),
+                    bytes => Err(LimitError::ValueTooLong { bytes: bytes as u64 }),
+                }
             }
-            _ => Ok(()),
+            Self::Delete { key, .. } => validate_key(key),
+            Self::Access(change) => change.validate().map_err(LimitError::Access),
         }
     }
 }
@@ -180,6 +189,9 @@ pub enum LimitError {
         /// The value's length.
         bytes: u64,
     },
+    /// A name or a range is not one.
+    #[error(transparent)]
+    Access(AccessError),
 }
 
 /// The outcome of an applied operation. It is the same on every replica, and kept with the lane, so
@@ -208,4 +220,11 @@ pub enum Outcome {
     /// have been applied, and forgotten since: to a client that made one and got no answer, the
     /// outcome is unknown.
     Expired,
+    /// The users, roles and rights are as asked.
+    AccessChanged,
+    /// The users, roles and rights are as they were.
+    AccessUnchanged(AccessError),
+    /// The user had no right to do this when it was applied; nothing changed. A replica answers a
+    /// client with a refusal instead.
+    Forbidden,
 }

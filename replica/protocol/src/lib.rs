@@ -7,6 +7,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`limits`] | every bound of the protocol, each with its reason |
+//! | [`access`] | users, roles and rights |
 //! | [`data`] | keys, values, operations and their outcomes |
 //! | [`name`] | the one rule for names of replicas |
 //! | [`status`] | a replica's report of its own state |
@@ -19,6 +20,7 @@
 //! | [`backup`] | the file format of a backup |
 //! | [`client`] | retries, lanes and the fate of a write |
 
+pub mod access;
 pub mod backup;
 pub mod client;
 pub mod connection;
@@ -29,6 +31,7 @@ pub mod handshake;
 pub mod limits;
 pub mod message;
 pub mod name;
+mod refusal;
 pub mod status;
 pub mod weight;
 
@@ -45,7 +48,9 @@ pub use status::{ReplicaId, Status};
 /// - 2: a client may request the addresses of the other replicas ([`message::Request::Addresses`]).
 /// - 3: a subscription to keys may report its position while none of them changes
 ///   ([`message::Subscription::Watch`]).
-pub const WIRE_VERSION: u16 = 3;
+/// - 4: a client may ask for users, roles and rights ([`message::Request::Access`]) and change them
+///   ([`data::Operation::Access`]).
+pub const WIRE_VERSION: u16 = 4;
 
 /// The oldest version of the wire protocol that this crate speaks.
 pub const WIRE_VERSION_OLDEST: u16 = 1;
@@ -55,3 +60,6 @@ pub const WIRE_VERSION_ADDRESSES: u16 = 2;
 
 /// The first version in which a subscription to keys may report its position.
 pub const WIRE_VERSION_PROGRESS: u16 = 3;
+
+/// The first version in which a client may ask for users, roles and rights, and change them.
+pub const WIRE_VERSION_ACCESS: u16 = 4;

@@ -8,9 +8,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::WIRE_VERSION_PROGRESS;
-use crate::data::{Key, LimitError, Operation, Outcome, RequestId, Value};
+use crate::access::{AccessQuery, AccessReport};
+use crate::data::{Key, Operation, Outcome, RequestId, Value};
+pub use crate::refusal::{Doubt, Refusal};
 use crate::status::{self, Configuration, ReplicaId, Status};
+use crate::{
+    WIRE_VERSION_ACCESS, WIRE_VERSION_ADDRESSES, WIRE_VERSION_OLDEST, WIRE_VERSION_PROGRESS,
+};
 
 /// A frame from a client after the handshake.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -101,6 +105,29 @@ pub enum Request {
     Snapshot(SnapshotRequest),
     /// Requests the addresses at which the other replicas accept clients. Since wire version 2.
     Addresses,
+    /// Asks for users, roles or rights. Since wire version 4.
+    Access(AccessQuery),
+}
+
+impl Request {
+    /// Returns the first version of the wire protocol in which there is such a request.
+    #[must_use]
+    pub fn version(&self) -> u16 {
+        match self {
+            Self::Access(_) | Self::Write { operation: Operation::Access(_), .. } => {
+                WIRE_VERSION_ACCESS
+            }
+            Self::Subscribe(Subscription::Watch { .. }) => WIRE_VERSION_PROGRESS,
+            Self::Addresses => WIRE_VERSION_ADDRESSES,
+            Self::Write { .. }
+            | Self::Get { .. }
+            | Self::Scan(_)
+            | Self::Status
+            | Self::Subscribe(_)
+            | Self::Admin(_)
+            | Self::Snapshot(_) => WIRE_VERSION_OLDEST,
+        }
+    }
 }
 
 /// A step of copying the state.
@@ -315,6 +342,8 @@ pub enum Answer {
     },
     /// The addresses at which the other replicas were reached last, as far as this one knows.
     Addresses(Vec<Address>),
+    /// The users, roles or rights that were asked for.
+    Access(AccessReport),
 }
 
 /// The address at which a replica accepts clients.
@@ -335,94 +364,6 @@ pub struct Page {
     pub next: Option<Key>,
     /// The index as of which the page shows the state.
     pub index: u64,
-}
-
-/// The reason why a request did not happen.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
-pub enum Refusal {
-    /// A limit is exceeded.
-    #[error(transparent)]
-    Limit(LimitError),
-    /// No leader is known.
-    #[error("no leader is known here; fewer than a majority of the replicas may be up")]
-    NoLeader,
-    /// This replica does not lead; retry at the leader.
-    #[error("this replica does not lead")]
-    NotLeader {
-        /// The leader's name, when known.
-        leader: Option<String>,
-    },
-    /// A majority did not confirm the leader in time.
-    #[error("a majority of the replicas did not answer in time")]
-    NoQuorum,
-    /// A queue is full; retry later.
-    #[error("the replica is overloaded; try again in a moment")]
-    Overloaded,
-    /// Leadership is being handed over; retry at once.
-    #[error("leadership is being handed over")]
-    HandingOver,
-    /// The replica does not serve; the text gives the reason and the remedy.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The disk is below its reserve; deletes and reads still work elsewhere.
-    #[error(
-        "the leader's disk is nearly full: {free} bytes are free, {reserve} are kept in reserve"
-    )]
-    DiskFull {
-        /// Bytes free.
-        free: u64,
-        /// Bytes kept in reserve.
-        reserve: u64,
-    },
-    /// The requested index is no longer, or not yet, in the log.
-    #[error("the log begins after index {from} here; read the keys anew")]
-    Compacted {
-        /// The first index that is available.
-        from: u64,
-    },
-    /// The replica was not started with `--allow-faults`.
-    #[error("faults are not allowed here; start the replica with --allow-faults")]
-    FaultsForbidden,
-    /// No member has that name.
-    #[error("no replica is called '{name}'; there are {members}")]
-    UnknownReplica {
-        /// The name asked for.
-        name: String,
-        /// The names of the members.
-        members: String,
-    },
-    /// The snapshot was closed: the replica restarted, copied its own state again, or the snapshot
-    /// was not read for too long.
-    #[error("the snapshot is closed; begin again")]
-    SnapshotGone,
-    /// The connection has the most subscriptions that are allowed.
-    #[error("a connection has at most {most} subscriptions")]
-    TooManySubscriptions {
-        /// The limit.
-        most: u32,
-    },
-    /// The user may not do this.
-    #[error("{user} has no right {right}")]
-    Forbidden {
-        /// The user's name.
-        user: String,
-        /// The right that is missing, such as `to write this key`.
-        right: String,
-    },
-}
-
-/// The reason why the fate of a write is unknown.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
-pub enum Doubt {
-    /// The replica stopped leading before the write was decided.
-    #[error("the leader changed before the write was decided")]
-    LeaderChanged,
-    /// The link to the leader broke before it answered.
-    #[error("the link to the leader broke before it answered")]
-    LinkLost,
-    /// No majority accepted it in time.
-    #[error("a majority did not accept the write in time")]
-    NoQuorum,
 }
 
 /// An event of a subscription. Times are by the clock of the sending replica.
@@ -481,6 +422,8 @@ pub enum EntryKind {
     Checksum,
     /// The assignment of an id to a replica, to become a member.
     Join,
+    /// A change of users, roles or rights.
+    Access,
 }
 
 /// A changed key.

@@ -4,6 +4,7 @@
 //! weighed by all that it holds, that a weight is never less than the bytes on the wire, and that a
 //! human-readable text has a bounded length. Does not know how much may be queued where.
 
+use crate::access::{AccessReport, Right, RoleReport, UserReport, Whoami};
 use crate::data::{Key, LimitError, Outcome, Value, validate_key};
 use crate::limits::{CURSOR_BYTES_MAX, KEY_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::message::{
@@ -58,7 +59,7 @@ impl Request {
                 Self::Write { id: _, valid_until: _, operation } => operation.bytes(),
                 Self::Get { key, consistency: _ } => key.0.len(),
                 Self::Scan(scan) => scan.weight(),
-                Self::Status | Self::Addresses => 0,
+                Self::Status | Self::Addresses | Self::Access(_) => 0,
                 Self::Subscribe(
                     Subscription::Keys { prefix, from: _ }
                     | Subscription::Watch { prefix, from: _ },
@@ -93,6 +94,7 @@ impl Request {
             Self::Admin(_)
             | Self::Status
             | Self::Addresses
+            | Self::Access(_)
             | Self::Subscribe(Subscription::Status | Subscription::Log { .. })
             | Self::Snapshot(SnapshotRequest::Open | SnapshotRequest::Close { .. }) => Ok(()),
         }
@@ -136,7 +138,10 @@ impl Answer {
                     Outcome::Put { .. }
                     | Outcome::Deleted { .. }
                     | Outcome::ConditionFailed { .. }
-                    | Outcome::Expired,
+                    | Outcome::Expired
+                    | Outcome::AccessChanged
+                    | Outcome::AccessUnchanged(_)
+                    | Outcome::Forbidden,
                 ) => 0,
                 Self::Value(pair) => pair.as_ref().map_or(0, Pair::weight),
                 Self::Page(page) => page.weight(),
@@ -148,7 +153,33 @@ impl Answer {
                 Self::Part { part, keys: _, next } => part.0.len() + value(next.as_ref()),
                 Self::Joined { replica: _, configuration } => configuration.weight(),
                 Self::Addresses(all) => all.iter().map(Address::weight).sum(),
+                Self::Access(report) => report.weight(),
             }
+    }
+}
+
+impl AccessReport {
+    fn weight(&self) -> usize {
+        let names =
+            |names: &[String]| names.iter().map(|name| OVERHEAD + name.len()).sum::<usize>();
+        let rights = |rights: &[Right]| {
+            rights.iter().map(|right| OVERHEAD + right.range.bytes()).sum::<usize>()
+        };
+        match self {
+            Self::Whoami(Whoami { user, roles, is_root: _, rights: own }) => {
+                user.len() + names(roles) + rights(own)
+            }
+            Self::Users(users) => users
+                .iter()
+                .map(|UserReport { user, roles }| OVERHEAD + user.len() + names(roles))
+                .sum(),
+            Self::Roles(roles) => roles
+                .iter()
+                .map(|RoleReport { role, is_root: _, rights: own }| {
+                    OVERHEAD + role.len() + rights(own)
+                })
+                .sum(),
+        }
     }
 }
 
@@ -182,7 +213,8 @@ impl Refusal {
                 Self::Limit(
                     LimitError::KeyEmpty
                     | LimitError::KeyTooLong { .. }
-                    | LimitError::ValueTooLong { .. },
+                    | LimitError::ValueTooLong { .. }
+                    | LimitError::Access(_),
                 ) => 0,
                 Self::NotLeader { leader } => name(leader.as_ref()),
                 Self::Unavailable(why) => why.len(),

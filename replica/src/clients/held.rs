@@ -6,17 +6,17 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use tokio::sync::OwnedSemaphorePermit;
+use crate::shares::room::Room;
 
 /// The calls of one connection, each with its room.
 #[derive(Default)]
 pub(super) struct Held {
     /// Locked for one map operation, by the task that reads and the one that writes.
-    calls: Mutex<HashMap<u64, OwnedSemaphorePermit>>,
+    calls: Mutex<HashMap<u64, Room>>,
 }
 
 impl Held {
-    fn calls<T>(&self, with: impl FnOnce(&mut HashMap<u64, OwnedSemaphorePermit>) -> T) -> T {
+    fn calls<T>(&self, with: impl FnOnce(&mut HashMap<u64, Room>) -> T) -> T {
         with(&mut self.calls.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -26,48 +26,45 @@ impl Held {
     }
 
     /// Holds a call's room.
-    pub(super) fn hold(&self, call: u64, room: OwnedSemaphorePermit) {
+    pub(super) fn hold(&self, call: u64, room: Room) {
         self.calls(|calls| drop(calls.insert(call, room)));
     }
 
     /// Returns the room of a call that is answered, if it had any, for the writer of the answer.
-    pub(super) fn take(&self, call: u64) -> Option<OwnedSemaphorePermit> {
+    pub(super) fn take(&self, call: u64) -> Option<Room> {
         self.calls(|calls| calls.remove(&call))
     }
 
     /// Takes all held room of a closed connection, for the driver, which still has its calls.
-    pub(super) fn take_all(&self) -> Option<OwnedSemaphorePermit> {
-        let calls = self.calls(std::mem::take);
-        calls.into_values().reduce(|mut all, one| {
-            all.merge(one);
-            all
-        })
+    pub(super) fn take_all(&self) -> Vec<Room> {
+        self.calls(std::mem::take).into_values().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use tokio::sync::Semaphore;
+    use crate::shares::Party;
+    use crate::shares::room::Budget;
 
     #[test]
     fn room_is_given_back_by_an_answer_or_at_the_end() {
-        let room = Arc::new(Semaphore::new(100));
-        let take = |bytes| Arc::clone(&room).try_acquire_many_owned(bytes);
+        let budget = Budget::new(100);
+        let account = budget.account(Party::at([127, 0, 0, 1].into()));
+        let take = |bytes| budget.take(&account, bytes);
         let held = Held::default();
-        for (call, bytes) in [(1, 60), (2, 40)] {
+        for (call, bytes) in [(1, 50), (2, 38)] {
             held.hold(call, take(bytes).expect("there is room"));
         }
-        assert!(take(1).is_err(), "an answer that waits keeps its request's room");
+        assert!(take(1).is_none(), "an answer that waits keeps its request's room");
         assert!(held.has(1) && !held.has(3));
         let leaving = held.take(1);
-        assert_eq!((room.available_permits(), held.has(1)), (0, false), "it is being written");
+        assert!(take(1).is_none() && !held.has(1), "it is being written");
         drop(leaving);
-        assert_eq!(room.available_permits(), 60);
+        drop(take(50).expect("it has left"));
         let rest = held.take_all();
-        assert_eq!(room.available_permits(), 60, "the driver has the request still");
+        assert!(take(87).is_none(), "the driver has the request still");
         drop(rest);
-        assert_eq!(room.available_permits(), 100);
+        assert!(take(87).is_some());
     }
 }

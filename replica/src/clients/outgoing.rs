@@ -10,10 +10,11 @@ use kvorum_protocol::limits::{CALLS_MAX, FRAME_BYTES_MAX};
 use kvorum_protocol::message::{Answer, ServerFrame};
 use kvorum_tls::Wire;
 use tokio::io::{AsyncWriteExt, WriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::held::Held;
 use crate::driver::sinks::Queued;
+use crate::shares::room::Room;
 
 /// Buffer size, in bytes, up to which short frames are written together.
 const WRITE_BYTES: usize = 16 << 10;
@@ -54,7 +55,7 @@ pub(super) struct Outgoing {
     /// Number of calls that these frames answer.
     answers: usize,
     /// The room of these calls.
-    rooms: Vec<OwnedSemaphorePermit>,
+    rooms: Vec<Room>,
     pub(super) queued: Queued,
     calls: Arc<Calls>,
 }

@@ -9,6 +9,7 @@ use crate::engine::{
     Claim, ClientKey, Greeting, Input, Introduction, PeerMessage, Rejection, Session,
 };
 use crate::marker::{Mark, Past};
+use crate::shares::room::Room;
 use crate::state::start::Start;
 
 /// An event from a link or a peer.
@@ -74,6 +75,7 @@ pub enum PeerEvent {
 }
 
 /// An event from a client connection.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are inputs")]
 pub enum ClientEvent {
     /// A connection began.
     Up {
@@ -82,12 +84,13 @@ pub enum ClientEvent {
         /// The handle for sending to the client.
         sink: ClientSink,
     },
-    /// The client sends a request, cancels one, or is gone; the permit returns the request's room.
+    /// The client sends a request, cancels one, or is gone.
     Input {
         /// The input for the engine.
         input: Input,
-        /// The request's room in the budget of all clients.
-        permit: Option<OwnedSemaphorePermit>,
+        /// The room of a closed connection's requests, which are in the driver's queues until it
+        /// handles this.
+        rooms: Vec<Room>,
     },
 }
 

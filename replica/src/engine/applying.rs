@@ -4,6 +4,9 @@
 //! entry's outcome is answered, and that nothing is applied between a checksum entry and the
 //! snapshot that it asks for.
 
+use kvorum_protocol::data::Outcome;
+use kvorum_protocol::message::Answer;
+
 use super::context::Context;
 use super::scrub::Scrub;
 use crate::engine::requests::proposals::Proposals;
@@ -11,6 +14,7 @@ use crate::engine::store::Store;
 use crate::limits::APPLY_BYTES_MAX;
 use crate::state::entry::Entry;
 use crate::state::machine::{self, Applied, Source};
+use crate::state::rights::forbidden;
 
 /// The maximum number of entries applied in one commit.
 const APPLY_ENTRIES_MAX: u64 = 256;
@@ -47,10 +51,15 @@ pub(super) fn apply<S: Store>(
     }
     let (store, lanes) = (&mut cx.store, cx.rules.lanes());
     let results = machine::apply(store, lanes, Source::Log, applied + 1, &entries);
-    for Applied { outcome, .. } in results {
+    for (Applied { outcome, .. }, entry) in results.into_iter().zip(&entries) {
         if let Some((id, outcome)) = outcome {
-            let mut answer = |origin, answer| cx.answer(origin, answer);
-            proposals.applied(id, outcome, &mut answer);
+            let told = match (outcome, entry) {
+                (Outcome::Forbidden, Entry::UserCommand { user, command }) => {
+                    Answer::Refused(forbidden(user, &command.operation))
+                }
+                (outcome, _) => Answer::Written(outcome),
+            };
+            proposals.applied(id, &told, &mut |origin, answer| cx.answer(origin, answer));
         }
     }
     let gave_ids = entries.iter().any(|entry| matches!(entry, Entry::Join { .. }));

@@ -4,7 +4,7 @@
 //! Guarantees that a peer is answered only on the session that its request came by. Does not know
 //! the parts.
 
-use kvorum_protocol::message::{Answer, Refusal, ServerFrame};
+use kvorum_protocol::message::{Answer, Refusal, Request, ServerFrame};
 use kvorum_protocol::status::{Configuration, Member, ReplicaId, Role};
 
 use super::consensus::Consensus;
@@ -20,11 +20,19 @@ use crate::engine::store::Store;
 use crate::planner::{self, Scale};
 use crate::state::chain::Standing;
 use crate::state::entry::Entry;
+use crate::state::rights::User;
 use crate::state::snapshot::Quarantine;
 
 /// The most entries that a replica's state may lack for a configuration change to begin, or for the
 /// replica to lead: so few arrive within a moment.
 pub(super) const LAG_MAX: u64 = 1024;
+
+/// A request that this replica's accounts forbade when it arrived, and that is allowed.
+pub(super) struct Cleared {
+    pub(super) origin: Origin,
+    pub(super) user: User,
+    pub(super) request: Request,
+}
 
 /// The facts that all parts of the engine read, and the outputs of the turn.
 pub(super) struct Context<S: Store> {
@@ -51,6 +59,8 @@ pub(super) struct Context<S: Store> {
     /// The time, for reports.
     pub(super) time: Time,
     pub(super) outputs: Vec<Output>,
+    /// The requests that turned out to be allowed, to be handled in this turn.
+    pub(super) cleared: Vec<Cleared>,
 }
 
 impl<S: Store> Context<S> {
@@ -73,6 +83,7 @@ impl<S: Store> Context<S> {
             began: chain.began,
             configuration: chain.current,
             outputs: Vec::new(),
+            cleared: Vec::new(),
             store,
         }
     }
@@ -199,7 +210,7 @@ impl<S: Store> Context<S> {
     pub(super) fn turn_away(&mut self, peer: ReplicaId, session: Session, message: PeerMessage) {
         let refusal = Refusal::NotLeader { leader: None };
         match message {
-            PeerMessage::Relay { call, .. } => {
+            PeerMessage::Relay { call, .. } | PeerMessage::UserRelay { call, .. } => {
                 let origin = Origin::Peer { peer, session, call };
                 self.answer(origin, Answer::Refused(refusal));
             }

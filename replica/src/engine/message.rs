@@ -18,6 +18,7 @@ use crate::engine::consensus::solo::Written;
 use crate::marker::{Mark, Refused};
 use crate::planner::Scale;
 use crate::state::entry::Entry;
+use crate::state::rights::User;
 use crate::state::snapshot::{Digest, FetchRequest, FetchResponse};
 use crate::state::start::Epoch;
 
@@ -223,6 +224,16 @@ pub enum PeerMessage {
         /// The number in the request.
         number: u64,
     },
+    /// A follower passes a write of a user on to the leader, whose rights are judged where it is
+    /// applied.
+    UserRelay {
+        /// The call number, chosen by the follower; unique for its process.
+        call: u64,
+        /// The user.
+        user: String,
+        /// The write.
+        request: Request,
+    },
 }
 
 impl PeerMessage {
@@ -325,6 +336,8 @@ pub enum Input {
         client: ClientKey,
         /// The client's number for the call.
         call: u64,
+        /// The user that the client is.
+        user: User,
         /// The request.
         request: Request,
     },
@@ -462,6 +475,12 @@ pub enum Output {
     },
     /// Notify every client: the leader that this replica knows has changed.
     LeaderChanged(Option<String>),
+    /// End the connection of a client: a right was taken away by which it has a subscription. It
+    /// may come again.
+    EndClient {
+        /// The connection.
+        client: ClientKey,
+    },
     /// End the session with a peer.
     EndSession {
         /// The peer.

@@ -3,6 +3,7 @@
 //! Guarantees that each request is answered once, that a write is proposed at the leader only, and
 //! that a relayed write whose leader falls silent is *unknown*, never *refused*.
 
+pub(super) mod judging;
 pub(super) mod proposals;
 pub(super) mod reads;
 pub(super) mod relays;
@@ -10,19 +11,20 @@ pub(super) mod subscriptions;
 
 use kvorum_protocol::data::{Operation, Value};
 use kvorum_protocol::message::{
-    Answer, Consistency, Pair, Refusal, Request, ServerFrame, Subscription,
+    Answer, Consistency, Pair, Refusal, Request, SnapshotRequest, Subscription,
 };
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 
 use super::consensus::Consensus;
-use super::context::Context;
+use super::context::{Cleared, Context};
 use super::health::Health;
-use super::message::{After, ClientKey, Origin, Output, PeerMessage, Session};
+use super::message::{After, Origin, Output, PeerMessage, Session};
 use super::sending::Sending;
 use crate::engine::store::Store;
 use crate::limits::TURN_BYTES_MAX;
 use crate::state::entry::Command;
+use crate::state::rights::User;
 use crate::state::snapshot::FetchRequest;
 use proposals::Proposals;
 use reads::{Question, Read, Reads};
@@ -85,7 +87,12 @@ impl Requests {
                 self.probe_answered(cx, peer, configuration, Question { round, ballot });
             }
             PeerMessage::Relay { call, request } => {
-                self.relayed(cx, health, Origin::Peer { peer, session, call }, request);
+                let origin = Origin::Peer { peer, session, call };
+                self.relayed(cx, health, (origin, None), request);
+            }
+            PeerMessage::UserRelay { call, user, request } => {
+                let origin = Origin::Peer { peer, session, call };
+                self.relayed(cx, health, (origin, Some(user)), request);
             }
             PeerMessage::RelayAnswer { call, answer } => {
                 self.relay_answered(cx, peer, call, answer);
@@ -122,44 +129,49 @@ impl Requests {
         &mut self,
         cx: &mut Context<S>,
         health: &Health<'_>,
-        origin: Origin,
+        (origin, user): (Origin, User),
         request: Request,
     ) {
         let consistency = match &request {
             Request::Get { consistency, .. } => *consistency,
             Request::Scan(scan) => scan.consistency,
-            Request::Write { .. } => return self.write(cx, health, origin, request),
+            Request::Write { .. } => {
+                return self.write(cx, health, (origin, user.judged()), request);
+            }
             _ => Consistency::Linearizable,
         };
-        self.read(cx, health, (origin, consistency), request);
+        self.read(cx, health, consistency, Read::new(origin, Some(request), cx.now).by(user));
     }
 
     /// Opens a subscription of a client.
     pub(super) fn subscribe<S: Store>(
         &mut self,
         cx: &mut Context<S>,
-        (client, call): (ClientKey, u64),
+        origin: Origin,
+        user: User,
         subscription: Subscription,
         compacted: u64,
     ) {
+        let Origin::Client { client, call } = origin else { return };
         let applied = cx.store.applied();
-        let opened = self.subscriptions.open(client, call, subscription, compacted, applied);
+        let opened =
+            self.subscriptions.open((client, call), user, subscription, compacted, applied);
         let answer = match opened {
             Ok(from) => Answer::Subscribed { from },
             Err(refusal) => Answer::Refused(refusal),
         };
-        cx.push(Output::Frame { client, frame: ServerFrame::Answer { call, answer } });
+        cx.answer(origin, answer);
     }
 
     fn write<S: Store>(
         &mut self,
         cx: &mut Context<S>,
         health: &Health<'_>,
-        origin: Origin,
+        (origin, user): (Origin, Option<String>),
         request: Request,
     ) {
         if cx.is_leading() {
-            self.write_at_leader(cx, health, origin, request);
+            self.write_at_leader(cx, health, (origin, user), request);
             return;
         }
         let (leader, session) = match remote_leader(cx, health) {
@@ -169,7 +181,10 @@ impl Requests {
         let purpose = Purpose::Write(origin);
         match self.relays.open(leader, session, purpose, request.weight(), cx.now) {
             Ok(call) => {
-                let message = PeerMessage::Relay { call, request };
+                let message = match user {
+                    Some(user) => PeerMessage::UserRelay { call, user, request },
+                    None => PeerMessage::Relay { call, request },
+                };
                 cx.send(leader, message, After::Nothing);
             }
             Err(_) => cx.answer(origin, Answer::Refused(Refusal::Overloaded)),
@@ -180,7 +195,7 @@ impl Requests {
         &mut self,
         cx: &mut Context<S>,
         health: &Health<'_>,
-        origin: Origin,
+        (origin, user): (Origin, Option<String>),
         request: Request,
     ) {
         let Request::Write { id, valid_until, operation } = request else { return };
@@ -192,13 +207,14 @@ impl Requests {
             Ok(()) if health.disk.is_full() && matches!(operation, Operation::Put { .. }) => {
                 Some(health.disk.refusal())
             }
+            Ok(()) if judging::is_too_new(cx, &operation) => Some(judging::too_new()),
             Ok(()) => {
                 // No replica has reported an index beyond this one; a client that claims one would
                 // outlive its lane.
                 let accepted = cx.consensus.as_ref().map_or(0, Consensus::accepted);
                 let valid_until = valid_until.min(accepted + cx.rules.lanes().session_entries);
                 let command = Command { id, valid_until, operation };
-                let is_taken = self.proposals.add(origin, command, cx.now);
+                let is_taken = self.proposals.add(origin, user, command, cx.now);
                 (!is_taken).then_some(Refusal::Overloaded)
             }
         };
@@ -212,11 +228,11 @@ impl Requests {
         &mut self,
         cx: &mut Context<S>,
         health: &Health<'_>,
-        origin: Origin,
+        (origin, user): (Origin, Option<String>),
         request: Request,
     ) {
         if cx.is_leading() {
-            self.write_at_leader(cx, health, origin, request);
+            self.write_at_leader(cx, health, (origin, user), request);
         } else {
             let leader = cx.leader_name();
             cx.answer(origin, Answer::Refused(Refusal::NotLeader { leader }));
@@ -240,10 +256,9 @@ impl Requests {
         &mut self,
         cx: &mut Context<S>,
         health: &Health<'_>,
-        (origin, consistency): (Origin, Consistency),
-        request: Request,
+        consistency: Consistency,
+        read: Read,
     ) {
-        let read = Read::new(origin, Some(request), cx.now);
         if let Some(refusal) = health.refuses_reads(cx) {
             cx.refuse_read(&read, refusal);
         } else if consistency == Consistency::Local && self.reads.has_room(&read) {
@@ -428,6 +443,10 @@ fn serve<S: Store>(
         cx.refuse_read(read, refusal);
         return 0;
     }
+    if let Some(refusal) = judging::refusal(cx, read) {
+        cx.refuse_read(read, refusal);
+        return 0;
+    }
     let bytes;
     let answer = match &read.request {
         Some(Request::Get { key, .. }) => {
@@ -449,11 +468,20 @@ fn serve<S: Store>(
             bytes = 0;
             Answer::Refused(Refusal::Overloaded)
         }
-        Some(Request::Snapshot(_)) => {
+        Some(Request::Snapshot(SnapshotRequest::Open)) => {
             sending.fetch(cx, read.origin, FetchRequest::Snapshot);
             return 0;
         }
-        _ => return 0,
+        Some(Request::Access(query)) => {
+            bytes = 0;
+            Answer::Access(judging::report(cx, &read.user, *query))
+        }
+        Some(request) => {
+            let request = request.clone();
+            cx.cleared.push(Cleared { origin: read.origin, user: read.user.clone(), request });
+            return 0;
+        }
+        None => return 0,
     };
     cx.answer(read.origin, answer);
     bytes

@@ -79,6 +79,7 @@ pub fn counts(message: &PeerMessage, from: Speaker, ours: ConfigurationId) -> bo
         PeerMessage::Probe { .. }
         | PeerMessage::ProbeAnswer { .. }
         | PeerMessage::Relay { .. }
+        | PeerMessage::UserRelay { .. }
         | PeerMessage::ReadIndex { .. }
         | PeerMessage::ReadScale { .. }
         | PeerMessage::ScaleReport { .. }

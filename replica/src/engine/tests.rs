@@ -7,6 +7,7 @@ use kvorum_protocol::message::{Answer, Consistency, Request, ServerFrame};
 
 use super::parts::Parts;
 use super::*;
+use crate::state::rights::User;
 use crate::state::version::Version;
 use crate::storage::memory::Memory;
 
@@ -116,7 +117,7 @@ impl Cluster {
     pub(super) fn request(&mut self, to: ReplicaId, request: Request) -> u64 {
         self.calls += 1;
         let (client, call) = (ClientKey(1), self.calls);
-        self.engine(to).step(Input::Client { client, call, request });
+        self.engine(to).step(Input::Client { client, call, user: User::Anonymous, request });
         call
     }
 

@@ -6,6 +6,7 @@
 //! replica has: the library trusts its peers, and panics where one errs. Neither verifies the
 //! sender.
 
+use kvorum_protocol::access::check_name;
 use kvorum_protocol::data::validate_key;
 use kvorum_protocol::limits::VALUE_BYTES_MAX;
 use kvorum_protocol::message::Request;
@@ -58,8 +59,10 @@ pub fn check(message: &PeerMessage) -> Result<(), Invalid> {
             check_configuration_id(*configuration)?;
             check_ballot(*ballot)
         }
-        M::Relay { request, .. } => {
-            ensure(matches!(request, Request::Write { .. }), "a request, to be passed on,")
+        M::Relay { request, .. } => is_write(request),
+        M::UserRelay { user, request, .. } => {
+            ensure(check_name(user).is_ok(), "a user")?;
+            is_write(request)
         }
         M::RelayAnswer { .. } | M::ReadIndex { .. } | M::RequestStop { .. } | M::PermitStop => {
             Ok(())
@@ -84,6 +87,10 @@ pub fn check(message: &PeerMessage) -> Result<(), Invalid> {
         }
         M::Epoch { epoch } | M::EpochKept { epoch } => ensure(epoch.0 < INDEX_MAX, "an epoch"),
     }
+}
+
+fn is_write(request: &Request) -> Result<(), Invalid> {
+    ensure(matches!(request, Request::Write { .. }), "a request, to be passed on,")
 }
 
 fn check_index(index: u64) -> Result<(), Invalid> {
@@ -190,6 +197,10 @@ fn check_entry(entry: &Entry) -> Result<(), Invalid> {
         Entry::Command(command) => {
             ensure(command.operation.validate().is_ok(), "a key or a value, by its length,")
         }
+        Entry::UserCommand { user, command } => {
+            ensure(check_name(user).is_ok(), "a user")?;
+            ensure(command.operation.validate().is_ok(), "a key or a value, by its length,")
+        }
         Entry::StopSign(next) => check_configuration(next),
         Entry::Version(version) => {
             ensure((Version::OLDEST..=Version::NEWEST).contains(version), "a version")
@@ -230,7 +241,7 @@ fn check_wanted(wanted: &FetchRequest) -> Result<(), Invalid> {
     match wanted {
         FetchRequest::Snapshot | FetchRequest::Close { .. } => Ok(()),
         FetchRequest::Chunk { after, .. } => match after {
-            Cursor::Start | Cursor::Lane(_) => Ok(()),
+            Cursor::Start | Cursor::Accounts | Cursor::Lane(_) => Ok(()),
             Cursor::Key(key) => ensure(is_key(key), "a key"),
         },
         FetchRequest::Entries { configuration, from } => {
@@ -256,6 +267,7 @@ fn check_found(found: &FetchResponse) -> Result<(), Invalid> {
         }
         FetchResponse::Chunk(chunk) => chunk.items.iter().try_for_each(|item| match item {
             Item::Lane(_, lane) => check_index(lane.last_use),
+            Item::Accounts(accounts) => ensure(accounts.is_valid(), "the accounts"),
             Item::Key(key, record) => {
                 check_index(record.revision)?;
                 let is_short = record.value.len() <= VALUE_BYTES_MAX;

@@ -56,6 +56,7 @@ impl PeerMessage {
                     paxos(&message.msg)
                 }
                 Self::Relay { call: _, request } => request.weight(),
+                Self::UserRelay { call: _, user, request } => user.len() + request.weight(),
                 Self::RelayAnswer { call: _, answer } => answer.weight(),
                 Self::ReadIndexAnswer { call: _, index } => {
                     index.as_ref().map_or_else(Refusal::weight, |_| 0)
@@ -100,7 +101,7 @@ impl Cursor {
     fn weight(&self) -> usize {
         match self {
             Self::Key(key) => key.len(),
-            Self::Start | Self::Lane(_) => 0,
+            Self::Start | Self::Accounts | Self::Lane(_) => 0,
         }
     }
 }
@@ -131,11 +132,13 @@ impl Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::accounts::Accounts;
     use crate::state::entry::Command;
     use crate::state::machine::{Lane, Record};
     use crate::state::snapshot::{Digest, Header, Item, SnapshotId};
     use crate::state::version::Version;
     use bytes::Bytes;
+    use kvorum_protocol::access::AccessChange;
     use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome, RequestId};
     use kvorum_protocol::frame;
     use kvorum_protocol::message::{Answer, Request};
@@ -170,12 +173,23 @@ mod tests {
         let (id, operation) = operation();
         vec![
             Entry::Noop,
-            Entry::Command(Command { id, valid_until: u64::MAX, operation }),
+            Entry::Command(Command { id, valid_until: u64::MAX, operation: operation.clone() }),
+            Entry::UserCommand {
+                user: text(),
+                command: Command { id, valid_until: u64::MAX, operation },
+            },
             Entry::StopSign(configuration()),
             Entry::Version(Version(2)),
             Entry::Checksum,
             Entry::Join { name: text(), nonce: u64::MAX },
         ]
+    }
+
+    fn accounts() -> Accounts {
+        let changes = (0..100).map(|number| AccessChange::AddUser { user: format!("u{number}") });
+        changes.fold(Accounts::default(), |accounts, change| {
+            accounts.after(&change).expect("there is room")
+        })
     }
 
     fn consensus() -> Vec<PeerMessage> {
@@ -212,6 +226,7 @@ mod tests {
     fn others() -> Vec<PeerMessage> {
         let call = u64::MAX;
         let (id, operation) = operation();
+        let request = Request::Write { id, valid_until: u64::MAX, operation };
         let key = Bytes::from(vec![7; LARGE]);
         let snapshot = SnapshotId { nonce: u64::MAX, number: u64::MAX };
         let chain = Chain::new(configuration()).join(&text(), u64::MAX);
@@ -221,15 +236,14 @@ mod tests {
             Item::Lane(lane(), Lane { sequence: u64::MAX, outcome, last_use: u64::MAX }),
             Item::Key(key.clone(), Record { revision: u64::MAX, value: key.clone() }),
         ];
+        let items = items.into_iter().chain([Item::Accounts(accounts())]).collect();
         let chunk = Chunk { items, next: Some(Cursor::Key(key.clone())) };
         let found = |found| PeerMessage::Fetched { call, found };
         let refusal = Refusal::UnknownReplica { name: text(), members: text() };
         let sound = vec![ReplicaId(u64::MAX); 7];
         vec![
-            PeerMessage::Relay {
-                call,
-                request: Request::Write { id, valid_until: u64::MAX, operation },
-            },
+            PeerMessage::Relay { call, request: request.clone() },
+            PeerMessage::UserRelay { call, user: text(), request },
             PeerMessage::RelayAnswer { call, answer: Answer::Refused(refusal.clone()) },
             PeerMessage::ReadIndexAnswer { call, index: Err(refusal) },
             PeerMessage::ReadIndexAnswer { call, index: Ok(u64::MAX) },

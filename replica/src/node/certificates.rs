@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use kvorum_protocol::access::{ADMIN, VIEW};
 use kvorum_tls::{
     Authority, CA_FILE, CERTIFICATE_FILE, CLIENT_LIFETIME, Certificate, Credentials, Encryption,
     Identity, Issued, KEY_FILE, Mode, REPLICA_LIFETIME, Subject, Tls, read_folder,
@@ -28,7 +29,6 @@ use crate::node::settings::Settings;
 use crate::node::start_error::StartError;
 use crate::orchestrator::secrets::{SECRETS_FOLDER, write_files};
 use crate::orchestrator::{Files, Folder, Orchestrator, Secret};
-use crate::state::rights::{ADMIN, VIEW};
 
 /// The secret of the cluster's authority.
 const AUTHORITY_SECRET: &str = "ca";

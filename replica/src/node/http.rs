@@ -9,7 +9,6 @@
 //! Guarantees that liveness is local: a lost majority makes a replica unready, not dead. Limits the
 //! resources that connections can take.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,14 +25,14 @@ use kvorum_protocol::status::Status;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::driver::metrics::Metrics;
+use crate::shares::{GivesUp, Party, Share, Shares};
 
 /// How long a driver may go without a turn before it counts as dead.
 const LIVE_MAX: Duration = Duration::from_secs(10);
-/// Most connections at once; a further one closes the oldest, so that a peer that only holds
-/// connections open cannot block the probes.
+/// Most connections at once; a further one closes the oldest of the host that has most, so that one
+/// that only holds connections open cannot block the probes.
 const CONNECTIONS_MAX: usize = 64;
 /// Longest duration of a connection; it is closed then, whatever it does.
 const CONNECTION_MAX: Duration = Duration::from_secs(30);
@@ -61,7 +60,11 @@ pub async fn serve(listener: TcpListener, health: Health) {
         .route("/metrics", get(metrics))
         .with_state(health);
     // Ends only with the process: the listener never fails, it pauses.
-    let _ = axum::serve(Capped { listener, open: VecDeque::new() }, router).await;
+    let _ = axum::serve(
+        Capped { listener, open: Shares::new(CONNECTIONS_MAX, GivesUp::Oldest) },
+        router,
+    )
+    .await;
 }
 
 async fn live(State(health): State<Health>) -> impl IntoResponse {
@@ -100,8 +103,7 @@ async fn metrics(State(health): State<Health>) -> impl IntoResponse {
 /// A listener that limits the number of connections and the duration of each.
 struct Capped {
     listener: TcpListener,
-    /// The ends of the latest connections, the oldest first.
-    open: VecDeque<CancellationToken>,
+    open: Arc<Shares>,
 }
 
 /// A connection that reads an end of file when its time is over.
@@ -109,6 +111,7 @@ struct Limited {
     stream: TcpStream,
     over: Pin<Box<dyn Future<Output = ()> + Send>>,
     is_over: bool,
+    _share: Share,
 }
 
 impl Limited {
@@ -127,18 +130,13 @@ impl axum::serve::Listener for Capped {
         loop {
             match self.listener.accept().await {
                 Ok((stream, from)) => {
-                    let end = CancellationToken::new();
-                    self.open.push_back(end.clone());
-                    if self.open.len() > CONNECTIONS_MAX
-                        && let Some(oldest) = self.open.pop_front()
-                    {
-                        oldest.cancel();
-                    }
+                    let Some(share) = self.open.take(Party::at(from.ip())) else { continue };
+                    let end = share.end();
                     let over = async move {
                         let _ = tokio::time::timeout(CONNECTION_MAX, end.cancelled()).await;
                     };
                     let over = Box::pin(over);
-                    return (Limited { stream, over, is_over: false }, from);
+                    return (Limited { stream, over, is_over: false, _share: share }, from);
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }

@@ -55,12 +55,13 @@ impl Ports {
     }
 }
 
-/// Raises the open file limit to its maximum; returns how many files are for clients.
+/// Raises the open file limit to its maximum; returns how many connections users may have.
 pub(super) fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     let Some(most) = getrlimit(Resource::Nofile).current else { return CONNECTIONS_MAX };
     let left = most.saturating_sub(DESCRIPTORS_KEPT).max(most / 4);
-    usize::try_from(left).unwrap_or(usize::MAX).min(CONNECTIONS_MAX)
+    // As many may be those of connections whose user is not known yet.
+    usize::try_from(left / 2).unwrap_or(usize::MAX).min(CONNECTIONS_MAX)
 }

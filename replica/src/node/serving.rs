@@ -16,7 +16,7 @@ use crate::driver::metrics::Metrics;
 use crate::driver::{ClientEvent, PeerEvent};
 use crate::engine::Known;
 use crate::engine::store::Identity;
-use crate::node::settings::Settings;
+use crate::node::settings::{Audit, Settings};
 use crate::transport::reached::Reached;
 use crate::transport::{AddressBook, Transport};
 
@@ -61,6 +61,7 @@ pub(super) fn serve(
     tasks.spawn(transport.listen(for_peers));
     let clients =
         Clients::new(name, identity.cluster, clients, status, others, metrics, encryption);
+    let clients = clients.auditing(settings.audit == Audit::All);
     tasks.spawn(clients.listen(for_clients, connections_max));
 }
 

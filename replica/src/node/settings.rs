@@ -44,6 +44,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// The requests that are recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Audit {
+    /// Those that were refused.
+    Refused,
+    /// All.
+    All,
+}
+
 /// What a replica is started with. Each has a flag and an environment variable.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
@@ -176,6 +185,10 @@ pub struct Settings {
     /// change. By default the replicas make their own
     #[arg(long, env = "KVORUM_TLS_DIR", value_name = "DIR")]
     pub tls_dir: Option<PathBuf>,
+    /// Which requests are recorded in the log, with the user and the address: those that were
+    /// refused, or all
+    #[arg(long, env = "KVORUM_AUDIT", value_enum, default_value = "refused")]
+    pub audit: Audit,
     /// How the log looks
     #[arg(long, env = "KVORUM_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,

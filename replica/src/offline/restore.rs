@@ -43,6 +43,7 @@ pub fn examine(file: &Path) -> Result<(u64, u64), BackupError> {
     let is_of_then = |item: &Item| match item {
         Item::Lane(_, lane) => lane.last_use <= index,
         Item::Key(_, record) => record.revision <= index,
+        Item::Accounts(accounts) => accounts.is_valid(),
     };
     while let Some(part) = reader.part()? {
         let items = items_of(&part).filter(|items| items.iter().all(is_of_then));

@@ -33,6 +33,13 @@ pub enum Entry {
         /// Drawn by the joiner, so that it gets the same id when it asks again.
         nonce: u64,
     },
+    /// The write of a user whose rights are judged once more where it is applied.
+    UserCommand {
+        /// The user.
+        user: String,
+        /// The write.
+        command: Command,
+    },
     /// Never in a log and never sent: a placeholder, in a message that the library has just made,
     /// for entries that are too many for the message, or compacted, up to the end of the log at
     /// that time. The engine replaces it. (The last variant, because it has no serialized number.)
@@ -55,13 +62,40 @@ pub struct Command {
 }
 
 impl Entry {
+    /// Returns the entry of a client's write; of a user whose rights are to be judged, if one is
+    /// given.
+    #[must_use]
+    pub fn of(user: Option<String>, command: Command) -> Self {
+        match user {
+            Some(user) => Self::UserCommand { user, command },
+            None => Self::Command(command),
+        }
+    }
+
+    /// Returns the client's write that it carries, if it carries one.
+    #[must_use]
+    pub fn command(&self) -> Option<&Command> {
+        match self {
+            Self::Command(command) | Self::UserCommand { command, .. } => Some(command),
+            Self::Noop
+            | Self::StopSign(_)
+            | Self::Version(_)
+            | Self::Checksum
+            | Self::Join { .. }
+            | Self::Placeholder { .. } => None,
+        }
+    }
+
     /// Returns the kind of this entry, for logs and status output.
     #[must_use]
     pub fn kind(&self) -> EntryKind {
         match self {
             Self::Noop | Self::Placeholder { .. } => EntryKind::Noop,
-            Self::Command(Command { operation: Operation::Put { .. }, .. }) => EntryKind::Put,
-            Self::Command(Command { operation: Operation::Delete { .. }, .. }) => EntryKind::Delete,
+            Self::Command(command) | Self::UserCommand { command, .. } => match command.operation {
+                Operation::Put { .. } => EntryKind::Put,
+                Operation::Delete { .. } => EntryKind::Delete,
+                Operation::Access(_) => EntryKind::Access,
+            },
             Self::StopSign(_) => EntryKind::StopSign,
             Self::Version(_) => EntryKind::Version,
             Self::Checksum => EntryKind::Checksum,
@@ -73,6 +107,8 @@ impl Entry {
     #[must_use]
     pub fn version(&self) -> Version {
         match self {
+            Self::Command(Command { operation: Operation::Access(_), .. })
+            | Self::UserCommand { .. } => Version::ACCOUNTS,
             Self::Noop | Self::Command(_) | Self::StopSign(_) | Self::Placeholder { .. } => {
                 Version::FIRST
             }
@@ -88,6 +124,7 @@ impl Entry {
             + match self {
                 Self::Noop | Self::Placeholder { .. } | Self::Version(_) | Self::Checksum => 0,
                 Self::Command(command) => command.operation.bytes(),
+                Self::UserCommand { user, command } => user.len() + command.operation.bytes(),
                 Self::StopSign(next) => {
                     next.members.iter().map(|member| ENTRY_BYTES + member.name.len()).sum()
                 }

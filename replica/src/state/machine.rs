@@ -8,15 +8,19 @@
 //! Does not know where state is kept; its [`Table`] does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use kvorum_protocol::access::AccessChange;
 use kvorum_protocol::data::{Condition, Key, LaneId, Operation, Outcome, RequestId};
 use kvorum_protocol::limits::SESSION_ENTRIES;
 use kvorum_protocol::status::ConfigurationId;
 use serde::{Deserialize, Serialize};
 
+use crate::state::accounts::Accounts;
 use crate::state::chain::Chain;
 use crate::state::entry::{Command, Entry};
+use crate::state::rights::{User, judge_all, touches_of};
 use crate::state::version::Version;
 
 /// A key's value and the index of its last write.
@@ -81,6 +85,8 @@ pub trait Table {
     fn lane(&self, lane: LaneId) -> Option<Lane>;
     /// Returns the lane whose last use was at this index.
     fn lane_used_at(&self, index: u64) -> Option<LaneId>;
+    /// Returns the users, their roles and rights.
+    fn accounts(&self) -> Arc<Accounts>;
     /// Makes all changes, or after a crash none; a later commit never survives without the earlier
     /// ones.
     fn commit(&mut self, changes: Changes);
@@ -95,9 +101,11 @@ pub struct Changes {
     pub lanes: BTreeMap<LaneId, Option<Lane>>,
     /// By index of last use: the lane, or `None` where that is no longer its last use.
     pub uses: BTreeMap<u64, Option<LaneId>>,
-    /// Indexes of commands that changed no key: they were repeated or expired, their condition
-    /// failed, or they deleted an absent key.
+    /// Indexes of commands that changed no key: they were repeated, expired or forbidden, their
+    /// condition failed, they deleted an absent key, or they are about users.
     pub void: Vec<u64>,
+    /// The new users, roles and rights, if they change.
+    pub accounts: Option<Arc<Accounts>>,
     /// The cluster's new version, if it changes.
     pub version: Option<Version>,
     /// The chain from the next index on, if it changes.
@@ -167,7 +175,10 @@ pub fn apply<T: Table>(
                 None
             }
             Entry::Placeholder { .. } => panic!("a stand-in for entries is never in a log"),
-            Entry::Command(command) => Some((command.id, run.command(index, command))),
+            Entry::Command(command) => Some((command.id, run.command(index, None, command))),
+            Entry::UserCommand { user, command } => {
+                Some((command.id, run.command(index, Some(user), command)))
+            }
         };
         results.push(Applied { index, outcome });
     }
@@ -205,7 +216,8 @@ impl<T: Table> Run<'_, T> {
         }
     }
 
-    fn command(&mut self, index: u64, command: &Command) -> Outcome {
+    /// Applies a command; of a user whose rights are to be judged, if one is given.
+    fn command(&mut self, index: u64, user: Option<&String>, command: &Command) -> Outcome {
         let lane = command.id.lane;
         let known = match self.changes.lanes.get(&lane) {
             Some(changed) => *changed,
@@ -223,7 +235,14 @@ impl<T: Table> Run<'_, T> {
             self.changes.void.push(index);
             return Outcome::Expired;
         }
-        let outcome = self.operate(index, &command.operation);
+        let outcome = match user {
+            // A right may have been taken away after the request was let in.
+            Some(user) if !self.allows(user, &command.operation) => {
+                self.changes.void.push(index);
+                Outcome::Forbidden
+            }
+            _ => self.operate(index, &command.operation),
+        };
         if let Some(known) = known {
             self.changes.uses.insert(known.last_use, None);
         }
@@ -235,6 +254,7 @@ impl<T: Table> Run<'_, T> {
 
     fn operate(&mut self, index: u64, operation: &Operation) -> Outcome {
         let (key, condition) = match operation {
+            Operation::Access(change) => return self.change_access(index, change),
             Operation::Put { key, condition, .. } | Operation::Delete { key, condition } => {
                 (key, *condition)
             }
@@ -250,6 +270,7 @@ impl<T: Table> Run<'_, T> {
             Condition::AtRevision(revision) => current == Some(revision),
         };
         match operation {
+            Operation::Access(change) => self.change_access(index, change),
             _ if !holds => {
                 self.changes.void.push(index);
                 Outcome::ConditionFailed { current }
@@ -266,6 +287,27 @@ impl<T: Table> Run<'_, T> {
                 }
                 Outcome::Deleted { revision: index, existed: current.is_some() }
             }
+        }
+    }
+
+    /// Returns the accounts as changed by the run so far.
+    fn accounts(&self) -> Arc<Accounts> {
+        self.changes.accounts.clone().unwrap_or_else(|| self.table.accounts())
+    }
+
+    fn allows(&self, user: &str, operation: &Operation) -> bool {
+        let user = User::Client(user.into());
+        judge_all(&self.accounts(), &user, &touches_of(operation)).is_ok()
+    }
+
+    fn change_access(&mut self, index: u64, change: &AccessChange) -> Outcome {
+        self.changes.void.push(index);
+        match self.accounts().after(change) {
+            Ok(next) => {
+                self.changes.accounts = Some(Arc::new(next));
+                Outcome::AccessChanged
+            }
+            Err(error) => Outcome::AccessUnchanged(error),
         }
     }
 

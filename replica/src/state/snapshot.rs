@@ -1,9 +1,9 @@
 //! Pure: the state as it is transferred to a replica that is behind, and into a backup.
 //!
 //! A snapshot is the state at one applied index. The replica that serves it holds it open, and it
-//! is read in chunks: first the lanes, then the keys, each in order. The copying side requests one
-//! chunk after the other, each from where the last one ended, so neither side holds more than a
-//! chunk.
+//! is read in chunks: the accounts, then the lanes, then the keys, each in order. The copying side
+//! requests one chunk after the other, each from where the last one ended, so neither side holds
+//! more than a chunk.
 //!
 //! Guarantees nothing about how it is read or stored; `storage` does.
 
@@ -13,6 +13,7 @@ use kvorum_protocol::message::{Answer, Refusal, SnapshotName};
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
+use crate::state::accounts::Accounts;
 use crate::state::chain::Chain;
 use crate::state::entry::Entry;
 use crate::state::machine::{Lane, Record};
@@ -40,13 +41,15 @@ pub struct Header {
     pub chain: Chain,
 }
 
-/// One record of a snapshot: a lane or a key.
+/// One record of a snapshot: a lane, a key, or the accounts.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Item {
     /// A lane's session record.
     Lane(LaneId, Lane),
     /// A key and its record.
     Key(Bytes, Record),
+    /// The users, roles and rights, if there are any.
+    Accounts(Accounts),
 }
 
 impl Item {
@@ -56,6 +59,7 @@ impl Item {
         match self {
             Self::Lane(lane, _) => Cursor::Lane(*lane),
             Self::Key(key, _) => Cursor::Key(key.clone()),
+            Self::Accounts(_) => Cursor::Accounts,
         }
     }
 
@@ -66,6 +70,7 @@ impl Item {
         match self {
             Self::Lane(..) => OVERHEAD,
             Self::Key(key, record) => OVERHEAD + key.len() + record.value.len(),
+            Self::Accounts(accounts) => OVERHEAD + accounts.bytes(),
         }
     }
 }
@@ -79,6 +84,8 @@ pub enum Cursor {
     Lane(LaneId),
     /// After this key; all lanes come before all keys.
     Key(Bytes),
+    /// After the accounts, which come first.
+    Accounts,
 }
 
 impl Cursor {

@@ -24,10 +24,12 @@ impl Version {
     pub const CHECKSUMS: Self = Self(2);
     /// Added entries that give joiners their ids.
     pub const JOINERS: Self = Self(3);
+    /// Added users, roles and rights.
+    pub const ACCOUNTS: Self = Self(4);
     /// The oldest version that this program knows.
     pub const OLDEST: Self = Self::FIRST;
     /// The newest version that this program knows.
-    pub const NEWEST: Self = Self::JOINERS;
+    pub const NEWEST: Self = Self::ACCOUNTS;
 }
 
 /// A new cluster has the oldest version; its first leader raises it.

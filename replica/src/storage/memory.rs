@@ -26,6 +26,7 @@ use crate::engine::store::{
     CopyStore, Decided, Identity, IdentityStore, LogLimits, LogStore, PeerRecord, StateStore,
     SyncStore,
 };
+use crate::state::accounts::Accounts;
 use crate::state::chain::Chain;
 use crate::state::entry::Entry;
 use crate::state::machine::{Changes, Lane, Record, Table};
@@ -307,6 +308,10 @@ impl Table for Memory {
 
     fn lane_used_at(&self, index: u64) -> Option<LaneId> {
         self.disk().current.state.uses.get(&index).copied()
+    }
+
+    fn accounts(&self) -> Arc<Accounts> {
+        Arc::clone(&self.disk().current.state.accounts)
     }
 
     fn commit(&mut self, mut changes: Changes) {

@@ -8,12 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kvorum_protocol::access::AccessChange;
 use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome, RequestId};
 use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use kvorum_replica::engine::store::{
     CopyStore, IdentityStore, LogLimits, LogStore, PeerRecord, StateStore, Store, SyncStore,
 };
+use kvorum_replica::state::accounts::Accounts;
 use kvorum_replica::state::entry::{Command, Entry};
 use kvorum_replica::state::machine::{Changes, Lane, Record, Table};
 use kvorum_replica::state::snapshot::{
@@ -184,6 +186,11 @@ fn changes(applied: u64) -> Changes {
         )]),
         uses: BTreeMap::from([(applied - 1, None), (applied, Some(lane))]),
         void: if applied.is_multiple_of(3) { vec![applied] } else { vec![] },
+        accounts: applied.is_multiple_of(3).then(|| {
+            let user = format!("u{applied}");
+            let added = Accounts::default().after(&AccessChange::AddUser { user });
+            Arc::new(added.expect("it is the first"))
+        }),
         version: None,
         chain: None,
         applied,
@@ -202,8 +209,9 @@ fn answers<S: Store>(store: &S) -> String {
     let scans = [scan("", "", 0), scan("c/", "", 2), scan("", "b", 0), scan("z", "", 0)];
     let decided = store.decided(1, 6, usize::MAX);
     format!(
-        "{} {keys:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        "{} {:?} {keys:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         store.applied(),
+        store.accounts(),
         store.lane(lane),
         (0..8).map(|index| store.lane_used_at(index)).collect::<Vec<_>>(),
         scans.map(|scan| store.scan(&scan)),

@@ -25,6 +25,7 @@ use kvorum_replica::planner::Scale;
 use kvorum_replica::state::chain::Chain;
 use kvorum_replica::state::entry::{Command, Entry};
 use kvorum_replica::state::machine::{Record, Table};
+use kvorum_replica::state::rights::User;
 use kvorum_replica::state::snapshot::{
     Chunk, Cursor, Digest, FetchRequest, FetchResponse, Header, Item, SnapshotId, Snapshots,
 };
@@ -348,7 +349,7 @@ impl World {
             }
             _ => {
                 let (client, request) = (ClientKey(self.random.random_range(0..3)), self.request());
-                self.engine.step(Input::Client { client, call, request });
+                self.engine.step(Input::Client { client, call, user: User::Anonymous, request });
             }
         }
         if self.chance(2) {

@@ -16,6 +16,7 @@ use kvorum_replica::marker::Mark;
 use kvorum_replica::state::chain::{Chain, Joiner};
 use kvorum_replica::state::entry::Entry;
 use kvorum_replica::state::machine::{Changes, Table};
+use kvorum_replica::state::rights::User;
 use kvorum_replica::state::snapshot::{
     Chunk, FetchRequest, FetchResponse, Header, InstallWrite, Quarantine, SnapshotId,
 };
@@ -198,7 +199,12 @@ fn settle(engine: &mut Engine<Memory>) -> Vec<(ClientKey, u64, Answer)> {
 
 fn ask(engine: &mut Engine<Memory>, client: u64, nonce: u64, name: &str) {
     let request = Request::Admin(Admin::Join { name: name.to_owned(), nonce });
-    engine.step(Input::Client { client: ClientKey(client), call: nonce, request });
+    engine.step(Input::Client {
+        client: ClientKey(client),
+        call: nonce,
+        user: User::Anonymous,
+        request,
+    });
 }
 
 /// Of many requests for an id under one name the last gets one, and all are answered.

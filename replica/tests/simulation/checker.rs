@@ -249,7 +249,7 @@ impl Checker {
             return Ok(());
         };
         let position = usize::try_from(revision - 1).expect("indexes are small");
-        let is_it = |entry: &Entry| matches!(entry, Entry::Command(c) if c.id == id);
+        let is_it = |entry: &Entry| entry.command().is_some_and(|command| command.id == id);
         if !self.decided.get(position).is_some_and(is_it) {
             return Err(format!("{id:?} was answered with revision {revision}, which is another"));
         }
@@ -273,15 +273,15 @@ impl Checker {
         let mut effects: BTreeMap<RequestId, u32> = BTreeMap::new();
         let mut state: BTreeMap<&[u8], u64> = BTreeMap::new();
         for (index, entry) in (1..).zip(&self.decided) {
-            if let Entry::Command(command) = entry
+            if let Some(command) = entry.command()
                 && !self.void.contains(&index)
             {
                 *effects.entry(command.id).or_default() += 1;
-                let revision = match &command.operation {
-                    Operation::Put { .. } => index,
-                    Operation::Delete { .. } => 0,
-                };
-                state.insert(&command.operation.key().0, revision);
+                match &command.operation {
+                    Operation::Put { key, .. } => drop(state.insert(&key.0, index)),
+                    Operation::Delete { key, .. } => drop(state.insert(&key.0, 0)),
+                    Operation::Access(_) => {}
+                }
             }
         }
         if let Some((id, times)) = effects.iter().find(|(_, times)| **times > 1) {
@@ -291,7 +291,11 @@ impl Checker {
             let changes = match outcome {
                 Outcome::Put { .. } => true,
                 Outcome::Deleted { existed, .. } => *existed,
-                Outcome::ConditionFailed { .. } | Outcome::Expired => false,
+                Outcome::ConditionFailed { .. }
+                | Outcome::Expired
+                | Outcome::AccessChanged
+                | Outcome::AccessUnchanged(_)
+                | Outcome::Forbidden => false,
             };
             if changes != (effects.get(id) == Some(&1)) {
                 return Err(format!("{id:?} was answered with {outcome:?}, and it is not so"));

@@ -410,7 +410,7 @@ impl Cluster {
             }
             Output::ReadScale(read) => self.look(id, read),
             Output::Frame { .. } | Output::Status { .. } => Ok(()),
-            Output::LeaderChanged(_) | Output::Known(_) => Ok(()),
+            Output::LeaderChanged(_) | Output::Known(_) | Output::EndClient { .. } => Ok(()),
             Output::EndSession { peer } => {
                 let (low, high) = pair(id, peer);
                 self.break_link(low, high);

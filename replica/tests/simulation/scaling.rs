@@ -14,6 +14,7 @@ use kvorum_replica::planner::{Scale, ordinal};
 use kvorum_replica::state::chain::Standing;
 use kvorum_replica::state::entry::Entry;
 use kvorum_replica::state::machine::Table;
+use kvorum_replica::state::rights::User;
 use kvorum_replica::state::version::Version;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -380,7 +381,7 @@ impl Cluster {
         }
         let (client, nonce) = (ClientKey(JOINERS + u64::from(ordinal)), pod.nonce);
         let request = Request::Admin(Admin::Join { name: format!("kvorum-{ordinal}"), nonce });
-        let input = Input::Client { client, call: nonce, request };
+        let input = Input::Client { client, call: nonce, user: User::Anonymous, request };
         let life = self.node(node).life;
         let delay = self.random.random_range(50..5_000);
         self.schedule(delay, Event::Read { node, life, input: Box::new(input) });

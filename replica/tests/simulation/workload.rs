@@ -9,6 +9,7 @@ use kvorum_protocol::data::{
 use kvorum_protocol::message::{Answer, Consistency, Request};
 use kvorum_protocol::status::ReplicaId;
 use kvorum_replica::engine::{ClientKey, Input};
+use kvorum_replica::state::rights::User;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
@@ -141,7 +142,7 @@ impl Workload {
             Wish::Read { key } => Request::Get { key, consistency: Consistency::Linearizable },
         };
         let client = ClientKey(index as u64);
-        Some((replica, Input::Client { client, call: slot.call, request }))
+        Some((replica, Input::Client { client, call: slot.call, user: User::Anonymous, request }))
     }
 
     /// Gives up a slot's request; its outcome stays unknown.
@@ -227,8 +228,8 @@ impl Workload {
             (Answer::Written(outcome), Some((Wish::Write { id, operation, .. }, op))) => {
                 checker.written(id, outcome, nodes)?;
                 tally.expired += u64::from(outcome == Outcome::Expired);
-                if let Outcome::Put { revision } = outcome {
-                    self.revisions.insert(operation.key().clone(), revision);
+                if let (Outcome::Put { revision }, Some(key)) = (outcome, operation.key()) {
+                    self.revisions.insert(key.clone(), revision);
                 }
                 self.history.told(op, self.clock, Told::Written(outcome));
                 slot.wish = None;

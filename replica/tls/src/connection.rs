@@ -25,6 +25,8 @@ use crate::verification::{Verifier, provider};
 /// The name that a connection asks for. It is not sent, and not compared: a certificate says who
 /// its owner is.
 const SERVER_NAME: &str = "kvorum";
+/// Most bytes that wait to be sent to a client: one record, as there are many clients.
+const RECORD_BYTES: usize = 16 << 10;
 /// How long one that is refused may take to read why.
 const ALERT_PATIENCE: Duration = Duration::from_millis(500);
 /// Most bytes that one that is refused may send meanwhile.
@@ -163,13 +165,16 @@ impl Tls {
     ) -> io::Result<(server::TlsStream<S>, Peer)> {
         let config = Arc::clone(&self.now.borrow().accept[port as usize]);
         let accepted = TlsAcceptor::from(config).accept(stream).into_fallible().await;
-        let stream = match accepted {
+        let mut stream = match accepted {
             Ok(stream) => stream,
             Err((error, stream)) => {
                 let _ = timeout(ALERT_PATIENCE, drain(stream)).await;
                 return Err(error);
             }
         };
+        if port == Port::Clients {
+            stream.get_mut().1.set_buffer_limit(Some(RECORD_BYTES));
+        }
         let peer = peer(stream.get_ref().1, port)?;
         Ok((stream, peer))
     }

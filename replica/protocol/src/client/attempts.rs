@@ -430,6 +430,10 @@ impl Tries<'_> {
         request: Request,
         until: Instant,
     ) -> Tried {
+        if connection.welcome().version < request.version() {
+            let why = "it runs an older program, which does not know this request".to_owned();
+            return Tried::Answer(Answer::Refused(Refusal::Unavailable(why)));
+        }
         let (node, changes) = (&connection.welcome().name, changes(&request));
         let called = timeout_at(until, connection.call(request)).await;
         let answer = called.as_ref().ok().and_then(|called| called.as_ref().ok());

@@ -97,6 +97,7 @@ pub(super) fn changes(request: &Request) -> bool {
         | Request::Scan(_)
         | Request::Status
         | Request::Addresses
+        | Request::Access(_)
         | Request::Subscribe(_)
         | Request::Snapshot(_) => false,
     }

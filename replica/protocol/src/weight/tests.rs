@@ -1,6 +1,7 @@
 //! Tests of the weights of all messages.
 
 use super::*;
+use crate::access::{Access, AccessChange, AccessQuery, KeyRange};
 use crate::data::{ClientId, Condition, LaneId, Operation, RequestId};
 use crate::frame;
 use crate::limits::FRAME_BYTES_MAX;
@@ -97,6 +98,18 @@ fn refusals() -> Vec<Refusal> {
     std::iter::successors(Some(first), next).collect()
 }
 
+fn range() -> KeyRange {
+    KeyRange { from: bytes().0, until: Some(bytes().0) }
+}
+
+fn rights() -> Vec<Right> {
+    vec![Right { range: range(), access: Access::ReadWrite }; 3]
+}
+
+fn users() -> Vec<UserReport> {
+    vec![UserReport { user: text(), roles: vec![text(), text()] }; 2]
+}
+
 fn answers() -> Vec<Answer> {
     let pair = || Pair { key: key(), value: bytes(), revision: u64::MAX };
     let page = || Page { pairs: vec![pair(), pair()], next: Some(key()), index: u64::MAX };
@@ -120,7 +133,17 @@ fn answers() -> Vec<Answer> {
             Some(Answer::Joined { replica: ReplicaId(u64::MAX), configuration })
         }
         Answer::Joined { .. } => Some(Answer::Addresses(vec![address(), address()])),
-        Answer::Addresses(_) => None,
+        Answer::Addresses(_) => Some(Answer::Access(AccessReport::Users(users()))),
+        Answer::Access(AccessReport::Users(_)) => {
+            let role = RoleReport { role: text(), is_root: true, rights: rights() };
+            Some(Answer::Access(AccessReport::Roles(vec![role])))
+        }
+        Answer::Access(AccessReport::Roles(_)) => {
+            let (user, roles) = (text(), vec![text(), text()]);
+            let own = Whoami { user, roles, is_root: true, rights: rights() };
+            Some(Answer::Access(AccessReport::Whoami(own)))
+        }
+        Answer::Access(AccessReport::Whoami(_)) => None,
     };
     let all = std::iter::successors(Some(first), next);
     all.chain(refusals().into_iter().map(Answer::Refused)).collect()
@@ -180,12 +203,23 @@ fn requests() -> Vec<Request> {
             Some(Request::Snapshot(SnapshotRequest::Part { snapshot, after: bytes() }))
         }
         Request::Snapshot(_) => Some(Request::Addresses),
-        Request::Addresses => None,
+        Request::Addresses => Some(Request::Access(AccessQuery::Users)),
+        Request::Access(_) => None,
     };
+    let changes = [
+        AccessChange::AddUser { user: text() },
+        AccessChange::GiveRole { user: text(), role: text() },
+        AccessChange::Grant { role: text(), range: range(), access: Access::Read },
+        AccessChange::Revoke { role: text(), range: range() },
+    ];
+    let changes = changes.map(|change| {
+        let operation = Operation::Access(change);
+        Request::Write { id, valid_until: u64::MAX, operation }
+    });
     let names =
         [Admin::HandOver { to: text() }, Admin::Cut { peer: text() }, Admin::Heal { peer: text() }];
     let all = std::iter::successors(Some(first), next);
-    all.chain(names.into_iter().map(Request::Admin)).collect()
+    all.chain(changes).chain(names.into_iter().map(Request::Admin)).collect()
 }
 
 /// Asserts that a weight is at most the contents and a few overheads, and at least the bytes on the
@@ -226,7 +260,7 @@ fn what_is_kept_of_a_request_is_short() {
         let holds_a_key = match &request {
             Request::Write { .. } | Request::Get { .. } | Request::Scan(_) => true,
             Request::Subscribe(_) | Request::Snapshot(_) => true,
-            Request::Status | Request::Admin(_) | Request::Addresses => false,
+            Request::Status | Request::Admin(_) | Request::Addresses | Request::Access(_) => false,
         };
         assert_eq!(request.validate().is_err(), holds_a_key, "{request:?}");
     }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use kvorum_protocol::data::{Outcome, RequestId};
+use kvorum_protocol::data::RequestId;
 use kvorum_protocol::message::{Answer, Doubt};
 
 use crate::engine::Origin;
@@ -36,7 +36,13 @@ struct Waiting {
 impl Proposals {
     /// Adds a write; returns false when there are too many. A write that waits already is not
     /// proposed again: both callers get its outcome.
-    pub fn add(&mut self, origin: Origin, command: Command, now: u64) -> bool {
+    pub fn add(
+        &mut self,
+        origin: Origin,
+        user: Option<String>,
+        command: Command,
+        now: u64,
+    ) -> bool {
         if let Some(waiting) = self.waiting.get_mut(&command.id) {
             if waiting.origins.is_empty() {
                 waiting.deadline = now + PATIENCE_TICKS;
@@ -51,7 +57,7 @@ impl Proposals {
         let waiting = Waiting { origins: vec![origin], bytes, deadline: now + PATIENCE_TICKS };
         self.bytes += bytes;
         self.waiting.insert(command.id, waiting);
-        self.queue.push(Entry::Command(command));
+        self.queue.push(Entry::of(user, command));
         true
     }
 
@@ -63,7 +69,7 @@ impl Proposals {
     /// Refuses the queued writes, which were never proposed.
     pub fn refuse_queue(&mut self, refusal: &Answer, answer: &mut impl FnMut(Origin, Answer)) {
         for entry in self.take_queue() {
-            let Entry::Command(command) = entry else { continue };
+            let Some(command) = entry.command() else { continue };
             if let Some(waiting) = self.waiting.remove(&command.id) {
                 self.bytes -= waiting.bytes;
                 for origin in waiting.origins {
@@ -83,13 +89,13 @@ impl Proposals {
     pub fn applied(
         &mut self,
         id: RequestId,
-        outcome: Outcome,
+        told: &Answer,
         answer: &mut impl FnMut(Origin, Answer),
     ) {
         if let Some(waiting) = self.waiting.remove(&id) {
             self.bytes -= waiting.bytes;
             for origin in waiting.origins {
-                answer(origin, Answer::Written(outcome));
+                answer(origin, told.clone());
             }
         }
     }
@@ -120,7 +126,7 @@ impl Proposals {
 mod tests {
     use super::*;
     use crate::engine::ClientKey;
-    use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation};
+    use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, Outcome};
 
     const MIB: usize = 1 << 20;
 
@@ -137,15 +143,15 @@ mod tests {
         let mut proposals = Proposals::default();
         let origin = Origin::Client { client: ClientKey(1), call: 1 };
         let most = (PROPOSALS_BYTES_MAX / MIB) as u64;
-        let taken = (0..100).filter(|number| proposals.add(origin, put(*number), 0)).count();
+        let taken = (0..100).filter(|number| proposals.add(origin, None, put(*number), 0)).count();
         assert_eq!(taken as u64, most);
         let mut answers = Vec::new();
         proposals.expire(PATIENCE_TICKS, &mut |_, answer| answers.push(answer));
         assert_eq!(answers.len() as u64, most, "whoever waits is told");
-        assert!(!proposals.add(origin, put(200), PATIENCE_TICKS), "they are not decided");
+        assert!(!proposals.add(origin, None, put(200), PATIENCE_TICKS), "they are not decided");
         proposals.expire(2 * PATIENCE_TICKS, &mut |_, _| panic!("they were told"));
-        let outcome = Outcome::Put { revision: 1 };
-        proposals.applied(put(0).id, outcome, &mut |_, _| panic!("nobody waits"));
-        assert!(proposals.add(origin, put(200), PATIENCE_TICKS));
+        let told = Answer::Written(Outcome::Put { revision: 1 });
+        proposals.applied(put(0).id, &told, &mut |_, _| panic!("nobody waits"));
+        assert!(proposals.add(origin, None, put(200), PATIENCE_TICKS));
     }
 }

@@ -19,6 +19,7 @@ use omnipaxos::ballot_leader_election::Ballot;
 
 use crate::engine::Origin;
 use crate::limits::{READS_BYTES_MAX, READS_MAX};
+use crate::state::rights::User;
 
 /// Ticks that a read may wait.
 const PATIENCE_TICKS: u64 = 200;
@@ -33,6 +34,8 @@ pub struct Read {
     pub origin: Origin,
     /// The request, such as a get or a scan; `None` for a follower that wants only the index.
     pub request: Option<Request>,
+    /// The user whose rights are judged where the read is served.
+    pub user: User,
     /// The tick at which the read is given up.
     pub deadline: u64,
     /// Its share of the limits on waiting reads, wherever it waits.
@@ -43,7 +46,14 @@ impl Read {
     /// Returns a read that arrived at tick `now`.
     #[must_use]
     pub fn new(origin: Origin, request: Option<Request>, now: u64) -> Self {
-        Self { origin, request, deadline: now + PATIENCE_TICKS, room: None }
+        let deadline = now + PATIENCE_TICKS;
+        Self { origin, request, user: User::Anonymous, deadline, room: None }
+    }
+
+    /// Returns the read of a user.
+    #[must_use]
+    pub fn by(self, user: User) -> Self {
+        Self { user, ..self }
     }
 
     fn weight(&self) -> usize {

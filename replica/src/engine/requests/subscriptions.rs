@@ -9,8 +9,10 @@
 //! reported. Does not keep entries itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use kvorum_protocol::access::KeyRange;
 use kvorum_protocol::data::{Operation, Value};
 use kvorum_protocol::limits::SUBSCRIPTIONS_MAX;
 use kvorum_protocol::message::{EntryEvent, Event, KeyEvent, Refusal, ServerFrame, Subscription};
@@ -21,7 +23,9 @@ use crate::engine::store::{Decided, Store};
 use crate::limits::{
     PREFIXES_BYTES_MAX, SUBSCRIPTIONS_MAX as ALL_SUBSCRIPTIONS_MAX, TURN_BYTES_MAX,
 };
-use crate::state::entry::{Command, Entry};
+use crate::state::accounts::Accounts;
+use crate::state::entry::Entry;
+use crate::state::rights::{Touch, User, judge_all};
 
 /// The most bytes of entries that one subscription is sent in one turn, plus at most one entry.
 const CURSOR_BYTES_MAX: usize = 256 << 10;
@@ -57,9 +61,25 @@ struct Cursor {
     prefix: Option<Vec<u8>>,
     /// Bytes of the log that were skipped without an event; `None` if progress is never reported.
     silent: Option<usize>,
+    /// The subscriber.
+    user: User,
+}
+
+/// A subscription to statuses.
+struct StatusCursor {
+    /// The number of the status that was sent last.
+    told: u64,
+    /// The subscriber.
+    user: User,
 }
 
 impl Cursor {
+    /// Returns what its events show.
+    fn touches(&self) -> Touch<'static> {
+        let range = |prefix: &Vec<u8>| KeyRange::prefix(prefix);
+        Touch::Read(self.prefix.as_ref().map_or_else(KeyRange::all, range))
+    }
+
     fn bytes(&self) -> usize {
         self.prefix.as_ref().map_or(0, Vec::len)
     }
@@ -89,8 +109,10 @@ pub struct Subscriptions {
     bytes: usize,
     /// The subscription at which the next turn begins, when this one ended before all were served.
     resume: Option<Id>,
-    /// The subscriptions to statuses, with the number of the status that each was sent last.
-    statuses: BTreeMap<Id, u64>,
+    /// The subscriptions to statuses.
+    statuses: BTreeMap<Id, StatusCursor>,
+    /// The accounts by which all subscriptions were judged last.
+    judged_by: Option<Arc<Accounts>>,
     /// The last status that was new, and its number.
     news: Option<Status>,
     number: u64,
@@ -105,8 +127,8 @@ impl Subscriptions {
     /// When the index is compacted, or there are too many.
     pub fn open(
         &mut self,
-        client: ClientKey,
-        call: u64,
+        (client, call): (ClientKey, u64),
+        user: User,
         subscription: Subscription,
         compacted: u64,
         applied: u64,
@@ -126,7 +148,7 @@ impl Subscriptions {
         }
         let (from, prefix, silent) = match subscription {
             Subscription::Status => {
-                self.statuses.insert(id, 0);
+                self.statuses.insert(id, StatusCursor { told: 0, user });
                 return Ok(applied);
             }
             Subscription::Log { from } => (from, None, None),
@@ -138,7 +160,7 @@ impl Subscriptions {
             from if from <= compacted => return Err(Refusal::Compacted { from: compacted + 1 }),
             from => from,
         };
-        let cursor = Cursor { next, prefix, silent };
+        let cursor = Cursor { next, prefix, silent, user };
         if self.bytes + cursor.bytes() > PREFIXES_BYTES_MAX {
             return Err(Refusal::Overloaded);
         }
@@ -166,6 +188,27 @@ impl Subscriptions {
         for (client, call) in all.collect::<Vec<_>>() {
             self.cancel(client, call);
         }
+    }
+
+    /// Ends the subscriptions to which their users have no right any more, if the accounts have
+    /// changed since the last time; returns the connections of these.
+    pub fn judge(&mut self, accounts: &Arc<Accounts>) -> BTreeSet<ClientKey> {
+        if self.judged_by.as_ref().is_some_and(|last| Arc::ptr_eq(last, accounts)) {
+            return BTreeSet::new();
+        }
+        self.judged_by = Some(Arc::clone(accounts));
+        let is_forbidden =
+            |user: &User, touch: Touch<'_>| judge_all(accounts, user, &[touch]).is_err();
+        let cursors = self.cursors.iter();
+        let cursors = cursors.filter(|(_, cursor)| is_forbidden(&cursor.user, cursor.touches()));
+        let statuses = self.statuses.iter();
+        let statuses = statuses.filter(|(_, cursor)| is_forbidden(&cursor.user, Touch::Observe));
+        let clients = cursors.map(|(id, _)| id.0).chain(statuses.map(|(id, _)| id.0));
+        let clients: BTreeSet<ClientKey> = clients.collect();
+        for client in &clients {
+            self.client_gone(*client);
+        }
+        clients
     }
 
     /// Whether some subscriptions were not served in the last turn.
@@ -209,9 +252,9 @@ impl Subscriptions {
         let due = self
             .statuses
             .iter_mut()
-            .filter(|((client, _), told)| **told < number && has_room(*client));
-        due.map(|(id, told)| {
-            *told = number;
+            .filter(|((client, _), cursor)| cursor.told < number && has_room(*client));
+        due.map(|(id, cursor)| {
+            cursor.told = number;
             *id
         })
         .collect()
@@ -291,14 +334,10 @@ impl Subscriptions {
 }
 
 fn entry_event(index: u64, entry: &Entry, took_effect: bool) -> EntryEvent {
-    let (key, value) = match entry {
-        Entry::Command(Command { operation: Operation::Put { key, value, .. }, .. }) => {
-            (Some(key.clone()), Some(&value.0))
-        }
-        Entry::Command(Command { operation: Operation::Delete { key, .. }, .. }) => {
-            (Some(key.clone()), None)
-        }
-        _ => (None, None),
+    let (key, value) = match entry.command().map(|command| &command.operation) {
+        Some(Operation::Put { key, value, .. }) => (Some(key.clone()), Some(&value.0)),
+        Some(Operation::Delete { key, .. }) => (Some(key.clone()), None),
+        Some(Operation::Access(_)) | None => (None, None),
     };
     // A copy: a slice would keep the whole value in memory as long as the event waits.
     let preview =
@@ -314,10 +353,10 @@ fn entry_event(index: u64, entry: &Entry, took_effect: bool) -> EntryEvent {
 }
 
 fn key_event(index: u64, entry: &Entry, prefix: &[u8]) -> Option<KeyEvent> {
-    let Entry::Command(command) = entry else { return None };
-    let (key, value) = match &command.operation {
+    let (key, value) = match &entry.command()?.operation {
         Operation::Put { key, value, .. } => (key, Some(value.clone())),
         Operation::Delete { key, .. } => (key, None),
+        Operation::Access(_) => return None,
     };
     key.0.starts_with(prefix).then(|| KeyEvent { index, key: key.clone(), value })
 }

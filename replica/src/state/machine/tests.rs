@@ -1,6 +1,7 @@
 //! Tests of the state machine, over a table of maps.
 
 use super::*;
+use kvorum_protocol::access::{Access, AccessError, KeyRange};
 use kvorum_protocol::data::{ClientId, Value};
 use kvorum_protocol::status::{Configuration, ConfigurationId};
 use proptest::prelude::*;
@@ -11,6 +12,7 @@ struct Maps {
     keys: BTreeMap<Bytes, Record>,
     lanes: BTreeMap<LaneId, Lane>,
     uses: BTreeMap<u64, LaneId>,
+    accounts: Arc<Accounts>,
     applied: u64,
 }
 
@@ -35,6 +37,10 @@ impl Table for Maps {
         self.uses.get(&index).copied()
     }
 
+    fn accounts(&self) -> Arc<Accounts> {
+        Arc::clone(&self.accounts)
+    }
+
     fn commit(&mut self, changes: Changes) {
         fn merge<K: Ord, V>(map: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
             for (key, change) in changes {
@@ -47,6 +53,7 @@ impl Table for Maps {
         merge(&mut self.keys, changes.keys);
         merge(&mut self.lanes, changes.lanes);
         merge(&mut self.uses, changes.uses);
+        self.accounts = changes.accounts.unwrap_or(std::mem::take(&mut self.accounts));
         self.applied = changes.applied;
     }
 }
@@ -71,9 +78,73 @@ fn command(number: u32, sequence: u64, operation: Operation) -> Entry {
     Entry::Command(Command { id, valid_until: SESSION_ENTRIES, operation })
 }
 
+fn access(sequence: u64, change: AccessChange) -> Entry {
+    command(9, sequence, Operation::Access(change))
+}
+
+/// The write of a user.
+fn by(user: &str, entry: Entry) -> Entry {
+    let Entry::Command(command) = entry else { panic!("only commands have users") };
+    Entry::UserCommand { user: user.to_owned(), command }
+}
+
 fn outcomes(table: &mut Maps, entries: &[Entry]) -> Vec<Outcome> {
     let applied = apply(table, LaneMemory::default(), Source::Log, table.applied + 1, entries);
     applied.into_iter().filter_map(|applied| applied.outcome).map(|(_, outcome)| outcome).collect()
+}
+
+/// The rights that count are those at the entry's place in the log, in one run or in many.
+#[test]
+fn rights_are_judged_at_the_entrys_place_in_the_log() {
+    let (user, role) = ("app".to_owned(), "apps".to_owned());
+    let range = KeyRange::prefix(b"app/");
+    let (always, absent) = (Condition::Always, Condition::Absent);
+    let (own, taken) = (Outcome::Put { revision: 6 }, Outcome::Forbidden);
+    let steps = [
+        (by("app", put(1, 1, "app/a", always)), taken),
+        (access(1, AccessChange::AddUser { user: user.clone() }), Outcome::AccessChanged),
+        (access(2, AccessChange::AddRole { role: role.clone() }), Outcome::AccessChanged),
+        (
+            access(
+                3,
+                AccessChange::Grant {
+                    role: role.clone(),
+                    range: range.clone(),
+                    access: Access::Write,
+                },
+            ),
+            Outcome::AccessChanged,
+        ),
+        (
+            access(4, AccessChange::GiveRole { user: user.clone(), role: role.clone() }),
+            Outcome::AccessChanged,
+        ),
+        (by("app", put(1, 2, "app/a", always)), own),
+        (by("app", put(1, 3, "app/b", absent)), taken),
+        (by("app", put(1, 4, "other", always)), taken),
+        (
+            by("app", command(2, 1, Operation::Access(AccessChange::AddRole { role: "x".into() }))),
+            taken,
+        ),
+        (access(5, AccessChange::Revoke { role, range }), Outcome::AccessChanged),
+        (by("app", put(1, 5, "app/a", always)), taken),
+        // A repetition has the outcome of the first time, whatever the rights are by now.
+        (by("app", put(1, 5, "app/a", always)), taken),
+        (
+            access(6, AccessChange::AddUser { user }),
+            Outcome::AccessUnchanged(AccessError::UserExists),
+        ),
+        (put(3, 1, "other", absent), Outcome::Put { revision: 14 }),
+    ];
+    let entries: Vec<Entry> = steps.iter().map(|(entry, _)| entry.clone()).collect();
+    let expected: Vec<Outcome> = steps.iter().map(|(_, outcome)| *outcome).collect();
+    let (mut at_once, mut one_by_one) = (Maps::default(), Maps::default());
+    assert_eq!(outcomes(&mut at_once, &entries), expected);
+    let each =
+        entries.iter().flat_map(|entry| outcomes(&mut one_by_one, std::slice::from_ref(entry)));
+    assert_eq!(each.collect::<Vec<_>>(), expected);
+    assert_eq!(at_once, one_by_one);
+    assert_eq!(at_once.keys.keys().collect::<Vec<_>>(), ["app/a", "other"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! prefix of the writes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kvorum_protocol::data::LaneId;
@@ -12,6 +13,7 @@ use omnipaxos::storage::Storage;
 use omnipaxos_storage::memory_storage::MemoryStorage;
 
 use crate::engine::store::{LogLimits, PeerRecord};
+use crate::state::accounts::Accounts;
 use crate::state::chain::Chain;
 use crate::state::entry::Entry;
 use crate::state::machine::{Changes, Lane, Record};
@@ -24,12 +26,13 @@ use crate::storage::segments::Segments;
 /// The wrapped storage's promise, on which this module relies.
 const MEMORY_NEVER_FAILS: &str = "memory storage never fails";
 
-/// Keys, and the session records of lanes.
+/// Keys, the session records of lanes, and the accounts.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct State {
     pub keys: BTreeMap<Bytes, Record>,
     pub lanes: BTreeMap<LaneId, Lane>,
     pub uses: BTreeMap<u64, LaneId>,
+    pub accounts: Arc<Accounts>,
 }
 
 /// One configuration's log.
@@ -138,6 +141,9 @@ impl Image {
         merge(&mut self.state.keys, changes.keys);
         merge(&mut self.state.lanes, changes.lanes);
         merge(&mut self.state.uses, changes.uses);
+        if let Some(accounts) = changes.accounts {
+            self.state.accounts = accounts;
+        }
         if changes.from_peer {
             self.since = changes.applied;
         } else {
@@ -248,6 +254,7 @@ impl State {
                     self.lanes.insert(id, lane);
                 }
                 Item::Key(key, record) => drop(self.keys.insert(key, record)),
+                Item::Accounts(accounts) => self.accounts = Arc::new(accounts),
             }
         }
     }
@@ -256,7 +263,7 @@ impl State {
     pub fn chunk(&self, after: &Cursor, bytes_max: usize) -> Chunk {
         use std::ops::Bound::{Excluded, Unbounded};
         let lanes = match after {
-            Cursor::Start => Some(Unbounded),
+            Cursor::Start | Cursor::Accounts => Some(Unbounded),
             Cursor::Lane(lane) => Some(Excluded(*lane)),
             Cursor::Key(_) => None,
         };
@@ -268,7 +275,9 @@ impl State {
         let lanes = lanes.map(|(id, lane)| Item::Lane(*id, *lane));
         let keys = self.keys.range((keys, Unbounded));
         let keys = keys.map(|(key, record)| Item::Key(key.clone(), record.clone()));
-        Chunk::cut(lanes.chain(keys), bytes_max)
+        let is_first = *after == Cursor::Start && !self.accounts.is_empty();
+        let accounts = is_first.then(|| Item::Accounts(Accounts::clone(&self.accounts)));
+        Chunk::cut(accounts.into_iter().chain(lanes).chain(keys), bytes_max)
     }
 }
 

@@ -35,6 +35,7 @@ use crate::engine::store::{
     CopyStore, Debt, Decided, Identity, IdentityStore, LogLimits, LogStore, PeerRecord, StateStore,
     SyncStore,
 };
+use crate::state::accounts::Accounts;
 use crate::state::chain::Chain;
 use crate::state::machine::{Changes, Lane, Record, Table};
 use crate::state::snapshot::{Install, InstallWrite, Quarantine};
@@ -54,6 +55,7 @@ pub struct Database {
     pub(super) applied: u64,
     pub(super) since: u64,
     pub(super) version: Version,
+    pub(super) accounts: Arc<Accounts>,
 }
 
 impl Database {
@@ -109,7 +111,17 @@ impl Database {
             to_drop: Mutex::default(),
             side: Mutex::new(side),
         };
-        Ok(Self { inner: Arc::new(inner), identity, epoch, applied, since, version })
+        let (inner, accounts) = (Arc::new(inner), Arc::default());
+        let mut database = Self { inner, identity, epoch, applied, since, version, accounts };
+        database.read_accounts();
+        Ok(database)
+    }
+
+    /// Reads the accounts of the current state.
+    pub(super) fn read_accounts(&mut self) {
+        let found: Option<Accounts> =
+            self.inner.get(self.inner.generation().sessions(), keys::ACCOUNTS);
+        self.accounts = Arc::new(found.unwrap_or_default());
     }
 
     /// Stops RocksDB's own threads and waits for them.
@@ -148,6 +160,10 @@ impl Table for Database {
         self.inner.get(self.inner.generation().sessions(), &keys::lane_use(index))
     }
 
+    fn accounts(&self) -> Arc<Accounts> {
+        Arc::clone(&self.accounts)
+    }
+
     fn commit(&mut self, changes: Changes) {
         let mut batch = WriteBatch::default();
         let family = self.inner.family(self.inner.generation().keys());
@@ -169,6 +185,10 @@ impl Table for Database {
                 Some(lane) => put(&mut batch, family, &keys::lane_use(*index), lane),
                 None => batch.delete_cf(family, keys::lane_use(*index)),
             }
+        }
+        if let Some(accounts) = changes.accounts {
+            put(&mut batch, family, keys::ACCOUNTS, &*accounts);
+            self.accounts = accounts;
         }
         let meta = self.inner.family(keys::META);
         if changes.from_peer {

@@ -59,6 +59,7 @@ impl Database {
                     put(batch, lanes, &keys::lane(id), &lane);
                     put(batch, lanes, &keys::lane_use(lane.last_use), &id);
                 }
+                Item::Accounts(accounts) => put(batch, lanes, keys::ACCOUNTS, &accounts),
                 Item::Key(key, record) => {
                     put(batch, keys, &key, &(record.revision, &record.value));
                 }
@@ -89,6 +90,7 @@ impl Database {
         self.inner.set_generation(aside);
         self.inner.to_drop().generation = Some(aside.next());
         self.set_copied(&install.header);
+        self.read_accounts();
         if is_next {
             self.inner.enter(install.header.chain);
         }

@@ -6,6 +6,7 @@
 //! | `meta` | see the functions below | identity, peers, the log's indexes |
 //! | `keys`, `keys.1` | the user's key | revision and value |
 //! | `sessions`, `sessions.1` | `l` + lane, `u` + index | a lane; the lane last used at an index |
+//! | | `accounts` | the users, roles and rights |
 //! | `void` | index (8) | empty: a command that changed no key |
 //!
 //! Numbers are big endian, so that bytes and numbers have the same order. `keys` and `sessions`
@@ -182,6 +183,12 @@ pub fn lane_of(key: &[u8]) -> Option<LaneId> {
     let client = ClientId(u128::from_be_bytes(*client));
     Some(LaneId { client, number: u32::from_be_bytes(number.try_into().ok()?) })
 }
+
+/// `sessions`: the users, roles and rights; before every lane.
+pub const ACCOUNTS: &[u8] = b"accounts";
+
+/// `sessions`: the first key that a lane may have.
+pub const LANES: &[u8] = b"l";
 
 /// `sessions`: the first key after every lane.
 pub const LANES_END: &[u8] = b"m";

@@ -115,7 +115,7 @@ impl Seed {
 fn writes_of(tail: &[Entry]) -> Vec<Entry> {
     let before_seal = tail.iter().take_while(|entry| !matches!(entry, Entry::StopSign(_)));
     let write = |entry: &Entry| match entry {
-        Entry::Command(_) => entry.clone(),
+        Entry::Command(_) | Entry::UserCommand { .. } => entry.clone(),
         _ => Entry::Noop,
     };
     before_seal.map(write).collect()
@@ -128,7 +128,7 @@ impl Database {
     fn leap(&mut self, after: u64) {
         let (mut batch, meta) = (WriteBatch::default(), self.inner.family(keys::META));
         let lanes = self.inner.family(self.inner.generation().sessions());
-        batch.delete_range_cf(lanes, Vec::new(), keys::end());
+        batch.delete_range_cf(lanes, keys::LANES.to_vec(), keys::end());
         put(&mut batch, meta, keys::APPLIED, &after);
         put(&mut batch, meta, keys::SINCE, &after);
         self.inner.write(batch);

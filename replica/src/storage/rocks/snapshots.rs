@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::Inner;
 use super::keys::{self, Generation};
+use crate::state::accounts::Accounts;
 use crate::state::chain::Chain;
 use crate::state::entry::Entry;
 use crate::state::machine::Record;
@@ -70,7 +71,7 @@ impl<'a> RocksSnapshots<'a> {
     fn chunk(&self, snapshot: SnapshotId, after: &Cursor) -> FetchResponse {
         let Some(open) = self.open.get(&snapshot) else { return FetchResponse::Gone };
         let lanes = match after {
-            Cursor::Start => Some(b"l".to_vec()),
+            Cursor::Start | Cursor::Accounts => Some(keys::LANES.to_vec()),
             Cursor::Lane(lane) => Some([&keys::lane(*lane)[..], &[0]].concat()),
             Cursor::Key(_) => None,
         };
@@ -91,7 +92,12 @@ impl<'a> RocksSnapshots<'a> {
         });
         let records = open.keys(inner, &keys, keys::end());
         let keys = records.map(|(key, record)| Item::Key(key, record));
-        let chunk = Chunk::cut(lanes.chain(keys), inner.limits.chunk);
+        let accounts = match after {
+            Cursor::Start => open.accounts(inner).map(Item::Accounts),
+            _ => None,
+        };
+        let items = accounts.into_iter().chain(lanes).chain(keys);
+        let chunk = Chunk::cut(items, inner.limits.chunk);
         // Its files are removed only after the switch: a chunk that was read before it is complete.
         match open.generation == inner.generation() {
             true => FetchResponse::Chunk(chunk),
@@ -135,6 +141,14 @@ impl<'a> Open<'a> {
         match self.snapshot.get_pinned_cf(family, key) {
             Ok(Some(bytes)) => inner.decode(keys::META, key, &bytes),
             Ok(None) => inner.damaged("in meta: configuration is not there"),
+            Err(error) => inner.read_failed(&error),
+        }
+    }
+
+    fn accounts(&self, inner: &Inner) -> Option<Accounts> {
+        let sessions = self.generation.sessions();
+        match self.snapshot.get_pinned_cf(inner.family(sessions), keys::ACCOUNTS) {
+            Ok(bytes) => bytes.map(|bytes| inner.decode(sessions, keys::ACCOUNTS, &bytes)),
             Err(error) => inner.read_failed(&error),
         }
     }

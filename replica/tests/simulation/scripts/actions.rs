@@ -2,12 +2,14 @@
 //! orchestrator.
 
 use bytes::Bytes;
+use kvorum_protocol::access::{Access, AccessChange, KeyRange};
 use kvorum_protocol::data::{ClientId, Condition, Key, LaneId, Operation, RequestId, Value};
-use kvorum_protocol::message::{Admin, Consistency, Request};
+use kvorum_protocol::message::{Admin, Consistency, Request, Subscription};
 use kvorum_protocol::status::{ClusterId, Configuration, ReplicaId};
 use kvorum_replica::engine::store::{Identity, IdentityStore};
 use kvorum_replica::engine::{ClientKey, Engine, Input, Introduction, Rejection, Session};
 use kvorum_replica::planner::Scale;
+use kvorum_replica::state::rights::User;
 use kvorum_replica::storage::memory::Memory;
 
 use super::super::event::pair;
@@ -274,6 +276,43 @@ impl World {
         )
     }
 
+    /// Makes the client a user from now on.
+    pub fn be(&mut self, user: &str) {
+        self.user = Some(User::Client(user.into()));
+    }
+
+    /// Adds a user with a role of the same name, which has a right to the keys with a prefix.
+    pub fn allow(
+        &mut self,
+        id: ReplicaId,
+        user: &str,
+        access: Access,
+        prefix: &str,
+    ) -> Result<(), String> {
+        let (user, role) = (user.to_owned(), user.to_owned());
+        let range = KeyRange::prefix(prefix.as_bytes());
+        let changes = [
+            AccessChange::AddUser { user: user.clone() },
+            AccessChange::AddRole { role: role.clone() },
+            AccessChange::Grant { role: role.clone(), range, access },
+            AccessChange::GiveRole { user, role },
+        ];
+        let mut write = |change| self.write(id, Operation::Access(change), None);
+        changes.into_iter().try_for_each(&mut write)
+    }
+
+    /// Takes such a right away.
+    pub fn forbid(&mut self, id: ReplicaId, user: &str, prefix: &str) -> Result<(), String> {
+        let (role, range) = (user.to_owned(), KeyRange::prefix(prefix.as_bytes()));
+        self.write(id, Operation::Access(AccessChange::Revoke { role, range }), None)
+    }
+
+    /// Subscribes to the keys with a prefix, as a client.
+    pub fn watch(&mut self, id: ReplicaId, prefix: &str) -> Result<(), String> {
+        let subscription = Subscription::Keys { prefix: prefix.as_bytes().to_vec(), from: 0 };
+        self.ask(id, 1, format!("watch {prefix}"), Request::Subscribe(subscription))
+    }
+
     /// Hands leadership over, as an administrator.
     pub fn hand_over(&mut self, id: ReplicaId, to: Option<ReplicaId>) -> Result<(), String> {
         let name = |to| self.nodes.get(&to).map(|node| node.disk.identity().name.clone());
@@ -290,7 +329,8 @@ impl World {
     ) -> Result<(), String> {
         let call = self.calls.len() as u64 + 1;
         self.calls.insert(call, name);
-        self.take(id, Input::Client { client: ClientKey(client), call, request })
+        let (client, user) = (ClientKey(client), self.user.clone().unwrap_or(User::Anonymous));
+        self.take(id, Input::Client { client, call, user, request })
     }
 }
 

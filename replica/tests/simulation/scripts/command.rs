@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use kvorum_protocol::access::Access;
 use kvorum_protocol::data::Condition;
 use kvorum_protocol::status::{ReplicaId, Role};
 use kvorum_replica::engine::Input;
@@ -77,6 +78,19 @@ impl FromStr for If {
                 Err(_) => Err(format!("'{text}' is neither 'absent' nor a revision")),
             },
         }
+    }
+}
+
+/// What a right allows.
+pub struct AccessWord(Access);
+
+impl FromStr for AccessWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Access::Read, Access::Write, Access::ReadWrite];
+        let found = all.into_iter().find(|access| access.to_string() == text);
+        found.map(Self).ok_or_else(|| format!("'{text}' is no access"))
     }
 }
 
@@ -174,6 +188,14 @@ pub enum Command {
         #[arg(key, optional)]
         local: bool,
     },
+    /// The clients are this user from now on; at first they may do everything.
+    As(String),
+    /// An administrator adds a user, with a right to the keys with a prefix.
+    Allow { node: Node, user: String, access: AccessWord, prefix: String },
+    /// An administrator takes that right away.
+    Forbid { node: Node, user: String, prefix: String },
+    /// A client subscribes to the keys with a prefix.
+    Watch { node: Node, prefix: String },
     /// An administrator hands leadership over.
     HandOver { node: Node, to: Option<Node> },
     /// The orchestrator wants so many replicas, and tells all who run.
@@ -248,6 +270,15 @@ impl Command {
             Self::Delete { node, key, r#if } => world.delete(node.0, key, r#if.condition()),
             Self::Again { node, request } => world.again(node.0, request),
             Self::Get { node, key, local } => world.get(node.0, key, *local),
+            Self::As(user) => {
+                world.be(user);
+                Ok(())
+            }
+            Self::Allow { node, user, access, prefix } => {
+                world.allow(node.0, user, access.0, prefix)
+            }
+            Self::Forbid { node, user, prefix } => world.forbid(node.0, user, prefix),
+            Self::Watch { node, prefix } => world.watch(node.0, prefix),
             Self::HandOver { node, to } => world.hand_over(node.0, to.map(|to| to.0)),
             Self::Scale(replicas) => world.scale(*replicas),
             Self::Mislead { node, replicas } => world.mislead(node.0, *replicas),

@@ -1,5 +1,6 @@
 //! Formats messages, entries and answers for a script's output.
 
+use kvorum_protocol::access::AccessChange;
 use kvorum_protocol::data::{Condition, Operation, Outcome};
 use kvorum_protocol::message::Answer;
 use kvorum_protocol::status::{Configuration, Member, ReplicaId};
@@ -50,6 +51,18 @@ pub fn operation(operation: &Operation) -> String {
         Operation::Delete { key, condition: if_ } => {
             format!("delete {}{}", text(&key.0), condition(*if_))
         }
+        Operation::Access(AccessChange::AddUser { user }) => format!("add the user {user}"),
+        Operation::Access(AccessChange::AddRole { role }) => format!("add the role {role}"),
+        Operation::Access(AccessChange::GiveRole { user, role }) => {
+            format!("give {user} the role {role}")
+        }
+        Operation::Access(AccessChange::Grant { role, range, access }) => {
+            format!("let {role} {access} {range}")
+        }
+        Operation::Access(AccessChange::Revoke { role, range }) => {
+            format!("forbid {role} {range}")
+        }
+        Operation::Access(change) => format!("{change:?}"),
     }
 }
 
@@ -58,6 +71,9 @@ pub fn entry(entry: &Entry) -> String {
     match entry {
         Entry::Noop => "no-op".to_owned(),
         Entry::Command(command) => operation(&command.operation),
+        Entry::UserCommand { user, command } => {
+            format!("{} by {user}", operation(&command.operation))
+        }
         Entry::StopSign(next) => {
             format!("stop sign: configuration {} of {}", next.id.0, members(&next.members))
         }
@@ -168,6 +184,9 @@ pub fn message(message: &PeerMessage, of: &Configuration) -> String {
             format!("ProbeAnswer {}, round {round}", b(ballot))
         }
         PeerMessage::Relay { request, .. } => format!("Relay: {}", request_words(request)),
+        PeerMessage::UserRelay { user, request, .. } => {
+            format!("UserRelay: {} by {user}", request_words(request))
+        }
         PeerMessage::RelayAnswer { answer: it, .. } => format!("RelayAnswer: {}", answer(it)),
         PeerMessage::ReadIndex { .. } => "ReadIndex".to_owned(),
         PeerMessage::ReadIndexAnswer { index: Ok(index), .. } => format!("ReadIndex is {index}"),
@@ -227,6 +246,9 @@ pub fn answer(answer: &Answer) -> String {
             None => "the condition failed, it is not there".to_owned(),
         },
         Answer::Written(Outcome::Expired) => "expired, nothing was written".to_owned(),
+        Answer::Written(Outcome::AccessChanged) => "changed".to_owned(),
+        Answer::Written(Outcome::AccessUnchanged(why)) => format!("not changed: {why}"),
+        Answer::Subscribed { from } => format!("subscribed from {from} on"),
         Answer::Value(Some(pair)) => {
             let value = String::from_utf8_lossy(&pair.value.0);
             format!("{value}, written at {}", pair.revision)

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 
-use kvorum_protocol::message::{Answer, Request, ServerFrame};
+use kvorum_protocol::message::{Answer, Event, Request, ServerFrame};
 use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId, Status};
 use kvorum_replica::engine::store::{Identity, IdentityStore};
 use kvorum_replica::engine::{After, Input, Output, PeerMessage, Session, Verdict};
 use kvorum_replica::marker::{Mark, Marker};
 use kvorum_replica::planner::Scale;
+use kvorum_replica::state::rights::User;
 use kvorum_replica::state::version::Version;
 use kvorum_replica::storage::memory::Memory;
 
@@ -66,6 +67,8 @@ pub struct World {
     pub(super) calls: BTreeMap<u64, String>,
     /// Requests that clients may repeat, by their words.
     pub(super) requests: BTreeMap<String, Request>,
+    /// The user that the clients are; `None` while they may do everything.
+    pub(super) user: Option<User>,
     pub(super) copies: BTreeMap<ReplicaId, Memory>,
     /// The last message of each replica to each other one.
     pub(super) said: BTreeMap<(ReplicaId, ReplicaId), String>,
@@ -349,8 +352,17 @@ impl World {
                     self.answers.push_back((id, input));
                 }
             }
+            Output::EndClient { .. } => {
+                self.tell(format_args!("{} ends the client's connection", words::node(id)));
+            }
             Output::EndSession { peer } => self.end_session(id, peer, false)?,
             Output::Notice(notice) => self.notice(id, notice),
+            Output::Frame {
+                frame: ServerFrame::Event { event: Event::Key(event), .. }, ..
+            } => {
+                let key = String::from_utf8_lossy(&event.key.0);
+                self.tell(format_args!("{} tells of {key}, {}", words::node(id), event.index));
+            }
             Output::Frame { .. } | Output::Status { .. } | Output::LeaderChanged(_) => {}
             Output::Known(_) => {}
             Output::Scan { .. } | Output::Crash => return Err(format!("{output:?}")),

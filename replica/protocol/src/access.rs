@@ -1,0 +1,418 @@
+//! Pure: users, roles and rights, as clients and replicas exchange them.
+//!
+//! After etcd's model: a user has roles, a role has rights, and a right is to read or write a range
+//! of keys. Two users and two roles exist from the beginning and never change: `admin`, with the
+//! role `root`, may do everything; `view`, with the role of that name, may read every key and see
+//! how the replicas are.
+//!
+//! Guarantees that a valid change has names and keys of bounded length. Does not know who may do
+//! what; replicas judge that.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::data::Key;
+use crate::limits::KEY_BYTES_MAX;
+
+/// The user that may do everything, from the beginning.
+pub const ADMIN: &str = "admin";
+/// The user that may look and change nothing, from the beginning; and its role.
+pub const VIEW: &str = "view";
+/// The role that has every right, from the beginning.
+pub const ROOT: &str = "root";
+
+/// Longest name of a user or a role, in bytes.
+pub const ACCESS_NAME_BYTES_MAX: usize = 63;
+/// Most users of a cluster, beside those of the beginning.
+pub const USERS_MAX: usize = 1_000;
+/// Most roles of a cluster, beside those of the beginning.
+pub const ROLES_MAX: usize = 1_000;
+/// Most roles of one user.
+pub const USER_ROLES_MAX: usize = 32;
+/// Most ranges of one role.
+pub const ROLE_RANGES_MAX: usize = 128;
+/// Most bytes of all users, roles and ranges of a cluster: each change writes all of them.
+pub const ACCESS_BYTES_MAX: usize = 256 << 10;
+
+/// A range of keys, in the order of their bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct KeyRange {
+    /// The first key that may be in it; empty for the smallest.
+    pub from: Bytes,
+    /// The first key after it; `None` when it has no end.
+    pub until: Option<Bytes>,
+}
+
+impl KeyRange {
+    /// Returns the range of all keys.
+    #[must_use]
+    pub fn all() -> Self {
+        Self { from: Bytes::new(), until: None }
+    }
+
+    /// Returns the range of one key.
+    #[must_use]
+    pub fn one(key: &[u8]) -> Self {
+        let next = [key, &[0]].concat();
+        Self { from: Bytes::copy_from_slice(key), until: Some(next.into()) }
+    }
+
+    /// Returns the range of all keys with a prefix; empty for all.
+    #[must_use]
+    pub fn prefix(prefix: &[u8]) -> Self {
+        let until = Key::prefix_end(prefix).map(|end| end.0);
+        Self { from: Bytes::copy_from_slice(prefix), until }
+    }
+
+    /// Returns what this range and another one have in common.
+    #[must_use]
+    pub fn within(self, other: &Self) -> Self {
+        let until = match (self.until, &other.until) {
+            (Some(own), Some(other)) => Some(own.min(other.clone())),
+            (own, other) => own.or_else(|| other.clone()),
+        };
+        Self { from: self.from.max(other.from.clone()), until }
+    }
+
+    /// Whether there is no key in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.until.as_ref().is_some_and(|until| *until <= self.from)
+    }
+
+    /// Returns the number of bytes of its ends.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.from.len() + self.until.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// Checks that there may be keys in it, and the length of its ends.
+    ///
+    /// # Errors
+    /// When there are none, or an end is too long.
+    pub fn validate(&self) -> Result<(), AccessError> {
+        // The range of one key ends one byte after it.
+        let are_short = self.from.len() <= KEY_BYTES_MAX
+            && self.until.as_ref().is_none_or(|until| until.len() <= KEY_BYTES_MAX + 1);
+        match are_short && !self.is_empty() {
+            true => Ok(()),
+            false => Err(AccessError::NoRange),
+        }
+    }
+}
+
+impl fmt::Display for KeyRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, until } = self;
+        let from_text = from.escape_ascii();
+        if *self == Self::all() {
+            return f.write_str("all keys");
+        }
+        if *self == Self::prefix(from) {
+            return write!(f, "{from_text}*");
+        }
+        if *self == Self::one(from) {
+            return write!(f, "{from_text}");
+        }
+        match until {
+            None => write!(f, "{from_text}.."),
+            Some(until) => write!(f, "{from_text}..{}", until.escape_ascii()),
+        }
+    }
+}
+
+/// What a right allows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum Access {
+    /// To read.
+    Read,
+    /// To write, without reading.
+    Write,
+    /// To read and to write.
+    ReadWrite,
+}
+
+impl Access {
+    /// Whether it is enough for another one.
+    #[must_use]
+    pub fn includes(self, other: Self) -> bool {
+        self == other || self == Self::ReadWrite
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::ReadWrite => "readwrite",
+        })
+    }
+}
+
+/// A change of the users, the roles and their rights.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum AccessChange {
+    /// Adds a user without roles.
+    AddUser {
+        /// The user.
+        user: String,
+    },
+    /// Removes a user.
+    RemoveUser {
+        /// The user.
+        user: String,
+    },
+    /// Gives a user a role.
+    GiveRole {
+        /// The user.
+        user: String,
+        /// The role.
+        role: String,
+    },
+    /// Takes a role from a user.
+    TakeRole {
+        /// The user.
+        user: String,
+        /// The role.
+        role: String,
+    },
+    /// Adds a role without rights.
+    AddRole {
+        /// The role.
+        role: String,
+    },
+    /// Removes a role, also from the users that have it.
+    RemoveRole {
+        /// The role.
+        role: String,
+    },
+    /// Gives a role a right, in place of the one that it has for exactly this range.
+    Grant {
+        /// The role.
+        role: String,
+        /// The keys.
+        range: KeyRange,
+        /// What is allowed.
+        access: Access,
+    },
+    /// Takes the right from a role that it has for exactly this range.
+    Revoke {
+        /// The role.
+        role: String,
+        /// The keys.
+        range: KeyRange,
+    },
+}
+
+impl AccessChange {
+    /// Returns the number of bytes of its names and keys.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::AddUser { user: name }
+            | Self::RemoveUser { user: name }
+            | Self::AddRole { role: name }
+            | Self::RemoveRole { role: name } => name.len(),
+            Self::GiveRole { user, role } | Self::TakeRole { user, role } => {
+                user.len() + role.len()
+            }
+            Self::Grant { role, range, access: _ } | Self::Revoke { role, range } => {
+                role.len() + range.bytes()
+            }
+        }
+    }
+
+    /// Checks the names and the range.
+    ///
+    /// # Errors
+    /// When a name is not one, or a range is empty or too long.
+    pub fn validate(&self) -> Result<(), AccessError> {
+        match self {
+            Self::AddUser { user: name }
+            | Self::RemoveUser { user: name }
+            | Self::AddRole { role: name }
+            | Self::RemoveRole { role: name } => check_name(name),
+            Self::GiveRole { user, role } | Self::TakeRole { user, role } => {
+                check_name(user).and_then(|()| check_name(role))
+            }
+            Self::Grant { role, range, access: _ } | Self::Revoke { role, range } => {
+                check_name(role).and_then(|()| range.validate())
+            }
+        }
+    }
+}
+
+/// Checks the name of a user or a role: it needs no escaping in certificates, log lines and on
+/// screens.
+///
+/// # Errors
+/// When it is not one.
+pub fn check_name(name: &str) -> Result<(), AccessError> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+    match (1..=ACCESS_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_allowed) {
+        true => Ok(()),
+        false => Err(AccessError::NoName),
+    }
+}
+
+/// The reason why a change of users, roles or rights did nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum AccessError {
+    /// A name is not allowed.
+    #[error(
+        "a user or role has a name of 1 to {ACCESS_NAME_BYTES_MAX} letters, digits, hyphens, \
+         underscores, dots and '@'"
+    )]
+    NoName,
+    /// A range has no keys, or its ends are longer than keys may be.
+    #[error("the range has no keys, or begins or ends with a key that is too long")]
+    NoRange,
+    /// The user exists.
+    #[error("the user exists")]
+    UserExists,
+    /// The user does not exist.
+    #[error("there is no such user")]
+    NoSuchUser,
+    /// The role exists.
+    #[error("the role exists")]
+    RoleExists,
+    /// The role does not exist.
+    #[error("there is no such role")]
+    NoSuchRole,
+    /// The user does not have the role.
+    #[error("the user does not have that role")]
+    RoleNotGiven,
+    /// The role does not have a right for that range.
+    #[error("the role has no right for exactly that range")]
+    NotGranted,
+    /// The user or role is of the beginning, and stays as it is.
+    #[error("{ADMIN}, {VIEW} and {ROOT} stay as they are")]
+    BuiltIn,
+    /// There are as many users, roles or rights as there may be.
+    #[error(
+        "there are too many: at most {USERS_MAX} users, {ROLES_MAX} roles, {USER_ROLES_MAX} roles \
+         of a user, {ROLE_RANGES_MAX} rights of a role and {} KiB in all", ACCESS_BYTES_MAX >> 10
+    )]
+    TooMany,
+}
+
+/// A question about users, roles and rights.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum AccessQuery {
+    /// Asks which user this connection is, and what it may do.
+    Whoami,
+    /// Asks for all users.
+    Users,
+    /// Asks for all roles.
+    Roles,
+}
+
+/// The answer to such a question.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum AccessReport {
+    /// The user of this connection.
+    Whoami(Whoami),
+    /// All users, by name.
+    Users(Vec<UserReport>),
+    /// All roles, by name.
+    Roles(Vec<RoleReport>),
+}
+
+/// A user with what it may do.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Whoami {
+    /// The user's name.
+    pub user: String,
+    /// Its roles; empty for a client that needs none, because connections are not encrypted.
+    pub roles: Vec<String>,
+    /// Whether it may do everything.
+    pub is_root: bool,
+    /// Its rights, unless it may do everything.
+    pub rights: Vec<Right>,
+}
+
+/// A right.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Right {
+    /// The keys.
+    pub range: KeyRange,
+    /// What is allowed.
+    pub access: Access,
+}
+
+/// A user.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UserReport {
+    /// Its name.
+    pub user: String,
+    /// Its roles.
+    pub roles: Vec<String>,
+}
+
+/// A role.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RoleReport {
+    /// Its name.
+    pub role: String,
+    /// Whether it has every right.
+    pub is_root: bool,
+    /// Its rights.
+    pub rights: Vec<Right>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(from: &'static str, until: &'static str) -> KeyRange {
+        KeyRange { from: from.into(), until: Some(until.into()) }
+    }
+
+    #[test]
+    fn ranges_are_shown_as_they_are_asked_for() {
+        let table = [
+            (KeyRange::all(), "all keys"),
+            (KeyRange::one(b"a\n"), "a\\n"),
+            (KeyRange::prefix(b"app/"), "app/*"),
+            (range("a", "c"), "a..c"),
+            (KeyRange { from: "a".into(), until: None }, "a.."),
+        ];
+        for (range, shown) in table {
+            assert_eq!(range.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn what_two_ranges_have_in_common() {
+        let (prefix, all) = (KeyRange::prefix(b"b"), KeyRange::all());
+        assert_eq!(prefix.clone().within(&all), prefix);
+        assert_eq!(all.within(&prefix), prefix);
+        assert_eq!(range("a", "bb").within(&prefix), range("b", "bb"));
+        assert!(range("a", "b").within(&prefix).is_empty());
+    }
+
+    #[test]
+    fn a_change_has_names_and_ranges_of_bounded_length() {
+        let user = |name: &str| AccessChange::AddUser { user: name.to_owned() }.validate();
+        for good in ["a", "app-1", "O.k_@host", &"a".repeat(ACCESS_NAME_BYTES_MAX)] {
+            assert_eq!(user(good), Ok(()), "{good}");
+        }
+        for bad in ["", "a b", "a/b", "\u{1b}[1m", "é", &"a".repeat(ACCESS_NAME_BYTES_MAX + 1)] {
+            assert_eq!(user(bad), Err(AccessError::NoName), "{bad}");
+        }
+        let grant = |range| {
+            AccessChange::Grant { role: "r".to_owned(), range, access: Access::Read }.validate()
+        };
+        let longest = vec![7; KEY_BYTES_MAX];
+        for good in [KeyRange::all(), KeyRange::one(&longest), KeyRange::prefix(&longest)] {
+            assert_eq!(grant(good), Ok(()));
+        }
+        let long = vec![7; KEY_BYTES_MAX + 1];
+        for bad in [range("b", "a"), range("a", "a"), KeyRange::prefix(&long)] {
+            assert_eq!(grant(bad), Err(AccessError::NoRange));
+        }
+    }
+}

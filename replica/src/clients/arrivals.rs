@@ -1,0 +1,178 @@
+//! The beginning of clients' connections: from the socket to a user that is known.
+//!
+//! A connection waits for its turn to shake hands, shows its certificate, and gets a share of the
+//! connections. Guarantees that a flood of strangers, or of one user, keeps nobody else out: each
+//! step has a bound, and whoever has most gives way.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use kvorum_protocol::handshake::HandshakeRefusal;
+use kvorum_protocol::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT};
+use kvorum_tls::{Accepted, Identity, Peer, Port, ReplicaName, Subject, Wire};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use super::requests::Requests;
+use super::{ACCEPT_PAUSE, Clients, audit, send_hello};
+use crate::limits::{ARRIVALS_MAX, GREETINGS_MAX};
+use crate::shares::{GivesUp, Party, Share, Shares};
+use crate::state::rights::User;
+
+/// Time limit for telling a connection that it is refused.
+const REFUSAL_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The steps of a connection, each with its bound.
+struct Doors {
+    /// Connections whose user is not known yet.
+    arrivals: Arc<Shares>,
+    /// Those of them that shake hands.
+    greetings: Arc<Shares>,
+    /// Notified when one of these has ended.
+    greeted: Notify,
+    /// Connections of users.
+    connections: Arc<Shares>,
+    most: usize,
+}
+
+/// A connection whose user is known.
+struct Arrival {
+    wire: Wire,
+    certified: Option<Peer>,
+    user: User,
+    from: SocketAddr,
+}
+
+impl Doors {
+    /// Waits for the turn of a party to shake hands.
+    async fn greeting(&self, party: &Party) -> Share {
+        loop {
+            if let Some(share) = self.greetings.take(party.clone()) {
+                return share;
+            }
+            self.greeted.notified().await;
+        }
+    }
+}
+
+impl Clients {
+    /// Accepts connections, forever, at most `connections_max` of users at once.
+    pub async fn listen(self, listener: TcpListener, connections_max: usize) {
+        let doors = Arc::new(Doors {
+            arrivals: Shares::new(ARRIVALS_MAX.min(connections_max), GivesUp::Oldest),
+            greetings: Shares::new(GREETINGS_MAX, GivesUp::Newest),
+            greeted: Notify::new(),
+            connections: Shares::new(connections_max, GivesUp::Newest),
+            most: connections_max,
+        });
+        loop {
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    debug!(%error, "could not accept a client");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let _ = stream.set_nodelay(true);
+            let Some(share) = doors.arrivals.take(Party::at(from.ip())) else { continue };
+            let (clients, doors) = (self.clone(), Arc::clone(&doors));
+            tokio::spawn(async move {
+                let arrival = tokio::select! {
+                    arrival = timeout(HANDSHAKE_TIMEOUT, clients.arrive(&doors, stream, from)) => {
+                        arrival.ok().flatten()
+                    }
+                    () = share.given_up() => None,
+                };
+                drop(share);
+                if let Some(arrival) = arrival {
+                    clients.admit(&doors, arrival).await;
+                }
+            });
+        }
+    }
+
+    /// Shakes hands with a connection, until its user is known.
+    async fn arrive(&self, doors: &Doors, stream: TcpStream, from: SocketAddr) -> Option<Arrival> {
+        let turn = doors.greeting(&Party::at(from.ip())).await;
+        let accepted = tokio::select! {
+            accepted = kvorum_tls::accept(&self.encryption, Port::Clients, stream) => accepted,
+            () = turn.given_up() => return None,
+        };
+        drop(turn);
+        // The next one wakes one more, as long as there is room.
+        doors.greeted.notify_one();
+        let (wire, certified) = match accepted {
+            Ok(Accepted::Plain(wire)) => (wire, None),
+            Ok(Accepted::Encrypted(wire, certified)) => (wire, Some(certified)),
+            Ok(Accepted::NotEncrypted(stream)) => {
+                audit::refused_connection(from, "it does not encrypt");
+                let refusal = refuse(stream, HandshakeRefusal::NotEncrypted);
+                let _ = timeout(REFUSAL_PATIENCE, refusal).await;
+                return None;
+            }
+            Err(error) => {
+                match kvorum_tls::distrust(&error) {
+                    Some(why) => audit::refused_connection(from, &why),
+                    None => debug!(%from, %error, "no connection"),
+                }
+                return None;
+            }
+        };
+        let user = certified.as_ref().map_or(User::Anonymous, |peer| user_of(&peer.identity));
+        Some(Arrival { wire, certified, user, from })
+    }
+
+    /// Serves a connection until it ends, if there is room for one more of its user.
+    async fn admit(&self, doors: &Doors, arrival: Arrival) {
+        let Arrival { wire, certified, user, from } = arrival;
+        let party = Party::of(user.name(), from.ip());
+        let Some(share) = doors.connections.take(party.clone()) else {
+            self.metrics.refused_connections.fetch_add(1, Ordering::Relaxed);
+            let most = u32::try_from(doors.most).unwrap_or(u32::MAX);
+            let refusal = refuse(wire, HandshakeRefusal::TooManyConnections { most });
+            let _ = timeout(REFUSAL_PATIENCE, refusal).await;
+            return;
+        };
+        self.metrics.connections.fetch_add(1, Ordering::Relaxed);
+        tokio::select! {
+            () = self.connection(wire, user, from, self.room.account(party)) => {}
+            () = self.doubted(certified.as_ref()) => debug!(%from, "its certificate is over"),
+            () = share.given_up() => debug!(%from, "gives way to one that has fewer connections"),
+        }
+        self.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Waits until the other end of a connection is no longer to be believed.
+    async fn doubted(&self, certified: Option<&Peer>) {
+        match (self.encryption.tls(), certified) {
+            (Some(tls), Some(peer)) => {
+                tls.doubted(peer, rand::random_range(super::DOUBT_SPREAD)).await;
+            }
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+/// Returns the user that a certificate names.
+fn user_of(identity: &Identity) -> User {
+    match &identity.subject {
+        Subject::Client(name) => User::Client(name.as_str().into()),
+        Subject::Replica(ReplicaName::One(name)) => User::Replica(Some(name.clone())),
+        Subject::Replica(ReplicaName::Any) => User::Replica(None),
+    }
+}
+
+async fn refuse(stream: impl AsyncRead + AsyncWrite, refusal: HandshakeRefusal) {
+    let (read, mut write) = tokio::io::split(stream);
+    let mut requests = Requests::new(read, HANDSHAKE_BYTES_MAX, Arc::new(Semaphore::new(0)));
+    // The hello is read first: closing the connection with it unread would reset it, and the
+    // refusal would be lost.
+    let _ = requests.next().await;
+    let _ = send_hello(&mut write, Err(refusal)).await;
+}

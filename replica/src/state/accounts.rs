@@ -1,0 +1,328 @@
+//! Pure: the users of a cluster, their roles and rights, as replicated state.
+//!
+//! After etcd's model (users have roles, roles have rights over ranges of keys). Guarantees that
+//! all replicas that apply the same changes end with the same accounts, that a change happens whole
+//! or not at all, and that their size is bounded. The users and roles of the beginning are not kept
+//! here, as they never change. Does not judge requests; [`rights`](crate::state::rights) does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kvorum_protocol::access::{
+    ACCESS_BYTES_MAX, ADMIN, Access, AccessChange, AccessError, KeyRange, ROLE_RANGES_MAX,
+    ROLES_MAX, ROOT, Right, RoleReport, USER_ROLES_MAX, USERS_MAX, UserReport, VIEW, check_name,
+};
+use serde::{Deserialize, Serialize};
+
+/// The approximate number of bytes of a user, a role or a right, beside its names and keys.
+const OVERHEAD: usize = 16;
+
+/// All users and roles that were added.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Accounts {
+    users: BTreeMap<String, Account>,
+    roles: BTreeMap<String, Role>,
+}
+
+/// A user.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+struct Account {
+    roles: BTreeSet<String>,
+}
+
+/// A role: what is allowed, by range.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+struct Role {
+    rights: BTreeMap<KeyRange, Access>,
+}
+
+impl Accounts {
+    /// Whether nobody was ever added.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.roles.is_empty()
+    }
+
+    /// Returns the roles of a user; `None` if there is no such user.
+    #[must_use]
+    pub fn roles_of(&self, user: &str) -> Option<Vec<&str>> {
+        match user {
+            ADMIN => Some(vec![ROOT]),
+            VIEW => Some(vec![VIEW]),
+            user => {
+                let account = self.users.get(user)?;
+                Some(account.roles.iter().map(String::as_str).collect())
+            }
+        }
+    }
+
+    /// Returns what a role allows, by range. The role that has every right has none of its own.
+    pub fn rights_of(&self, role: &str) -> impl Iterator<Item = Right> {
+        let view = (role == VIEW).then(|| Right { range: KeyRange::all(), access: Access::Read });
+        let own = self.roles.get(role).into_iter().flat_map(|role| &role.rights);
+        let own = own.map(|(range, access)| Right { range: range.clone(), access: *access });
+        view.into_iter().chain(own)
+    }
+
+    /// Returns all users, for a client.
+    #[must_use]
+    pub fn users(&self) -> Vec<UserReport> {
+        let names = [ADMIN, VIEW].into_iter().chain(self.users.keys().map(String::as_str));
+        let report = |user: &str| {
+            let roles = self.roles_of(user).unwrap_or_default();
+            let roles = roles.into_iter().map(str::to_owned).collect();
+            UserReport { user: user.to_owned(), roles }
+        };
+        names.map(report).collect()
+    }
+
+    /// Returns all roles, for a client.
+    #[must_use]
+    pub fn roles(&self) -> Vec<RoleReport> {
+        let names = [ROOT, VIEW].into_iter().chain(self.roles.keys().map(String::as_str));
+        let report = |role: &str| RoleReport {
+            role: role.to_owned(),
+            is_root: role == ROOT,
+            rights: self.rights_of(role).collect(),
+        };
+        names.map(report).collect()
+    }
+
+    /// Returns the accounts after a change.
+    ///
+    /// # Errors
+    /// The reason why the change does nothing.
+    pub fn after(&self, change: &AccessChange) -> Result<Self, AccessError> {
+        let mut next = self.clone();
+        next.change(change)?;
+        match next.is_bounded() {
+            true => Ok(next),
+            // What takes something away is never too much.
+            false if next.bytes() <= self.bytes() => Ok(next),
+            false => Err(AccessError::TooMany),
+        }
+    }
+
+    fn change(&mut self, change: &AccessChange) -> Result<(), AccessError> {
+        change.validate()?;
+        match change {
+            AccessChange::AddUser { user } => {
+                // The cluster's own names are taken.
+                let is_new = ![ADMIN, VIEW, ROOT].contains(&user.as_str());
+                add(&mut self.users, user, is_new, AccessError::UserExists)
+            }
+            AccessChange::AddRole { role } => {
+                let is_new = ![ROOT, VIEW].contains(&role.as_str());
+                add(&mut self.roles, role, is_new, AccessError::RoleExists)
+            }
+            AccessChange::RemoveUser { user } => {
+                self.user(user)?;
+                self.users.remove(user);
+                Ok(())
+            }
+            AccessChange::RemoveRole { role } => {
+                self.role(role)?;
+                self.roles.remove(role);
+                for account in self.users.values_mut() {
+                    account.roles.remove(role);
+                }
+                Ok(())
+            }
+            AccessChange::GiveRole { user, role } => {
+                if ![ROOT, VIEW].contains(&role.as_str()) {
+                    self.role(role)?;
+                }
+                self.user(user)?.roles.insert(role.clone());
+                Ok(())
+            }
+            AccessChange::TakeRole { user, role } => match self.user(user)?.roles.remove(role) {
+                true => Ok(()),
+                false => Err(AccessError::RoleNotGiven),
+            },
+            AccessChange::Grant { role, range, access } => {
+                self.role(role)?.rights.insert(range.clone(), *access);
+                Ok(())
+            }
+            AccessChange::Revoke { role, range } => {
+                let revoked = self.role(role)?.rights.remove(range);
+                revoked.map(drop).ok_or(AccessError::NotGranted)
+            }
+        }
+    }
+
+    fn user(&mut self, user: &str) -> Result<&mut Account, AccessError> {
+        match user {
+            ADMIN | VIEW => Err(AccessError::BuiltIn),
+            user => self.users.get_mut(user).ok_or(AccessError::NoSuchUser),
+        }
+    }
+
+    fn role(&mut self, role: &str) -> Result<&mut Role, AccessError> {
+        match role {
+            ROOT | VIEW => Err(AccessError::BuiltIn),
+            role => self.roles.get_mut(role).ok_or(AccessError::NoSuchRole),
+        }
+    }
+
+    /// Returns the approximate number of bytes that they take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let account = |(name, account): (&String, &Account)| {
+            let roles = account.roles.iter().map(|role| OVERHEAD + role.len()).sum::<usize>();
+            OVERHEAD + name.len() + roles
+        };
+        let role = |(name, role): (&String, &Role)| {
+            let rights = role.rights.keys().map(|range| OVERHEAD + range.bytes()).sum::<usize>();
+            OVERHEAD + name.len() + rights
+        };
+        self.users.iter().map(account).sum::<usize>() + self.roles.iter().map(role).sum::<usize>()
+    }
+
+    fn is_bounded(&self) -> bool {
+        self.users.len() <= USERS_MAX
+            && self.roles.len() <= ROLES_MAX
+            && self.users.values().all(|account| account.roles.len() <= USER_ROLES_MAX)
+            && self.roles.values().all(|role| role.rights.len() <= ROLE_RANGES_MAX)
+            && self.bytes() <= ACCESS_BYTES_MAX
+    }
+
+    /// Whether accounts that a peer sent could have come about by changes.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        let is_name = |name: &String| check_name(name).is_ok();
+        let are_roles = |account: &Account| {
+            let is_role = |role: &String| {
+                [ROOT, VIEW].contains(&role.as_str()) || self.roles.contains_key(role)
+            };
+            account.roles.iter().all(is_role)
+        };
+        let are_ranges = |role: &Role| role.rights.keys().all(|range| range.validate().is_ok());
+        self.is_bounded()
+            && self.users.keys().chain(self.roles.keys()).all(is_name)
+            && self.users.values().all(are_roles)
+            && self.roles.values().all(are_ranges)
+    }
+}
+
+fn add<V: Default>(
+    to: &mut BTreeMap<String, V>,
+    name: &str,
+    is_free: bool,
+    otherwise: AccessError,
+) -> Result<(), AccessError> {
+    if !is_free || to.contains_key(name) {
+        return Err(otherwise);
+    }
+    to.insert(name.to_owned(), V::default());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str) -> AccessChange {
+        AccessChange::AddUser { user: name.to_owned() }
+    }
+
+    fn role(name: &str) -> AccessChange {
+        AccessChange::AddRole { role: name.to_owned() }
+    }
+
+    fn give(user: &str, role: &str) -> AccessChange {
+        AccessChange::GiveRole { user: user.to_owned(), role: role.to_owned() }
+    }
+
+    fn grant(role: &str, number: usize) -> AccessChange {
+        let range = KeyRange::prefix(format!("{number}").as_bytes());
+        AccessChange::Grant { role: role.to_owned(), range, access: Access::Read }
+    }
+
+    fn after(changes: &[AccessChange]) -> Accounts {
+        let apply = |accounts: Accounts, change| accounts.after(change).expect("it can be done");
+        changes.iter().fold(Accounts::default(), apply)
+    }
+
+    #[test]
+    fn each_change_does_what_it_says_or_nothing() {
+        let begun = after(&[user("app"), role("apps"), give("app", "apps"), grant("apps", 1)]);
+        let named = |name: &str| name.to_owned();
+        let revoke = |number: usize| AccessChange::Revoke {
+            role: named("apps"),
+            range: KeyRange::prefix(format!("{number}").as_bytes()),
+        };
+        let table = [
+            (user("app"), Err(AccessError::UserExists)),
+            (user(ADMIN), Err(AccessError::UserExists)),
+            (user(ROOT), Err(AccessError::UserExists)),
+            (role("apps"), Err(AccessError::RoleExists)),
+            (role(VIEW), Err(AccessError::RoleExists)),
+            (user("a b"), Err(AccessError::NoName)),
+            (give("app", "none"), Err(AccessError::NoSuchRole)),
+            (give("none", "apps"), Err(AccessError::NoSuchUser)),
+            (give(VIEW, ROOT), Err(AccessError::BuiltIn)),
+            (give("app", ROOT), Ok(())),
+            (grant(ROOT, 1), Err(AccessError::BuiltIn)),
+            (grant("none", 1), Err(AccessError::NoSuchRole)),
+            (revoke(1), Ok(())),
+            (revoke(2), Err(AccessError::NotGranted)),
+            (AccessChange::RemoveUser { user: named(ADMIN) }, Err(AccessError::BuiltIn)),
+            (AccessChange::RemoveUser { user: named("app") }, Ok(())),
+            (AccessChange::RemoveRole { role: named(VIEW) }, Err(AccessError::BuiltIn)),
+            (
+                AccessChange::TakeRole { user: named("app"), role: named(ROOT) },
+                Err(AccessError::RoleNotGiven),
+            ),
+            (AccessChange::TakeRole { user: named("app"), role: named("apps") }, Ok(())),
+        ];
+        for (change, expected) in table {
+            let changed = begun.after(&change);
+            assert_eq!(
+                changed.as_ref().map(|_| ()).map_err(|error| *error),
+                expected,
+                "{change:?}"
+            );
+            assert!(
+                changed.is_ok_and(|next| next.is_valid() && next != begun) || expected.is_err()
+            );
+        }
+    }
+
+    #[test]
+    fn a_role_that_is_removed_is_taken_from_its_users() {
+        let begun = after(&[user("app"), role("apps"), give("app", "apps"), grant("apps", 1)]);
+        let removed = begun.after(&AccessChange::RemoveRole { role: "apps".to_owned() });
+        let again = removed.and_then(|next| next.after(&role("apps"))).expect("it can be done");
+        assert_eq!(again.roles_of("app"), Some(vec![]), "a role of that name is another one");
+        assert_eq!(again.rights_of("apps").count(), 0);
+    }
+
+    #[test]
+    fn their_size_is_bounded() {
+        type Change = fn(usize) -> AccessChange;
+        let table: [(Change, usize); 4] = [
+            (|number| user(&format!("u{number}")), USERS_MAX - 1),
+            (|number| role(&format!("r{number}")), ROLES_MAX - 1),
+            (|number| grant("apps", number), ROLE_RANGES_MAX),
+            (
+                |number| AccessChange::Grant {
+                    role: "apps".to_owned(),
+                    range: KeyRange::one(format!("{number:04096}").as_bytes()),
+                    access: Access::Write,
+                },
+                ACCESS_BYTES_MAX / (2 * 4096 + 1 + OVERHEAD),
+            ),
+        ];
+        for (change, most) in table {
+            let mut accounts = after(&[user("app"), role("apps"), give("app", "apps")]);
+            let mut taken = 0;
+            let refused = loop {
+                match accounts.after(&change(taken)) {
+                    Ok(next) => (accounts, taken) = (next, taken + 1),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!((refused, taken), (AccessError::TooMany, most));
+            assert!(accounts.is_valid());
+        }
+    }
+}
