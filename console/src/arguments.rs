@@ -70,6 +70,17 @@ pub struct Global {
     /// the cluster provides
     #[arg(long, global = true, env = "KVORUM_TLS_DIR", value_name = "DIR")]
     pub tls_dir: Option<PathBuf>,
+    /// The user that this is, if not that of the certificate. Its password is in `KVORUM_PASSWORD` or
+    /// a file, or is asked for
+    #[arg(long, global = true, env = "KVORUM_USER", value_name = "NAME")]
+    pub user: Option<String>,
+    /// The file with that user's password; - for standard input
+    #[arg(long, global = true, env = "KVORUM_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// The file with a token that says who this is, as 'kvorum token' printed it; `KVORUM_TOKEN` may
+    /// have the token itself
+    #[arg(long, global = true, env = "KVORUM_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     pub output: Format,
@@ -175,6 +186,12 @@ pub enum Command {
     Bench(Bench),
     /// Show which user this is, and what it may do
     Whoami,
+    /// Print a token, by which this user is known for some time without its password
+    Token {
+        /// For how long, at most a day
+        #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+        time: Duration,
+    },
     /// Add, remove and list users, and give them roles
     User {
         /// What

@@ -127,6 +127,9 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Failure> {
             bench::bench(&context, &bench).await
         }
         Some(Command::Whoami) => access::whoami(&Context::open(global, named, false).await?).await,
+        Some(Command::Token { time }) => {
+            access::token(&Context::open(global, named, false).await?, time).await
+        }
         Some(Command::User { command }) => {
             let context = Context::open(global, named, command.is_write()).await?;
             access::user(&context, command).await

@@ -11,7 +11,7 @@
 //! is worse than none.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::arguments::{Global, ThemeName};
 use crate::backend::Backend;
 use crate::backend::cluster::RealCluster;
 use crate::clock::Clock;
+use crate::credentials::Own;
 use crate::exit::{Exit, Failure};
 use crate::input;
 use crate::kubernetes::{self, Kube};
@@ -51,7 +52,7 @@ pub async fn attach(global: &Global, named: Named) -> Result<(), Failure> {
     let mut settings = settings(global, &shown);
     settings.retries = matches!(chosen, Ok(Target::Kubernetes(_)));
     settings.contexts = kubernetes::config::contexts();
-    let way = Way::of(global);
+    let way = Way::of(global)?;
     let given = move || chosen.as_ref().map(Clone::clone).map_err(Failure::again);
     let attach: Attach =
         Box::new(move |destination| Box::pin(open(destination, given(), way.clone())));
@@ -62,18 +63,17 @@ pub async fn attach(global: &Global, named: Named) -> Result<(), Failure> {
 #[derive(Clone)]
 struct Way {
     timeout: Duration,
-    /// The folder of this program's certificate, if it is given.
-    tls_dir: Option<PathBuf>,
+    /// The user that this program is.
+    own: Own,
 }
 
 impl Way {
-    fn of(global: &Global) -> Self {
-        Self { timeout: global.timeout, tls_dir: global.tls_dir().map(Path::to_owned) }
+    fn of(global: &Global) -> Result<Self, Failure> {
+        Ok(Self { timeout: global.timeout, own: Own::of(global)? })
     }
 
     fn options(&self) -> Result<Options, Failure> {
-        let dial = crate::credentials::dial(self.tls_dir.as_deref())?;
-        Ok(Options { deadline: self.timeout, dial, ..Options::default() })
+        Ok(Options { deadline: self.timeout, dial: self.own.dial()?, ..Options::default() })
     }
 }
 
@@ -116,7 +116,7 @@ async fn open_at(addresses: Vec<String>, way: &Way) -> Result<Arc<dyn Backend>, 
 }
 
 async fn open_pods(named: kubernetes::KubeTarget, way: &Way) -> Result<Arc<dyn Backend>, Failure> {
-    let kube = Kube::find(&named, way.tls_dir.as_deref()).await?;
+    let kube = Kube::find(&named, &way.own).await?;
     Ok(Arc::new(RealCluster::of_pods(kube, way.timeout).await))
 }
 
@@ -158,7 +158,7 @@ pub async fn local(local: crate::arguments::Local, global: &Global) -> Result<()
         Some(folder) => format!("local {}", folder.display()),
         None => "a local cluster".to_owned(),
     };
-    let way = Way::of(global);
+    let way = Way::of(global)?;
     let attach: Attach = Box::new(move |destination| {
         let plan = plan.clone();
         match destination {
@@ -197,7 +197,7 @@ pub async fn demo(
     }
     let shown = given.as_ref().map_or("a cluster of the demo's own".to_owned(), Target::describe);
     let (timeout, yes) = (global.timeout, demo.yes || given.is_none());
-    let way = Way::of(global);
+    let way = Way::of(global)?;
     let attach: Attach = Box::new(move |_| match given.clone() {
         Some(target) => Box::pin(open(Destination::Given, Ok(target), way.clone())),
         None => Box::pin(start_temporary(timeout)),
@@ -267,7 +267,7 @@ fn say(text: &str) -> Result<(), Failure> {
 pub async fn events(global: &Global, named: Named) -> Result<(), Failure> {
     let target = target::choose(global, named, Discovered::look(), false)?;
     crate::note::note(format!("using {}", target.describe()));
-    let (shown, way) = (target.describe(), Way::of(global));
+    let (shown, way) = (target.describe(), Way::of(global)?);
     let attach: Attach =
         Box::new(move |_| Box::pin(open(Destination::Given, Ok(target.clone()), way.clone())));
     let front = match global.output {

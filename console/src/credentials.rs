@@ -11,16 +11,21 @@
 //! source nothing is encrypted: replicas that want it say so. A Secret that the replicas have not
 //! filled yet is looked at until they have.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvorum_protocol::authentication::Authentication;
 use kvorum_protocol::client::Dial;
-use kvorum_tls::{CERTIFICATE_FILE, Credentials, Encryption, Tls, read_folder};
+use kvorum_tls::{
+    CA_FILE, CERTIFICATE_FILE, Credentials, Encryption, Tls, read_authorities, read_folder,
+};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::arguments::Global;
 use crate::exit::Failure;
+use crate::login;
 
 /// The time between two looks at the source.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -29,11 +34,18 @@ const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 /// The references to credentials of the task that keeps them: its own, and that of what it shows.
 const USED_HERE: usize = 2;
 
-/// Returns how to encrypt with the certificate in a folder.
+/// Returns how to encrypt with the certificate in a folder; or without one, if there is only
+/// `ca.crt`: then a token or a password says who this is.
 ///
 /// # Errors
 /// When it is of no use: the file, the reason and the cure.
 pub fn of_folder(folder: &Path) -> Result<Encryption, Failure> {
+    if let Some(authorities) = read_authorities(folder).map_err(Failure::usage)? {
+        let trusting = Tls::trusting(&authorities).map_err(|error| {
+            Failure::usage(format!("{} is of no use: {error}", folder.join(CA_FILE).display()))
+        })?;
+        return Ok(Encryption::Require(trusting));
+    }
     let read = read_folder(folder).map_err(Failure::usage)?;
     let folder = folder.to_owned();
     let again = move || {
@@ -43,13 +55,33 @@ pub fn of_folder(folder: &Path) -> Result<Encryption, Failure> {
     Ok(kept(Some(read), again))
 }
 
-/// Returns how to connect to replicas at addresses: encrypted where a certificate is given.
-///
-/// # Errors
-/// When the certificate is of no use.
-pub fn dial(tls_dir: Option<&Path>) -> Result<Dial, Failure> {
-    let encryption = tls_dir.map(of_folder).transpose()?;
-    Ok(encryption.unwrap_or_default().into())
+/// What the command line says of the user that this program is.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// The folder of its certificate.
+    pub tls_dir: Option<PathBuf>,
+    /// A token or a password, which count more than a certificate.
+    pub authentication: Option<Arc<Authentication>>,
+}
+
+impl Own {
+    /// Reads what the command line and the environment name.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or does not hold what it should.
+    pub fn of(global: &Global) -> Result<Self, Failure> {
+        let tls_dir = global.tls_dir().map(Path::to_owned);
+        Ok(Self { tls_dir, authentication: login::of(global)?.map(Arc::new) })
+    }
+
+    /// Returns how to connect to replicas at addresses: encrypted where a certificate is given.
+    ///
+    /// # Errors
+    /// When the certificate is of no use.
+    pub fn dial(&self) -> Result<Dial, Failure> {
+        let encryption = self.tls_dir.as_deref().map(of_folder).transpose()?.unwrap_or_default();
+        Ok(Dial { authentication: self.authentication.clone(), ..encryption.into() })
+    }
 }
 
 /// Returns how to encrypt with a local cluster.
@@ -83,7 +115,11 @@ where
             }
             match (again().await, now) {
                 (Some(read), None) => drop(shown.send_replace(Some(Tls::new(read)))),
-                (Some(read), Some(tls)) if !tls.credentials().is_same(&read) => tls.replace(read),
+                (Some(read), Some(tls))
+                    if !tls.credentials().is_some_and(|own| own.is_same(&read)) =>
+                {
+                    tls.replace(read);
+                }
                 _ => {}
             }
         }

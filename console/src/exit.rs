@@ -87,7 +87,7 @@ impl From<ClientError> for Failure {
                 ConnectError::Forbidden { .. } | ConnectError::Distrusted { .. },
             ) => Exit::NotAuthorized,
             ClientError::Target(ConnectError::Refused {
-                refusal: HandshakeRefusal::NotEncrypted,
+                refusal: HandshakeRefusal::NotEncrypted | HandshakeRefusal::Unauthenticated(_),
                 ..
             }) => Exit::NotAuthorized,
             ClientError::Refused { .. } | ClientError::Target(_) => Exit::Failed,

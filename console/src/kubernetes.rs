@@ -28,18 +28,18 @@ mod secrets;
 pub mod trouble;
 pub mod watching;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{DeleteParams, LogParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
+use kvorum_protocol::authentication::Authentication;
 use kvorum_protocol::client::{Carrier, Dial, Endpoint, Resolve};
 use kvorum_tls::Encryption;
 use tokio::task::JoinSet;
 
-use crate::credentials;
+use crate::credentials::{self, Own};
 use crate::exit::{Exit, Failure};
 use access::Access;
 pub use access::CALL_PATIENCE;
@@ -72,6 +72,7 @@ pub struct Kube {
     pub set: String,
     /// How what is sent to replicas is encrypted.
     encryption: Encryption,
+    authentication: Option<Arc<Authentication>>,
     pods: Arc<Pods>,
     #[expect(dead_code, reason = "its end is the watches' end")]
     watches: JoinSet<()>,
@@ -82,7 +83,7 @@ impl Kube {
     ///
     /// # Errors
     /// When it cannot be found: why, and what helps.
-    pub async fn find(named: &KubeTarget, tls_dir: Option<&Path>) -> Result<Arc<Self>, Failure> {
+    pub async fn find(named: &KubeTarget, own: &Own) -> Result<Arc<Self>, Failure> {
         let access = config::load(named).await?;
         let client = access.client().await?;
         let set = named.statefulset().to_owned();
@@ -95,11 +96,12 @@ impl Kube {
             found => found?,
         };
         let (pods, watches) = Pods::watch(&client, &access, &found).await?;
-        let encryption = match tls_dir {
+        let encryption = match &own.tls_dir {
             Some(folder) => credentials::of_folder(folder)?,
             None => secrets::encryption(&client, &access, &set).await?,
         };
-        Ok(Arc::new(Self { client, access, set, encryption, pods, watches }))
+        let authentication = own.authentication.clone();
+        Ok(Arc::new(Self { client, access, set, encryption, authentication, pods, watches }))
     }
 
     /// Describes the cluster in a few words.
@@ -153,7 +155,8 @@ impl Kube {
             true => Carrier::Tcp,
             false => forward::dial(self.pod_api(), Arc::clone(&self.pods)),
         };
-        Dial { carrier, encryption: self.encryption.clone() }
+        let (encryption, authentication) = (self.encryption.clone(), self.authentication.clone());
+        Dial { carrier, encryption, authentication }
     }
 
     /// Returns the name of the `ConfigMap` that is the cluster's marker.

@@ -49,6 +49,7 @@ pub mod keymap;
 pub mod kubernetes;
 #[cfg(feature = "local")]
 pub mod local;
+pub mod login;
 pub mod message;
 pub mod node;
 mod note;

@@ -28,7 +28,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{DISK_RESERVE, Global, Local};
-use crate::credentials;
+use crate::credentials::{self, Own};
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::signals::EndSignals;
@@ -225,7 +225,7 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Failure> {
     let report: Report = Arc::new(|name, what| crate::note::note(format!("{name} {what}")));
     let running = Running::start(&Plan::from(&local), &report).await?;
     let folder = &running.folder;
-    let dial = credentials::dial(global.tls_dir())?;
+    let dial = Own::of(global)?.dial()?;
     let options = Options { deadline: global.timeout, dial, ..Options::default() };
     let client = client(&folder.path, options)?;
     let serving = async {

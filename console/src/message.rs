@@ -76,6 +76,10 @@ pub struct Place {
     pub no_kill: Option<String>,
     /// The reason why the number of replicas cannot be changed; `None` when it can.
     pub no_scale: Option<String>,
+    /// The reason why no key can be written; `None` when some can.
+    pub no_write: Option<String>,
+    /// The reason why leadership cannot be handed over; `None` when it can.
+    pub no_operation: Option<String>,
     /// The reason why the replicas' own logs are not available; `None` when they are.
     pub no_logs: Option<String>,
     /// Whether the cluster was started for this console alone, and ends with it.

@@ -109,7 +109,7 @@ impl Platform {
                 no_kill: Some(NO_KILLING.to_owned()),
                 no_scale: Some(NO_SCALING.to_owned()),
                 no_logs: Some(NO_LOGS.to_owned()),
-                is_own: false,
+                ..Place::default()
             },
             #[cfg(feature = "local")]
             Self::Local(_) => Place { name, ..Place::default() },
@@ -121,7 +121,7 @@ impl Platform {
                     no_kill: why_not(Action::Kill),
                     no_scale: why_not(Action::Scale),
                     no_logs: why_not(Action::Logs),
-                    is_own: false,
+                    ..Place::default()
                 }
             }
         })

@@ -13,7 +13,7 @@ use kvorum_protocol::Client;
 use kvorum_protocol::client::Options;
 
 use crate::arguments::Global;
-use crate::credentials;
+use crate::credentials::Own;
 use crate::exit::{Exit, Failure};
 use crate::kubernetes::{self, Kube, config};
 use crate::platform::Platform;
@@ -203,15 +203,16 @@ impl Target {
         if !matches!(self, Self::Kubernetes(_)) {
             crate::note::note(format!("using {}", self.describe()));
         }
+        let own = Own::of(global)?;
         match self {
             Self::Endpoints(addresses) => {
                 check_addresses(addresses)?;
-                let options = Options { dial: credentials::dial(global.tls_dir())?, ..options };
+                let options = Options { dial: own.dial()?, ..options };
                 let client = Arc::new(Client::of_addresses(addresses, options));
                 Ok((client, Platform::Unmanaged(addresses.clone())))
             }
             Self::Kubernetes(named) => {
-                let kube = Kube::find(named, global.tls_dir()).await?;
+                let kube = Kube::find(named, &own).await?;
                 crate::note::note(format!("using {}", kube.name()));
                 let options = Options { dial: kube.dial(), ..options };
                 Ok((Arc::new(Client::new(kube.resolve(), options)), Platform::Kubernetes(kube)))
@@ -219,7 +220,7 @@ impl Target {
             #[cfg(feature = "local")]
             Self::Local(folder) => {
                 crate::local::folder::check_running(folder)?;
-                let options = Options { dial: credentials::dial(global.tls_dir())?, ..options };
+                let options = Options { dial: own.dial()?, ..options };
                 Ok((crate::local::client(folder, options)?, Platform::Local(folder.clone())))
             }
             #[cfg(not(feature = "local"))]
@@ -260,6 +261,9 @@ mod tests {
             namespace: None,
             statefulset: None,
             tls_dir: None,
+            user: None,
+            password_file: None,
+            token_file: None,
         }
     }
 

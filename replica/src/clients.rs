@@ -10,6 +10,7 @@ mod arrivals;
 mod audit;
 mod held;
 mod outgoing;
+mod proof;
 mod requests;
 
 use std::net::SocketAddr;
@@ -41,6 +42,8 @@ use crate::driver::{CLIENTS_INBOX, ClientEvent};
 use crate::engine::{ClientKey, Input};
 use crate::limits::{BEGUN_BYTES_MAX, CALL_BYTES, REQUESTS_BYTES_MAX};
 use crate::shares::room::{Account, Budget, Room};
+use crate::shares::{GivesUp, Shares};
+use crate::state::accounts::Accounts;
 use crate::state::rights::User;
 use outgoing::{Answers, Calls, Outgoing};
 use requests::Requests;
@@ -51,6 +54,8 @@ const REQUEST_BYTES_MAX: usize = VALUE_BYTES_MAX + 4 * KEY_BYTES_MAX;
 const STALL_MAX: Duration = Duration::from_secs(10);
 /// One in this many places of the driver's inbox is for clients that have little under way.
 const INBOX_KEPT: usize = 8;
+/// Most passwords that wait to be checked: each takes some hundredth of a second.
+const CHECKS_MAX: usize = 32;
 /// Pause after a failed accept: descriptors may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The end of a connection that was closed before anything was said: somebody only looked whether
@@ -59,14 +64,22 @@ const NOTHING_SAID: &str = "it was closed before it began";
 /// How long before the end of a client's certificate its connection ends: not all at once.
 const DOUBT_SPREAD: Range<Duration> = Duration::ZERO..Duration::from_secs(60);
 
+/// What the driver tells of itself; `None` before its first turn.
+type Known<T> = watch::Receiver<Option<Arc<T>>>;
+
 /// The clients' side of a replica.
 #[derive(Clone)]
 pub struct Clients {
     name: String,
     cluster: ClusterId,
     driver: mpsc::Sender<ClientEvent>,
-    status: watch::Receiver<Option<Arc<Status>>>,
+    status: Known<Status>,
     metrics: Arc<Metrics>,
+    /// The users, as this replica has applied them.
+    accounts: Known<Accounts>,
+    /// Passwords that wait to be checked, and the turn of one.
+    checks: Arc<Shares>,
+    check: Arc<Semaphore>,
     /// The addresses for clients of the other replicas.
     addresses: watch::Receiver<Vec<Address>>,
     keys: Arc<AtomicU64>,
@@ -87,7 +100,7 @@ impl Clients {
         name: String,
         cluster: ClusterId,
         driver: mpsc::Sender<ClientEvent>,
-        status: watch::Receiver<Option<Arc<Status>>>,
+        (status, accounts): (Known<Status>, Known<Accounts>),
         addresses: watch::Receiver<Vec<Address>>,
         metrics: Arc<Metrics>,
         encryption: Encryption,
@@ -101,6 +114,9 @@ impl Clients {
             driver,
             status,
             metrics,
+            accounts,
+            checks: Shares::new(CHECKS_MAX, GivesUp::Newest),
+            check: Arc::new(Semaphore::new(1)),
             addresses,
             keys,
             room,
@@ -118,22 +134,18 @@ impl Clients {
     }
 
     /// Serves a connection of a user until it ends.
-    async fn connection(&self, wire: Wire, user: User, from: SocketAddr, account: Account) {
-        let (read, mut write) = tokio::io::split(wire);
-        let mut requests = Requests::new(read, HANDSHAKE_BYTES_MAX, Arc::clone(&self.begun));
-        match timeout(HANDSHAKE_TIMEOUT, self.shake_hands(&mut requests, &mut write)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => {
-                let is_strange = why != NOTHING_SAID;
-                self.metrics.malformed.fetch_add(u64::from(is_strange), Ordering::Relaxed);
-                debug!(why, "a client's handshake failed");
-                return;
-            }
-            Err(_) => return,
+    async fn connection(
+        &self,
+        (mut requests, mut write): (Requests<ReadHalf<Wire>>, WriteHalf<Wire>),
+        hello: ClientHello,
+        caller: Caller,
+    ) {
+        match timeout(HANDSHAKE_TIMEOUT, self.welcome(&hello, &mut write)).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false) | Err(_)) | Err(_) => return,
         }
         requests.set_bytes_max(REQUEST_BYTES_MAX);
-        let client = ClientKey(self.keys.fetch_add(1, Ordering::Relaxed) + 1);
-        let caller = Caller { client, user, from, account };
+        let client = caller.client;
         let (frames, queue) = mpsc::unbounded_channel();
         let queued = Queued::new(Arc::clone(&self.queued));
         let end = CancellationToken::new();
@@ -155,22 +167,14 @@ impl Clients {
         let _ = self.driver.send(ClientEvent::Input { input, rooms }).await;
     }
 
-    async fn shake_hands(
+    /// Answers a client's hello; returns whether it is welcome.
+    async fn welcome(
         &self,
-        requests: &mut Requests<ReadHalf<Wire>>,
+        hello: &ClientHello,
         write: &mut WriteHalf<Wire>,
-    ) -> Result<(), &'static str> {
-        let begun = match requests.next().await {
-            Ok(Some(begun)) => begun,
-            Ok(None) => return Err(NOTHING_SAID),
-            Err(_) => return Err("no frame"),
-        };
-        let hello: ClientHello = frame::decode(&begun.bytes).map_err(|_| "no hello")?;
-        if hello.magic != MAGIC {
-            return Err("another protocol");
-        }
+    ) -> Result<bool, &'static str> {
         let status = self.status.borrow().clone();
-        let verdict = judge(&hello, self.cluster).map(|version| Welcome {
+        let verdict = judge(hello, self.cluster).map(|version| Welcome {
             version,
             name: self.name.clone(),
             cluster: self.cluster,
@@ -180,7 +184,7 @@ impl Clients {
         });
         let is_welcome = verdict.is_ok();
         send_hello(write, verdict).await?;
-        if is_welcome { Ok(()) } else { Err("refused") }
+        Ok(is_welcome)
     }
 
     /// Reads requests until the client leaves, falls silent or sends an invalid request.

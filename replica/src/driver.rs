@@ -43,6 +43,7 @@ use crate::engine::{
     Engine, Input, Known, Notice, Options, Output, Rejection, SLOW_TICKS, ScaleRead, Session, Time,
 };
 use crate::marker::{Claim, Mark};
+use crate::state::accounts::Accounts;
 pub use events::{ClientEvent, ControlEvent, PeerEvent};
 use link_handle::LinkHandle;
 use reader::{Job, Readers};
@@ -94,6 +95,8 @@ pub struct Outlets {
     pub began: Instant,
     /// The other replicas that this one may have to talk to.
     pub known: watch::Sender<Vec<Known>>,
+    /// The users, their roles and rights; `None` before the first turn.
+    pub accounts: watch::Sender<Option<Arc<Accounts>>>,
     /// Claims to write to the cluster's marker.
     pub marks: mpsc::Sender<Claim>,
     /// Requests to read the desired replica count again.
@@ -340,7 +343,20 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         for output in self.engine.turn(&has_room) {
             self.output(output);
         }
+        self.publish_accounts();
         self.begin_sync();
+    }
+
+    /// Tells the connections of clients when users or passwords have changed.
+    fn publish_accounts(&self) {
+        let now = self.engine.store().accounts();
+        self.outlets.accounts.send_if_modified(|told| {
+            let is_known = told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &now));
+            if !is_known {
+                *told = Some(now);
+            }
+            !is_known
+        });
     }
 
     fn output(&mut self, output: Output) {

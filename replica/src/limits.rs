@@ -21,6 +21,7 @@
 //! | output of one turn | 8 MiB | [`TURN_BYTES_MAX`], twice |
 //! | entries being applied, and their changes | 10 MiB | [`APPLY_BYTES_MAX`], [`READ_ENTRIES`] |
 //! | RocksDB | 64 MiB | [`ROCKSDB_BYTES_MAX`] |
+//! | the check of a password | 8 MiB | [`CHECK_BYTES`] |
 //! | the program itself | 24 MiB | [`PROGRAM_BYTES`] |
 //!
 //! Guarantees, checked at compile time, that the sum is below [`SUM_BYTES_MAX`] and that bounds
@@ -29,6 +30,7 @@
 //! sum. Anything beyond a bound is refused, waits at its source, or ends the connection or session
 //! that has most; each constant says which.
 
+use kvorum_protocol::authentication::CHECK_BYTES;
 use kvorum_protocol::limits::{
     CURSOR_BYTES_MAX, KEY_BYTES_MAX, SCAN_BYTES_MAX, SCAN_PAIRS_MAX, VALUE_BYTES_MAX,
 };
@@ -42,7 +44,7 @@ const MIB: usize = 1 << 20;
 pub const POD_BYTES: usize = 512 * MIB;
 /// Upper limit of the sum of all bounds. The rest is for memory that an allocator cannot give back,
 /// and for files that the system counts as the pod's memory.
-pub const SUM_BYTES_MAX: usize = 448 * MIB;
+pub const SUM_BYTES_MAX: usize = 456 * MIB;
 
 /// Most members in a cluster.
 pub const MEMBERS_MAX: usize = crate::planner::MEMBERS_MAX as usize;
@@ -178,6 +180,7 @@ pub const SUM_BYTES: usize = CONNECTIONS_MAX * (CONNECTION_BYTES + TLS_BYTES)
     + 2 * TURN_BYTES_MAX
     + 2 * (APPLY_BYTES_MAX + READ_ENTRIES * (KEY_BYTES_MAX + VALUE_BYTES_MAX))
     + ROCKSDB_BYTES_MAX
+    + CHECK_BYTES
     + PROGRAM_BYTES;
 
 /// Questions to the reader threads: the three bounds of a page, or a place in a snapshot.

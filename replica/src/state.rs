@@ -11,4 +11,5 @@ pub mod machine;
 pub mod rights;
 pub mod snapshot;
 pub mod start;
+pub mod tokens;
 pub mod version;

@@ -147,7 +147,7 @@ impl Transport {
         let _ = stream.set_nodelay(true);
         let accepted = kvorum_tls::accept(&self.encryption, Port::Peers, stream);
         let (wire, certified) = match in_time(accepted).await? {
-            Accepted::Encrypted(wire, certified) => (wire, Some(certified)),
+            Accepted::Encrypted(wire, certified) => (wire, certified),
             Accepted::Plain(wire) => (wire, None),
             Accepted::NotEncrypted(_) => return Err(Failure::NotEncrypted),
         };

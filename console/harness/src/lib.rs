@@ -20,8 +20,17 @@ use std::time::Duration;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The variables by which a user of this machine may have chosen a cluster.
-const SETTINGS: [&str; 4] =
-    ["KVORUM_ENDPOINTS", "KVORUM_LOCAL", "KVORUM_READONLY", "KVORUM_TIMEOUT"];
+const SETTINGS: [&str; 9] = [
+    "KVORUM_ENDPOINTS",
+    "KVORUM_LOCAL",
+    "KVORUM_PASSWORD",
+    "KVORUM_PASSWORD_FILE",
+    "KVORUM_READONLY",
+    "KVORUM_TIMEOUT",
+    "KVORUM_TOKEN",
+    "KVORUM_TOKEN_FILE",
+    "KVORUM_USER",
+];
 
 /// Returns the path of the program under test.
 ///

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use kvorum_protocol::access::{Access, KeyRange};
@@ -24,6 +25,17 @@ pub enum UserCommand {
     },
     /// List all users with their roles
     List,
+    /// Set a user's password, by which it is known without a certificate; its tokens end
+    Passwd {
+        /// The user
+        user: String,
+        /// The file with the new password, - for standard input; it is asked for if not given
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+        /// Remove the password
+        #[arg(long, conflicts_with = "from")]
+        remove: bool,
+    },
     /// Give a user a role
     GrantRole {
         /// The user

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future, stream};
+use kvorum_protocol::access::{Access, AccessQuery, AccessReport, Whoami};
 use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::data::{Condition, Operation, Outcome};
 use kvorum_protocol::message::{Admin, Consistency, Event, Pair, Scan, Subscription};
-use kvorum_protocol::{Client, Fate, Key, Value};
+use kvorum_protocol::{Client, ClientError, Fate, Key, Value};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -260,19 +261,40 @@ impl RealCluster {
 }
 
 /// Reports what the user may do here, until nothing is missing. Checks at least once: on attaching,
-/// the API server may not have reported what is allowed.
-async fn tell_rights(platform: Platform, mut place: Place, sink: Sink) {
+/// neither the API server nor the cluster may have reported what is allowed.
+async fn tell_rights(client: Arc<Client>, platform: Platform, mut place: Place, sink: Sink) {
     loop {
         sleep(RIGHTS_INTERVAL).await;
-        let Some(now) = platform.told_place().await else { continue };
+        let Some(mut now) = platform.told_place().await else { continue };
+        let Ok(own) = rights_of(&client).await else { continue };
+        restrict(&mut now, own.as_ref());
         if now != place && !sink.tell(Observation::Place(now.clone())).await {
             return;
         }
         place = now;
-        if [&place.no_kill, &place.no_scale, &place.no_logs].into_iter().all(Option::is_none) {
+        let Place { no_kill, no_scale, no_logs, no_write, no_operation, .. } = &place;
+        let missing = [no_kill, no_scale, no_logs, no_write, no_operation];
+        if missing.into_iter().all(Option::is_none) {
             return;
         }
     }
+}
+
+/// Asks the cluster what the user may do; `None` when the answer is about something else.
+async fn rights_of(client: &Client) -> Result<Option<Whoami>, ClientError> {
+    Ok(match client.access(AccessQuery::Whoami, &Route::Any).await? {
+        AccessReport::Whoami(own) => Some(own),
+        _ => None,
+    })
+}
+
+/// Says of a place what the user may not do there.
+fn restrict(place: &mut Place, own: Option<&Whoami>) {
+    let Some(own) = own.filter(|own| !own.is_root) else { return };
+    let user = &own.user;
+    place.no_operation = Some(format!("{user} has no right to operate the cluster"));
+    let may_write = own.rights.iter().any(|right| right.access.includes(Access::Write));
+    place.no_write = (!may_write).then(|| format!("{user} has no right to write any key"));
 }
 
 fn route(node: Option<String>) -> Route {
@@ -301,9 +323,9 @@ impl Backend for RealCluster {
             }
             if let Platform::Kubernetes(kube) = &self.platform {
                 aside.spawn(happenings::tell(Arc::clone(kube), sink.clone()));
-                let (platform, place) = (self.platform.clone(), self.place.clone());
-                aside.spawn(tell_rights(platform, place, sink.clone()));
             }
+            let (client, platform) = (Arc::clone(&self.client), self.platform.clone());
+            aside.spawn(tell_rights(client, platform, self.place.clone(), sink.clone()));
             self.watch.clone().run(self.watched.clone(), sink).await;
         })
     }

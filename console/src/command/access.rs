@@ -1,11 +1,15 @@
 //! The commands `whoami`, `user`, `role`, `grant` and `revoke`.
 
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use kvorum_protocol::access::{
     Access, AccessChange, AccessError, AccessQuery, AccessReport, KeyRange, Right, RoleReport,
     UserReport, Whoami,
 };
+use kvorum_protocol::authentication::{TOKEN_SECONDS_MAX, hash_password};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::data::{Operation, Outcome};
 use serde_json::{Value as Json, json};
@@ -13,6 +17,7 @@ use serde_json::{Value as Json, json};
 use super::{Context, print};
 use crate::arguments::access::{Grant, Revoke, RoleCommand, UserCommand};
 use crate::exit::{Exit, Failure};
+use crate::login;
 
 pub async fn whoami(context: &Context) -> Result<(), Failure> {
     let AccessReport::Whoami(own) = ask(context, AccessQuery::Whoami).await? else {
@@ -49,6 +54,19 @@ pub async fn user(context: &Context, command: UserCommand) -> Result<(), Failure
         UserCommand::Remove { user } => {
             change(context, AccessChange::RemoveUser { user: user.clone() }).await?;
             done(context, &format!("removed the user {user}"))
+        }
+        UserCommand::Passwd { user, from, remove } => {
+            let hash = match remove {
+                true => None,
+                false => Some(hash_of(&user, from).await?),
+            };
+            let text = match remove {
+                true => format!("{user} has no password any more"),
+                false => format!("{user} has a new password"),
+            };
+            let secret = rand::random();
+            change(context, AccessChange::SetPassword { user, hash, secret }).await?;
+            done(context, &text)
         }
         UserCommand::GrantRole { user, role } => {
             let text = format!("{user} has the role {role}");
@@ -89,6 +107,36 @@ pub async fn role(context: &Context, command: RoleCommand) -> Result<(), Failure
     }
 }
 
+/// Prints a token for the user of this connection.
+pub async fn token(context: &Context, time: Duration) -> Result<(), Failure> {
+    let seconds = u32::try_from(time.as_secs()).ok().filter(|seconds| *seconds > 0);
+    let seconds = seconds.filter(|seconds| *seconds <= TOKEN_SECONDS_MAX).ok_or_else(|| {
+        let most = Duration::from_secs(TOKEN_SECONDS_MAX.into());
+        Failure::usage(format!("a token lasts 1s to {}", humantime::format_duration(most)))
+    })?;
+    match ask(context, AccessQuery::Token { seconds }).await? {
+        AccessReport::Token { token, until_us } => {
+            let until = SystemTime::UNIX_EPOCH + Duration::from_micros(until_us);
+            let until = humantime::format_rfc3339_seconds(until).to_string();
+            crate::note::note(format!("it ends at {until}, or when the password changes"));
+            let token = token.to_string();
+            print(context.global.output, &token, &json!({ "token": token, "until": until }))
+        }
+        AccessReport::Nothing(error) => Err(failure(error)),
+        _ => Err(nonsense()),
+    }
+}
+
+/// Asks for a password and hashes it, on a thread that may block.
+async fn hash_of(user: &str, from: Option<PathBuf>) -> Result<String, Failure> {
+    let user = user.to_owned();
+    let hashed = tokio::task::spawn_blocking(move || {
+        let password = login::new_password(&user, from.as_deref())?;
+        hash_password(&password).map_err(Failure::usage)
+    });
+    hashed.await.unwrap_or_else(|panic| Err(Failure::failed(panic.to_string())))
+}
+
 /// Gives a user a right by a role of its own, which has its name. Makes what is missing.
 pub async fn grant(context: &Context, grant: Grant) -> Result<(), Failure> {
     let Grant { user, access, keys } = grant;
@@ -123,13 +171,16 @@ async fn list_users(context: &Context) -> Result<(), Failure> {
     let AccessReport::Users(users) = ask(context, AccessQuery::Users).await? else {
         return Err(nonsense());
     };
-    let mut table = table(["USER", "ROLES"]);
-    for UserReport { user, roles } in &users {
-        table.add_row([user, &roles.join(", ")]);
+    let mut table = table(["USER", "ROLES", "PASSWORD"]);
+    for UserReport { user, roles, has_password } in &users {
+        let password = if *has_password { "yes" } else { "" };
+        table.add_row([user, &roles.join(", "), password]);
     }
     let json: Vec<Json> = users
         .iter()
-        .map(|UserReport { user, roles }| json!({ "user": user, "roles": roles }))
+        .map(|UserReport { user, roles, has_password }| {
+            json!({ "user": user, "roles": roles, "has_password": has_password })
+        })
         .collect();
     list(context, &table, json)
 }
@@ -213,7 +264,8 @@ async fn attempt(
 
 fn failure(error: AccessError) -> Failure {
     let exit = match error {
-        AccessError::NoName | AccessError::NoRange => Exit::Usage,
+        AccessError::NoName | AccessError::NoRange | AccessError::NoHash => Exit::Usage,
+        AccessError::NoPassword => Exit::NotAuthorized,
         AccessError::NoSuchUser
         | AccessError::NoSuchRole
         | AccessError::RoleNotGiven

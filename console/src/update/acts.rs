@@ -130,6 +130,8 @@ fn impossible(app: &App, act: &Act) -> Option<String> {
     };
     match act {
         Act::Call(Call::Kill { node, .. }) if !allows_faults(node) => place.no_kill.clone(),
+        Act::Call(Call::Put { .. } | Call::Delete { .. }) => place.no_write.clone(),
+        Act::Call(Call::HandOver { .. }) => place.no_operation.clone(),
         Act::Call(Call::Scale { .. }) => place.no_scale.clone(),
         Act::Call(Call::Cut { node, .. }) => (!allows_faults(node)).then(no_faults),
         Act::Cuts { cuts, .. } => cuts.iter().any(|(node, _)| !allows_faults(node)).then(no_faults),

@@ -103,7 +103,7 @@ fn a_user_may_do_what_was_granted_and_nothing_else() {
     let users = done(&cluster, "user list");
     let users: Vec<Vec<&str>> =
         users.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(users[1..], [vec!["admin", "root"], vec!["view", "view"], vec!["app", "app"]]);
+    assert_eq!(users[1..], [["admin", "root"], ["view", "view"], ["app", "app"]]);
     done(&cluster, "revoke app app/ --prefix");
     assert_eq!(run("get app/a").0, 6);
     assert_ne!(run("get shared/b").0, 6);
@@ -252,4 +252,78 @@ fn a_watch_ends_with_the_right_to_it() {
     assert_eq!(code, 6, "{err}");
     assert!(err.contains("app has no right to read app/*"), "{err}");
     assert!(!watched().contains("app/after"), "{}", watched());
+}
+
+/// A user without a certificate says who it is by a password, or by a token that stands for it.
+#[test]
+fn a_password_and_its_tokens_say_who_one_is() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    // Only what it takes to know the replicas.
+    let trust = path("trust");
+    fs::create_dir(&trust).unwrap();
+    fs::copy(cluster.tls_dir().join(CA_FILE), trust.join(CA_FILE)).unwrap();
+    for (name, text) in [("first", "secret one\n"), ("second", "secret two\n"), ("wrong", "secret")]
+    {
+        write_private(&path(name), text, false).unwrap();
+    }
+    let run = |words: &[&str]| {
+        let mut command = kvorum();
+        command.arg("--local").arg(&cluster.folder).arg("--tls-dir").arg(&trust);
+        said(&command.args(["--timeout", "5s"]).args(words).output().unwrap())
+    };
+    let file = |name: &str| path(name).display().to_string();
+    let by = |password: &str, words: &[&str]| {
+        let file = file(password);
+        run(&[&["--user", "job", "--password-file", &file][..], words].concat())
+    };
+    let refused = |(code, out, err): (i32, String, String), why: &str| {
+        assert_eq!(code, 6, "{why}: {out}{err}");
+        assert!(err.contains(why), "{why}: {err}");
+    };
+    done(&cluster, "grant job readwrite job/ --prefix");
+    refused(run(&["whoami"]), "wants to know who this is");
+    refused(by("first", &["whoami"]), "the user or the password is wrong");
+    done(&cluster, &format!("user passwd job --from {}", file("first")));
+    let (code, out, err) = by("first", &["whoami"]);
+    assert_eq!((code, out.lines().next()), (0, Some("job, with the roles job")), "{err}");
+    refused(by("wrong", &["whoami"]), "the user or the password is wrong");
+    refused(by("first", &["put", "other", "1"]), "job has no right to write other");
+    let users = done(&cluster, "user list");
+    assert!(users.lines().any(|line| line.split_whitespace().eq(["job", "job", "yes"])), "{users}");
+    refused(run(&["--user", "nobody", "--password-file", &file("first"), "whoami"]), "is wrong");
+
+    let token_for = |time: &str, name: &str| {
+        let (code, token, err) = by("first", &["token", "--time", time]);
+        assert_eq!(code, 0, "{err}");
+        write_private(&path(name), &token, false).unwrap();
+    };
+    let with = |name: &str, words: &[&str]| {
+        let file = file(name);
+        run(&[&["--token-file", &file][..], words].concat())
+    };
+    token_for("1h", "token");
+    // Every replica takes it.
+    for node in ["kvorum-0", "kvorum-1", "kvorum-2"] {
+        let (code, out, err) = with("token", &["put", "job/a", "1", node]);
+        assert_eq!(code, 0, "{node}: {out}{err}");
+    }
+    token_for("2s", "short");
+    assert_eq!(with("short", &["get", "job/a"]).0, 0);
+    let (code, _, err) = with("short", &["watch", "job/"]);
+    assert_eq!(code, 6, "a watch ends with its token: {err}");
+    refused(with("short", &["get", "job/a"]), "the token's time is over");
+    done(&cluster, &format!("user passwd job --from {}", file("second")));
+    refused(with("token", &["get", "job/a"]), "the token is not valid any more");
+    refused(by("first", &["get", "job/a"]), "the user or the password is wrong");
+    assert_eq!(by("second", &["get", "job/a"]).0, 0);
+    done(&cluster, "user remove job");
+    refused(by("second", &["get", "job/a"]), "the user or the password is wrong");
+    // An administrator by certificate has no password, and so no token.
+    let (code, _, err) = said(&cluster.run(&["token"]));
+    assert_eq!(code, 6, "{err}");
+    assert!(err.contains("the user has no password"), "{err}");
+    let log = fs::read_to_string(cluster.folder.join("kvorum-0").join("log")).unwrap();
+    assert!(!log.contains("secret") && !log.contains("argon2"), "no secret is in a log");
 }

@@ -13,7 +13,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::data::Key;
+use crate::authentication::{HASH_BYTES_MAX, Token};
 use crate::limits::KEY_BYTES_MAX;
 
 /// The user that may do everything, from the beginning.
@@ -35,6 +35,16 @@ pub const USER_ROLES_MAX: usize = 32;
 pub const ROLE_RANGES_MAX: usize = 128;
 /// Most bytes of all users, roles and ranges of a cluster: each change writes all of them.
 pub const ACCESS_BYTES_MAX: usize = 256 << 10;
+
+/// Returns the smallest key that is greater than every key with this prefix; `None` when there is no
+/// such key (the prefix is empty or all `0xff`).
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Option<Bytes> {
+    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end.into())
+}
 
 /// A range of keys, in the order of their bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -62,8 +72,7 @@ impl KeyRange {
     /// Returns the range of all keys with a prefix; empty for all.
     #[must_use]
     pub fn prefix(prefix: &[u8]) -> Self {
-        let until = Key::prefix_end(prefix).map(|end| end.0);
-        Self { from: Bytes::copy_from_slice(prefix), until }
+        Self { from: Bytes::copy_from_slice(prefix), until: prefix_end(prefix) }
     }
 
     /// Returns what this range and another one have in common.
@@ -153,7 +162,7 @@ impl fmt::Display for Access {
 }
 
 /// A change of the users, the roles and their rights.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccessChange {
     /// Adds a user without roles.
     AddUser {
@@ -205,6 +214,32 @@ pub enum AccessChange {
         /// The keys.
         range: KeyRange,
     },
+    /// Sets or removes a user's password; its tokens end.
+    SetPassword {
+        /// The user.
+        user: String,
+        /// The hash of the password; `None` for no password.
+        hash: Option<String>,
+        /// A random secret for the cluster's tokens, if it has none yet.
+        secret: [u8; 32],
+    },
+}
+
+/// Shows no hash and no secret.
+impl fmt::Debug for AccessChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddUser { user } => write!(f, "AddUser {user}"),
+            Self::RemoveUser { user } => write!(f, "RemoveUser {user}"),
+            Self::GiveRole { user, role } => write!(f, "GiveRole {user} {role}"),
+            Self::TakeRole { user, role } => write!(f, "TakeRole {user} {role}"),
+            Self::AddRole { role } => write!(f, "AddRole {role}"),
+            Self::RemoveRole { role } => write!(f, "RemoveRole {role}"),
+            Self::Grant { role, range, access } => write!(f, "Grant {role} {access} {range}"),
+            Self::Revoke { role, range } => write!(f, "Revoke {role} {range}"),
+            Self::SetPassword { user, .. } => write!(f, "SetPassword {user}"),
+        }
+    }
 }
 
 impl AccessChange {
@@ -221,6 +256,9 @@ impl AccessChange {
             }
             Self::Grant { role, range, access: _ } | Self::Revoke { role, range } => {
                 role.len() + range.bytes()
+            }
+            Self::SetPassword { user, hash, secret } => {
+                user.len() + hash.as_ref().map_or(0, String::len) + secret.len()
             }
         }
     }
@@ -240,6 +278,14 @@ impl AccessChange {
             }
             Self::Grant { role, range, access: _ } | Self::Revoke { role, range } => {
                 check_name(role).and_then(|()| range.validate())
+            }
+            Self::SetPassword { user, hash, secret: _ } => {
+                check_name(user)?;
+                let is_short = |hash: &String| hash.len() <= HASH_BYTES_MAX && hash.is_ascii();
+                match hash.as_ref().is_none_or(is_short) {
+                    true => Ok(()),
+                    false => Err(AccessError::NoHash),
+                }
             }
         }
     }
@@ -291,6 +337,12 @@ pub enum AccessError {
     /// The user or role is of the beginning, and stays as it is.
     #[error("{ADMIN}, {VIEW} and {ROOT} stay as they are")]
     BuiltIn,
+    /// The hash of a password is too long.
+    #[error("the hash of the password has more than {HASH_BYTES_MAX} bytes, or is no text")]
+    NoHash,
+    /// The user has no password, for which a token could stand.
+    #[error("the user has no password; an admin sets one by 'kvorum user passwd'")]
+    NoPassword,
     /// There are as many users, roles or rights as there may be.
     #[error(
         "there are too many: at most {USERS_MAX} users, {ROLES_MAX} roles, {USER_ROLES_MAX} roles \
@@ -308,6 +360,12 @@ pub enum AccessQuery {
     Users,
     /// Asks for all roles.
     Roles,
+    /// Asks for a token for the user of this connection, that ends after this many seconds.
+    Token {
+        /// The seconds; more than [`TOKEN_SECONDS_MAX`](crate::authentication::TOKEN_SECONDS_MAX)
+        /// are as many.
+        seconds: u32,
+    },
 }
 
 /// The answer to such a question.
@@ -319,6 +377,15 @@ pub enum AccessReport {
     Users(Vec<UserReport>),
     /// All roles, by name.
     Roles(Vec<RoleReport>),
+    /// A token, and the time at which it ends, in microseconds since 1970 by the replica's clock.
+    Token {
+        /// The token.
+        token: Token,
+        /// The time.
+        until_us: u64,
+    },
+    /// Nothing, for this reason.
+    Nothing(AccessError),
 }
 
 /// A user with what it may do.
@@ -350,6 +417,8 @@ pub struct UserReport {
     pub user: String,
     /// Its roles.
     pub roles: Vec<String>,
+    /// Whether it has a password.
+    pub has_password: bool,
 }
 
 /// A role.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt;
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
+use crate::authentication::Authentication;
 use crate::frame::{self, FrameError};
 use crate::handshake::{ClientHello, HandshakeRefusal, MAGIC, ServerHello, Welcome};
 use crate::limits::{
@@ -151,7 +152,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Performs the handshake over an open stream; `address` is only for messages.
+    /// Performs the handshake over an open stream; `address` is only for messages. The
+    /// authentication says which user this is, if the certificate does not.
     ///
     /// # Errors
     /// When the other end is not a replica, or refuses.
@@ -159,6 +161,7 @@ impl Connection {
         stream: S,
         address: &str,
         cluster: Option<ClusterId>,
+        authentication: Option<&Authentication>,
     ) -> Result<Self, ConnectError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -166,7 +169,7 @@ impl Connection {
         let (read, write) = tokio::io::split(stream);
         let mut frames = FramedRead::new(read, frame::codec(HANDSHAKE_BYTES_MAX));
         let mut sink = FramedWrite::new(write, frame::codec(FRAME_BYTES_MAX));
-        let shaken = shake_hands(&mut frames, &mut sink, cluster);
+        let shaken = shake_hands(&mut frames, &mut sink, cluster, authentication);
         let shaken = timeout(HANDSHAKE_TIMEOUT, shaken).await;
         let address = address.to_owned();
         let welcome = match shaken {
@@ -323,13 +326,14 @@ async fn shake_hands<S>(
     frames: &mut Frames<S>,
     sink: &mut Sink<S>,
     cluster: Option<ClusterId>,
+    authentication: Option<&Authentication>,
 ) -> Result<Result<Welcome, HandshakeRefusal>, NoHandshake>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let broken = NoHandshake::Broken;
-    let hello = frame::encode(&ClientHello::new(cluster), HANDSHAKE_BYTES_MAX)
-        .expect("a hello is far below its limit");
+    let hello = ClientHello::new(cluster).of(authentication);
+    let hello = frame::encode(&hello, HANDSHAKE_BYTES_MAX).expect("a hello is far below its limit");
     sink.send(hello).await.map_err(broken)?;
     let answer = match frames.next().await {
         None => {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-use crate::access::{AccessChange, AccessError};
+use crate::access::{self, AccessChange, AccessError};
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// A key: 1 to [`KEY_BYTES_MAX`] bytes, ordered bytewise. Text is the console's business.
@@ -23,10 +23,7 @@ impl Key {
     /// is no such key (the prefix is empty or all `0xff`).
     #[must_use]
     pub fn prefix_end(prefix: &[u8]) -> Option<Self> {
-        let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
-        let mut end = prefix[..=last].to_vec();
-        end[last] += 1;
-        Some(Self(Bytes::from(end)))
+        access::prefix_end(prefix).map(Self)
     }
 }
 

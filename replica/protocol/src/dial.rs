@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::authentication::Authentication;
 use crate::connection::{ConnectError, Connection};
 use crate::status::ClusterId;
 
@@ -47,6 +48,8 @@ pub struct Dial {
     pub carrier: Carrier,
     /// How what is sent over them is encrypted.
     pub encryption: Encryption,
+    /// The user that this is, if it is not that of the certificate.
+    pub authentication: Option<Arc<Authentication>>,
 }
 
 /// The means of opening streams.
@@ -74,13 +77,13 @@ impl fmt::Debug for Carrier {
 
 impl From<Carrier> for Dial {
     fn from(carrier: Carrier) -> Self {
-        Self { carrier, encryption: Encryption::Off }
+        Self { carrier, ..Self::default() }
     }
 }
 
 impl From<Encryption> for Dial {
     fn from(encryption: Encryption) -> Self {
-        Self { carrier: Carrier::Tcp, encryption }
+        Self { encryption, ..Self::default() }
     }
 }
 
@@ -162,7 +165,8 @@ impl Dial {
             Err(_) => Err(unreachable(format!("no answer within {:?}", self.patience()))),
             Ok(Err(error)) => Err(ConnectError::broken(address, &error)),
             Ok(Ok((stream, at, cluster))) => {
-                Ok((Connection::start(stream, address, cluster).await?, at))
+                let own = self.authentication.as_deref();
+                Ok((Connection::start(stream, address, cluster, own).await?, at))
             }
         }
     }

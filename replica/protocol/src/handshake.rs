@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::authentication::{Authentication, Unauthenticated};
 use crate::status::ClusterId;
 use crate::{WIRE_VERSION, WIRE_VERSION_OLDEST};
 
@@ -22,7 +23,8 @@ pub struct ClientHello {
     pub version_max: u16,
     /// The cluster that the client wants; `None` for any cluster.
     pub cluster: Option<ClusterId>,
-    /// Reserved for authentication; empty.
+    /// Says which user the client is: an [`Authentication`] in bytes; empty when its certificate
+    /// does.
     pub authentication: Vec<u8>,
 }
 
@@ -37,6 +39,13 @@ impl ClientHello {
             cluster,
             authentication: Vec::new(),
         }
+    }
+
+    /// Returns the hello of a client that says which user it is.
+    #[must_use]
+    pub fn of(self, authentication: Option<&Authentication>) -> Self {
+        let authentication = authentication.map(Authentication::to_bytes).unwrap_or_default();
+        Self { authentication, ..self }
     }
 }
 
@@ -106,6 +115,9 @@ pub enum HandshakeRefusal {
          give it the folder of one with --tls-dir DIR"
     )]
     NotEncrypted,
+    /// The replica does not know which user the client is.
+    #[error("{0}")]
+    Unauthenticated(Unauthenticated),
 }
 
 /// Checks a client's hello, and returns the wire version to use.

@@ -17,10 +17,12 @@
 //! | [`frame`] | length-prefixed postcard |
 //! | [`dial`] | opens streams to a replica |
 //! | [`connection`] | one connection: many calls and subscriptions at once |
+//! | [`authentication`] | passwords and tokens |
 //! | [`backup`] | the file format of a backup |
 //! | [`client`] | retries, lanes and the fate of a write |
 
 pub mod access;
+pub mod authentication;
 pub mod backup;
 pub mod client;
 pub mod connection;

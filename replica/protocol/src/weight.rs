@@ -171,8 +171,12 @@ impl AccessReport {
             }
             Self::Users(users) => users
                 .iter()
-                .map(|UserReport { user, roles }| OVERHEAD + user.len() + names(roles))
+                .map(|UserReport { user, roles, has_password: _ }| {
+                    OVERHEAD + user.len() + names(roles)
+                })
                 .sum(),
+            Self::Token { token, until_us: _ } => token.0.len(),
+            Self::Nothing(_) => 0,
             Self::Roles(roles) => roles
                 .iter()
                 .map(|RoleReport { role, is_root: _, rights: own }| {

@@ -9,17 +9,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use kvorum_protocol::handshake::HandshakeRefusal;
+use kvorum_protocol::authentication::Unauthenticated;
+use kvorum_protocol::frame;
+use kvorum_protocol::handshake::{ClientHello, HandshakeRefusal, MAGIC};
 use kvorum_protocol::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT};
-use kvorum_tls::{Accepted, Identity, Peer, Port, ReplicaName, Subject, Wire};
-use tokio::io::{AsyncRead, AsyncWrite};
+use kvorum_tls::{Accepted, Identity, Port, ReplicaName, Subject, Wire};
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use super::proof::Proof;
 use super::requests::Requests;
-use super::{ACCEPT_PAUSE, Clients, audit, send_hello};
+use super::{ACCEPT_PAUSE, Caller, Clients, NOTHING_SAID, audit, send_hello};
+use crate::engine::ClientKey;
 use crate::limits::{ARRIVALS_MAX, GREETINGS_MAX};
 use crate::shares::{GivesUp, Party, Share, Shares};
 use crate::state::rights::User;
@@ -41,11 +45,13 @@ struct Doors {
 }
 
 /// A connection whose user is known.
-struct Arrival {
-    wire: Wire,
-    certified: Option<Peer>,
-    user: User,
-    from: SocketAddr,
+pub(super) struct Arrival {
+    pub(super) requests: Requests<ReadHalf<Wire>>,
+    pub(super) write: WriteHalf<Wire>,
+    pub(super) hello: ClientHello,
+    pub(super) user: User,
+    pub(super) from: SocketAddr,
+    proof: Proof,
 }
 
 impl Doors {
@@ -109,7 +115,7 @@ impl Clients {
         doors.greeted.notify_one();
         let (wire, certified) = match accepted {
             Ok(Accepted::Plain(wire)) => (wire, None),
-            Ok(Accepted::Encrypted(wire, certified)) => (wire, Some(certified)),
+            Ok(Accepted::Encrypted(wire, certified)) => (wire, certified),
             Ok(Accepted::NotEncrypted(stream)) => {
                 audit::refused_connection(from, "it does not encrypt");
                 let refusal = refuse(stream, HandshakeRefusal::NotEncrypted);
@@ -124,38 +130,56 @@ impl Clients {
                 return None;
             }
         };
-        let user = certified.as_ref().map_or(User::Anonymous, |peer| user_of(&peer.identity));
-        Some(Arrival { wire, certified, user, from })
+        let is_plain = matches!(wire, Wire::Plain(_));
+        let (read, mut write) = tokio::io::split(wire);
+        let mut requests = Requests::new(read, HANDSHAKE_BYTES_MAX, Arc::clone(&self.begun));
+        let hello = match read_hello(&mut requests).await {
+            Ok(hello) => hello,
+            Err(why) => {
+                let is_strange = why != NOTHING_SAID;
+                self.metrics.malformed.fetch_add(u64::from(is_strange), Ordering::Relaxed);
+                debug!(why, "a client's handshake failed");
+                return None;
+            }
+        };
+        let known = match (hello.authentication.is_empty(), certified) {
+            (false, _) => self.authenticate(&hello.authentication, from).await,
+            (true, Some(peer)) => Ok((user_of(&peer.identity), Proof::Certificate(peer))),
+            (true, None) if is_plain => Ok((User::Anonymous, Proof::None)),
+            (true, None) => Err(Unauthenticated::Nothing),
+        };
+        match known {
+            Ok((user, proof)) => Some(Arrival { requests, write, hello, user, from, proof }),
+            Err(why) => {
+                audit::refused_connection(from, &why.to_string());
+                let refusal = send_hello(&mut write, Err(HandshakeRefusal::Unauthenticated(why)));
+                let _ = timeout(REFUSAL_PATIENCE, refusal).await;
+                None
+            }
+        }
     }
 
     /// Serves a connection until it ends, if there is room for one more of its user.
     async fn admit(&self, doors: &Doors, arrival: Arrival) {
-        let Arrival { wire, certified, user, from } = arrival;
+        let Arrival { requests, mut write, hello, user, from, proof } = arrival;
         let party = Party::of(user.name(), from.ip());
         let Some(share) = doors.connections.take(party.clone()) else {
             self.metrics.refused_connections.fetch_add(1, Ordering::Relaxed);
             let most = u32::try_from(doors.most).unwrap_or(u32::MAX);
-            let refusal = refuse(wire, HandshakeRefusal::TooManyConnections { most });
+            let refusal = HandshakeRefusal::TooManyConnections { most };
+            let refusal = send_hello(&mut write, Err(refusal));
             let _ = timeout(REFUSAL_PATIENCE, refusal).await;
             return;
         };
         self.metrics.connections.fetch_add(1, Ordering::Relaxed);
+        let client = ClientKey(self.keys.fetch_add(1, Ordering::Relaxed) + 1);
+        let caller = Caller { client, user, from, account: self.room.account(party) };
         tokio::select! {
-            () = self.connection(wire, user, from, self.room.account(party)) => {}
-            () = self.doubted(certified.as_ref()) => debug!(%from, "its certificate is over"),
+            () = self.connection((requests, write), hello, caller) => {}
+            () = self.doubted(&proof) => debug!(%from, "what it showed is over"),
             () = share.given_up() => debug!(%from, "gives way to one that has fewer connections"),
         }
         self.metrics.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Waits until the other end of a connection is no longer to be believed.
-    async fn doubted(&self, certified: Option<&Peer>) {
-        match (self.encryption.tls(), certified) {
-            (Some(tls), Some(peer)) => {
-                tls.doubted(peer, rand::random_range(super::DOUBT_SPREAD)).await;
-            }
-            _ => std::future::pending().await,
-        }
     }
 }
 
@@ -165,6 +189,20 @@ fn user_of(identity: &Identity) -> User {
         Subject::Client(name) => User::Client(name.as_str().into()),
         Subject::Replica(ReplicaName::One(name)) => User::Replica(Some(name.clone())),
         Subject::Replica(ReplicaName::Any) => User::Replica(None),
+    }
+}
+
+/// Reads what a client says first.
+async fn read_hello(requests: &mut Requests<ReadHalf<Wire>>) -> Result<ClientHello, &'static str> {
+    let begun = match requests.next().await {
+        Ok(Some(begun)) => begun,
+        Ok(None) => return Err(NOTHING_SAID),
+        Err(_) => return Err("no frame"),
+    };
+    let hello: ClientHello = frame::decode(&begun.bytes).map_err(|_| "no hello")?;
+    match hello.magic == MAGIC {
+        true => Ok(hello),
+        false => Err("another protocol"),
     }
 }
 

@@ -188,7 +188,7 @@ mod tests {
     fn accounts() -> Accounts {
         let changes = (0..100).map(|number| AccessChange::AddUser { user: format!("u{number}") });
         changes.fold(Accounts::default(), |accounts, change| {
-            accounts.after(&change).expect("there is room")
+            accounts.after(1, &change).expect("there is room")
         })
     }
 

@@ -155,7 +155,7 @@ impl Certificates {
 
     /// Gets the credentials that should be in use now, and uses them.
     async fn renew(&mut self) -> Result<(), String> {
-        let current = self.tls.as_ref().map(|tls| tls.credentials());
+        let current = self.tls.as_ref().and_then(|tls| tls.credentials());
         let renewed = match &mut self.source {
             Source::Folder(folder) => read_own(folder, &self.name).map(Some)?,
             Source::Authority(issuing) => issuing.renew(current.as_ref()).await?,

@@ -116,7 +116,9 @@ impl Replica {
         let (known_shown, known) = watch::channel(Vec::new());
         let (marks, marked) = mpsc::channel(1);
         let (scale_reads, reads_due) = mpsc::channel(SCALE_READS_MAX);
+        let (accounts_told, accounts) = watch::channel(None);
         let outlets = Outlets {
+            accounts: accounts_told,
             status: status_shown,
             metrics: Arc::clone(&metrics),
             began,
@@ -130,7 +132,7 @@ impl Replica {
         hear(&control, opened.first).await;
 
         let (file, cluster) = (tell_addresses(settings, &addresses)?, identity.cluster);
-        let inlets = Inlets { peers: to_driver, clients, known, status: status.clone() };
+        let inlets = Inlets { peers: to_driver, clients, known, status: status.clone(), accounts };
         let means = Means { book, encryption: encryption.clone(), metrics };
         let ports = (ports.peers, ports.clients, raise_descriptor_limit());
         serve(settings, &identity, inlets, means, ports, &mut tasks);

@@ -17,6 +17,7 @@ use crate::driver::{ClientEvent, PeerEvent};
 use crate::engine::Known;
 use crate::engine::store::Identity;
 use crate::node::settings::{Audit, Settings};
+use crate::state::accounts::Accounts;
 use crate::transport::reached::Reached;
 use crate::transport::{AddressBook, Transport};
 
@@ -30,6 +31,8 @@ pub(super) struct Inlets {
     pub(super) known: watch::Receiver<Vec<Known>>,
     /// This replica's status.
     pub(super) status: watch::Receiver<Option<Arc<Status>>>,
+    /// The users, as this replica has applied them.
+    pub(super) accounts: watch::Receiver<Option<Arc<Accounts>>>,
 }
 
 /// What connections are made with.
@@ -54,13 +57,20 @@ pub(super) fn serve(
 ) {
     let (reached, others) = reached(settings);
     let (for_peers, for_clients, connections_max) = served;
-    let Inlets { peers, clients, known, status } = inlets;
+    let Inlets { peers, clients, known, status, accounts } = inlets;
     let (me, name) = (identity.replica, settings.name.clone());
     let transport = Transport::new(me, peers, known, book, reached, encryption.clone());
     tasks.spawn(transport.clone().dial_known());
     tasks.spawn(transport.listen(for_peers));
-    let clients =
-        Clients::new(name, identity.cluster, clients, status, others, metrics, encryption);
+    let clients = Clients::new(
+        name,
+        identity.cluster,
+        clients,
+        (status, accounts),
+        others,
+        metrics,
+        encryption,
+    );
     let clients = clients.auditing(settings.audit == Audit::All);
     tasks.spawn(clients.listen(for_clients, connections_max));
 }

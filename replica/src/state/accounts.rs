@@ -6,27 +6,55 @@
 //! here, as they never change. Does not judge requests; [`rights`](crate::state::rights) does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use kvorum_protocol::access::{
     ACCESS_BYTES_MAX, ADMIN, Access, AccessChange, AccessError, KeyRange, ROLE_RANGES_MAX,
     ROLES_MAX, ROOT, Right, RoleReport, USER_ROLES_MAX, USERS_MAX, UserReport, VIEW, check_name,
 };
+use kvorum_protocol::authentication::HASH_BYTES_MAX;
 use serde::{Deserialize, Serialize};
+
+/// The length of the secret by which tokens are made, in bytes.
+pub const SECRET_BYTES: usize = 32;
+
+/// The secret by which a cluster's tokens are made.
+pub type TokenSecret = [u8; SECRET_BYTES];
 
 /// The approximate number of bytes of a user, a role or a right, beside its names and keys.
 const OVERHEAD: usize = 16;
 
 /// All users and roles that were added.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Accounts {
     users: BTreeMap<String, Account>,
     roles: BTreeMap<String, Role>,
+    /// The secret by which tokens are made, from the first password on.
+    token_secret: Option<TokenSecret>,
+}
+
+/// Shows no hash and no secret.
+impl fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let users: Vec<_> = self.users.keys().collect();
+        write!(f, "Accounts of {users:?}, with roles {:?}", self.roles)
+    }
 }
 
 /// A user.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Account {
     roles: BTreeSet<String>,
+    password: Option<Password>,
+}
+
+/// A user's password.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Password {
+    /// Its hash.
+    pub hash: String,
+    /// The index at which it was set: each one is another one, even if it is the same.
+    pub since: u64,
 }
 
 /// A role: what is allowed, by range.
@@ -70,7 +98,8 @@ impl Accounts {
         let report = |user: &str| {
             let roles = self.roles_of(user).unwrap_or_default();
             let roles = roles.into_iter().map(str::to_owned).collect();
-            UserReport { user: user.to_owned(), roles }
+            let has_password = self.password_of(user).is_some();
+            UserReport { user: user.to_owned(), roles, has_password }
         };
         names.map(report).collect()
     }
@@ -87,13 +116,25 @@ impl Accounts {
         names.map(report).collect()
     }
 
-    /// Returns the accounts after a change.
+    /// Returns a user's password, if it has one.
+    #[must_use]
+    pub fn password_of(&self, user: &str) -> Option<&Password> {
+        self.users.get(user)?.password.as_ref()
+    }
+
+    /// Returns the secret by which tokens are made.
+    #[must_use]
+    pub fn token_secret(&self) -> Option<&TokenSecret> {
+        self.token_secret.as_ref()
+    }
+
+    /// Returns the accounts after a change, which is the entry of an index.
     ///
     /// # Errors
     /// The reason why the change does nothing.
-    pub fn after(&self, change: &AccessChange) -> Result<Self, AccessError> {
+    pub fn after(&self, index: u64, change: &AccessChange) -> Result<Self, AccessError> {
         let mut next = self.clone();
-        next.change(change)?;
+        next.change(index, change)?;
         match next.is_bounded() {
             true => Ok(next),
             // What takes something away is never too much.
@@ -102,7 +143,7 @@ impl Accounts {
         }
     }
 
-    fn change(&mut self, change: &AccessChange) -> Result<(), AccessError> {
+    fn change(&mut self, index: u64, change: &AccessChange) -> Result<(), AccessError> {
         change.validate()?;
         match change {
             AccessChange::AddUser { user } => {
@@ -138,6 +179,12 @@ impl Accounts {
                 true => Ok(()),
                 false => Err(AccessError::RoleNotGiven),
             },
+            AccessChange::SetPassword { user, hash, secret } => {
+                let password = hash.clone().map(|hash| Password { hash, since: index });
+                self.user(user)?.password = password;
+                self.token_secret.get_or_insert(*secret);
+                Ok(())
+            }
             AccessChange::Grant { role, range, access } => {
                 self.role(role)?.rights.insert(range.clone(), *access);
                 Ok(())
@@ -168,7 +215,8 @@ impl Accounts {
     pub fn bytes(&self) -> usize {
         let account = |(name, account): (&String, &Account)| {
             let roles = account.roles.iter().map(|role| OVERHEAD + role.len()).sum::<usize>();
-            OVERHEAD + name.len() + roles
+            let password = account.password.as_ref().map_or(0, |own| OVERHEAD + own.hash.len());
+            OVERHEAD + name.len() + roles + password
         };
         let role = |(name, role): (&String, &Role)| {
             let rights = role.rights.keys().map(|range| OVERHEAD + range.bytes()).sum::<usize>();
@@ -196,7 +244,11 @@ impl Accounts {
             account.roles.iter().all(is_role)
         };
         let are_ranges = |role: &Role| role.rights.keys().all(|range| range.validate().is_ok());
+        let is_hash = |account: &Account| {
+            account.password.as_ref().is_none_or(|own| own.hash.len() <= HASH_BYTES_MAX)
+        };
         self.is_bounded()
+            && self.users.values().all(is_hash)
             && self.users.keys().chain(self.roles.keys()).all(is_name)
             && self.users.values().all(are_roles)
             && self.roles.values().all(are_ranges)
@@ -238,7 +290,7 @@ mod tests {
     }
 
     fn after(changes: &[AccessChange]) -> Accounts {
-        let apply = |accounts: Accounts, change| accounts.after(change).expect("it can be done");
+        let apply = |accounts: Accounts, change| accounts.after(1, change).expect("it can be done");
         changes.iter().fold(Accounts::default(), apply)
     }
 
@@ -275,7 +327,7 @@ mod tests {
             (AccessChange::TakeRole { user: named("app"), role: named("apps") }, Ok(())),
         ];
         for (change, expected) in table {
-            let changed = begun.after(&change);
+            let changed = begun.after(1, &change);
             assert_eq!(
                 changed.as_ref().map(|_| ()).map_err(|error| *error),
                 expected,
@@ -290,8 +342,8 @@ mod tests {
     #[test]
     fn a_role_that_is_removed_is_taken_from_its_users() {
         let begun = after(&[user("app"), role("apps"), give("app", "apps"), grant("apps", 1)]);
-        let removed = begun.after(&AccessChange::RemoveRole { role: "apps".to_owned() });
-        let again = removed.and_then(|next| next.after(&role("apps"))).expect("it can be done");
+        let removed = begun.after(1, &AccessChange::RemoveRole { role: "apps".to_owned() });
+        let again = removed.and_then(|next| next.after(1, &role("apps"))).expect("it can be done");
         assert_eq!(again.roles_of("app"), Some(vec![]), "a role of that name is another one");
         assert_eq!(again.rights_of("apps").count(), 0);
     }
@@ -316,7 +368,7 @@ mod tests {
             let mut accounts = after(&[user("app"), role("apps"), give("app", "apps")]);
             let mut taken = 0;
             let refused = loop {
-                match accounts.after(&change(taken)) {
+                match accounts.after(1, &change(taken)) {
                     Ok(next) => (accounts, taken) = (next, taken + 1),
                     Err(error) => break error,
                 }

@@ -302,7 +302,7 @@ impl<T: Table> Run<'_, T> {
 
     fn change_access(&mut self, index: u64, change: &AccessChange) -> Outcome {
         self.changes.void.push(index);
-        match self.accounts().after(change) {
+        match self.accounts().after(index, change) {
             Ok(next) => {
                 self.changes.accounts = Some(Arc::new(next));
                 Outcome::AccessChanged

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kvorum_protocol::access::{ADMIN, Access, AccessQuery, KeyRange, ROOT, VIEW, Whoami};
 use kvorum_protocol::data::{Condition, Operation};
 use kvorum_protocol::message::{Admin, Refusal, Request, Scan, SnapshotRequest, Subscription};
@@ -124,7 +125,7 @@ pub fn touches(request: &Request) -> Vec<Touch<'_>> {
             | SnapshotRequest::Close { .. } => vec![Touch::Administer],
         },
         Request::Access(query) => vec![match query {
-            AccessQuery::Whoami => Touch::Own,
+            AccessQuery::Whoami | AccessQuery::Token { .. } => Touch::Own,
             AccessQuery::Users | AccessQuery::Roles => Touch::Administer,
         }],
     }
@@ -211,8 +212,9 @@ fn covers(accounts: &Accounts, roles: &[&str], wanted: Access, range: &KeyRange)
     let allowed = rights.filter(|right| right.access.includes(wanted)).map(|right| right.range);
     let mut allowed: Vec<KeyRange> = allowed.collect();
     allowed.sort_unstable();
-    // All keys before this one are allowed.
-    let mut reached = &range.from;
+    // All keys before this one are allowed; no key is empty.
+    let smallest = Bytes::from_static(&[0]);
+    let mut reached = if range.from.is_empty() { &smallest } else { &range.from };
     for own in &allowed {
         if own.from > *reached {
             return false;

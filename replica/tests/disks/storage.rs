@@ -188,7 +188,7 @@ fn changes(applied: u64) -> Changes {
         void: if applied.is_multiple_of(3) { vec![applied] } else { vec![] },
         accounts: applied.is_multiple_of(3).then(|| {
             let user = format!("u{applied}");
-            let added = Accounts::default().after(&AccessChange::AddUser { user });
+            let added = Accounts::default().after(applied, &AccessChange::AddUser { user });
             Arc::new(added.expect("it is the first"))
         }),
         version: None,

@@ -18,9 +18,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::credentials::{Certificate, Credentials};
+use crate::credentials::{Certificate, Credentials, CredentialsError, certificates, trust};
 use crate::identity::Identity;
-use crate::verification::{Verifier, provider};
+use crate::verification::{Trust, Verifier, provider};
 
 /// The name that a connection asks for. It is not sent, and not compared: a certificate says who
 /// its owner is.
@@ -68,8 +68,11 @@ pub struct Tls {
 
 /// The credentials of the moment, and what connections are made with.
 struct Now {
-    credentials: Credentials,
-    accept: [Arc<ServerConfig>; 2],
+    /// `None` for one who only trusts.
+    credentials: Option<Credentials>,
+    trust: Arc<Trust>,
+    /// `None` likewise: it cannot serve.
+    accept: Option<[Arc<ServerConfig>; 2]>,
     connect: [Arc<ClientConfig>; 2],
 }
 
@@ -77,17 +80,24 @@ impl Now {
     fn new(credentials: Credentials) -> Self {
         let both = [Port::Peers, Port::Clients];
         Self {
-            accept: both.map(|port| Arc::new(accepting(&credentials, port))),
-            connect: both.map(|port| Arc::new(connecting(&credentials, port))),
-            credentials,
+            accept: Some(both.map(|port| Arc::new(accepting(&credentials, port)))),
+            connect: both
+                .map(|port| Arc::new(connecting(&credentials.trust, Some(&credentials), port))),
+            trust: Arc::clone(&credentials.trust),
+            credentials: Some(credentials),
         }
+    }
+
+    fn trusting(trust: Arc<Trust>) -> Self {
+        let both = [Port::Peers, Port::Clients];
+        let connect = both.map(|port| Arc::new(connecting(&trust, None, port)));
+        Self { credentials: None, trust, accept: None, connect }
     }
 }
 
-fn verifier(credentials: &Credentials, replicas_only: bool) -> Arc<Verifier> {
-    let cluster = credentials.certificate.identity.cluster.clone();
-    let trust = Arc::clone(&credentials.trust);
-    Arc::new(Verifier { trust, cluster, replicas_only })
+fn verifier(trust: &Arc<Trust>, own: Option<&Credentials>, replicas_only: bool) -> Arc<Verifier> {
+    let cluster = own.map(|own| own.certificate.identity.cluster.clone());
+    Arc::new(Verifier { trust: Arc::clone(trust), cluster, replicas_only })
 }
 
 fn accepting(credentials: &Credentials, port: Port) -> ServerConfig {
@@ -95,7 +105,11 @@ fn accepting(credentials: &Credentials, port: Port) -> ServerConfig {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the provider has TLS 1.3")
-        .with_client_cert_verifier(verifier(credentials, port == Port::Peers))
+        .with_client_cert_verifier(verifier(
+            &credentials.trust,
+            Some(credentials),
+            port == Port::Peers,
+        ))
         .with_cert_resolver(Arc::new(own));
     config.alpn_protocols = vec![port.protocol().to_vec()];
     // A session that is resumed would not show its certificate again.
@@ -104,14 +118,19 @@ fn accepting(credentials: &Credentials, port: Port) -> ServerConfig {
     config
 }
 
-fn connecting(credentials: &Credentials, port: Port) -> ClientConfig {
-    let own = SingleCertAndKey::from(Arc::clone(&credentials.shown));
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
+fn connecting(trust: &Arc<Trust>, own: Option<&Credentials>, port: Port) -> ClientConfig {
+    let config = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the provider has TLS 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(verifier(credentials, true))
-        .with_client_cert_resolver(Arc::new(own));
+        .with_custom_certificate_verifier(verifier(trust, own, true));
+    let mut config = match own {
+        Some(own) => {
+            let shown = SingleCertAndKey::from(Arc::clone(&own.shown));
+            config.with_client_cert_resolver(Arc::new(shown))
+        }
+        None => config.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![port.protocol().to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
@@ -125,15 +144,25 @@ impl Tls {
         Arc::new(Self { now: watch::Sender::new(Arc::new(Now::new(credentials))) })
     }
 
+    /// Creates the means of a client that trusts these authorities and has no certificate: it says
+    /// by other means who it is.
+    ///
+    /// # Errors
+    /// When they do not parse.
+    pub fn trusting(authorities: &str) -> Result<Arc<Self>, CredentialsError> {
+        let now = Now::trusting(trust(&certificates(authorities)?)?);
+        Ok(Arc::new(Self { now: watch::Sender::new(Arc::new(now)) }))
+    }
+
     /// Replaces the credentials. Connections that are open stay, as long as [`Tls::doubted`] lets
     /// them.
     pub fn replace(&self, credentials: Credentials) {
         self.now.send_replace(Arc::new(Now::new(credentials)));
     }
 
-    /// Returns the credentials of the moment.
+    /// Returns the credentials of the moment; `None` for one who only trusts.
     #[must_use]
-    pub fn credentials(&self) -> Credentials {
+    pub fn credentials(&self) -> Option<Credentials> {
         self.now.borrow().credentials.clone()
     }
 
@@ -150,20 +179,22 @@ impl Tls {
         let config = Arc::clone(&self.now.borrow().connect[port as usize]);
         let name = ServerName::try_from(SERVER_NAME).expect("it is a host name");
         let stream = TlsConnector::from(config).connect(name, stream).await?;
-        let peer = peer(stream.get_ref().1, port)?;
+        let peer = peer(stream.get_ref().1, port)?.ok_or_else(nobody)?;
         Ok((stream, peer))
     }
 
-    /// Accepts an encrypted connection on a stream.
+    /// Accepts an encrypted connection on a stream. A client may show no certificate.
     ///
     /// # Errors
-    /// When the stream breaks, or the other end shows no certificate that fits the port.
+    /// When the stream breaks, or the other end shows a certificate that does not fit the port, or
+    /// none at the port for replicas.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         port: Port,
         stream: S,
-    ) -> io::Result<(server::TlsStream<S>, Peer)> {
-        let config = Arc::clone(&self.now.borrow().accept[port as usize]);
+    ) -> io::Result<(server::TlsStream<S>, Option<Peer>)> {
+        let config = self.now.borrow().accept.as_ref().map(|all| Arc::clone(&all[port as usize]));
+        let config = config.ok_or_else(nobody)?;
         let accepted = TlsAcceptor::from(config).accept(stream).into_fallible().await;
         let mut stream = match accepted {
             Ok(stream) => stream,
@@ -186,7 +217,7 @@ impl Tls {
         let mut changes = self.now.subscribe();
         let left = |now: SystemTime| peer.not_after.duration_since(now).unwrap_or_default();
         loop {
-            let trust = Arc::clone(&changes.borrow_and_update().credentials.trust);
+            let trust = Arc::clone(&changes.borrow_and_update().trust);
             if trust.check(&peer.chain, UnixTime::now()).is_err() {
                 return;
             }
@@ -201,17 +232,22 @@ impl Tls {
     }
 }
 
-/// Returns the other end of a connection whose handshake is over.
-fn peer(connection: &CommonState, port: Port) -> io::Result<Peer> {
+/// Returns the error of one that shows no certificate where one is needed.
+fn nobody() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it shows no certificate")
+}
+
+/// Returns the other end of a connection whose handshake is over, if it shows a certificate.
+fn peer(connection: &CommonState, port: Port) -> io::Result<Option<Peer>> {
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
     if connection.alpn_protocol() != Some(port.protocol()) {
         return Err(invalid("it does not say which port it means"));
     }
     let chain = connection.peer_certificates().unwrap_or_default();
-    let own = chain.first().ok_or_else(|| invalid("it shows no certificate"))?;
+    let Some(own) = chain.first() else { return Ok(None) };
     let certificate = Certificate::read(own).map_err(|error| invalid(&error.to_string()))?;
     let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
-    Ok(Peer { identity: certificate.identity, not_after: certificate.not_after, chain })
+    Ok(Some(Peer { identity: certificate.identity, not_after: certificate.not_after, chain }))
 }
 
 /// Lets the other end read why it is refused: a connection that is closed before everything that

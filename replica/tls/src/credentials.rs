@@ -114,6 +114,18 @@ pub enum CredentialsError {
     NoAuthority,
 }
 
+/// Returns the trust in these authorities.
+pub(crate) fn trust(
+    authorities: &[CertificateDer<'static>],
+) -> Result<Arc<Trust>, CredentialsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        let added = roots.add(authority.clone());
+        added.map_err(|error| CredentialsError::Certificate(error.to_string()))?;
+    }
+    Ok(Arc::new(Trust::new(roots)))
+}
+
 /// Reads all certificates of a text.
 pub(crate) fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
     let read: Result<Vec<_>, _> =
@@ -159,17 +171,12 @@ impl Credentials {
                 rustls::Error::InconsistentKeys(_) => CredentialsError::OtherKey,
                 error => CredentialsError::Key(error.to_string()),
             })?;
-        let mut roots = RootCertStore::empty();
-        for authority in &authorities {
-            let added = roots.add(authority.clone());
-            added.map_err(|error| CredentialsError::Certificate(error.to_string()))?;
-        }
-        let trust = Trust::new(roots);
+        let trust = trust(&authorities)?;
         // At a time when it is valid: one that is over, or not yet, is another matter.
         let since = certificate.not_before.duration_since(SystemTime::UNIX_EPOCH);
         let valid = UnixTime::since_unix_epoch(since.unwrap_or_default());
         trust.check(&shown.cert, valid).map_err(|_| CredentialsError::OtherAuthority)?;
         let (authorities, shown) = (Arc::new(authorities), Arc::new(shown));
-        Ok(Self { certificate, shown, authorities, trust: Arc::new(trust) })
+        Ok(Self { certificate, shown, authorities, trust })
     }
 }

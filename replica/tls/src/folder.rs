@@ -34,6 +34,17 @@ pub fn read_folder(folder: &Path) -> Result<Credentials, String> {
         .map_err(|error| format!("the credentials in {} are of no use: {error}", folder.display()))
 }
 
+/// Reads the authorities in a folder that has no certificate of its own; `None` if it has one.
+///
+/// # Errors
+/// A sentence with the file and the reason.
+pub fn read_authorities(folder: &Path) -> Result<Option<String>, String> {
+    match folder.join(CERTIFICATE_FILE).exists() {
+        true => Ok(None),
+        false => read_text(&folder.join(CA_FILE)).map(Some),
+    }
+}
+
 fn read_text(path: &Path) -> Result<String, String> {
     let failed = |error: io::Error| format!("cannot read {}: {error}", path.display());
     let file = File::open(path).map_err(failed)?;

@@ -20,6 +20,8 @@ mod wire;
 pub use authority::{Authority, CLIENT_LIFETIME, Issued, REPLICA_LIFETIME};
 pub use connection::{Peer, Port, Tls, distrust, explain, is_other_protocol};
 pub use credentials::{Certificate, Credentials, CredentialsError};
-pub use folder::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, read_folder, read_private, write_private};
+pub use folder::{
+    CA_FILE, CERTIFICATE_FILE, KEY_FILE, read_authorities, read_folder, read_private, write_private,
+};
 pub use identity::{Identity, NotAnIdentity, ReplicaName, Subject};
 pub use wire::{Accepted, Encryption, Mode, Wire, accept};

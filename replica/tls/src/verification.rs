@@ -54,15 +54,15 @@ impl Trust {
 #[derive(Clone)]
 pub(crate) struct Verifier {
     pub(crate) trust: Arc<Trust>,
-    /// The word of the party's own cluster.
-    pub(crate) cluster: String,
+    /// The word of the party's own cluster; `None` for one that has no certificate to tell.
+    pub(crate) cluster: Option<String>,
     /// Whether only replicas are meant.
     pub(crate) replicas_only: bool,
 }
 
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Verifier for {}", self.cluster)
+        write!(f, "Verifier for {:?}", self.cluster)
     }
 }
 
@@ -85,8 +85,8 @@ impl Verifier {
         let identity = Certificate::read(certificate)
             .map_err(|error| unfit(Unfit::Nobody(error.to_string())))?
             .identity;
-        if identity.cluster != self.cluster {
-            return Err(unfit(Unfit::OtherCluster(identity.to_string(), self.cluster.clone())));
+        if let Some(own) = self.cluster.as_ref().filter(|own| **own != identity.cluster) {
+            return Err(unfit(Unfit::OtherCluster(identity.to_string(), own.clone())));
         }
         match identity.subject {
             Subject::Client(_) if self.replicas_only => {
@@ -101,6 +101,11 @@ impl ClientCertVerifier for Verifier {
     /// Tells strangers nothing of the authorities.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
+    }
+
+    /// A client may say later who it is, by a token or a password.
+    fn client_auth_mandatory(&self) -> bool {
+        self.replicas_only
     }
 
     fn verify_client_cert(

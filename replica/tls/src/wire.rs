@@ -109,8 +109,8 @@ pub enum Wire {
 /// The beginning of a connection that was accepted.
 #[derive(Debug)]
 pub enum Accepted {
-    /// An encrypted one, and who is at its other end.
-    Encrypted(Wire, Peer),
+    /// An encrypted one, and who is at its other end; a client may not have said that yet.
+    Encrypted(Wire, Option<Peer>),
     /// A plain one, which is allowed.
     Plain(Wire),
     /// A plain one, where all have to be encrypted.

@@ -32,7 +32,7 @@ fn credentials(
 async fn meet(
     (connecting, meant): (&Tls, Port),
     (accepting, port): (&Tls, Port),
-) -> (io::Result<Peer>, io::Result<Peer>) {
+) -> (io::Result<Peer>, io::Result<Option<Peer>>) {
     let (near, far) = duplex(64 << 10);
     let connected = async {
         let (mut stream, peer) = connecting.connect(meant, near).await?;
@@ -71,7 +71,8 @@ async fn each_port_takes_those_that_it_is_for() {
         let (connected, accepted) = meet((&party, port), (&replica, port)).await;
         let server = connected.expect("a replica is believed").identity;
         assert_eq!(server, Identity::replica("c", "kvorum-0"));
-        assert_eq!(accepted.expect("it is let in").identity, identity);
+        let peer = accepted.expect("it is let in").expect("it shows a certificate");
+        assert_eq!(peer.identity, identity);
     }
     let other = Identity::client("d", "admin");
     let strangers = [
@@ -90,6 +91,28 @@ async fn each_port_takes_those_that_it_is_for() {
         let error = accepted.expect_err(who);
         assert!(!explain(&error).is_empty(), "{who}");
     }
+}
+
+/// A client without a certificate gets to say who it is by other means; a replica does not.
+#[tokio::test]
+async fn one_without_a_certificate_is_a_client_or_nobody() {
+    let now = SystemTime::now();
+    let (authority, other) = (Authority::generate("c", now), Authority::generate("c", now));
+    let replica = given(&authority, &Identity::replica("c", "kvorum-0"), now);
+    let party = Tls::trusting(authority.bundle()).expect("it parses");
+    let (connected, accepted) = meet((&party, Port::Clients), (&replica, Port::Clients)).await;
+    assert!(connected.is_ok() && accepted.expect("it is let in").is_none());
+    let (connected, accepted) = meet((&party, Port::Peers), (&replica, Port::Peers)).await;
+    let error = connected.expect_err("nobody");
+    assert!(explain(&error).contains("wants a certificate"), "{}", explain(&error));
+    assert!(accepted.is_err());
+    let stranger = Tls::trusting(other.bundle()).expect("it parses");
+    let (connected, _) = meet((&stranger, Port::Clients), (&replica, Port::Clients)).await;
+    let error = connected.expect_err("not of an authority that it trusts");
+    assert!(explain(&error).contains("has signed its certificate"), "{}", explain(&error));
+    assert!(Tls::trusting("nothing").is_err());
+    let (_, accepted) = meet((&party, Port::Clients), (&party, Port::Clients)).await;
+    assert!(accepted.is_err(), "it cannot serve");
 }
 
 #[tokio::test]
@@ -128,7 +151,7 @@ async fn a_connection_is_believed_as_long_as_its_certificate_and_its_authority()
     let replica = Tls::new(credentials(&old, &both, &server, now));
     let party = Tls::new(credentials(&old, &both, &client, now));
     let (_, accepted) = meet((&party, Port::Clients), (&replica, Port::Clients)).await;
-    let peer = accepted.expect("it is let in");
+    let peer = accepted.expect("it is let in").expect("it shows a certificate");
     let early = ALMOST_ALL;
     let soon = Duration::from_millis(50);
     let waits = |early| tokio::time::timeout(soon, replica.doubted(&peer, early));

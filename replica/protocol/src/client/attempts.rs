@@ -19,6 +19,7 @@ use super::pin::{Pin, changes};
 use super::remembered::{Remembered, host_name};
 use super::{ClientError, Route};
 use crate::WIRE_VERSION_ADDRESSES;
+use crate::authentication::Unauthenticated;
 use crate::connection::{ConnectError, Connection};
 use crate::dial::Dial;
 use crate::handshake::HandshakeRefusal;
@@ -378,7 +379,10 @@ impl Tries<'_> {
                 HandshakeRefusal::NotEncrypted => {
                     matches!(self.attempts.dial.encryption, Encryption::Promised(_))
                 }
-                HandshakeRefusal::Version { .. } | HandshakeRefusal::OtherCluster { .. } => false,
+                HandshakeRefusal::Unauthenticated(Unauthenticated::Busy) => true,
+                HandshakeRefusal::Unauthenticated(_)
+                | HandshakeRefusal::Version { .. }
+                | HandshakeRefusal::OtherCluster { .. } => false,
             },
             ConnectError::NotKvorum { .. }
             | ConnectError::Distrusted { .. }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::access::{Access, AccessChange, AccessQuery, KeyRange};
+use crate::authentication::Token;
 use crate::data::{ClientId, Condition, LaneId, Operation, RequestId};
 use crate::frame;
 use crate::limits::FRAME_BYTES_MAX;
@@ -107,7 +108,7 @@ fn rights() -> Vec<Right> {
 }
 
 fn users() -> Vec<UserReport> {
-    vec![UserReport { user: text(), roles: vec![text(), text()] }; 2]
+    vec![UserReport { user: text(), roles: vec![text(), text()], has_password: true }; 2]
 }
 
 fn answers() -> Vec<Answer> {
@@ -143,7 +144,11 @@ fn answers() -> Vec<Answer> {
             let own = Whoami { user, roles, is_root: true, rights: rights() };
             Some(Answer::Access(AccessReport::Whoami(own)))
         }
-        Answer::Access(AccessReport::Whoami(_)) => None,
+        Answer::Access(AccessReport::Whoami(_)) => {
+            let token = Token(vec![7; LARGE]);
+            Some(Answer::Access(AccessReport::Token { token, until_us: u64::MAX }))
+        }
+        Answer::Access(AccessReport::Token { .. } | AccessReport::Nothing(_)) => None,
     };
     let all = std::iter::successors(Some(first), next);
     all.chain(refusals().into_iter().map(Answer::Refused)).collect()
@@ -211,6 +216,7 @@ fn requests() -> Vec<Request> {
         AccessChange::GiveRole { user: text(), role: text() },
         AccessChange::Grant { role: text(), range: range(), access: Access::Read },
         AccessChange::Revoke { role: text(), range: range() },
+        AccessChange::SetPassword { user: text(), hash: Some(text()), secret: [7; 32] },
     ];
     let changes = changes.map(|change| {
         let operation = Operation::Access(change);

@@ -8,7 +8,8 @@
 //! Guarantees that nothing takes effect after a right was taken away, and that nobody is refused
 //! what was granted before.
 
-use kvorum_protocol::access::{AccessQuery, AccessReport};
+use kvorum_protocol::access::{AccessError, AccessQuery, AccessReport};
+use kvorum_protocol::authentication::TOKEN_SECONDS_MAX;
 use kvorum_protocol::data::Operation;
 use kvorum_protocol::message::{Answer, Consistency, Refusal, Request};
 
@@ -18,7 +19,9 @@ use crate::engine::context::Context;
 use crate::engine::health::Health;
 use crate::engine::message::{Origin, Output};
 use crate::engine::store::Store;
+use crate::state::accounts::Accounts;
 use crate::state::rights::{self, User};
+use crate::state::tokens::{self, Claims};
 use crate::state::version::Version;
 
 /// Judges a request of a client that has just arrived; returns the user and the request if it is
@@ -74,7 +77,20 @@ pub(super) fn report<S: Store>(cx: &Context<S>, user: &User, query: AccessQuery)
         AccessQuery::Whoami => AccessReport::Whoami(rights::whoami(&accounts, user)),
         AccessQuery::Users => AccessReport::Users(accounts.users()),
         AccessQuery::Roles => AccessReport::Roles(accounts.roles()),
+        AccessQuery::Token { seconds } => token(&accounts, user, cx.time.wall_us, seconds),
     }
+}
+
+/// Makes a token for a user, that stands for its password.
+fn token(accounts: &Accounts, user: &User, now_us: u64, seconds: u32) -> AccessReport {
+    let User::Client(name) = user else { return AccessReport::Nothing(AccessError::NoPassword) };
+    let (Some(password), Some(secret)) = (accounts.password_of(name), accounts.token_secret())
+    else {
+        return AccessReport::Nothing(AccessError::NoPassword);
+    };
+    let until_us = now_us + u64::from(seconds.min(TOKEN_SECONDS_MAX)) * 1_000_000;
+    let claims = Claims { user: name.to_string(), since: password.since, until_us };
+    AccessReport::Token { token: tokens::issue(secret, &claims), until_us }
 }
 
 impl Requests {

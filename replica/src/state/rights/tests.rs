@@ -12,7 +12,7 @@ fn client(name: &str) -> User {
 }
 
 fn changed(changes: &[AccessChange]) -> Accounts {
-    let apply = |accounts: Accounts, change| accounts.after(change).expect("it can be done");
+    let apply = |accounts: Accounts, change| accounts.after(1, change).expect("it can be done");
     changes.iter().fold(Accounts::default(), apply)
 }
 
