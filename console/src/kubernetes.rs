@@ -63,6 +63,11 @@ pub enum Grace {
     Force,
 }
 
+/// Returns the name of the `ConfigMap` that is the cluster's marker.
+fn marker_name(set: &str) -> String {
+    format!("{set}-cluster")
+}
+
 /// A cluster run by Kubernetes. Dropping it ends its watches.
 pub struct Kube {
     client: Client,
@@ -73,6 +78,8 @@ pub struct Kube {
     /// How what is sent to replicas is encrypted.
     encryption: Encryption,
     authentication: Option<Arc<Authentication>>,
+    /// Whether the certificate for that is one of the cluster's Secrets.
+    pub reads_secrets: bool,
     pods: Arc<Pods>,
     #[expect(dead_code, reason = "its end is the watches' end")]
     watches: JoinSet<()>,
@@ -101,7 +108,17 @@ impl Kube {
             None => secrets::encryption(&client, &access, &set).await?,
         };
         let authentication = own.authentication.clone();
-        Ok(Arc::new(Self { client, access, set, encryption, authentication, pods, watches }))
+        let reads_secrets = own.tls_dir.is_none();
+        Ok(Arc::new(Self {
+            client,
+            access,
+            set,
+            encryption,
+            authentication,
+            reads_secrets,
+            pods,
+            watches,
+        }))
     }
 
     /// Describes the cluster in a few words.
@@ -159,19 +176,13 @@ impl Kube {
         Dial { carrier, encryption, authentication }
     }
 
-    /// Returns the name of the `ConfigMap` that is the cluster's marker.
-    #[must_use]
-    pub fn marker_name(&self) -> String {
-        format!("{}-cluster", self.set)
-    }
-
     /// Reads the cluster's marker, if there is one: the text that says which cluster has begun.
     ///
     /// # Errors
     /// When the API server refuses or does not answer.
     pub async fn marker(&self) -> Result<Option<String>, Failure> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.access.namespace);
-        let map = call(&self.access, maps.get_opt(&self.marker_name())).await?;
+        let map = call(&self.access, maps.get_opt(&marker_name(&self.set))).await?;
         Ok(map.map(|map| {
             map.data.and_then(|mut data| data.remove("marker.json")).unwrap_or_default()
         }))

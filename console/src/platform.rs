@@ -115,7 +115,7 @@ impl Platform {
             Self::Local(_) => Place { name, ..Place::default() },
             Self::Kubernetes(kube) => {
                 let missing = rights::missing(kube).await.ok()?;
-                let why_not = |action| rights::why_not(&missing, action, &kube.access);
+                let why_not = |action| rights::why_not(&missing, action, kube);
                 Place {
                     name,
                     no_kill: why_not(Action::Kill),

@@ -167,20 +167,36 @@ async fn examine_rights(kube: &Kube, findings: &mut Findings) {
         (Action::Logs, "logs"),
         (Action::Events, "Events"),
         (Action::Marker, "read the marker"),
+        (Action::Write, "read the certificate of admin"),
+        (Action::Look, "read the certificate of view"),
     ];
     for (action, name) in actions {
-        match (rights::why_not(&missing, action, access), action) {
+        match (rights::why_not(&missing, action, kube), action) {
             (None, _) => findings.ok("right", name),
             // Inside the cluster, the replicas are dialed directly.
             (Some(_), Action::Reach | Action::ReachNewer) if access.is_inside => {
                 findings.ok("right", format!("{name} is not needed inside the cluster"));
             }
+            (Some(_), Action::Write | Action::Look) if !kube.reads_secrets => {
+                findings.ok("right", format!("{name} is not needed with --tls-dir"));
+            }
+            (Some(why), Action::Write) => findings.warn(
+                "right",
+                why,
+                "bind the Role kvorum-console-act; without its certificate you may only look",
+            ),
+            (Some(why), Action::Look) => findings.warn(
+                "right",
+                why,
+                "bind the Role kvorum-console-view; who may read that of admin needs no other",
+            ),
             (Some(why), Action::Watch | Action::Reach) => {
                 findings.fail("right", why, "bind the Role kvorum-console-view");
             }
-            (Some(why), _) => {
-                findings.warn("right", why, "bind the Role kvorum-console-act or -view");
+            (Some(why), Action::Kill | Action::Scale) => {
+                findings.warn("right", why, "bind the Role kvorum-console-act");
             }
+            (Some(why), _) => findings.warn("right", why, "bind the Role kvorum-console-view"),
         }
     }
 }

@@ -13,11 +13,26 @@ use kube::Api;
 use kube::api::PostParams;
 use tokio::time::timeout;
 
-use super::Kube;
-use super::access::Access;
+use super::secrets::{ADMIN, VIEW, secret_name};
+use super::{Kube, marker_name};
 
 /// How long the answer may take.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The object that a right is for, where a Role may limit the right to one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Object {
+    /// All of the namespace: a list of pods cannot be limited to names.
+    All,
+    /// Each replica's pod. One of them is asked about.
+    Pod,
+    /// The `StatefulSet`.
+    Set,
+    /// The `ConfigMap` that marks the cluster.
+    Marker,
+    /// The Secret with the certificate of this user.
+    Certificate(&'static str),
+}
 
 /// A right that the console needs for something that it does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +47,8 @@ pub struct Right {
     pub resource: &'static str,
     /// The subresource, or an empty string.
     pub part: &'static str,
+    /// The object.
+    pub object: Object,
 }
 
 /// The action that a right is for.
@@ -51,25 +68,31 @@ pub enum Action {
     Logs,
     /// See Events.
     Events,
-    /// Read the cluster's marker, that one `ConfigMap` only.
+    /// Read the cluster's marker.
     Marker,
+    /// Write keys: read the certificate of the user who may do everything.
+    Write,
+    /// Read keys, where the user may do no more: read the certificate of the user who may look.
+    Look,
 }
 
 /// All rights that the console needs.
-pub const RIGHTS: [Right; 13] = [
-    right(Action::Watch, "get", "apps", "statefulsets", ""),
-    right(Action::Watch, "list", "apps", "statefulsets", ""),
-    right(Action::Watch, "watch", "apps", "statefulsets", ""),
-    right(Action::Watch, "list", "", "pods", ""),
-    right(Action::Watch, "watch", "", "pods", ""),
-    right(Action::Reach, "get", "", "pods", "portforward"),
-    right(Action::ReachNewer, "create", "", "pods", "portforward"),
-    right(Action::Kill, "delete", "", "pods", ""),
-    right(Action::Scale, "patch", "apps", "statefulsets", "scale"),
-    right(Action::Logs, "get", "", "pods", "log"),
-    right(Action::Events, "list", "", "events", ""),
-    right(Action::Events, "watch", "", "events", ""),
-    right(Action::Marker, "get", "", "configmaps", ""),
+pub const RIGHTS: [Right; 15] = [
+    right(Action::Watch, "get", "apps", "statefulsets", "", Object::Set),
+    right(Action::Watch, "list", "apps", "statefulsets", "", Object::Set),
+    right(Action::Watch, "watch", "apps", "statefulsets", "", Object::Set),
+    right(Action::Watch, "list", "", "pods", "", Object::All),
+    right(Action::Watch, "watch", "", "pods", "", Object::All),
+    right(Action::Reach, "get", "", "pods", "portforward", Object::Pod),
+    right(Action::ReachNewer, "create", "", "pods", "portforward", Object::Pod),
+    right(Action::Kill, "delete", "", "pods", "", Object::Pod),
+    right(Action::Scale, "patch", "apps", "statefulsets", "scale", Object::Set),
+    right(Action::Logs, "get", "", "pods", "log", Object::Pod),
+    right(Action::Events, "list", "", "events", "", Object::All),
+    right(Action::Events, "watch", "", "events", "", Object::All),
+    right(Action::Marker, "get", "", "configmaps", "", Object::Marker),
+    right(Action::Write, "get", "", "secrets", "", Object::Certificate(ADMIN)),
+    right(Action::Look, "get", "", "secrets", "", Object::Certificate(VIEW)),
 ];
 
 const fn right(
@@ -78,8 +101,9 @@ const fn right(
     group: &'static str,
     resource: &'static str,
     part: &'static str,
+    object: Object,
 ) -> Right {
-    Right { action, verb, group, resource, part }
+    Right { action, verb, group, resource, part, object }
 }
 
 impl Right {
@@ -91,16 +115,46 @@ impl Right {
             part => format!("{}/{part}", self.resource),
         }
     }
+
+    /// Returns the right as a Role grants it: the verb, the resource, and the name of an object of
+    /// which there is one.
+    fn words(&self, set: &str) -> String {
+        let words = format!("{} {}", self.verb, self.resource());
+        match self.object {
+            Object::All | Object::Pod => words,
+            object => format!("{words} {}", object.name(set)),
+        }
+    }
+}
+
+impl Object {
+    /// Returns its name; for pods, that of the first one.
+    fn name(self, set: &str) -> String {
+        match self {
+            Self::All => String::new(),
+            Self::Pod => format!("{set}-0"),
+            Self::Set => set.to_owned(),
+            Self::Marker => marker_name(set),
+            Self::Certificate(user) => secret_name(set, user),
+        }
+    }
 }
 
 /// Returns the rights that are missing. An error means that the API server did not answer.
 pub async fn missing(kube: &Kube) -> Result<Vec<Right>, String> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(kube.client().clone());
+    // By the name that the request itself will have: a Role may be limited to it.
+    let pod = kube.pods().names().into_iter().next();
+    let name = |object: Object| match (object, &pod) {
+        (Object::All, _) => None,
+        (Object::Pod, Some(pod)) => Some(pod.clone()),
+        (object, _) => Some(object.name(&kube.set)),
+    };
     let ask = |right: Right| {
         let reviews = reviews.clone();
         let attributes = ResourceAttributes {
             namespace: Some(kube.access.namespace.clone()),
-            name: (right.action == Action::Marker).then(|| kube.marker_name()),
+            name: name(right.object),
             verb: Some(right.verb.to_owned()),
             group: Some(right.group.to_owned()),
             resource: Some(right.resource.to_owned()),
@@ -126,14 +180,10 @@ pub async fn missing(kube: &Kube) -> Result<Vec<Right>, String> {
 
 /// Returns the reason why an action cannot be done, if a right for it is missing.
 #[must_use]
-pub fn why_not(missing: &[Right], action: Action, access: &Access) -> Option<String> {
+pub fn why_not(missing: &[Right], action: Action, kube: &Kube) -> Option<String> {
     let lacks = |right: &&Right| right.action == action;
-    let verbs: Vec<_> = missing
-        .iter()
-        .filter(lacks)
-        .map(|right| format!("{} {}", right.verb, right.resource()))
-        .collect();
-    let namespace = &access.namespace;
+    let verbs: Vec<_> = missing.iter().filter(lacks).map(|right| right.words(&kube.set)).collect();
+    let namespace = &kube.access.namespace;
     (!verbs.is_empty()).then(|| {
         format!("you may not {} in namespace {namespace}; ask for a Role with it", verbs.join(", "))
     })

@@ -1,6 +1,9 @@
 //! The certificate of this program, in a Secret of the cluster.
 //!
-//! Kubernetes' own rights say who may read which Secret; so they decide who may do what.
+//! Kubernetes' own rights say who may read which Secret; so they decide who may do what. The choice
+//! is made once: a user whose rights change starts the program again.
+
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
@@ -11,10 +14,20 @@ use super::trouble::call;
 use crate::credentials;
 use crate::exit::{Exit, Failure};
 
+/// The user who may do everything.
+pub(super) const ADMIN: &str = "admin";
+/// The user who may look.
+pub(super) const VIEW: &str = "view";
 /// The users whose certificates a cluster has from its beginning, the mightier one first.
-const USERS: [&str; 2] = ["admin", "view"];
+const USERS: [&str; 2] = [ADMIN, VIEW];
 
-/// Returns how to encrypt with a cluster that Kubernetes runs.
+/// Returns the name of the Secret with a user's certificate.
+pub(super) fn secret_name(set: &str, user: &str) -> String {
+    format!("{set}-client-{user}")
+}
+
+/// Returns how to encrypt with a cluster that Kubernetes runs. A cluster that does not encrypt can
+/// be reached without reading any Secret, so that alone is no error.
 ///
 /// # Errors
 /// When a Secret holds something that is of no use, or the API server does not answer.
@@ -23,13 +36,17 @@ pub(super) async fn encryption(
     access: &Access,
     set: &str,
 ) -> Result<Encryption, Failure> {
+    let mut denied = Vec::new();
     for user in USERS {
-        let name = format!("{set}-client-{user}");
+        let name = secret_name(set, user);
         let read = match read_secret(client, access, &name).await {
             Ok(read) => read,
-            Err(failure) if failure.exit == Exit::NotFound => return Ok(Encryption::Off),
+            Err(failure) if failure.exit == Exit::NotFound => continue,
             // A user who may not read the mightier one may still read the other.
-            Err(failure) if failure.exit == Exit::NotAuthorized => continue,
+            Err(failure) if failure.exit == Exit::NotAuthorized => {
+                denied.push(name);
+                continue;
+            }
             Err(failure) => return Err(failure),
         };
         let (client, access) = (client.clone(), access.clone());
@@ -39,7 +56,15 @@ pub(super) async fn encryption(
         };
         return Ok(credentials::kept(read, again));
     }
-    Ok(Encryption::Off)
+    if denied.is_empty() {
+        return Ok(Encryption::Off);
+    }
+    let (names, namespace) = (denied.join(" or "), &access.namespace);
+    Ok(Encryption::Denied(Arc::from(format!(
+        "you may not get secrets {names} in namespace {namespace}, and it wants the certificate in \
+         one of them; ask for the Role {set}-console-view or {set}-console-act, or name a folder \
+         with --tls-dir DIR"
+    ))))
 }
 
 /// Reads the credentials in a Secret; `None` when nobody has filled it yet.

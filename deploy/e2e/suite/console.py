@@ -179,13 +179,25 @@ RIGHTS = [
     (VIEW, "get", "pods/portforward", "nodes", "no port-forward: ask for get and create"),
     (VIEW, "get", "configmaps", "nothing", ""),
     (VIEW, "create", "pods/portforward", "nodes", "no port-forward: ask for get and create"),
+    # Who may read the other one needs it for nothing.
+    (VIEW, "get", "secrets", "nothing", ""),
     (ACT, "delete", "pods", "x", "you may not delete pods"),
     (ACT, "patch", "statefulsets/scale", "+", "you may not patch statefulsets/scale"),
+    (ACT, "get", "secrets", ":put", "view has no right to write"),
 ]
+# Of what there is one, and the Role names it.
+NAMED = {"statefulsets": SET, "statefulsets/scale": SET, "configmaps": f"{SET}-cluster"}
+CERTIFICATES = {VIEW: f"{SET}-client-view", ACT: f"{SET}-client-admin"}
 # Those that Kubernetes asks for from a minor version on.
 SINCE = {("create", "pods/portforward"): 35}
 # What the keys for which a right may be missing show where it is there.
 SHOWN = {"x": "Kill n1", "+": "Scale to 4", "l": "The log file of"}
+
+
+def said(role, verb, resource):
+    """How `kvorum doctor` names a right that is missing."""
+    name = CERTIFICATES[role] if resource == "secrets" else NAMED.get(resource)
+    return f"{verb} {resource} {name}" if name else f"{verb} {resource}"
 
 
 def without(rules, verb, resource):
@@ -212,6 +224,9 @@ def shows_what_is_missing(world, env, where, text):
             # Once for all watches: longer than the pause of one that is refused.
             screen.read(13 if "pods" in text else 4)
             expect(not screen.says("can be watched again"), f"without {text} it is told in turns")
+        if where == ":put":
+            screen.keys(":put by the-console\r")
+            screen.until(lambda: screen.says(text), 10)
         screen.keys("1gg")
         for key, shown in SHOWN.items():
             screen.keys(key)
@@ -250,13 +265,36 @@ def each_right_is_its_action(world):
             if where == "start":
                 expect(text in told, f"without {verb} {resource}: {told}")
             else:
-                named = [f"you may not {other} {of} in" in told for _, other, of, *_ in RIGHTS]
-                expected = [(other, of) == (verb, resource) for _, other, of, *_ in RIGHTS]
+                named = [f"you may not {said(*right[:3])} in" in told for right in RIGHTS]
+                expected = [right[:3] == (role, verb, resource) for right in RIGHTS]
                 expect(named == expected, f"without {verb} {resource}: {told}")
             shows_what_is_missing(world, env, where, text)
         finally:
             patch(whole[role])
         world.wait(f"{verb} {resource} again", lambda: missing() == "", 20)
+    without_certificates(world, env, whole)
+
+
+def without_certificates(world, env, whole):
+    """Without the right to read a Secret, there is no connection, and the message says what to ask for."""
+    set_rules = lambda role, rules: world.kubectl("patch", "role", role, "--type=json", "-p", json.dumps(
+        [{"op": "replace", "path": "/rules", "value": rules}]))
+    for role in whole:
+        set_rules(role, without(whole[role], "get", "secrets"))
+    try:
+        refused = lambda: world.kvorum("get", "by", env=env, check=False)
+        world.wait("a refusal", lambda: refused().returncode != 0, 20)
+        done, names = refused(), " or ".join(CERTIFICATES[role] for role in (ACT, VIEW))
+        expect(f"you may not get secrets {names}" in done.stderr, f"without both: {done}")
+        expect("--tls-dir" in done.stderr and ACT in done.stderr, f"no cure: {done}")
+        expect(done.returncode == 6, f"the exit status is {done.returncode}: {done}")
+        told = world.kvorum("doctor", check=False, env=env).stdout
+        expect(all(f"get secrets {name}" in told for name in CERTIFICATES.values()), told)
+        shows_what_is_missing(world, env, "nodes", f"you may not get secrets {CERTIFICATES[ACT]}")
+    finally:
+        for role in whole:
+            set_rules(role, whole[role])
+    world.wait("both again", lambda: refused().returncode == 0, 20)
 
 
 def doctor_finds_nothing(world):

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::authentication::Authentication;
 use crate::connection::{ConnectError, Connection};
+use crate::handshake::HandshakeRefusal;
 use crate::status::ClusterId;
 
 /// Time limit for opening a connection by TCP, with the handshake.
@@ -131,7 +132,19 @@ impl Dial {
             Err(error) if may_fall_back => {
                 self.reach_as(address, before, cluster, None).await.map_err(|_| error)
             }
+            Err(error) => Err(self.denied(error)),
             reached => reached,
+        }
+    }
+
+    /// Gives the reason why there is no certificate, to a replica that wants one.
+    fn denied(&self, error: ConnectError) -> ConnectError {
+        match (&self.encryption, error) {
+            (
+                Encryption::Denied(why),
+                ConnectError::Refused { address, refusal: HandshakeRefusal::NotEncrypted },
+            ) => ConnectError::Forbidden { address, reason: why.to_string() },
+            (_, error) => error,
         }
     }
 

@@ -66,6 +66,8 @@ pub enum Encryption {
     Require(Arc<Tls>),
     /// With everybody, as soon as there are credentials; until then not at all.
     Promised(watch::Receiver<Option<Arc<Tls>>>),
+    /// Not at all, because there are credentials that this program may not have; why, and the cure.
+    Denied(Arc<str>),
 }
 
 impl Encryption {
@@ -73,7 +75,7 @@ impl Encryption {
     #[must_use]
     pub fn tls(&self) -> Option<Arc<Tls>> {
         match self {
-            Self::Off => None,
+            Self::Off | Self::Denied(_) => None,
             Self::Accept(tls) | Self::Require(tls) => Some(Arc::clone(tls)),
             Self::Promised(tls) => tls.borrow().clone(),
         }
@@ -93,6 +95,7 @@ impl fmt::Debug for Encryption {
             Self::Accept(_) => "Accept",
             Self::Require(_) => "Require",
             Self::Promised(_) => "Promised",
+            Self::Denied(_) => "Denied",
         })
     }
 }
