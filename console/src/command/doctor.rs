@@ -190,8 +190,12 @@ async fn examine_rights(kube: &Kube, findings: &mut Findings) {
                 why,
                 "bind the Role kvorum-console-view; who may read that of admin needs no other",
             ),
-            (Some(why), Action::Watch | Action::Reach) => {
+            (Some(why), Action::Watch) => {
                 findings.fail("right", why, "bind the Role kvorum-console-view");
+            }
+            (Some(why), Action::Reach) => findings.fail("right", why, "bind the Role kvorum-desk"),
+            (Some(why), Action::ReachNewer) => {
+                findings.warn("right", why, "bind the Role kvorum-desk");
             }
             (Some(why), Action::Kill | Action::Scale) => {
                 findings.warn("right", why, "bind the Role kvorum-console-act");

@@ -4,7 +4,7 @@ import json
 import os
 import time
 
-from .cases import SET
+from .cases import MEMBERS_MAX, SET
 from .terminal import Terminal
 from .world import NAMESPACE, expect
 
@@ -149,7 +149,8 @@ def demo_by_keys(world):
 
 
 def as_the_console(world):
-    """A kubeconfig of the console's ServiceAccount."""
+    """A kubeconfig of the console's ServiceAccount, which may forward ports too, as people on desks do."""
+    world.kubectl("create", "rolebinding", DESK, f"--role={DESK}", f"--serviceaccount={NAMESPACE}:kvorum-console")
     secrets = json.loads(world.kubectl("get", "secrets", "-o", "json"))["items"]
     tokens = [s for s in secrets if s["metadata"].get("annotations", {}).get("kubernetes.io/service-account.name") == "kvorum-console"]
     if tokens:
@@ -165,8 +166,8 @@ def as_the_console(world):
     return {**os.environ, "KUBECONFIG": str(file)}
 
 
-# Each verb of the console's Roles: where it is, what is said without it, and where.
-VIEW, ACT = "kvorum-console-view", "kvorum-console-act"
+# Each verb of the Roles for people and their consoles: where it is, what is said without it, and where.
+VIEW, ACT, DESK = "kvorum-console-view", "kvorum-console-act", "kvorum-desk"
 RIGHTS = [
     (VIEW, "list", "pods", "start", 'cannot list resource "pods"'),
     (VIEW, "watch", "pods", "events", "the pods cannot be watched"),
@@ -176,9 +177,9 @@ RIGHTS = [
     (VIEW, "watch", "statefulsets", "events", "the StatefulSet cannot be watched"),
     (VIEW, "list", "events", "events", "Events cannot be watched"),
     (VIEW, "watch", "events", "events", "Events cannot be watched"),
-    (VIEW, "get", "pods/portforward", "nodes", "no port-forward: ask for get and create"),
+    (DESK, "get", "pods/portforward", "nodes", "no port-forward: ask for get and create"),
     (VIEW, "get", "configmaps", "nothing", ""),
-    (VIEW, "create", "pods/portforward", "nodes", "no port-forward: ask for get and create"),
+    (DESK, "create", "pods/portforward", "nodes", "no port-forward: ask for get and create"),
     # Who may read the other one needs it for nothing.
     (VIEW, "get", "secrets", "nothing", ""),
     (ACT, "delete", "pods", "x", "you may not delete pods"),
@@ -249,7 +250,7 @@ def each_right_is_its_action(world):
 
     expect(missing() == "", f"not enough rights: {missing()}")
     world.kvorum("put", "by", "the-console", env=env)
-    whole = {role: json.loads(world.kubectl("get", "role", role, "-o", "json"))["rules"] for role in (VIEW, ACT)}
+    whole = {role: json.loads(world.kubectl("get", "role", role, "-o", "json"))["rules"] for role in (VIEW, ACT, DESK)}
     allowed = {(role, verb, resource) for role, rules in whole.items()
                for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
     expect(allowed == {right[:3] for right in RIGHTS}, f"the Roles differ from what is tried here: {allowed}")
@@ -295,6 +296,30 @@ def without_certificates(world, env, whole):
         for role in whole:
             set_rules(role, whole[role])
     world.wait("both again", lambda: refused().returncode == 0, 20)
+    world.kubectl("delete", "rolebinding", DESK)
+
+
+def rights_end_at_its_own(world):
+    """The console in the cluster may touch its StatefulSet and the pods that this can have, and no others."""
+    def may(*words):
+        user = f"system:serviceaccount:{NAMESPACE}:kvorum-console"
+        return world.kubectl("auth", "can-i", *words, "--as", user, check=False).strip() == "yes"
+
+    def wait(what, *words):
+        world.wait(what, lambda: may(*words), 20)
+
+    last, beyond = f"{SET}-{MEMBERS_MAX - 1}", f"{SET}-{MEMBERS_MAX}"
+    log, scale, forward = "--subresource=log", "--subresource=scale", "--subresource=portforward"
+    wait("the last pod may be deleted", "delete", f"pods/{last}")
+    allowed = [("delete", f"pods/{SET}-0"), ("get", f"pods/{last}", log), ("get", f"statefulsets.apps/{SET}"),
+               ("patch", f"statefulsets.apps/{SET}", scale), ("get", f"secrets/{SET}-client-admin")]
+    denied = [("delete", f"pods/{beyond}"), ("delete", "pods/other"), ("get", "pods/other", log),
+              ("get", "statefulsets.apps/other"), ("patch", "statefulsets.apps/other", scale),
+              ("patch", f"statefulsets.apps/{SET}"), ("create", f"pods/{SET}-0", forward),
+              ("get", f"pods/{SET}-0", forward), ("get", f"secrets/{SET}-ca"), ("list", "secrets"),
+              ("create", "configmaps"), ("update", f"configmaps/{SET}-cluster")]
+    expect([words for words in allowed if not may(*words)] == [], "something is not allowed that has to be")
+    expect([words for words in denied if may(*words)] == [], "something is allowed that need not be")
 
 
 def doctor_finds_nothing(world):
@@ -343,5 +368,6 @@ def replicas_role_fits(world):
     expect(not denied, f"denied: {denied[:5]}")
 
 
-FIRST = [attaches, is_seen_from_the_desk, demo_by_keys, each_right_is_its_action, doctor_finds_nothing]
+FIRST = [attaches, is_seen_from_the_desk, demo_by_keys, each_right_is_its_action, rights_end_at_its_own,
+         doctor_finds_nothing]
 AUDITED = [replicas_role_fits]
