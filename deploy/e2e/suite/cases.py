@@ -347,6 +347,54 @@ def without_a_file(world, name):
     return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
 
 
+def recording(world, made):
+    """An environment in which `kubectl create` keeps what it makes in a file, too."""
+    folder = world.folder / "recording"
+    folder.mkdir(exist_ok=True)
+    program, kubectl = folder / "kubectl", shutil.which("kubectl")
+    program.write_text(f"""#!/bin/bash
+case " $* " in *" create "*) tee {made} | {kubectl} "$@" ;; *) exec {kubectl} "$@" ;; esac
+""")
+    program.chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def expect_restricted(pods):
+    """Pods that the Pod Security Standard `restricted` admits, also where Kubernetes does not check it."""
+    volumes = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected",
+               "secret"}
+    for pod in pods:
+        name, spec = pod["metadata"]["name"], pod["spec"]
+        of_pod = spec.get("securityContext", {})
+        wrong = [one for one in ("hostNetwork", "hostPID", "hostIPC") if spec.get(one)]
+        wrong += [one["name"] for one in spec.get("volumes", []) if not set(one) - {"name"} <= volumes]
+        containers = spec["containers"] + [one for one in spec.get("initContainers", []) if one]
+        for container in containers:
+            own = {**of_pod, **container.get("securityContext", {})}
+            holds = {
+                "no more privileges": own.get("allowPrivilegeEscalation") is False and not own.get("privileged"),
+                "no capabilities": own.get("capabilities") == {"drop": ["ALL"]},
+                "not root": own.get("runAsNonRoot") is True and own.get("runAsUser") != 0,
+                "seccomp": own.get("seccompProfile", {}).get("type") in ("RuntimeDefault", "Localhost"),
+                "no host ports": not any(port.get("hostPort") for port in container.get("ports", [])),
+            }
+            wrong += [f"{container['name']}: {what}" for what, good in holds.items() if not good]
+        expect(not wrong, f"{name} is not restricted: {wrong}")
+
+
+def pods_are_restricted(world):
+    """Every pod satisfies the Pod Security Standard `restricted`, which newer Kubernetes enforces here."""
+    pods = list({**world.pods(), **world.pods("console")}.values())
+    expect(len(pods) == 4, f"there are {[pod['metadata']['name'] for pod in pods]}")
+    expect_restricted(pods)
+    # No shell, and nothing else that somebody could start in them.
+    for name in (f"{SET}-0", "deploy/kvorum-console"):
+        done = world.run_program(["kubectl", "-n", NAMESPACE, "exec", name, "--", "sh", "-c", "true"], check=False)
+        expect(done.returncode != 0, f"{name} has a shell")
+    told = world.kubectl("exec", "deploy/kvorum-console", "--", "kvorum", "status")
+    expect(f"{SET}-0" in told, f"the program in the console's pod says {told}")
+
+
 def backup_is_restored(world):
     """A backup is restored into the cluster, which goes on far above the backup's index."""
     backup, new = str(world.folder / "state.kvorum"), str(world.folder / "new")
@@ -358,7 +406,9 @@ def backup_is_restored(world):
     world.stop()
     expect_refused(world, "Nothing was replaced", "put", 0, new, env=without_a_file(world, "CURRENT"))
     # There, and back again: the old cluster goes on, and nothing was deleted yet.
-    world.volume("put", 0, new)
+    made = world.folder / "made"
+    world.volume("put", 0, new, env=recording(world, made))
+    expect_restricted([json.loads(made.read_text())])
     repeated = world.volume("put", 0, new).stdout
     expect("already" in repeated, f"a repeated put sets aside what it put: {repeated}")
     world.volume("undo", 0)
@@ -367,8 +417,8 @@ def backup_is_restored(world):
     expect(world.kvorum("get", "after", "-o", "raw").stdout.strip() == "the backup", "a key is gone")
     world.stop()
     begins_with(world, new)
-    held = world.kubectl("exec", f"{SET}-0", "--", "sh", "-c", "cd /data; ls -d kvorum*").split()
-    expect(held == ["kvorum", "kvorum.old.1", "kvorum.undone.1"], f"the first volume holds {held}")
+    tidied = world.volume("tidy", 0).stdout.split(":")[-1].split()
+    expect(tidied == ["kvorum.old.1", "kvorum.undone.1"], f"what the first volume held beside: {tidied}")
     expect(world.kvorum("get", "in", "-o", "raw").stdout.strip() == "the backup", "a key is gone")
     expect(world.kvorum("get", "kept", "-o", "raw").stdout.strip() == "through everything", "a key is gone")
     expect(world.kvorum("get", "after", check=False).returncode == 3, "what came after the backup is there")
@@ -450,7 +500,7 @@ def comes_back_from_its_volumes(world):
     expect(world.kvorum("get", "kept", "-o", "raw").stdout.strip() == "through everything", "a key is gone")
 
 
-CASES = [applies, demo_of_the_seed, leader_is_deleted_by_force, leader_is_killed_by_command,
+CASES = [applies, demo_of_the_seed, pods_are_restricted, leader_is_deleted_by_force, leader_is_killed_by_command,
          scales_in_every_direction, scales_by_command, pods_that_hang, asks_no_names, rolls_out, rollout_is_broken, two_pods_are_deleted, volume_is_lost,
          all_pods_are_deleted, stops_and_starts_again, set_is_made_anew, backup_is_restored, majority_is_lost,
          overlays_differ_where_they_must, role_is_deleted]

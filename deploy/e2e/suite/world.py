@@ -260,7 +260,7 @@ class World:
                 "volumes": [{"name": "tls", "secret": {"secretName": f"{SET}-client-admin",
                                                        "defaultMode": 0o440}}],
                 "containers": [{
-                    "name": "kvorum", "image": "kvorum-console:0.1.0", "imagePullPolicy": "IfNotPresent",
+                    "name": "kvorum", "image": "kvorum-e2e:0.1.0", "imagePullPolicy": "IfNotPresent",
                     "args": arguments,
                     "env": [{"name": "KVORUM_TLS_DIR", "value": "/tls"}],
                     "volumeMounts": [{"name": "tls", "mountPath": "/tls", "readOnly": True}],
