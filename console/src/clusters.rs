@@ -87,9 +87,9 @@ impl Split {
                 let (claims, pods) = (claims.join(" "), names.join(" "));
                 format!(
                     "keep {kept}; what {go} had written in the other one goes: kubectl -n \
-                     {namespace} delete configmap {set}-cluster --ignore-not-found; kubectl -n \
-                     {namespace} delete pvc {claims} --wait=false; kubectl -n {namespace} delete \
-                     pod {pods}"
+                     {namespace} patch configmap {set}-cluster --type merge -p \
+                     '{{\"data\":null}}'; kubectl -n {namespace} delete pvc {claims} \
+                     --wait=false; kubectl -n {namespace} delete pod {pods}"
                 )
             }
             Ground::Folder(folder) => {
@@ -130,7 +130,7 @@ mod tests {
         let kubernetes = Ground::Kubernetes { namespace: "shop", set: "kvorum" };
         let way = told.way_back(kubernetes);
         let acts = [
-            "-n shop delete configmap kvorum-cluster",
+            "-n shop patch configmap kvorum-cluster --type merge -p '{\"data\":null}'",
             "-n shop delete pvc data-kvorum-0 --wait=false",
             "-n shop delete pod kvorum-0",
         ];

@@ -64,7 +64,7 @@ pub enum Refused {
     #[error(
         "the cluster's marker names configuration {marked}, and this volume is at {claimed}: it is \
          an older copy, and writes that were acknowledged later are elsewhere; bring back the \
-         newest volume, or go on with this one by `kvorum recover` (on Kubernetes: remove the \
+         newest volume, or go on with this one by `kvorum recover` (on Kubernetes: empty the \
          ConfigMap with the marker)"
     )]
     Newer {
@@ -77,7 +77,7 @@ pub enum Refused {
     #[error(
         "the cluster's marker names another start of this replica (incarnation {marked}): this \
          volume is an older copy, or is in use twice; bring back the newest volume, or go on with \
-         this one by `kvorum recover` (on Kubernetes: remove the ConfigMap with the marker)"
+         this one by `kvorum recover` (on Kubernetes: empty the ConfigMap with the marker)"
     )]
     Forked {
         /// The marker's incarnation.
@@ -88,7 +88,8 @@ pub enum Refused {
         "the cluster's marker names cluster {marked}, and this replica is one of cluster {own}: \
          two clusters have begun at one place, and while one marker stands for both, nobody \
          decides alone in this one; if it is the one to stay, remove the volumes and replicas of \
-         the other one, and then the marker, which is made anew"
+         the other one, and then the marker (on Kubernetes: empty its ConfigMap), which is made \
+         anew"
     )]
     OtherCluster {
         /// The cluster that the marker names.

@@ -328,7 +328,8 @@ async fn examine_clusters(said: &[Said], platform: &Platform, findings: &mut Fin
         Ok(Marked::As(marked)) => findings.fail(
             "cluster",
             format!("{cluster}, and the marker names another one, {marked}"),
-            "if this one is to stay, remove the marker: its leader makes it anew",
+            "if this one is to stay, remove the marker (on Kubernetes: empty its ConfigMap): its \
+             leader makes it anew",
         ),
         Ok(Marked::Gone) => findings.fail(
             "cluster",

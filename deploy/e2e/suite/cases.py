@@ -297,7 +297,7 @@ def overlays_differ_where_they_must(world):
         return {"/".join(re.search(named, one).groups()): one.strip() for one in rendered}
 
     base = objects(DEPLOY)
-    expect(len(base) >= 13, f"the base has {sorted(base)}")
+    expect(len(base) >= 20, f"the base has {sorted(base)}")
     # What is changed or added, with a text that shows it; and what is taken away.
     overlays = {
         "kind": ({"StatefulSet/kvorum": "topologySpreadConstraints:"}, set()),
@@ -321,7 +321,7 @@ def overlays_differ_where_they_must(world):
 def begins_with(world, folder):
     """Makes a cluster that was made on this machine the one of the volumes, as the README says."""
     world.volume("put", 0, folder)
-    world.kubectl("delete", "configmap", f"{SET}-cluster")
+    world.kubectl("patch", "configmap", f"{SET}-cluster", "--type=merge", "-p", '{"data":null}')
     world.scale(1)
     world.figure("the first ready, s", f"{world.wait_ready(1, 90):.1f}")
     expect(world.kvorum("get", "kept", "-o", "raw").stdout.strip() == "through everything", "a key is gone")
@@ -446,6 +446,64 @@ def majority_is_lost(world):
     expect(world.kvorum("get", "last", "-o", "raw").stdout.strip() == "acknowledged", "the last write is gone")
 
 
+def marker(world):
+    """What is in the cluster's marker; nothing if it is empty or gone."""
+    text = world.kubectl("get", "configmap", f"{SET}-cluster", "--ignore-not-found",
+                         "-o", r"jsonpath={.data.marker\.json}")
+    return json.loads(text) if text else {}
+
+
+def kept_by_users(world):
+    """The cluster that the marker names, and the contents of the Secrets."""
+    named = [f"secret/{SET}-{one}" for one in ("ca", "client-admin", "client-view")]
+    held = {one: json.loads(world.kubectl("get", one, "-o", "json")).get("data") for one in named}
+    return {**held, "marker": marker(world).get("cluster")}
+
+
+def applied_again_keeps(world):
+    """The manifests ship the marker and the Secrets empty; applied again, they leave what is in them."""
+    before = kept_by_users(world)
+    expect(all(before.values()), f"empty: {[one for one, held in before.items() if not held]}")
+    for options in ([], ["--server-side", "--force-conflicts"], []):
+        world.kubectl("apply", "-k", world.overlay(), "-l", "app.kubernetes.io/component=data", *options)
+        expect(kept_by_users(world) == before, f"applied again {options}, something changed")
+
+
+def marker_is_lost(world):
+    """The marker is deleted: the cluster goes on, says what helps, and fills it when it is there again."""
+    before = marker(world)
+    expect("cluster" in before, f"the marker holds {before}")
+    world.start_load("load-marker")
+    told = lambda: [event["message"] for event in world.events() if event.get("reason") == "Marker"]
+    asked = lambda: any("apply the manifests again" in one for one in told())
+    world.kubectl("delete", "configmap", f"{SET}-cluster")
+    world.figure("an Event tells after, s", f"{world.wait('an Event tells what helps', asked, 60):.1f}")
+    said = world.kvorum("doctor", check=False).stdout
+    expect("its marker is gone" in said, f"the doctor says {said}")
+    # A replica that is started again comes back to its volume without it.
+    victim = next(name for name in REPLICAS if name != world.leader())
+    uids = world.uids()
+    world.kubectl("delete", "pod", victim, "--wait=false")
+    world.wait_another(victim, uids)
+    world.wait_ready(3)
+    expect(marker(world) == {}, f"somebody made the marker {marker(world)}")
+    world.kubectl("apply", "-k", world.overlay(), "-l", "app.kubernetes.io/component=data")
+    filled = lambda: marker(world).get("cluster") == before["cluster"]
+    world.figure("filled after, s", f"{world.wait('the marker is filled', filled, 60):.1f}")
+    # Where the replicas may make it, they do.
+    role = json.loads(world.kubectl("get", "role", SET, "-o", "json"))["rules"]
+    set_rules = lambda rules: world.kubectl("patch", "role", SET, "--type=json", "-p", json.dumps(
+        [{"op": "replace", "path": "/rules", "value": rules}]))
+    set_rules([*role, {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}])
+    try:
+        world.kubectl("delete", "configmap", f"{SET}-cluster")
+        world.figure("made after, s", f"{world.wait('the marker is made', filled, 60):.1f}")
+    finally:
+        set_rules(role)
+    world.end_load("load-marker")
+    world.wait("nothing is wrong", lambda: world.kvorum("doctor"), 20)
+
+
 def role_is_deleted(world):
     """Without its Role a replica serves on and the members stay; with it they follow (scenario 17)."""
     world.start_load("load-role")
@@ -482,7 +540,8 @@ def ends_at_once(world):
     uids = world.uids().values()
     if world.is_here():
         expect(len(world.processes(uids)) == 3, f"not the processes of {uids}: {world.processes(uids)}")
-    world.kubectl("delete", "-k", world.overlay(), "--wait=false")
+    kept = kept_by_users(world)
+    world.kubectl("delete", "-k", world.overlay(), "--wait=false", "-l", "app.kubernetes.io/component!=data")
     world.figure("told after, s", f"{world.wait('all pods told to end', lambda: not world.staying(), 60):.1f}")
     if world.is_here():
         # On this machine the processes can be seen.
@@ -491,6 +550,7 @@ def ends_at_once(world):
     world.figure("objects gone after, s", f"{gone:.1f}")
     claims = json.loads(world.kubectl("get", "pvc", "-o", "json"))["items"]
     expect(len(claims) >= 3, "the volumes went too")
+    expect(kept_by_users(world) == kept, "the marker or a certificate went too")
 
 
 def comes_back_from_its_volumes(world):
@@ -500,8 +560,21 @@ def comes_back_from_its_volumes(world):
     expect(world.kvorum("get", "kept", "-o", "raw").stdout.strip() == "through everything", "a key is gone")
 
 
-CASES = [applies, demo_of_the_seed, pods_are_restricted, leader_is_deleted_by_force, leader_is_killed_by_command,
-         scales_in_every_direction, scales_by_command, pods_that_hang, asks_no_names, rolls_out, rollout_is_broken, two_pods_are_deleted, volume_is_lost,
-         all_pods_are_deleted, stops_and_starts_again, set_is_made_anew, backup_is_restored, majority_is_lost,
-         overlays_differ_where_they_must, role_is_deleted]
-LAST = [ends_at_once, comes_back_from_its_volumes]
+def comes_back_without_its_marker(world):
+    """Deleted with the marker and the certificates, it begins no second cluster, and makes both anew."""
+    cluster = marker(world)["cluster"]
+    world.kubectl("delete", "-k", world.overlay(), "--wait=false")
+    world.wait("no pods", lambda: not world.pods() and not world.pods("console"), 30 + world.sweep)
+    comes_back_from_its_volumes(world)
+    filled = lambda: marker(world).get("cluster") == cluster
+    world.wait("the marker is filled", filled, 60)
+
+
+CASES = [applies, demo_of_the_seed, pods_are_restricted, applied_again_keeps, leader_is_deleted_by_force,
+         leader_is_killed_by_command, scales_in_every_direction, scales_by_command, pods_that_hang, asks_no_names,
+         rolls_out, rollout_is_broken, two_pods_are_deleted, volume_is_lost, all_pods_are_deleted,
+         stops_and_starts_again, set_is_made_anew, backup_is_restored, majority_is_lost,
+         overlays_differ_where_they_must]
+# After these the audit log has denials that are meant.
+DENIED = [marker_is_lost, role_is_deleted]
+LAST = [ends_at_once, comes_back_from_its_volumes, comes_back_without_its_marker]

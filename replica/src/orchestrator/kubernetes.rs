@@ -7,6 +7,9 @@
 //! | `Secret` NAME-ca, NAME-client-… | the cluster's certificates |
 //! | `Event` | what a replica does and refuses, in `kubectl describe` |
 //!
+//! The manifests ship the `ConfigMap` and the Secrets, empty, and the replicas fill them; an empty
+//! one counts as none.
+//!
 //! Guarantees that the desired scale comes from a consistent read that began after the request: a
 //! watch only hints when to read. Each call is bounded in time, so that an API server which hangs
 //! is treated like one which refuses. Nothing that serves clients waits for it.
@@ -48,6 +51,8 @@ pub const MARKER_INTERVAL: Duration = Duration::from_secs(30);
 pub const SECRETS_INTERVAL: Duration = Duration::from_secs(30);
 /// The marker's key in its `ConfigMap`.
 const MARKER_KEY: &str = "marker.json";
+/// The prefix of the labels that all objects of a cluster have.
+const LABELS: &str = "app.kubernetes.io";
 /// The field manager, which records in an object which program wrote it.
 const MANAGER: &str = "kvorum-replica";
 
@@ -71,6 +76,14 @@ pub struct Kubernetes {
 pub(super) struct Known {
     pub(super) uid: Option<String>,
     start: u32,
+}
+
+/// What is in the place of the marker, with the object and its version.
+enum Held {
+    Marker(Marker, ConfigMap),
+    /// The object is there, and nobody has filled it.
+    Empty(ConfigMap),
+    Missing,
 }
 
 impl Kubernetes {
@@ -152,13 +165,24 @@ impl Kubernetes {
     }
 
     pub(super) async fn marker(&self) -> Result<Option<Marker>, OrchestratorError> {
-        Ok(self.read_marker().await?.map(|(marker, _)| marker))
+        Ok(match self.read_marker().await? {
+            Held::Marker(marker, _) => Some(marker),
+            Held::Empty(_) | Held::Missing => None,
+        })
     }
 
-    /// Reads the marker, and the object that holds it with its version.
-    async fn read_marker(&self) -> Result<Option<(Marker, ConfigMap)>, OrchestratorError> {
+    /// Reads what holds the marker.
+    async fn read_marker(&self) -> Result<Held, OrchestratorError> {
         let name = self.marker_name();
-        let Some(map) = self.call("get", self.maps.get_opt(&name)).await? else { return Ok(None) };
+        let Some(map) = self.call("get", self.maps.get_opt(&name)).await? else {
+            return Ok(Held::Missing);
+        };
+        // As the manifests ship it. One that holds something else holds no marker that was lost,
+        // but one that was damaged, which somebody has to look at.
+        let has_no_data = map.data.as_ref().is_none_or(BTreeMap::is_empty);
+        if has_no_data && map.binary_data.as_ref().is_none_or(BTreeMap::is_empty) {
+            return Ok(Held::Empty(map));
+        }
         let text = map.data.as_ref().and_then(|data| data.get(MARKER_KEY));
         let damaged = |why: String| {
             OrchestratorError::Unreachable(format!(
@@ -168,30 +192,69 @@ impl Kubernetes {
         };
         let text = text.ok_or_else(|| damaged("is missing".to_owned()))?;
         let marker = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
-        Ok(Some((marker, map)))
+        Ok(Held::Marker(marker, map))
     }
 
     pub(super) async fn make_marker(&self, marker: Marker) -> Result<Marker, OrchestratorError> {
-        if let Some(marker) = self.marker().await? {
-            return Ok(marker);
+        let made = match self.read_marker().await? {
+            Held::Marker(marker, _) => return Ok(marker),
+            Held::Empty(map) => self.write_marker(map, &marker).await,
+            Held::Missing => self.create_marker(&marker).await,
+        };
+        match made {
+            Ok(true) => Ok(marker),
+            // Another replica was first, or this very call succeeded and its reply was lost.
+            Ok(false) => self.marker().await?.ok_or_else(|| {
+                OrchestratorError::Unreachable(format!("{} changes", self.marker_place()))
+            }),
+            Err(error) => self.marker().await?.ok_or(error),
         }
+    }
+
+    /// Writes the marker into the object that was read. The object carries its version: the API
+    /// server rejects it after any other change. Returns whether it took it.
+    async fn write_marker(
+        &self,
+        mut map: ConfigMap,
+        marker: &Marker,
+    ) -> Result<bool, OrchestratorError> {
+        map.data = Some(data(marker));
+        let (name, parameters) = (self.marker_name(), parameters());
+        match timeout(CALL_PATIENCE, self.maps.replace(&name, &parameters, &map)).await {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Ok(false),
+            Ok(Err(error)) => Err(self.trouble("update", &error)),
+            Err(_) => Err(no_answer()),
+        }
+    }
+
+    /// Creates the object with the marker, if this replica may: its Role in the manifests has no
+    /// such rule, because it could not be limited to one name.
+    async fn create_marker(&self, marker: &Marker) -> Result<bool, OrchestratorError> {
         // It outlives the StatefulSet on purpose, as the volumes do: it belongs to the data.
+        let labels = [("name", "kvorum"), ("component", "data")];
+        let labels = labels.map(|(key, value)| (format!("{LABELS}/{key}"), value.to_owned()));
         let map = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(self.marker_name()),
-                labels: Some(BTreeMap::from([(
-                    "app.kubernetes.io/name".to_owned(),
-                    "kvorum".to_owned(),
-                )])),
+                labels: Some(BTreeMap::from(labels)),
                 ..ObjectMeta::default()
             },
-            data: Some(data(&marker)),
+            data: Some(data(marker)),
             ..ConfigMap::default()
         };
-        match self.call("create", self.maps.create(&parameters(), &map)).await {
-            Ok(_) => Ok(marker),
-            // Another replica was first, or this very call succeeded and its reply was lost.
-            Err(error) => self.marker().await?.ok_or(error),
+        match timeout(CALL_PATIENCE, self.maps.create(&parameters(), &map)).await {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(false),
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+                Err(OrchestratorError::Unreachable(format!(
+                    "{} is gone, and the replicas may not make another one: apply the manifests \
+                     again, which ship it, empty, and they fill it",
+                    self.marker_place()
+                )))
+            }
+            Ok(Err(error)) => Err(self.trouble("create", &error)),
+            Err(_) => Err(no_answer()),
         }
     }
 
@@ -200,23 +263,13 @@ impl Kubernetes {
         expected: &Marker,
         next: &Marker,
     ) -> Result<bool, OrchestratorError> {
-        let Some((marker, mut map)) = self.read_marker().await? else { return Ok(false) };
+        let Held::Marker(marker, map) = self.read_marker().await? else { return Ok(false) };
         if marker != *expected {
             return Ok(false);
         }
-        if expected == next {
-            return Ok(true);
-        }
-        // The object carries the version that was read: the API server rejects it after any other
-        // change.
-        map.data = Some(data(next));
-        let (name, parameters) = (self.marker_name(), parameters());
-        let replaced = self.maps.replace(&name, &parameters, &map);
-        match timeout(CALL_PATIENCE, replaced).await {
-            Ok(Ok(_)) => Ok(true),
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(false),
-            Ok(Err(error)) => Err(self.trouble("update", &error)),
-            Err(_) => Err(no_answer()),
+        match expected == next {
+            true => Ok(true),
+            false => self.write_marker(map, next).await,
         }
     }
 

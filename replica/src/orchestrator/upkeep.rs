@@ -109,11 +109,12 @@ impl Upkeep {
             Ok(MarkerState::Other(other)) => Some(format!(
                 "the marker, {place}, names cluster {other}, and the replicas here serve cluster \
                  {cluster}: two clusters have begun at one place. If this one is to stay, remove \
-                 the volumes and replicas of the other one, and then the marker, which is made anew"
+                 the volumes and replicas of the other one, and then the marker (on Kubernetes: \
+                 empty its ConfigMap), which is made anew"
             )),
             Err(error) => Some(format!(
-                "the cluster's marker, {place}, cannot be looked at, and a replica that loses its \
-                 volume could begin another cluster if it is gone: {error}"
+                "the cluster's marker, {place}, cannot be kept, and without it a replica that \
+                 loses its volume could begin another cluster: {error}"
             )),
         }
     }
