@@ -304,6 +304,14 @@ def overlays_differ_where_they_must(world):
         "minikube": ({"StatefulSet/kvorum": "name: volume-owner"}, set()),
         "view-only": ({}, {"Role/kvorum-console-act", "RoleBinding/kvorum-console-act"}),
         "k8s-1.20": ({"StatefulSet/kvorum": "", "PodDisruptionBudget/kvorum": "policy/v1beta1"}, set()),
+        "cert-manager": (
+            {"StatefulSet/kvorum": "secretName: kvorum-replica", "Role/kvorum": "",
+             "Issuer/kvorum-self-signed": "selfSigned", "Issuer/kvorum": "secretName: kvorum-authority",
+             "Certificate/kvorum-authority": "isCA: true",
+             "Certificate/kvorum-replica": "- kvorum://kvorum.default/replica/*\n",
+             "Certificate/kvorum-client-admin": "- kvorum://kvorum.default/client/admin\n",
+             "Certificate/kvorum-client-view": "- kvorum://kvorum.default/client/view\n"},
+            {"Secret/kvorum-ca", "Secret/kvorum-client-admin", "Secret/kvorum-client-view"}),
     }
     there = {folder.name for folder in (DEPLOY / "overlays").iterdir()}
     expect(there == set(overlays), f"there are {there}")
@@ -314,6 +322,8 @@ def overlays_differ_where_they_must(world):
         expect(differs == set(changes), f"{name} changes {differs}")
         for one, text in changes.items():
             expect(text in found[one], f"{name}: no {text} in {found[one]}")
+        if name == "cert-manager":
+            expect("secrets" not in found["Role/kvorum"], "the replicas need no right on Secrets there")
     elsewhere = "\n".join(objects(world.overlay()).values())
     expect("namespace: default" not in elsewhere, "something stays in the namespace default")
 
