@@ -4,6 +4,7 @@
 //! cluster.
 
 pub mod access;
+pub mod certs;
 pub mod verb;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use certs::Certs;
 pub use verb::{Put, Verb};
 
 /// Kvorum: a replicated key-value store, its console and its command line
@@ -224,6 +226,9 @@ pub enum Command {
     /// Go on with what is left of a local cluster that lost a majority of its replicas for good
     #[cfg(feature = "local")]
     Recover(Recover),
+    /// Make, show and renew the certificates by which replicas and clients know each other
+    #[command(subcommand)]
+    Certs(Certs),
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -7,6 +7,7 @@ mod access;
 mod admin;
 mod backup;
 mod bench;
+mod certs;
 mod doctor;
 mod follow;
 mod keys;
@@ -144,6 +145,7 @@ pub async fn run(arguments: Arguments, named: Named) -> Result<(), Failure> {
         Some(Command::Revoke(revoke)) => {
             access::revoke(&Context::open(global, named, true).await?, revoke).await
         }
+        Some(Command::Certs(certs)) => Box::pin(certs::run(certs, global, named)).await,
         Some(Command::Doctor) => doctor::doctor(&global, named).await,
         Some(Command::Events) => crate::console::events(&global, named).await,
         Some(Command::Verb(verb)) => run_verb(verb, global, named).await,

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvorum_protocol::access::{ADMIN, VIEW};
 use kvorum_protocol::authentication::Authentication;
 use kvorum_protocol::client::Dial;
 use kvorum_tls::{
@@ -27,8 +28,12 @@ use crate::arguments::Global;
 use crate::exit::Failure;
 use crate::login;
 
-/// The time between two looks at the source.
-const INTERVAL: Duration = Duration::from_secs(30);
+/// The users whose certificates a cluster has from its beginning, the mightier one first.
+pub const USERS: [&str; 2] = [ADMIN, VIEW];
+/// The time between two looks at a folder.
+const FOLDER_INTERVAL: Duration = Duration::from_secs(10);
+/// The time between two looks at a Secret.
+pub const SECRET_INTERVAL: Duration = Duration::from_secs(30);
 /// The same as long as there is nothing in it.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 /// The references to credentials of the task that keeps them: its own, and that of what it shows.
@@ -52,7 +57,7 @@ pub fn of_folder(folder: &Path) -> Result<Encryption, Failure> {
         let folder = folder.clone();
         async move { read_folder(&folder).ok() }
     };
-    Ok(kept(Some(read), again))
+    Ok(kept(Some(read), FOLDER_INTERVAL, again))
 }
 
 /// What the command line says of the user that this program is.
@@ -96,9 +101,13 @@ pub fn of_local(folder: &Path) -> Result<Encryption, Failure> {
     }
 }
 
-/// Returns how to encrypt with credentials that are read `again` every so often; the first ones may
-/// still be missing.
-pub fn kept<F>(read: Option<Credentials>, again: impl Fn() -> F + Send + 'static) -> Encryption
+/// Returns how to encrypt with credentials that are read `again` in each interval; the first ones
+/// may still be missing.
+pub fn kept<F>(
+    read: Option<Credentials>,
+    interval: Duration,
+    again: impl Fn() -> F + Send + 'static,
+) -> Encryption
 where
     F: Future<Output = Option<Credentials>> + Send,
 {
@@ -107,7 +116,7 @@ where
     tokio::spawn(async move {
         loop {
             let now = shown.borrow().clone();
-            sleep(if now.is_some() { INTERVAL } else { FIRST_INTERVAL }).await;
+            sleep(if now.is_some() { interval } else { FIRST_INTERVAL }).await;
             // They are not used any more.
             let is_used = now.as_ref().is_some_and(|tls| Arc::strong_count(tls) > USED_HERE);
             if !is_used && shown.is_closed() {

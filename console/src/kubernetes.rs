@@ -8,6 +8,7 @@
 //! | [`forward`] | a byte stream to a pod, through the API server |
 //! | [`login`] | a login plugin, and a process that watches over it |
 //! | [`happenings`] | changes of the pods, and Events about them |
+//! | [`secrets`] | the certificates of the cluster |
 //! | [`rights`] | the rights that the API server grants this user |
 //! | [`trouble`] | the reason why something failed, and what helps |
 //! | [`watching`] | objects of one kind, watched forever |
@@ -24,7 +25,7 @@ pub mod login;
 pub mod pods;
 mod proxy;
 pub mod rights;
-mod secrets;
+pub mod secrets;
 pub mod trouble;
 pub mod watching;
 

@@ -27,6 +27,9 @@
 //! | [`command`] | the implementation of each command | |
 //! | `note` | messages on standard error | |
 //! | [`output`] | the formatting of results | yes |
+//! | [`certificate`] | what is said of certificates | yes |
+//! | [`rotation`] | the steps in which an authority is replaced | yes |
+//! | [`secrets`] | where the cluster's certificates are kept | |
 //! | [`exit`] | the exit statuses of commands | yes |
 //! | `local` | a cluster of child processes (feature `local`) | |
 //!
@@ -38,6 +41,7 @@
 pub mod app;
 pub mod arguments;
 pub mod backend;
+pub mod certificate;
 pub mod clock;
 pub mod clusters;
 pub mod command;
@@ -58,8 +62,10 @@ pub mod page;
 pub mod platform;
 pub mod probe;
 pub mod prompt;
+pub mod rotation;
 pub mod runtime;
 pub mod screen;
+pub mod secrets;
 pub mod signals;
 pub mod sink;
 mod statuses;

@@ -97,6 +97,18 @@ pub fn names(folder: &Path) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
     })
 }
 
+/// Returns a lookup of the replicas of a local cluster that are wanted, or whose process runs.
+pub fn alive(folder: &Path) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+    let folder = folder.to_owned();
+    Arc::new(move || {
+        let wanted = StatefulSet::read(&folder).map_or(0, |set| set.replicas);
+        let runs = |name: &String| folder::process_of(&folder.join(name)).is_some();
+        let all = (0..REPLICAS_MAX).map(|ordinal| (ordinal, folder::name(ordinal)));
+        let there = all.filter(|(ordinal, name)| *ordinal < wanted || runs(name));
+        there.map(|(_, name)| name).collect()
+    })
+}
+
 /// Writes how many replicas a local cluster should have; the running cluster follows.
 pub fn scale(folder: &Path, replicas: u32) -> Result<(), Failure> {
     if replicas > REPLICAS_MAX {
@@ -304,6 +316,11 @@ fn welcome(folder: &Folder, ready: usize, took: Duration) -> String {
         Ok(default) if default == folder.path => "  kvorum put color blue".to_owned(),
         _ => format!("  kvorum --local {} put color blue", output::shell_path(&folder.path)),
     });
+    let admin = folder.path.join("tls").join("client-admin");
+    if admin.exists() {
+        lines.push("Other programs, at these addresses:".to_owned());
+        lines.push(format!("  --tls-dir {}", output::shell_path(&admin)));
+    }
     lines.push("Ctrl-C stops the cluster; its data stays.".to_owned());
     lines.join("\n")
 }

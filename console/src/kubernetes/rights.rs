@@ -11,9 +11,10 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::Api;
 use kube::api::PostParams;
+use kvorum_protocol::access::{ADMIN, VIEW};
 use tokio::time::timeout;
 
-use super::secrets::{ADMIN, VIEW, secret_name};
+use super::secrets::secret_name;
 use super::{Kube, marker_name};
 
 /// How long the answer may take.

@@ -19,6 +19,7 @@ mod memory;
 mod other_cluster;
 mod process;
 mod rights;
+mod rotation;
 mod scaling;
 mod strangers;
 mod terminal;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use kvorum_tls::{Encryption, Port, Tls};
+use kvorum_tls::{Encryption, Peer, Port, Tls};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -116,9 +116,33 @@ impl Dial {
         reached.map(|(connection, _)| connection)
     }
 
-    /// Does the same; when the name takes long or fails, it tries the address `before`, where the
-    /// replica of that name and cluster was reached before. Also returns the numeric address
-    /// connected to.
+    /// Opens an encrypted connection, and tells the certificate that the replica shows, and whether
+    /// it lets this party in. Nothing is asked of it.
+    ///
+    /// # Errors
+    /// When the address does not answer in time, or is not one that these credentials trust.
+    pub async fn meet(
+        &self,
+        address: &str,
+        tls: &Tls,
+    ) -> Result<(Peer, Result<(), ConnectError>), ConnectError> {
+        let opening = async {
+            let (stream, _) = self.open(address).await?;
+            tls.connect(Port::Clients, stream).await
+        };
+        let reason = || format!("no answer within {:?}", self.patience());
+        let unreachable =
+            |_| ConnectError::Unreachable { address: address.to_owned(), reason: reason() };
+        let met = timeout(self.patience(), opening).await.map_err(unreachable)?;
+        let (stream, peer) = met.map_err(|error| ConnectError::broken(address, &error))?;
+        // A replica judges the other end's certificate after this end has judged its own.
+        let entered = Connection::start(stream, address, None).await;
+        Ok((peer, entered.map(drop)))
+    }
+
+    /// Opens a connection as `connect` does; when the name takes long or fails, it tries the
+    /// address `before`, where the replica of that name and cluster was reached before. Also
+    /// returns the numeric address connected to.
     pub(crate) async fn reach(
         &self,
         address: &str,

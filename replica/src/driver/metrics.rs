@@ -18,6 +18,9 @@ const SYNC_BUCKET_SECONDS: f64 = 0.000_125;
 /// Number of buckets of sync times: up to four seconds.
 const SYNC_BUCKETS: u16 = 16;
 
+/// The description of the time at which the certificate ends.
+const CERTIFICATE_HELP: &str = "End of its certificate, in seconds since 1970; 0 without one";
+
 /// The counters and gauges of a replica.
 pub struct Metrics {
     /// Messages dropped because the library must not see or send them.
@@ -48,6 +51,8 @@ pub struct Metrics {
     pub debt_bytes: AtomicU64,
     /// Files of level 0, in the column family that has most.
     pub debt_files: AtomicU64,
+    /// Time at which the replica's certificate is over, in seconds since 1970; 0 without one.
+    pub certificate_end: AtomicU64,
     /// Whether RocksDB slows writes until fewer files wait to be merged.
     pub slows_writes: AtomicBool,
     syncs: AtomicU64,
@@ -72,6 +77,7 @@ impl Default for Metrics {
             sync_is_overdue: AtomicBool::new(false),
             debt_bytes: AtomicU64::new(0),
             debt_files: AtomicU64::new(0),
+            certificate_end: AtomicU64::new(0),
             slows_writes: AtomicBool::new(false),
             syncs: AtomicU64::new(0),
             sync_seconds: Histogram::new(buckets),
@@ -129,6 +135,7 @@ impl Metrics {
             ("connections", "Client connections open", &self.connections),
             ("disk_debt_bytes", "Bytes of table files that wait to be merged", &self.debt_bytes),
             ("disk_debt_files", "Files of level 0 that wait to be merged", &self.debt_files),
+            ("certificate_expires_seconds", CERTIFICATE_HELP, &self.certificate_end),
         ];
         for (name, help, atomic) in waiting {
             gauge(&mut registry, name, help, value(atomic));

@@ -14,30 +14,35 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
 
 use kvorum_protocol::access::{ADMIN, VIEW};
 use kvorum_tls::{
-    Authority, CA_FILE, CERTIFICATE_FILE, CLIENT_LIFETIME, Certificate, Credentials, Encryption,
-    Identity, Issued, KEY_FILE, Mode, REPLICA_LIFETIME, Subject, Tls, read_folder,
+    AUTHORITY_KEY_FILE, AUTHORITY_SECRET, Authority, CA_FILE, CERTIFICATE_FILE, CLIENT_LIFETIME,
+    Certificate, Credentials, Encryption, Identity, Issued, KEY_FILE, Mode, REPLICA_LIFETIME,
+    Subject, Tls, client_secret, read_folder,
 };
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::driver::metrics::Metrics;
 use crate::node::settings::Settings;
 use crate::node::start_error::StartError;
 use crate::orchestrator::secrets::{SECRETS_FOLDER, write_files};
-use crate::orchestrator::{Files, Folder, Orchestrator, Secret};
+use crate::orchestrator::{ClusterEvent, Files, Folder, Orchestrator, Secret};
 
-/// The secret of the cluster's authority.
-const AUTHORITY_SECRET: &str = "ca";
-/// The file of the authority's key.
-const AUTHORITY_KEY_FILE: &str = "ca.key";
 /// The folder on the volume with the last credentials, for a start without the orchestrator.
 const CACHE_FOLDER: &str = "tls";
 /// The age at which a replica's certificate is renewed.
 const RENEWAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// The rest of a replica's certificate at which it should have been renewed long ago.
+const WARNING_REST: Duration = Duration::from_secs(24 * HOUR);
+/// The time between two warnings of that.
+const WARNING_INTERVAL: Duration = Duration::from_secs(HOUR);
+/// An hour, in seconds.
+const HOUR: u64 = 60 * 60;
 /// What is left of a client's certificate when it is renewed.
 const CLIENT_RENEWAL_REST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The time between two looks at a folder of credentials.
@@ -131,16 +136,18 @@ impl Certificates {
     }
 
     /// Keeps the certificates up to date, forever.
-    pub async fn keep(mut self) {
+    pub async fn keep(mut self, metrics: Arc<Metrics>) {
         if self.tls.is_none() {
             return;
         }
+        let mut warned = None;
         let interval = match &self.source {
             Source::Folder(_) => FOLDER_INTERVAL,
             Source::Authority(issuing) => issuing.orchestrator.secrets_interval(),
         };
         let mut trouble = String::new();
         loop {
+            self.show_end(&metrics, &mut warned).await;
             sleep(interval).await;
             match self.renew().await {
                 Ok(()) => trouble.clear(),
@@ -150,6 +157,33 @@ impl Certificates {
                     trouble = why;
                 }
             }
+        }
+    }
+
+    /// Shows until when the certificate is valid, and warns when that is soon: by then it should
+    /// have been renewed.
+    async fn show_end(&self, metrics: &Metrics, warned: &mut Option<Instant>) {
+        let Some(tls) = &self.tls else { return };
+        let Some(own) = tls.credentials() else { return };
+        let end = own.certificate.not_after;
+        let since = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        metrics.certificate_end.store(since.as_secs(), Ordering::Relaxed);
+        let rest = end.duration_since(SystemTime::now()).unwrap_or_default();
+        if rest > WARNING_REST || warned.is_some_and(|at| at.elapsed() < WARNING_INTERVAL) {
+            return;
+        }
+        *warned = Some(Instant::now());
+        let hours = rest.as_secs() / HOUR;
+        let why = format!(
+            "the certificate of {} ends in {hours} hours and was not renewed: then neither the \
+             other replicas nor clients connect to it any more",
+            self.name
+        );
+        warn!("{why}");
+        let Source::Authority(issuing) = &self.source else { return };
+        if let Some(recorder) = issuing.orchestrator.recorder(&self.name) {
+            let (reason, name) = ("Certificate", None);
+            recorder.tell(ClusterEvent { is_warning: true, reason, note: why, name }).await;
         }
     }
 
@@ -201,11 +235,6 @@ pub async fn provide(folder: &Path, mode: Mode) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the name of the secret with a client's certificate.
-fn client_secret(user: &str) -> String {
-    format!("client-{user}")
-}
-
 /// Reads a replica's credentials in a folder.
 fn read_own(folder: &Path, name: &str) -> Result<Credentials, String> {
     let read = read_folder(folder)?;
@@ -231,6 +260,8 @@ impl Issuing {
         for user in [ADMIN, VIEW] {
             self.provide_for(user, &authority, now).await?;
         }
+        // Any change of the authority's secret gives everybody a new certificate: that is also how
+        // it is asked for, by a part that says when. No clock is compared for it.
         let is_due = current.is_none_or(|current| {
             let rest = current.certificate.not_after.duration_since(now).unwrap_or_default();
             rest + RENEWAL_AGE < REPLICA_LIFETIME

@@ -108,7 +108,7 @@ impl Replica {
         let (says, lock) = (orchestrator.as_ref(), take_lock(settings, &waiting_shown).await?);
         let certificates = Certificates::obtain(settings, says, &waiting_shown).await?;
         let encryption = certificates.encryption();
-        tasks.spawn(certificates.keep());
+        tasks.spawn(certificates.keep(Arc::clone(&metrics)));
         let around = Surroundings { orchestrator: says, encryption: &encryption };
         let opened = opening::open(settings, around, another, &waiting_shown, on_fatal).await?;
         let (to_driver, peers) = mpsc::channel(PEERS_INBOX);

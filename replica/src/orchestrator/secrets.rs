@@ -144,6 +144,11 @@ impl Folder {
                 return Ok(false);
             }
             write_files(&path, &files)?;
+            // A part that is gone goes last: until then, what stays has to be read as it is.
+            for file in read.files.keys().filter(|file| !files.contains_key(*file)) {
+                fs::remove_file(path.join(file))?;
+            }
+            File::open(&path)?.sync_all()?;
             Ok(true)
         })
         .await

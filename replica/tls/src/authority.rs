@@ -13,6 +13,7 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use crate::credentials::{Certificate, Credentials, CredentialsError, certificates};
+use crate::description::Description;
 use crate::identity::{Identity, Subject};
 
 /// How long an authority is valid.
@@ -56,6 +57,12 @@ impl Authority {
         }
     }
 
+    /// Returns the name of the authority of a cluster.
+    #[must_use]
+    pub fn name_of(cluster: &str) -> String {
+        format!("kvorum authority of {cluster}")
+    }
+
     /// Reads an authority: a bundle of trusted certificates in PEM form, and the key of one of
     /// them.
     ///
@@ -89,6 +96,14 @@ impl Authority {
         self.issuer.key().serialize_pem()
     }
 
+    /// Describes the authority's own certificate.
+    ///
+    /// # Errors
+    /// When it does not parse, as one that was signed elsewhere may.
+    pub fn description(&self) -> Result<Description, CredentialsError> {
+        Description::read(self.certificate.clone())
+    }
+
     /// Reads a certificate that this authority has signed, and that is of use with its key, both in
     /// PEM form.
     ///
@@ -103,7 +118,8 @@ impl Authority {
             .map(|read| read.certificate)
     }
 
-    /// Makes a certificate. A replica's also has the host names at which it is reached.
+    /// Makes a certificate. A replica's also has the host names and addresses at which it is
+    /// reached.
     #[must_use]
     pub fn issue(
         &self,
@@ -117,8 +133,11 @@ impl Authority {
         let uri = identity.to_string().try_into().expect("an identity is ASCII");
         params.subject_alt_names = vec![SanType::URI(uri)];
         // What is no host name cannot be asked for either.
-        let hosts = hosts.iter().filter_map(|host| host.as_str().try_into().ok());
-        params.subject_alt_names.extend(hosts.map(SanType::DnsName));
+        let name = |host: &String| match host.parse() {
+            Ok(address) => Some(SanType::IpAddress(address)),
+            Err(_) => host.as_str().try_into().ok().map(SanType::DnsName),
+        };
+        params.subject_alt_names.extend(hosts.iter().filter_map(name));
         let (name, usages) = match &identity.subject {
             Subject::Replica(_) => (
                 "replica",
@@ -138,7 +157,7 @@ impl Authority {
 
 fn authority_params(cluster: &str, now: SystemTime) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = named(&format!("kvorum authority of {cluster}"));
+    params.distinguished_name = named(&Authority::name_of(cluster));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     (params.not_before, params.not_after) = valid(now, AUTHORITY_LIFETIME);

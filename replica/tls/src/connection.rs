@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::credentials::{Certificate, Credentials, CredentialsError, certificates, trust};
+use crate::description::Description;
 use crate::identity::Identity;
 use crate::verification::{Trust, Verifier, provider};
 
@@ -59,6 +60,15 @@ pub struct Peer {
     /// The time until which its certificate is valid.
     pub not_after: SystemTime,
     chain: Vec<CertificateDer<'static>>,
+}
+
+impl Peer {
+    /// Describes the certificate that it showed, and those between it and an authority.
+    #[must_use]
+    pub fn descriptions(&self) -> Vec<Description> {
+        let read = self.chain.iter().map(|one| Description::read(one.clone()));
+        read.filter_map(Result::ok).collect()
+    }
 }
 
 /// One party's means of opening and accepting encrypted connections.

@@ -12,6 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::time::ASN1Time;
 
 use crate::identity::Identity;
 use crate::verification::{Trust, provider};
@@ -50,10 +51,6 @@ impl Certificate {
         let (Some(identity), None) = (identities.next(), identities.next()) else {
             return Err(CredentialsError::NoIdentity);
         };
-        let time = |time: x509_parser::time::ASN1Time| {
-            let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
-            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
-        };
         let validity = parsed.validity();
         let (not_before, not_after) = (time(validity.not_before), time(validity.not_after));
         Ok(Self { identity, not_before, not_after })
@@ -68,7 +65,7 @@ pub struct Credentials {
     /// Its certificate, and those between it and an authority.
     pub(crate) shown: Arc<CertifiedKey>,
     /// The authorities that it believes, and how others are checked by them.
-    authorities: Arc<Vec<CertificateDer<'static>>>,
+    pub(crate) authorities: Arc<Vec<CertificateDer<'static>>>,
     pub(crate) trust: Arc<Trust>,
 }
 
@@ -124,6 +121,12 @@ pub(crate) fn trust(
         added.map_err(|error| CredentialsError::Certificate(error.to_string()))?;
     }
     Ok(Arc::new(Trust::new(roots)))
+}
+
+/// Converts a time of a certificate; one before 1970 counts as 1970.
+pub(crate) fn time(time: ASN1Time) -> SystemTime {
+    let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 /// Reads all certificates of a text.

@@ -17,10 +17,20 @@ pub const CA_FILE: &str = "ca.crt";
 pub const CERTIFICATE_FILE: &str = "tls.crt";
 /// The file of the certificate's key.
 pub const KEY_FILE: &str = "tls.key";
+/// The secret of a cluster's authority, which holds [`CA_FILE`] and [`AUTHORITY_KEY_FILE`].
+pub const AUTHORITY_SECRET: &str = "ca";
+/// The file of an authority's key.
+pub const AUTHORITY_KEY_FILE: &str = "ca.key";
 /// Longest file, in bytes.
 const FILE_BYTES_MAX: u64 = 256 << 10;
 /// The permissions that a key's file may not have: everything of others, and a group's but to read.
 const OPEN_TO_OTHERS: u32 = 0o037;
+
+/// Returns the name of the secret with a client's certificate.
+#[must_use]
+pub fn client_secret(user: &str) -> String {
+    format!("client-{user}")
+}
 
 /// Reads the credentials in a folder.
 ///
@@ -45,7 +55,11 @@ pub fn read_authorities(folder: &Path) -> Result<Option<String>, String> {
     }
 }
 
-fn read_text(path: &Path) -> Result<String, String> {
+/// Reads a file that anybody may read.
+///
+/// # Errors
+/// A sentence with the file and the reason.
+pub fn read_text(path: &Path) -> Result<String, String> {
     let failed = |error: io::Error| format!("cannot read {}: {error}", path.display());
     let file = File::open(path).map_err(failed)?;
     read_bounded(&file).map_err(failed)

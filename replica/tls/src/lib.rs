@@ -12,6 +12,7 @@
 mod authority;
 mod connection;
 mod credentials;
+mod description;
 mod folder;
 mod identity;
 mod verification;
@@ -20,8 +21,10 @@ mod wire;
 pub use authority::{Authority, CLIENT_LIFETIME, Issued, REPLICA_LIFETIME};
 pub use connection::{Peer, Port, Tls, distrust, explain, is_other_protocol};
 pub use credentials::{Certificate, Credentials, CredentialsError};
+pub use description::{Description, Fingerprint, Owner, signer};
 pub use folder::{
-    CA_FILE, CERTIFICATE_FILE, KEY_FILE, read_authorities, read_folder, read_private, write_private,
+    AUTHORITY_KEY_FILE, AUTHORITY_SECRET, CA_FILE, CERTIFICATE_FILE, KEY_FILE, client_secret,
+    read_authorities, read_folder, read_private, read_text, write_private,
 };
 pub use identity::{Identity, NotAnIdentity, ReplicaName, Subject};
 pub use wire::{Accepted, Encryption, Mode, Wire, accept};
