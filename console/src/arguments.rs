@@ -72,15 +72,15 @@ pub struct Global {
     /// the cluster provides
     #[arg(long, global = true, env = "KVORUM_TLS_DIR", value_name = "DIR")]
     pub tls_dir: Option<PathBuf>,
-    /// The user that this is, if not that of the certificate. Its password is in `KVORUM_PASSWORD` or
-    /// a file, or is asked for
-    #[arg(long, global = true, env = "KVORUM_USER", value_name = "NAME")]
+    /// The user that this is, if not that of the certificate. Its password is in `KVORUM_PASSWORD`
+    /// or a file, or is asked for
+    #[arg(id = "login", long = "user", global = true, env = "KVORUM_USER", value_name = "NAME")]
     pub user: Option<String>,
     /// The file with that user's password; - for standard input
     #[arg(long, global = true, env = "KVORUM_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// The file with a token that says who this is, as 'kvorum token' printed it; `KVORUM_TOKEN` may
-    /// have the token itself
+    /// The file with a token that says who this is, as 'kvorum token' printed it; `KVORUM_TOKEN`
+    /// may have the token itself
     #[arg(long, global = true, env = "KVORUM_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// How to print

@@ -27,6 +27,7 @@ use crate::credentials::Own;
 use crate::exit::{Exit, Failure};
 use crate::input;
 use crate::kubernetes::{self, Kube};
+use crate::login;
 use crate::message::Destination;
 use crate::prompt::grammar::ReadMode;
 use crate::runtime::{Attach, Front, Loop, Runtime};
@@ -69,7 +70,7 @@ struct Way {
 
 impl Way {
     fn of(global: &Global) -> Result<Self, Failure> {
-        Ok(Self { timeout: global.timeout, own: Own::of(global)? })
+        Ok(Self { timeout: global.timeout, own: login::own(global)? })
     }
 
     fn options(&self) -> Result<Options, Failure> {

@@ -24,9 +24,7 @@ use kvorum_tls::{
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::arguments::Global;
 use crate::exit::Failure;
-use crate::login;
 
 /// The users whose certificates a cluster has from its beginning, the mightier one first.
 pub const USERS: [&str; 2] = [ADMIN, VIEW];
@@ -70,15 +68,6 @@ pub struct Own {
 }
 
 impl Own {
-    /// Reads what the command line and the environment name.
-    ///
-    /// # Errors
-    /// When a file cannot be read, or does not hold what it should.
-    pub fn of(global: &Global) -> Result<Self, Failure> {
-        let tls_dir = global.tls_dir().map(Path::to_owned);
-        Ok(Self { tls_dir, authentication: login::of(global)?.map(Arc::new) })
-    }
-
     /// Returns how to connect to replicas at addresses: encrypted where a certificate is given.
     ///
     /// # Errors

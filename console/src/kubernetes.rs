@@ -184,7 +184,7 @@ impl Kube {
     pub async fn marker(&self) -> Result<Option<String>, Failure> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.access.namespace);
         let map = call(&self.access, maps.get_opt(&marker_name(&self.set))).await?;
-        // One that nobody has filled counts as none.
+        // A marker that nobody has filled counts as none.
         let data = map.and_then(|map| map.data).filter(|data| !data.is_empty());
         Ok(data.map(|mut data| data.remove("marker.json").unwrap_or_default()))
     }

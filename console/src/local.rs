@@ -28,8 +28,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{DISK_RESERVE, Global, Local};
-use crate::credentials::{self, Own};
+use crate::credentials;
 use crate::exit::{Exit, Failure};
+use crate::login;
 use crate::output;
 use crate::signals::EndSignals;
 use crate::statuses::ask_all;
@@ -237,7 +238,7 @@ pub async fn run(local: Local, global: &Global) -> Result<(), Failure> {
     let report: Report = Arc::new(|name, what| crate::note::note(format!("{name} {what}")));
     let running = Running::start(&Plan::from(&local), &report).await?;
     let folder = &running.folder;
-    let dial = Own::of(global)?.dial()?;
+    let dial = login::own(global)?.dial()?;
     let options = Options { deadline: global.timeout, dial, ..Options::default() };
     let client = client(&folder.path, options)?;
     let serving = async {

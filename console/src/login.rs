@@ -1,4 +1,4 @@
-//! Who this program is, when no certificate says so: a token, or a user with a password.
+//! The user that this program is, when no certificate says so: by a token, or by a password.
 //!
 //! Guarantees that neither is taken from the command line itself, where every user of the machine
 //! could read it.
@@ -6,10 +6,12 @@
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use kvorum_protocol::authentication::{Authentication, PASSWORD_BYTES_MAX};
 
 use crate::arguments::Global;
+use crate::credentials::Own;
 use crate::exit::Failure;
 
 /// The variable with a token.
@@ -19,11 +21,20 @@ const PASSWORD_VARIABLE: &str = "KVORUM_PASSWORD";
 /// Longest file of a token or a password, in bytes.
 const FILE_BYTES_MAX: u64 = 8 * 1024;
 
+/// Returns the user that this program is, by what the command line and the environment name.
+///
+/// # Errors
+/// When a file cannot be read, or does not hold what it should.
+pub fn own(global: &Global) -> Result<Own, Failure> {
+    let tls_dir = global.tls_dir().map(Path::to_owned);
+    Ok(Own { tls_dir, authentication: of(global)?.map(Arc::new) })
+}
+
 /// Returns what the command line and the environment say; a token before a password.
 ///
 /// # Errors
 /// When a file cannot be read, a token is none, or a password is missing.
-pub fn of(global: &Global) -> Result<Option<Authentication>, Failure> {
+fn of(global: &Global) -> Result<Option<Authentication>, Failure> {
     let token = match &global.token_file {
         Some(file) => Some(secret_in(file)?),
         None => variable(TOKEN_VARIABLE),

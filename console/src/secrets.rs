@@ -17,11 +17,11 @@ use k8s_openapi::api::core::v1::Secret as Object;
 use kvorum_replica::orchestrator::{self, Folder, Orchestrator};
 
 use crate::arguments::Global;
-use crate::credentials::Own;
 #[cfg(feature = "local")]
 use crate::exit::Exit;
 use crate::exit::Failure;
 use crate::kubernetes::{Kube, secrets};
+use crate::login;
 use crate::platform::Platform;
 use crate::rotation::Files;
 use crate::target::Target;
@@ -71,7 +71,7 @@ impl Secrets {
                 Ok(Self::Local(folder.clone()))
             }
             Target::Kubernetes(named) => {
-                Kube::find(named, &Own::of(global)?).await.map(Self::Kubernetes)
+                Kube::find(named, &login::own(global)?).await.map(Self::Kubernetes)
             }
             _ => Err(at_addresses()),
         }

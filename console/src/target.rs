@@ -13,9 +13,9 @@ use kvorum_protocol::Client;
 use kvorum_protocol::client::Options;
 
 use crate::arguments::Global;
-use crate::credentials::Own;
 use crate::exit::{Exit, Failure};
 use crate::kubernetes::{self, Kube, config};
+use crate::login;
 use crate::platform::Platform;
 
 /// A cluster to talk to.
@@ -203,7 +203,7 @@ impl Target {
         if !matches!(self, Self::Kubernetes(_)) {
             crate::note::note(format!("using {}", self.describe()));
         }
-        let own = Own::of(global)?;
+        let own = login::own(global)?;
         match self {
             Self::Endpoints(addresses) => {
                 check_addresses(addresses)?;

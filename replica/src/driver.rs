@@ -22,6 +22,7 @@ pub mod gate;
 pub mod link_handle;
 pub mod metrics;
 mod outbound;
+mod outlets;
 mod reader;
 pub mod sinks;
 
@@ -32,20 +33,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use kvorum_protocol::message::{Event, ServerFrame};
 use kvorum_protocol::status::{ReplicaId, Status};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::driver::gate::Gate;
 use crate::driver::metrics::Metrics;
 use crate::engine::store::Store;
-use crate::engine::{
-    Engine, Input, Known, Notice, Options, Output, Rejection, SLOW_TICKS, ScaleRead, Session, Time,
-};
-use crate::marker::{Claim, Mark};
-use crate::state::accounts::Accounts;
+use crate::engine::{Engine, Input, Notice, Options, Output, Rejection, SLOW_TICKS, Session, Time};
+use crate::marker::Mark;
 pub use events::{ClientEvent, ControlEvent, PeerEvent};
 use link_handle::LinkHandle;
+pub use outlets::Outlets;
 use reader::{Job, Readers};
 use sinks::Sinks;
 
@@ -83,24 +82,6 @@ pub struct Inboxes {
     pub clients: mpsc::Receiver<ClientEvent>,
     /// Events from the process around the driver.
     pub control: mpsc::Receiver<ControlEvent>,
-}
-
-/// The outputs of the driver for the rest of the process.
-pub struct Outlets {
-    /// The replica's status, published a few times a second.
-    pub status: watch::Sender<Option<Arc<Status>>>,
-    /// The replica's counters.
-    pub metrics: Arc<Metrics>,
-    /// The start of the process, as the origin of monotonic times.
-    pub began: Instant,
-    /// The other replicas that this one may have to talk to.
-    pub known: watch::Sender<Vec<Known>>,
-    /// The users, their roles and rights; `None` before the first turn.
-    pub accounts: watch::Sender<Option<Arc<Accounts>>>,
-    /// Claims to write to the cluster's marker.
-    pub marks: mpsc::Sender<Claim>,
-    /// Requests to read the desired replica count again.
-    pub scale_reads: mpsc::Sender<ScaleRead>,
 }
 
 /// The loop and the state that it owns.
@@ -343,20 +324,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         for output in self.engine.turn(&has_room) {
             self.output(output);
         }
-        self.publish_accounts();
+        self.outlets.show_accounts(self.engine.store().accounts());
         self.begin_sync();
-    }
-
-    /// Tells the connections of clients when users or passwords have changed.
-    fn publish_accounts(&self) {
-        let now = self.engine.store().accounts();
-        self.outlets.accounts.send_if_modified(|told| {
-            let is_known = told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &now));
-            if !is_known {
-                *told = Some(now);
-            }
-            !is_known
-        });
     }
 
     fn output(&mut self, output: Output) {

@@ -25,7 +25,7 @@ fn print(authority: &Authority) -> Fingerprint {
 #[test]
 fn each_step_leads_to_the_next_stage() {
     let now = SystemTime::now();
-    let (old, new) = (Authority::generate("c", now), Authority::generate("c", now));
+    let [old, new, third] = [(); 3].map(|()| Authority::generate("c", now));
     let (a, b) = (print(&old), print(&new));
     let expected = [
         (Stage::Rest, vec![a], a, a),
@@ -43,7 +43,7 @@ fn each_step_leads_to_the_next_stage() {
         assert_eq!((held.new.fingerprint, print(held.trying())), (tried, tried), "{stage:?}");
         let keeps_old = !matches!(stage, Stage::Rest);
         assert_eq!(held.previous.as_ref().map(print), keeps_old.then_some(a), "{stage:?}");
-        files = held.after_step(&new);
+        files = held.after_step(if tried == b { &third } else { &new });
     }
     assert_eq!(read(&files).stage, Stage::Prepared, "and from the beginning");
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use kvorum::credentials;
 use kvorum_harness::cluster::{Cluster, PATIENCE, kvorum, said, wait_for};
 use kvorum_protocol::client::{Options, Route};
+use kvorum_protocol::status::ClusterId;
 use kvorum_protocol::{Client, Key, Value};
 use kvorum_replica::transport::addresses::{Addresses, FILE_NAME};
 use kvorum_tls::{
@@ -340,11 +341,13 @@ fn replicas_of_ones_own_get_certificates() {
     let (code, _, err) = said(&other.output().unwrap());
     assert!(code == 2 && err.contains("and not one of other"), "{err}");
     let mut running: Vec<Child> = Vec::new();
+    let id = ClusterId(rand::random());
     for name in ["kvorum-0", "kvorum-1"] {
         let own = data.join(name);
         let child = kvorum()
             .args(["replica", "--stop-with-stdin", "--disk-reserve=1MiB"])
             .args(["--members=kvorum-0,kvorum-1", &format!("--name={name}")])
+            .arg(format!("--cluster={id}"))
             .arg(format!("--peers-from={}", data.display()))
             .arg(format!("--data={}", own.display()))
             .arg(format!("--tls-dir={}", out.join(name).display()))

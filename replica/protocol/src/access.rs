@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::authentication::{HASH_BYTES_MAX, Token};
-use crate::limits::KEY_BYTES_MAX;
+use crate::limits::{ACCESS_NAME_BYTES_MAX, KEY_BYTES_MAX};
 
 /// The user that may do everything, from the beginning.
 pub const ADMIN: &str = "admin";
@@ -23,8 +23,6 @@ pub const VIEW: &str = "view";
 /// The role that has every right, from the beginning.
 pub const ROOT: &str = "root";
 
-/// Longest name of a user or a role, in bytes.
-pub const ACCESS_NAME_BYTES_MAX: usize = 63;
 /// Most users of a cluster, beside those of the beginning.
 pub const USERS_MAX: usize = 1_000;
 /// Most roles of a cluster, beside those of the beginning.
@@ -36,8 +34,8 @@ pub const ROLE_RANGES_MAX: usize = 128;
 /// Most bytes of all users, roles and ranges of a cluster: each change writes all of them.
 pub const ACCESS_BYTES_MAX: usize = 256 << 10;
 
-/// Returns the smallest key that is greater than every key with this prefix; `None` when there is no
-/// such key (the prefix is empty or all `0xff`).
+/// Returns the smallest key that is greater than every key with this prefix; `None` when there is
+/// no such key (the prefix is empty or all `0xff`).
 #[must_use]
 pub fn prefix_end(prefix: &[u8]) -> Option<Bytes> {
     let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
@@ -88,7 +86,8 @@ impl KeyRange {
     /// Whether there is no key in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.until.as_ref().is_some_and(|until| *until <= self.from)
+        // No key is empty, so none is before the one of a single zero.
+        self.until.as_ref().is_some_and(|until| *until <= self.from || until[..] <= [0][..])
     }
 
     /// Returns the number of bytes of its ends.

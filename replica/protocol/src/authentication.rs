@@ -12,7 +12,7 @@ use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, Salt
 use argon2::{Algorithm, Argon2, Params, Version};
 use serde::{Deserialize, Serialize};
 
-use crate::access::ACCESS_NAME_BYTES_MAX;
+use crate::limits::ACCESS_NAME_BYTES_MAX;
 
 /// The memory of a hash, in KiB, its passes and its lanes: of those that OWASP's "Password Storage
 /// Cheat Sheet" names, the one with least memory.

@@ -136,7 +136,7 @@ impl Dial {
         let met = timeout(self.patience(), opening).await.map_err(unreachable)?;
         let (stream, peer) = met.map_err(|error| ConnectError::broken(address, &error))?;
         // A replica judges the other end's certificate after this end has judged its own.
-        let entered = Connection::start(stream, address, None).await;
+        let entered = Connection::start(stream, address, None, None).await;
         Ok((peer, entered.map(drop)))
     }
 

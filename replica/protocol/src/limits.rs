@@ -53,6 +53,9 @@ pub const SUBSCRIPTIONS_MAX: usize = 16;
 /// being one number is what makes an unknown lane mean "never applied".
 pub const SESSION_ENTRIES: u64 = 1 << 20;
 
+/// Longest name of a user or a role, in bytes.
+pub const ACCESS_NAME_BYTES_MAX: usize = 63;
+
 /// How long either side waits for the other's part of the handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 

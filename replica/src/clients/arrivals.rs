@@ -54,12 +54,36 @@ pub(super) struct Arrival {
     proof: Proof,
 }
 
+/// The turn of a connection to shake hands; its end, however it comes, is the turn of another one.
+struct Turn<'a> {
+    share: Option<Share>,
+    greeted: &'a Notify,
+}
+
+impl Turn<'_> {
+    /// Waits until the turn must end.
+    async fn given_up(&self) {
+        match &self.share {
+            Some(share) => share.given_up().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // First, so that whoever is woken finds room.
+        drop(self.share.take());
+        self.greeted.notify_one();
+    }
+}
+
 impl Doors {
     /// Waits for the turn of a party to shake hands.
-    async fn greeting(&self, party: &Party) -> Share {
+    async fn greeting(&self, party: &Party) -> Turn<'_> {
         loop {
             if let Some(share) = self.greetings.take(party.clone()) {
-                return share;
+                return Turn { share: Some(share), greeted: &self.greeted };
             }
             self.greeted.notified().await;
         }
@@ -111,8 +135,6 @@ impl Clients {
             () = turn.given_up() => return None,
         };
         drop(turn);
-        // The next one wakes one more, as long as there is room.
-        doors.greeted.notify_one();
         let (wire, certified) = match accepted {
             Ok(Accepted::Plain(wire)) => (wire, None),
             Ok(Accepted::Encrypted(wire, certified)) => (wire, certified),

@@ -116,16 +116,9 @@ impl Replica {
         let (known_shown, known) = watch::channel(Vec::new());
         let (marks, marked) = mpsc::channel(1);
         let (scale_reads, reads_due) = mpsc::channel(SCALE_READS_MAX);
-        let (accounts_told, accounts) = watch::channel(None);
-        let outlets = Outlets {
-            accounts: accounts_told,
-            status: status_shown,
-            metrics: Arc::clone(&metrics),
-            began,
-            known: known_shown,
-            marks,
-            scale_reads,
-        };
+        let (accounts_shown, accounts) = watch::channel(None);
+        let shown = (status_shown, accounts_shown, known_shown);
+        let outlets = Outlets::new(shown, (Arc::clone(&metrics), began), marks, scale_reads);
         let (control, from_process) = mpsc::channel(CONTROL_INBOX);
         let inboxes = Inboxes { peers, clients: from_clients, control: from_process };
         let (identity, driver, database) = spawn(opened.disk, settings.options(), inboxes, outlets);

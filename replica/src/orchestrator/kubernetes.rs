@@ -177,8 +177,8 @@ impl Kubernetes {
         let Some(map) = self.call("get", self.maps.get_opt(&name)).await? else {
             return Ok(Held::Missing);
         };
-        // As the manifests ship it. One that holds something else holds no marker that was lost,
-        // but one that was damaged, which somebody has to look at.
+        // As the manifests ship it. An object that holds something else holds no marker that was
+        // lost, but one that was damaged, which somebody has to look at.
         let has_no_data = map.data.as_ref().is_none_or(BTreeMap::is_empty);
         if has_no_data && map.binary_data.as_ref().is_none_or(BTreeMap::is_empty) {
             return Ok(Held::Empty(map));

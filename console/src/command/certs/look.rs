@@ -67,6 +67,7 @@ impl Lookout {
         let dial = Dial {
             carrier: self.carrier.clone(),
             encryption: Encryption::Require(Arc::clone(tls)),
+            authentication: None,
         };
         let met = endpoints.into_iter().filter(is_meant).map(|endpoint| {
             let dial = &dial;

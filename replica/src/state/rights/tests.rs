@@ -234,7 +234,10 @@ fn check(rights: &[(Access, KeyRange)], request: &Request) -> Result<(), TestCas
         true => own.iter().all(|key| allows(wanted, key)),
         false => {
             let Touch::Read(range) = &touches(request)[0] else { return false };
-            let near = keys().iter().flat_map(around).collect::<Vec<_>>();
+            // Where a right ends, the next one has to have begun.
+            let ends = rights.iter().filter_map(|(_, right)| right.until.as_ref());
+            let ends = ends.map(|end| end.to_vec());
+            let near = keys().iter().flat_map(around).chain(ends).collect::<Vec<_>>();
             near.iter().filter(|key| has(range, key)).all(|key| allows(wanted, key))
         }
     };
