@@ -46,6 +46,7 @@ use crate::shares::{GivesUp, Shares};
 use crate::state::accounts::Accounts;
 use crate::state::rights::User;
 use outgoing::{Answers, Calls, Outgoing};
+use proof::Check;
 use requests::Requests;
 
 /// Longest frame from a client, in bytes: fits the largest put, and a scan with two bounds.
@@ -77,9 +78,9 @@ pub struct Clients {
     metrics: Arc<Metrics>,
     /// The users, as this replica has applied them.
     accounts: Known<Accounts>,
-    /// Passwords that wait to be checked, and the turn of one.
+    /// The places of passwords that wait to be checked, and the way to the thread that does it.
     checks: Arc<Shares>,
-    check: Arc<Semaphore>,
+    checker: std::sync::mpsc::Sender<Check>,
     /// The addresses for clients of the other replicas.
     addresses: watch::Receiver<Vec<Address>>,
     keys: Arc<AtomicU64>,
@@ -116,7 +117,7 @@ impl Clients {
             metrics,
             accounts,
             checks: Shares::new(CHECKS_MAX, GivesUp::Newest),
-            check: Arc::new(Semaphore::new(1)),
+            checker: proof::checker(),
             addresses,
             keys,
             room,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -78,6 +78,7 @@ fn everything_is_what_current_types_know() {
                 ("apps/v1", "StatefulSet") => kept::<StatefulSet>(&document),
                 ("apps/v1", "Deployment") => kept::<Deployment>(&document),
                 ("v1", "Service") => kept::<Service>(&document),
+                ("v1", "ConfigMap") => kept::<ConfigMap>(&document),
                 ("v1", "Secret") => kept::<Secret>(&document),
                 ("v1", "ServiceAccount") => kept::<ServiceAccount>(&document),
                 ("networking.k8s.io/v1", "NetworkPolicy") => kept::<NetworkPolicy>(&document),

@@ -7,7 +7,7 @@
 //! | a password | the user's password is another one |
 //!
 //! Guarantees that passwords are checked one after the other, in turns that are shared fairly among
-//! hosts: each takes processor time and memory on purpose.
+//! hosts: each takes processor time and memory on purpose, also when its client has gone meanwhile.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,10 +17,11 @@ use kvorum_protocol::authentication::{
     Authentication, Token, Unauthenticated, is_password, pretend_check,
 };
 use kvorum_tls::Peer;
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::{Clients, DOUBT_SPREAD};
-use crate::shares::Party;
+use crate::shares::{Party, Share};
 use crate::state::accounts::Accounts;
 use crate::state::rights::User;
 use crate::state::tokens;
@@ -40,6 +41,38 @@ pub(super) enum Proof {
         /// The index at which the password was set.
         since: u64,
     },
+}
+
+/// A password that waits to be checked.
+pub(super) struct Check {
+    password: String,
+    /// The hash to compare it with; `None` when there is no such user.
+    hash: Option<String>,
+    /// Receives whether it is right.
+    reply: oneshot::Sender<bool>,
+    /// Its place among those that wait, until it is checked.
+    share: Share,
+}
+
+/// Starts the thread that checks passwords, one after the other, until nobody asks any more.
+pub(super) fn checker() -> std::sync::mpsc::Sender<Check> {
+    let (checks, due) = std::sync::mpsc::channel::<Check>();
+    let check = move || {
+        while let Ok(Check { password, hash, reply, share }) = due.recv() {
+            // The client may have gone meanwhile.
+            if !reply.is_closed() {
+                let is_right = hash.as_ref().is_some_and(|hash| is_password(&password, hash));
+                if hash.is_none() {
+                    pretend_check(&password);
+                }
+                let _ = reply.send(is_right);
+            }
+            drop(share);
+        }
+    };
+    let thread = std::thread::Builder::new().name("passwords".to_owned());
+    thread.spawn(check).expect("a process can start a thread");
+    checks
 }
 
 impl Clients {
@@ -68,23 +101,18 @@ impl Clients {
         password: String,
         from: SocketAddr,
     ) -> Result<u64, Unauthenticated> {
-        let party = Party::at(from.ip());
-        let share = self.checks.take(party).ok_or(Unauthenticated::Busy)?;
-        let turn = tokio::select! {
-            turn = self.check.acquire() => turn.map_err(|_| Unauthenticated::Busy)?,
-            () = share.given_up() => return Err(Unauthenticated::Busy),
-        };
         let known = self.accounts()?.password_of(user).cloned();
-        let checked = tokio::task::spawn_blocking(move || match known {
-            Some(known) => is_password(&password, &known.hash).then_some(known.since),
-            None => {
-                pretend_check(&password);
-                None
-            }
-        });
-        let checked = checked.await.unwrap_or_default();
-        drop(turn);
-        checked.ok_or(Unauthenticated::Password)
+        let (since, hash) = known.map_or((0, None), |known| (known.since, Some(known.hash)));
+        let share = self.checks.take(Party::at(from.ip())).ok_or(Unauthenticated::Busy)?;
+        let end = share.end();
+        let (reply, checked) = oneshot::channel();
+        let check = Check { password, hash, reply, share };
+        self.checker.send(check).map_err(|_| Unauthenticated::Busy)?;
+        let is_right = tokio::select! {
+            checked = checked => checked.map_err(|_| Unauthenticated::Busy)?,
+            () = end.cancelled() => return Err(Unauthenticated::Busy),
+        };
+        if is_right { Ok(since) } else { Err(Unauthenticated::Password) }
     }
 
     /// Returns the accounts, once they are known.
