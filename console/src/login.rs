@@ -40,10 +40,21 @@ fn of(global: &Global) -> Result<Option<Authentication>, Failure> {
         None => variable(TOKEN_VARIABLE),
     };
     if let Some(token) = token {
+        if global.user.as_ref().is_some_and(|user| !user.is_empty()) {
+            return Err(Failure::usage(
+                "a token says which user this is already; leave out --user, or the token \
+                 (--token-file, KVORUM_TOKEN)",
+            ));
+        }
         let token = token.parse().map_err(|error| Failure::usage(format!("{error}")));
         return Ok(Some(Authentication::Token(token?)));
     }
-    let Some(user) = global.user.clone().filter(|user| !user.is_empty()) else { return Ok(None) };
+    let Some(user) = global.user.clone().filter(|user| !user.is_empty()) else {
+        return match &global.password_file {
+            Some(_) => Err(Failure::usage("whose password is it? name the user with --user")),
+            None => Ok(None),
+        };
+    };
     let password = match (&global.password_file, variable(PASSWORD_VARIABLE)) {
         (Some(file), _) => secret_in(file)?,
         (None, Some(password)) => password,

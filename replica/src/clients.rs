@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kvorum_protocol::access::AccessQuery;
 use kvorum_protocol::frame;
 use kvorum_protocol::handshake::{
     ClientHello, HandshakeRefusal, MAGIC, ServerHello, Welcome, judge,
@@ -46,7 +47,7 @@ use crate::shares::{GivesUp, Shares};
 use crate::state::accounts::Accounts;
 use crate::state::rights::User;
 use outgoing::{Answers, Calls, Outgoing};
-use proof::Check;
+use proof::Checks;
 use requests::Requests;
 
 /// Longest frame from a client, in bytes: fits the largest put, and a scan with two bounds.
@@ -80,7 +81,7 @@ pub struct Clients {
     accounts: Known<Accounts>,
     /// The places of passwords that wait to be checked, and the way to the thread that does it.
     checks: Arc<Shares>,
-    checker: std::sync::mpsc::Sender<Check>,
+    checker: Arc<Checks>,
     /// The addresses for clients of the other replicas.
     addresses: watch::Receiver<Vec<Address>>,
     keys: Arc<AtomicU64>,
@@ -117,7 +118,7 @@ impl Clients {
             metrics,
             accounts,
             checks: Shares::new(CHECKS_MAX, GivesUp::Newest),
-            checker: proof::checker(),
+            checker: Checks::start(),
             addresses,
             keys,
             room,
@@ -245,6 +246,7 @@ impl Clients {
         if self.audits_all {
             audit::request(&caller.user, caller.from, &request);
         }
+        let request = caller.within_its_token(request);
         self.metrics.calls.fetch_add(1, Ordering::Relaxed);
         let refusal = match (request.validate(), self.room_for(&caller.account, bytes)) {
             (Err(limit), _) => Refusal::Limit(limit),
@@ -346,6 +348,23 @@ struct Caller {
     user: User,
     from: SocketAddr,
     account: Account,
+    /// The time at which its token ends, in microseconds since 1970, if it has shown one.
+    token_until_us: Option<u64>,
+}
+
+impl Caller {
+    /// Returns a request for a token as one that ends with the token that was shown: or one would
+    /// prolong itself for ever.
+    fn within_its_token(&self, request: Request) -> Request {
+        match (request, self.token_until_us) {
+            (Request::Access(AccessQuery::Token { seconds }), Some(until_us)) => {
+                let left = until_us.saturating_sub(proof::now_us()) / 1_000_000;
+                let seconds = seconds.min(u32::try_from(left).unwrap_or(u32::MAX));
+                Request::Access(AccessQuery::Token { seconds })
+            }
+            (request, _) => request,
+        }
+    }
 }
 
 async fn send_hello(

@@ -11,7 +11,7 @@ use std::time::Duration;
 use kvorum_protocol::Client;
 use kvorum_protocol::client::{Dial, Events, Resolve, Route};
 use kvorum_protocol::connection::Connection;
-use kvorum_protocol::message::{EntryEvent, Event, Subscription};
+use kvorum_protocol::message::{Answer, EntryEvent, Event, Refusal, Subscription};
 use kvorum_protocol::status::{Role, Status};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -216,7 +216,15 @@ impl Replica {
         self.sink.tell(Observation::Up { node: node.to_owned() }).await;
         let mut events = match connection.subscribe(Subscription::Status).await {
             Ok((_, events)) => events,
-            Err(Some(answer)) => return gone(format!("it does not tell its status: {answer:?}")),
+            Err(Some(Answer::Refused(refusal))) => {
+                // Another one would not let this user in either.
+                if matches!(refusal, Refusal::Forbidden { .. }) {
+                    let why = format!("{node} refuses: {refusal}");
+                    self.sink.lost(Failure::new(Exit::NotAuthorized, why)).await;
+                }
+                return gone(refusal);
+            }
+            Err(Some(_)) => return gone("it does not tell its status"),
             Err(None) => return gone("the connection was lost"),
         };
         let mut looks = interval(SILENCE_INTERVAL);

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use kvorum_protocol::access::{
-    Access, AccessChange, AccessError, AccessQuery, AccessReport, KeyRange, Right, RoleReport,
-    UserReport, Whoami,
+    ADMIN, Access, AccessChange, AccessError, AccessQuery, AccessReport, KeyRange, Right,
+    RoleReport, UserReport, VIEW, Whoami, own_role,
 };
 use kvorum_protocol::authentication::{TOKEN_SECONDS_MAX, hash_password};
 use kvorum_protocol::client::Route;
@@ -47,7 +47,12 @@ pub async fn user(context: &Context, command: UserCommand) -> Result<(), Failure
         UserCommand::Add { user, role: roles } => {
             change(context, AccessChange::AddUser { user: user.clone() }).await?;
             for role in roles {
-                change(context, AccessChange::GiveRole { user: user.clone(), role }).await?;
+                let given = AccessChange::GiveRole { user: user.clone(), role: role.clone() };
+                attempt(context, given).await?.map_err(|error| {
+                    let why =
+                        format!("the user {user} was added, without the role {role}: {error}");
+                    Failure::new(failure(error).exit, why)
+                })?;
             }
             done(context, &format!("added the user {user}"))
         }
@@ -137,10 +142,13 @@ async fn hash_of(user: &str, from: Option<PathBuf>) -> Result<String, Failure> {
     hashed.await.unwrap_or_else(|panic| Err(Failure::failed(panic.to_string())))
 }
 
-/// Gives a user a right by a role of its own, which has its name. Makes what is missing.
+/// Gives a user a right by a role of its own. Makes what is missing.
 pub async fn grant(context: &Context, grant: Grant) -> Result<(), Failure> {
     let Grant { user, access, keys } = grant;
-    let (range, access, role) = (keys.range(), Access::from(access), user.clone());
+    if [ADMIN, VIEW].contains(&user.as_str()) {
+        return Err(failure(AccessError::BuiltIn));
+    }
+    let (range, access, role) = (keys.range(), Access::from(access), own_role(&user));
     let right = AccessChange::Grant { role: role.clone(), range: range.clone(), access };
     right.validate().map_err(|error| Failure::usage(error.to_string()))?;
     let steps = [
@@ -158,12 +166,19 @@ pub async fn grant(context: &Context, grant: Grant) -> Result<(), Failure> {
     done(context, &format!("{user} may {}", right_text(access, &range)))
 }
 
-/// Takes a right from the role that has a user's name.
+/// Takes a right from a user's own role.
 pub async fn revoke(context: &Context, revoke: Revoke) -> Result<(), Failure> {
     let Revoke { user, keys } = revoke;
     let range = keys.range();
     let text = format!("{user} has no right of its own to {range} any more");
-    change(context, AccessChange::Revoke { role: user, range }).await?;
+    let revoked = attempt(context, AccessChange::Revoke { role: own_role(&user), range }).await?;
+    revoked.map_err(|error| match error {
+        AccessError::NoSuchRole => {
+            let why = format!("not done: nothing was granted to {user} by 'kvorum grant'");
+            Failure::new(Exit::NotFound, why)
+        }
+        error => failure(error),
+    })?;
     done(context, &text)
 }
 
@@ -272,6 +287,7 @@ fn failure(error: AccessError) -> Failure {
         | AccessError::NotGranted => Exit::NotFound,
         AccessError::UserExists
         | AccessError::RoleExists
+        | AccessError::OwnRole
         | AccessError::BuiltIn
         | AccessError::TooMany => Exit::Failed,
     };

@@ -72,11 +72,11 @@ struct Seen {
     doubled: u64,
     stale: u64,
     last_error: Option<String>,
-    /// Whether a write was refused because the user may not write.
+    /// Whether a request was refused because the user has no right to it.
     is_forbidden: bool,
 }
 
-/// Whether the user may not write.
+/// Whether the user has no right to a request.
 fn is_forbidden(error: &ClientError) -> bool {
     matches!(error, ClientError::Refused { refusal: Refusal::Forbidden { .. }, .. })
 }
@@ -140,10 +140,12 @@ pub async fn bench(context: &Context, bench: &Bench) -> Result<(), Failure> {
     let is_kept = figures.lost + figures.doubled + figures.stale == 0;
     match (is_kept, figures.writes) {
         (false, _) => Err(Failure::failed("the cluster broke its promises")),
-        // The replicas are there, and do not let this user write.
-        (true, 0) if seen.iter().any(|one| one.is_forbidden) => {
-            Err(Failure::new(Exit::NotAuthorized, "no write was allowed"))
-        }
+        // The replicas are there, and do not let this user write or read.
+        (true, _) if seen.iter().any(|one| one.is_forbidden) => Err(Failure::new(
+            Exit::NotAuthorized,
+            "this user may not write and read keys below bench/, or not any more: what was written \
+             is not checked",
+        )),
         (true, 0) => Err(Failure::new(Exit::Unavailable, "no write was acknowledged")),
         (true, _) => Ok(()),
     }
@@ -226,7 +228,7 @@ impl One {
         let (mut number, mut revision) = (0, None);
         // A write with an unknown outcome may still happen, and then makes a condition fail.
         let mut is_doubtful = false;
-        while Instant::now() < until && !end.is_cancelled() {
+        while Instant::now() < until && !end.is_cancelled() && !seen.is_forbidden {
             let began = Instant::now();
             match self.put(number + 1, revision).await {
                 Ok(Outcome::Put { revision: at }) => {
@@ -245,9 +247,6 @@ impl One {
                     seen.refused += 1;
                     seen.last_error = Some(error.to_string());
                     seen.is_forbidden = is_forbidden(&error);
-                    if seen.is_forbidden {
-                        break;
-                    }
                 }
                 Err(error) => {
                     seen.unknown += 1;
@@ -260,6 +259,9 @@ impl One {
                 self.read(number, &mut seen).await;
             }
             sleep(pause).await;
+        }
+        if seen.is_forbidden {
+            return seen;
         }
         let patience = Instant::now() + LAST_LOOK_PATIENCE;
         let (found, _) = self.look(number, &mut seen, patience).await;
@@ -278,11 +280,10 @@ impl One {
         self.client.write(operation, &Route::Any).await
     }
 
-    async fn get(&self) -> Result<Option<(u64, u64)>, String> {
+    async fn get(&self) -> Result<Option<(u64, u64)>, ClientError> {
         let got = self.client.get(self.key.clone(), Consistency::Linearizable, &Route::Any).await;
         let number = |value: &Value| String::from_utf8_lossy(&value.0).parse().unwrap_or(0);
         got.map(|pair| pair.map(|pair| (number(&pair.value), pair.revision)))
-            .map_err(|error| error.to_string())
     }
 
     /// Reads the key between two writes.
@@ -293,9 +294,10 @@ impl One {
                 let found = found.map_or(0, |(number, _)| number);
                 seen.stale += u64::from(found < number);
             }
-            Err(why) => {
+            Err(error) => {
                 seen.refused += 1;
-                seen.last_error = Some(why);
+                seen.is_forbidden |= is_forbidden(&error);
+                seen.last_error = Some(error.to_string());
             }
         }
     }
@@ -312,8 +314,9 @@ impl One {
                     seen.lost += number;
                     return (0, None);
                 }
-                Err(why) if Instant::now() > until => {
-                    seen.last_error = Some(why);
+                Err(error) if is_forbidden(&error) || Instant::now() > until => {
+                    seen.is_forbidden |= is_forbidden(&error);
+                    seen.last_error = Some(error.to_string());
                     return (number, None);
                 }
                 Err(_) => sleep(Duration::from_millis(100)).await,

@@ -23,6 +23,8 @@ pub const VIEW: &str = "view";
 /// The role that has every right, from the beginning.
 pub const ROOT: &str = "root";
 
+/// The beginning of the name of a role that is one user's own, and goes with it.
+const OWN_ROLE: &str = "user.";
 /// Most users of a cluster, beside those of the beginning.
 pub const USERS_MAX: usize = 1_000;
 /// Most roles of a cluster, beside those of the beginning.
@@ -33,6 +35,18 @@ pub const USER_ROLES_MAX: usize = 32;
 pub const ROLE_RANGES_MAX: usize = 128;
 /// Most bytes of all users, roles and ranges of a cluster: each change writes all of them.
 pub const ACCESS_BYTES_MAX: usize = 256 << 10;
+
+/// Returns the name of the role that is a user's own.
+#[must_use]
+pub fn own_role(user: &str) -> String {
+    format!("{OWN_ROLE}{user}")
+}
+
+/// Returns the user whose own a role is, by its name.
+#[must_use]
+pub fn owner_of(role: &str) -> Option<&str> {
+    role.strip_prefix(OWN_ROLE)
+}
 
 /// Returns the smallest key that is greater than every key with this prefix; `None` when there is
 /// no such key (the prefix is empty or all `0xff`).
@@ -268,15 +282,13 @@ impl AccessChange {
     /// When a name is not one, or a range is empty or too long.
     pub fn validate(&self) -> Result<(), AccessError> {
         match self {
-            Self::AddUser { user: name }
-            | Self::RemoveUser { user: name }
-            | Self::AddRole { role: name }
-            | Self::RemoveRole { role: name } => check_name(name),
+            Self::AddUser { user } | Self::RemoveUser { user } => check_name(user),
+            Self::AddRole { role } | Self::RemoveRole { role } => check_role(role),
             Self::GiveRole { user, role } | Self::TakeRole { user, role } => {
-                check_name(user).and_then(|()| check_name(role))
+                check_name(user).and_then(|()| check_role(role))
             }
             Self::Grant { role, range, access: _ } | Self::Revoke { role, range } => {
-                check_name(role).and_then(|()| range.validate())
+                check_role(role).and_then(|()| range.validate())
             }
             Self::SetPassword { user, hash, secret: _ } => {
                 check_name(user)?;
@@ -290,14 +302,23 @@ impl AccessChange {
     }
 }
 
-/// Checks the name of a user or a role: it needs no escaping in certificates, log lines and on
-/// screens.
+/// Checks the name of a role: that of a user's own begins so, and ends with the user's.
+///
+/// # Errors
+/// When it is not one.
+pub fn check_role(role: &str) -> Result<(), AccessError> {
+    check_name(owner_of(role).unwrap_or(role))
+}
+
+/// Checks the name of a user: it needs no escaping in certificates, log lines and on screens.
 ///
 /// # Errors
 /// When it is not one.
 pub fn check_name(name: &str) -> Result<(), AccessError> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
-    match (1..=ACCESS_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_allowed) {
+    let begins_well = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let is_short = name.len() <= ACCESS_NAME_BYTES_MAX;
+    match begins_well && is_short && name.bytes().all(is_allowed) {
         true => Ok(()),
         false => Err(AccessError::NoName),
     }
@@ -309,7 +330,7 @@ pub enum AccessError {
     /// A name is not allowed.
     #[error(
         "a user or role has a name of 1 to {ACCESS_NAME_BYTES_MAX} letters, digits, hyphens, \
-         underscores, dots and '@'"
+         underscores, dots and '@', the first of them a letter or a digit"
     )]
     NoName,
     /// A range has no keys, or its ends are longer than keys may be.
@@ -331,11 +352,16 @@ pub enum AccessError {
     #[error("the user does not have that role")]
     RoleNotGiven,
     /// The role does not have a right for that range.
-    #[error("the role has no right for exactly that range")]
+    #[error(
+        "there is no right for exactly that range; 'kvorum role list' shows those that there are"
+    )]
     NotGranted,
     /// The user or role is of the beginning, and stays as it is.
-    #[error("{ADMIN}, {VIEW} and {ROOT} stay as they are")]
+    #[error("{ADMIN}, {VIEW} and {ROOT} stay as they are; add a user or a role of another name")]
     BuiltIn,
+    /// The role is another user's own.
+    #[error("a role whose name begins with '{OWN_ROLE}' is that user's own, and of nobody else")]
+    OwnRole,
     /// The hash of a password is too long.
     #[error("the hash of the password has more than {HASH_BYTES_MAX} bytes, or is no text")]
     NoHash,
@@ -432,55 +458,4 @@ pub struct RoleReport {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn range(from: &'static str, until: &'static str) -> KeyRange {
-        KeyRange { from: from.into(), until: Some(until.into()) }
-    }
-
-    #[test]
-    fn ranges_are_shown_as_they_are_asked_for() {
-        let table = [
-            (KeyRange::all(), "all keys"),
-            (KeyRange::one(b"a\n"), "a\\n"),
-            (KeyRange::prefix(b"app/"), "app/*"),
-            (range("a", "c"), "a..c"),
-            (KeyRange { from: "a".into(), until: None }, "a.."),
-        ];
-        for (range, shown) in table {
-            assert_eq!(range.to_string(), shown);
-        }
-    }
-
-    #[test]
-    fn what_two_ranges_have_in_common() {
-        let (prefix, all) = (KeyRange::prefix(b"b"), KeyRange::all());
-        assert_eq!(prefix.clone().within(&all), prefix);
-        assert_eq!(all.within(&prefix), prefix);
-        assert_eq!(range("a", "bb").within(&prefix), range("b", "bb"));
-        assert!(range("a", "b").within(&prefix).is_empty());
-    }
-
-    #[test]
-    fn a_change_has_names_and_ranges_of_bounded_length() {
-        let user = |name: &str| AccessChange::AddUser { user: name.to_owned() }.validate();
-        for good in ["a", "app-1", "O.k_@host", &"a".repeat(ACCESS_NAME_BYTES_MAX)] {
-            assert_eq!(user(good), Ok(()), "{good}");
-        }
-        for bad in ["", "a b", "a/b", "\u{1b}[1m", "é", &"a".repeat(ACCESS_NAME_BYTES_MAX + 1)] {
-            assert_eq!(user(bad), Err(AccessError::NoName), "{bad}");
-        }
-        let grant = |range| {
-            AccessChange::Grant { role: "r".to_owned(), range, access: Access::Read }.validate()
-        };
-        let longest = vec![7; KEY_BYTES_MAX];
-        for good in [KeyRange::all(), KeyRange::one(&longest), KeyRange::prefix(&longest)] {
-            assert_eq!(grant(good), Ok(()));
-        }
-        let long = vec![7; KEY_BYTES_MAX + 1];
-        for bad in [range("b", "a"), range("a", "a"), KeyRange::prefix(&long)] {
-            assert_eq!(grant(bad), Err(AccessError::NoRange));
-        }
-    }
-}
+mod tests;

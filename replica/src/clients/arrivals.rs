@@ -195,7 +195,8 @@ impl Clients {
         };
         self.metrics.connections.fetch_add(1, Ordering::Relaxed);
         let client = ClientKey(self.keys.fetch_add(1, Ordering::Relaxed) + 1);
-        let caller = Caller { client, user, from, account: self.room.account(party) };
+        let account = self.room.account(party);
+        let caller = Caller { client, user, from, account, token_until_us: proof.token_end() };
         tokio::select! {
             () = self.connection((requests, write), hello, caller) => {}
             () = self.doubted(&proof) => debug!(%from, "what it showed is over"),

@@ -9,8 +9,9 @@
 //! Guarantees that passwords are checked one after the other, in turns that are shared fairly among
 //! hosts: each takes processor time and memory on purpose, also when its client has gone meanwhile.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use kvorum_protocol::authentication::{
@@ -26,6 +27,9 @@ use crate::state::accounts::Accounts;
 use crate::state::rights::User;
 use crate::state::tokens;
 
+/// The time between two looks whether the thread that checks passwords is still used.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+
 /// What shows which user a client is.
 pub(super) enum Proof {
     /// Nothing: the connection is not encrypted, where that is allowed.
@@ -33,7 +37,12 @@ pub(super) enum Proof {
     /// A certificate.
     Certificate(Peer),
     /// A token.
-    Token(Token),
+    Token {
+        /// The token.
+        token: Token,
+        /// The time at which it ends, in microseconds since 1970.
+        until_us: u64,
+    },
     /// A password.
     Password {
         /// The user.
@@ -43,8 +52,18 @@ pub(super) enum Proof {
     },
 }
 
+impl Proof {
+    /// Returns the time at which it ends, in microseconds since 1970, if it is a token.
+    pub(super) fn token_end(&self) -> Option<u64> {
+        match self {
+            Self::Token { until_us, .. } => Some(*until_us),
+            Self::None | Self::Certificate(_) | Self::Password { .. } => None,
+        }
+    }
+}
+
 /// A password that waits to be checked.
-pub(super) struct Check {
+struct Check {
     password: String,
     /// The hash to compare it with; `None` when there is no such user.
     hash: Option<String>,
@@ -52,27 +71,67 @@ pub(super) struct Check {
     reply: oneshot::Sender<bool>,
     /// Its place among those that wait, until it is checked.
     share: Share,
+    party: Party,
 }
 
-/// Starts the thread that checks passwords, one after the other, until nobody asks any more.
-pub(super) fn checker() -> std::sync::mpsc::Sender<Check> {
-    let (checks, due) = std::sync::mpsc::channel::<Check>();
-    let check = move || {
-        while let Ok(Check { password, hash, reply, share }) = due.recv() {
-            // The client may have gone meanwhile.
-            if !reply.is_closed() {
-                let is_right = hash.as_ref().is_some_and(|hash| is_password(&password, hash));
-                if hash.is_none() {
-                    pretend_check(&password);
+/// The passwords that wait. There are few: each has a share.
+#[derive(Default)]
+pub(super) struct Checks {
+    /// Locked to add one, or to take one.
+    waiting: Mutex<VecDeque<Check>>,
+    arrived: Condvar,
+}
+
+impl Checks {
+    /// Starts the thread that checks passwords, one after the other, as long as they are used.
+    pub(super) fn start() -> Arc<Self> {
+        let checks = Arc::new(Self::default());
+        let used = Arc::downgrade(&checks);
+        let check = move || {
+            let mut last = None;
+            while let Some(checks) = used.upgrade() {
+                if let Some(check) = checks.next(last.as_ref()) {
+                    last = Some(check.party.clone());
+                    check.run();
                 }
-                let _ = reply.send(is_right);
             }
-            drop(share);
+        };
+        let thread = std::thread::Builder::new().name("passwords".to_owned());
+        thread.spawn(check).expect("a process can start a thread");
+        checks
+    }
+
+    fn add(&self, check: Check) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(check);
+        self.arrived.notify_one();
+    }
+
+    /// Takes the next one, of another host than the last one if there is any, so that no host has
+    /// to wait for all that another one asks; `None` after a while without any.
+    fn next(&self, last: Option<&Party>) -> Option<Check> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_none = |waiting: &mut VecDeque<Check>| waiting.is_empty();
+        let waited = self.arrived.wait_timeout_while(waiting, IDLE_MAX, is_none);
+        let (mut waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let is_other = |check: &Check| Some(&check.party) != last;
+        let position = waiting.iter().position(is_other).unwrap_or(0);
+        waiting.remove(position)
+    }
+}
+
+impl Check {
+    fn run(self) {
+        let Self { password, hash, reply, share, party: _ } = self;
+        // The client may have gone meanwhile.
+        if !reply.is_closed() {
+            let is_right = hash.as_ref().is_some_and(|hash| is_password(&password, hash));
+            if hash.is_none() {
+                pretend_check(&password);
+            }
+            let _ = reply.send(is_right);
         }
-    };
-    let thread = std::thread::Builder::new().name("passwords".to_owned());
-    thread.spawn(check).expect("a process can start a thread");
-    checks
+        drop(share);
+    }
 }
 
 impl Clients {
@@ -85,7 +144,8 @@ impl Clients {
         match Authentication::read(hello).ok_or(Unauthenticated::Malformed)? {
             Authentication::Token(token) => {
                 let claims = tokens::check(&*self.accounts()?, &token, now_us())?;
-                Ok((User::Client(claims.user.into()), Proof::Token(token)))
+                let until_us = claims.until_us;
+                Ok((User::Client(claims.user.into()), Proof::Token { token, until_us }))
             }
             Authentication::Password { user, password } => {
                 let since = self.check_password(&user, password, from).await?;
@@ -101,13 +161,13 @@ impl Clients {
         password: String,
         from: SocketAddr,
     ) -> Result<u64, Unauthenticated> {
+        let party = Party::at(from.ip());
         let known = self.accounts()?.password_of(user).cloned();
         let (since, hash) = known.map_or((0, None), |known| (known.since, Some(known.hash)));
-        let share = self.checks.take(Party::at(from.ip())).ok_or(Unauthenticated::Busy)?;
+        let share = self.checks.take(party.clone()).ok_or(Unauthenticated::Busy)?;
         let end = share.end();
         let (reply, checked) = oneshot::channel();
-        let check = Check { password, hash, reply, share };
-        self.checker.send(check).map_err(|_| Unauthenticated::Busy)?;
+        self.checker.add(Check { password, hash, reply, share, party });
         let is_right = tokio::select! {
             checked = checked => checked.map_err(|_| Unauthenticated::Busy)?,
             () = end.cancelled() => return Err(Unauthenticated::Busy),
@@ -127,7 +187,7 @@ impl Clients {
             (Proof::Certificate(peer), Some(tls)) => {
                 tls.doubted(peer, rand::random_range(DOUBT_SPREAD)).await;
             }
-            (Proof::Token(token), _) => {
+            (Proof::Token { token, .. }, _) => {
                 let left = |accounts: &Accounts| {
                     let now_us = now_us();
                     let claims = tokens::check(accounts, token, now_us).ok()?;
@@ -162,7 +222,7 @@ impl Clients {
 }
 
 /// Returns the time by the machine's clock, in microseconds since 1970.
-fn now_us() -> u64 {
+pub(super) fn now_us() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }

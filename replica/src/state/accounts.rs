@@ -11,6 +11,7 @@ use std::fmt;
 use kvorum_protocol::access::{
     ACCESS_BYTES_MAX, ADMIN, Access, AccessChange, AccessError, KeyRange, ROLE_RANGES_MAX,
     ROLES_MAX, ROOT, Right, RoleReport, USER_ROLES_MAX, USERS_MAX, UserReport, VIEW, check_name,
+    check_role, own_role, owner_of,
 };
 use kvorum_protocol::authentication::HASH_BYTES_MAX;
 use serde::{Deserialize, Serialize};
@@ -152,12 +153,17 @@ impl Accounts {
                 add(&mut self.users, user, is_new, AccessError::UserExists)
             }
             AccessChange::AddRole { role } => {
+                if let Some(owner) = owner_of(role) {
+                    self.user(owner)?;
+                }
                 let is_new = ![ROOT, VIEW].contains(&role.as_str());
                 add(&mut self.roles, role, is_new, AccessError::RoleExists)
             }
             AccessChange::RemoveUser { user } => {
                 self.user(user)?;
                 self.users.remove(user);
+                // Or a user of that name, added later, would begin with it.
+                self.roles.remove(&own_role(user));
                 Ok(())
             }
             AccessChange::RemoveRole { role } => {
@@ -169,6 +175,9 @@ impl Accounts {
                 Ok(())
             }
             AccessChange::GiveRole { user, role } => {
+                if owner_of(role).is_some_and(|owner| owner != user) {
+                    return Err(AccessError::OwnRole);
+                }
                 if ![ROOT, VIEW].contains(&role.as_str()) {
                     self.role(role)?;
                 }
@@ -249,7 +258,8 @@ impl Accounts {
         };
         self.is_bounded()
             && self.users.values().all(is_hash)
-            && self.users.keys().chain(self.roles.keys()).all(is_name)
+            && self.users.keys().all(is_name)
+            && self.roles.keys().all(|role| check_role(role).is_ok())
             && self.users.values().all(are_roles)
             && self.roles.values().all(are_ranges)
     }
@@ -346,6 +356,21 @@ mod tests {
         let again = removed.and_then(|next| next.after(1, &role("apps"))).expect("it can be done");
         assert_eq!(again.roles_of("app"), Some(vec![]), "a role of that name is another one");
         assert_eq!(again.rights_of("apps").count(), 0);
+    }
+
+    #[test]
+    fn a_users_own_role_is_of_nobody_else_and_goes_with_it() {
+        let own = own_role("app");
+        let begun = after(&[user("app"), user("other"), role(&own), give("app", &own)]);
+        let begun = begun.after(1, &grant(&own, 1)).expect("it can be done");
+        let taken = begun.after(1, &give("other", &own));
+        assert_eq!(taken.map(drop), Err(AccessError::OwnRole));
+        let nobodys = begun.after(1, &role(&own_role("nobody")));
+        assert_eq!(nobodys.map(drop), Err(AccessError::NoSuchUser));
+        let gone = begun.after(1, &AccessChange::RemoveUser { user: "app".to_owned() });
+        let again = gone.and_then(|gone| gone.after(1, &user("app"))).expect("it can be done");
+        let anew = again.after(1, &role(&own)).and_then(|next| next.after(1, &give("app", &own)));
+        assert_eq!(anew.expect("it can be done").rights_of(&own).count(), 0);
     }
 
     #[test]
