@@ -118,7 +118,7 @@ fn one_who_may_look_can_do_nothing_else() {
     let refused: [&[&str]; 10] = [
         &["backup", file.to_str().unwrap()],
         &["user", "list"],
-        &["grant", "view", "write", "a"],
+        &["grant", "app", "write", "a"],
         &["put", "a", "2"],
         &["put", "a", "2", "--if-absent"],
         &["delete", "a"],
