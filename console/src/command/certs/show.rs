@@ -17,7 +17,9 @@ use super::look::{Lookout, Met};
 use super::{Context, print_rows};
 use crate::arguments::Format;
 use crate::certificate::Row;
-use crate::credentials::{self, Own, USERS};
+#[cfg(feature = "local")]
+use crate::credentials;
+use crate::credentials::{Own, USERS};
 use crate::exit::{Exit, Failure};
 use crate::platform::Platform;
 use crate::rotation::{Files, Held, Stage};
