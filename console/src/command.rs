@@ -201,6 +201,15 @@ async fn run_verb(verb: Verb, global: Global, named: Named) -> Result<(), Failur
     }
 }
 
+/// Prints a list: as text in the table and raw formats, else as one JSON document or one object a
+/// line.
+fn print_list(format: Format, text: &str, rows: Vec<serde_json::Value>) -> Result<(), Failure> {
+    match format {
+        Format::Jsonl => rows.iter().try_for_each(|row| print(format, "", row)),
+        format => print(format, text, &serde_json::Value::Array(rows)),
+    }
+}
+
 /// Prints one result: as text in the table and raw formats, as JSON otherwise.
 fn print(format: Format, text: &str, json: &serde_json::Value) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();

@@ -58,8 +58,6 @@ const STALL_MAX: Duration = Duration::from_secs(10);
 const INBOX_KEPT: usize = 8;
 /// Most passwords that wait to be checked: each takes some hundredth of a second.
 const CHECKS_MAX: usize = 32;
-/// Pause after a failed accept: descriptors may have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The end of a connection that was closed before anything was said: somebody only looked whether
 /// the port is open.
 const NOTHING_SAID: &str = "it was closed before it began";

@@ -8,10 +8,17 @@
 pub mod room;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+/// Pause after a failed accept: descriptors may have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The connection that a party gives up when there is no room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +89,27 @@ impl Shares {
     #[must_use]
     pub fn new(most: usize, gives_up: GivesUp) -> Arc<Self> {
         Arc::new(Self { most, gives_up, open: Mutex::default() })
+    }
+
+    /// Waits for the next connection that gets a share, as one of a party that may be anybody. A
+    /// connection that gets none is closed.
+    pub async fn accept(
+        self: &Arc<Self>,
+        listener: &TcpListener,
+    ) -> (TcpStream, SocketAddr, Share) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, from)) => {
+                    if let Some(share) = self.take(Party::at(from.ip())) {
+                        return (stream, from, share);
+                    }
+                }
+                Err(error) => {
+                    debug!(%error, "could not accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
     }
 
     /// Takes a share for a connection of a party; `None` when there is no room, and nobody gives

@@ -31,7 +31,7 @@ use tracing::{debug, warn};
 
 use crate::driver::PeerEvent;
 use crate::engine::{Known, Rejection, Session};
-use crate::shares::{GivesUp, Party, Shares};
+use crate::shares::{GivesUp, Shares};
 pub use book::AddressBook;
 use handshake::Failure;
 use link::Inbound;
@@ -45,8 +45,6 @@ const MEETING_PATIENCE: Duration = Duration::from_secs(3);
 const MEETINGS_MAX: usize = 64;
 /// Time between two log lines about strangers; those in between are counted.
 const STRANGERS_INTERVAL: Duration = Duration::from_secs(1);
-/// Pause after a failed accept: descriptors may have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time between two checks whether a non-member has become a member.
 const GUEST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long before the end of a peer's certificate its session ends: not all at once.
@@ -98,15 +96,7 @@ impl Transport {
         let meetings = Shares::new(MEETINGS_MAX, GivesUp::Oldest);
         let strangers = Arc::new(Strangers::default());
         loop {
-            let (stream, from) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    debug!(%error, "could not accept a peer");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let Some(share) = meetings.take(Party::at(from.ip())) else { continue };
+            let (stream, from, share) = meetings.accept(&listener).await;
             let (transport, strangers) = (self.clone(), Arc::clone(&strangers));
             tokio::spawn(async move {
                 let met = tokio::select! {

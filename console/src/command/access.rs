@@ -14,7 +14,7 @@ use kvorum_protocol::client::Route;
 use kvorum_protocol::data::{Operation, Outcome};
 use serde_json::{Value as Json, json};
 
-use super::{Context, print};
+use super::{Context, print, print_list};
 use crate::arguments::access::{Grant, Revoke, RoleCommand, UserCommand};
 use crate::exit::{Exit, Failure};
 use crate::login;
@@ -227,15 +227,8 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
 }
 
 fn list(context: &Context, table: &Table, json: Vec<Json>) -> Result<(), Failure> {
-    match context.global.output {
-        crate::arguments::Format::Jsonl => {
-            json.iter().try_for_each(|one| print(context.global.output, "", one))
-        }
-        format => {
-            let text = table.lines().map(|line| line.trim_end().to_owned());
-            print(format, &text.collect::<Vec<_>>().join("\n"), &Json::Array(json))
-        }
-    }
+    let text = table.lines().map(|line| line.trim_end().to_owned());
+    print_list(context.global.output, &text.collect::<Vec<_>>().join("\n"), json)
 }
 
 fn right_line(right: &Right) -> String {

@@ -9,9 +9,8 @@ mod rotate;
 mod show;
 
 use jiff::Timestamp;
-use serde_json::Value as Json;
 
-use super::{Context, print};
+use super::{Context, print, print_list};
 use crate::arguments::{Certs, Format, Global};
 use crate::certificate::{Row, to_json, to_table};
 use crate::exit::Failure;
@@ -36,9 +35,5 @@ pub async fn run(certs: Certs, global: Global, named: Named) -> Result<(), Failu
 /// Prints certificates.
 fn print_rows(format: Format, rows: &[Row]) -> Result<(), Failure> {
     let now = Timestamp::now();
-    let json = to_json(rows, now);
-    match format {
-        Format::Jsonl => json.iter().try_for_each(|row| print(format, "", row)),
-        format => print(format, &to_table(rows, now), &Json::Array(json)),
-    }
+    print_list(format, &to_table(rows, now), to_json(rows, now))
 }

@@ -4,7 +4,7 @@
 
 use kvorum_protocol::status::{Configuration, Status};
 
-use super::{Context, print};
+use super::{Context, print_list};
 use crate::app::cluster::Cluster;
 use crate::app::quorum::Electorate;
 use crate::clusters::Split;
@@ -19,15 +19,7 @@ pub async fn status(context: &Context) -> Result<(), Failure> {
         format!("{}. The way back: {way_back}", split.what())
     });
     let json = said.iter().map(|(name, s)| output::status_json(name, s.as_ref().map_err(|w| &**w)));
-    let json = serde_json::Value::Array(json.collect());
-    match context.global.output {
-        crate::arguments::Format::Jsonl => {
-            for status in json.as_array().into_iter().flatten() {
-                print(context.global.output, "", status)?;
-            }
-        }
-        format => print(format, &output::status_table(&said), &json)?,
-    }
+    print_list(context.global.output, &output::status_table(&said), json.collect())?;
     if let Some(split) = split {
         return Err(Failure::failed(split));
     }

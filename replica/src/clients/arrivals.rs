@@ -17,12 +17,12 @@ use kvorum_tls::{Accepted, Identity, Port, ReplicaName, Subject, Wire};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::proof::Proof;
 use super::requests::Requests;
-use super::{ACCEPT_PAUSE, Caller, Clients, NOTHING_SAID, audit, send_hello};
+use super::{Caller, Clients, NOTHING_SAID, audit, send_hello};
 use crate::engine::ClientKey;
 use crate::limits::{ARRIVALS_MAX, GREETINGS_MAX};
 use crate::shares::{GivesUp, Party, Share, Shares};
@@ -101,16 +101,8 @@ impl Clients {
             most: connections_max,
         });
         loop {
-            let (stream, from) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    debug!(%error, "could not accept a client");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+            let (stream, from, share) = doors.arrivals.accept(&listener).await;
             let _ = stream.set_nodelay(true);
-            let Some(share) = doors.arrivals.take(Party::at(from.ip())) else { continue };
             let (clients, doors) = (self.clone(), Arc::clone(&doors));
             tokio::spawn(async move {
                 let arrival = tokio::select! {

@@ -27,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::driver::metrics::Metrics;
-use crate::shares::{GivesUp, Party, Share, Shares};
+use crate::shares::{GivesUp, Shares};
 
 /// How long a driver may go without a turn before it counts as dead.
 const LIVE_MAX: Duration = Duration::from_secs(10);
@@ -36,8 +36,6 @@ const LIVE_MAX: Duration = Duration::from_secs(10);
 const CONNECTIONS_MAX: usize = 64;
 /// Longest duration of a connection; it is closed then, whatever it does.
 const CONNECTION_MAX: Duration = Duration::from_secs(30);
-/// Pause after a failed accept: descriptors may have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The data from which the answers are made.
 #[derive(Clone)]
@@ -111,7 +109,6 @@ struct Limited {
     stream: TcpStream,
     over: Pin<Box<dyn Future<Output = ()> + Send>>,
     is_over: bool,
-    _share: Share,
 }
 
 impl Limited {
@@ -127,20 +124,12 @@ impl axum::serve::Listener for Capped {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Limited, SocketAddr) {
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, from)) => {
-                    let Some(share) = self.open.take(Party::at(from.ip())) else { continue };
-                    let end = share.end();
-                    let over = async move {
-                        let _ = tokio::time::timeout(CONNECTION_MAX, end.cancelled()).await;
-                    };
-                    let over = Box::pin(over);
-                    return (Limited { stream, over, is_over: false, _share: share }, from);
-                }
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-            }
-        }
+        let (stream, from, share) = self.open.accept(&self.listener).await;
+        // Dropped with the connection, whose share it has.
+        let over = async move {
+            let _ = tokio::time::timeout(CONNECTION_MAX, share.given_up()).await;
+        };
+        (Limited { stream, over: Box::pin(over), is_over: false }, from)
     }
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {

@@ -253,15 +253,13 @@ impl<T: Table> Run<'_, T> {
     }
 
     fn operate(&mut self, index: u64, operation: &Operation) -> Outcome {
-        let (key, condition) = match operation {
+        let (key, condition, value) = match operation {
             Operation::Access(change) => return self.change_access(index, change),
-            Operation::Put { key, condition, .. } | Operation::Delete { key, condition } => {
-                (key, *condition)
-            }
+            Operation::Put { key, value, condition } => (key, *condition, Some(value)),
+            Operation::Delete { key, condition } => (key, *condition, None),
         };
-        let is_delete = matches!(operation, Operation::Delete { .. });
         let current = match condition {
-            Condition::Always if !is_delete => None,
+            Condition::Always if value.is_some() => None,
             _ => self.revision(key),
         };
         let holds = match condition {
@@ -269,18 +267,17 @@ impl<T: Table> Run<'_, T> {
             Condition::Absent => current.is_none(),
             Condition::AtRevision(revision) => current == Some(revision),
         };
-        match operation {
-            Operation::Access(change) => self.change_access(index, change),
+        match value {
             _ if !holds => {
                 self.changes.void.push(index);
                 Outcome::ConditionFailed { current }
             }
-            Operation::Put { key, value, .. } => {
+            Some(value) => {
                 let record = Record { revision: index, value: value.0.clone() };
                 self.changes.keys.insert(key.0.clone(), Some(record));
                 Outcome::Put { revision: index }
             }
-            Operation::Delete { key, .. } => {
+            None => {
                 match current {
                     Some(_) => drop(self.changes.keys.insert(key.0.clone(), None)),
                     None => self.changes.void.push(index),
