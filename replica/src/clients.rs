@@ -46,6 +46,7 @@ use crate::shares::room::{Account, Budget, Room};
 use crate::shares::{GivesUp, Shares};
 use crate::state::accounts::Accounts;
 use crate::state::rights::User;
+use audit::Refusals;
 use outgoing::{Answers, Calls, Outgoing};
 use proof::Checks;
 use requests::Requests;
@@ -89,6 +90,7 @@ pub struct Clients {
     begun: Arc<Semaphore>,
     queued: Arc<Total>,
     encryption: Encryption,
+    refusals: Arc<Refusals>,
     /// Whether requests that are let in are recorded, too.
     audits_all: bool,
 }
@@ -123,6 +125,7 @@ impl Clients {
             begun,
             queued,
             encryption,
+            refusals: Arc::default(),
             audits_all: false,
         }
     }
@@ -324,7 +327,7 @@ impl Clients {
                     && let Refusal::Forbidden { right, .. } = refusal
                 {
                     self.metrics.forbidden.fetch_add(1, Ordering::Relaxed);
-                    audit::refused_request(&caller.user, caller.from, right);
+                    self.refusals.request(&caller.user, caller.from, right);
                 }
                 frame
             }

@@ -52,8 +52,9 @@ impl Party {
     }
 }
 
-/// Returns what counts as one host: a network of IPv6 gives its host 2⁶⁴ addresses.
-fn host_of(address: IpAddr) -> IpAddr {
+/// Returns the address that stands for a host: a network of IPv6 gives its host 2⁶⁴ addresses.
+#[must_use]
+pub fn host_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {

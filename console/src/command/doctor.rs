@@ -24,7 +24,8 @@ use crate::platform::{Marked, Platform};
 use crate::statuses::ask_everybody;
 use crate::target::{self, Discovered, Named, Target};
 
-/// The clock difference that gives a warning: it confuses users; nothing else depends on it.
+/// The clock difference that gives a warning: tokens end by clocks, and certificates allow for two
+/// days.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
 /// The number of entries that a replica may lack without counting as behind.
 const LAG_MAX: u64 = 10_000;
@@ -358,7 +359,7 @@ fn examine_replica(status: &Status, told: &[&Status], findings: &mut Findings) {
         findings.warn(
             name,
             format!("its clock differs from this one by {differs:.0?}"),
-            "set the clocks by NTP; only times that people see depend on them",
+            "set the clocks by NTP: times, tokens and certificates depend on them",
         );
     }
     let most = told.iter().map(|status| status.decided).max().unwrap_or(0);

@@ -14,6 +14,7 @@ mod command_line;
 mod copies;
 mod deploy;
 mod failures;
+mod frames;
 mod hostile;
 mod memory;
 mod other_cluster;

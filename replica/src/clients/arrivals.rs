@@ -22,7 +22,7 @@ use tracing::debug;
 
 use super::proof::Proof;
 use super::requests::Requests;
-use super::{Caller, Clients, NOTHING_SAID, audit, send_hello};
+use super::{Caller, Clients, NOTHING_SAID, send_hello};
 use crate::engine::ClientKey;
 use crate::limits::{ARRIVALS_MAX, GREETINGS_MAX};
 use crate::shares::{GivesUp, Party, Share, Shares};
@@ -131,14 +131,14 @@ impl Clients {
             Ok(Accepted::Plain(wire)) => (wire, None),
             Ok(Accepted::Encrypted(wire, certified)) => (wire, certified),
             Ok(Accepted::NotEncrypted(stream)) => {
-                audit::refused_connection(from, "it does not encrypt");
+                self.refusals.connection(from, "it does not encrypt");
                 let refusal = refuse(stream, HandshakeRefusal::NotEncrypted);
                 let _ = timeout(REFUSAL_PATIENCE, refusal).await;
                 return None;
             }
             Err(error) => {
                 match kvorum_tls::distrust(&error) {
-                    Some(why) => audit::refused_connection(from, &why),
+                    Some(why) => self.refusals.connection(from, &why),
                     None => debug!(%from, %error, "no connection"),
                 }
                 return None;
@@ -165,7 +165,7 @@ impl Clients {
         match known {
             Ok((user, proof)) => Some(Arrival { requests, write, hello, user, from, proof }),
             Err(why) => {
-                audit::refused_connection(from, &why.to_string());
+                self.refusals.connection(from, &why.to_string());
                 let refusal = send_hello(&mut write, Err(HandshakeRefusal::Unauthenticated(why)));
                 let _ = timeout(REFUSAL_PATIENCE, refusal).await;
                 None
