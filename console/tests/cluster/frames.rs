@@ -147,7 +147,7 @@ fn messages_of_clients() -> Vec<Bytes> {
     frames.map(|frame| frame::encode(&frame, 4096).unwrap()).collect()
 }
 
-/// A way through TLS: it takes bytes as they are, and passes them on as the holder of a certificate.
+/// Opens a way through TLS for the holder of a certificate, which passes bytes on; returns where.
 async fn bridge(to: String, port: Port, tls: Arc<Tls>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap().to_string();

@@ -1,15 +1,20 @@
-"""Certificates that somebody else makes, as cert-manager would: deploy/components/given-certificates."""
+"""Certificates: replaced by a command, and made by somebody else, as cert-manager would."""
 
 import base64
 import json
 import os
 import re
+import signal
+import subprocess
 
 from .cases import SET, marker
+from .console import DESK, as_the_console
 from .world import DEPLOY, NAMESPACE, expect
 
 # The kubelet looks at what it mounts once a minute, and the replica at its folder every ten seconds.
 RELOAD_SECONDS = 150
+# A client reads its Secret again every thirty seconds.
+PAUSE_SECONDS = 40
 LEAVES = {
     f"{SET}-replica": ("replica/*", "serverAuth,clientAuth"),
     f"{SET}-client-admin": ("client/admin", "clientAuth"),
@@ -106,4 +111,48 @@ def certificates_are_given(world):
     expect(world.kvorum("get", "given", "-o", "raw").stdout.strip() == "again", "a key is gone")
 
 
-CASES = [certificates_are_given]
+def shown(world):
+    """What `certs show` says of each certificate, by its place."""
+    return {row["place"]: row for row in json.loads(world.kvorum("certs", "show", "-o", "json").stdout)}
+
+
+def replace(world, *words):
+    """Replaces certificates while a client on the desk writes, and none of its writes fails."""
+    load = subprocess.Popen([str(world.kvorum_program), "-n", NAMESPACE, "bench", "--time", "20m", "--clients", "4",
+                             "--pause", "5ms", "-o", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        world.kvorum("certs", "rotate", *words, timeout=4 * PAUSE_SECONDS)
+    finally:
+        load.send_signal(signal.SIGTERM)
+        out, err = load.communicate(timeout=60)
+    figures = json.loads(out[out.index("{"):])
+    failures = {key: figures[key] for key in ("refused", "unknown", "lost", "doubled", "stale")}
+    expect(figures["writes"] > 0 and sum(failures.values()) == 0, f"{out}{err}")
+    world.figure(f"certs rotate {words[0] if words else ''}",
+                 f"{figures['writes']} writes, longest gap {figures['longest_gap_ms']:.0f} ms")
+
+
+def certificates_are_replaced(world):
+    """`certs rotate` replaces the leaves and the authority under load; one who may not is told so."""
+    env = as_the_console(world)
+    refused = lambda: world.kvorum("certs", "rotate", env=env, check=False)
+    world.wait("the right to forward", lambda: world.kvorum("status", env=env, check=False).returncode == 0, 20)
+    done = refused()
+    expect(done.returncode == 6 and f"{SET}-ca" in done.stderr, f"one without the right: {done}")
+    world.kubectl("delete", "rolebinding", DESK)
+    uids, first = world.uids(), shown(world)
+    replace(world)
+    second = shown(world)
+    prints = lambda rows: {place: row["fingerprint"] for place, row in rows.items()}
+    changed = lambda a, b: {place for place in a if prints(a)[place] != prints(b)[place]}
+    authority = {place for place in first if f"{SET}-ca" in place}
+    expect(len(authority) == 1 and changed(first, second) == set(first) - authority, f"{first}\n{second}")
+    replace(world, "--authority", "--yes", f"--pause={PAUSE_SECONDS}s")
+    third = shown(world)
+    expect(changed(second, third) == set(first), f"{second}\n{third}")
+    expect({row["authority"] for row in third.values()} == {third[next(iter(authority))]["fingerprint"]}, f"{third}")
+    expect(world.uids() == uids, "a pod was made anew")
+    world.kvorum("put", "by", "the-new-authority")
+
+
+CASES = [certificates_are_replaced, certificates_are_given]
