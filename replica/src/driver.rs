@@ -5,14 +5,17 @@
 //! durable fact wait in the [gate]. The sync runs on a thread of its own, so that meanwhile
 //! heartbeats and read probes are answered and work for the next sync accumulates.
 //!
-//! The invariants; `tests/simulation/` checks I1 at each message, and removes it to confirm that
-//! data is then lost:
-//! - I1 A consensus message leaves only after a sync that began after it was taken has returned. An
-//!   answer to a client needs no further sync: what is decided is durable at a majority by I1.
+//! The invariants; `tests/simulation/` checks I1 at each message and I5 at each decision, and
+//! removes them to confirm that data is then lost:
+//! - I1 A consensus message that tells of this replica's own disk leaves only after a sync that
+//!   began after it was taken has returned. An answer to a client needs no further sync: what is
+//!   decided is durable at a majority by I1 and I5.
 //! - I2 The writes that survive a crash form a prefix: one database, one write-ahead log, one batch
 //!   for each call.
 //! - I3 A failed write or sync ends the process; a sync is never retried.
 //! - I4 Held messages to a peer keep their order, and those of an ended session are dropped.
+//! - I5 A leader's entries leave beside its own sync, and its own acceptance of them counts only
+//!   once that has returned (`engine/consensus/acceptances.rs`).
 //!
 //! A leader whose sync does not return, while another member's disk works, sends no heartbeats, so
 //! that it loses its leadership.

@@ -181,7 +181,8 @@ impl<S: Store> Engine<S> {
         let round = parts.requests.reads.round();
         parts.marking.epochs.advance(&mut parts.cx, round);
         replication::take_messages(&mut parts.cx);
-        parts.marking.take_solo(&mut parts.cx, round);
+        parts.cx.sync_written(round);
+        parts.marking.take_solo(&mut parts.cx);
         parts.replication.tell_leader(&mut parts.cx);
         std::mem::take(&mut parts.cx.outputs)
     }

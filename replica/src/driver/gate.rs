@@ -115,6 +115,7 @@ mod tests {
     use super::*;
     use crate::state::start::Epoch;
     use kvorum_protocol::status::ConfigurationId;
+    use omnipaxos::ballot_leader_election::Ballot;
 
     const A: ReplicaId = ReplicaId(1);
     const B: ReplicaId = ReplicaId(2);
@@ -163,7 +164,8 @@ mod tests {
     #[test]
     fn a_configuration_of_one_waits_for_a_sync_that_began_after_it_wrote() {
         let (configuration, epoch) = (ConfigurationId(1), Epoch::default());
-        let written = |index| Written { configuration, index, round: 0, epoch };
+        let ballot = Ballot::default();
+        let written = |index| Written { configuration, ballot, index, round: 0, epoch };
         let mut gate = Gate::default();
         gate.wait_for(written(1));
         assert!(gate.begin());

@@ -5,6 +5,7 @@
 //! receiver match the link that it came by; and that proposals are made only while this replica
 //! leads in the accept phase. Does not know links: it works with slots and replicas.
 
+mod acceptances;
 mod handling;
 mod leaps;
 pub(super) mod log_sync;
@@ -28,6 +29,7 @@ use super::Rules;
 use super::message::After;
 use crate::limits::READ_ENTRIES;
 use crate::state::entry::Entry;
+use acceptances::Acceptances;
 use patience::{Patience, ROUND_TICKS};
 use promises::Promises;
 use solo::SoleVoter;
@@ -95,6 +97,7 @@ pub struct Consensus<L: Storage<Entry>> {
     /// The ballot in which this replica leads, and the read barrier: its accepted index when it
     /// entered the accept phase.
     leading: Option<(Ballot, u64)>,
+    acceptances: Acceptances,
     buffer: Vec<Message<Entry>>,
     dropped: u64,
     rules: Rules,
@@ -131,6 +134,7 @@ impl<L: Storage<Entry>> Consensus<L> {
             configuration,
             slot,
             leading: None,
+            acceptances: Acceptances::default(),
             buffer,
             dropped: 0,
             rules,
@@ -206,6 +210,7 @@ impl<L: Storage<Entry>> Consensus<L> {
             (&mut self.instance, position_of(&self.configuration, peer))
         {
             paxos.reconnected(index as u64 + 1);
+            self.acceptances.forget(index as u64 + 1);
         }
     }
 
@@ -225,6 +230,51 @@ impl<L: Storage<Entry>> Consensus<L> {
                     to: self.slot,
                     msg: PaxosMsg::ProposalForward(entries),
                 }));
+            }
+        }
+    }
+
+    /// Returns whether this replica leads, and has written entries that no sync was requested for
+    /// yet; records the request.
+    pub fn take_unsynced(&mut self) -> bool {
+        let (leads, accepted) = (self.ballot_if_leading(), self.accepted());
+        if let Instance::Solo(solo) = &mut self.instance {
+            return solo.take_unsynced().is_some();
+        }
+        leads.is_some_and(|ballot| {
+            self.acceptances.lead(ballot);
+            self.acceptances.take_unsynced(accepted)
+        })
+    }
+
+    /// Returns what a leader has written, for a sync to make durable: its ballot, and an index; the
+    /// index is 0 at a replica that does not lead.
+    #[must_use]
+    pub fn written(&self) -> (Ballot, u64) {
+        let is_solo = matches!(self.instance, Instance::Solo(_));
+        let counts = is_solo || self.ballot_if_leading().is_some();
+        (self.promise(), if counts { self.accepted() } else { 0 })
+    }
+
+    /// Returns the index up to which this leader durably has the log.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        match &self.instance {
+            Instance::Solo(solo) => solo.decided(),
+            Instance::Paxos(_) => {
+                self.ballot_if_leading().map_or(0, |ballot| self.acceptances.durable_in(ballot))
+            }
+        }
+    }
+
+    /// Records that a sync returned that began after the entries up to an index were written, by
+    /// the leader of a ballot.
+    pub fn synced(&mut self, ballot: Ballot, index: u64) {
+        match &mut self.instance {
+            Instance::Solo(solo) => solo.synced(index),
+            Instance::Paxos(_) => {
+                self.acceptances.synced(ballot, index);
+                self.pass_acceptances();
             }
         }
     }

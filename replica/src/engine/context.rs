@@ -230,13 +230,23 @@ impl<S: Store> Context<S> {
 
     /// Requests a sync that covers everything so far, and the reads up to a round.
     pub(super) fn sync(&mut self, round: u64) {
-        let solo = self.consensus.as_mut().and_then(Consensus::solo);
+        let written = self.consensus.as_ref().map(Consensus::written);
+        let (ballot, index) = written.unwrap_or_default();
         self.outputs.push(Output::Sync(Written {
             configuration: self.configuration.id,
-            index: solo.map_or(0, |solo| solo.accepted()),
+            ballot,
+            index,
             round,
             epoch: self.store.epoch(),
         }));
+    }
+
+    /// Requests a sync if this replica leads, and has written something that no sync was requested
+    /// for yet.
+    pub(super) fn sync_written(&mut self, round: u64) {
+        if self.consensus.as_mut().is_some_and(Consensus::take_unsynced) {
+            self.sync(round);
+        }
     }
 
     /// Sends a message to a peer.

@@ -51,19 +51,15 @@ impl Marking {
         (self.asked, cx.fences.mark_refused) = (None, None);
     }
 
-    /// Requests the syncs and marks that a configuration of one needs.
-    pub(super) fn take_solo<S: Store>(&mut self, cx: &mut Context<S>, round: u64) {
+    /// Requests the marks that a configuration of one needs.
+    pub(super) fn take_solo<S: Store>(&mut self, cx: &mut Context<S>) {
         let (now, asked) = (cx.now, self.asked);
         let configuration = cx.configuration.id;
         let Some(solo) = cx.consensus.as_mut().and_then(Consensus::solo) else { return };
-        let is_unsynced = solo.take_unsynced().is_some();
         if !cx.rules.asks_marker() {
             solo.marked(ConfigurationId(configuration.0 + 1));
         }
         let (wanted, marked) = (solo.wants_mark(), solo.marked_in());
-        if is_unsynced {
-            cx.sync(round);
-        }
         let is_due = |configuration: &ConfigurationId| {
             asked.is_none_or(|(last, at)| last < *configuration || now >= at + MARK_TICKS)
         };

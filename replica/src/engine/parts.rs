@@ -13,7 +13,6 @@ use kvorum_protocol::status::{ConfigurationId, ReplicaId, Status};
 use super::applying::{self, Effects};
 use super::catch_up::{CatchUp, Progress};
 use super::configuring::{self, Part};
-use super::consensus::Consensus;
 use super::context::Context;
 use super::disk::Disk;
 use super::hand_over::HandOver;
@@ -239,10 +238,11 @@ impl<S: Store> Parts<S> {
         let cx = &mut self.cx;
         self.marking.epochs.is_durable(cx, written.epoch);
         let is_current = written.configuration == cx.configuration.id;
-        let solo = cx.consensus.as_mut().and_then(Consensus::solo);
-        if let Some(solo) = solo.filter(|_| is_current) {
-            solo.synced(written.index);
-            self.requests.reads.confirm_synced(written.round);
+        if let Some(consensus) = cx.consensus.as_mut().filter(|_| is_current) {
+            consensus.synced(written.ballot, written.index);
+            if consensus.solo().is_some() {
+                self.requests.reads.confirm_synced(written.round);
+            }
         }
     }
 

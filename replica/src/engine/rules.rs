@@ -95,6 +95,8 @@ rules! {
     checks_at_the_index;
     /// Nothing takes effect in a configuration after its stop sign.
     seals;
+    /// A leader counts its own acceptance of an entry only when a sync has made it durable.
+    counts_what_is_synced;
     /// A lone replica decides only entries that a sync made durable.
     solo_waits_for_sync;
     /// A lone replica decides only when the marker names it.

@@ -2,7 +2,7 @@
 //!
 //! - The decided logs of all replicas agree, and decided entries never change.
 //! - A message reports only facts that are durable at its sender.
-//! - An acknowledged write is durable at a majority.
+//! - What is decided is durable at a majority, and so is an acknowledged write.
 //! - When a configuration ends, a majority of the next one durably has all entries decided in it.
 //! - A program is sent nothing that only newer ones know.
 //! - A request takes effect once, and every answer to it is the same.
@@ -25,6 +25,7 @@ use omnipaxos::messages::Message;
 use omnipaxos::messages::sequence_paxos::PaxosMsg;
 
 use super::node::Node;
+use super::rules::Rules;
 
 /// Entries before a stop sign that are checked at the next members; a member that has them has all.
 const HEIRS_ENTRIES: usize = 64;
@@ -84,12 +85,7 @@ impl Checker {
     }
 
     /// Compares the entries that a replica newly applied with those of the others.
-    pub fn observe(
-        &mut self,
-        place: usize,
-        nodes: &[Node],
-        checks_seals: bool,
-    ) -> Result<(), String> {
+    pub fn observe(&mut self, place: usize, nodes: &[Node], rules: &Rules) -> Result<(), String> {
         let node = &nodes[place];
         let Some(process) = &node.process else { return Ok(()) };
         let applied = process.engine.applied();
@@ -131,9 +127,12 @@ impl Checker {
                 None => {
                     if let Entry::StopSign(next) = &entry
                         && self.seal(index, next)
-                        && checks_seals
+                        && rules.checks_seals
                     {
                         self.heirs_have(index - 1, nodes)?;
+                    }
+                    if rules.checks_messages {
+                        self.is_durable(index, &entry, nodes)?;
                     }
                     self.decided.push(entry);
                 }
@@ -157,6 +156,20 @@ impl Checker {
             self.configurations.push((index, members));
         }
         is_first
+    }
+
+    /// Checks that a majority of those who decided an entry durably has it.
+    fn is_durable(&self, index: u64, entry: &Entry, nodes: &[Node]) -> Result<(), String> {
+        let members = self.members_at(index);
+        // A disk that was lost since may have been one of the majority.
+        let has =
+            |node: &&Node| node.lost_disk || node.disk.durably_has(index, |theirs| theirs == entry);
+        let voters = nodes.iter().filter(|node| members.contains(&node.id));
+        let holders = voters.filter(has).count();
+        match holders > members.len() / 2 {
+            true => Ok(()),
+            false => Err(format!("{index} was decided with {holders} durable copies")),
+        }
     }
 
     /// Checks that a majority of the last configuration durably has the last entries before it.

@@ -345,7 +345,7 @@ impl Cluster {
         }
         let outputs = process.turn();
         let place = self.place(id);
-        self.checker.observe(place, &self.nodes, self.rules.checks_seals)?;
+        self.checker.observe(place, &self.nodes, &self.rules)?;
         for output in outputs {
             self.output(id, output)?;
         }

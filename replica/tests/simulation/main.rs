@@ -245,6 +245,21 @@ fn without_the_sync_gate_what_was_decided_is_lost() {
     without(|rules| (rules.gates_messages, rules.checks_messages) = (false, false));
 }
 
+/// A leader's entries leave before its sync; the acceptance of one follower makes no majority yet.
+#[test]
+fn with_a_leader_that_counts_what_is_not_synced_decisions_are_not_durable() {
+    without(|rules| rules.engine.counts_what_is_synced = false);
+}
+
+/// The same, when only what clients can see is checked.
+#[test]
+fn with_a_leader_that_counts_what_is_not_synced_what_was_decided_is_lost() {
+    without(|rules| {
+        rules.engine.counts_what_is_synced = false;
+        rules.checks_messages = false;
+    });
+}
+
 /// A replica forgot its promises, and votes anyway.
 #[test]
 fn without_memory_of_disks_what_was_decided_is_lost() {

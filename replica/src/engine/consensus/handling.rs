@@ -8,7 +8,7 @@ use kvorum_protocol::status::ReplicaId;
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::Message;
 use omnipaxos::messages::ballot_leader_election::HeartbeatMsg;
-use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg, Prepare, Promise};
+use omnipaxos::messages::sequence_paxos::{Accepted, PaxosMessage, PaxosMsg, Prepare, Promise};
 use omnipaxos::storage::Storage;
 
 use super::super::validity::{Local, fits};
@@ -224,10 +224,31 @@ impl<L: Storage<Entry>> Consensus<L> {
         promises.is_some_and(|asked| asked.is_of(self.promise()) && asked.is_withdrawn_by(message))
     }
 
-    /// Gives a message to the library. A single replica has no library, and no peer that sends one.
+    /// Gives a message to the library, or keeps it until the library may learn of it. A single
+    /// replica has no library, and no peer that sends one.
     fn give(&mut self, message: Message<Entry>) {
+        if let Some((from, accepted)) = acceptance(&message)
+            && self.ballot_if_leading() == Some(accepted.n)
+            && self.rules.counts_what_is_synced()
+        {
+            self.acceptances.lead(accepted.n);
+            self.acceptances.accepted(from, accepted.accepted_idx as u64);
+            return self.pass_acceptances();
+        }
         if let Instance::Paxos(paxos) = &mut self.instance {
             paxos.handle_incoming(message);
+        }
+    }
+
+    /// Gives the library the acceptances of followers that count now.
+    pub(super) fn pass_acceptances(&mut self) {
+        let majority = self.configuration.members.len() / 2 + 1;
+        let (n, to) = (self.promise(), self.slot);
+        let Instance::Paxos(paxos) = &mut self.instance else { return };
+        for (from, index) in self.acceptances.take(majority) {
+            let accepted_idx = usize::try_from(index).expect("indexes fit the address space");
+            let msg = PaxosMsg::Accepted(Accepted { n, accepted_idx });
+            paxos.handle_incoming(Message::SequencePaxos(PaxosMessage { from, to, msg }));
         }
     }
 
@@ -278,5 +299,15 @@ impl<L: Storage<Entry>> Consensus<L> {
         self.give(Message::SequencePaxos(PaxosMessage { from, to: self.slot, msg }));
         self.lead();
         self.drop_stale_promises();
+    }
+}
+
+/// Returns the acceptance that a message reports, and the slot it is from.
+fn acceptance(message: &Message<Entry>) -> Option<(u64, Accepted)> {
+    match message {
+        Message::SequencePaxos(PaxosMessage {
+            from, msg: PaxosMsg::Accepted(accepted), ..
+        }) => Some((*from, *accepted)),
+        _ => None,
     }
 }

@@ -27,7 +27,9 @@ const NEVER_FAILS: &str = "a failing disk does not return";
 pub struct Written {
     /// The configuration.
     pub configuration: ConfigurationId,
-    /// The index up to which a configuration of one has written its log; 0 in a larger one.
+    /// The ballot that was promised.
+    pub ballot: Ballot,
+    /// The index up to which the leader of that ballot has written its log; 0 at the others.
     pub index: u64,
     /// The last round of reads that was asked for.
     pub round: u64,

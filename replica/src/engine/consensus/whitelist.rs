@@ -15,12 +15,12 @@ use crate::state::entry::Entry;
 pub fn condition(message: &Message<Entry>) -> Option<After> {
     let Message::SequencePaxos(message) = message else { return Some(After::Nothing) };
     match message.msg {
-        PaxosMsg::Decide(_) => Some(After::Earlier),
+        // A leader's own acceptance counts when it is synced, whenever its entries leave.
+        PaxosMsg::AcceptDecide(_) | PaxosMsg::Decide(_) => Some(After::Earlier),
         PaxosMsg::PrepareReq(_)
         | PaxosMsg::Prepare(_)
         | PaxosMsg::Promise(_)
         | PaxosMsg::AcceptSync(_)
-        | PaxosMsg::AcceptDecide(_)
         | PaxosMsg::Accepted(_)
         | PaxosMsg::NotAccepted(_) => Some(After::Sync),
         PaxosMsg::ProposalForward(_)

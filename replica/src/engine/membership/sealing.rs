@@ -174,13 +174,13 @@ impl Seals {
 }
 
 /// Whether a replica durably has every entry that this leader has. For members it is known what
-/// they accepted; other replicas report the index up to which they have the state. This leader
-/// itself durably has the decided entries.
+/// they accepted; other replicas report the index up to which they have the state. Of what is
+/// decided, this leader itself may lack some: others may have been a majority without it.
 fn has_everything<S: Store>(cx: &Context<S>, member: &Member) -> bool {
     let Some(consensus) = &cx.consensus else { return false };
     let all = consensus.accepted();
     let reach = match member.replica {
-        me if me == cx.me => consensus.decided(),
+        me if me == cx.me => consensus.durable(),
         peer if cx.peers.is_member(peer) => consensus.accepted_by(peer).unwrap_or(0),
         // No replica can have more than exists.
         peer => cx.peers.state_of(peer).filter(|index| *index <= all).unwrap_or(0),

@@ -1,0 +1,141 @@
+//! Pure: what a leader counts as accepted: of its own log, what a sync made durable.
+//!
+//! A leader's entries leave for its followers beside its own sync, not after it (the rule is I5 of
+//! the driver). The library counts the leader's own acceptance as soon as an entry is in its log,
+//! so an acceptance of a follower could complete a majority that is not durable. Guarantees that the
+//! library learns of a follower's acceptance of an entry only when a sync here has covered the
+//! entry, or when enough followers have accepted it that the leader is not needed.
+
+use std::collections::BTreeMap;
+
+use omnipaxos::ballot_leader_election::Ballot;
+
+/// The acceptances of a leader's entries, in one ballot.
+#[derive(Default)]
+pub(super) struct Acceptances {
+    ballot: Ballot,
+    /// The index up to which a sync covers this replica's log, and the one up to which a sync was
+    /// requested.
+    synced: u64,
+    asked: u64,
+    followers: BTreeMap<u64, Follower>,
+}
+
+/// The acceptance of one follower.
+#[derive(Default)]
+struct Follower {
+    /// The index up to which it has accepted.
+    accepted: u64,
+    /// The index up to which the library has learned of it.
+    passed: u64,
+}
+
+impl Acceptances {
+    /// Begins to lead in a ballot: what is in the log may be another one's, and not be synced.
+    pub(super) fn lead(&mut self, ballot: Ballot) {
+        if self.ballot != ballot {
+            *self = Self { ballot, ..Self::default() };
+        }
+    }
+
+    /// Returns whether a sync is needed that was not requested yet, and records the request.
+    pub(super) fn take_unsynced(&mut self, accepted: u64) -> bool {
+        let is_new = accepted > self.asked;
+        self.asked = self.asked.max(accepted);
+        is_new
+    }
+
+    /// Records that a sync covers the log up to an index, if it was requested in this ballot.
+    pub(super) fn synced(&mut self, ballot: Ballot, index: u64) {
+        if self.ballot == ballot {
+            self.synced = self.synced.max(index);
+        }
+    }
+
+    /// Returns the index up to which a sync covers the log, as far as is known in a ballot.
+    pub(super) fn durable_in(&self, ballot: Ballot) -> u64 {
+        if self.ballot == ballot { self.synced } else { 0 }
+    }
+
+    /// Records that a follower has accepted the log up to an index.
+    pub(super) fn accepted(&mut self, slot: u64, index: u64) {
+        let follower = self.followers.entry(slot).or_default();
+        follower.accepted = follower.accepted.max(index);
+    }
+
+    /// Forgets a follower, with which everything starts over.
+    pub(super) fn forget(&mut self, slot: u64) {
+        self.followers.remove(&slot);
+    }
+
+    /// Returns the acceptances that the library may learn of now, by slot, in a configuration where
+    /// `majority` members decide.
+    pub(super) fn take(&mut self, majority: usize) -> Vec<(u64, u64)> {
+        let mut all: Vec<u64> = self.followers.values().map(|one| one.accepted).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        let without_this = all.get(majority - 1).copied().unwrap_or(0);
+        let most = self.synced.max(without_this);
+        let due = self.followers.iter_mut().filter_map(|(slot, follower)| {
+            let index = follower.accepted.min(most);
+            let is_new = index > follower.passed;
+            follower.passed = follower.passed.max(index);
+            is_new.then_some((*slot, index))
+        });
+        due.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAJORITY: usize = 2;
+
+    fn leader(n: u32) -> Acceptances {
+        let mut acceptances = Acceptances::default();
+        acceptances.lead(Ballot::with(1, n, 0, 1));
+        acceptances
+    }
+
+    #[test]
+    fn a_follower_counts_up_to_the_leaders_sync() {
+        let mut leader = leader(3);
+        leader.accepted(2, 10);
+        assert_eq!(leader.take(MAJORITY), []);
+        leader.synced(leader.ballot, 7);
+        assert_eq!(leader.take(MAJORITY), [(2, 7)]);
+        assert_eq!(leader.take(MAJORITY), [], "once");
+        leader.synced(leader.ballot, 12);
+        assert_eq!(leader.take(MAJORITY), [(2, 10)]);
+    }
+
+    #[test]
+    fn a_majority_of_followers_needs_no_leader() {
+        let mut leader = leader(3);
+        leader.accepted(2, 10);
+        leader.accepted(3, 8);
+        assert_eq!(leader.take(MAJORITY), [(2, 8), (3, 8)]);
+        assert_eq!(leader.take(3), [], "two are no majority of five");
+    }
+
+    #[test]
+    fn what_was_synced_in_another_ballot_does_not_count() {
+        let mut leader = leader(3);
+        let before = leader.ballot;
+        leader.synced(before, 10);
+        leader.lead(Ballot::with(1, 4, 0, 1));
+        leader.synced(before, 10);
+        leader.accepted(2, 10);
+        assert_eq!(leader.take(MAJORITY), []);
+        assert!(leader.take_unsynced(10) && !leader.take_unsynced(10));
+    }
+
+    #[test]
+    fn a_follower_that_starts_over_is_forgotten() {
+        let mut leader = leader(3);
+        leader.accepted(2, 10);
+        leader.forget(2);
+        leader.synced(leader.ballot, 10);
+        assert_eq!(leader.take(MAJORITY), []);
+    }
+}
