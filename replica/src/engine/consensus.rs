@@ -234,51 +234,6 @@ impl<L: Storage<Entry>> Consensus<L> {
         }
     }
 
-    /// Returns whether this replica leads, and has written entries that no sync was requested for
-    /// yet; records the request.
-    pub fn take_unsynced(&mut self) -> bool {
-        let (leads, accepted) = (self.ballot_if_leading(), self.accepted());
-        if let Instance::Solo(solo) = &mut self.instance {
-            return solo.take_unsynced().is_some();
-        }
-        leads.is_some_and(|ballot| {
-            self.acceptances.lead(ballot);
-            self.acceptances.take_unsynced(accepted)
-        })
-    }
-
-    /// Returns what a leader has written, for a sync to make durable: its ballot, and an index; the
-    /// index is 0 at a replica that does not lead.
-    #[must_use]
-    pub fn written(&self) -> (Ballot, u64) {
-        let is_solo = matches!(self.instance, Instance::Solo(_));
-        let counts = is_solo || self.ballot_if_leading().is_some();
-        (self.promise(), if counts { self.accepted() } else { 0 })
-    }
-
-    /// Returns the index up to which this leader durably has the log.
-    #[must_use]
-    pub fn durable(&self) -> u64 {
-        match &self.instance {
-            Instance::Solo(solo) => solo.decided(),
-            Instance::Paxos(_) => {
-                self.ballot_if_leading().map_or(0, |ballot| self.acceptances.durable_in(ballot))
-            }
-        }
-    }
-
-    /// Records that a sync returned that began after the entries up to an index were written, by
-    /// the leader of a ballot.
-    pub fn synced(&mut self, ballot: Ballot, index: u64) {
-        match &mut self.instance {
-            Instance::Solo(solo) => solo.synced(index),
-            Instance::Paxos(_) => {
-                self.acceptances.synced(ballot, index);
-                self.pass_acceptances();
-            }
-        }
-    }
-
     /// Tries to lead, regardless of the current leader.
     pub fn lead(&mut self) {
         if let Instance::Paxos(paxos) = &mut self.instance {

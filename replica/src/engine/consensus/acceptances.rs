@@ -1,14 +1,18 @@
 //! Pure: what a leader counts as accepted: of its own log, what a sync made durable.
 //!
-//! A leader's entries leave for its followers beside its own sync, not after it (the rule is I5 of
-//! the driver). The library counts the leader's own acceptance as soon as an entry is in its log,
-//! so an acceptance of a follower could complete a majority that is not durable. Guarantees that the
+//! A leader's entries leave for its followers beside its own sync, not after it (the rule I5 of the
+//! driver). The library counts the leader's own acceptance as soon as an entry is in its log, so an
+//! acceptance of a follower could complete a majority that is not durable. Guarantees that the
 //! library learns of a follower's acceptance of an entry only when a sync here has covered the
-//! entry, or when enough followers have accepted it that the leader is not needed.
+//! entry, or when a majority of followers has accepted it, which needs no leader.
 
 use std::collections::BTreeMap;
 
 use omnipaxos::ballot_leader_election::Ballot;
+use omnipaxos::storage::Storage;
+
+use super::{Consensus, Instance};
+use crate::state::entry::Entry;
 
 /// The acceptances of a leader's entries, in one ballot.
 #[derive(Default)]
@@ -82,6 +86,53 @@ impl Acceptances {
             is_new.then_some((*slot, index))
         });
         due.collect()
+    }
+}
+
+impl<L: Storage<Entry>> Consensus<L> {
+    /// Returns whether this replica leads, and has written entries that no sync was requested for
+    /// yet; records the request.
+    pub fn take_unsynced(&mut self) -> bool {
+        let (leads, accepted) = (self.ballot_if_leading(), self.accepted());
+        if let Instance::Solo(solo) = &mut self.instance {
+            return solo.take_unsynced().is_some();
+        }
+        leads.is_some_and(|ballot| {
+            self.acceptances.lead(ballot);
+            self.acceptances.take_unsynced(accepted)
+        })
+    }
+
+    /// Returns what a leader has written, for a sync to make durable: its ballot, and an index; the
+    /// index is 0 at a replica that does not lead.
+    #[must_use]
+    pub fn written(&self) -> (Ballot, u64) {
+        let is_solo = matches!(self.instance, Instance::Solo(_));
+        let counts = is_solo || self.ballot_if_leading().is_some();
+        (self.promise(), if counts { self.accepted() } else { 0 })
+    }
+
+    /// Returns the index up to which this leader durably has the log.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        match &self.instance {
+            Instance::Solo(solo) => solo.decided(),
+            Instance::Paxos(_) => {
+                self.ballot_if_leading().map_or(0, |ballot| self.acceptances.durable_in(ballot))
+            }
+        }
+    }
+
+    /// Records that a sync returned that began after the entries up to an index were written, by
+    /// the leader of a ballot.
+    pub fn synced(&mut self, ballot: Ballot, index: u64) {
+        match &mut self.instance {
+            Instance::Solo(solo) => solo.synced(index),
+            Instance::Paxos(_) => {
+                self.acceptances.synced(ballot, index);
+                self.pass_acceptances();
+            }
+        }
     }
 }
 
