@@ -48,7 +48,8 @@ pub struct Lane {
 pub struct LaneMemory {
     /// A request may be applied up to this many entries after the index that its client knew.
     pub session_entries: u64,
-    /// A lane is forgotten this many entries after its last use; more than `session_entries`.
+    /// A lane is forgotten this many entries after its last use; more than `session_entries`, so
+    /// that by then every repetition of its request has expired.
     pub forgets_after: u64,
     /// Whether repeated requests are detected at all.
     pub finds_repetitions: bool,
@@ -81,10 +82,8 @@ pub trait Table {
     }
     /// Returns a key's record.
     fn key(&self, key: &[u8]) -> Option<Record>;
-    /// Returns a lane's session record.
+    /// Returns a lane's session record; the record of a lane that is forgotten may still be there.
     fn lane(&self, lane: LaneId) -> Option<Lane>;
-    /// Returns the lane whose last use was at this index.
-    fn lane_used_at(&self, index: u64) -> Option<LaneId>;
     /// Returns the users, their roles and rights.
     fn accounts(&self) -> Arc<Accounts>;
     /// Makes all changes, or after a crash none; a later commit never survives without the earlier
@@ -97,10 +96,10 @@ pub trait Table {
 pub struct Changes {
     /// New records; `None` removes the key.
     pub keys: BTreeMap<Bytes, Option<Record>>,
-    /// New session records; `None` forgets the lane.
-    pub lanes: BTreeMap<LaneId, Option<Lane>>,
-    /// By index of last use: the lane, or `None` where that is no longer its last use.
-    pub uses: BTreeMap<u64, Option<LaneId>>,
+    /// New session records.
+    pub lanes: BTreeMap<LaneId, Lane>,
+    /// Lanes that were last used at this index or before are forgotten.
+    pub forgotten: u64,
     /// Indexes of commands that changed no key: they were repeated, expired or forbidden, their
     /// condition failed, they deleted an absent key, or they are about users.
     pub void: Vec<u64>,
@@ -157,7 +156,6 @@ pub fn apply<T: Table>(
     let mut run = Run { table, memory, changes: Changes::default() };
     let mut results = Vec::with_capacity(entries.len());
     for (index, entry) in (first..).zip(entries) {
-        run.evict(index);
         let outcome = match entry {
             Entry::Noop | Entry::Checksum => None,
             Entry::StopSign(next) => {
@@ -184,6 +182,7 @@ pub fn apply<T: Table>(
     }
     let mut changes = run.changes;
     changes.applied = first + entries.len() as u64 - 1;
+    changes.forgotten = changes.applied.saturating_sub(memory.forgets_after);
     changes.from_peer = source == Source::Peer;
     table.commit(changes);
     results
@@ -202,27 +201,11 @@ impl<T: Table> Run<'_, T> {
         self.changes.chain.clone().unwrap_or_else(|| self.table.chain())
     }
 
-    /// Forgets the lane that was last used so long ago that every repetition of its request has
-    /// expired.
-    fn evict(&mut self, index: u64) {
-        let Some(last_use) = index.checked_sub(self.memory.forgets_after) else { return };
-        let lane = match self.changes.uses.get(&last_use) {
-            Some(changed) => *changed,
-            None => self.table.lane_used_at(last_use),
-        };
-        if let Some(lane) = lane {
-            self.changes.lanes.insert(lane, None);
-            self.changes.uses.insert(last_use, None);
-        }
-    }
-
     /// Applies a command; of a user whose rights are to be judged, if one is given.
     fn command(&mut self, index: u64, user: Option<&String>, command: &Command) -> Outcome {
         let lane = command.id.lane;
-        let known = match self.changes.lanes.get(&lane) {
-            Some(changed) => *changed,
-            None => self.table.lane(lane),
-        };
+        let known = self.changes.lanes.get(&lane).copied().or_else(|| self.table.lane(lane));
+        let known = known.filter(|known| index - known.last_use < self.memory.forgets_after);
         if let Some(known) = known
             && command.id.sequence <= known.sequence
             && self.memory.finds_repetitions
@@ -243,12 +226,8 @@ impl<T: Table> Run<'_, T> {
             }
             _ => self.operate(index, &command.operation),
         };
-        if let Some(known) = known {
-            self.changes.uses.insert(known.last_use, None);
-        }
         let used = Lane { sequence: command.id.sequence, outcome, last_use: index };
-        self.changes.lanes.insert(lane, Some(used));
-        self.changes.uses.insert(index, Some(lane));
+        self.changes.lanes.insert(lane, used);
         outcome
     }
 

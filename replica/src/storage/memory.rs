@@ -306,10 +306,6 @@ impl Table for Memory {
         self.disk().current.state.lanes.get(&lane).copied()
     }
 
-    fn lane_used_at(&self, index: u64) -> Option<LaneId> {
-        self.disk().current.state.uses.get(&index).copied()
-    }
-
     fn accounts(&self) -> Arc<Accounts> {
         Arc::clone(&self.disk().current.state.accounts)
     }

@@ -7,6 +7,7 @@ pub mod database;
 mod framing;
 mod install;
 pub mod keys;
+mod lanes;
 pub mod lock;
 pub mod log;
 pub mod open;

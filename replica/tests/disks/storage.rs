@@ -180,11 +180,8 @@ fn changes(applied: u64) -> Changes {
             (Bytes::from("b"), if applied.is_multiple_of(2) { record("2") } else { None }),
             (Bytes::from(format!("c/{applied}")), record("3")),
         ]),
-        lanes: BTreeMap::from([(
-            lane,
-            Some(Lane { sequence: applied, outcome, last_use: applied }),
-        )]),
-        uses: BTreeMap::from([(applied - 1, None), (applied, Some(lane))]),
+        lanes: BTreeMap::from([(lane, Lane { sequence: applied, outcome, last_use: applied })]),
+        forgotten: 0,
         void: if applied.is_multiple_of(3) { vec![applied] } else { vec![] },
         accounts: applied.is_multiple_of(3).then(|| {
             let user = format!("u{applied}");
@@ -209,11 +206,10 @@ fn answers<S: Store>(store: &S) -> String {
     let scans = [scan("", "", 0), scan("c/", "", 2), scan("", "b", 0), scan("z", "", 0)];
     let decided = store.decided(1, 6, usize::MAX);
     format!(
-        "{} {:?} {keys:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        "{} {:?} {keys:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         store.applied(),
         store.accounts(),
         store.lane(lane),
-        (0..8).map(|index| store.lane_used_at(index)).collect::<Vec<_>>(),
         scans.map(|scan| store.scan(&scan)),
         store.seen(ReplicaId(2)),
         store.seen(ReplicaId(3)),
@@ -342,7 +338,6 @@ fn a_copied_state_is_the_state_that_was_copied() {
         assert_eq!((target.applied(), target.copied_at(), target.install()), (500, 500, None));
         assert_eq!(target.scan(&everything()), plain.scan(&everything()));
         assert_eq!(target.lane(lane), plain.lane(lane));
-        assert_eq!((target.lane_used_at(500), target.lane_used_at(499)), (Some(lane), None));
         target.sync(target.durable());
         drop(target);
         target = at(here.path(), nonce);

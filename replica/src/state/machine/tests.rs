@@ -11,7 +11,6 @@ use proptest::prelude::*;
 struct Maps {
     keys: BTreeMap<Bytes, Record>,
     lanes: BTreeMap<LaneId, Lane>,
-    uses: BTreeMap<u64, LaneId>,
     accounts: Arc<Accounts>,
     applied: u64,
 }
@@ -33,26 +32,19 @@ impl Table for Maps {
         self.lanes.get(&lane).copied()
     }
 
-    fn lane_used_at(&self, index: u64) -> Option<LaneId> {
-        self.uses.get(&index).copied()
-    }
-
     fn accounts(&self) -> Arc<Accounts> {
         Arc::clone(&self.accounts)
     }
 
     fn commit(&mut self, changes: Changes) {
-        fn merge<K: Ord, V>(map: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
-            for (key, change) in changes {
-                match change {
-                    Some(value) => map.insert(key, value),
-                    None => map.remove(&key),
-                };
-            }
+        for (key, record) in changes.keys {
+            match record {
+                Some(record) => self.keys.insert(key, record),
+                None => self.keys.remove(&key),
+            };
         }
-        merge(&mut self.keys, changes.keys);
-        merge(&mut self.lanes, changes.lanes);
-        merge(&mut self.uses, changes.uses);
+        self.lanes.extend(changes.lanes);
+        self.lanes.retain(|_, lane| lane.last_use > changes.forgotten);
         self.accounts = changes.accounts.unwrap_or(std::mem::take(&mut self.accounts));
         self.applied = changes.applied;
     }
@@ -192,7 +184,7 @@ fn a_lane_is_forgotten_exactly_when_its_requests_have_expired() {
     let known = outcomes(&mut table, std::slice::from_ref(&first));
     assert_eq!(known, [Outcome::Put { revision: 1 }]);
     assert_eq!(outcomes(&mut table, &[first]), [Outcome::Expired]);
-    assert!(table.lanes.is_empty() && table.uses.is_empty());
+    assert!(table.lanes.is_empty());
 }
 
 #[test]

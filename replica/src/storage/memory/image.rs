@@ -31,7 +31,6 @@ const MEMORY_NEVER_FAILS: &str = "memory storage never fails";
 pub struct State {
     pub keys: BTreeMap<Bytes, Record>,
     pub lanes: BTreeMap<LaneId, Lane>,
-    pub uses: BTreeMap<u64, LaneId>,
     pub accounts: Arc<Accounts>,
 }
 
@@ -138,9 +137,14 @@ impl Image {
     }
 
     fn commit(&mut self, changes: Changes) {
-        merge(&mut self.state.keys, changes.keys);
-        merge(&mut self.state.lanes, changes.lanes);
-        merge(&mut self.state.uses, changes.uses);
+        for (key, record) in changes.keys {
+            match record {
+                Some(record) => self.state.keys.insert(key, record),
+                None => self.state.keys.remove(&key),
+            };
+        }
+        self.state.lanes.extend(changes.lanes);
+        self.state.lanes.retain(|_, lane| lane.last_use > changes.forgotten);
         if let Some(accounts) = changes.accounts {
             self.state.accounts = accounts;
         }
@@ -249,10 +253,7 @@ impl State {
     fn extend(&mut self, items: Vec<Item>) {
         for item in items {
             match item {
-                Item::Lane(id, lane) => {
-                    self.uses.insert(lane.last_use, id);
-                    self.lanes.insert(id, lane);
-                }
+                Item::Lane(id, lane) => drop(self.lanes.insert(id, lane)),
                 Item::Key(key, record) => drop(self.keys.insert(key, record)),
                 Item::Accounts(accounts) => self.accounts = Arc::new(accounts),
             }
@@ -312,14 +313,5 @@ impl ImageLog {
             }
         };
         written.expect(MEMORY_NEVER_FAILS);
-    }
-}
-
-fn merge<K: Ord, V>(map: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
-    for (key, change) in changes {
-        match change {
-            Some(value) => map.insert(key, value),
-            None => map.remove(&key),
-        };
     }
 }

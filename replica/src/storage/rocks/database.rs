@@ -25,6 +25,7 @@ use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use rocksdb::WriteBatch;
 
 use super::framing::look_through;
+use super::lanes::Lanes;
 use super::log::RocksLog;
 use super::open::{Opened, Owner};
 use super::open_error::OpenError;
@@ -56,6 +57,7 @@ pub struct Database {
     pub(super) since: u64,
     pub(super) version: Version,
     pub(super) accounts: Arc<Accounts>,
+    pub(super) lanes: Lanes,
 }
 
 impl Database {
@@ -111,9 +113,11 @@ impl Database {
             to_drop: Mutex::default(),
             side: Mutex::new(side),
         };
-        let (inner, accounts) = (Arc::new(inner), Arc::default());
-        let mut database = Self { inner, identity, epoch, applied, since, version, accounts };
+        let (inner, accounts, lanes) = (Arc::new(inner), Arc::default(), Lanes::default());
+        let mut database =
+            Self { inner, identity, epoch, applied, since, version, accounts, lanes };
         database.read_accounts();
+        Lanes::drop_uses(&database.inner);
         Ok(database)
     }
 
@@ -153,11 +157,8 @@ impl Table for Database {
     }
 
     fn lane(&self, lane: LaneId) -> Option<Lane> {
-        self.inner.get(self.inner.generation().sessions(), &keys::lane(lane))
-    }
-
-    fn lane_used_at(&self, index: u64) -> Option<LaneId> {
-        self.inner.get(self.inner.generation().sessions(), &keys::lane_use(index))
+        let read = || self.inner.get(self.inner.generation().sessions(), &keys::lane(lane));
+        self.lanes.get(lane).or_else(read)
     }
 
     fn accounts(&self) -> Arc<Accounts> {
@@ -174,17 +175,10 @@ impl Table for Database {
             }
         }
         let family = self.inner.family(self.inner.generation().sessions());
-        for (lane, remembered) in &changes.lanes {
-            match remembered {
-                Some(remembered) => put(&mut batch, family, &keys::lane(*lane), remembered),
-                None => batch.delete_cf(family, keys::lane(*lane)),
-            }
-        }
-        for (index, lane) in &changes.uses {
-            match lane {
-                Some(lane) => put(&mut batch, family, &keys::lane_use(*index), lane),
-                None => batch.delete_cf(family, keys::lane_use(*index)),
-            }
+        self.lanes.sweep(&self.inner, &mut batch, changes.applied, changes.forgotten);
+        for (id, lane) in changes.lanes {
+            put(&mut batch, family, &keys::lane(id), &lane);
+            self.lanes.insert(id, lane);
         }
         if let Some(accounts) = changes.accounts {
             put(&mut batch, family, keys::ACCOUNTS, &*accounts);
@@ -204,6 +198,9 @@ impl Table for Database {
             self.version = version;
         }
         put(&mut batch, meta, keys::APPLIED, &changes.applied);
+        if changes.forgotten > 0 {
+            put(&mut batch, meta, keys::FORGOTTEN, &changes.forgotten);
+        }
         if let Some(next) = &changes.chain {
             self.inner.put_chain(&mut batch, next);
         }

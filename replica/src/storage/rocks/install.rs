@@ -7,6 +7,7 @@
 use rocksdb::WriteBatch;
 
 use super::keys::{self, Generation};
+use super::lanes::Lanes;
 use super::put;
 use crate::state::snapshot::{Chunk, Header, Install, InstallWrite, Item};
 use crate::storage::Database;
@@ -55,10 +56,7 @@ impl Database {
         let (lanes, keys) = (self.inner.family(lanes), self.inner.family(keys));
         for item in chunk.items {
             match item {
-                Item::Lane(id, lane) => {
-                    put(batch, lanes, &keys::lane(id), &lane);
-                    put(batch, lanes, &keys::lane_use(lane.last_use), &id);
-                }
+                Item::Lane(id, lane) => put(batch, lanes, &keys::lane(id), &lane),
                 Item::Accounts(accounts) => put(batch, lanes, keys::ACCOUNTS, &accounts),
                 Item::Key(key, record) => {
                     put(batch, keys, &key, &(record.revision, &record.value));
@@ -91,6 +89,7 @@ impl Database {
         self.inner.to_drop().generation = Some(aside.next());
         self.set_copied(&install.header);
         self.read_accounts();
+        self.lanes = Lanes::default();
         if is_next {
             self.inner.enter(install.header.chain);
         }

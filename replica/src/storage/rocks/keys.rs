@@ -5,7 +5,7 @@
 //! | `log` | configuration (4 bytes), position (8) | an entry |
 //! | `meta` | see the functions below | identity, peers, the log's indexes |
 //! | `keys`, `keys.1` | the user's key | revision and value |
-//! | `sessions`, `sessions.1` | `l` + lane, `u` + index | a lane; the lane last used at an index |
+//! | `sessions`, `sessions.1` | `l` + lane | a lane |
 //! | | `accounts` | the users, roles and rights |
 //! | `void` | index (8) | empty: a command that changed no key |
 //!
@@ -33,6 +33,8 @@ pub const COLUMN_FAMILIES: [&str; 7] =
 
 /// `meta`: the last applied index.
 pub const APPLIED: &[u8] = b"applied";
+/// `meta`: lanes that were last used at this index or before are forgotten.
+pub const FORGOTTEN: &[u8] = b"forgotten";
 /// `meta`: the index up to which the state was copied.
 pub const SINCE: &[u8] = b"since";
 /// `meta`: the number of times that a copied state replaced the current one.
@@ -193,13 +195,12 @@ pub const LANES: &[u8] = b"l";
 /// `sessions`: the first key after every lane.
 pub const LANES_END: &[u8] = b"m";
 
-/// `sessions`: returns the key of the lane last used at an index.
-#[must_use]
-pub fn lane_use(index: u64) -> [u8; 9] {
-    let mut key = [b'u'; 9];
-    key[1..].copy_from_slice(&index.to_be_bytes());
-    key
-}
+/// `sessions`: the first key of records that only programs from before December 2026 wrote, by
+/// index: the lane that was last used there.
+pub const LANE_USES: &[u8] = b"u";
+
+/// `sessions`: the first key after every such record.
+pub const LANE_USES_END: &[u8] = b"v";
 
 #[cfg(test)]
 mod tests {

@@ -231,7 +231,7 @@ impl LogDisk for RocksLog {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use kvorum_protocol::status::ClusterId;
 
     use super::*;
@@ -242,7 +242,8 @@ mod tests {
 
     const CONFIGURATION: ConfigurationId = ConfigurationId(1);
 
-    fn open(folder: &std::path::Path, nonce: u64) -> Database {
+    /// Opens a folder as its replica's database.
+    pub fn open(folder: &std::path::Path, nonce: u64) -> Database {
         let (cluster, name) = (ClusterId(1), "kvorum-0".to_owned());
         let newborn = Some(NewIdentity::given(cluster, &name, std::slice::from_ref(&name)));
         let owner = Owner { cluster: Some(cluster), name, newest: Version::NEWEST, newborn };

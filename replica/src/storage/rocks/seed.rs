@@ -122,9 +122,8 @@ fn writes_of(tail: &[Entry]) -> Vec<Entry> {
 }
 
 impl Database {
-    /// Continues after a later index. All session records are removed: they would never be
-    /// forgotten otherwise, because the index at which they are due never comes. An earlier write
-    /// that is repeated is void there, because it is valid only up to an index below.
+    /// Continues after a later index. All session records are removed: an earlier write that is
+    /// repeated is void there, because it is valid only up to an index below.
     fn leap(&mut self, after: u64) {
         let (mut batch, meta) = (WriteBatch::default(), self.inner.family(keys::META));
         let lanes = self.inner.family(self.inner.generation().sessions());

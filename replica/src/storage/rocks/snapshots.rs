@@ -81,14 +81,12 @@ impl<'a> RocksSnapshots<'a> {
         };
         let inner = self.inner;
         let sessions = open.generation.sessions();
+        let forgotten: u64 = open.meta(inner, keys::FORGOTTEN);
         let lanes = lanes.into_iter().flat_map(|from| {
-            open.records(inner, sessions, &from, keys::LANES_END.to_vec()).map(|(key, record)| {
-                let lane = inner.decode(sessions, &key, &record);
-                let Some(id) = keys::lane_of(&key) else {
-                    inner.damaged(&format!("{} is no lane", key.escape_ascii()));
-                };
-                Item::Lane(id, lane)
-            })
+            open.records(inner, sessions, &from, keys::LANES_END.to_vec())
+                .map(|(key, record)| inner.lane_in(sessions, &key, &record))
+                .filter(|(_, lane)| lane.last_use > forgotten)
+                .map(|(id, lane)| Item::Lane(id, lane))
         });
         let records = open.keys(inner, &keys, keys::end());
         let keys = records.map(|(key, record)| Item::Key(key, record));
