@@ -242,11 +242,10 @@ fn ratio(rounds: &[[Figures; 2]]) -> f64 {
     median(ratios(rounds))
 }
 
-/// Prints the table: medians of the rounds, Kvorum's first, and the ratios of the rounds.
+/// Prints the table: medians of the rounds, Kvorum's first, and the ratios of the rounds. Processor
+/// time and KiB written to the disk are of all three servers together, for each request.
 fn print(results: &[(Row, Vec<[Figures; 2]>)], peak_mib: &[u64; 2]) {
-    println!(
-        "| load, clients | a second | ratio of each round | p50 ms | p99 ms | CPU ms | KiB written |"
-    );
+    println!("| load, clients | a second | ratio of each round | p50 ms | p99 ms | CPU ms | KiB |");
     println!("|---|---|---|---|---|---|---|");
     for (row, rounds) in results {
         let of = |store: usize, what: &dyn Fn(&Figures) -> f64| {
