@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use humantime::format_duration;
 use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::status::Status;
 use kvorum_protocol::{Client, ClientError, WIRE_VERSION};
@@ -355,10 +356,11 @@ fn examine_replica(status: &Status, told: &[&Status], findings: &mut Findings) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let theirs = Duration::from_micros(status.wall_us);
     let differs = now.abs_diff(theirs);
+    let whole_seconds = |time: Duration| format_duration(Duration::from_secs(time.as_secs()));
     if differs > CLOCKS_DIFFER {
         findings.warn(
             name,
-            format!("its clock differs from this one by {differs:.0?}"),
+            format!("its clock differs from this one by {}", whole_seconds(differs)),
             "set the clocks by NTP: times, tokens and certificates depend on them",
         );
     }

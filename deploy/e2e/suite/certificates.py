@@ -121,7 +121,7 @@ def replace(world, *words):
     load = subprocess.Popen([str(world.kvorum_program), "-n", NAMESPACE, "bench", "--time", "20m", "--clients", "4",
                              "--pause", "5ms", "-o", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        world.kvorum("certs", "rotate", *words, timeout=4 * PAUSE_SECONDS)
+        world.kvorum("certs", "rotate", *words, timeout=10 * PAUSE_SECONDS)
     finally:
         load.send_signal(signal.SIGTERM)
         out, err = load.communicate(timeout=60)

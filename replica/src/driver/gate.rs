@@ -56,7 +56,7 @@ impl Gate {
 
     /// Records a write that the engine waits for: it is to be reported when it is synced.
     pub fn wait_for(&mut self, written: Written) {
-        self.written = self.written.max(Some(written));
+        self.written = Some(self.written.map_or(written, |earlier| earlier.and(written)));
     }
 
     /// Begins a sync if one is due and none is under way.
@@ -171,10 +171,13 @@ mod tests {
         assert!(gate.begin());
         gate.wait_for(written(2));
         gate.wait_for(written(3));
+        // A replica that lost its vote has no log to wait for; what else was waited for stays.
+        let round = 7;
+        gate.wait_for(Written { round, ..written(0) });
         assert_eq!(gate.take_synced(), Some(written(1)));
         assert!(gate.complete().is_empty());
         assert!(gate.begin());
-        assert_eq!(gate.take_synced(), Some(written(3)));
+        assert_eq!(gate.take_synced(), Some(Written { round, ..written(3) }));
         gate.complete();
         assert!(!gate.begin());
     }

@@ -205,7 +205,9 @@ impl<T: Table> Run<'_, T> {
     fn command(&mut self, index: u64, user: Option<&String>, command: &Command) -> Outcome {
         let lane = command.id.lane;
         let known = self.changes.lanes.get(&lane).copied().or_else(|| self.table.lane(lane));
-        let known = known.filter(|known| index - known.last_use < self.memory.forgets_after);
+        // A copied state may come from a faulty peer, with a use that is yet to come.
+        let age = |known: &Lane| index.saturating_sub(known.last_use);
+        let known = known.filter(|known| age(known) < self.memory.forgets_after);
         if let Some(known) = known
             && command.id.sequence <= known.sequence
             && self.memory.finds_repetitions

@@ -72,8 +72,9 @@ impl Acceptances {
         self.followers.remove(&slot);
     }
 
-    /// Returns the acceptances that the library may learn of now, by slot, in a configuration where
-    /// `majority` members decide.
+    /// Returns the acceptances that the library may learn of now, each with its slot, in a
+    /// configuration where `majority` members decide. Those of the highest index come first: the
+    /// library looks for a majority at just the index that it learns of.
     pub(super) fn take(&mut self, majority: usize) -> Vec<(u64, u64)> {
         let mut all: Vec<u64> = self.followers.values().map(|one| one.accepted).collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
@@ -85,7 +86,14 @@ impl Acceptances {
             follower.passed = follower.passed.max(index);
             is_new.then_some((*slot, index))
         });
-        due.collect()
+        let mut due: Vec<_> = due.collect();
+        due.sort_by_key(|(_, index)| std::cmp::Reverse(*index));
+        due
+    }
+
+    /// Returns the ballot that they are of.
+    pub(super) fn ballot(&self) -> Ballot {
+        self.ballot
     }
 }
 
@@ -167,6 +175,17 @@ mod tests {
         leader.accepted(3, 8);
         assert_eq!(leader.take(MAJORITY), [(2, 8), (3, 8)]);
         assert_eq!(leader.take(3), [], "two are no majority of five");
+    }
+
+    /// Of five, the library has to find that 18 is accepted by three.
+    #[test]
+    fn the_highest_index_is_learned_of_first() {
+        let mut leader = leader(3);
+        for (slot, index) in [(2, 15), (3, 18), (4, 20)] {
+            leader.accepted(slot, index);
+        }
+        leader.synced(leader.ballot, 20);
+        assert_eq!(leader.take(3), [(4, 20), (3, 18), (2, 15)]);
     }
 
     #[test]

@@ -243,7 +243,10 @@ impl<L: Storage<Entry>> Consensus<L> {
     /// Gives the library the acceptances of followers that count now.
     pub(super) fn pass_acceptances(&mut self) {
         let majority = self.configuration.members.len() / 2 + 1;
-        let (n, to) = (self.promise(), self.slot);
+        let (n, to) = (self.acceptances.ballot(), self.slot);
+        if self.ballot_if_leading() != Some(n) {
+            return;
+        }
         let Instance::Paxos(paxos) = &mut self.instance else { return };
         for (from, index) in self.acceptances.take(majority) {
             let accepted_idx = usize::try_from(index).expect("indexes fit the address space");

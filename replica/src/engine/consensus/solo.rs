@@ -21,9 +21,8 @@ use crate::state::start::Epoch;
 /// A failing storage stops the replica; it returns no error.
 const NEVER_FAILS: &str = "a failing disk does not return";
 
-/// The contents of the disk, durable once a sync that begins after them has returned. Of two such
-/// records, the later one is at least as high in every field.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+/// The contents of the disk, durable once a sync that begins after them has returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Written {
     /// The configuration.
     pub configuration: ConfigurationId,
@@ -35,6 +34,17 @@ pub struct Written {
     pub round: u64,
     /// The epoch of the disk.
     pub epoch: Epoch,
+}
+
+impl Written {
+    /// Returns what one sync covers that began after this and something else were written.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let log = |written: &Self| (written.configuration, written.ballot, written.index);
+        let (round, epoch) = (self.round.max(other.round), self.epoch.max(other.epoch));
+        let (configuration, ballot, index) = log(&self).max(log(&other));
+        Self { configuration, ballot, index, round, epoch }
+    }
 }
 
 /// The consensus instance of a configuration of one.

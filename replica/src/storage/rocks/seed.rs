@@ -13,6 +13,7 @@ use kvorum_protocol::limits::SESSION_ENTRIES;
 use rocksdb::WriteBatch;
 
 use super::keys;
+use super::lanes::Lanes;
 use super::open::Owner;
 use super::open_error::OpenError;
 use super::{OnFatal, put};
@@ -131,6 +132,7 @@ impl Database {
         put(&mut batch, meta, keys::APPLIED, &after);
         put(&mut batch, meta, keys::SINCE, &after);
         self.inner.write(batch);
+        self.lanes = Lanes::default();
         let (version, chain) = (self.version(), self.chain());
         self.set_copied(&Header { applied: after, items: 0, version, chain });
     }
