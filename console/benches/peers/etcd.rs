@@ -55,7 +55,7 @@ impl Etcd {
     /// Connects to all members, once they have a leader.
     pub async fn client(&self) -> EtcdClient {
         let (mut client, began) = (EtcdClient::new(&self.endpoints), Instant::now());
-        while client.put("ready".to_owned(), Vec::new()).await.is_err() {
+        while client.put("ready", b"").await.is_err() {
             assert!(began.elapsed() < PATIENCE, "etcd elects a leader");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

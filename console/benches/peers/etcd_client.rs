@@ -1,40 +1,68 @@
 //! As much of etcd's API as the benchmark needs: put and get, over gRPC to all members.
+//!
+//! Requests have two fields at most, and answers stay as they are: it needs no generated code.
 
-use prost::Message;
-use prost::bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes};
 use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
-use tonic_prost::ProstCodec;
 
-#[derive(Clone, PartialEq, Message)]
-struct PutRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    key: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    value: Bytes,
+/// The numbers of a request's fields.
+const KEY: u8 = 1;
+const VALUE: u8 = 2;
+/// The wire type of bytes, in the lowest three bits of a field's tag.
+const BYTES: u8 = 2;
+
+/// Messages as the bytes that they are on the wire.
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct PutResponse {}
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
 
-#[derive(Clone, PartialEq, Message)]
-struct RangeRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    key: Bytes,
+    fn encode(&mut self, message: Vec<u8>, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        into.put_slice(&message);
+        Ok(())
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct RangeResponse {
-    #[prost(message, repeated, tag = "2")]
-    found: Vec<KeyValue>,
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(from.copy_to_bytes(from.remaining())))
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct KeyValue {
-    #[prost(bytes = "bytes", tag = "5")]
-    value: Bytes,
+/// Appends a field as protobuf encodes it: a tag, the length in groups of seven bits, the bytes.
+fn put_field(message: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    message.push(number << 3 | BYTES);
+    let mut length = bytes.len();
+    while length > 0x7f {
+        message.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
+    }
+    message.push(u8::try_from(length).unwrap());
+    message.extend_from_slice(bytes);
 }
 
 /// A client of all members, which balances its requests over one connection to each.
@@ -49,26 +77,24 @@ impl EtcdClient {
     }
 
     /// Puts a key.
-    pub async fn put(&mut self, key: String, value: Vec<u8>) -> Result<(), Status> {
-        let request = PutRequest { key: key.into(), value: value.into() };
-        self.call::<_, PutResponse>("/etcdserverpb.KV/Put", request).await.map(drop)
+    pub async fn put(&mut self, key: &str, value: &[u8]) -> Result<(), Status> {
+        let mut message = Vec::with_capacity(key.len() + value.len() + 12);
+        put_field(&mut message, KEY, key.as_bytes());
+        put_field(&mut message, VALUE, value);
+        self.call("/etcdserverpb.KV/Put", message).await.map(drop)
     }
 
-    /// Gets a key, linearizably.
-    pub async fn get(&mut self, key: String) -> Result<Option<Bytes>, Status> {
-        let request = RangeRequest { key: key.into() };
-        let response: RangeResponse = self.call("/etcdserverpb.KV/Range", request).await?;
-        Ok(response.found.into_iter().next().map(|found| found.value))
+    /// Gets a key, linearizably; returns the answer as it came.
+    pub async fn get(&mut self, key: &str) -> Result<Bytes, Status> {
+        let mut message = Vec::with_capacity(key.len() + 8);
+        put_field(&mut message, KEY, key.as_bytes());
+        self.call("/etcdserverpb.KV/Range", message).await
     }
 
-    async fn call<Q, A>(&mut self, path: &'static str, request: Q) -> Result<A, Status>
-    where
-        Q: Message + Send + Sync + 'static,
-        A: Message + Default + Send + Sync + 'static,
-    {
+    async fn call(&mut self, path: &'static str, message: Vec<u8>) -> Result<Bytes, Status> {
         let ready = self.0.ready().await;
         ready.map_err(|error| Status::unavailable(error.to_string()))?;
-        let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::default());
-        Ok(self.0.unary(Request::new(request), path, codec).await?.into_inner())
+        let path = PathAndQuery::from_static(path);
+        Ok(self.0.unary(Request::new(message), path, Raw).await?.into_inner())
     }
 }

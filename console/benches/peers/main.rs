@@ -101,7 +101,7 @@ impl Store {
             Self::Kvorum(client) => {
                 client.put(Key::from(key), value, &Route::Any).await.unwrap();
             }
-            Self::Etcd(client) => client.put(key, value.0.to_vec()).await.unwrap(),
+            Self::Etcd(client) => client.put(&key, &value.0).await.unwrap(),
         }
     }
 
@@ -111,7 +111,7 @@ impl Store {
                 let key = Key::from(key);
                 client.get(key, Consistency::Linearizable, &Route::Any).await.unwrap();
             }
-            Self::Etcd(client) => drop(client.get(key).await.unwrap()),
+            Self::Etcd(client) => drop(client.get(&key).await.unwrap()),
         }
     }
 }
