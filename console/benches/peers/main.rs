@@ -197,12 +197,13 @@ async fn run(store: &Store, row: Row, time: Duration) -> Histogram<u64> {
                 let turn = turns.fetch_add(1, Ordering::Relaxed);
                 let mut began = Instant::now();
                 if let Load::PutAt(rate) = row.load {
-                    let due = start + Duration::from_secs_f64(turn as f64 / rate as f64);
-                    sleep_until(due.into()).await;
-                    began = due;
+                    began = start + Duration::from_secs_f64(turn as f64 / rate as f64);
                 }
                 if began >= until {
                     return latencies;
+                }
+                if matches!(row.load, Load::PutAt(_)) {
+                    sleep_until(began.into()).await;
                 }
                 let key = format!("key/{:06}", turn.wrapping_mul(7919) % KEYS);
                 match row.load {

@@ -356,11 +356,11 @@ fn examine_replica(status: &Status, told: &[&Status], findings: &mut Findings) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let theirs = Duration::from_micros(status.wall_us);
     let differs = now.abs_diff(theirs);
-    let whole_seconds = |time: Duration| format_duration(Duration::from_secs(time.as_secs()));
     if differs > CLOCKS_DIFFER {
+        let seconds = Duration::from_secs(differs.as_secs());
         findings.warn(
             name,
-            format!("its clock differs from this one by {}", whole_seconds(differs)),
+            format!("its clock differs from this one by {}", format_duration(seconds)),
             "set the clocks by NTP: times, tokens and certificates depend on them",
         );
     }

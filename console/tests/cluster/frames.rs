@@ -4,10 +4,10 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use kvorum_harness::cluster::{Cluster, PATIENCE, said};
+use kvorum_harness::cluster::{Cluster, said};
 use kvorum_protocol::access::AccessChange;
 use kvorum_protocol::data::{ClientId, Condition, LaneId, Operation, RequestId};
 use kvorum_protocol::frame;
@@ -26,8 +26,10 @@ use tokio::io::copy_bidirectional;
 use tokio::net::TcpListener;
 
 use super::certificates::{WORD, authority};
-use super::strangers::{NAMES, introduction, join_at, meet, processes, status_at, try_to_meet};
-use super::wire::{PLAIN, addresses, client, connect, resident_mib};
+use super::strangers::{
+    NAMES, all_addresses, become_known, introduction, join, meet, processes, status_at,
+};
+use super::wire::{PLAIN, client, connect, resident_mib};
 
 /// Frames sent to each port by default; `KVORUM_FRAMES` sets another number.
 const FRAMES: u64 = 2000;
@@ -180,27 +182,11 @@ fn certificate(cluster: &Cluster, identity: &Identity) -> Arc<Tls> {
     Tls::new(pem.unwrap())
 }
 
-/// Asks for an id at one of these addresses, and waits until all replicas know it.
-fn become_known(at: &[Addresses; 3]) -> Introduction {
-    let began = Instant::now();
-    let leads = |at: &&Addresses| {
-        let status = status_at(&at.clients);
-        status.leader == Some(status.name)
-    };
-    let leader = loop {
-        if let Some(leader) = at.iter().find(leads) {
-            break leader;
-        }
-        assert!(began.elapsed() < PATIENCE, "a leader");
-    };
-    let id = join_at(&leader.clients, STRANGER);
-    let mine = introduction(status_at(&leader.clients).cluster, id, STRANGER);
-    for one in at {
-        while try_to_meet(&one.peers, &mine).is_err() {
-            assert!(began.elapsed() < PATIENCE, "{one:?} knows of it");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
+/// Introduces a stranger that got an id, once all replicas know it.
+fn introduce(at: &[Addresses; 3]) -> Introduction {
+    let id = join(at, STRANGER);
+    let mine = introduction(status_at(&at[0].clients).cluster, id, STRANGER);
+    become_known(at, &mine);
     mine
 }
 
@@ -217,9 +203,9 @@ fn a_strangers_frames_change_nothing() {
     let cluster = Cluster::start(&["--replicas=3", PLAIN]);
     let put = |key| assert_eq!(said(&cluster.run(&["--timeout", "20s", "put", key, "1"])).0, 0);
     put("a");
-    let at = NAMES.map(|name| addresses(&cluster, name));
+    let at = all_addresses(&cluster);
     let members = || (processes(&cluster), status_at(&at[0].clients).configuration);
-    let mine = become_known(&at);
+    let mine = introduce(&at);
     let before = members();
     Noise::new().pour(&at, &mine);
     put("b");
@@ -241,8 +227,7 @@ async fn a_holders_frames_change_nothing() {
     let replica = certificate(&cluster, &Identity::replica(WORD, STRANGER));
     let view = certificate(&cluster, &Identity::client(WORD, "view"));
     let (mut as_replica, mut as_view) = (Vec::new(), Vec::new());
-    for name in NAMES {
-        let at = addresses(&cluster, name);
+    for at in all_addresses(&cluster) {
         as_replica.push(bridged(&at, &replica, &replica).await);
         as_view.push(bridged(&at, &replica, &view).await);
     }
@@ -253,7 +238,7 @@ async fn a_holders_frames_change_nothing() {
     };
     let before = state();
     tokio::task::block_in_place(|| {
-        let mine = become_known(&as_replica);
+        let mine = introduce(&as_replica);
         let members = || status_at(&as_replica[0].clients).configuration;
         let configuration = members();
         Noise::new().pour(&as_view, &mine);

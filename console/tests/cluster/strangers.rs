@@ -16,6 +16,7 @@ use kvorum_replica::planner::Scale;
 use kvorum_replica::state::snapshot::FetchRequest;
 use kvorum_replica::state::start::{Challenge, Epoch, Proof, Secret, Start, Statement};
 use kvorum_replica::state::version::Version;
+use kvorum_replica::transport::addresses::Addresses;
 
 pub const NAMES: [&str; 3] = ["kvorum-0", "kvorum-1", "kvorum-2"];
 
@@ -37,28 +38,29 @@ pub fn status_at(clients: &str) -> Status {
     }
 }
 
-fn leader(cluster: &Cluster) -> String {
+/// Asks the leader among these replicas for an id, as anyone can who reaches a client port.
+pub fn join(at: &[Addresses; 3], name: &str) -> ReplicaId {
     let began = Instant::now();
-    loop {
-        if let Some(leader) = status(cluster, "kvorum-0").leader {
-            return leader;
+    let leads = |at: &&Addresses| {
+        let status = status_at(&at.clients);
+        status.leader == Some(status.name)
+    };
+    let leader = loop {
+        if let Some(leader) = at.iter().find(leads) {
+            break leader;
         }
         assert!(began.elapsed() < PATIENCE, "a leader");
-    }
-}
-
-/// Asks the leader for an id, as anyone can who reaches a client port.
-fn join(cluster: &Cluster, name: &str) -> ReplicaId {
-    join_at(&addresses(cluster, &leader(cluster)).clients, name)
-}
-
-/// Asks the leader at an address for an id.
-pub fn join_at(clients: &str, name: &str) -> ReplicaId {
+    };
     let join = Request::Admin(Admin::Join { name: name.to_owned(), nonce: 77 });
-    match answer(&mut client(clients), 1, join) {
+    match answer(&mut client(&leader.clients), 1, join) {
         Answer::Joined { replica, .. } => replica,
         other => panic!("{other:?}"),
     }
+}
+
+/// Returns the addresses of all replicas.
+pub fn all_addresses(cluster: &Cluster) -> [Addresses; 3] {
+    NAMES.map(|name| addresses(cluster, name))
 }
 
 pub fn introduction(cluster: ClusterId, replica: ReplicaId, name: &str) -> Introduction {
@@ -79,12 +81,12 @@ pub fn meet(at: &str, mine: &Introduction) -> TcpStream {
 }
 
 /// Waits until all replicas know an id, as it is in the log.
-fn become_known(cluster: &Cluster, mine: &Introduction) {
+pub fn become_known(at: &[Addresses; 3], mine: &Introduction) {
     let began = Instant::now();
-    for name in NAMES {
-        while let Err(why) = try_to_meet(&addresses(cluster, name).peers, mine) {
+    for replica in at {
+        while let Err(why) = try_to_meet(&replica.peers, mine) {
             assert!(matches!(why, Rejection::NoMember { .. }), "{why:?}");
-            assert!(began.elapsed() < PATIENCE, "{name} knows of it");
+            assert!(began.elapsed() < PATIENCE, "{} knows of it", replica.name);
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -184,8 +186,9 @@ fn one_message_ends_nobody() {
     let cluster = Cluster::start(&["--replicas=3", PLAIN]);
     put(&cluster, "a");
     let (cluster_id, name) = (status(&cluster, "kvorum-0").cluster, "kvorum-6");
-    let mine = introduction(cluster_id, join(&cluster, name), name);
-    become_known(&cluster, &mine);
+    let at = all_addresses(&cluster);
+    let mine = introduction(cluster_id, join(&at, name), name);
+    become_known(&at, &mine);
     let before = processes(&cluster);
     let configuration = ConfigurationId(1);
     let messages = [

@@ -291,8 +291,12 @@ class World:
         self.kubectl("exec", name, "--", "sh", "-c", "kill -TERM 1", check=False)
         self.wait("the load ends", lambda: self.phase(name) in ("Succeeded", "Failed"), 60)
         log = self.kubectl("logs", name)
-        figures = json.loads(log[log.index("{"):])
         self.kubectl("delete", "pod", name, "--wait=false")
+        return self.judge_load(log, errors_allowed)
+
+    def judge_load(self, log, errors_allowed=0):
+        """Checks what a load printed at its end: nothing lost, doubled or stale, and no error."""
+        figures = json.loads(log[log.index("{"):])
         kept = {key: figures[key] for key in ("lost", "doubled", "stale")}
         expect(sum(kept.values()) == 0, f"the cluster broke its promises: {log}")
         expect(figures["writes"] > 0, f"no write: {log}")

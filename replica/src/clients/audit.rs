@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvorum_protocol::message::Request;
@@ -97,24 +97,25 @@ impl Refusals {
             let refusals = Arc::clone(self);
             tokio::spawn(async move {
                 tokio::time::sleep(WINDOW).await;
-                refusals.end_window(Instant::now());
+                drop(refusals.current(Instant::now()));
             });
         }
         line == Line::Recorded
     }
 
     fn count(&self, from: SocketAddr, now: Instant) -> Line {
-        self.end_window(now);
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.current(now);
         window.get_or_insert_with(|| Window::new(now)).count(host_of(from.ip()))
     }
 
-    /// Ends the window whose time is over, and says how many lines were left out of it.
-    fn end_window(&self, now: Instant) {
+    /// Returns the current window, if there is one; of one whose time is over, says how many lines
+    /// were left out.
+    fn current(&self, now: Instant) -> MutexGuard<'_, Option<Window>> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(over) = window.take_if(|window| now >= window.began + WINDOW) {
             over.sum_up();
         }
+        window
     }
 }
 
