@@ -10,8 +10,8 @@
 //! - I1 A consensus message that tells of this replica's own disk leaves only after a sync that
 //!   began after it was taken has returned. An answer to a client needs no further sync: what is
 //!   decided is durable at a majority by I1 and I5.
-//! - I2 The writes that survive a crash form a prefix: one database, one write-ahead log, one batch
-//!   for each call.
+//! - I2 The writes to the log that survive a crash form a prefix: one journal, one frame for each
+//!   call. The state is what they lead to, or marked as copied (`storage/replay.rs`).
 //! - I3 A failed write or sync ends the process; a sync is never retried.
 //! - I4 Held messages to a peer keep their order, and those of an ended session are dropped.
 //! - I5 A leader's entries leave beside its own sync, and its own acceptance of them counts only

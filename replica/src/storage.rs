@@ -5,8 +5,10 @@
 //! when a sync is due; the driver does.
 
 pub mod durable;
+pub mod journal;
 pub mod log;
 pub mod memory;
+pub mod replay;
 pub mod rocks;
 pub mod scan;
 pub mod segments;

@@ -271,19 +271,16 @@ fn a_folder_that_is_damaged_or_anothers_is_refused_with_the_cure() {
     cluster.stop(Signal::TERM);
 
     let data = folder.join("kvorum-0");
-    let db = data.join("db");
-    let largest = |extension| {
-        let files = files(&db, extension).into_iter();
-        files.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
-    };
-    let (log, side) = (largest("log"), data.join("durable"));
+    let logs = files(&data.join("journal"), "log").into_iter();
+    let log = logs.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let side = data.join("durable");
     let (whole_log, whole_side) = (fs::read(&log).unwrap(), fs::read(&side).unwrap());
     let mut flipped = whole_log.clone();
     flipped[whole_log.len() / 3] ^= 0x40;
     let damages: [(&str, &Path, Vec<u8>); 4] = [
-        ("half of the write-ahead log", &log, whole_log[..whole_log.len() / 2].to_vec()),
-        ("nothing of the write-ahead log", &log, Vec::new()),
-        ("a flipped bit in the write-ahead log", &log, flipped),
+        ("half of the journal", &log, whole_log[..whole_log.len() / 2].to_vec()),
+        ("nothing of the journal", &log, Vec::new()),
+        ("a flipped bit in the journal", &log, flipped),
         ("an empty side file", &side, vec![0; whole_side.len()]),
     ];
     let refused = |what: &str| {
@@ -299,10 +296,13 @@ fn a_folder_that_is_damaged_or_anothers_is_refused_with_the_cure() {
         fs::remove_dir_all(&data).unwrap();
         fs::rename(aside, &data).unwrap();
     }
-    fs::rename(&db, data.join("aside")).unwrap();
-    refused("no database");
-    fs::remove_dir_all(&db).ok();
-    fs::rename(data.join("aside"), &db).unwrap();
+    for part in ["db", "journal"] {
+        let (part, aside) = (data.join(part), data.join("aside"));
+        fs::rename(&part, &aside).unwrap();
+        refused("a part is not there");
+        fs::remove_dir_all(&part).ok();
+        fs::rename(aside, part).unwrap();
+    }
     let (code, err) = start_replica(folder, "kvorum-0", &id);
     assert_eq!(code, STARTED, "whole again: {err}");
 

@@ -1,8 +1,9 @@
 //! Pure: the logs on this replica's disk: where they begin, and when they are cut or removed.
 //!
-//! Guarantees that a log is cut only before what is applied; that entries still being fetched are
-//! not cut unless the log becomes several windows long, and longer than the state; and that the log
-//! of a configuration is removed only when the next one has decided an entry.
+//! Guarantees that a log is cut only up to what the state on the disk has; that entries still being
+//! fetched are not cut unless the log becomes several windows long, and longer than the state; and
+//! that the log of a configuration is removed only when the state on the disk is beyond the begin
+//! of the next one.
 
 use super::consensus::Consensus;
 use super::context::Context;
@@ -51,8 +52,7 @@ impl Logs {
         let Some(consensus) = &mut cx.consensus else { return };
         let excess = cx.store.excess(pinned);
         let Some(cut) = excess.max(self.rebuilt_at) else { return };
-        // The applied changes precede this cut in the disk's single order of writes.
-        let known = consensus.decided().min(cx.store.applied());
+        let known = consensus.decided().min(cx.store.persisted());
         let cut = if cx.rules.compacts_what_is_applied() { cut } else { consensus.decided() };
         let is_allowed = known >= cut || !cx.rules.compacts_what_is_applied();
         if is_allowed && cut > consensus.compacted() {
@@ -62,10 +62,14 @@ impl Logs {
         }
     }
 
-    /// Removes the logs of earlier configurations, once this one has decided an entry.
+    /// Removes the logs of earlier configurations, once this one has decided an entry and the state
+    /// needs no entry of theirs.
     pub(super) fn forget_old<S: Store>(&mut self, cx: &mut Context<S>) {
-        let is_over = cx.store.applied() > cx.began || !cx.rules.keeps_sealed_log();
-        if self.old.is_some() && is_over {
+        let is_over = || {
+            let has_decided = cx.store.applied() > cx.began && cx.store.persisted() > cx.began;
+            has_decided || !cx.rules.keeps_sealed_log()
+        };
+        if self.old.is_some() && is_over() {
             cx.store.drop_old_logs();
             self.old = None;
         }
@@ -90,7 +94,7 @@ mod tests {
     use crate::state::machine::Table;
 
     #[test]
-    fn the_log_is_cut_at_what_is_applied_and_no_later() {
+    fn the_log_is_cut_at_what_the_state_has_and_no_later() {
         let mut cluster = Cluster::of(3);
         let (leader, _) = cluster.roles();
         cluster.put(leader, "a");
@@ -102,6 +106,9 @@ mod tests {
         parts.logs.compact(&mut parts.cx, None);
         assert_eq!(parts.logs.compacted(&parts.cx), 0, "that is not applied yet");
         parts.logs.rebuilt(applied);
+        parts.logs.compact(&mut parts.cx, None);
+        assert_eq!(parts.logs.compacted(&parts.cx), 0, "a crash would take it from the state");
+        parts.cx.store.persist();
         parts.logs.compact(&mut parts.cx, None);
         assert_eq!(parts.logs.compacted(&parts.cx), applied);
     }
@@ -118,6 +125,9 @@ mod tests {
         parts.logs.forget_old(&mut parts.cx);
         assert!(parts.logs.old.is_some(), "nothing is decided in it");
         parts.cx.began -= 1;
+        parts.logs.forget_old(&mut parts.cx);
+        assert!(parts.logs.old.is_some(), "a crash would need it");
+        parts.cx.store.persist();
         parts.logs.forget_old(&mut parts.cx);
         assert!(parts.logs.old.is_none());
     }

@@ -8,10 +8,11 @@
 //! | [`CopyStore`] | `catch_up`, `sending` and `scrub`: copies and snapshots of the state |
 //! | [`SyncStore`] | the driver: syncs, and the work that the disk has put off |
 //!
-//! [`Store`] is all of them. [Storage](crate::storage) implements them on RocksDB and in memory.
-//! Both guarantee that each call is one atomic write, that after a crash the surviving writes are a
-//! prefix of those made, and that everything written before a sync began has survived once the sync
-//! returned. A write that fails never returns: the replica stops.
+//! [`Store`] is all of them. [Storage](crate::storage) implements them on a disk and in memory.
+//! Both guarantee that each call is one atomic write; that after a crash the surviving writes to
+//! the log are a prefix of those made, and the state is the one that the log leads to, or is marked
+//! as copied; and that everything written before a sync began has survived once the sync returned.
+//! A write that fails never returns: the replica stops.
 
 use kvorum_protocol::message::{Page, Scan};
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
@@ -136,7 +137,7 @@ pub trait LogStore {
     /// the index from which a peer still fetches entries, if one does.
     fn excess(&self, pinned: Option<u64>) -> Option<u64>;
     /// Returns the index up to which the state was copied. Up to it, the disk does not know whether
-    /// an entry of the log took effect.
+    /// an entry of the log took effect, and the state may be ahead of the log.
     fn copied_at(&self) -> u64;
 }
 
@@ -149,6 +150,9 @@ pub trait StateStore: Table {
     fn version(&self) -> Version;
     /// Returns why the current state must not be used, if it must not.
     fn quarantine(&self) -> Option<Quarantine>;
+    /// Returns the index up to which the state survives a crash by itself. What was applied after
+    /// it is made anew from the log, which must be kept from there on.
+    fn persisted(&self) -> u64;
 }
 
 /// The identity of a replica, its starts, and what it remembers of its peers'.

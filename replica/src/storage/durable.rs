@@ -17,14 +17,17 @@ use kvorum_protocol::status::ConfigurationId;
 use omnipaxos::ballot_leader_election::Ballot;
 use serde::{Deserialize, Serialize};
 
+use super::journal::frame::Place;
 use super::log::LogNumbers;
-use super::rocks::record;
+use super::rocks::record::{self, RecordError};
 
 /// The space for one slot. Its size need not be a multiple of a disk's sector, but this way two
 /// slots never share one.
 const SLOT_BYTES: usize = 4096;
 /// The key under which slots are checksummed.
-const SLOT_KEY: &[u8] = b"durable";
+const SLOT_KEY: &[u8] = b"durable with journal";
+/// The same for slots without the journal's end.
+const OLD_SLOT_KEY: &[u8] = b"durable";
 
 /// The extent of the writes that a sync made durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -39,14 +42,33 @@ pub struct Durable {
     pub accepted_round: (u32, u64),
     /// The number of entries written.
     pub accepted: u64,
-    /// The number of writes of any kind: the database's sequence number of the last one.
+    /// The database's sequence number of the last write that went through its own log.
     pub writes: u64,
+    /// The end of the journal.
+    pub journal: Place,
+}
+
+/// A slot as written by programs whose log was in the database.
+#[derive(Deserialize)]
+struct WithoutJournal {
+    sequence: u64,
+    configuration: u32,
+    promise: (u32, u64),
+    accepted_round: (u32, u64),
+    accepted: u64,
+    writes: u64,
 }
 
 impl Durable {
-    /// Returns what a sync that begins now will make durable, after this many writes.
+    /// Returns what a sync that begins now will make durable, after this many writes and with the
+    /// journal up to there.
     #[must_use]
-    pub fn of(configuration: ConfigurationId, numbers: &LogNumbers, writes: u64) -> Self {
+    pub fn of(
+        configuration: ConfigurationId,
+        numbers: &LogNumbers,
+        writes: u64,
+        journal: Place,
+    ) -> Self {
         let pair = |ballot: Option<Ballot>| ballot.map_or((0, 0), |ballot| (ballot.n, ballot.pid));
         Self {
             sequence: 0,
@@ -55,12 +77,13 @@ impl Durable {
             accepted_round: pair(numbers.accepted_round),
             accepted: numbers.accepted as u64,
             writes,
+            journal,
         }
     }
 
     /// Whether a disk that recovered `self` can have held `earlier`. A log may become shorter only
-    /// together with a higher accepted round. Records outside the log, such as the last seen start
-    /// of a peer, are covered by the number of writes.
+    /// together with a higher accepted round. The rest of the journal is covered by its end, and
+    /// records outside it, such as the last seen start of a peer, by the number of writes.
     #[must_use]
     pub fn covers(&self, earlier: &Self) -> bool {
         let log = |durable: &Self| (durable.accepted_round, durable.accepted);
@@ -68,7 +91,7 @@ impl Durable {
             || (self.configuration == earlier.configuration
                 && self.promise >= earlier.promise
                 && log(self) >= log(earlier));
-        has_log && self.writes >= earlier.writes
+        has_log && self.writes >= earlier.writes && self.journal >= earlier.journal
     }
 }
 
@@ -124,7 +147,14 @@ impl SideFile {
 fn decode(slot: &[u8]) -> Option<Durable> {
     let (length, rest) = slot.split_first_chunk::<2>()?;
     let record = rest.get(..usize::from(u16::from_le_bytes(*length)))?;
-    record::decode(SLOT_KEY, record).ok()
+    record::decode(SLOT_KEY, record).or_else(|_| decode_old(record)).ok()
+}
+
+fn decode_old(record: &[u8]) -> Result<Durable, RecordError> {
+    let WithoutJournal { sequence, configuration, promise, accepted_round, accepted, writes } =
+        record::decode(OLD_SLOT_KEY, record)?;
+    let journal = Place::default();
+    Ok(Durable { sequence, configuration, promise, accepted_round, accepted, writes, journal })
 }
 
 #[cfg(test)]
@@ -139,6 +169,7 @@ mod tests {
             accepted_round: (round, 1),
             accepted,
             writes: 20,
+            journal: Place { file: 2, offset: 30 },
         }
     }
 
@@ -161,6 +192,16 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_of_an_older_program_is_read() {
+        let old = (7_u64, 1_u32, (5_u32, 1_u64), (4_u32, 1_u64), 10_u64, 20_u64);
+        let record = record::encode(OLD_SLOT_KEY, &old);
+        let length = u16::try_from(record.len()).unwrap();
+        let found = decode(&[&length.to_le_bytes()[..], &record].concat()).unwrap();
+        let expected = Durable { sequence: 7, journal: Place::default(), ..durable(5, 4, 10) };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
     fn less_than_was_synced_is_noticed() {
         let synced = durable(5, 4, 10);
         let cases = [
@@ -172,6 +213,8 @@ mod tests {
             (durable(5, 3, 99), false),
             (Durable { writes: 21, ..durable(5, 4, 10) }, true),
             (Durable { writes: 19, ..durable(5, 4, 10) }, false),
+            (Durable { journal: Place { file: 3, offset: 0 }, ..durable(5, 4, 10) }, true),
+            (Durable { journal: Place { file: 2, offset: 29 }, ..durable(5, 4, 10) }, false),
             (Durable { configuration: 2, ..durable(0, 0, 0) }, true),
             (Durable { configuration: 0, ..durable(9, 9, 99) }, false),
         ];

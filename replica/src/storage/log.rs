@@ -7,11 +7,12 @@
 
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{StopSign, Storage, StorageOp, StorageResult};
+use serde::{Deserialize, Serialize};
 
 use crate::state::entry::{Entry, NoSnapshot};
 
 /// The numbers of a log. Indexes count entries as if the log had never been compacted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct LogNumbers {
     /// The highest promised ballot; `None` before the first promise.
     pub promise: Option<Ballot>,
@@ -26,7 +27,7 @@ pub struct LogNumbers {
 }
 
 /// A change of a log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum LogWrite {
     /// Removes every entry at and after the position, then appends.
     AppendAt(usize, Vec<Entry>),

@@ -4,9 +4,12 @@
 //! is also the model that the RocksDB log is checked against.
 //!
 //! Guarantees what a [store](crate::engine::store) promises: every call is one write, and a crash
-//! keeps a prefix of the writes that no sync covered. Does not survive its process; a replica that
-//! restarts on an empty disk has lost its disk and is treated so.
+//! keeps a prefix of the writes that no sync covered. The state falls back to where it was last
+//! written as a whole, which may even be ahead of that prefix, and is [replayed](super::replay).
+//! Does not survive its process; a replica that restarts on an empty disk has lost its disk and is
+//! treated so.
 
+mod crashes;
 mod image;
 mod snapshots;
 
@@ -20,6 +23,7 @@ use kvorum_protocol::message::{Page, Scan};
 use kvorum_protocol::status::{Configuration, ConfigurationId, ReplicaId};
 
 use super::durable::Durable;
+use super::journal::frame::Place;
 use super::log::{Log, LogDisk, LogNumbers, LogWrite};
 use super::scan;
 use crate::engine::store::{
@@ -29,11 +33,11 @@ use crate::engine::store::{
 use crate::state::accounts::Accounts;
 use crate::state::chain::Chain;
 use crate::state::entry::Entry;
-use crate::state::machine::{Changes, Lane, Record, Table};
+use crate::state::machine::{Changes, Lane, LaneMemory, Record, Table};
 use crate::state::snapshot::{Install, InstallWrite, Quarantine};
 use crate::state::start::{Epoch, Secret, Start};
 use crate::state::version::Version;
-use image::{Image, Write};
+use image::{Image, Persisted, Write};
 pub use snapshots::MemorySnapshots;
 
 /// The disk, including the writes that no sync has covered yet.
@@ -42,9 +46,17 @@ struct Disk {
     /// The image that survives a crash for certain; kept only if crashes are to be simulated.
     durable: Option<Image>,
     unsynced: VecDeque<Write>,
-    /// Whether the applied index is a write of its own: for a negative control.
-    tears_commits: bool,
+    /// Whether the state is written to the disk without its applied index: for a negative control.
+    tears_state: bool,
+    /// Whether the log is cut without regard to what is written of the state: for a negative
+    /// control.
+    cuts_freely: bool,
+    /// The memory of lanes with which entries are applied again.
+    lanes: LaneMemory,
 }
+
+/// Indexes after which the state is written to a disk that can crash.
+const PERSIST_ENTRIES: u64 = 12;
 
 /// A disk in memory. Clones share it, so that a test keeps the disk of a replica that it crashes.
 #[derive(Clone)]
@@ -74,7 +86,7 @@ impl Memory {
     /// Creates an empty disk that can crash, and whose log is compacted according to the limits.
     #[must_use]
     pub fn crashable(identity: Identity, genesis: Configuration, limits: LogLimits) -> Self {
-        let image = Image::told(limits, genesis, identity.replica);
+        let image = Image::told(limits, genesis, identity.replica).crashable();
         Self::with(Disk::of(image.clone(), Some(image)), identity)
     }
 
@@ -115,117 +127,14 @@ impl Memory {
         memory
     }
 
-    /// Returns the same disk, started again after a crash that kept the first `kept` unsynced
-    /// writes.
-    #[must_use]
-    pub fn restart(&self, kept: usize, nonce: u64) -> Self {
-        let mut old = self.disk();
-        old.sync(kept);
-        let durable = old.durable.clone().expect("only a crashable disk is restarted");
-        let tears_commits = old.tears_commits;
-        drop(old);
-        let current = durable.clone();
-        let fresh = Disk { tears_commits, ..Disk::of(current, Some(durable)) };
-        let mut identity = self.identity.clone();
-        identity.incarnation += 1;
-        identity.nonce = nonce;
-        Self::with(fresh, identity)
-    }
-
-    /// Returns another disk with the contents of a copy that is taken now: the durable writes, and
-    /// the first `kept` writes that no sync has covered.
-    #[must_use]
-    pub fn copied(&self, kept: usize) -> Self {
-        let old = self.disk();
-        let mut image = old.durable.clone().expect("only a crashable disk is copied");
-        old.unsynced.iter().take(kept).for_each(|write| image.apply(write.clone()));
-        let tears_commits = old.tears_commits;
-        drop(old);
-        let (current, durable) = (image.clone(), Some(image));
-        let disk = Disk { current, durable, unsynced: VecDeque::new(), tears_commits };
-        Self { disk: Arc::new(Mutex::new(disk)), ..self.clone() }
-    }
-
-    /// Returns the record of a peer that would survive a crash for certain.
-    #[must_use]
-    pub fn durably_seen(&self, peer: ReplicaId) -> Option<PeerRecord> {
-        let disk = self.disk();
-        let image = disk.durable.as_ref().expect("only a crashable disk is asked");
-        image.seen.get(&peer).copied()
-    }
-
     /// Returns the same disk after its replica, whose id is retired, has got a new id.
     #[must_use]
     pub fn rejoin(&self, replica: ReplicaId, nonce: u64) -> Self {
         let mut memory = self.clone();
         memory.identity = Identity { replica, incarnation: 1, nonce, ..self.identity.clone() };
+        memory.disk().persist();
         memory.disk().write(Write::Rejoin(nonce));
         memory
-    }
-
-    /// Makes each later commit two writes, the state and the applied index, which a crash may
-    /// separate: for a negative control.
-    pub fn tear_commits(&self) {
-        self.disk().tears_commits = true;
-    }
-
-    /// Whether another replica has the same keys and lanes, as of the same index.
-    #[must_use]
-    pub fn has_state_of(&self, other: &Self) -> bool {
-        let theirs = other.disk().current.clone();
-        let ours = &self.disk().current;
-        ours.state == theirs.state && ours.applied == theirs.applied
-    }
-
-    /// Changes a key without the replica's knowledge, durably too: for a test.
-    pub fn alter(&self, key: &Bytes) {
-        let mut disk = self.disk();
-        let Disk { current, durable, .. } = &mut *disk;
-        for image in [Some(current), durable.as_mut()].into_iter().flatten() {
-            let record = Record { revision: 1, value: Bytes::new() };
-            image.state.keys.insert(key.clone(), record);
-        }
-    }
-
-    /// Returns the entries of the log that are not applied.
-    #[must_use]
-    pub fn unapplied(&self) -> Vec<Entry> {
-        let id = self.configuration_id();
-        let disk = self.disk();
-        let applied = usize::try_from(disk.current.applied).expect("indexes fit");
-        disk.current.entries(id, applied, disk.current.numbers(id).accepted)
-    }
-
-    /// Returns the number of writes that no sync has covered.
-    #[must_use]
-    pub fn unsynced(&self) -> usize {
-        self.disk().unsynced.len()
-    }
-
-    /// Makes the first `count` unsynced writes durable.
-    pub fn sync_writes(&self, count: usize) {
-        self.disk().sync(count);
-    }
-
-    /// Returns the numbers of a configuration's log that would survive a crash for certain.
-    #[must_use]
-    pub fn durable_numbers(&self, configuration: ConfigurationId) -> LogNumbers {
-        let disk = self.disk();
-        let image = disk.durable.as_ref().expect("only a crashable disk is asked");
-        image.numbers(configuration)
-    }
-
-    /// Whether the effect of this entry would survive a crash for certain: the entry itself, or,
-    /// where it is compacted, a state that includes it.
-    #[must_use]
-    pub fn durably_has(&self, index: u64, is_it: impl Fn(&Entry) -> bool) -> bool {
-        let disk = self.disk();
-        let image = disk.durable.as_ref().expect("only a crashable disk is asked");
-        let position = usize::try_from(index - 1).expect("indexes fit the address space");
-        let (configuration, _) = image.log_of(index);
-        let entry = image.entries(configuration, position, position + 1).pop();
-        let is_in_state = index <= image.applied && (entry.is_none() || index <= image.since);
-        is_in_state || entry.is_some_and(|entry| is_it(&entry))
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
@@ -235,7 +144,23 @@ impl Memory {
 
 impl Disk {
     fn of(current: Image, durable: Option<Image>) -> Self {
-        Self { current, durable, unsynced: VecDeque::new(), tears_commits: false }
+        Self {
+            current,
+            durable,
+            unsynced: VecDeque::new(),
+            tears_state: false,
+            cuts_freely: false,
+            lanes: LaneMemory::default(),
+        }
+    }
+
+    /// Returns the state that was last written after the first `kept` unsynced writes, if one was.
+    fn persisted_after(&self, kept: usize) -> Option<Box<Persisted>> {
+        let later = |write: &Write| matches!(write, Write::Persist | Write::PersistTorn);
+        let last = self.unsynced.iter().rposition(later).filter(|last| *last >= kept)?;
+        let mut image = self.durable.clone()?;
+        self.unsynced.iter().take(last + 1).for_each(|write| image.apply(write.clone()));
+        image.persisted
     }
 
     fn write(&mut self, write: Write) {
@@ -243,6 +168,10 @@ impl Disk {
         if self.durable.is_some() {
             self.unsynced.push_back(write);
         }
+    }
+
+    fn persist(&mut self) {
+        self.write(if self.tears_state { Write::PersistTorn } else { Write::Persist });
     }
 
     fn sync(&mut self, count: usize) {
@@ -268,7 +197,14 @@ pub struct MemoryLog {
 
 impl LogDisk for MemoryLog {
     fn write(&mut self, writes: Vec<LogWrite>) {
-        self.memory.disk().write(Write::Log(self.configuration, writes));
+        let mut disk = self.memory.disk();
+        let persisted = disk.current.persisted_at();
+        let cuts =
+            |write: &LogWrite| matches!(write, LogWrite::Compact(at) if *at as u64 > persisted);
+        if writes.iter().any(cuts) && !disk.cuts_freely {
+            disk.persist();
+        }
+        disk.write(Write::Log(self.configuration, writes));
     }
 
     fn numbers(&self) -> LogNumbers {
@@ -310,12 +246,11 @@ impl Table for Memory {
         Arc::clone(&self.disk().current.state.accounts)
     }
 
-    fn commit(&mut self, mut changes: Changes) {
+    fn commit(&mut self, changes: Changes) {
         let mut disk = self.disk();
-        if disk.tears_commits {
-            let applied = std::mem::replace(&mut changes.applied, disk.current.applied);
-            disk.write(Write::Table(changes));
-            changes = Changes { applied, ..Changes::default() };
+        let is_due = disk.current.applied / PERSIST_ENTRIES != changes.applied / PERSIST_ENTRIES;
+        if is_due || changes.from_peer {
+            disk.persist();
         }
         disk.write(Write::Table(changes));
     }
@@ -392,6 +327,11 @@ impl StateStore for Memory {
     fn quarantine(&self) -> Option<Quarantine> {
         self.disk().current.quarantine.clone()
     }
+
+    fn persisted(&self) -> u64 {
+        let disk = self.disk();
+        if disk.cuts_freely { disk.current.applied } else { disk.current.persisted_at() }
+    }
 }
 
 impl IdentityStore for Memory {
@@ -453,7 +393,7 @@ impl SyncStore for Memory {
 
     fn durable(&self) -> Durable {
         let id = self.configuration_id();
-        Durable::of(id, &self.disk().current.numbers(id), 0)
+        Durable::of(id, &self.disk().current.numbers(id), 0, Place::default())
     }
 
     /// Does nothing: no write outlives the process, synced or not.

@@ -1,4 +1,4 @@
-//! One RocksDB and its state in memory: the base of all parts of a disk.
+//! One RocksDB, one journal, and what of them is in memory: the base of all parts of a disk.
 //!
 //! Guarantees that a read that finds damage and a write that fails stop the replica; damaged data
 //! is never served. Does not know the meaning of the records.
@@ -10,6 +10,7 @@ pub mod keys;
 mod lanes;
 pub mod lock;
 pub mod log;
+mod migration;
 pub mod open;
 pub mod open_error;
 pub mod record;
@@ -19,20 +20,25 @@ mod starts;
 pub mod tables;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvorum_protocol::status::ConfigurationId;
-use omnipaxos::ballot_leader_election::Ballot;
-use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    ColumnFamily, DB, Direction, FlushOptions, IteratorMode, ReadOptions, ReadTier, WriteBatch,
+    WriteOptions,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::durable::SideFile;
+use super::journal::frame::Frame;
+use super::journal::{Journal, ReadError};
 use super::log::LogNumbers;
 use super::segments::Segments;
 use crate::engine::store::LogLimits;
 use crate::state::chain::Chain;
-use keys::{Generation, LogField};
+use crate::state::entry::Entry;
+use keys::Generation;
 use open_error::OpenError;
 
 /// A callback for when the disk failed and the replica must not go on. It does not return in a
@@ -44,29 +50,35 @@ pub(super) struct Inner {
     pub(super) folder: PathBuf,
     pub(super) db: DB,
     pub(super) on_fatal: OnFatal,
-    /// The numbers of the current configuration's log, which its handle keeps up to date. A mutex
-    /// because the handle lives inside the library; both are used by the driver's thread only.
-    pub(super) numbers: Mutex<LogNumbers>,
-    /// The positions of that log's bytes.
+    pub(super) journal: Journal,
+    /// The positions of the current log's bytes. A mutex because the log's handle lives inside the
+    /// library; both are used by the driver's thread only.
     pub(super) segments: Mutex<Segments>,
     pub(super) limits: LogLimits,
     /// The chain as it was last written; changed only by the driver's thread.
     pub(super) chain: Mutex<Chain>,
     /// The generation, which selects the column families that hold the state.
     pub(super) generation: AtomicU64,
-    /// The files that the next sync may remove.
-    pub(super) to_drop: Mutex<ToDrop>,
-    /// Used only by the sync thread; a mutex because the type is shared with the driver's thread.
+    /// The generation that holds no state, whose files the next sync may remove.
+    pub(super) to_drop: Mutex<Option<Generation>>,
+    pub(super) progress: Progress,
+    /// Held for as long as a sync takes: there is one at a time.
     pub(super) side: Mutex<SideFile>,
 }
 
-/// Files that are no longer needed once the write that made them obsolete is synced.
+/// How far what was written is on the disk.
 #[derive(Default)]
-pub(super) struct ToDrop {
-    /// The last of the log's keys whose files may be removed.
-    pub(super) log: Option<[u8; 12]>,
-    /// A generation that holds no state, whose files may all be removed.
-    pub(super) generation: Option<Generation>,
+pub(super) struct Progress {
+    /// Whether something went through the database's own log since the last sync.
+    is_logged: AtomicBool,
+    /// The database's sequence number of the last such write.
+    logged: AtomicU64,
+    /// Whether some of the state is in memory only.
+    is_volatile: AtomicBool,
+    /// The index up to which the state is known to survive without the journal.
+    persisted: AtomicU64,
+    /// The applied index when that was last looked up.
+    looked_up: AtomicU64,
 }
 
 impl Inner {
@@ -88,39 +100,54 @@ impl Inner {
         self.chain().log_of(index)
     }
 
-    /// Puts the chain into a batch, with the beginning of the configuration if it is a new one: its
-    /// log has nothing before it.
+    /// Puts the chain into a batch.
     pub(super) fn put_chain(&self, batch: &mut WriteBatch, next: &Chain) {
-        let meta = self.family(keys::META);
-        put(batch, meta, keys::CONFIGURATION, next);
-        if next.current.id == self.chain().current.id {
-            return;
-        }
-        for field in [LogField::Decided, LogField::Compacted, LogField::Accepted] {
-            let key = keys::log_field(next.current.id, field);
-            put(batch, meta, &key, &Number::Index(next.began));
-        }
+        put(batch, self.family(keys::META), keys::CONFIGURATION, next);
     }
 
-    /// Makes the same change in memory, after that batch was written.
+    /// Makes the same change in memory, after that batch was written. The log of a configuration
+    /// that is new has nothing before its begin; one that was there before a restart stays.
     pub(super) fn enter(&self, next: Chain) {
-        if next.current.id == self.chain().current.id {
-            *self.chain() = next;
-            return;
+        if next.current.id != self.chain().current.id
+            && self.journal.numbers(next.current.id).is_none()
+        {
+            self.begin_log(&next);
         }
-        let position = usize::try_from(next.began).expect("indexes fit the address space");
-        let (decided, compacted, accepted) = (position, position, position);
-        *self.numbers() = LogNumbers { decided, compacted, accepted, ..LogNumbers::default() };
-        let mut segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
-        *segments = Segments::new(self.limits, position);
         *self.chain() = next;
     }
 
-    pub(super) fn numbers(&self) -> MutexGuard<'_, LogNumbers> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Begins the log of a chain's current configuration.
+    pub(super) fn begin_log(&self, chain: &Chain) {
+        let begin = usize::try_from(chain.began).expect("indexes fit the address space");
+        let (decided, compacted, accepted) = (begin, begin, begin);
+        let numbers = LogNumbers { decided, compacted, accepted, ..LogNumbers::default() };
+        self.journal.append(&Frame::Log(chain.current.id, numbers));
+        let mut segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        *segments = Segments::new(self.limits, begin);
     }
 
-    pub(super) fn to_drop(&self) -> MutexGuard<'_, ToDrop> {
+    /// Returns the numbers of the current log.
+    pub(super) fn numbers(&self) -> LogNumbers {
+        self.journal.numbers(self.chain().current.id).unwrap_or_default()
+    }
+
+    /// Visits the entries at positions `from..to` of a log, until `visit` returns false or the log
+    /// does not have the next one.
+    pub(super) fn each_entry(
+        &self,
+        id: ConfigurationId,
+        from: usize,
+        to: usize,
+        visit: impl FnMut(Entry) -> bool,
+    ) {
+        match self.journal.each(id, from, to, visit) {
+            Ok(()) => {}
+            Err(ReadError::Damaged(what)) => self.damaged(&what),
+            Err(ReadError::Io(error)) => self.fatal("the journal could not be read", &error),
+        }
+    }
+
+    pub(super) fn to_drop(&self) -> MutexGuard<'_, Option<Generation>> {
         self.to_drop.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,9 +155,77 @@ impl Inner {
         self.db.cf_handle(name).expect("every column family was opened with the database")
     }
 
+    /// Writes what the next sync must make durable.
     pub(super) fn write(&self, batch: WriteBatch) {
-        if let Err(error) = self.db.write_opt(batch, &WriteOptions::default()) {
+        self.write_with(batch, &WriteOptions::default());
+        self.progress.logged.store(self.db.latest_sequence_number(), Ordering::Release);
+        self.progress.is_logged.store(true, Ordering::Release);
+    }
+
+    /// Writes what can be made anew from the journal, or need not survive.
+    pub(super) fn write_state(&self, batch: WriteBatch) {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.progress.is_volatile.store(true, Ordering::Release);
+        self.write_with(batch, &options);
+    }
+
+    fn write_with(&self, batch: WriteBatch, options: &WriteOptions) {
+        if let Err(error) = self.db.write_opt(batch, options) {
             self.fatal("a write failed", &error);
+        }
+    }
+
+    /// Returns the sequence number of the last write that the next sync makes durable.
+    pub(super) fn logged(&self) -> u64 {
+        self.progress.logged.load(Ordering::Acquire)
+    }
+
+    /// Makes the writes that went through the database's own log durable.
+    pub(super) fn sync_database(&self) {
+        if self.progress.is_logged.swap(false, Ordering::AcqRel)
+            && let Err(error) = self.db.flush_wal(true)
+        {
+            self.fatal("the write-ahead log could not be synced", &error);
+        }
+    }
+
+    /// Returns the index up to which the state survives a crash without the journal.
+    pub(super) fn persisted(&self) -> u64 {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::Persisted);
+        let read = self.db.get_pinned_cf_opt(self.family(keys::META), keys::APPLIED, &options);
+        let found = match read {
+            Ok(bytes) => bytes.map(|bytes| self.decode(keys::META, keys::APPLIED, &bytes)),
+            Err(error) => self.read_failed(&error),
+        };
+        let found: u64 = found.unwrap_or(0);
+        self.progress.persisted.fetch_max(found, Ordering::AcqRel).max(found)
+    }
+
+    /// The same, looked up once for each applied index.
+    pub(super) fn persisted_at(&self, applied: u64) -> u64 {
+        match self.progress.looked_up.swap(applied, Ordering::AcqRel) == applied {
+            true => self.progress.persisted.load(Ordering::Acquire),
+            false => self.persisted(),
+        }
+    }
+
+    /// Records that the state is durable after the next sync, whatever the journal holds.
+    pub(super) fn is_persisted(&self, applied: u64) {
+        self.progress.persisted.fetch_max(applied, Ordering::AcqRel);
+    }
+
+    /// Writes the state that is in memory only to the disk, and waits for that.
+    pub(super) fn persist(&self) {
+        if !self.progress.is_volatile.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let families = keys::COLUMN_FAMILIES.map(|name| self.family(name));
+        if let Err(error) = self.db.flush_cfs_opt(&families, &options) {
+            self.fatal("the state could not be written", &error);
         }
     }
 
@@ -209,54 +304,5 @@ pub(super) fn is_damage(error: &rocksdb::Error) -> bool {
         Corruption | NotFound | InvalidArgument | NotSupported => true,
         IOError => error.as_ref().contains("No such file"),
         _ => false,
-    }
-}
-
-/// Reads the numbers of a log with `get`; `None` when nothing was ever written to it. The accepted
-/// index is stored beside the entries, in the same batch.
-pub(super) fn read_numbers<E>(
-    configuration: ConfigurationId,
-    get: impl Fn(&[u8]) -> Result<Option<Number>, E>,
-) -> Result<Option<LogNumbers>, E> {
-    let field = |field| get(&keys::log_field(configuration, field));
-    let index = |number: Option<Number>| number.map_or(0, Number::index);
-    let numbers = LogNumbers {
-        promise: field(LogField::Promise)?.map(Number::ballot),
-        accepted_round: field(LogField::AcceptedRound)?.map(Number::ballot),
-        decided: index(field(LogField::Decided)?),
-        compacted: index(field(LogField::Compacted)?),
-        accepted: index(field(LogField::Accepted)?),
-    };
-    Ok((numbers != LogNumbers::default()).then_some(numbers))
-}
-
-/// One of a log's numbers, as it is stored.
-#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
-pub(super) enum Number {
-    /// A ballot: configuration, number, priority, slot.
-    Ballot(u32, u32, u32, u64),
-    /// An index.
-    Index(u64),
-}
-
-impl Number {
-    pub(super) fn of(ballot: Ballot) -> Self {
-        Self::Ballot(ballot.config_id, ballot.n, ballot.priority, ballot.pid)
-    }
-
-    pub(super) fn ballot(self) -> Ballot {
-        match self {
-            Self::Ballot(configuration, n, priority, pid) => {
-                Ballot::with(configuration, n, priority, pid)
-            }
-            Self::Index(_) => Ballot::default(),
-        }
-    }
-
-    pub(super) fn index(self) -> usize {
-        match self {
-            Self::Index(index) => usize::try_from(index).expect("indexes fit the address space"),
-            Self::Ballot(..) => 0,
-        }
     }
 }

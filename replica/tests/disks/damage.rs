@@ -31,7 +31,7 @@ use rand::{RngExt, SeedableRng};
 const CONFIGURATION: ConfigurationId = ConfigurationId(1);
 /// Entries written before the last start, so that they are in table files.
 const IN_TABLES: u64 = 400;
-/// Entries that are in the write-ahead log only.
+/// Entries that are in the journal only.
 const IN_LOG: u64 = 200;
 /// Number of flips in CI.
 const FLIPS: u64 = 1000;
@@ -136,19 +136,20 @@ impl State {
     }
 }
 
-/// Creates a folder with table files, a write-ahead log and a side file, and returns it with the
-/// state that is read from it.
+/// Creates a folder with table files, a journal, a write-ahead log and a side file, as a process
+/// leaves it that is killed, and returns it with the state that is read from it.
 fn make() -> (tempfile::TempDir, State) {
-    let (folder, intact) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let [folder, killed, intact] = [(); 3].map(|()| tempfile::tempdir().unwrap());
     let mut database = open(folder.path()).unwrap();
     fill(&mut database, 0..IN_TABLES);
     drop(database);
     let mut database = open(folder.path()).unwrap();
     fill(&mut database, IN_TABLES..IN_TABLES + IN_LOG);
-    drop(database);
-    copy(folder.path(), intact.path());
+    copy(folder.path(), killed.path());
+    copy(killed.path(), intact.path());
     let expected = read(&open(intact.path()).unwrap());
-    (folder, expected)
+    assert_eq!(expected.applied, IN_TABLES + IN_LOG, "what was in memory is made anew");
+    (killed, expected)
 }
 
 /// Returns the files that matter, by their path in the folder.
@@ -162,15 +163,20 @@ fn files(folder: &Path) -> Vec<PathBuf> {
             files.push(Path::new("db").join(name));
         }
     }
+    for entry in fs::read_dir(folder.join("journal")).unwrap().map(Result::unwrap) {
+        files.push(Path::new("journal").join(entry.file_name()));
+    }
     files.sort();
     files
 }
 
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to.join("db")).unwrap();
     fs::copy(from.join("durable"), to.join("durable")).unwrap();
-    for entry in fs::read_dir(from.join("db")).unwrap().map(Result::unwrap) {
-        fs::copy(entry.path(), to.join("db").join(entry.file_name())).unwrap();
+    for part in ["db", "journal"] {
+        fs::create_dir_all(to.join(part)).unwrap();
+        for entry in fs::read_dir(from.join(part)).unwrap().map(Result::unwrap) {
+            fs::copy(entry.path(), to.join(part).join(entry.file_name())).unwrap();
+        }
     }
 }
 
@@ -237,6 +243,7 @@ fn a_flipped_bit_is_never_served() {
         let kind = Path::new(&name)
             .extension()
             .map_or(name.clone(), |extension| format!("*.{}", extension.to_string_lossy()));
+        let kind = if name.starts_with("journal") { "journal".to_owned() } else { kind };
         let kind = if kind.contains("MANIFEST") { "MANIFEST".to_owned() } else { kind };
         *counts.entry((kind, came)).or_default() += 1;
     }
@@ -253,7 +260,8 @@ fn a_torn_tail_loses_nothing() {
         let mut random = StdRng::seed_from_u64(seed);
         let folder = tempfile::tempdir().unwrap();
         copy(original.path(), folder.path());
-        let logs = files(folder.path()).into_iter();
+        let part = if seed % 2 == 0 { "db" } else { "journal" };
+        let logs = files(folder.path()).into_iter().filter(|file| file.starts_with(part));
         let newest = logs.filter(|file| file.extension().is_some_and(|e| e == "log")).max();
         let path = folder.path().join(newest.unwrap());
         let mut bytes = fs::read(&path).unwrap();

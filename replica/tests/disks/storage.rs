@@ -148,7 +148,11 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let mut nonce = 1;
         let mut database = open(folder.path(), nonce);
-        let model = memory();
+        let mut model = memory();
+        // A log is cut only where the state has what goes.
+        let copied = || Changes { from_peer: true, applied: 10_000, ..Changes::default() };
+        database.commit(copied());
+        model.commit(copied());
         let (mut disk, mut expected) = (database.log(CONFIGURATION), model.log(CONFIGURATION));
         for call in &calls {
             make(&mut disk, call);
@@ -286,6 +290,27 @@ fn a_process_that_dies_keeps_what_was_synced() {
     assert_eq!(recovered.get_promise().unwrap(), Some(ballot(1)));
 }
 
+/// A process that stops syncs while another sync is under way.
+#[test]
+fn syncs_beside_each_other_lose_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(folder.path(), 1);
+    let mut log = database.log(CONFIGURATION);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| (0..50).for_each(|_| database.sync(database.durable())));
+        }
+        for byte in 0..200 {
+            log.append_entry(entry(byte)).unwrap();
+            std::thread::sleep(std::time::Duration::from_micros(100));
+        }
+    });
+    database.sync(database.durable());
+    drop((log, database));
+    let log = open(folder.path(), 2).log(CONFIGURATION);
+    assert_eq!(log.get_entries(0, 200).unwrap(), (0..200).map(entry).collect::<Vec<_>>());
+}
+
 /// A state that is copied chunk by chunk, with restarts of the replica in between, equals the
 /// source state; before it is complete, the old state is in effect.
 #[test]
@@ -359,7 +384,8 @@ fn a_log_that_was_cut_holds_what_comes_after() {
         let on_fatal = Arc::new(|what: &str| panic!("{what}"));
         Database::open(folder.path(), &owner(), nonce, limits, on_fatal).unwrap()
     };
-    let database = open(1);
+    let mut database = open(1);
+    database.commit(Changes { from_peer: true, applied: 200, ..Changes::default() });
     let mut log = database.log(CONFIGURATION);
     for _ in 0..200 {
         log.append_entries(vec![Entry::Noop]).unwrap();

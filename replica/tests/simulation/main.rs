@@ -301,7 +301,13 @@ fn with_frames_of_old_sessions_replicas_go_wrong() {
 
 #[test]
 fn with_the_applied_index_in_a_write_of_its_own_replicas_differ() {
-    without(|rules| rules.commits_at_once = false);
+    without(|rules| rules.writes_state_at_once = false);
+}
+
+/// What a crash takes of the state is nowhere.
+#[test]
+fn with_a_log_cut_before_the_state_is_on_the_disk_it_is_lost() {
+    without(|rules| rules.keeps_what_the_disk_lacks = false);
 }
 
 /// Some of the compacted entries are nowhere after a crash.

@@ -108,8 +108,12 @@ impl Node {
 
     pub fn start(&mut self, rules: Rules) {
         self.life += 1;
-        if !rules.commits_at_once {
-            self.disk.tear_commits();
+        self.disk.replays_with(rules.engine.lanes);
+        if !rules.writes_state_at_once {
+            self.disk.tear_state();
+        }
+        if !rules.keeps_what_the_disk_lacks {
+            self.disk.cut_freely();
         }
         let options =
             Options { allows_faults: false, newest: self.newest, checksum_ticks: CHECKSUM_TICKS };

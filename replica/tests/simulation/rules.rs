@@ -16,8 +16,10 @@ pub struct Rules {
     pub syncs_after_taking: bool,
     /// A replica whose disk is not the one that its peers remember is rejected.
     pub knows_disks: bool,
-    /// The applied index is in the same write as the changes that were applied.
-    pub commits_at_once: bool,
+    /// The state is written to the disk together with its applied index.
+    pub writes_state_at_once: bool,
+    /// The log is cut only up to what the state on the disk has.
+    pub keeps_what_the_disk_lacks: bool,
     /// The harness checks for each message that the facts it reports are durable.
     pub checks_messages: bool,
     /// The harness checks at each change that the next members have the acknowledged writes.
@@ -35,7 +37,8 @@ impl Default for Rules {
             gates_messages: true,
             syncs_after_taking: true,
             knows_disks: true,
-            commits_at_once: true,
+            writes_state_at_once: true,
+            keeps_what_the_disk_lacks: true,
             checks_messages: true,
             checks_seals: true,
             has_strays: true,

@@ -41,6 +41,16 @@ pub struct ImageLog {
     pub segments: Segments,
 }
 
+/// The state as it was last written to the disk as a whole.
+#[derive(Clone)]
+pub struct Persisted {
+    pub state: State,
+    void: BTreeSet<u64>,
+    pub applied: u64,
+    version: Version,
+    chain: Chain,
+}
+
 /// The contents of the disk.
 #[derive(Clone)]
 pub struct Image {
@@ -53,6 +63,8 @@ pub struct Image {
     pub version: Version,
     /// The configuration chain; at first the one that the replica was given.
     pub chain: Chain,
+    /// What survives a crash of the state; kept only if crashes are to be simulated.
+    pub persisted: Option<Box<Persisted>>,
     pub quarantine: Option<Quarantine>,
     pub install: Option<Install>,
     /// The state that is being copied.
@@ -77,6 +89,14 @@ pub enum Write {
     /// The replica gets a new id, with this first nonce.
     Rejoin(u64),
     DropOldLogs,
+    /// The state is written to the disk as it is.
+    Persist,
+    /// The same, without the applied index: for a negative control.
+    PersistTorn,
+    /// The state may be ahead of the log, as a copied one is.
+    MarkCopied,
+    /// The log of the current configuration begins.
+    Begin,
 }
 
 impl Image {
@@ -91,6 +111,7 @@ impl Image {
             since: 0,
             version: Version::default(),
             chain: Chain::told(members, replica),
+            persisted: None,
             quarantine: None,
             install: None,
             aside: State::default(),
@@ -132,6 +153,16 @@ impl Image {
                 self.began = BTreeMap::from([(1, self.epoch)]);
                 self.since = self.applied;
             }
+            Write::MarkCopied => self.since = self.since.max(self.applied),
+            Write::Persist => self.persist(),
+            Write::PersistTorn => {
+                let applied = self.persisted_at();
+                self.persist();
+                if let Some(persisted) = &mut self.persisted {
+                    persisted.applied = applied;
+                }
+            }
+            Write::Begin => self.begin_log(),
             Write::DropOldLogs => self.logs = self.logs.split_off(&self.id()),
         }
     }
@@ -158,6 +189,48 @@ impl Image {
         if let Some(next) = changes.chain {
             self.enter(next);
         }
+        if changes.from_peer {
+            self.persist();
+        }
+    }
+
+    /// Writes the state to the disk.
+    fn persist(&mut self) {
+        if let Some(persisted) = &mut self.persisted {
+            **persisted = Persisted {
+                state: self.state.clone(),
+                void: self.void.clone(),
+                applied: self.applied,
+                version: self.version,
+                chain: self.chain.clone(),
+            };
+        }
+    }
+
+    /// Keeps from here on what survives of the state.
+    pub fn crashable(mut self) -> Self {
+        self.persisted = Some(Box::new(Persisted {
+            state: State::default(),
+            void: BTreeSet::new(),
+            applied: 0,
+            version: self.version,
+            chain: self.chain.clone(),
+        }));
+        self.persist();
+        self
+    }
+
+    /// Loses what a crash takes of the state.
+    pub fn fall_back(&mut self) {
+        let Some(persisted) = self.persisted.as_deref().cloned() else { return };
+        let Persisted { state, void, applied, version, chain } = persisted;
+        (self.state, self.void, self.applied) = (state, void, applied);
+        (self.version, self.chain) = (version, chain);
+    }
+
+    /// Returns the index up to which the state survives a crash.
+    pub fn persisted_at(&self) -> u64 {
+        self.persisted.as_ref().map_or(self.applied, |persisted| persisted.applied)
     }
 
     fn install(&mut self, step: InstallWrite) {
@@ -183,6 +256,7 @@ impl Image {
                 }
                 self.quarantine = None;
                 self.void = self.void.split_off(&(self.since + 1));
+                self.persist();
             }
             InstallWrite::Quarantine(quarantine) => {
                 self.quarantine = Some(quarantine);
@@ -197,19 +271,23 @@ impl Image {
     }
 
     fn enter(&mut self, next: Chain) {
-        if self.id() == next.current.id {
-            self.chain = next;
-            return;
+        let is_new = !self.logs.contains_key(&next.current.id) && self.id() != next.current.id;
+        self.chain = next;
+        if is_new {
+            self.begin_log();
         }
-        let position = usize::try_from(next.began).expect("indexes fit the address space");
+    }
+
+    /// Begins the log of the current configuration.
+    fn begin_log(&mut self) {
+        let position = usize::try_from(self.chain.began).expect("indexes fit the address space");
         let mut log = ImageLog {
             storage: MemoryStorage::default(),
             segments: Segments::new(self.limits, position),
         };
         log.apply(LogWrite::Compact(position));
         log.apply(LogWrite::Decided(position));
-        self.logs.insert(next.current.id, log);
-        self.chain = next;
+        self.logs.insert(self.id(), log);
     }
 
     /// Returns the configuration whose log has the entry at an index, and the last index that this

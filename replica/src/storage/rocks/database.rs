@@ -1,14 +1,18 @@
-//! A disk: one RocksDB, one write-ahead log, and the side file.
+//! A disk: the journal, one RocksDB, and the side file.
 //!
-//! Writes go unsynced to the log's buffer; [`Database::sync`] makes all earlier ones durable at
-//! once. Guarantees what a [store](crate::engine::store) promises, and that a folder is used by one
-//! replica of one cluster. The folder's [lock](super::lock) guarantees that it is used by one
-//! process. A read that finds damage and a write that fails stop the replica; damaged data is never
-//! served.
+//! The log goes to the [journal](crate::storage::journal). The state that it leads to goes to
+//! RocksDB's memory, from where it is written in the background, whole up to some index; the rest
+//! is [replayed](crate::storage::replay) when the folder is opened again. What the log does not
+//! lead to goes through RocksDB's own log. Nothing waits for the disk but [`Database::sync`], which
+//! makes all earlier writes durable at once. Guarantees what a [store](crate::engine::store)
+//! promises, and that a folder is used by one replica of one cluster. The folder's
+//! [lock](super::lock) guarantees that it is used by one process. A read that finds damage and a
+//! write that fails stop the replica; damaged data is never served.
 //!
 //! | file in the folder | contents |
 //! |---|---|
 //! | `lock` | held while a process uses the folder, see [`lock`](super::lock) |
+//! | `journal/` | the logs, see [`journal`](crate::storage::journal) |
 //! | `db/` | RocksDB |
 //! | `durable` | what the last sync made durable, see [`durable`](crate::storage::durable) |
 
@@ -26,24 +30,26 @@ use rocksdb::WriteBatch;
 
 use super::framing::look_through;
 use super::lanes::Lanes;
-use super::log::RocksLog;
+use super::log::DiskLog;
 use super::open::{Opened, Owner};
 use super::open_error::OpenError;
 use super::snapshots::RocksSnapshots;
 use super::tables::open_rocksdb;
-use super::{Inner, OnFatal, is_damage, keys, put};
+use super::{Inner, OnFatal, Progress, is_damage, keys, put};
 use crate::engine::store::{
     CopyStore, Debt, Decided, Identity, IdentityStore, LogLimits, LogStore, PeerRecord, StateStore,
     SyncStore,
 };
 use crate::state::accounts::Accounts;
 use crate::state::chain::Chain;
-use crate::state::machine::{Changes, Lane, Record, Table};
+use crate::state::machine::{Changes, Lane, LaneMemory, Record, Table};
 use crate::state::snapshot::{Install, InstallWrite, Quarantine};
 use crate::state::start::{Epoch, Start};
 use crate::state::version::Version;
 use crate::storage::durable::Durable;
+use crate::storage::journal::frame::Frame;
 use crate::storage::log::Log;
+use crate::storage::replay::{Replayed, replay};
 use crate::storage::segments::Segments;
 
 /// The open disk. Clones share it.
@@ -97,13 +103,13 @@ impl Database {
         let opened = Opened { folder, recovered: db.latest_sequence_number(), db };
         let version = opened.version(owner)?;
         let (identity, epoch, chain) = opened.recover(owner, nonce, version)?;
-        let side = opened.open_side_file(&side_path, &chain.current)?;
+        let (journal, side) = opened.open_journal(&side_path, chain.current.id)?;
         let applied = opened.get(keys::APPLIED)?.unwrap_or(0);
         let since = opened.get(keys::SINCE)?.unwrap_or(0);
         let generation = opened.get(keys::GENERATION)?.unwrap_or(0);
         let inner = Inner {
             folder: folder.to_owned(),
-            numbers: Mutex::new(opened.numbers(chain.current.id)?),
+            journal,
             db: opened.db,
             on_fatal,
             segments: Mutex::new(Segments::new(limits, 0)),
@@ -111,14 +117,53 @@ impl Database {
             chain: Mutex::new(chain),
             generation: AtomicU64::new(generation),
             to_drop: Mutex::default(),
+            progress: Progress::default(),
             side: Mutex::new(side),
         };
         let (inner, accounts, lanes) = (Arc::new(inner), Arc::default(), Lanes::default());
         let mut database =
             Self { inner, identity, epoch, applied, since, version, accounts, lanes };
+        database.inner.is_persisted(applied);
         database.read_accounts();
         Lanes::drop_uses(&database.inner);
+        database.replay(folder)?;
         Ok(database)
+    }
+
+    /// Brings the state to where the log is.
+    fn replay(&mut self, folder: &Path) -> Result<(), OpenError> {
+        let chain = self.chain();
+        if chain.began > 0 && self.inner.journal.numbers(chain.current.id).is_none() {
+            // The state was written, and then the power went before its log began.
+            self.inner.begin_log(&chain);
+        }
+        // A state in quarantine must not change.
+        if self.quarantine().is_some() {
+            return Ok(());
+        }
+        let decided = |database: &Self, id| {
+            database.inner.journal.numbers(id).map_or(0, |numbers| numbers.decided as u64)
+        };
+        match replay(self, LaneMemory::default(), decided) {
+            Ok(Replayed::InStep) => Ok(()),
+            Ok(Replayed::Ahead) => {
+                self.mark_copied();
+                Ok(())
+            }
+            Err(missing) => {
+                Err(OpenError::Damaged { folder: folder.to_owned(), what: missing.to_string() })
+            }
+        }
+    }
+
+    /// Records that the state may be ahead of the log, as a copied one is.
+    fn mark_copied(&mut self) {
+        if self.since < self.applied {
+            self.since = self.applied;
+            let mut batch = WriteBatch::default();
+            put(&mut batch, self.inner.family(keys::META), keys::SINCE, &self.since);
+            self.inner.write(batch);
+        }
     }
 
     /// Reads the accounts of the current state.
@@ -130,9 +175,7 @@ impl Database {
 
     /// Stops RocksDB's own threads and waits for them.
     pub fn close(&self) {
-        if let Err(error) = self.inner.db.flush_wal(true) {
-            self.inner.fatal("the write-ahead log could not be synced", &error);
-        }
+        self.sync(self.durable());
         self.inner.db.cancel_all_background_work(true);
     }
 }
@@ -166,6 +209,10 @@ impl Table for Database {
     }
 
     fn commit(&mut self, changes: Changes) {
+        if changes.from_peer {
+            // Nothing leads to them again: they are durable like the log, and so is what is before.
+            self.inner.persist();
+        }
         let mut batch = WriteBatch::default();
         let family = self.inner.family(self.inner.generation().keys());
         for (key, record) in &changes.keys {
@@ -204,8 +251,13 @@ impl Table for Database {
         if let Some(next) = &changes.chain {
             self.inner.put_chain(&mut batch, next);
         }
-        self.inner.write(batch);
         self.applied = changes.applied;
+        if changes.from_peer {
+            self.inner.write(batch);
+            self.inner.is_persisted(self.applied);
+        } else {
+            self.inner.write_state(batch);
+        }
         if let Some(next) = changes.chain {
             self.inner.enter(next);
         }
@@ -213,34 +265,27 @@ impl Table for Database {
 }
 
 impl LogStore for Database {
-    type Log = Log<RocksLog>;
+    type Log = Log<DiskLog>;
 
     fn log(&self, configuration: ConfigurationId) -> Self::Log {
-        Log(RocksLog::open(Arc::clone(&self.inner), configuration))
+        Log(DiskLog::open(Arc::clone(&self.inner), configuration))
     }
 
     fn drop_old_logs(&mut self) {
-        let mut batch = WriteBatch::default();
-        for (family, first, end) in keys::logs_before(self.inner.chain().current.id) {
-            batch.delete_range_cf(self.inner.family(family), first, end);
-        }
-        self.inner.write(batch);
+        self.inner.journal.append(&Frame::Drop(self.inner.chain().current.id));
     }
 
     fn decided(&self, from: u64, to: u64, bytes_max: usize) -> Decided {
         let mut decided = Decided::default();
         let mut bytes = 0;
         let (configuration, last) = self.inner.log_of(from);
-        let end = keys::entry(configuration, to.min(last));
-        let first = keys::entry(configuration, from - 1);
-        self.inner.each(keys::LOG, &first, Some(&end), |key, record| {
-            bytes += record.len();
-            // Compaction leaves a gap, and a later entry must not take the place of a removed one.
-            let next = from - 1 + decided.entries.len() as u64;
-            let fits = (bytes <= bytes_max || decided.entries.is_empty())
-                && *key == keys::entry(configuration, next);
+        let position = |index| usize::try_from(index).expect("indexes fit the address space");
+        let (first, end) = (position(from - 1), position(to.min(last)));
+        self.inner.each_entry(configuration, first, end, |entry| {
+            bytes += entry.weight();
+            let fits = bytes <= bytes_max || decided.entries.is_empty();
             if fits {
-                decided.entries.push(self.inner.decode(keys::LOG, key, record));
+                decided.entries.push(entry);
             }
             fits
         });
@@ -284,6 +329,10 @@ impl StateStore for Database {
 
     fn quarantine(&self) -> Option<Quarantine> {
         self.inner.get(keys::META, keys::QUARANTINE)
+    }
+
+    fn persisted(&self) -> u64 {
+        self.inner.persisted_at(self.applied)
     }
 }
 
@@ -337,24 +386,31 @@ impl SyncStore for Database {
     type Durable = Durable;
 
     fn durable(&self) -> Durable {
-        let writes = self.inner.db.latest_sequence_number();
-        Durable::of(self.inner.chain().current.id, &self.inner.numbers(), writes)
+        let Inner { journal, .. } = &*self.inner;
+        let id = self.inner.chain().current.id;
+        Durable::of(id, &self.inner.numbers(), self.inner.logged(), journal.end())
     }
 
     fn sync(&self, durable: Durable) {
-        let to_drop = std::mem::take(&mut *self.inner.to_drop());
-        if let Err(error) = self.inner.db.flush_wal(true) {
-            self.inner.fatal("the write-ahead log could not be synced", &error);
-        }
+        // A process that stops syncs beside the sync that is under way.
         let mut side = self.inner.side.lock().unwrap_or_else(PoisonError::into_inner);
+        let to_drop = self.inner.to_drop().take();
+        // What the journal says may build on what the database says, and is written after it.
+        let taken = self.inner.journal.take();
+        self.inner.sync_database();
+        if let Err(error) = self.inner.journal.write(taken) {
+            self.inner.fatal("the journal could not be synced", &error);
+        }
         if let Err(error) = side.write(durable) {
             self.inner.fatal("the side file could not be written", &error);
         }
-        self.inner.drop_files(&to_drop);
+        if let Some(generation) = to_drop {
+            self.inner.drop_files(generation);
+        }
     }
 
     fn touch(&mut self) {
-        self.inner.touch();
+        self.inner.journal.append(&Frame::Drop(ConfigurationId(0)));
     }
 
     fn debt(&self) -> Debt {

@@ -43,7 +43,7 @@ impl Database {
         self.wipe(&mut batch, aside);
         batch.delete_cf(self.inner.family(keys::META), keys::INSTALL);
         self.inner.write(batch);
-        self.inner.to_drop().generation = Some(aside);
+        *self.inner.to_drop() = Some(aside);
     }
 
     fn install_under_way(&self) -> Install {
@@ -86,7 +86,7 @@ impl Database {
         self.wipe(&mut batch, aside.next());
         self.inner.write(batch);
         self.inner.set_generation(aside);
-        self.inner.to_drop().generation = Some(aside.next());
+        *self.inner.to_drop() = Some(aside.next());
         self.set_copied(&install.header);
         self.read_accounts();
         self.lanes = Lanes::default();
@@ -99,6 +99,7 @@ impl Database {
     pub(super) fn set_copied(&mut self, header: &Header) {
         (self.applied, self.since) = (header.applied, header.applied);
         self.version = header.version;
+        self.inner.is_persisted(header.applied);
     }
 
     /// Removes all records of a generation. Its files may be removed after a sync of that, and

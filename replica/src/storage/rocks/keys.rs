@@ -2,24 +2,24 @@
 //!
 //! | column family | key | record |
 //! |---|---|---|
-//! | `log` | configuration (4 bytes), position (8) | an entry |
-//! | `meta` | see the functions below | identity, peers, the log's indexes |
+//! | `meta` | see the functions below | identity, members, starts, peers |
 //! | `keys`, `keys.1` | the user's key | revision and value |
 //! | `sessions`, `sessions.1` | `l` + lane | a lane |
 //! | | `accounts` | the users, roles and rights |
 //! | `void` | index (8) | empty: a command that changed no key |
 //!
 //! Numbers are big endian, so that bytes and numbers have the same order. `keys` and `sessions`
-//! exist twice: one holds the state, and the other the state that is being copied, if any.
+//! exist twice: one holds the state, and the other the state that is being copied, if any. A family
+//! `log` is there and empty: in folders of before December 2026 it held what is in the journal now.
 
 use kvorum_protocol::data::{ClientId, LaneId};
 use kvorum_protocol::limits::KEY_BYTES_MAX;
-use kvorum_protocol::status::{ConfigurationId, ReplicaId};
+use kvorum_protocol::status::ReplicaId;
 use serde::{Deserialize, Serialize};
 
-/// Entries by configuration and position.
+/// Only in older folders: entries by configuration (4 bytes) and position (8).
 pub const LOG: &str = "log";
-/// Identity, peers, and the log's indexes.
+/// Identity, members, starts, peers.
 pub const META: &str = "meta";
 /// The users' keys, by parity of the generation.
 const KEYS: [&str; 2] = ["keys", "keys.1"];
@@ -47,8 +47,8 @@ pub const VERSION: &[u8] = b"version";
 pub const QUARANTINE: &[u8] = b"quarantine";
 /// `meta`: the disk's epoch.
 pub const EPOCH: &[u8] = b"epoch";
-/// `meta`: never present; deleted as a write without meaning, so that the next sync needs the disk.
-pub const TOUCHED: &[u8] = b"touched";
+/// `meta`: present when the logs are in a journal.
+pub const JOURNAL: &[u8] = b"journal";
 /// `meta`: this replica's identity.
 pub const IDENTITY: &[u8] = b"identity";
 /// `meta`: the configuration chain: the current configuration, former members and joiners.
@@ -94,51 +94,6 @@ pub fn is_looked_up(family: &str) -> bool {
 #[must_use]
 pub fn end() -> Vec<u8> {
     vec![0xff; KEY_BYTES_MAX + 1]
-}
-
-/// A number that belongs to a log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogField {
-    /// The highest ballot promised.
-    Promise,
-    /// The ballot in which the log was last accepted.
-    AcceptedRound,
-    /// The decided index.
-    Decided,
-    /// The compacted index.
-    Compacted,
-    /// The accepted index.
-    Accepted,
-}
-
-/// `log`: returns an entry's key. `position` counts from 0, as the library does.
-#[must_use]
-pub fn entry(configuration: ConfigurationId, position: u64) -> [u8; 12] {
-    let mut key = [0; 12];
-    key[..4].copy_from_slice(&configuration.0.to_be_bytes());
-    key[4..].copy_from_slice(&position.to_be_bytes());
-    key
-}
-
-/// `log` and `meta`: returns the range of all logs of earlier configurations, as the first key and
-/// the key after the last.
-#[must_use]
-pub fn logs_before(configuration: ConfigurationId) -> [(&'static str, Vec<u8>, Vec<u8>); 2] {
-    let id = configuration.0.to_be_bytes();
-    [(LOG, vec![0; 4], id.to_vec()), (META, b"log/".to_vec(), [b"log/", &id[..]].concat())]
-}
-
-/// `meta`: returns the key of one number of a log.
-#[must_use]
-pub fn log_field(configuration: ConfigurationId, field: LogField) -> Vec<u8> {
-    let name: &[u8] = match field {
-        LogField::Promise => b"promise",
-        LogField::AcceptedRound => b"accepted-round",
-        LogField::Decided => b"decided",
-        LogField::Compacted => b"compacted",
-        LogField::Accepted => b"accepted",
-    };
-    [b"log/", &configuration.0.to_be_bytes()[..], b"/", name].concat()
 }
 
 /// `meta`: returns the key of the record of a peer.
@@ -201,19 +156,3 @@ pub const LANE_USES: &[u8] = b"u";
 
 /// `sessions`: the first key after every such record.
 pub const LANE_USES_END: &[u8] = b"v";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn entries_are_ordered_by_configuration_then_position(
-            a in any::<(u32, u64)>(), b in any::<(u32, u64)>(),
-        ) {
-            let key = |(c, p): (u32, u64)| entry(ConfigurationId(c), p);
-            prop_assert_eq!(key(a).cmp(&key(b)), a.cmp(&b));
-        }
-    }
-}

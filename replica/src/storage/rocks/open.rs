@@ -3,6 +3,7 @@
 //! Guarantees that a folder which belongs to another replica, holds less than was synced, or has a
 //! damaged file is rejected with a sentence that says how to get the replica back.
 
+use std::fs::{self, File};
 use std::path::Path;
 
 use kvorum_protocol::status::{ClusterId, Configuration, ConfigurationId, Member, ReplicaId};
@@ -12,13 +13,19 @@ use serde::de::DeserializeOwned;
 use super::open_error::OpenError;
 use super::record::{self, RecordError};
 use super::starts::StartRecord;
-use super::{keys, put, read_numbers};
+use super::{keys, put};
 use crate::engine::store::Identity;
 use crate::state::chain::Chain;
 use crate::state::start::{Epoch, Secret};
 use crate::state::version::Version;
 use crate::storage::durable::{Durable, SideFile};
+use crate::storage::journal::Journal;
+use crate::storage::journal::frame::Place;
+use crate::storage::journal::recovery::{RecoveryError, recover};
 use crate::storage::log::LogNumbers;
+
+/// The value of the record that says that the logs are in a journal.
+pub(super) const HAS_JOURNAL: u8 = 1;
 
 /// The replica that a folder is to belong to.
 #[derive(Clone, Debug)]
@@ -128,6 +135,7 @@ impl Opened<'_> {
         version: Version,
     ) -> Result<(Identity, Epoch, Chain), OpenError> {
         let found: Option<Identity> = self.get(keys::IDENTITY)?;
+        let is_new = found.is_none();
         let unborn = || OpenError::Uninitialized { folder: self.folder.to_owned() };
         let identity = match found {
             None => owner.identity(owner.newborn.as_ref().ok_or_else(unborn)?, nonce),
@@ -154,7 +162,10 @@ impl Opened<'_> {
         let family = self.db.cf_handle(keys::META).expect("opened with the database");
         put(&mut batch, family, &keys::start(identity.incarnation), &start);
         put(&mut batch, family, keys::EPOCH, &epoch);
-        put(&mut batch, family, keys::IDENTITY, &identity);
+        batch.put_cf(family, keys::IDENTITY, record::encode_for_disk(keys::IDENTITY, &identity));
+        if is_new {
+            put(&mut batch, family, keys::JOURNAL, &HAS_JOURNAL);
+        }
         put(&mut batch, family, keys::CONFIGURATION, &chain);
         put(&mut batch, family, keys::VERSION, &version);
         put(&mut batch, family, &keys::nonce(identity.incarnation), &nonce);
@@ -167,20 +178,50 @@ impl Opened<'_> {
         Ok((identity, epoch, chain))
     }
 
-    /// Reads the numbers of a configuration's log. A replica that left never opens that log again,
-    /// and other replicas may need its entries.
-    pub(super) fn numbers(&self, id: ConfigurationId) -> Result<LogNumbers, OpenError> {
-        Ok(read_numbers(id, |key| self.get(key))?.unwrap_or_default())
+    /// Opens the journal and the side file, and rejects a disk that holds less than was synced.
+    /// `id` is the configuration that the state is in.
+    pub(super) fn open_journal(
+        &self,
+        side_path: &Path,
+        id: ConfigurationId,
+    ) -> Result<(Journal, SideFile), OpenError> {
+        let unusable = |error: std::io::Error| OpenError::unusable(self.folder, &error);
+        let folder = self.folder.join("journal");
+        if self.get::<u8>(keys::JOURNAL)?.is_none() {
+            let numbers = self.old_numbers(id)?;
+            self.open_side_file(side_path, id, numbers, Place::FIRST)?;
+            self.migrate(&folder)?;
+        }
+        if !folder.exists() {
+            fs::create_dir(&folder)
+                .and_then(|()| File::open(self.folder)?.sync_all())
+                .map_err(unusable)?;
+        }
+        let found = recover(&folder).map_err(|error| match error {
+            RecoveryError::Damaged(what) => self.damaged(what),
+            newer @ RecoveryError::Newer { .. } => {
+                OpenError::Newer { folder: self.folder.to_owned(), what: newer.to_string() }
+            }
+            RecoveryError::Io(error) => unusable(error),
+        })?;
+        // The state may not have reached the last configuration when the process ended.
+        let id = found.newest().max(Some(id)).unwrap_or(id);
+        let side = self.open_side_file(side_path, id, found.numbers(id), found.end)?;
+        Ok((Journal::open(&folder, found).map_err(unusable)?, side))
     }
 
-    pub(super) fn open_side_file(
+    pub(super) fn damaged(&self, what: String) -> OpenError {
+        OpenError::Damaged { folder: self.folder.to_owned(), what }
+    }
+
+    fn open_side_file(
         &self,
         path: &Path,
-        configuration: &Configuration,
+        id: ConfigurationId,
+        numbers: Option<LogNumbers>,
+        journal: Place,
     ) -> Result<SideFile, OpenError> {
-        let folder = self.folder.to_owned();
         let unusable = |error: std::io::Error| OpenError::unusable(self.folder, &error);
-        let numbers = read_numbers(configuration.id, |key| self.get(key))?;
         let opened = match (path.exists(), numbers) {
             // Nothing was ever promised, so no sync of a promise can be missing.
             (false, None) => return SideFile::create(path).map_err(unusable),
@@ -188,26 +229,24 @@ impl Opened<'_> {
             (true, _) => SideFile::open(path).map_err(unusable)?,
         };
         let Some((side, synced)) = opened else {
-            let what = "`durable` is missing or no slot of it is sound".to_owned();
-            return Err(OpenError::Damaged { folder, what });
+            return Err(self.damaged("`durable` is missing or no slot of it is sound".to_owned()));
         };
-        let numbers = numbers.unwrap_or_default();
-        let recovered = Durable::of(configuration.id, &numbers, self.recovered);
+        let recovered = Durable::of(id, &numbers.unwrap_or_default(), self.recovered, journal);
         if recovered.covers(&synced) {
             return Ok(side);
         }
-        let what = format!(
-            "db/ holds less than was synced: {} writes, promise {:?} and {} entries of round {:?}, \
-             where `durable` says {}, {:?} and {} of {:?}",
-            recovered.writes,
-            recovered.promise,
-            recovered.accepted,
-            recovered.accepted_round,
-            synced.writes,
-            synced.promise,
-            synced.accepted,
-            synced.accepted_round,
-        );
-        Err(OpenError::Damaged { folder, what })
+        Err(self.damaged(format!(
+            "it holds less than was synced: {}, where `durable` says {}",
+            held(&recovered),
+            held(&synced),
+        )))
     }
+}
+
+/// Describes what a disk holds.
+fn held(of: &Durable) -> String {
+    format!(
+        "{} writes, journal up to {}.{}, promise {:?} and {} entries of round {:?}",
+        of.writes, of.journal.file, of.journal.offset, of.promise, of.accepted, of.accepted_round
+    )
 }

@@ -15,6 +15,9 @@ use crate::state::version::Version;
 /// written with the oldest version that can read it.
 pub const RECORD_VERSION: u8 = Version::NEWEST.0;
 
+/// The version of a record that no program before the journal may read: it would find no log.
+const DISK_VERSION: u8 = 0x81;
+
 const HEADER_BYTES: usize = 5;
 
 /// A record that cannot be read.
@@ -43,6 +46,11 @@ pub fn encode<V: Serialize>(key: &[u8], value: &V) -> Vec<u8> {
     encode_for(Version::FIRST, key, value)
 }
 
+/// Encodes a value for a key, so that programs that do not know this layout of the disk refuse it.
+pub fn encode_for_disk<V: Serialize>(key: &[u8], value: &V) -> Vec<u8> {
+    encode_for(Version(DISK_VERSION), key, value)
+}
+
 /// Encodes a value for a key, so that programs older than the version cannot read it.
 pub fn encode_for<V: Serialize>(version: Version, key: &[u8], value: &V) -> Vec<u8> {
     let record = vec![version.0, 0, 0, 0, 0];
@@ -65,7 +73,7 @@ pub fn decode<V: DeserializeOwned>(key: &[u8], record: &[u8]) -> Result<V, Recor
         return Err(RecordError::Damaged);
     }
     match header[0] {
-        1..=RECORD_VERSION => {}
+        1..=RECORD_VERSION | DISK_VERSION => {}
         found if found > RECORD_VERSION => return Err(RecordError::Newer { found }),
         _ => return Err(RecordError::Damaged),
     }

@@ -105,22 +105,15 @@ impl<'a> RocksSnapshots<'a> {
 
     fn entries(&self, wanted: ConfigurationId, from: u64) -> FetchResponse {
         let inner = self.inner;
-        let numbers = *inner.numbers();
-        let decided = numbers.decided as u64;
+        let decided = inner.numbers().decided as u64;
         let (configuration, last) = inner.log_of(from);
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
-        let first = keys::entry(configuration, from - 1);
-        let end = keys::entry(configuration, decided.min(last).max(from - 1));
-        inner.each(keys::LOG, &first, Some(&end), |key, record| {
-            let next = from - 1 + entries.len() as u64;
-            let is_next = key == keys::entry(configuration, next);
-            if is_next {
-                let entry: Entry = inner.decode(keys::LOG, key, record);
-                bytes += entry.weight();
-                entries.push(entry);
-            }
-            is_next && bytes < inner.limits.chunk
+        let position = |index| usize::try_from(index).expect("indexes fit the address space");
+        inner.each_entry(configuration, position(from - 1), position(decided.min(last)), |entry| {
+            bytes += entry.weight();
+            entries.push(entry);
+            bytes < inner.limits.chunk
         });
         // The log may have been compacted.
         FetchResponse::entries_of(configuration, wanted, from, entries, decided)

@@ -56,13 +56,6 @@ impl Inner {
         Some(PeerRecord { incarnation, key, epoch })
     }
 
-    /// Makes a write without meaning.
-    pub(super) fn touch(&self) {
-        let mut batch = WriteBatch::default();
-        batch.delete_cf(self.family(keys::META), keys::TOUCHED);
-        self.write(batch);
-    }
-
     pub(super) fn remember(&self, peer: ReplicaId, seen: PeerRecord) {
         let mut batch = WriteBatch::default();
         let meta = self.family(keys::META);
@@ -76,6 +69,8 @@ impl Database {
     /// Gives a replica whose id is retired a new one. It keeps its state, but not its log: nothing
     /// was promised under the new id. Durable when it returns.
     pub fn rejoin(&mut self, replica: ReplicaId, nonce: u64) {
+        // The log that leads to it is not its own any more.
+        self.inner.persist();
         self.identity.replica = replica;
         (self.identity.incarnation, self.identity.nonce) = (1, nonce);
         let (mut batch, meta) = (WriteBatch::default(), self.inner.family(keys::META));

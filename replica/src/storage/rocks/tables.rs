@@ -1,9 +1,10 @@
 //! RocksDB's table files: how they are written, and how much of that work is pending.
 //!
-//! Writes go to memory and the write-ahead log. In the background a family's memory is flushed to a
-//! file of level 0, and files are merged into lower levels. That can be put off a little, but not
-//! for ever: the rate limit keeps up with the writes, or the writes are slowed before the
-//! background work falls far behind. Guarantees that families whose files are tiny slow no writes.
+//! Writes go to memory, few of them to the write-ahead log too. In the background the memory of all
+//! families is flushed at once, each to a file of level 0, and files are merged into lower levels.
+//! That can be put off a little, but not for ever: the rate limit keeps up with the writes, or the
+//! writes are slowed before the background work falls far behind. Guarantees that families whose
+//! files are tiny slow no writes, and that what is on the disk of all families is of one moment.
 
 use std::path::Path;
 
@@ -12,7 +13,8 @@ use rocksdb::{
     DBRecoveryMode, LogLevel, Options, properties, properties::PropName,
 };
 
-use super::{Inner, ToDrop, keys};
+use super::keys::Generation;
+use super::{Inner, keys};
 use crate::engine::store::Debt;
 use crate::limits::{BLOCK_CACHE_BYTES, WRITE_BUFFERS_BYTES};
 
@@ -54,6 +56,8 @@ pub(super) fn open_rocksdb(path: &Path) -> Result<DB, rocksdb::Error> {
     // ends before what was synced.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
+    // What does not go through the log would otherwise be there of one family and not of another.
+    options.set_atomic_flush(true);
     // Writes stay in the log's buffer until the sync that the driver asks for.
     options.set_manual_wal_flush(true);
     options.set_max_total_wal_size(WAL_BYTES_MAX);
@@ -119,20 +123,14 @@ impl Inner {
         }
     }
 
-    /// Removes whole files of obsolete data, sooner than RocksDB would.
-    pub(super) fn drop_files(&self, what: &ToDrop) {
-        let drop = |family: &str, end: &[u8]| {
-            let family = self.family(family);
-            if let Err(error) = self.db.delete_file_in_range_cf(family, &[][..], end) {
+    /// Removes whole files of a generation that holds no state, sooner than RocksDB would.
+    pub(super) fn drop_files(&self, generation: Generation) {
+        for family in [generation.keys(), generation.sessions()] {
+            let dropped =
+                self.db.delete_file_in_range_cf(self.family(family), &[][..], &keys::end());
+            if let Err(error) = dropped {
                 self.fatal("files could not be removed", &error);
             }
-        };
-        if let Some(end) = &what.log {
-            drop(keys::LOG, end);
-        }
-        if let Some(generation) = what.generation {
-            drop(generation.keys(), &keys::end());
-            drop(generation.sessions(), &keys::end());
         }
     }
 }
