@@ -64,6 +64,8 @@ const CHECKS_MAX: usize = 32;
 const NOTHING_SAID: &str = "it was closed before it began";
 /// How long before the end of a client's certificate its connection ends: not all at once.
 const DOUBT_SPREAD: Range<Duration> = Duration::ZERO..Duration::from_secs(60);
+/// How long a client may take to hear that its connection ends.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(200);
 
 /// What the driver tells of itself; `None` before its first turn.
 type Known<T> = watch::Receiver<Option<Arc<T>>>;
@@ -136,12 +138,13 @@ impl Clients {
         Self { audits_all, ..self }
     }
 
-    /// Serves a connection of a user until it ends.
+    /// Serves a connection of a user until it ends, or `over` does.
     async fn connection(
         &self,
         (mut requests, mut write): (Requests<ReadHalf<Wire>>, WriteHalf<Wire>),
         hello: ClientHello,
         caller: Caller,
+        over: impl Future<Output = ()>,
     ) {
         match timeout(HANDSHAKE_TIMEOUT, self.welcome(&hello, &mut write)).await {
             Ok(Ok(true)) => {}
@@ -158,16 +161,24 @@ impl Clients {
         }
         let calls = Arc::new(Calls::default());
         let answers = Answers { frames, queued: queued.clone() };
-        let outgoing = Outgoing::new(write, queued, Arc::clone(&calls));
+        let mut outgoing = Outgoing::new(write, queued, Arc::clone(&calls));
         tokio::select! {
             () = end.cancelled() => debug!(client = client.0, "a client does not read its answers"),
-            () = self.write_frames(outgoing, queue, &caller) => {}
-            () = self.read_requests(requests, &caller, &calls, &answers) => {}
+            () = over => {}
+            () = self.write_frames(&mut outgoing, queue, &caller) => {}
+            () = self.read_requests(&mut requests, &caller, &calls, &answers) => {}
         }
         let input = Input::ClientGone { client };
         // Until the driver handles this event, the client's requests are in its queues.
         let rooms = calls.held.take_all();
         let _ = self.driver.send(ClientEvent::Input { input, rooms }).await;
+        // The client hears of it at once, wherever its bytes come along, and not only when a closed
+        // socket is noticed. What it still sends is read, or it would be answered by a reset.
+        let told = async {
+            outgoing.close().await;
+            while let Ok(Some(_)) = requests.next().await {}
+        };
+        let _ = timeout(CLOSE_PATIENCE, told).await;
     }
 
     /// Answers a client's hello; returns whether it is welcome.
@@ -193,7 +204,7 @@ impl Clients {
     /// Reads requests until the client leaves, falls silent or sends an invalid request.
     async fn read_requests(
         &self,
-        mut requests: Requests<ReadHalf<Wire>>,
+        requests: &mut Requests<ReadHalf<Wire>>,
         caller: &Caller,
         calls: &Calls,
         answers: &Answers,
@@ -282,7 +293,7 @@ impl Clients {
     /// Writes frames until the connection breaks or accepts no data for too long.
     async fn write_frames(
         &self,
-        mut out: Outgoing,
+        out: &mut Outgoing,
         mut queue: mpsc::UnboundedReceiver<ServerFrame>,
         caller: &Caller,
     ) {
@@ -291,17 +302,17 @@ impl Clients {
             let mut next = match timeout_at(ping_due, queue.recv()).await {
                 Ok(Some(frame)) => Some(frame),
                 Ok(None) => return,
-                Err(_) => Some(self.ping(&out, &mut ping_due)),
+                Err(_) => Some(self.ping(out, &mut ping_due)),
             };
             while let Some(frame) = next {
-                let frame = self.complete(frame, caller, &out);
+                let frame = self.complete(frame, caller, out);
                 if !matches!(timeout(STALL_MAX, out.write(frame)).await, Ok(Ok(()))) {
                     return;
                 }
                 // A client that is never idle still needs the applied index: a write that was sent
                 // too long ago expires.
                 next = match Instant::now() >= ping_due {
-                    true => Some(self.ping(&out, &mut ping_due)),
+                    true => Some(self.ping(out, &mut ping_due)),
                     false => queue.try_recv().ok(),
                 };
             }

@@ -49,6 +49,9 @@ const STRANGERS_INTERVAL: Duration = Duration::from_secs(1);
 const GUEST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long before the end of a peer's certificate its session ends: not all at once.
 const DOUBT_SPREAD: Range<Duration> = Duration::ZERO..Duration::from_secs(60);
+/// How long a session goes on after that, or after its authority is no longer trusted: a leader that
+/// lost all its links at once would lead nobody until the first is back.
+const END_SPREAD: Range<Duration> = Duration::ZERO..Duration::from_secs(3);
 
 /// The shared state of all links.
 #[derive(Clone)]
@@ -180,7 +183,10 @@ impl Transport {
     /// Waits until the other end of a connection is no longer to be believed.
     async fn doubted(&self, certified: Option<Peer>) {
         match (self.encryption.tls(), certified) {
-            (Some(tls), Some(peer)) => tls.doubted(&peer, rand::random_range(DOUBT_SPREAD)).await,
+            (Some(tls), Some(peer)) => {
+                tls.doubted(&peer, rand::random_range(DOUBT_SPREAD)).await;
+                sleep(rand::random_range(END_SPREAD)).await;
+            }
             _ => std::future::pending().await,
         }
     }
@@ -203,11 +209,14 @@ impl Transport {
             drop(place);
             std::future::pending::<()>().await;
         };
+        let over = async {
+            self.doubted(certified).await;
+            debug!(peer = peer.0, "its certificate is over");
+        };
         self.linked(|linked| *linked.entry(peer).or_default() += 1);
         tokio::select! {
-            () = link::run(met, session, &self.inbound, is_member, &self.driver) => {}
+            () = link::run(met, session, &self.inbound, is_member, &self.driver, over) => {}
             () = keep_place => {}
-            () = self.doubted(certified) => debug!(peer = peer.0, "its certificate is over"),
         }
         self.linked(|linked| {
             let open = linked.entry(peer).or_default();

@@ -189,11 +189,13 @@ impl Clients {
         let client = ClientKey(self.keys.fetch_add(1, Ordering::Relaxed) + 1);
         let account = self.room.account(party);
         let caller = Caller { client, user, from, account, token_until_us: proof.token_end() };
-        tokio::select! {
-            () = self.connection((requests, write), hello, caller) => {}
-            () = self.doubted(&proof) => debug!(%from, "what it showed is over"),
-            () = share.given_up() => debug!(%from, "gives way to one that has fewer connections"),
-        }
+        let over = async {
+            tokio::select! {
+                () = self.doubted(&proof) => debug!(%from, "what it showed is over"),
+                () = share.given_up() => debug!(%from, "gives way to one that has fewer"),
+            }
+        };
+        self.connection((requests, write), hello, caller, over).await;
         self.metrics.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -100,6 +100,11 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Ends what is sent, so that the other end knows that there is no more.
+    pub(super) async fn close(&mut self) {
+        let _ = self.write.shutdown().await;
+    }
+
     /// Returns the room of all written frames, after everything has left.
     fn left(&mut self) {
         self.queued.subtract(std::mem::take(&mut self.weight));

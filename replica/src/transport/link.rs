@@ -64,13 +64,14 @@ impl Default for Inbound {
     }
 }
 
-/// Runs a session until it ends, and reports its beginning and end to the driver.
+/// Runs a session until it ends, or `over` does, and reports its beginning and end to the driver.
 pub async fn run(
     met: Met,
     session: Session,
     inbound: &Inbound,
     is_member: impl Fn() -> bool,
     driver: &mpsc::Sender<PeerEvent>,
+    over: impl Future<Output = ()>,
 ) {
     let Met { peer, mut frames, mut sink, .. } = met;
     frames.decoder_mut().set_max_frame_length(FRAGMENT_BYTES_MAX + 1);
@@ -82,6 +83,7 @@ pub async fn run(
     }
     tokio::select! {
         () = end.cancelled() => {}
+        () = over => {}
         () = write_messages(sink, queues) => {}
         () = read_messages(frames, (peer, session), inbound, is_member, driver) => {}
     }

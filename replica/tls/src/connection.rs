@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustls::client::Resumption;
@@ -74,6 +75,7 @@ impl Peer {
 /// One party's means of opening and accepting encrypted connections.
 pub struct Tls {
     now: watch::Sender<Arc<Now>>,
+    replaced: AtomicU64,
 }
 
 /// The credentials of the moment, and what connections are made with.
@@ -151,7 +153,8 @@ impl Tls {
     /// Creates the means of a party with these credentials.
     #[must_use]
     pub fn new(credentials: Credentials) -> Arc<Self> {
-        Arc::new(Self { now: watch::Sender::new(Arc::new(Now::new(credentials))) })
+        let now = watch::Sender::new(Arc::new(Now::new(credentials)));
+        Arc::new(Self { now, replaced: AtomicU64::new(0) })
     }
 
     /// Creates the means of a client that trusts these authorities and has no certificate: it says
@@ -161,13 +164,21 @@ impl Tls {
     /// When they do not parse.
     pub fn trusting(authorities: &str) -> Result<Arc<Self>, CredentialsError> {
         let now = Now::trusting(trust(&certificates(authorities)?)?);
-        Ok(Arc::new(Self { now: watch::Sender::new(Arc::new(now)) }))
+        Ok(Arc::new(Self { now: watch::Sender::new(Arc::new(now)), replaced: AtomicU64::new(0) }))
     }
 
     /// Replaces the credentials. Connections that are open stay, as long as [`Tls::doubted`] lets
     /// them.
     pub fn replace(&self, credentials: Credentials) {
         self.now.send_replace(Arc::new(Now::new(credentials)));
+        self.replaced.fetch_add(1, Ordering::Release);
+    }
+
+    /// Returns how often the credentials were replaced: a connection that was opened before the last
+    /// time shows earlier ones.
+    #[must_use]
+    pub fn replaced(&self) -> u64 {
+        self.replaced.load(Ordering::Acquire)
     }
 
     /// Returns the credentials of the moment; `None` for one who only trusts.

@@ -248,15 +248,15 @@ impl Rotation<'_> {
         }
     }
 
-    /// Waits a moment of the pause in which programs read their certificates anew; returns whether
-    /// it is over.
+    /// Waits for the pause in which programs read their certificates anew; returns whether it was
+    /// over before. Looking all the time would take the processor from those who serve.
     async fn has_paused(&self, ready: &mut Option<Instant>) -> bool {
         let pause = self.asked.pause;
         if ready.is_none() && !pause.is_zero() {
             self.note(format!("all are ready; programs have {pause:?} to read theirs anew"));
         }
         let rest = pause.saturating_sub(ready.get_or_insert_with(Instant::now).elapsed());
-        sleep(rest.min(LOOK_INTERVAL)).await;
+        sleep(rest).await;
         rest.is_zero()
     }
 

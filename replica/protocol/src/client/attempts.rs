@@ -5,6 +5,8 @@
 //! were reached before, or from replicas that those know. Does not know what a lost attempt means
 //! for a write.
 
+mod renewal;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -53,10 +55,11 @@ pub(super) enum Tried {
     Lost(String),
 }
 
-/// The connections of a client, by address.
+/// The connections of a client, by address. Clones share them.
+#[derive(Clone)]
 pub(super) struct Attempts {
     resolve: Resolve,
-    pub(super) pin: Pin,
+    pub(super) pin: Arc<Pin>,
     dial: Dial,
     /// Held for one map operation, never across an await.
     pool: Arc<Mutex<Pool>>,
@@ -72,6 +75,8 @@ struct Pool {
     names: HashMap<String, String>,
     leader: Option<String>,
     remembered: Remembered,
+    /// How often the credentials had been replaced when the connections were last made anew.
+    renewed: u64,
 }
 
 impl Pool {
@@ -112,7 +117,7 @@ pub(super) struct Tries<'a> {
 
 impl Attempts {
     pub(super) fn new(resolve: Resolve, cluster: Option<ClusterId>, dial: Dial) -> Self {
-        Self { resolve, pin: Pin::new(cluster), dial, pool: Arc::default() }
+        Self { resolve, pin: Arc::new(Pin::new(cluster)), dial, pool: Arc::default() }
     }
 
     pub(super) fn begin(&self, route: Route, deadline: Instant) -> Tries<'_> {
@@ -325,6 +330,7 @@ impl Tries<'_> {
         {
             self.attempts.pool(|pool| pool.learn(connection.leader()));
             self.attempts.ask_for_others(&connection);
+            self.attempts.renew();
             self.current = endpoint;
             return Ok(Some(connection));
         }
