@@ -49,8 +49,8 @@ const STRANGERS_INTERVAL: Duration = Duration::from_secs(1);
 const GUEST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long before the end of a peer's certificate its session ends: not all at once.
 const DOUBT_SPREAD: Range<Duration> = Duration::ZERO..Duration::from_secs(60);
-/// How long a session goes on after that, or after its authority is no longer trusted: a leader that
-/// lost all its links at once would lead nobody until the first is back.
+/// How long a session goes on after that, or after its authority is no longer trusted: a leader
+/// that lost all its links at once would lead nobody until the first is back.
 const END_SPREAD: Range<Duration> = Duration::ZERO..Duration::from_secs(3);
 
 /// The shared state of all links.

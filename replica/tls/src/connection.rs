@@ -174,8 +174,8 @@ impl Tls {
         self.replaced.fetch_add(1, Ordering::Release);
     }
 
-    /// Returns how often the credentials were replaced: a connection that was opened before the last
-    /// time shows earlier ones.
+    /// Returns how often the credentials were replaced: a connection that was opened before the
+    /// last time shows earlier ones.
     #[must_use]
     pub fn replaced(&self) -> u64 {
         self.replaced.load(Ordering::Acquire)

@@ -13,7 +13,7 @@ use super::{Attempts, Endpoint};
 
 impl Attempts {
     /// Makes the open connections anew, in the background and one after another, if the credentials
-    /// were replaced since. One that cannot be made is left to the next request that needs it.
+    /// were replaced since. If that fails, the next request that needs one makes it.
     pub(super) fn renew(&self) {
         let Some(tls) = self.dial.encryption.tls() else { return };
         let replaced = tls.replaced();
