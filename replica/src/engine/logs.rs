@@ -59,6 +59,9 @@ impl Logs {
             consensus.compact(cut);
             cx.notice(Notice::Compacted { index: cut });
             self.rebuilt_at = None;
+        } else if !is_allowed && cx.store.applied() >= cut {
+            // Entries that are long and change little would fill the disk before the state is due.
+            cx.store.persist_soon();
         }
     }
 
@@ -90,6 +93,7 @@ impl Logs {
 
 #[cfg(test)]
 mod tests {
+    use crate::engine::store::StateStore;
     use crate::engine::tests::Cluster;
     use crate::state::machine::Table;
 
@@ -108,7 +112,7 @@ mod tests {
         parts.logs.rebuilt(applied);
         parts.logs.compact(&mut parts.cx, None);
         assert_eq!(parts.logs.compacted(&parts.cx), 0, "a crash would take it from the state");
-        parts.cx.store.persist();
+        assert_eq!(parts.cx.store.persisted(), applied, "so it is asked to be written");
         parts.logs.compact(&mut parts.cx, None);
         assert_eq!(parts.logs.compacted(&parts.cx), applied);
     }

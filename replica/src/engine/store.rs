@@ -153,6 +153,8 @@ pub trait StateStore: Table {
     /// Returns the index up to which the state survives a crash by itself. What was applied after
     /// it is made anew from the log, which must be kept from there on.
     fn persisted(&self) -> u64;
+    /// Has the state written to the disk soon, so that the log can be cut. Does not wait for it.
+    fn persist_soon(&mut self);
 }
 
 /// The identity of a replica, its starts, and what it remembers of its peers'.

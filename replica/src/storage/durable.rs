@@ -6,7 +6,7 @@
 //! them.
 //!
 //! Guarantees that the newest sound slot is found, and that a file without one is reported as
-//! damaged. Does not sync itself: an older slot only makes the check weaker, never wrong.
+//! damaged. Need not be synced: an older slot only makes the check weaker, never wrong.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -108,7 +108,7 @@ impl SideFile {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(true).open(&aside)?;
         let mut side = Self { file, next: 1 };
-        side.write(Durable::default())?;
+        side.write(Durable::default(), false)?;
         side.file.sync_all()?;
         fs::rename(&aside, path)?;
         if let Some(folder) = path.parent() {
@@ -133,14 +133,14 @@ impl SideFile {
         Ok(newest.map(|newest| (Self { file, next: newest.sequence + 1 }, newest)))
     }
 
-    /// Writes the next slot.
-    pub fn write(&mut self, durable: Durable) -> io::Result<()> {
+    /// Writes the next slot; to the disk, if the caller has to know that the disk works.
+    pub fn write(&mut self, durable: Durable, to_disk: bool) -> io::Result<()> {
         let record = record::encode(SLOT_KEY, &Durable { sequence: self.next, ..durable });
         let length = u16::try_from(record.len()).expect("a slot is far below 64 KiB");
         let bytes = [&length.to_le_bytes()[..], &record].concat();
         self.file.write_all_at(&bytes, (self.next % 2) * SLOT_BYTES as u64)?;
         self.next += 1;
-        Ok(())
+        if to_disk { self.file.sync_data() } else { Ok(()) }
     }
 }
 
@@ -179,7 +179,7 @@ mod tests {
         let path = folder.path().join("durable");
         let mut side = SideFile::create(&path).unwrap();
         for accepted in 1..=3 {
-            side.write(durable(1, 1, accepted)).unwrap();
+            side.write(durable(1, 1, accepted), false).unwrap();
         }
         let (_, found) = SideFile::open(&path).unwrap().unwrap();
         assert_eq!(found.accepted, 3);

@@ -104,13 +104,12 @@ impl Journal {
         let mut files = VecDeque::new();
         for (number, length) in found.files {
             let file = OpenOptions::new().read(true).write(true).open(path_of(folder, number))?;
-            if number == found.end.file && length > found.end.offset {
-                // What follows is what a crash left; it must not follow the next frame.
-                file.set_len(found.end.offset)?;
-                file.sync_all()?;
+            if number == found.end.file {
+                settle(&file, found.end.offset)?;
             }
             files.push_back(JournalFile { number, length, file: Some(Arc::new(file)) });
         }
+        File::open(folder)?.sync_all()?;
         let state = State { index: found.index, files, end: found.end, ..State::default() };
         Ok(Self { folder: folder.to_owned(), state: Mutex::new(state) })
     }
@@ -211,7 +210,9 @@ impl Journal {
     pub fn take(&self) -> Taken {
         let mut state = self.state();
         state.taken = state.unwritten.len();
-        let keep_from = state.index.first_file().unwrap_or(state.end.file);
+        // An empty last file does not say where the logs stand.
+        let last = state.end.file - u64::from(state.end.offset == 0 && state.end.file > 1);
+        let keep_from = state.index.first_file().unwrap_or(last);
         Taken { chunks: state.unwritten.iter().cloned().collect(), keep_from }
     }
 
@@ -271,6 +272,25 @@ impl Journal {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Taken {
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+}
+
+/// Makes what was found in the last file durable: the process that wrote it may have ended before a
+/// sync, or because of one that failed, after which the system takes the pages for written. What
+/// follows is what a crash left, and must not follow the next frame.
+fn settle(file: &File, end: u64) -> io::Result<()> {
+    let mut sound = vec![0; usize::try_from(end).expect("a file fits into memory")];
+    file.read_exact_at(&mut sound, 0)?;
+    file.set_len(end)?;
+    file.write_all_at(&sound, 0)?;
+    file.sync_all()
 }
 
 impl State {

@@ -328,6 +328,12 @@ impl StateStore for Memory {
         self.disk().current.quarantine.clone()
     }
 
+    fn persist_soon(&mut self) {
+        if self.persisted() < self.applied() {
+            self.persist();
+        }
+    }
+
     fn persisted(&self) -> u64 {
         let disk = self.disk();
         if disk.cuts_freely { disk.current.applied } else { disk.current.persisted_at() }

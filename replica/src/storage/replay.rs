@@ -2,7 +2,8 @@
 //!
 //! The state is written in the background, whole up to some index, and the log is kept from there
 //! on. Guarantees that afterwards everything is applied that the disk knows to be decided: what a
-//! state that is written at once would hold. Used by both stores when they are opened.
+//! state that is written at once would hold. A state that is further already stays. Used by both
+//! stores when they are opened.
 
 use kvorum_protocol::status::ConfigurationId;
 
@@ -18,15 +19,6 @@ pub struct Missing {
     applied: u64,
 }
 
-/// Where the state is afterwards.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Replayed {
-    /// Where the log is decided.
-    InStep,
-    /// Beyond that: entries that no sync had covered were applied, and the state was written.
-    Ahead,
-}
-
 /// Applies what is decided and not in the state; `decided_of` returns how far a log is decided.
 ///
 /// # Errors
@@ -35,12 +27,12 @@ pub fn replay<S: LogStore + Table>(
     store: &mut S,
     lanes: LaneMemory,
     decided_of: impl Fn(&S, ConfigurationId) -> u64,
-) -> Result<Replayed, Missing> {
+) -> Result<(), Missing> {
     loop {
         // An entry may lead to the next configuration, whose log goes on.
         let (applied, decided) = (store.applied(), decided_of(store, store.configuration_id()));
         if applied >= decided {
-            return Ok(if applied > decided { Replayed::Ahead } else { Replayed::InStep });
+            return Ok(());
         }
         let mut entries = store.decided(applied + 1, decided, APPLY_BYTES_MAX).entries;
         if entries.is_empty() {

@@ -73,12 +73,31 @@ pub(super) struct Progress {
     is_logged: AtomicBool,
     /// The database's sequence number of the last such write.
     logged: AtomicU64,
+    /// Whether the next sync must need the disk.
+    is_touched: AtomicBool,
+    /// The applied index when the state was last asked to be written.
+    asked: AtomicU64,
     /// Whether some of the state is in memory only.
     is_volatile: AtomicBool,
     /// The index up to which the state is known to survive without the journal.
     persisted: AtomicU64,
     /// The applied index when that was last looked up.
     looked_up: AtomicU64,
+}
+
+impl Progress {
+    /// Begins after a sync, with the sequence number of the last write.
+    pub(super) fn new(logged: u64) -> Self {
+        Self { logged: AtomicU64::new(logged), ..Self::default() }
+    }
+
+    pub(super) fn touch(&self) {
+        self.is_touched.store(true, Ordering::Release);
+    }
+
+    pub(super) fn take_touch(&self) -> bool {
+        self.is_touched.swap(false, Ordering::AcqRel)
+    }
 }
 
 impl Inner {
@@ -216,6 +235,17 @@ impl Inner {
         self.progress.persisted.fetch_max(applied, Ordering::AcqRel);
     }
 
+    /// Has the state written to the disk, unless that was asked for and is not done.
+    pub(super) fn persist_soon(&self, applied: u64) {
+        if self.progress.asked.load(Ordering::Acquire) > self.persisted() {
+            return;
+        }
+        self.progress.asked.store(applied, Ordering::Release);
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        self.flush(&options);
+    }
+
     /// Writes the state that is in memory only to the disk, and waits for that.
     pub(super) fn persist(&self) {
         if !self.progress.is_volatile.swap(false, Ordering::AcqRel) {
@@ -223,8 +253,12 @@ impl Inner {
         }
         let mut options = FlushOptions::default();
         options.set_wait(true);
+        self.flush(&options);
+    }
+
+    fn flush(&self, options: &FlushOptions) {
         let families = keys::COLUMN_FAMILIES.map(|name| self.family(name));
-        if let Err(error) = self.db.flush_cfs_opt(&families, &options) {
+        if let Err(error) = self.db.flush_cfs_opt(&families, options) {
             self.fatal("the state could not be written", &error);
         }
     }

@@ -311,6 +311,49 @@ fn syncs_beside_each_other_lose_nothing() {
     assert_eq!(log.get_entries(0, 200).unwrap(), (0..200).map(entry).collect::<Vec<_>>());
 }
 
+/// A sync that only has to need the disk leaves nothing behind.
+#[test]
+fn a_touch_takes_no_space() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut database = open(folder.path(), 1);
+    let size = |folder: &Path| -> u64 {
+        let files = std::fs::read_dir(folder.join("journal")).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+    };
+    database.log(CONFIGURATION).append_entry(entry(1)).unwrap();
+    database.sync(database.durable());
+    let before = size(folder.path());
+    for _ in 0..20 {
+        database.touch();
+        database.sync(database.durable());
+    }
+    assert_eq!(size(folder.path()), before);
+}
+
+/// Entries that are long and change nothing fill the log, and not the state's memory.
+#[test]
+fn a_log_can_be_cut_soon_after_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut database = open(folder.path(), 1);
+    let mut log = database.log(CONFIGURATION);
+    log.append_entries((1..=6).map(entry).collect()).unwrap();
+    log.set_decided_idx(6).unwrap();
+    database.commit(changes(6));
+    assert_eq!(database.persisted(), 0);
+    database.persist_soon();
+    let begun = std::time::Instant::now();
+    for applied in 7.. {
+        // It is looked up when more was applied.
+        log.append_entry(entry(1)).unwrap();
+        database.commit(changes(applied));
+        if database.persisted() >= 6 {
+            break;
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
 /// A state that is copied chunk by chunk, with restarts of the replica in between, equals the
 /// source state; before it is complete, the old state is in effect.
 #[test]

@@ -140,6 +140,11 @@ impl LogIndex {
         while self.blocks.back().is_some_and(|block| block.first >= from && is_cut) {
             self.blocks.pop_back();
         }
+        if self.blocks.back().is_some_and(|last| last.at == at) {
+            // A frame is read as a whole.
+            self.numbers.accepted = from + count;
+            return;
+        }
         // What was cut lies in the block before: it would be found if the next began later.
         let is_far = self.blocks.back().is_none_or(|last| {
             last.at.file != at.file || at.offset >= last.at.offset + BLOCK_BYTES
@@ -281,7 +286,11 @@ mod tests {
             (5, vec![a.clone(), a.clone(), b.clone()])
         );
         assert_eq!(all(vec![more(5, &a, 3), more(6, &b, 1)]), (5, vec![a.clone(), b.clone()]));
-        assert_eq!(all(vec![more(5, &a, 3), more(2, &b, 1)]), (2, vec![b]));
+        assert_eq!(all(vec![more(5, &a, 3), more(2, &b, 1)]), (2, vec![b.clone()]));
+        let mut index = Index::default();
+        index.add(&Frame::Writes(ID, vec![more(0, &a, 3), more(1, &b, 1)]), at(0));
+        assert_eq!(index.block_of(ID, 0), Some((block(0, 0), None)), "one frame is one block");
+        assert_eq!(index.block_of(ID, 2), None);
         let other = Frame::Writes(ConfigurationId(9), vec![more(5, &a, 2)]);
         assert_eq!(appended(other, ID).1, []);
     }

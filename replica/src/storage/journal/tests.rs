@@ -243,3 +243,23 @@ proptest! {
         }
     }
 }
+
+/// The last file was made, and then the power went; nothing but it and the numbers is left.
+#[test]
+fn the_file_that_says_where_a_log_stands_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let journal = opened(folder.path());
+    append(&journal, 0, 0..3);
+    journal.append(&Frame::Writes(ID, vec![LogWrite::Compact(3)]));
+    sync(&journal);
+    drop(journal);
+    fs::write(path_of(folder.path(), 2), []).expect("it can be made");
+    let journal = opened(folder.path());
+    sync(&journal);
+    drop(journal);
+    let journal = opened(folder.path());
+    assert_eq!(journal.numbers(ID).expect("it has a log").compacted, 3);
+    append(&journal, 3, 3..5);
+    sync(&journal);
+    assert_eq!(read(&opened(folder.path()), 3, 5), [3, 4]);
+}

@@ -14,7 +14,7 @@ use crate::engine::store::{PeerRecord, StateStore};
 use crate::state::entry::Entry;
 use crate::state::machine::{LaneMemory, Record, Table};
 use crate::storage::log::LogNumbers;
-use crate::storage::replay::{Replayed, replay};
+use crate::storage::replay::replay;
 
 impl Memory {
     /// Returns the same disk, started again after a crash that kept the first `kept` unsynced
@@ -51,13 +51,12 @@ impl Memory {
         if chain.began > 0 && !has_log {
             self.disk().write(Write::Begin);
         }
-        if self.quarantine().is_some() {
-            return;
-        }
         let decided = |memory: &Self, id| memory.disk().current.numbers(id).decided as u64;
-        match replay(self, lanes, decided).expect("no log is cut beyond the state") {
-            Replayed::InStep => {}
-            Replayed::Ahead => self.disk().write(Write::MarkCopied),
+        if self.quarantine().is_none() {
+            replay(self, lanes, decided).expect("no log is cut beyond the state");
+        }
+        if self.applied() > decided(self, self.configuration_id()) {
+            self.disk().write(Write::MarkCopied);
         }
     }
 

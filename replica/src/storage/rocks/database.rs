@@ -49,7 +49,7 @@ use crate::state::version::Version;
 use crate::storage::durable::Durable;
 use crate::storage::journal::frame::Frame;
 use crate::storage::log::Log;
-use crate::storage::replay::{Replayed, replay};
+use crate::storage::replay::replay;
 use crate::storage::segments::Segments;
 
 /// The open disk. Clones share it.
@@ -107,6 +107,7 @@ impl Database {
         let applied = opened.get(keys::APPLIED)?.unwrap_or(0);
         let since = opened.get(keys::SINCE)?.unwrap_or(0);
         let generation = opened.get(keys::GENERATION)?.unwrap_or(0);
+        let logged = opened.db.latest_sequence_number();
         let inner = Inner {
             folder: folder.to_owned(),
             journal,
@@ -117,7 +118,7 @@ impl Database {
             chain: Mutex::new(chain),
             generation: AtomicU64::new(generation),
             to_drop: Mutex::default(),
-            progress: Progress::default(),
+            progress: Progress::new(logged),
             side: Mutex::new(side),
         };
         let (inner, accounts, lanes) = (Arc::new(inner), Arc::default(), Lanes::default());
@@ -137,23 +138,20 @@ impl Database {
             // The state was written, and then the power went before its log began.
             self.inner.begin_log(&chain);
         }
-        // A state in quarantine must not change.
-        if self.quarantine().is_some() {
-            return Ok(());
-        }
         let decided = |database: &Self, id| {
             database.inner.journal.numbers(id).map_or(0, |numbers| numbers.decided as u64)
         };
-        match replay(self, LaneMemory::default(), decided) {
-            Ok(Replayed::InStep) => Ok(()),
-            Ok(Replayed::Ahead) => {
-                self.mark_copied();
-                Ok(())
-            }
-            Err(missing) => {
-                Err(OpenError::Damaged { folder: folder.to_owned(), what: missing.to_string() })
-            }
+        // A state in quarantine must not change.
+        if self.quarantine().is_none() {
+            replay(self, LaneMemory::default(), decided).map_err(|missing| OpenError::Damaged {
+                folder: folder.to_owned(),
+                what: missing.to_string(),
+            })?;
         }
+        if self.applied > decided(self, self.configuration_id()) {
+            self.mark_copied();
+        }
+        Ok(())
     }
 
     /// Records that the state may be ahead of the log, as a copied one is.
@@ -334,6 +332,10 @@ impl StateStore for Database {
     fn persisted(&self) -> u64 {
         self.inner.persisted_at(self.applied)
     }
+
+    fn persist_soon(&mut self) {
+        self.inner.persist_soon(self.applied);
+    }
 }
 
 impl IdentityStore for Database {
@@ -396,12 +398,13 @@ impl SyncStore for Database {
         let mut side = self.inner.side.lock().unwrap_or_else(PoisonError::into_inner);
         let to_drop = self.inner.to_drop().take();
         // What the journal says may build on what the database says, and is written after it.
-        let taken = self.inner.journal.take();
+        let (taken, is_touched) = (self.inner.journal.take(), self.inner.progress.take_touch());
+        let needs_disk = is_touched && taken.is_empty();
         self.inner.sync_database();
         if let Err(error) = self.inner.journal.write(taken) {
             self.inner.fatal("the journal could not be synced", &error);
         }
-        if let Err(error) = side.write(durable) {
+        if let Err(error) = side.write(durable, needs_disk) {
             self.inner.fatal("the side file could not be written", &error);
         }
         if let Some(generation) = to_drop {
@@ -410,7 +413,7 @@ impl SyncStore for Database {
     }
 
     fn touch(&mut self) {
-        self.inner.journal.append(&Frame::Drop(ConfigurationId(0)));
+        self.inner.progress.touch();
     }
 
     fn debt(&self) -> Debt {

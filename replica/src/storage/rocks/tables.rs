@@ -34,6 +34,10 @@ const TABLE_RATE_PERIOD_US: i64 = 10_000;
 /// One in this many parts goes to compaction even while a flush waits.
 const TABLE_RATE_FAIRNESS: i32 = 10;
 
+/// The most buffers of a family: the one that is filled, and those that wait to be flushed. Writes
+/// stop when all are full: large values fill one faster than it is flushed at the slowest rate.
+const BUFFERS_MAX: i32 = 4;
+
 /// The number of threads for table files: one flushes, the others merge.
 const BACKGROUND_JOBS: i32 = 3;
 
@@ -96,6 +100,7 @@ fn family_options(name: &str, cache: &Cache) -> Options {
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
     options.set_write_buffer_size(WRITE_BUFFERS_BYTES / 2);
+    options.set_max_write_buffer_number(BUFFERS_MAX);
     let files = if keys::holds_keys(name) { KEYS_FILES_MAX } else { OTHER_FILES_MAX };
     options.set_level_zero_slowdown_writes_trigger(files);
     options.set_level_zero_stop_writes_trigger(2 * files);

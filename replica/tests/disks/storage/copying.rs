@@ -109,7 +109,12 @@ fn take<S: Store>(store: &mut S, step: &Step) {
             let next = (!is_last).then(|| items.last().map_or(Cursor::Start, Item::cursor));
             store.write_install(InstallWrite::Chunk(Chunk { items, next }));
         }
-        Step::Switch if install.as_ref().is_some_and(|install| install.after.is_none()) => {
+        // A copy that is behind the state is of no use.
+        Step::Switch
+            if install.as_ref().is_some_and(|install| {
+                install.after.is_none() && install.header.applied >= applied
+            }) =>
+        {
             store.write_install(InstallWrite::Switch);
         }
         Step::Drop if install.is_some() => store.write_install(InstallWrite::Drop),
