@@ -26,6 +26,7 @@ pub mod link_handle;
 pub mod metrics;
 mod outbound;
 mod outlets;
+mod pace;
 mod reader;
 pub mod sinks;
 
@@ -48,12 +49,13 @@ use crate::marker::Mark;
 pub use events::{ClientEvent, ControlEvent, PeerEvent};
 use link_handle::LinkHandle;
 pub use outlets::Outlets;
+use pace::Pace;
+pub use pace::TICK;
 use reader::{Job, Readers};
 use sinks::Sinks;
 
+/// The engine's unit of time, in milliseconds.
 const TICK_MS: u64 = 10;
-/// The engine's unit of time.
-pub const TICK: Duration = Duration::from_millis(TICK_MS);
 /// Duration of a sync beyond which the other members are asked whether their disks work.
 const SYNC_SLOW: Duration = Duration::from_millis(TICK_MS * SLOW_TICKS);
 /// Duration of a sync beyond which a replica is not ready: requests should go to another one.
@@ -144,6 +146,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         synced: &mut mpsc::UnboundedReceiver<()>,
         found: &mut mpsc::Receiver<Input>,
     ) {
+        let began = tokio::time::Instant::now();
+        let mut pace = Pace::new(began.elapsed());
         let next_tick = sleep(TICK);
         tokio::pin!(next_tick);
         let (mut from_peers, mut from_clients) = (Vec::new(), Vec::new());
@@ -165,6 +169,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 () = std::future::ready(()), if has_more => {}
             }
             self.engine.step(Input::Now(self.time()));
+            (0..pace.take_passed(began.elapsed())).for_each(|_| self.tick());
             while let Ok(read) = found.try_recv() {
                 self.engine.step(read);
             }
@@ -178,10 +183,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             }
             // Input that has arrived was not late, however long this thread waited to be scheduled:
             // so it comes before the tick. And time must advance, however much other work there is.
-            if Instant::now() >= next_tick.deadline().into_std() {
-                self.tick();
-                next_tick.as_mut().reset(tokio::time::Instant::now() + TICK);
-            }
+            (0..pace.take_due(began.elapsed())).for_each(|_| self.tick());
             // What the process observed comes before what clients ask for.
             let mut stop = None;
             drain(&mut inboxes.control, &mut from_process);
@@ -192,6 +194,10 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 self.client_event(event);
             }
             self.turn();
+            pace.set_quiet(self.engine.is_quiet() && self.sync_began.is_none());
+            if next_tick.deadline() != began + pace.deadline() {
+                next_tick.as_mut().reset(began + pace.deadline());
+            }
             if let Some(reply) = stop {
                 let untold = self.engine.end_epoch();
                 let durable = self.engine.store().durable();

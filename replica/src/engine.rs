@@ -33,6 +33,7 @@ pub mod message;
 mod notice;
 mod parts;
 pub mod peers;
+mod quiet;
 mod replication;
 mod requests;
 mod restarts;
@@ -92,6 +93,7 @@ impl<S: Store> Engine<S> {
     pub fn step(&mut self, input: Input) {
         let parts = &mut self.parts;
         let cx = &mut parts.cx;
+        parts.replication.quiet.see(cx.now, &input);
         match input {
             Input::Now(time) => {
                 cx.time = time;
@@ -185,6 +187,11 @@ impl<S: Store> Engine<S> {
         parts.marking.take_solo(&mut parts.cx);
         parts.replication.tell_leader(&mut parts.cx);
         std::mem::take(&mut parts.cx.outputs)
+    }
+
+    /// Whether nobody has wanted anything for a while: the next ticks may come late, all at once.
+    pub fn is_quiet(&self) -> bool {
+        self.parts.replication.quiet.is_quiet(self.parts.cx.now)
     }
 
     /// Whether there is already work for another turn.

@@ -190,14 +190,14 @@ impl<L: Storage<Entry>> Consensus<L> {
         self.held_back = HOLD_BACK_TICKS;
     }
 
-    /// Lets a tick pass, at `speed` times the normal speed.
-    pub fn tick(&mut self, speed: u64) {
+    /// Lets a tick pass, at `speed` times the normal speed; as slowly as may be while it is quiet.
+    pub fn tick(&mut self, speed: u64, is_quiet: bool) {
         self.leaps.tick();
         self.tick_outbidding();
         let held = self.held_back.min(speed);
         self.held_back -= held;
         if let Instance::Paxos(paxos) = &mut self.instance {
-            for _ in 0..self.patience.tick(speed - held) {
+            for _ in 0..self.patience.tick(speed - held, is_quiet) {
                 paxos.tick();
             }
         }

@@ -13,6 +13,7 @@ use super::consensus::{Consensus, Handled};
 use super::context::Context;
 use super::message::{After, Output, PeerMessage};
 use super::notice::Notice;
+use super::quiet::Quiet;
 use crate::engine::consensus::patience::Patience;
 use crate::engine::store::Store;
 use crate::state::entry::Entry;
@@ -27,6 +28,8 @@ const FAST_TICKS: u64 = 60;
 
 /// What the replica remembers beside the library's instance.
 pub(super) struct Replication {
+    /// Whether anybody wants something.
+    pub(super) quiet: Quiet,
     /// How long answers took, as observed in the previous configuration.
     patience: Patience,
     /// The tick until which elections go faster.
@@ -39,7 +42,13 @@ pub(super) struct Replication {
 
 impl Default for Replication {
     fn default() -> Self {
-        Self { patience: Patience::new(0), fast_until: 0, decided_at: (0, 0), leader_told: None }
+        Self {
+            quiet: Quiet::default(),
+            patience: Patience::new(0),
+            fast_until: 0,
+            decided_at: (0, 0),
+            leader_told: None,
+        }
     }
 }
 
@@ -73,8 +82,10 @@ impl Replication {
     /// Advances the library's time by one tick.
     pub(super) fn tick<S: Store>(&mut self, cx: &mut Context<S>) {
         let speed = if cx.now < self.fast_until { FAST } else { 1 };
+        // A replica that follows nobody has to elect.
+        let is_quiet = speed == 1 && self.quiet.is_quiet(cx.now) && self.leader_told.is_some();
         if let Some(consensus) = &mut cx.consensus {
-            consensus.tick(speed);
+            consensus.tick(speed, is_quiet);
         }
     }
 

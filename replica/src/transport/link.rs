@@ -35,7 +35,7 @@ const URGENT_FRAME_BYTES_MAX: usize = 1024;
 const LONG_BYTES_PER_SECOND: usize = 4 << 20;
 
 /// A link on which nothing was sent for this long sends a sign of life.
-const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+const SIGN_OF_LIFE: Duration = Duration::from_millis(700);
 /// A link on which nothing arrived for this long has ended.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 

@@ -64,13 +64,14 @@ impl Patience {
         self.waits.clone_from(&seen.waits);
     }
 
-    /// Lets a tick pass, at `speed` times the normal speed. Returns how many ticks pass for the
-    /// round under way.
-    pub fn tick(&mut self, speed: u64) -> u64 {
+    /// Lets a tick pass, at `speed` times the normal speed; while it is quiet, as slowly as may be.
+    /// Returns how many ticks pass for the round under way.
+    pub fn tick(&mut self, speed: u64, is_quiet: bool) -> u64 {
         self.now += 1;
         self.waits.tick();
-        self.unspent += speed * ROUND_TICKS;
-        let cost = self.round_ticks();
+        let cost = if is_quiet { ROUND_TICKS_MAX } else { self.round_ticks() };
+        // What was saved for a longer round must not end this one early.
+        self.unspent = self.unspent.min(cost - 1) + speed * ROUND_TICKS;
         let passed = self.unspent / cost;
         self.unspent %= cost;
         passed
@@ -135,7 +136,7 @@ mod tests {
 
     /// Lets ticks pass; returns how many of them passed for rounds.
     fn pass(patience: &mut Patience, ticks: u64, speed: u64) -> u64 {
-        (0..ticks).map(|_| patience.tick(speed)).sum()
+        (0..ticks).map(|_| patience.tick(speed, false)).sum()
     }
 
     #[test]
@@ -171,6 +172,7 @@ mod tests {
         patience.answered(1, 2);
         assert_eq!(pass(&mut patience, 600, 1), 100, "a sixth of the speed");
         assert_eq!(pass(&mut patience, 600, 3), 300, "in a hurry");
+        assert_eq!((0..600).map(|_| patience.tick(1, true)).sum::<u64>(), 100, "quiet");
         pass(&mut patience, REMEMBERED_TICKS, 1);
         assert_eq!(patience.round_ticks(), ROUND_TICKS);
         assert_eq!(pass(&mut patience, 100, 3), 300);
