@@ -70,6 +70,7 @@ use parts::Parts;
 pub use peers::Known;
 use requests::Requests;
 use requests::judging;
+use requests::subscriptions::Turn;
 pub use rules::{Options, Rules};
 
 /// One replica's decisions.
@@ -309,17 +310,18 @@ impl<S: Store> Engine<S> {
         let parts = &mut self.parts;
         let (compacted, now) = (parts.logs.compacted(&parts.cx), parts.cx.now);
         let subscriptions = &mut parts.requests.subscriptions;
-        let is_wanted = subscriptions.want_status();
-        if is_wanted && subscriptions.is_status_due(now, status::turning(&parts.cx)) {
+        let is_wanted = !subscriptions.statuses.is_empty();
+        if is_wanted && subscriptions.statuses.are_due(now, status::turning(&parts.cx)) {
             let status = parts.status();
-            let to = parts.requests.subscriptions.take_status_due(&status, has_room);
+            let to = parts.requests.subscriptions.statuses.take_due(&status, has_room);
             if !to.is_empty() {
                 parts.cx.push(Output::Status { to, status: Box::new(status) });
             }
         }
         let Context { store, outputs, .. } = &mut parts.cx;
-        let mut send = |client, frame| outputs.push(Output::Frame { client, frame });
-        parts.requests.subscriptions.tell_log(store, compacted, has_room, &mut send);
+        let send = &mut |client, frame| outputs.push(Output::Frame { client, frame });
+        let mut turn = Turn { compacted, has_room, send };
+        parts.requests.subscriptions.tell_log(store, &mut turn);
     }
 
     /// Handles a message from a peer.

@@ -8,7 +8,7 @@
 //! | requests that are being received | 8 MiB | [`BEGUN_BYTES_MAX`] |
 //! | requests until their answer has left | 24 MiB | [`REQUESTS_BYTES_MAX`] |
 //! | answers and events until they have left | 24 MiB | [`CLIENTS_BYTES_MAX`] |
-//! | subscriptions | 5 MiB | [`SUBSCRIPTIONS_MAX`], [`PREFIXES_BYTES_MAX`] |
+//! | subscriptions | 6 MiB | [`SUBSCRIPTIONS_MAX`], [`PREFIXES_BYTES_MAX`] |
 //! | reads that wait for an index | 8 MiB | [`READS_BYTES_MAX`] |
 //! | questions to the disk that wait for a thread | 4 MiB | [`SCANS_MAX`], [`QUESTIONS_MAX`] |
 //! | results of reads from the disk | 9 MiB | [`FOUND_MAX`] × [`FOUND_BYTES`] |
@@ -81,10 +81,10 @@ pub const EVENTS_BYTES_MAX: usize = MIB;
 pub const CLIENT_BYTES_MAX: usize = 16 * MIB;
 /// Bytes queued for all connections beyond which the one that has most is closed.
 pub const CLIENTS_BYTES_MAX: usize = 24 * MIB;
-/// Most subscriptions over all connections. The next one is refused as overload.
-pub const SUBSCRIPTIONS_MAX: usize = 4096;
+/// Most subscriptions over all connections. One connection may have as many as are left.
+pub const SUBSCRIPTIONS_MAX: usize = 16 * 1024;
 /// Bytes of all subscriptions' prefixes. Beyond this, the next one is refused as overload.
-pub const PREFIXES_BYTES_MAX: usize = 4 * MIB;
+pub const PREFIXES_BYTES_MAX: usize = 2 * MIB;
 
 /// Most reads that wait; the next one is refused as overload.
 pub const READS_MAX: usize = 16 * 1024;

@@ -214,8 +214,9 @@ impl Replica {
     /// Reports the status of a connected replica until the connection ends; returns the reason.
     async fn attend(&self, node: &str, connection: Connection) -> Gone {
         self.sink.tell(Observation::Up { node: node.to_owned() }).await;
-        let mut events = match connection.subscribe(Subscription::Status).await {
-            Ok((_, events)) => events,
+        let connection = Arc::new(connection);
+        let mut events = match Events::open(Arc::clone(&connection), Subscription::Status).await {
+            Ok(events) => events,
             Err(Some(Answer::Refused(refusal))) => {
                 // Another one would not let this user in either.
                 if matches!(refusal, Refusal::Forbidden { .. }) {
@@ -232,7 +233,7 @@ impl Replica {
         let mut was_silent = false;
         loop {
             let seen = tokio::select! {
-                event = events.recv() => match event {
+                event = events.next() => match event {
                     Some(Event::Status(status)) => {
                         if let Err(refusal) = self.of.client.heard(&status) {
                             return stranger(&refusal);

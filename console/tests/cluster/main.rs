@@ -26,3 +26,4 @@ mod strangers;
 mod terminal;
 mod transfer;
 mod versions;
+mod watchers;

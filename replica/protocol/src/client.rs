@@ -10,31 +10,29 @@ mod attempts;
 mod lanes;
 mod pin;
 mod remembered;
+mod streams;
 mod survey;
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::access::{AccessQuery, AccessReport};
-use crate::connection::{ConnectError, Connection};
+use crate::connection::ConnectError;
 use crate::data::{Condition, Key, LimitError, Operation, Outcome, Value};
 use crate::handshake::HandshakeRefusal;
 use crate::limits::SESSION_ENTRIES;
 use crate::message::{
-    Admin, Answer, Consistency, Event, Page, Pair, Refusal, Request, Scan, SnapshotRequest,
-    Subscription,
+    Admin, Answer, Consistency, Page, Pair, Refusal, Request, Scan, SnapshotRequest, Subscription,
 };
 use crate::status::{ClusterId, Configuration, ReplicaId, Status};
 use attempts::{Attempts, Tried};
 use lanes::Lanes;
+use streams::Streams;
 
 pub use crate::dial::{Carrier, Dial};
+pub use crate::events::Events;
 pub use attempts::{Endpoint, Resolve};
 
 /// The replica that a request goes to.
@@ -132,6 +130,7 @@ impl Default for Options {
 pub struct Client {
     attempts: Attempts,
     lanes: Lanes,
+    streams: Streams,
     options: Options,
 }
 
@@ -140,7 +139,7 @@ impl Client {
     #[must_use]
     pub fn new(resolve: Resolve, options: Options) -> Self {
         let attempts = Attempts::new(resolve, options.cluster, options.dial.clone());
-        Self { attempts, lanes: Lanes::new(), options }
+        Self { attempts, lanes: Lanes::new(), streams: Streams::default(), options }
     }
 
     /// Creates a client of fixed addresses (`host:port`).
@@ -360,7 +359,8 @@ impl Client {
         }
     }
 
-    /// Opens a subscription at one replica. The stream ends when the connection does.
+    /// Opens a subscription at one replica. All that are open there share a connection, which is
+    /// not the one of the calls. The stream ends when the connection does.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -378,19 +378,34 @@ impl Client {
             self.status(route).await?;
         }
         let mut tries = self.attempts.begin(route.clone(), deadline);
-        while tries.next().await?.is_some() {
-            // A separate connection: a slow subscriber slows whatever shares it.
-            let Ok(connection) = tries.connect_anew().await else { continue };
-            let asked = subscription.clone().in_version(connection.welcome().version);
-            let opened = timeout_at(deadline, connection.subscribe(asked)).await;
-            match opened {
-                Ok(Ok((from, events))) if self.attempts.pin.holds(&connection) => {
-                    let events = ReceiverStream::new(events);
-                    return Ok(Events { from, events, connection });
+        while let Some(calls) = tries.next().await? {
+            let node = calls.welcome().name.clone();
+            let place = timeout_at(deadline, self.streams.to(&node).lock_owned()).await;
+            let Ok(mut place) = place else { break };
+            let shared = place.upgrade().filter(|connection| connection.is_open());
+            let is_shared = shared.is_some();
+            let connection = match shared {
+                Some(connection) => connection,
+                None => {
+                    let Ok(connection) = tries.connect_anew().await else { continue };
+                    let connection = Arc::new(connection);
+                    *place = Arc::downgrade(&connection);
+                    connection
                 }
+            };
+            drop(place);
+            let asked = subscription.clone().in_version(connection.welcome().version);
+            let opened = timeout_at(deadline, Events::open(Arc::clone(&connection), asked)).await;
+            match opened {
+                Ok(Ok(events)) if self.attempts.pin.holds(&connection) => return Ok(events),
                 Ok(Ok(_)) => {}
+                Ok(Err(Some(Answer::Refused(Refusal::TooManySubscriptions { .. }))))
+                    if is_shared =>
+                {
+                    // The next attempt opens another connection.
+                    self.streams.leave(&node, &connection).await;
+                }
                 Ok(Err(Some(Answer::Refused(refusal)))) if is_final(&refusal) => {
-                    let node = connection.welcome().name.clone();
                     return Err(ClientError::Refused { node, refusal });
                 }
                 Ok(Err(Some(Answer::Refused(refusal)))) => tries.note(&connection, &refusal),
@@ -423,35 +438,6 @@ impl Client {
             waited: self.options.deadline,
             last: "the answer makes no sense for the request".to_owned(),
         }
-    }
-}
-
-/// An open subscription. Dropping it ends it.
-pub struct Events {
-    /// The first event is at or after this index.
-    pub from: u64,
-    events: ReceiverStream<Event>,
-    connection: Connection,
-}
-
-impl Stream for Events {
-    type Item = Event;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        Pin::new(&mut self.events).poll_next(cx)
-    }
-}
-
-impl Events {
-    /// Returns the next event, if it is there already.
-    pub fn try_next(&mut self) -> Option<Event> {
-        self.events.as_mut().try_recv().ok()
-    }
-
-    /// Returns the name of the replica that sends the events.
-    #[must_use]
-    pub fn node(&self) -> &str {
-        &self.connection.welcome().name
     }
 }
 

@@ -25,11 +25,8 @@ use crate::limits::{
     CALLS_MAX, FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT, PING_INTERVAL, SILENCE_MAX,
 };
 use crate::message::{Answer, ClientFrame, Event, Request, ServerFrame, Subscription};
+use crate::queue::Queue;
 use crate::status::ClusterId;
-
-/// Most events queued for a subscriber before the connection stops reading. So a slow subscriber
-/// slows its own connection and no other.
-const EVENTS_QUEUED_MAX: usize = 256;
 
 /// Returns the human-readable part of an address: the part after a slash only distinguishes two
 /// successive replicas at the same address.
@@ -116,7 +113,12 @@ type Sink<S> = FramedWrite<WriteHalf<S>, LengthDelimitedCodec>;
 /// The receiving end of a call.
 enum Waiting {
     Answer(oneshot::Sender<Answer>),
-    Events { opened: Option<oneshot::Sender<Answer>>, events: mpsc::Sender<Event> },
+    Events {
+        opened: Option<oneshot::Sender<Answer>>,
+        queue: Queue,
+    },
+    /// The subscriber is gone, and the replica could not be told.
+    Nobody,
 }
 
 /// The state that the reader, the writer and the callers share.
@@ -261,25 +263,23 @@ impl Connection {
         answer.await.or(Err(Lost))
     }
 
-    /// Opens a subscription.
+    /// Asks for a subscription whose events go to a queue. Returns what ends it, and where the
+    /// answer arrives.
     ///
     /// # Errors
-    /// The replica's refusal as an answer, or [`Lost`] as `None`.
-    pub async fn subscribe(
+    /// [`Lost`] when the connection broke.
+    pub(crate) async fn subscribe(
         &self,
         subscription: Subscription,
-    ) -> Result<(u64, mpsc::Receiver<Event>), Option<Answer>> {
-        let (events, stream) = mpsc::channel(EVENTS_QUEUED_MAX);
+        queue: Queue,
+    ) -> Result<(EndsCall, oneshot::Receiver<Answer>), Lost> {
         let (answered, answer) = oneshot::channel();
-        let waiting = Waiting::Events { opened: Some(answered), events };
-        let call = self.register(waiting).or(Err(None))?;
+        let call = self.register(Waiting::Events { opened: Some(answered), queue })?;
+        let (shared, outgoing) = (Arc::clone(&self.shared), self.outgoing.clone());
+        let ends = EndsCall { shared, outgoing, call };
         let request = Request::Subscribe(subscription);
-        self.outgoing.send(ClientFrame::Call { call, request }).await.or(Err(None))?;
-        match answer.await {
-            Ok(Answer::Subscribed { from }) => Ok((from, stream)),
-            Ok(other) => Err(Some(other)),
-            Err(_) => Err(None),
-        }
+        self.outgoing.send(ClientFrame::Call { call, request }).await.or(Err(Lost))?;
+        Ok((ends, answer))
     }
 
     fn register(&self, waiting: Waiting) -> Result<u64, Lost> {
@@ -310,6 +310,26 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         if let Some(map) = self.shared.waiting().as_mut() {
             map.remove(&self.call);
+        }
+    }
+}
+
+/// A guard that ends a subscription when its subscriber goes away.
+pub(crate) struct EndsCall {
+    shared: Arc<Shared>,
+    outgoing: mpsc::Sender<ClientFrame>,
+    call: u64,
+}
+
+impl Drop for EndsCall {
+    fn drop(&mut self) {
+        let mut waiting = self.shared.waiting();
+        let Some(map) = waiting.as_mut() else { return };
+        // If it is not there, it was refused or put off.
+        if map.remove(&self.call).is_some()
+            && self.outgoing.try_send(ClientFrame::Cancel { call: self.call }).is_err()
+        {
+            map.insert(self.call, Waiting::Nobody);
         }
     }
 }
@@ -411,34 +431,38 @@ impl Reader {
         Ok(())
     }
 
-    /// Passes an event to its subscriber; cancels the subscription if the subscriber is gone.
+    /// Passes an event to its subscriber; ends the subscription if that has no room, or is gone.
     async fn deliver_event(&self, call: u64, event: Event) {
-        let subscriber = match self.shared.waiting().as_ref().and_then(|map| map.get(&call)) {
-            Some(Waiting::Events { events, .. }) => events.clone(),
-            _ => return,
-        };
-        if subscriber.send(event).await.is_err() {
-            if let Some(map) = self.shared.waiting().as_mut() {
-                map.remove(&call);
+        if let Some(map) = self.shared.waiting().as_mut() {
+            let is_taken = match map.get(&call) {
+                Some(Waiting::Events { queue, .. }) => queue.push(event).is_ok(),
+                Some(Waiting::Nobody) => false,
+                Some(Waiting::Answer(_)) | None => return,
+            };
+            if is_taken {
+                return;
             }
-            let _ = self.outgoing.send(ClientFrame::Cancel { call }).await;
+            map.remove(&call);
         }
+        let _ = self.outgoing.send(ClientFrame::Cancel { call }).await;
     }
 }
 
 fn deliver_answer(shared: &Shared, call: u64, answer: Answer) {
     let mut waiting = shared.waiting();
     let Some(map) = waiting.as_mut() else { return };
+    let is_open = matches!(answer, Answer::Subscribed { .. });
     match map.get_mut(&call) {
-        Some(Waiting::Events { opened, .. }) if matches!(answer, Answer::Subscribed { .. }) => {
+        Some(Waiting::Events { opened, .. }) if is_open => {
             if let Some(opened) = opened.take() {
                 let _ = opened.send(answer);
             }
         }
+        Some(Waiting::Nobody) if is_open => {}
         _ => match map.remove(&call) {
             Some(Waiting::Answer(answered)) => drop(answered.send(answer)),
             Some(Waiting::Events { opened: Some(opened), .. }) => drop(opened.send(answer)),
-            Some(Waiting::Events { opened: None, .. }) | None => {}
+            Some(Waiting::Events { opened: None, .. } | Waiting::Nobody) | None => {}
         },
     }
 }

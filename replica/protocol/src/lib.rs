@@ -17,6 +17,7 @@
 //! | [`frame`] | length-prefixed postcard |
 //! | [`dial`] | opens streams to a replica |
 //! | [`connection`] | one connection: many calls and subscriptions at once |
+//! | [`events`] | an open subscription of a connection |
 //! | [`authentication`] | passwords and tokens |
 //! | [`backup`] | the file format of a backup |
 //! | [`client`] | retries, lanes and the fate of a write |
@@ -28,11 +29,13 @@ pub mod client;
 pub mod connection;
 pub mod data;
 pub mod dial;
+pub mod events;
 pub mod frame;
 pub mod handshake;
 pub mod limits;
 pub mod message;
 pub mod name;
+mod queue;
 mod refusal;
 pub mod status;
 pub mod weight;

@@ -45,8 +45,9 @@ pub const SCAN_READ_BYTES_MAX: usize = 8 * SCAN_BYTES_MAX;
 /// connection that has this many; so a client that never reads cannot make it queue more.
 pub const CALLS_MAX: usize = 1024;
 
-/// Most subscriptions on one connection. The next one is refused.
-pub const SUBSCRIPTIONS_MAX: usize = 16;
+/// Most subscriptions on one connection; fewer where other connections have many. The next one is
+/// refused.
+pub const SUBSCRIPTIONS_MAX: usize = 8 * 1024;
 
 /// A lane is forgotten when this many entries were applied since its last use, and a command is
 /// void when it is applied this many entries after the index that its client was given. The two

@@ -248,6 +248,17 @@ pub enum Subscription {
 }
 
 impl Subscription {
+    /// Returns the same subscription from another index on.
+    #[must_use]
+    pub fn going_on(self, from: u64) -> Self {
+        match self {
+            Self::Status => Self::Status,
+            Self::Log { .. } => Self::Log { from },
+            Self::Keys { prefix, .. } => Self::Keys { prefix, from },
+            Self::Watch { prefix, .. } => Self::Watch { prefix, from },
+        }
+    }
+
     /// Returns the equivalent subscription in a version of the wire protocol.
     #[must_use]
     pub fn in_version(self, version: u16) -> Self {

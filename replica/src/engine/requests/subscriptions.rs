@@ -2,21 +2,26 @@
 //!
 //! A subscription is a cursor into the decided log; its events are read from the log when its
 //! connection has room. So a slow reader costs no memory, misses nothing, and slows no other
-//! reader. Subscriptions that are up to date cost nothing until there is more to send.
+//! reader. Those that were sent everything stand at one index: the log is read once for all of
+//! them, and an entry costs what it concerns ([`InStep`]). Each of the others is sent what it lacks
+//! on its own, until it is in step.
 //!
 //! Guarantees that each subscription gets every decided entry (or change of a key) from its index
 //! on, in order, once, and that one which asks for progress is never far from the position it last
 //! reported. Does not keep entries itself.
 
+mod events;
+mod in_step;
+mod statuses;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kvorum_protocol::access::KeyRange;
-use kvorum_protocol::data::{Operation, Value};
 use kvorum_protocol::limits::SUBSCRIPTIONS_MAX;
-use kvorum_protocol::message::{EntryEvent, Event, KeyEvent, Refusal, ServerFrame, Subscription};
-use kvorum_protocol::status::{ReplicaId, Role, Status};
+use kvorum_protocol::message::{Event, Refusal, ServerFrame, Subscription};
 
 use crate::engine::ClientKey;
 use crate::engine::store::{Decided, Store};
@@ -26,49 +31,47 @@ use crate::limits::{
 use crate::state::accounts::Accounts;
 use crate::state::entry::Entry;
 use crate::state::rights::{Touch, User, judge_all};
+use events::{entry_event, key_event};
+use in_step::InStep;
+use statuses::Statuses;
+pub use statuses::Turning;
 
-/// The most bytes of entries that one subscription is sent in one turn, plus at most one entry.
+/// The most bytes of entries that are read at a time, plus at most one entry.
 const CURSOR_BYTES_MAX: usize = 256 << 10;
-/// Bytes of the log after which a subscription that has no event to send reports its position. Less
-/// than the shortest log keeps: a client that loses the connection can continue from there.
-const SILENT_BYTES_MAX: usize = 16 << 10;
-/// Bytes of a value that are sent to the log pane.
-const PREVIEW_BYTES: usize = 128;
-/// Ticks between two statuses that differ by no more than indexes.
-const STATUS_TICKS: u64 = 10;
-
-/// The part of the status that is sent at once when it changes, so that the time in the status is
-/// the time of the change.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Turning {
-    /// The replica's role.
-    pub role: Role,
-    /// The leader that it follows, and whether it is in step.
-    pub leader: Option<(ReplicaId, bool)>,
-    /// The number of the ballot that it promised.
-    pub ballot: u32,
-    /// The number of times that a link began, ended, was cut or healed.
-    pub link_changes: u64,
-}
+/// Bytes of the log after which a subscription that has no event to send reports its position, if
+/// the log keeps enough.
+const SILENT_BYTES_MAX: u64 = 1 << 20;
+/// The same, as a part of what the log keeps: a client that loses the connection can go on from
+/// there.
+const SILENT_PART: u64 = 4;
 
 /// The key of a subscription: the connection, and the call that opened it.
 type Id = (ClientKey, u64);
 
-/// A subscription to decided entries.
-struct Cursor {
-    next: u64,
-    /// The prefix of the keys whose changes are sent; `None` for every entry.
-    prefix: Option<Vec<u8>>,
-    /// Bytes of the log that were skipped without an event; `None` if progress is never reported.
-    silent: Option<usize>,
-    /// The subscriber.
-    user: User,
+/// Where a subscription stands.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// It was sent everything up to `told_to`.
+    InStep {
+        /// What had passed when it was last sent something.
+        heard: u64,
+    },
+    /// It was not: there was no room or no time, or its first entry is yet to come.
+    Apart {
+        /// The index of the next entry.
+        next: u64,
+        /// Bytes of the log that it was sent nothing of.
+        silent: usize,
+    },
 }
 
-/// A subscription to statuses.
-struct StatusCursor {
-    /// The number of the status that was sent last.
-    told: u64,
+/// A subscription to decided entries.
+struct Cursor {
+    place: Place,
+    /// The prefix of the keys whose changes are sent; `None` for every entry.
+    prefix: Option<Arc<[u8]>>,
+    /// Whether progress is reported.
+    reports: bool,
     /// The subscriber.
     user: User,
 }
@@ -76,23 +79,40 @@ struct StatusCursor {
 impl Cursor {
     /// Returns what its events show.
     fn touches(&self) -> Touch<'static> {
-        let range = |prefix: &Vec<u8>| KeyRange::prefix(prefix);
+        let range = |prefix: &Arc<[u8]>| KeyRange::prefix(prefix);
         Touch::Read(self.prefix.as_ref().map_or_else(KeyRange::all, range))
     }
 
     fn bytes(&self) -> usize {
-        self.prefix.as_ref().map_or(0, Vec::len)
+        self.prefix.as_ref().map_or(0, |prefix| prefix.len())
     }
 
-    /// Counts skipped bytes; returns whether it is time to report the position.
-    fn passes_over(&mut self, bytes: usize) -> bool {
-        let Some(silent) = &mut self.silent else { return false };
-        *silent += bytes;
-        let is_due = *silent >= SILENT_BYTES_MAX;
-        if is_due {
-            *silent = 0;
-        }
-        is_due
+    /// Returns the event that an entry is for it.
+    fn event(&self, index: u64, entry: &Entry, took_effect: bool) -> Option<Event> {
+        let Some(prefix) = &self.prefix else {
+            return Some(Event::Entry(entry_event(index, entry, took_effect)));
+        };
+        let change = if took_effect { key_event(index, entry) } else { None };
+        change.filter(|change| change.key.0.starts_with(prefix)).map(Event::Key)
+    }
+}
+
+/// What one turn may send.
+pub struct Turn<'a> {
+    /// The index up to which entries are no longer in the log.
+    pub compacted: u64,
+    /// Whether a connection accepts another event.
+    pub has_room: &'a dyn Fn(ClientKey) -> bool,
+    /// Sends a frame.
+    pub send: &'a mut dyn FnMut(ClientKey, ServerFrame),
+}
+
+impl Turn<'_> {
+    fn event(&mut self, (client, call): Id, event: Event) -> usize {
+        let frame = ServerFrame::Event { call, event };
+        let bytes = frame.weight();
+        (self.send)(client, frame);
+        bytes
     }
 }
 
@@ -101,30 +121,34 @@ impl Cursor {
 pub struct Subscriptions {
     /// The subscriptions to decided entries.
     cursors: BTreeMap<Id, Cursor>,
-    /// Those of them that were not sent everything up to `told_to`: there was no room, or no time.
-    due: BTreeSet<Id>,
-    /// The index up to which all others were sent everything.
+    /// Those that were sent everything up to `told_to`.
+    in_step: InStep,
     told_to: u64,
+    /// Those that were not, of each connection.
+    due: BTreeMap<ClientKey, BTreeSet<u64>>,
+    /// Those whose first entry is yet to come, by its index.
+    later: BTreeSet<(u64, Id)>,
     /// The total size of their prefixes, in bytes.
     bytes: usize,
     /// The subscription at which the next turn begins, when this one ended before all were served.
     resume: Option<Id>,
+    /// Whether the turn ended before all that have room were told everything.
+    is_late: bool,
     /// The subscriptions to statuses.
-    statuses: BTreeMap<Id, StatusCursor>,
+    pub statuses: Statuses,
+    /// The number of subscriptions of each connection that has some.
+    counts: BTreeMap<ClientKey, usize>,
     /// The accounts by which all subscriptions were judged last.
     judged_by: Option<Arc<Accounts>>,
-    /// The last status that was new, and its number.
-    news: Option<Status>,
-    number: u64,
-    /// The tick at which a status was last sent, and the `Turning` at that time.
-    told: Option<(u64, Turning)>,
 }
 
 impl Subscriptions {
     /// Opens a subscription; returns the index from which it sends.
     ///
     /// # Errors
-    /// When the index is compacted, or there are too many.
+    /// When the index is compacted, or there are too many. A connection may have as many as are
+    /// left for all others (Choudhury, Hahne: Dynamic Queue Length Thresholds for Shared-Memory
+    /// Packet Switches, 1998): so one that has taken all it could leaves room for others.
     pub fn open(
         &mut self,
         (client, call): (ClientKey, u64),
@@ -137,55 +161,82 @@ impl Subscriptions {
         // The client chooses the number: if it uses one twice, the later subscription replaces the
         // earlier.
         self.cancel(client, call);
-        let own = (client, 0)..=(client, u64::MAX);
-        let open = self.cursors.range(own.clone()).count() + self.statuses.range(own).count();
-        if open >= SUBSCRIPTIONS_MAX {
-            let most = u32::try_from(SUBSCRIPTIONS_MAX).expect("the limit is small");
-            return Err(Refusal::TooManySubscriptions { most });
+        let left = ALL_SUBSCRIPTIONS_MAX - (self.cursors.len() + self.statuses.len());
+        let own = self.counts.get(&client).copied().unwrap_or(0);
+        if own >= left.min(SUBSCRIPTIONS_MAX) {
+            let most = u32::try_from(own).expect("the limit is small");
+            return Err(match own {
+                0 => Refusal::Overloaded,
+                _ => Refusal::TooManySubscriptions { most },
+            });
         }
-        if self.cursors.len() + self.statuses.len() >= ALL_SUBSCRIPTIONS_MAX {
-            return Err(Refusal::Overloaded);
-        }
-        let (from, prefix, silent) = match subscription {
+        let (from, prefix, reports) = match subscription {
             Subscription::Status => {
-                self.statuses.insert(id, StatusCursor { told: 0, user });
+                self.statuses.open(id, user);
+                *self.counts.entry(client).or_default() += 1;
                 return Ok(applied);
             }
-            Subscription::Log { from } => (from, None, None),
-            Subscription::Keys { prefix, from } => (from, Some(prefix), None),
-            Subscription::Watch { prefix, from } => (from, Some(prefix), Some(0)),
+            Subscription::Log { from } => (from, None, false),
+            Subscription::Keys { prefix, from } => (from, Some(prefix), false),
+            Subscription::Watch { prefix, from } => (from, Some(prefix), true),
         };
         let next = match from {
             0 => applied + 1,
             from if from <= compacted => return Err(Refusal::Compacted { from: compacted + 1 }),
             from => from,
         };
-        let cursor = Cursor { next, prefix, silent, user };
+        let (place, prefix) = (Place::Apart { next, silent: 0 }, prefix.map(Arc::from));
+        let cursor = Cursor { place, prefix, reports, user };
         if self.bytes + cursor.bytes() > PREFIXES_BYTES_MAX {
             return Err(Refusal::Overloaded);
         }
         self.bytes += cursor.bytes();
         self.cursors.insert(id, cursor);
-        self.due.insert(id);
+        *self.counts.entry(client).or_default() += 1;
+        self.due.entry(client).or_default().insert(call);
         Ok(next)
     }
 
     /// Ends one subscription.
     pub fn cancel(&mut self, client: ClientKey, call: u64) {
         let id = (client, call);
-        self.statuses.remove(&id);
-        self.due.remove(&id);
-        if let Some(cursor) = self.cursors.remove(&id) {
+        let is_status = self.statuses.cancel(id);
+        let cursor = self.cursors.remove(&id);
+        if let Some(cursor) = &cursor {
             self.bytes -= cursor.bytes();
+            match cursor.place {
+                Place::InStep { heard } => {
+                    self.in_step.remove(id, cursor.prefix.as_ref());
+                    self.in_step.ignore(id, heard);
+                }
+                Place::Apart { next, .. } => {
+                    self.later.remove(&(next, id));
+                    self.not_due(id);
+                }
+            }
+        }
+        if is_status || cursor.is_some() {
+            match self.counts.get_mut(&client) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(self.counts.remove(&client)),
+            }
+        }
+    }
+
+    fn not_due(&mut self, (client, call): Id) {
+        if let Some(calls) = self.due.get_mut(&client) {
+            calls.remove(&call);
+            if calls.is_empty() {
+                self.due.remove(&client);
+            }
         }
     }
 
     /// Ends a connection's subscriptions.
     pub fn client_gone(&mut self, client: ClientKey) {
-        let own = (client, 0)..=(client, u64::MAX);
-        let cursors = self.cursors.range(own.clone()).map(|(id, _)| *id);
-        let all = cursors.chain(self.statuses.range(own).map(|(id, _)| *id));
-        for (client, call) in all.collect::<Vec<_>>() {
+        let cursors = self.cursors.range((client, 0)..=(client, u64::MAX)).map(|(id, _)| *id);
+        let all: Vec<Id> = cursors.chain(self.statuses.of(client)).collect();
+        for (client, call) in all {
             self.cancel(client, call);
         }
     }
@@ -201,9 +252,9 @@ impl Subscriptions {
             |user: &User, touch: Touch<'_>| judge_all(accounts, user, &[touch]).is_err();
         let cursors = self.cursors.iter();
         let cursors = cursors.filter(|(_, cursor)| is_forbidden(&cursor.user, cursor.touches()));
-        let statuses = self.statuses.iter();
-        let statuses = statuses.filter(|(_, cursor)| is_forbidden(&cursor.user, Touch::Observe));
-        let clients = cursors.map(|(id, _)| id.0).chain(statuses.map(|(id, _)| id.0));
+        let statuses = self.statuses.users();
+        let statuses = statuses.filter(|(_, user)| is_forbidden(user, Touch::Observe));
+        let clients = cursors.map(|(id, _)| id.0).chain(statuses.map(|(client, _)| client));
         let clients: BTreeSet<ClientKey> = clients.collect();
         for client in &clients {
             self.client_gone(*client);
@@ -214,174 +265,208 @@ impl Subscriptions {
     /// Whether some subscriptions were not served in the last turn.
     #[must_use]
     pub fn has_more(&self) -> bool {
-        self.resume.is_some()
-    }
-
-    /// Whether any client wants statuses.
-    #[must_use]
-    pub fn want_status(&self) -> bool {
-        !self.statuses.is_empty()
-    }
-
-    /// Whether a status is to be sent now: `turning` changed, or it is time. To be called once a
-    /// turn.
-    pub fn is_status_due(&mut self, now: u64, turning: Turning) -> bool {
-        let is_due = self.told.is_none_or(|(at, last)| last != turning || now >= at + STATUS_TICKS);
-        if is_due {
-            self.told = Some((now, turning));
-        }
-        is_due
-    }
-
-    /// Returns the subscriptions to which a status is to be sent: it is new to them, and they have
-    /// room. A status in which only the time has changed is not new.
-    pub fn take_status_due(
-        &mut self,
-        status: &Status,
-        has_room: &dyn Fn(ClientKey) -> bool,
-    ) -> Vec<(ClientKey, u64)> {
-        let is_news = self.news.as_ref().is_none_or(|last| {
-            let (monotonic_us, wall_us) = (last.monotonic_us, last.wall_us);
-            *last != Status { monotonic_us, wall_us, ..status.clone() }
-        });
-        if is_news {
-            self.news = Some(status.clone());
-            self.number += 1;
-        }
-        let number = self.number;
-        let due = self
-            .statuses
-            .iter_mut()
-            .filter(|((client, _), cursor)| cursor.told < number && has_room(*client));
-        due.map(|(id, cursor)| {
-            cursor.told = number;
-            *id
-        })
-        .collect()
+        self.resume.is_some() || self.is_late
     }
 
     /// Sends the decided entries to the subscriptions that have room for them.
-    pub fn tell_log<S: Store>(
-        &mut self,
-        store: &S,
-        compacted: u64,
-        has_room: &dyn Fn(ClientKey) -> bool,
-        send: &mut dyn FnMut(ClientKey, ServerFrame),
-    ) {
-        let applied = store.applied();
-        if applied > self.told_to {
-            self.told_to = applied;
-            self.due.extend(self.cursors.keys());
+    pub fn tell_log<S: Store>(&mut self, store: &S, turn: &mut Turn<'_>) {
+        self.tell_in_step(store, turn);
+        while let Some((next, id)) = self.later.first().copied()
+            && next <= self.told_to + 1
+        {
+            self.later.remove(&(next, id));
+            self.due.entry(id.0).or_default().insert(id.1);
         }
-        // Most subscriptions stand at the same index: the log is read once for all of them.
-        let mut read: BTreeMap<u64, Decided> = BTreeMap::new();
+        self.tell_due(store, turn);
+    }
+
+    /// Sends what was applied to those that are in step.
+    fn tell_in_step<S: Store>(&mut self, store: &S, turn: &mut Turn<'_>) {
+        let applied = store.applied();
         let mut bytes = 0;
-        let begin = self.resume.take().unwrap_or((ClientKey(0), 0));
-        // The subscriptions that the last turn did not reach come first.
-        let late = self.due.range(begin..).copied();
-        let order: Vec<Id> = late.chain(self.due.range(..begin).copied()).collect();
-        for id in order {
-            let (client, call) = id;
-            if bytes >= TURN_BYTES_MAX {
-                self.resume = Some(id);
-                break;
+        self.is_late = false;
+        while self.told_to < applied {
+            if self.in_step.is_empty() {
+                self.told_to = applied;
+                return;
             }
-            if !has_room(client) {
-                continue;
+            if bytes >= TURN_BYTES_MAX / 2 {
+                self.is_late = true;
+                return;
             }
-            let Some(cursor) = self.cursors.get_mut(&id) else { continue };
-            if cursor.next > applied {
-                self.due.remove(&id);
-                continue;
+            let first = self.told_to + 1;
+            let decided = match first > turn.compacted {
+                true => store.decided(first, applied, CURSOR_BYTES_MAX),
+                false => Decided::default(),
+            };
+            if decided.entries.is_empty() {
+                // A copied state came instead of the entries. Each is told so.
+                self.all_fall_behind(first);
+                self.told_to = applied;
+                return;
             }
-            if cursor.next <= compacted {
-                let event = Event::Compacted { from: compacted + 1 };
-                send(client, ServerFrame::Event { call, event });
-                self.cancel(client, call);
-                continue;
-            }
-            let first = cursor.next;
-            let decided = read
-                .entry(first)
-                .or_insert_with(|| store.decided(first, applied, CURSOR_BYTES_MAX));
-            bytes += decided.entries.iter().map(Entry::weight).sum::<usize>();
+            let silent_max = silent_bytes_max(store);
             for (index, entry) in (first..).zip(&decided.entries) {
                 let took_effect = decided.void.binary_search(&index).is_err();
-                let event = match cursor.prefix.as_ref() {
-                    None => Some(Event::Entry(entry_event(index, entry, took_effect))),
-                    Some(prefix) if took_effect => key_event(index, entry, prefix).map(Event::Key),
-                    Some(_) => None,
-                };
-                cursor.next = index + 1;
-                let event = match event {
-                    Some(event) => {
-                        cursor.silent = cursor.silent.map(|_| 0);
-                        Some(event)
-                    }
-                    None => cursor
-                        .passes_over(entry.weight())
-                        .then_some(Event::Progress { next: cursor.next }),
-                };
-                if let Some(event) = event {
-                    send(client, ServerFrame::Event { call, event });
+                bytes += entry.weight();
+                self.tell_entry((index, entry, took_effect), &mut bytes, turn);
+                self.told_to = index;
+                self.report_progress(silent_max, turn);
+                if bytes >= TURN_BYTES_MAX / 2 {
+                    break;
                 }
             }
-            if cursor.next > applied {
-                self.due.remove(&id);
+        }
+    }
+
+    /// Sends an entry to those of the ones in step that it concerns. Those without room fall
+    /// behind, and so do all others once the turn has sent enough.
+    fn tell_entry(
+        &mut self,
+        (index, entry, took_effect): (u64, &Entry, bool),
+        bytes: &mut usize,
+        turn: &mut Turn<'_>,
+    ) {
+        let change = if took_effect { key_event(index, entry) } else { None };
+        let key = change.as_ref().map(|change| &change.key.0[..]);
+        let interested = self.in_step.interested(key);
+        self.in_step.pass(entry.weight());
+        for id in interested {
+            if *bytes >= TURN_BYTES_MAX / 2 || !(turn.has_room)(id.0) {
+                self.falls_behind(id, index);
+                continue;
+            }
+            let event = match (&self.cursors[&id].prefix, &change) {
+                (Some(_), Some(change)) => Event::Key(change.clone()),
+                _ => Event::Entry(entry_event(index, entry, took_effect)),
+            };
+            *bytes += turn.event(id, event);
+            self.hears(id);
+        }
+    }
+
+    /// Reports the position to those that heard nothing for long. For those without room there is
+    /// something on its way.
+    fn report_progress(&mut self, silent_max: usize, turn: &mut Turn<'_>) {
+        for id in self.in_step.overdue(silent_max) {
+            self.hears(id);
+            if (turn.has_room)(id.0) {
+                turn.event(id, Event::Progress { next: self.told_to + 1 });
             }
         }
     }
-}
 
-fn entry_event(index: u64, entry: &Entry, took_effect: bool) -> EntryEvent {
-    let (key, value) = match entry.command().map(|command| &command.operation) {
-        Some(Operation::Put { key, value, .. }) => (Some(key.clone()), Some(&value.0)),
-        Some(Operation::Delete { key, .. }) => (Some(key.clone()), None),
-        Some(Operation::Access(_)) | None => (None, None),
-    };
-    // A copy: a slice would keep the whole value in memory as long as the event waits.
-    let preview =
-        |value: &Bytes| Value(Bytes::copy_from_slice(&value[..value.len().min(PREVIEW_BYTES)]));
-    EntryEvent {
-        index,
-        kind: entry.kind(),
-        key,
-        preview: value.map(preview),
-        value_bytes: value.map_or(0, |value| value.len() as u64),
-        took_effect,
-    }
-}
-
-fn key_event(index: u64, entry: &Entry, prefix: &[u8]) -> Option<KeyEvent> {
-    let (key, value) = match &entry.command()?.operation {
-        Operation::Put { key, value, .. } => (key, Some(value.clone())),
-        Operation::Delete { key, .. } => (key, None),
-        Operation::Access(_) => return None,
-    };
-    key.0.starts_with(prefix).then(|| KeyEvent { index, key: key.clone(), value })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_turn_is_told_at_once_and_progress_ten_times_a_second() {
-        let calm = Turning { role: Role::Follower, leader: None, ballot: 1, link_changes: 0 };
-        let cases = [
-            (0, calm, true),
-            (0, calm, false),
-            (STATUS_TICKS - 1, calm, false),
-            (STATUS_TICKS, calm, true),
-            (STATUS_TICKS, Turning { link_changes: 1, ..calm }, true),
-            (STATUS_TICKS, Turning { link_changes: 1, ..calm }, false),
-            (STATUS_TICKS + 1, Turning { role: Role::Leader, ..calm }, true),
-            (STATUS_TICKS + 2, Turning { role: Role::Leader, ..calm }, false),
-            (2 * STATUS_TICKS + 1, Turning { role: Role::Leader, ..calm }, true),
-        ];
-        let mut subscriptions = Subscriptions::default();
-        for (now, turning, is_due) in cases {
-            assert_eq!(subscriptions.is_status_due(now, turning), is_due, "{now} {turning:?}");
+    /// Records that a subscription that is in step was sent something.
+    fn hears(&mut self, id: Id) {
+        let Some(cursor) = self.cursors.get_mut(&id) else { return };
+        if let Place::InStep { heard } = &mut cursor.place
+            && cursor.reports
+        {
+            self.in_step.ignore(id, *heard);
+            *heard = self.in_step.heard_before(0);
+            self.in_step.listen(id, *heard);
         }
     }
+
+    /// Records that a subscription was sent everything.
+    fn catches_up(&mut self, id: Id, silent: usize) {
+        self.not_due(id);
+        let Some(cursor) = self.cursors.get_mut(&id) else { return };
+        let heard = self.in_step.heard_before(silent);
+        cursor.place = Place::InStep { heard };
+        self.in_step.insert(id, cursor.prefix.as_ref());
+        if cursor.reports {
+            self.in_step.listen(id, heard);
+        }
+    }
+
+    /// Records that a subscription was not sent an entry.
+    fn falls_behind(&mut self, id: Id, next: u64) {
+        let Some(cursor) = self.cursors.get_mut(&id) else { return };
+        if let Place::InStep { heard } = cursor.place {
+            let silent = self.in_step.silent_since(heard);
+            cursor.place = Place::Apart { next, silent };
+            self.in_step.remove(id, cursor.prefix.as_ref());
+            self.in_step.ignore(id, heard);
+            self.due.entry(id.0).or_default().insert(id.1);
+        }
+    }
+
+    fn all_fall_behind(&mut self, next: u64) {
+        for id in self.cursors.keys().copied().collect::<Vec<_>>() {
+            self.falls_behind(id, next);
+        }
+    }
+
+    /// Sends to those that are not in step what they lack.
+    fn tell_due<S: Store>(&mut self, store: &S, turn: &mut Turn<'_>) {
+        let silent_max = silent_bytes_max(store);
+        // Many stand at the same index: the log is read once for all of them.
+        let mut read: BTreeMap<u64, Decided> = BTreeMap::new();
+        let mut bytes = 0;
+        for id in self.order(turn.has_room) {
+            if bytes >= TURN_BYTES_MAX / 2 {
+                self.resume = Some(id);
+                return;
+            }
+            let Some(cursor) = self.cursors.get_mut(&id) else { continue };
+            let Place::Apart { next: first, mut silent } = cursor.place else { continue };
+            if first > self.told_to + 1 {
+                self.not_due(id);
+                self.later.insert((first, id));
+                continue;
+            }
+            let mut next = first;
+            if first <= self.told_to {
+                let decided = read.entry(first).or_insert_with(|| match first > turn.compacted {
+                    true => store.decided(first, self.told_to, CURSOR_BYTES_MAX),
+                    false => Decided::default(),
+                });
+                if decided.entries.is_empty() {
+                    turn.event(id, Event::Compacted { from: turn.compacted + 1 });
+                    self.cancel(id.0, id.1);
+                    continue;
+                }
+                for (index, entry) in (first..).zip(&decided.entries) {
+                    let took_effect = decided.void.binary_search(&index).is_err();
+                    next = index + 1;
+                    silent += entry.weight();
+                    bytes += entry.weight();
+                    let event = cursor.event(index, entry, took_effect).or_else(|| {
+                        let is_due = cursor.reports && silent >= silent_max;
+                        is_due.then_some(Event::Progress { next })
+                    });
+                    if let Some(event) = event {
+                        turn.event(id, event);
+                        silent = 0;
+                    }
+                }
+            }
+            cursor.place = Place::Apart { next, silent };
+            match next > self.told_to {
+                true => self.catches_up(id, silent),
+                false => self.is_late = true,
+            }
+        }
+    }
+
+    /// Returns those that are not in step and have room. Those that the last turn did not reach
+    /// come first.
+    fn order(&mut self, has_room: &dyn Fn(ClientKey) -> bool) -> Vec<Id> {
+        let (client, call) = self.resume.take().unwrap_or((ClientKey(0), 0));
+        let clients = self.due.range(client..).chain(self.due.range(..client));
+        let with_room = clients.filter(|(client, _)| has_room(**client));
+        let calls = with_room.flat_map(|(of, calls)| {
+            let first = if *of == client { call } else { 0 };
+            let calls = calls.range(first..).chain(calls.range(..first));
+            calls.map(|call| (*of, *call))
+        });
+        calls.collect()
+    }
+}
+
+/// Returns the bytes of the log after which a subscription without events reports its position.
+fn silent_bytes_max<S: Store>(store: &S) -> usize {
+    let bytes = (store.limits().window / SILENT_PART).min(SILENT_BYTES_MAX);
+    usize::try_from(bytes).expect("it is below a MiB")
 }
