@@ -249,7 +249,11 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         metrics.waiting_reads.store(reads as u64, Ordering::Relaxed);
         metrics.turned_us.store(self.time().monotonic_us, Ordering::Relaxed);
         metrics.sync_is_overdue.store(self.sync_takes(SYNC_OVERDUE), Ordering::Relaxed);
-        self.outlets.status.send_replace(Some(Arc::new(status)));
+        self.outlets.status.send_if_modified(|shown| {
+            let is_news = shown.as_ref().is_none_or(|last| !last.is_as(&status));
+            *shown = Some(Arc::new(status));
+            is_news
+        });
     }
 
     fn time(&self) -> Time {

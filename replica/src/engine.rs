@@ -192,7 +192,8 @@ impl<S: Store> Engine<S> {
 
     /// Whether nobody has wanted anything for a while: the next ticks may come late, all at once.
     pub fn is_quiet(&self) -> bool {
-        self.parts.replication.quiet.is_quiet(self.parts.cx.now)
+        let is_anybody_behind = self.parts.requests.subscriptions.is_anybody_behind();
+        !is_anybody_behind && self.parts.replication.quiet.is_quiet(self.parts.cx.now)
     }
 
     /// Whether there is already work for another turn.

@@ -383,27 +383,30 @@ impl Client {
             let place = timeout_at(deadline, self.streams.to(&node).lock_owned()).await;
             let Ok(mut place) = place else { break };
             let shared = place.upgrade().filter(|connection| connection.is_open());
-            let is_shared = shared.is_some();
             let connection = match shared {
                 Some(connection) => connection,
-                None => {
-                    let Ok(connection) = tries.connect_anew().await else { continue };
-                    let connection = Arc::new(connection);
-                    *place = Arc::downgrade(&connection);
-                    connection
-                }
+                // Another task has just found out that it does not answer.
+                None if !calls.is_open() => continue,
+                None => match tries.connect_anew().await {
+                    Ok(connection) => Arc::new(connection),
+                    Err(error) => {
+                        tries.failed_anew(&calls, &error);
+                        continue;
+                    }
+                },
             };
+            if connection.welcome().name == node {
+                *place = Arc::downgrade(&connection);
+            }
             drop(place);
             let asked = subscription.clone().in_version(connection.welcome().version);
             let opened = timeout_at(deadline, Events::open(Arc::clone(&connection), asked)).await;
             match opened {
                 Ok(Ok(events)) if self.attempts.pin.holds(&connection) => return Ok(events),
                 Ok(Ok(_)) => {}
-                Ok(Err(Some(Answer::Refused(Refusal::TooManySubscriptions { .. }))))
-                    if is_shared =>
-                {
-                    // The next attempt opens another connection.
-                    self.streams.leave(&node, &connection).await;
+                // The next attempt opens another connection.
+                Ok(Err(Some(Answer::Refused(Refusal::TooManySubscriptions { .. })))) => {
+                    self.streams.leave(&node, &connection);
                 }
                 Ok(Err(Some(Answer::Refused(refusal)))) if is_final(&refusal) => {
                     return Err(ClientError::Refused { node, refusal });

@@ -276,9 +276,10 @@ impl Connection {
         let (answered, answer) = oneshot::channel();
         let call = self.register(Waiting::Events { opened: Some(answered), queue })?;
         let (shared, outgoing) = (Arc::clone(&self.shared), self.outgoing.clone());
-        let ends = EndsCall { shared, outgoing, call };
+        let mut ends = EndsCall { shared, outgoing, call, is_sent: false };
         let request = Request::Subscribe(subscription);
         self.outgoing.send(ClientFrame::Call { call, request }).await.or(Err(Lost))?;
+        ends.is_sent = true;
         Ok((ends, answer))
     }
 
@@ -319,6 +320,8 @@ pub(crate) struct EndsCall {
     shared: Arc<Shared>,
     outgoing: mpsc::Sender<ClientFrame>,
     call: u64,
+    /// Whether the replica knows of it.
+    is_sent: bool,
 }
 
 impl Drop for EndsCall {
@@ -327,6 +330,7 @@ impl Drop for EndsCall {
         let Some(map) = waiting.as_mut() else { return };
         // If it is not there, it was refused or put off.
         if map.remove(&self.call).is_some()
+            && self.is_sent
             && self.outgoing.try_send(ClientFrame::Cancel { call: self.call }).is_err()
         {
             map.insert(self.call, Waiting::Nobody);
@@ -409,7 +413,7 @@ impl Reader {
     async fn read_frames<S: AsyncRead>(self, mut frames: Frames<S>) {
         while let Ok(Some(Ok(bytes))) = timeout(SILENCE_MAX, frames.next()).await {
             self.shared.hear();
-            if self.dispatch(&bytes.freeze()).await.is_err() {
+            if self.dispatch(&bytes.freeze()).is_err() {
                 break;
             }
         }
@@ -417,34 +421,50 @@ impl Reader {
         self.shared.waiting().take();
     }
 
-    async fn dispatch(&self, bytes: &Bytes) -> Result<(), FrameError> {
+    fn dispatch(&self, bytes: &Bytes) -> Result<(), FrameError> {
         match frame::decode::<ServerFrame>(bytes)? {
             ServerFrame::Answer { call, answer } => deliver_answer(&self.shared, call, answer),
-            ServerFrame::Event { call, event } => self.deliver_event(call, event).await,
+            ServerFrame::Event { call, event } => self.deliver_event(call, event),
             ServerFrame::Leader { name } => {
                 self.leader.send_replace(name);
             }
             ServerFrame::Ping { applied } => {
                 self.shared.applied.fetch_max(applied, Ordering::Relaxed);
+                self.end_abandoned();
             }
         }
         Ok(())
     }
 
     /// Passes an event to its subscriber; ends the subscription if that has no room, or is gone.
-    async fn deliver_event(&self, call: u64, event: Event) {
-        if let Some(map) = self.shared.waiting().as_mut() {
-            let is_taken = match map.get(&call) {
-                Some(Waiting::Events { queue, .. }) => queue.push(event).is_ok(),
-                Some(Waiting::Nobody) => false,
-                Some(Waiting::Answer(_)) | None => return,
-            };
-            if is_taken {
-                return;
-            }
+    fn deliver_event(&self, call: u64, event: Event) {
+        let mut waiting = self.shared.waiting();
+        let Some(map) = waiting.as_mut() else { return };
+        let is_taken = match map.get(&call) {
+            Some(Waiting::Events { queue, .. }) => queue.push(event).is_ok(),
+            Some(Waiting::Answer(_) | Waiting::Nobody) | None => true,
+        };
+        if !is_taken {
+            map.insert(call, Waiting::Nobody);
+            self.end(map, call);
+        }
+    }
+
+    /// Ends the subscriptions whose end the replica could not be told.
+    fn end_abandoned(&self) {
+        let mut waiting = self.shared.waiting();
+        let Some(map) = waiting.as_mut() else { return };
+        let abandoned = map.iter().filter(|(_, waiting)| matches!(waiting, Waiting::Nobody));
+        for call in abandoned.map(|(call, _)| *call).collect::<Vec<_>>() {
+            self.end(map, call);
+        }
+    }
+
+    fn end(&self, map: &mut HashMap<u64, Waiting>, call: u64) {
+        // This task must not wait: it is what empties the way to the replica.
+        if self.outgoing.try_send(ClientFrame::Cancel { call }).is_ok() {
             map.remove(&call);
         }
-        let _ = self.outgoing.send(ClientFrame::Cancel { call }).await;
     }
 }
 

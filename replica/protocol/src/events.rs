@@ -2,8 +2,8 @@
 //!
 //! Guarantees that its events come in order and each once; that one which is not read takes a
 //! bounded part of memory, and slows nothing else on its connection: it is put off, and goes on
-//! from where it was when what had come was read. It ends with its connection, and when dropped.
-//! Does not look for another replica; whoever holds it does.
+//! from where it was when what had come was read. It ends with its connection, when the replica
+//! does not let it go on, and when dropped. Does not look for another replica; the holder does.
 
 use std::pin::Pin;
 use std::sync::Arc;

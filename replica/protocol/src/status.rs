@@ -237,6 +237,13 @@ impl Status {
     pub fn reign(&self) -> Reign {
         (self.configuration.id, self.ballot)
     }
+
+    /// Whether another one differs in nothing but the time.
+    #[must_use]
+    pub fn is_as(&self, other: &Self) -> bool {
+        let (monotonic_us, wall_us) = (self.monotonic_us, self.wall_us);
+        *self == Self { monotonic_us, wall_us, ..other.clone() }
+    }
 }
 
 /// A configuration and a ballot in it: higher ones are later.

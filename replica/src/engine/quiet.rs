@@ -1,8 +1,7 @@
 //! Pure: notes whether anybody wants something of the cluster.
 //!
-//! While nobody does, a leader that fell silent harms nobody, and whoever comes ends the quiet of
-//! the replica that it asks. So elections may take their time, and a machine that has nothing to do
-//! does little. Does not decide what is different meanwhile.
+//! While nobody does, a leader that fell silent harms nobody, so elections may take their time, and
+//! a machine that has nothing to do does little. Does not decide what is different meanwhile.
 
 use kvorum_protocol::message::Request;
 use omnipaxos::messages::Message;

@@ -7,8 +7,8 @@
 //! Guarantees that a frame is made whole or not at all; that after a crash the surviving frames are
 //! a prefix of those appended, with all that were appended before a sync began which returned; that
 //! appending never waits for the disk; and that an entry which was overwritten is never read.
-//! Files whose entries are all cut are removed, once the cut is durable. Does not know what the
-//! state has, which must reach as far as a log is cut.
+//! Files whose entries are all cut are used again, or removed, once the cut is durable. Does not
+//! know what the state has, which must reach as far as a log is cut.
 
 pub mod frame;
 mod index;
@@ -31,7 +31,15 @@ use recovery::Recovered;
 
 /// The length beyond which the next frame begins another file. Cut entries are given back a file at
 /// a time.
-const FILE_BYTES: u64 = 8 << 20;
+const FILE_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 8 << 20 };
+
+/// The most cut files that are kept to be written again. A sync of what was written before changes
+/// nothing but contents; where a file grows, it waits for the file system's own journal, and so for
+/// what else the disk has to do.
+const SPARES_MAX: usize = 4;
+
+/// How the name of a file ends that waits to be written again.
+const SPARE: &str = "spare";
 
 /// The most bytes that a buffer keeps for the next frames.
 const SPARE_BYTES: usize = 4 << 20;
@@ -54,6 +62,8 @@ struct State {
     unwritten: VecDeque<Chunk>,
     /// How many of those are being written.
     taken: usize,
+    /// The numbers of cut files that may be written again.
+    spares: Vec<u64>,
     /// A buffer that was written, for the next chunk.
     spare: Vec<u8>,
 }
@@ -100,6 +110,9 @@ impl Journal {
     pub fn open(folder: &Path, found: Recovered) -> io::Result<Self> {
         for number in found.leftovers {
             fs::remove_file(path_of(folder, number))?;
+        }
+        for path in found.spares {
+            fs::remove_file(path)?;
         }
         let mut files = VecDeque::new();
         for (number, length) in found.files {
@@ -193,8 +206,7 @@ impl Journal {
         let end = after.filter(|after| after.at.file == at.file).map_or(whole, |a| a.at.offset);
         let unwritten = state.unwritten_from(at.file).min(end).max(at.offset);
         let in_memory = state.copy(at.file, unwritten, end);
-        let file = state.files.iter().find(|file| file.number == at.file);
-        let file = file.and_then(|file| file.file.clone());
+        let file = state.open_file(at.file);
         drop(state);
         let length = usize::try_from(unwritten - at.offset).expect("a block fits into memory");
         let mut bytes = vec![0; length];
@@ -227,13 +239,7 @@ impl Journal {
         for Chunk { at, bytes } in &chunks {
             let file = match &current {
                 Some((number, file)) if *number == at.file => Arc::clone(file),
-                earlier => {
-                    // A file has no successor before it is durable: only the last one may be cut.
-                    if let Some((_, file)) = earlier {
-                        file.sync_data()?;
-                    }
-                    self.file(at.file)?
-                }
+                _ => self.file(at.file)?,
             };
             file.write_all_at(bytes, at.offset)?;
             current = Some((at.file, file));
@@ -241,26 +247,57 @@ impl Journal {
         if let Some((_, file)) = current {
             file.sync_data()?;
         }
-        let removed = self.state().written(chunks, keep_from);
-        for number in removed {
-            fs::remove_file(path_of(&self.folder, number))?;
+        let cut = self.state().written(chunks, keep_from);
+        for file in cut {
+            self.give_back(file)?;
         }
+        Ok(())
+    }
+
+    /// Makes a file durable, if there is one, before another one follows: only the last one may be
+    /// cut, or end in what an earlier use of it left.
+    fn finish(&self, number: u64) -> io::Result<()> {
+        let (file, length) = {
+            let state = self.state();
+            (state.open_file(number), state.length_of(number))
+        };
+        let Some(file) = file else { return Ok(()) };
+        if file.metadata()?.len() > length {
+            file.set_len(length)?;
+        }
+        file.sync_data()
+    }
+
+    /// Keeps a file whose entries are cut for another use, or removes it: there are enough, or
+    /// somebody is still reading it.
+    fn give_back(&self, JournalFile { number, file, .. }: JournalFile) -> io::Result<()> {
+        let path = path_of(&self.folder, number);
+        let is_read = file.is_some_and(|file| Arc::into_inner(file).is_none());
+        if is_read || self.state().spares.len() >= SPARES_MAX {
+            return fs::remove_file(path);
+        }
+        fs::rename(path, spare_of(&self.folder, number))?;
+        self.state().spares.push(number);
         Ok(())
     }
 
     /// Returns a file, which it makes if need be.
     fn file(&self, number: u64) -> io::Result<Arc<File>> {
-        let found = |state: &State| {
-            let file = state.files.iter().find(|file| file.number == number);
-            file.and_then(|file| file.file.clone())
-        };
-        if let Some(file) = found(&self.state()) {
+        if let Some(file) = self.state().open_file(number) {
             return Ok(file);
         }
-        let mut options = OpenOptions::new();
-        let path = path_of(&self.folder, number);
-        let file = options.read(true).write(true).create(true).truncate(true).open(path)?;
+        self.finish(number - 1)?;
+        let (mut options, path) = (OpenOptions::new(), path_of(&self.folder, number));
+        let spare = self.state().spares.pop();
+        let file = match spare {
+            Some(spare) => {
+                fs::rename(spare_of(&self.folder, spare), &path)?;
+                options.read(true).write(true).open(path)?
+            }
+            None => options.read(true).write(true).create(true).truncate(true).open(path)?,
+        };
         let file = Arc::new(file);
+        // Before it is written: by its old name, its new contents would be damage.
         File::open(&self.folder)?.sync_all()?;
         let mut state = self.state();
         if let Some(made) = state.files.iter_mut().find(|file| file.number == number) {
@@ -332,7 +369,7 @@ impl State {
     }
 
     /// Records that some chunks are written; returns the files that are not needed any more.
-    fn written(&mut self, chunks: Vec<Chunk>, keep_from: u64) -> Vec<u64> {
+    fn written(&mut self, chunks: Vec<Chunk>, keep_from: u64) -> Vec<JournalFile> {
         self.unwritten.drain(..chunks.len());
         self.taken = 0;
         for chunk in chunks {
@@ -345,13 +382,16 @@ impl State {
             }
         }
         let mut removed = Vec::new();
-        while let Some(first) = self.files.front()
-            && first.number < keep_from
-        {
-            removed.push(first.number);
-            self.files.pop_front();
+        while self.files.front().is_some_and(|first| first.number < keep_from) {
+            removed.extend(self.files.pop_front());
         }
         removed
+    }
+
+    /// Returns a file that something was written to.
+    fn open_file(&self, number: u64) -> Option<Arc<File>> {
+        let file = self.files.iter().find(|file| file.number == number);
+        file.and_then(|file| file.file.clone())
     }
 
     /// Returns the length of a file, with what is not written yet.
@@ -396,6 +436,11 @@ fn name_of(number: u64) -> String {
 
 fn path_of(folder: &Path, number: u64) -> PathBuf {
     folder.join(name_of(number))
+}
+
+/// Returns where a file lies that waits to be written again.
+fn spare_of(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:010}.{SPARE}"))
 }
 
 #[cfg(test)]

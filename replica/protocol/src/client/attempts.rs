@@ -417,6 +417,13 @@ impl Tries<'_> {
         self.attempts.dial(&self.current).await
     }
 
+    /// Records that the replica of a connection accepts no further one.
+    pub(super) fn failed_anew(&mut self, connection: &Connection, error: &ConnectError) {
+        self.last = Some(error.to_string());
+        self.shunned = Some(self.current.address.clone());
+        self.attempts.pool(|pool| pool.forget(&connection.welcome().name));
+    }
+
     /// Makes one attempt, with a time limit that grows from attempt to attempt.
     pub(super) async fn call(&mut self, connection: &Connection, request: Request) -> Tried {
         let until = (Instant::now() + self.patience).min(self.deadline);

@@ -23,16 +23,18 @@ impl Streams {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         // There are as many as replicas; those of replicas that are gone are empty.
         places.retain(|name, place| {
-            name == node || place.try_lock().map_or(true, |held| held.strong_count() > 0)
+            let is_held = Arc::strong_count(place) > 1;
+            name == node || is_held || place.try_lock().is_ok_and(|held| held.strong_count() > 0)
         });
         Arc::clone(places.entry(node.to_owned()).or_default())
     }
 
-    /// Has the next subscription open another connection than this one, which is full.
-    pub async fn leave(&self, node: &str, connection: &Arc<Connection>) {
-        let place = self.to(node);
-        let mut place = place.lock().await;
-        if place.as_ptr() == Arc::as_ptr(connection) {
+    /// Has the next subscription open another connection than this one, which is full. While
+    /// somebody opens one, that is the next one.
+    pub fn leave(&self, node: &str, connection: &Arc<Connection>) {
+        if let Ok(mut place) = self.to(node).try_lock()
+            && place.as_ptr() == Arc::as_ptr(connection)
+        {
             *place = Weak::new();
         }
     }

@@ -3,15 +3,16 @@
 //! A subscription is a cursor into the decided log; its events are read from the log when its
 //! connection has room. So a slow reader costs no memory, misses nothing, and slows no other
 //! reader. Those that were sent everything stand at one index: the log is read once for all of
-//! them, and an entry costs what it concerns ([`InStep`]). Each of the others is sent what it lacks
-//! on its own, until it is in step.
+//! them, and an entry costs what it concerns ([`ByKey`]). The others are sent what they lack, those
+//! that are furthest behind first, until all are in step.
 //!
 //! Guarantees that each subscription gets every decided entry (or change of a key) from its index
 //! on, in order, once, and that one which asks for progress is never far from the position it last
 //! reported. Does not keep entries itself.
 
+mod behind;
+mod by_key;
 mod events;
-mod in_step;
 mod statuses;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 use kvorum_protocol::access::KeyRange;
 use kvorum_protocol::limits::SUBSCRIPTIONS_MAX;
-use kvorum_protocol::message::{Event, Refusal, ServerFrame, Subscription};
+use kvorum_protocol::message::{Event, KeyEvent, Refusal, ServerFrame, Subscription};
 
 use crate::engine::ClientKey;
 use crate::engine::store::{Decided, Store};
@@ -31,11 +32,13 @@ use crate::limits::{
 use crate::state::accounts::Accounts;
 use crate::state::entry::Entry;
 use crate::state::rights::{Touch, User, judge_all};
+use by_key::ByKey;
 use events::{entry_event, key_event};
-use in_step::InStep;
 use statuses::Statuses;
 pub use statuses::Turning;
 
+/// The most subscriptions to statuses on one connection: each is sent a status of its own.
+const STATUSES_MAX: usize = 16;
 /// The most bytes of entries that are read at a time, plus at most one entry.
 const CURSOR_BYTES_MAX: usize = 256 << 10;
 /// Bytes of the log after which a subscription that has no event to send reports its position, if
@@ -86,15 +89,14 @@ impl Cursor {
     fn bytes(&self) -> usize {
         self.prefix.as_ref().map_or(0, |prefix| prefix.len())
     }
+}
 
-    /// Returns the event that an entry is for it.
-    fn event(&self, index: u64, entry: &Entry, took_effect: bool) -> Option<Event> {
-        let Some(prefix) = &self.prefix else {
-            return Some(Event::Entry(entry_event(index, entry, took_effect)));
-        };
-        let change = if took_effect { key_event(index, entry) } else { None };
-        change.filter(|change| change.key.0.starts_with(prefix)).map(Event::Key)
-    }
+/// The subscriptions of one connection.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Share {
+    count: usize,
+    /// The total size of their prefixes, in bytes.
+    bytes: usize,
 }
 
 /// What one turn may send.
@@ -122,22 +124,21 @@ pub struct Subscriptions {
     /// The subscriptions to decided entries.
     cursors: BTreeMap<Id, Cursor>,
     /// Those that were sent everything up to `told_to`.
-    in_step: InStep,
+    in_step: ByKey,
     told_to: u64,
-    /// Those that were not, of each connection.
+    /// Those that were not, of each connection, and all of them by what they are told.
     due: BTreeMap<ClientKey, BTreeSet<u64>>,
+    behind: ByKey,
     /// Those whose first entry is yet to come, by its index.
     later: BTreeSet<(u64, Id)>,
     /// The total size of their prefixes, in bytes.
     bytes: usize,
-    /// The subscription at which the next turn begins, when this one ended before all were served.
-    resume: Option<Id>,
     /// Whether the turn ended before all that have room were told everything.
     is_late: bool,
     /// The subscriptions to statuses.
     pub statuses: Statuses,
-    /// The number of subscriptions of each connection that has some.
-    counts: BTreeMap<ClientKey, usize>,
+    /// What each connection has that has some.
+    shares: BTreeMap<ClientKey, Share>,
     /// The accounts by which all subscriptions were judged last.
     judged_by: Option<Arc<Accounts>>,
 }
@@ -162,18 +163,21 @@ impl Subscriptions {
         // earlier.
         self.cancel(client, call);
         let left = ALL_SUBSCRIPTIONS_MAX - (self.cursors.len() + self.statuses.len());
-        let own = self.counts.get(&client).copied().unwrap_or(0);
-        if own >= left.min(SUBSCRIPTIONS_MAX) {
-            let most = u32::try_from(own).expect("the limit is small");
-            return Err(match own {
-                0 => Refusal::Overloaded,
-                _ => Refusal::TooManySubscriptions { most },
-            });
+        let own = self.shares.get(&client).copied().unwrap_or_default();
+        let too_many = match u32::try_from(own.count).expect("the limit is small") {
+            0 => Refusal::Overloaded,
+            most => Refusal::TooManySubscriptions { most },
+        };
+        if own.count >= left.min(SUBSCRIPTIONS_MAX) {
+            return Err(too_many);
         }
         let (from, prefix, reports) = match subscription {
+            Subscription::Status if self.statuses.of(client).count() >= STATUSES_MAX => {
+                return Err(too_many);
+            }
             Subscription::Status => {
                 self.statuses.open(id, user);
-                *self.counts.entry(client).or_default() += 1;
+                self.shares.entry(client).or_default().count += 1;
                 return Ok(applied);
             }
             Subscription::Log { from } => (from, None, false),
@@ -187,13 +191,14 @@ impl Subscriptions {
         };
         let (place, prefix) = (Place::Apart { next, silent: 0 }, prefix.map(Arc::from));
         let cursor = Cursor { place, prefix, reports, user };
-        if self.bytes + cursor.bytes() > PREFIXES_BYTES_MAX {
-            return Err(Refusal::Overloaded);
+        if own.bytes + cursor.bytes() > PREFIXES_BYTES_MAX - self.bytes {
+            return Err(too_many);
         }
         self.bytes += cursor.bytes();
+        let share = self.shares.entry(client).or_default();
+        *share = Share { count: share.count + 1, bytes: share.bytes + cursor.bytes() };
         self.cursors.insert(id, cursor);
-        *self.counts.entry(client).or_default() += 1;
-        self.due.entry(client).or_default().insert(call);
+        self.becomes_due(id);
         Ok(next)
     }
 
@@ -211,23 +216,33 @@ impl Subscriptions {
                 }
                 Place::Apart { next, .. } => {
                     self.later.remove(&(next, id));
-                    self.not_due(id);
+                    self.not_due(id, cursor.prefix.as_ref());
                 }
             }
         }
         if is_status || cursor.is_some() {
-            match self.counts.get_mut(&client) {
-                Some(count) if *count > 1 => *count -= 1,
-                _ => drop(self.counts.remove(&client)),
+            let bytes = cursor.map_or(0, |cursor| cursor.bytes());
+            match self.shares.get_mut(&client) {
+                Some(Share { count, bytes: own }) if *count > 1 => {
+                    (*count, *own) = (*count - 1, *own - bytes);
+                }
+                _ => drop(self.shares.remove(&client)),
             }
         }
     }
 
-    fn not_due(&mut self, (client, call): Id) {
-        if let Some(calls) = self.due.get_mut(&client) {
-            calls.remove(&call);
+    fn becomes_due(&mut self, id: Id) {
+        let Some(cursor) = self.cursors.get(&id) else { return };
+        self.due.entry(id.0).or_default().insert(id.1);
+        self.behind.insert(id, cursor.prefix.as_ref());
+    }
+
+    fn not_due(&mut self, id: Id, prefix: Option<&Arc<[u8]>>) {
+        self.behind.remove(id, prefix);
+        if let Some(calls) = self.due.get_mut(&id.0) {
+            calls.remove(&id.1);
             if calls.is_empty() {
-                self.due.remove(&client);
+                self.due.remove(&id.0);
             }
         }
     }
@@ -265,7 +280,13 @@ impl Subscriptions {
     /// Whether some subscriptions were not served in the last turn.
     #[must_use]
     pub fn has_more(&self) -> bool {
-        self.resume.is_some() || self.is_late
+        self.is_late
+    }
+
+    /// Whether some subscriptions were not sent everything.
+    #[must_use]
+    pub fn is_anybody_behind(&self) -> bool {
+        !self.due.is_empty()
     }
 
     /// Sends the decided entries to the subscriptions that have room for them.
@@ -275,7 +296,7 @@ impl Subscriptions {
             && next <= self.told_to + 1
         {
             self.later.remove(&(next, id));
-            self.due.entry(id.0).or_default().insert(id.1);
+            self.becomes_due(id);
         }
         self.tell_due(store, turn);
     }
@@ -311,7 +332,7 @@ impl Subscriptions {
                 bytes += entry.weight();
                 self.tell_entry((index, entry, took_effect), &mut bytes, turn);
                 self.told_to = index;
-                self.report_progress(silent_max, turn);
+                self.report_progress(silent_max, &mut bytes, turn);
                 if bytes >= TURN_BYTES_MAX / 2 {
                     break;
                 }
@@ -336,23 +357,23 @@ impl Subscriptions {
                 self.falls_behind(id, index);
                 continue;
             }
-            let event = match (&self.cursors[&id].prefix, &change) {
-                (Some(_), Some(change)) => Event::Key(change.clone()),
-                _ => Event::Entry(entry_event(index, entry, took_effect)),
-            };
+            let event = self.event_of(id, (index, entry, took_effect), change.as_ref());
             *bytes += turn.event(id, event);
             self.hears(id);
         }
     }
 
-    /// Reports the position to those that heard nothing for long. For those without room there is
-    /// something on its way.
-    fn report_progress(&mut self, silent_max: usize, turn: &mut Turn<'_>) {
+    /// Reports the position to those that heard nothing for long. Those for which there is no room
+    /// are told it when there is.
+    fn report_progress(&mut self, silent_max: usize, bytes: &mut usize, turn: &mut Turn<'_>) {
+        let next = self.told_to + 1;
         for id in self.in_step.overdue(silent_max) {
-            self.hears(id);
-            if (turn.has_room)(id.0) {
-                turn.event(id, Event::Progress { next: self.told_to + 1 });
+            if *bytes >= TURN_BYTES_MAX / 2 || !(turn.has_room)(id.0) {
+                self.falls_behind(id, next);
+                continue;
             }
+            *bytes += turn.event(id, Event::Progress { next });
+            self.hears(id);
         }
     }
 
@@ -370,7 +391,8 @@ impl Subscriptions {
 
     /// Records that a subscription was sent everything.
     fn catches_up(&mut self, id: Id, silent: usize) {
-        self.not_due(id);
+        let Some(cursor) = self.cursors.get(&id) else { return };
+        self.not_due(id, cursor.prefix.clone().as_ref());
         let Some(cursor) = self.cursors.get_mut(&id) else { return };
         let heard = self.in_step.heard_before(silent);
         cursor.place = Place::InStep { heard };
@@ -388,7 +410,7 @@ impl Subscriptions {
             cursor.place = Place::Apart { next, silent };
             self.in_step.remove(id, cursor.prefix.as_ref());
             self.in_step.ignore(id, heard);
-            self.due.entry(id.0).or_default().insert(id.1);
+            self.becomes_due(id);
         }
     }
 
@@ -398,70 +420,17 @@ impl Subscriptions {
         }
     }
 
-    /// Sends to those that are not in step what they lack.
-    fn tell_due<S: Store>(&mut self, store: &S, turn: &mut Turn<'_>) {
-        let silent_max = silent_bytes_max(store);
-        // Many stand at the same index: the log is read once for all of them.
-        let mut read: BTreeMap<u64, Decided> = BTreeMap::new();
-        let mut bytes = 0;
-        for id in self.order(turn.has_room) {
-            if bytes >= TURN_BYTES_MAX / 2 {
-                self.resume = Some(id);
-                return;
-            }
-            let Some(cursor) = self.cursors.get_mut(&id) else { continue };
-            let Place::Apart { next: first, mut silent } = cursor.place else { continue };
-            if first > self.told_to + 1 {
-                self.not_due(id);
-                self.later.insert((first, id));
-                continue;
-            }
-            let mut next = first;
-            if first <= self.told_to {
-                let decided = read.entry(first).or_insert_with(|| match first > turn.compacted {
-                    true => store.decided(first, self.told_to, CURSOR_BYTES_MAX),
-                    false => Decided::default(),
-                });
-                if decided.entries.is_empty() {
-                    turn.event(id, Event::Compacted { from: turn.compacted + 1 });
-                    self.cancel(id.0, id.1);
-                    continue;
-                }
-                for (index, entry) in (first..).zip(&decided.entries) {
-                    let took_effect = decided.void.binary_search(&index).is_err();
-                    next = index + 1;
-                    silent += entry.weight();
-                    bytes += entry.weight();
-                    let event = cursor.event(index, entry, took_effect).or_else(|| {
-                        let is_due = cursor.reports && silent >= silent_max;
-                        is_due.then_some(Event::Progress { next })
-                    });
-                    if let Some(event) = event {
-                        turn.event(id, event);
-                        silent = 0;
-                    }
-                }
-            }
-            cursor.place = Place::Apart { next, silent };
-            match next > self.told_to {
-                true => self.catches_up(id, silent),
-                false => self.is_late = true,
-            }
+    /// Returns the event that an entry is for a subscription that it concerns.
+    fn event_of(
+        &self,
+        id: Id,
+        (index, entry, took_effect): (u64, &Entry, bool),
+        change: Option<&KeyEvent>,
+    ) -> Event {
+        match (&self.cursors[&id].prefix, change) {
+            (Some(_), Some(change)) => Event::Key(change.clone()),
+            _ => Event::Entry(entry_event(index, entry, took_effect)),
         }
-    }
-
-    /// Returns those that are not in step and have room. Those that the last turn did not reach
-    /// come first.
-    fn order(&mut self, has_room: &dyn Fn(ClientKey) -> bool) -> Vec<Id> {
-        let (client, call) = self.resume.take().unwrap_or((ClientKey(0), 0));
-        let clients = self.due.range(client..).chain(self.due.range(..client));
-        let with_room = clients.filter(|(client, _)| has_room(**client));
-        let calls = with_room.flat_map(|(of, calls)| {
-            let first = if *of == client { call } else { 0 };
-            let calls = calls.range(first..).chain(calls.range(..first));
-            calls.map(|call| (*of, *call))
-        });
-        calls.collect()
     }
 }
 

@@ -6,13 +6,13 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kvorum_protocol::status::ConfigurationId;
 
 use super::frame::{Frame, Place, Unsound};
 use super::index::Index;
-use super::{name_of, path_of};
+use super::{SPARE, name_of, path_of};
 use crate::storage::log::LogNumbers;
 
 /// A journal as it was found.
@@ -22,6 +22,8 @@ pub struct Recovered {
     pub(super) files: Vec<(u64, u64)>,
     /// Files before them, which are to be removed.
     pub(super) leftovers: Vec<u64>,
+    /// Files that waited to be written again.
+    pub(super) spares: Vec<PathBuf>,
     /// Where the sound frames end.
     pub end: Place,
 }
@@ -50,9 +52,9 @@ pub enum RecoveryError {
 /// # Errors
 /// When it is damaged, of a newer version, or cannot be read.
 pub fn recover(folder: &Path) -> Result<Recovered, RecoveryError> {
-    let (numbers, leftovers) = files_in(folder)?;
+    let Files { numbers, leftovers, spares } = files_in(folder)?;
     let end = numbers.first().map_or(Place::FIRST, |first| Place { file: *first, offset: 0 });
-    let mut found = Recovered { leftovers, end, ..Recovered::empty() };
+    let mut found = Recovered { leftovers, spares, end, ..Recovered::empty() };
     for number in &numbers {
         found.read(folder, *number, Some(number) == numbers.last())?;
     }
@@ -69,8 +71,8 @@ impl Recovered {
     /// Returns a journal to which nothing was written.
     #[must_use]
     pub fn empty() -> Self {
-        let (index, end) = (Index::default(), Place::FIRST);
-        Self { index, files: Vec::new(), leftovers: Vec::new(), end }
+        let (files, leftovers, spares) = (Vec::new(), Vec::new(), Vec::new());
+        Self { index: Index::default(), files, leftovers, spares, end: Place::FIRST }
     }
 
     /// Returns the newest configuration that has a log.
@@ -115,21 +117,36 @@ impl Recovered {
     }
 }
 
-/// Returns the numbers of the files in a folder, in order, and those of files that were about to be
-/// removed: a removal may have become durable before an earlier one.
-fn files_in(folder: &Path) -> io::Result<(Vec<u64>, Vec<u64>)> {
+/// The files of a journal.
+#[derive(Default)]
+struct Files {
+    /// The numbers of those with frames, in order.
+    numbers: Vec<u64>,
+    /// The numbers of those that were about to be removed: a removal may have become durable before
+    /// an earlier one.
+    leftovers: Vec<u64>,
+    /// Those that waited to be written again.
+    spares: Vec<PathBuf>,
+}
+
+fn files_in(folder: &Path) -> io::Result<Files> {
     let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Files::default()),
         entries => entries?,
     };
-    let mut numbers = Vec::new();
+    let (mut numbers, mut spares) = (Vec::new(), Vec::new());
     for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == SPARE) {
+            spares.push(path);
+            continue;
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let number = name.strip_suffix(".log").and_then(|number| number.parse().ok());
         numbers.extend(number.filter(|number| name_of(*number) == name));
     }
     numbers.sort_unstable();
     let gap = numbers.windows(2).rposition(|pair| pair[0] + 1 != pair[1]);
     let kept = numbers.split_off(gap.map_or(0, |gap| gap + 1));
-    Ok((kept, numbers))
+    Ok(Files { numbers: kept, leftovers: numbers, spares })
 }

@@ -263,3 +263,63 @@ fn the_file_that_says_where_a_log_stands_stays() {
     sync(&journal);
     assert_eq!(read(&opened(folder.path()), 3, 5), [3, 4]);
 }
+
+/// Nothing of what a file held before comes back, wherever the process ends.
+#[test]
+fn a_cut_file_is_written_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut journal = opened(folder.path());
+    let (mut again, mut most) = (0, 0);
+    for round in 0..60_usize {
+        let (from, number) = (round * 100, round as u64 * 100);
+        append(&journal, from, number..number + 100);
+        let kept = from.saturating_sub(300);
+        journal.append(&Frame::Writes(ID, vec![LogWrite::Compact(kept)]));
+        sync(&journal);
+        let end = journal.end();
+        let about = fs::metadata(path_of(folder.path(), end.file)).expect("it is there");
+        again += u32::from(about.len() > end.offset);
+        most = most.max(file_count(folder.path()));
+        let expected: Vec<u64> = (kept as u64..number + 100).collect();
+        assert_eq!(read(&journal, kept, from + 100), expected);
+        let copy = copied(folder.path());
+        assert_eq!(read(&opened(copy.path()), kept, from + 100), expected);
+        if round % 20 == 19 {
+            journal = opened(folder.path());
+        }
+    }
+    assert!(again > 10, "{again} times the last file held what was there before");
+    assert!(most <= 6 + SPARES_MAX, "{most} files");
+}
+
+/// Copies a folder, as a crash would leave it.
+fn copied(folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a folder");
+    for file in fs::read_dir(folder).expect("it is there").flatten() {
+        fs::copy(file.path(), copy.path().join(file.file_name())).expect("it can be copied");
+    }
+    copy
+}
+
+/// A file that somebody reads keeps its contents.
+#[test]
+fn a_file_that_is_read_is_not_written_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let journal = opened(folder.path());
+    append(&journal, 0, 0..100);
+    sync(&journal);
+    let file = journal.state().open_file(1).expect("it is there");
+    let contents = |file: &File| {
+        let mut bytes = vec![0; 1000];
+        file.read_exact_at(&mut bytes, 0).expect("it is as long");
+        bytes
+    };
+    let before = contents(&file);
+    for round in 1..20 {
+        append(&journal, round * 100, round as u64 * 100..round as u64 * 100 + 100);
+        journal.append(&Frame::Writes(ID, vec![LogWrite::Compact(round * 100)]));
+        sync(&journal);
+    }
+    assert!(!path_of(folder.path(), 1).exists() && !spare_of(folder.path(), 1).exists());
+    assert_eq!(contents(&file), before);
+}

@@ -93,11 +93,7 @@ impl Statuses {
     /// Returns the subscriptions to which a status is to be sent: it is new to them, and they have
     /// room. A status in which only the time has changed is not new.
     pub fn take_due(&mut self, status: &Status, has_room: &dyn Fn(ClientKey) -> bool) -> Vec<Id> {
-        let is_news = self.news.as_ref().is_none_or(|last| {
-            let (monotonic_us, wall_us) = (last.monotonic_us, last.wall_us);
-            *last != Status { monotonic_us, wall_us, ..status.clone() }
-        });
-        if is_news {
+        if self.news.as_ref().is_none_or(|last| !last.is_as(status)) {
             self.news = Some(status.clone());
             self.number += 1;
         }

@@ -179,12 +179,13 @@ impl World {
     fn check(&self) {
         let told = self.told.borrow();
         for (id, (wanted, from)) in &self.open {
-            let events = told.get(id).cloned().unwrap_or_default();
+            let mut events = told.get(id).cloned().unwrap_or_default();
+            events.retain(|event| !matches!(event, Event::Progress { .. }));
             assert_eq!(events, self.expected(wanted, *from), "{id:?}: {wanted:?} from {from}");
         }
         let own = |client| self.open.keys().filter(|id| id.0 == client).count();
-        for (client, count) in &self.subscriptions.counts {
-            assert_eq!(*count, own(*client));
+        for (client, share) in &self.subscriptions.shares {
+            assert_eq!(share.count, own(*client));
         }
         let bytes = self.open.values().map(|(wanted, _)| match wanted {
             Wanted::Log => 0,
@@ -280,4 +281,49 @@ fn a_connection_may_have_as_many_as_are_left() {
         }
     }
     assert_eq!(most, [8192, 4096, 2048, 1024]);
+}
+
+/// Those that lost their connection come back from where each of them was, all at once.
+#[test]
+fn many_that_are_far_behind_are_told_together() {
+    const MANY: u64 = 2_000;
+    let mut world = World::new();
+    world.apply((0..MANY).map(|number| (put(&format!("k{number}/"), 1000), true)).collect());
+    for number in 0..MANY {
+        // From the entry of its own key on.
+        let prefix = Wanted::Watch(format!("k{number}/"));
+        world.open(number % CLIENTS as u64, prefix, number.cast_signed() - MANY.cast_signed());
+    }
+    for turns in 1.. {
+        world.turn();
+        if !world.subscriptions.has_more() {
+            assert!(turns < 10, "{turns} turns for two megabytes");
+            break;
+        }
+    }
+    assert!(!world.subscriptions.is_anybody_behind());
+    world.check();
+}
+
+/// A connection without room is told where it stands when it has room again.
+#[test]
+fn progress_waits_for_room() {
+    let mut world = World::new();
+    world.open(0, Wanted::Watch("b".to_owned()), 0);
+    world.turn();
+    let silent = silent_bytes_max(&world.disk);
+    world.room[0] = false;
+    for _ in 0..8 {
+        world.apply(vec![(put("a", silent / 4), true)]);
+        world.turn();
+    }
+    assert!(world.told.borrow().is_empty());
+    world.room[0] = true;
+    world.turn();
+    world.turn();
+    world.apply(vec![(put("a", silent / 4), true)]);
+    world.turn();
+    let told = world.told.borrow();
+    let last = told[&(ClientKey(0), 1)].last();
+    assert!(matches!(last, Some(Event::Progress { next }) if *next > 4), "{told:?}");
 }

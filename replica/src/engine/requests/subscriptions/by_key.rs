@@ -1,7 +1,7 @@
-//! Pure: the subscriptions that were sent everything up to the same index, by what they are told.
+//! Pure: subscriptions by what they are told.
 //!
 //! Guarantees that an entry is passed to those that it concerns at a cost that does not depend on
-//! how many others there are. Does not know at which index they stand.
+//! how many others there are. Does not know at which index each stands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -11,7 +11,7 @@ use super::Id;
 
 /// The subscriptions, and how long each has heard nothing.
 #[derive(Default)]
-pub struct InStep {
+pub struct ByKey {
     /// Those that are told of every entry.
     all: BTreeSet<Id>,
     /// Those that are told of the keys that begin with a prefix.
@@ -22,7 +22,7 @@ pub struct InStep {
     passed: u64,
 }
 
-impl InStep {
+impl ByKey {
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -131,15 +131,15 @@ mod tests {
             let shared = |prefix: &Option<String>| {
                 prefix.as_ref().map(|prefix| Arc::<[u8]>::from(prefix.as_bytes()))
             };
-            let mut in_step = InStep::default();
+            let mut by_key = ByKey::default();
             for (call, prefix) in prefixes.iter().enumerate() {
-                in_step.insert(id(call), shared(prefix).as_ref());
+                by_key.insert(id(call), shared(prefix).as_ref());
             }
             for (call, prefix) in prefixes.iter().enumerate().filter(|(call, _)| gone[*call]) {
-                in_step.remove(id(call), shared(prefix).as_ref());
+                by_key.remove(id(call), shared(prefix).as_ref());
             }
             let left = || prefixes.iter().enumerate().filter(|(call, _)| !gone[*call]);
-            prop_assert_eq!(in_step.is_empty(), left().count() == 0);
+            prop_assert_eq!(by_key.is_empty(), left().count() == 0);
             for key in keys {
                 let is_told = |prefix: &Option<String>| match (prefix, &key) {
                     (None, _) => true,
@@ -148,7 +148,7 @@ mod tests {
                 };
                 let expected: Vec<Id> =
                     left().filter(|(_, prefix)| is_told(prefix)).map(|(c, _)| id(c)).collect();
-                let mut told = in_step.interested(key.as_ref().map(String::as_bytes));
+                let mut told = by_key.interested(key.as_ref().map(String::as_bytes));
                 told.sort_unstable();
                 prop_assert_eq!(told, expected);
             }
@@ -157,17 +157,17 @@ mod tests {
 
     #[test]
     fn those_that_heard_nothing_for_long_are_overdue() {
-        let mut in_step = InStep::default();
-        in_step.listen(id(1), 0);
-        in_step.pass(60);
-        in_step.listen(id(2), in_step.heard_before(0));
-        assert_eq!(in_step.overdue(100), []);
-        in_step.pass(40);
-        assert_eq!(in_step.overdue(100), [id(1)]);
-        assert_eq!(in_step.silent_since(60), 40);
-        in_step.ignore(id(1), 0);
-        in_step.listen(id(1), in_step.heard_before(0));
-        assert_eq!(in_step.overdue(40), [id(2)]);
-        assert_eq!(in_step.overdue(41), []);
+        let mut by_key = ByKey::default();
+        by_key.listen(id(1), 0);
+        by_key.pass(60);
+        by_key.listen(id(2), by_key.heard_before(0));
+        assert_eq!(by_key.overdue(100), []);
+        by_key.pass(40);
+        assert_eq!(by_key.overdue(100), [id(1)]);
+        assert_eq!(by_key.silent_since(60), 40);
+        by_key.ignore(id(1), 0);
+        by_key.listen(id(1), by_key.heard_before(0));
+        assert_eq!(by_key.overdue(40), [id(2)]);
+        assert_eq!(by_key.overdue(41), []);
     }
 }
