@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use kvorum_protocol::access::KeyRange;
 use kvorum_protocol::limits::SUBSCRIPTIONS_MAX;
-use kvorum_protocol::message::{Event, KeyEvent, Refusal, ServerFrame, Subscription};
+use kvorum_protocol::message::{Event, Refusal, ServerFrame, Subscription};
 
 use crate::engine::ClientKey;
 use crate::engine::store::{Decided, Store};
@@ -30,10 +30,9 @@ use crate::limits::{
     PREFIXES_BYTES_MAX, SUBSCRIPTIONS_MAX as ALL_SUBSCRIPTIONS_MAX, TURN_BYTES_MAX,
 };
 use crate::state::accounts::Accounts;
-use crate::state::entry::Entry;
 use crate::state::rights::{Touch, User, judge_all};
 use by_key::ByKey;
-use events::{entry_event, key_event};
+use events::{News, news};
 use statuses::Statuses;
 pub use statuses::Turning;
 
@@ -110,6 +109,14 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
+    /// Reads entries from the log; returns none when the first was compacted.
+    fn read<S: Store>(&self, store: &S, first: u64, last: u64) -> Decided {
+        match first > self.compacted {
+            true => store.decided(first, last, CURSOR_BYTES_MAX),
+            false => Decided::default(),
+        }
+    }
+
     fn event(&mut self, (client, call): Id, event: Event) -> usize {
         let frame = ServerFrame::Event { call, event };
         let bytes = frame.weight();
@@ -316,10 +323,7 @@ impl Subscriptions {
                 return;
             }
             let first = self.told_to + 1;
-            let decided = match first > turn.compacted {
-                true => store.decided(first, applied, CURSOR_BYTES_MAX),
-                false => Decided::default(),
-            };
+            let decided = turn.read(store, first, applied);
             if decided.entries.is_empty() {
                 // A copied state came instead of the entries. Each is told so.
                 self.all_fall_behind(first);
@@ -327,11 +331,10 @@ impl Subscriptions {
                 return;
             }
             let silent_max = silent_bytes_max(store);
-            for (index, entry) in (first..).zip(&decided.entries) {
-                let took_effect = decided.void.binary_search(&index).is_err();
-                bytes += entry.weight();
-                self.tell_entry((index, entry, took_effect), &mut bytes, turn);
-                self.told_to = index;
+            for news in news(first, &decided) {
+                bytes += news.weight();
+                self.tell_entry(&news, &mut bytes, turn);
+                self.told_to = news.index;
                 self.report_progress(silent_max, &mut bytes, turn);
                 if bytes >= TURN_BYTES_MAX / 2 {
                     break;
@@ -342,23 +345,15 @@ impl Subscriptions {
 
     /// Sends an entry to those of the ones in step that it concerns. Those without room fall
     /// behind, and so do all others once the turn has sent enough.
-    fn tell_entry(
-        &mut self,
-        (index, entry, took_effect): (u64, &Entry, bool),
-        bytes: &mut usize,
-        turn: &mut Turn<'_>,
-    ) {
-        let change = if took_effect { key_event(index, entry) } else { None };
-        let key = change.as_ref().map(|change| &change.key.0[..]);
-        let interested = self.in_step.interested(key);
-        self.in_step.pass(entry.weight());
+    fn tell_entry(&mut self, news: &News<'_>, bytes: &mut usize, turn: &mut Turn<'_>) {
+        let interested = self.in_step.interested(news.key());
+        self.in_step.pass(news.weight());
         for id in interested {
             if *bytes >= TURN_BYTES_MAX / 2 || !(turn.has_room)(id.0) {
-                self.falls_behind(id, index);
+                self.falls_behind(id, news.index);
                 continue;
             }
-            let event = self.event_of(id, (index, entry, took_effect), change.as_ref());
-            *bytes += turn.event(id, event);
+            *bytes += turn.event(id, news.event(self.cursors[&id].prefix.is_some()));
             self.hears(id);
         }
     }
@@ -417,19 +412,6 @@ impl Subscriptions {
     fn all_fall_behind(&mut self, next: u64) {
         for id in self.cursors.keys().copied().collect::<Vec<_>>() {
             self.falls_behind(id, next);
-        }
-    }
-
-    /// Returns the event that an entry is for a subscription that it concerns.
-    fn event_of(
-        &self,
-        id: Id,
-        (index, entry, took_effect): (u64, &Entry, bool),
-        change: Option<&KeyEvent>,
-    ) -> Event {
-        match (&self.cursors[&id].prefix, change) {
-            (Some(_), Some(change)) => Event::Key(change.clone()),
-            _ => Event::Entry(entry_event(index, entry, took_effect)),
         }
     }
 }

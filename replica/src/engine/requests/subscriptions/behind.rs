@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use kvorum_protocol::message::Event;
 
-use super::events::key_event;
+use super::events::news;
 use super::{CURSOR_BYTES_MAX, Id, Place, Subscriptions, Turn, silent_bytes_max};
 use crate::engine::ClientKey;
 use crate::engine::store::{Decided, Store};
@@ -32,10 +32,7 @@ impl Subscriptions {
                 self.is_late = true;
                 return;
             }
-            let decided = match first > turn.compacted {
-                true => store.decided(first, self.told_to, CURSOR_BYTES_MAX),
-                false => Decided::default(),
-            };
+            let decided = turn.read(store, first, self.told_to);
             if decided.entries.is_empty() {
                 for id in ids.into_iter().filter(|id| next(id) == first).collect::<Vec<_>>() {
                     bytes += turn.event(id, Event::Compacted { from: turn.compacted + 1 });
@@ -78,24 +75,22 @@ impl Subscriptions {
         let (mut end, mut passed) = (first, 0);
         // Those that were told something, and those that could not be told of the last entry.
         let (mut told, mut stopped) = (BTreeSet::new(), BTreeSet::new());
-        for (index, entry) in (first..).zip(&decided.entries) {
-            let took_effect = decided.void.binary_search(&index).is_err();
-            let change = if took_effect { key_event(index, entry) } else { None };
-            *bytes += entry.weight();
-            for id in self.behind.interested(change.as_ref().map(|change| &change.key.0[..])) {
-                let Place::Apart { next, .. } = self.cursors[&id].place else { continue };
-                if next > index || !(turn.has_room)(id.0) {
+        for news in news(first, decided) {
+            *bytes += news.weight();
+            for id in self.behind.interested(news.key()) {
+                let cursor = &self.cursors[&id];
+                let Place::Apart { next, .. } = cursor.place else { continue };
+                if next > news.index || !(turn.has_room)(id.0) {
                     continue;
                 }
                 if *bytes >= TURN_BYTES_MAX / 2 + CURSOR_BYTES_MAX {
                     stopped.insert(id);
                     continue;
                 }
-                let event = self.event_of(id, (index, entry, took_effect), change.as_ref());
-                *bytes += turn.event(id, event);
+                *bytes += turn.event(id, news.event(cursor.prefix.is_some()));
                 told.insert(id);
             }
-            (end, passed) = (index + 1, passed + entry.weight());
+            (end, passed) = (news.index + 1, passed + news.weight());
             if *bytes >= TURN_BYTES_MAX / 2 {
                 break;
             }

@@ -2,12 +2,54 @@
 
 use bytes::Bytes;
 use kvorum_protocol::data::{Operation, Value};
-use kvorum_protocol::message::{EntryEvent, KeyEvent};
+use kvorum_protocol::message::{EntryEvent, Event, KeyEvent};
 
+use crate::engine::store::Decided;
 use crate::state::entry::Entry;
 
 /// Bytes of a value that are sent to the log pane.
 const PREVIEW_BYTES: usize = 128;
+
+/// A decided entry, as subscriptions are told of it.
+pub struct News<'a> {
+    /// Its index.
+    pub index: u64,
+    entry: &'a Entry,
+    took_effect: bool,
+    change: Option<KeyEvent>,
+}
+
+impl News<'_> {
+    /// Returns the bytes of the entry.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.entry.weight()
+    }
+
+    /// Returns the key that it changes, if it changes one.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.change.as_ref().map(|change| &change.key.0[..])
+    }
+
+    /// Returns the event for a subscription that it concerns: to keys, or to every entry.
+    #[must_use]
+    pub fn event(&self, is_of_keys: bool) -> Event {
+        match self.change.as_ref().filter(|_| is_of_keys) {
+            Some(change) => Event::Key(change.clone()),
+            None => Event::Entry(entry_event(self.index, self.entry, self.took_effect)),
+        }
+    }
+}
+
+/// Returns what decided entries, the first of which has this index, are for subscriptions.
+pub fn news(first: u64, decided: &Decided) -> impl Iterator<Item = News<'_>> {
+    (first..).zip(&decided.entries).map(|(index, entry)| {
+        let took_effect = decided.void.binary_search(&index).is_err();
+        let change = if took_effect { key_event(index, entry) } else { None };
+        News { index, entry, took_effect, change }
+    })
+}
 
 /// Returns the event of an entry for those that follow the log.
 #[must_use]

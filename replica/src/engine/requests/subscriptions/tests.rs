@@ -7,9 +7,10 @@ use kvorum_protocol::status::ConfigurationId;
 use omnipaxos::storage::Storage;
 use proptest::prelude::*;
 
+use super::events::{entry_event, key_event};
 use super::*;
 use crate::engine::store::LogStore;
-use crate::state::entry::Command;
+use crate::state::entry::{Command, Entry};
 use crate::state::machine::{Changes, Table};
 use crate::storage::memory::Memory;
 
