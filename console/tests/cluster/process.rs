@@ -54,6 +54,22 @@ fn what_leaves_ends_with_all() {
     }
 }
 
+/// A replica that was told to end long after it ceased to be a member ends at once.
+#[test]
+fn what_has_left_ends_when_it_is_told_late() {
+    let cluster = Cluster::start(&["--replicas=3"]);
+    let replica = cluster.process("kvorum-2").unwrap();
+    // It tells the replica that is not wanted any more to end.
+    kill_process(cluster.supervisor(), Signal::STOP).unwrap();
+    kvorum::local::scale(&cluster.folder, 2).unwrap();
+    let is_out = || said(&cluster.run(&["status"])).1.contains("retired");
+    wait_for("it is no member any more", is_out);
+    std::thread::sleep(QUIET);
+    kill_process(replica, Signal::TERM).unwrap();
+    wait_for("it ends", || cluster.process("kvorum-2").is_none());
+    kill_process(cluster.supervisor(), Signal::CONT).unwrap();
+}
+
 #[test]
 fn a_path_need_not_be_text() {
     let around = tempfile::tempdir().unwrap();

@@ -112,15 +112,19 @@ impl Leaving<'_> {
     /// Waits until the cluster does without the replica.
     async fn may_go(&self, ends: watch::Receiver<Option<End>>, is_superseded: &AtomicBool) {
         let mut told = None;
-        // The status from before is no answer: the replica may have become a member since.
-        let mut said = self.status.clone();
-        said.mark_unchanged();
+        // The status from before is no answer: the replica may have become a member since. The next
+        // one is, although nobody is notified of it when it says the same.
+        let before = self.status.borrow().clone();
         let mut is_news = false;
         loop {
             sleep(INTERVAL).await;
-            is_news = is_news || said.has_changed().unwrap_or(true);
-            let Some(end) = *ends.borrow() else { continue };
             let status = self.status.borrow().clone();
+            let is_before = match (&status, &before) {
+                (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+                (now, before) => now.is_none() && before.is_none(),
+            };
+            is_news |= !is_before || self.status.has_changed().is_err();
+            let Some(end) = *ends.borrow() else { continue };
             // Permission to go counts for the reason with which the replica asked for it.
             let is_asked = end == End::Leave || told == Some(end);
             let may_go = |status: &Status| status.membership.may_go && is_asked;
@@ -212,27 +216,69 @@ mod tests {
     use crate::state::version::Version;
     use crate::storage::memory::Memory;
 
+    const PATIENCE: Duration = Duration::from_secs(600);
+    const NAME: &str = "kvorum-1";
+
+    /// A replica that is not wanted any more, with the sender of what it says.
+    struct Unwanted {
+        _folder: tempfile::TempDir,
+        orchestrator: Orchestrator,
+        says: watch::Sender<Option<Arc<Status>>>,
+        driver: mpsc::Sender<ControlEvent>,
+        _told: mpsc::Receiver<ControlEvent>,
+    }
+
+    impl Unwanted {
+        fn that_says(status: Status) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join(SET_FILE), r#"{"replicas": 1}"#).unwrap();
+            let orchestrator = Orchestrator::Folder(Folder::new(folder.path()));
+            let says = watch::Sender::new(Some(Arc::new(status)));
+            let (driver, told) = mpsc::channel(8);
+            Self { _folder: folder, orchestrator, says, driver, _told: told }
+        }
+
+        fn is_told_to_end(&self) -> Leaving<'_> {
+            let Self { orchestrator, says, driver, .. } = self;
+            let (encryption, status) = (&Encryption::Off, says.subscribe());
+            Leaving { orchestrator, encryption, name: NAME, patience: PATIENCE, status, driver }
+        }
+    }
+
+    fn member() -> Status {
+        let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
+        Engine::new(Memory::of_two(2), options).status()
+    }
+
+    fn outside() -> Status {
+        Status { role: Role::Outside, ..member() }
+    }
+
     /// The replica was outside, and has become a member since.
     #[tokio::test]
     async fn what_it_said_before_it_was_told_to_end_is_no_leave() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join(SET_FILE), r#"{"replicas": 1}"#).unwrap();
-        let orchestrator = Orchestrator::Folder(Folder::new(folder.path()));
-        let options = Options { allows_faults: false, newest: Version::NEWEST, checksum_ticks: 0 };
-        let member = Engine::new(Memory::of_two(2), options).status();
-        let outside = Status { role: Role::Outside, ..member.clone() };
-        let (says, status) = watch::channel(Some(Arc::new(outside.clone())));
-        let (driver, _told) = mpsc::channel(8);
-        let patience = Duration::from_secs(600);
-        let (orchestrator, driver, name) = (&orchestrator, &driver, "kvorum-1");
-        let encryption = &Encryption::Off;
-        let leaving = Leaving { orchestrator, encryption, name, patience, status, driver };
+        let replica = Unwanted::that_says(outside());
+        let leaving = replica.is_told_to_end();
         let mut waits = pin!(leaving.wait());
         assert!(timeout(INTERVAL * 10, &mut waits).await.is_err(), "it said so before");
-        says.send_replace(Some(Arc::new(member)));
+        replica.says.send_replace(Some(Arc::new(member())));
         assert!(timeout(INTERVAL * 10, &mut waits).await.is_err(), "it is a member");
-        says.send_replace(Some(Arc::new(outside)));
-        timeout(patience, waits).await.expect("it is outside");
+        replica.says.send_replace(Some(Arc::new(outside())));
+        timeout(PATIENCE, waits).await.expect("it is outside");
+    }
+
+    /// A replica outside has no news, and says the same again and again without notifying anybody.
+    #[tokio::test]
+    async fn a_replica_that_is_outside_and_says_so_again_ends() {
+        let replica = Unwanted::that_says(outside());
+        let leaving = replica.is_told_to_end();
+        let mut waits = pin!(leaving.wait());
+        assert!(timeout(INTERVAL * 10, &mut waits).await.is_err(), "it said so before");
+        replica.says.send_if_modified(|shown| {
+            *shown = Some(Arc::new(outside()));
+            false
+        });
+        timeout(INTERVAL * 100, waits).await.expect("it is outside still");
     }
 
     #[test]
