@@ -143,12 +143,12 @@ impl Clients {
         &self,
         (mut requests, mut write): (Requests<ReadHalf<Wire>>, WriteHalf<Wire>),
         hello: ClientHello,
-        caller: Caller,
+        mut caller: Caller,
         over: impl Future<Output = ()>,
     ) {
         match timeout(HANDSHAKE_TIMEOUT, self.welcome(&hello, &mut write)).await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false) | Err(_)) | Err(_) => return,
+            Ok(Ok(Some(version))) => caller.version = version,
+            Ok(Ok(None) | Err(_)) | Err(_) => return,
         }
         requests.set_bytes_max(REQUEST_BYTES_MAX);
         let client = caller.client;
@@ -181,12 +181,12 @@ impl Clients {
         let _ = timeout(CLOSE_PATIENCE, told).await;
     }
 
-    /// Answers a client's hello; returns whether it is welcome.
+    /// Answers a client's hello; returns the wire version to speak, if the client is welcome.
     async fn welcome(
         &self,
         hello: &ClientHello,
         write: &mut WriteHalf<Wire>,
-    ) -> Result<bool, &'static str> {
+    ) -> Result<Option<u16>, &'static str> {
         let status = self.status.borrow().clone();
         let verdict = judge(hello, self.cluster).map(|version| Welcome {
             version,
@@ -196,9 +196,9 @@ impl Clients {
             applied: status.as_ref().map_or(0, |status| status.applied),
             frame_bytes_max: REQUEST_BYTES_MAX as u64,
         });
-        let is_welcome = verdict.is_ok();
+        let version = verdict.as_ref().ok().map(|welcome| welcome.version);
         send_hello(write, verdict).await?;
-        Ok(is_welcome)
+        Ok(version)
     }
 
     /// Reads requests until the client leaves, falls silent or sends an invalid request.
@@ -267,8 +267,8 @@ impl Clients {
                 calls.held.hold(call, room);
                 let (client, user) = (caller.client, caller.user.clone());
                 let input = Input::Client { client, call, user, request };
-                let event = ClientEvent::Input { input, rooms: Vec::new() };
-                match self.driver.try_send(event) {
+                let account = caller.account.id();
+                match self.driver.try_send(ClientEvent::Call { account, input }) {
                     Ok(()) => return None,
                     Err(_) => Refusal::Overloaded,
                 }
@@ -333,15 +333,15 @@ impl Clients {
                 out.queued.add(frame.weight() - without);
                 frame
             }
-            frame => {
-                if let ServerFrame::Answer { answer: Answer::Refused(refusal), .. } = &frame
-                    && let Refusal::Forbidden { right, .. } = refusal
-                {
+            ServerFrame::Answer { call, answer: Answer::Refused(refusal) } => {
+                if let Refusal::Forbidden { right, .. } = &refusal {
                     self.metrics.forbidden.fetch_add(1, Ordering::Relaxed);
                     self.refusals.request(&caller.user, caller.from, right);
                 }
-                frame
+                let answer = Answer::Refused(refusal.in_version(caller.version));
+                ServerFrame::Answer { call, answer }
             }
+            frame => frame,
         }
     }
 
@@ -360,6 +360,8 @@ struct Caller {
     user: User,
     from: SocketAddr,
     account: Account,
+    /// The version of the wire protocol that is spoken with it.
+    version: u16,
     /// The time at which its token ends, in microseconds since 1970, if it has shown one.
     token_until_us: Option<u64>,
 }

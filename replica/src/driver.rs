@@ -21,9 +21,11 @@
 //! that it loses its leadership.
 
 mod events;
+mod fair_queue;
 pub mod gate;
 pub mod link_handle;
 pub mod metrics;
+mod notices;
 mod outbound;
 mod outlets;
 mod pace;
@@ -35,7 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use kvorum_protocol::message::{Event, ServerFrame};
+use kvorum_protocol::message::{Answer, Event, Refusal, ServerFrame};
 use kvorum_protocol::status::{ReplicaId, Status};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
@@ -44,9 +46,13 @@ use tracing::{info, warn};
 use crate::driver::gate::Gate;
 use crate::driver::metrics::Metrics;
 use crate::engine::store::Store;
-use crate::engine::{Engine, Input, Notice, Options, Output, Rejection, SLOW_TICKS, Session, Time};
+use crate::engine::{
+    ClientKey, Engine, Input, Options, Output, Rejection, SLOW_TICKS, Session, Time,
+};
 use crate::marker::Mark;
+use crate::shares::room::AccountId;
 pub use events::{ClientEvent, ControlEvent, PeerEvent};
+use fair_queue::{FairQueue, Turn};
 use link_handle::LinkHandle;
 pub use outlets::Outlets;
 use pace::Pace;
@@ -95,6 +101,7 @@ pub struct Driver<S: Store> {
     gate: Gate,
     links: HashMap<ReplicaId, (Session, LinkHandle)>,
     clients: Sinks,
+    queue: FairQueue,
     syncs: std::sync::mpsc::Sender<S::Durable>,
     readers: Readers,
     sync_began: Option<Instant>,
@@ -125,6 +132,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             gate: Gate::default(),
             links: HashMap::new(),
             clients: Sinks::default(),
+            queue: FairQueue::default(),
             syncs,
             readers,
             sync_began: None,
@@ -157,7 +165,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             // still is: it has bounds of its own, and includes heartbeats. So is the process's, of
             // which there is little: the replica must hear that it shall stop.
             let is_open = !self.gate.is_full();
-            let has_more = self.engine.has_more();
+            let has_more = self.engine.has_more() || is_open && self.queue.has_next();
             tokio::select! {
                 biased;
                 Some(()) = synced.recv() => self.synced(),
@@ -190,6 +198,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             for event in from_process.drain(..) {
                 stop = self.control_event(event).or(stop);
             }
+            self.queued_calls(is_open);
             for event in from_clients.drain(..) {
                 self.client_event(event);
             }
@@ -308,14 +317,49 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 let applied = self.engine.applied();
                 self.clients.push(client, ServerFrame::Ping { applied });
             }
+            ClientEvent::Call { account, input } => self.call(account, input),
             ClientEvent::Input { input, rooms } => {
                 if let Input::ClientGone { client } = &input {
                     self.clients.remove(*client);
+                    self.queue.gone(*client);
                 }
                 self.engine.step(input);
                 drop(rooms);
             }
         }
+    }
+
+    /// Gives a client's call to the engine, or lets it wait for its turn.
+    fn call(&mut self, account: AccountId, input: Input) {
+        let Input::Client { client, call, .. } = &input else { return };
+        let (client, call) = (*client, *call);
+        match self.queue.add(account, input, self.time().monotonic_us) {
+            Turn::Now(input) => self.engine.step(input),
+            Turn::Later => {}
+            Turn::Refused { waits_us } => self.refuse(client, call, waits_us),
+        }
+    }
+
+    /// Refuses a call as overload: its client shall come back when those before it are served.
+    fn refuse(&self, client: ClientKey, call: u64, waits_us: u64) {
+        self.outlets.metrics.overloads.fetch_add(1, Ordering::Relaxed);
+        let refusal = Refusal::busy(Duration::from_micros(waits_us));
+        let answer = Answer::Refused(refusal);
+        self.clients.push(client, ServerFrame::Answer { call, answer });
+    }
+
+    /// Gives calls whose turn it is to the engine, if it takes input from clients.
+    fn queued_calls(&mut self, is_open: bool) {
+        let now_us = self.time().monotonic_us;
+        for late in self.queue.take_late(now_us) {
+            self.refuse(late.client, late.call, late.waits_us);
+        }
+        let most = if is_open { TURN_INPUTS_MAX } else { 0 };
+        for input in std::iter::from_fn(|| self.queue.next()).take(most) {
+            self.engine.step(input);
+        }
+        let waits_us = self.queue.waits_us(now_us);
+        self.outlets.metrics.waits_us.store(waits_us, Ordering::Relaxed);
     }
 
     /// Handles an event from the process; returns to whom to reply when it is a request to stop.
@@ -353,7 +397,12 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             // The engine repeats a read that finds no room here.
             Output::ReadScale(read) => drop(self.outlets.scale_reads.try_send(read)),
             Output::Known(known) => drop(self.outlets.known.send_replace(known)),
-            Output::Frame { client, frame } => self.clients.push(client, frame),
+            Output::Frame { client, frame } => {
+                if let ServerFrame::Answer { call, .. } = &frame {
+                    self.queue.answered(client, *call);
+                }
+                self.clients.push(client, frame);
+            }
             Output::Status { to, status } => {
                 let status: Arc<Status> = Arc::from(status);
                 for (client, call) in to {
@@ -380,54 +429,6 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         let claim = self.engine.store().claim(mark);
         // If a claim is under way already, the engine repeats this one.
         let _ = self.outlets.marks.try_send(claim);
-    }
-
-    fn notice(&self, notice: &Notice) {
-        match notice {
-            Notice::Dropped { what } => {
-                self.outlets.metrics.strange.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(what, "dropped");
-            }
-            Notice::Gathered => {
-                let status = self.engine.status();
-                info!(
-                    accepted = status.accepted,
-                    decided = status.decided,
-                    applied = status.applied,
-                    ballot = status.ballot.number,
-                    "votes from here on"
-                );
-            }
-            Notice::Linked { peer } => info!(peer, "linked"),
-            Notice::LinkLost { peer } => info!(peer, "link lost"),
-            Notice::Leading { ballot, accepted } => info!(ballot, accepted, "leads"),
-            Notice::Deposed { ballot } => info!(ballot, "leads no more"),
-            Notice::Following { leader, ballot, decided } => {
-                info!(leader, ballot, decided, "follows");
-            }
-            Notice::Disowned { by } => {
-                tracing::error!(
-                    by,
-                    "this replica's disk is not the one its peers remember: it must not vote"
-                );
-            }
-            Notice::HandingOver { to } => info!(to, "hands leadership over"),
-            Notice::Configuring { id, members } => info!(id, members, "proposes other members"),
-            Notice::Configured { configuration } => {
-                let members = configuration.members.iter().map(|member| member.name.as_str());
-                let members = members.collect::<Vec<_>>().join(",");
-                info!(id = configuration.id.0, members, "the members have changed");
-            }
-            Notice::Compacted { index } => info!(index, "the log was cut"),
-            Notice::Behind { of, by } => info!(of, by, "lacks entries, and fetches them"),
-            Notice::Quarantined { index } => {
-                tracing::error!(index, "the state differs from the majority's: it is copied anew");
-            }
-            Notice::Differ { index } => {
-                tracing::error!(index, "the replicas' states differ, and no majority has the same");
-            }
-            Notice::Copied { index, bytes } => info!(index, bytes, "the state was copied"),
-        }
     }
 
     /// Whether a sync is under way and has taken longer than `time`.

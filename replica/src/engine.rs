@@ -186,7 +186,9 @@ impl<S: Store> Engine<S> {
         replication::take_messages(&mut parts.cx);
         parts.cx.sync_written(round);
         parts.marking.take_solo(&mut parts.cx);
-        parts.replication.tell_leader(&mut parts.cx);
+        if let Some(leader) = parts.replication.tell_leader(&mut parts.cx) {
+            parts.requests.follows(&mut parts.cx, leader);
+        }
         std::mem::take(&mut parts.cx.outputs)
     }
 

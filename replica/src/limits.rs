@@ -103,6 +103,9 @@ pub const CLIENT_QUESTIONS_MAX: usize = 16;
 pub const FOUND_MAX: usize = 3;
 /// Largest size of a page or chunk: it ends after the pair that makes it long enough.
 pub const FOUND_BYTES: usize = 3 * MIB;
+/// Bytes of requests of one kind (reads, writes, scans) that the engine has at a time; the next one
+/// waits for its turn. Below what it takes of writes, and of calls to the leader.
+pub const KIND_BYTES_MAX: usize = RELAYS_BYTES_MAX - KEY_BYTES_MAX - VALUE_BYTES_MAX;
 /// Bytes of answers to reads, and of events, that one turn produces; the rest waits for the next
 /// turn. They are produced faster than any connection accepts them.
 pub const TURN_BYTES_MAX: usize = 4 * MIB;

@@ -3,8 +3,8 @@
 //! Three replicas of each on this machine, both with synced disks and without encryption; one
 //! client program for both. Rows of both alternate, so that what else the machine does meets both;
 //! what counts are the ratios of a run. `ETCD` names etcd's program, `KVORUM_ROUNDS` the number of
-//! rounds, `KVORUM_BENCH_SECONDS` how long each row takes, and `KVORUM_PICTURE` the file for a
-//! picture of the ratios.
+//! rounds, `KVORUM_BENCH_SECONDS` how long each row takes, `KVORUM_ROWS` a part of the names of the
+//! rows to measure, and `KVORUM_PICTURE` the file for a picture of the ratios.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is no library")]
 #![allow(clippy::cast_precision_loss, reason = "figures are printed with few digits")]
@@ -157,7 +157,9 @@ fn main() {
         (Store::Etcd(other), Servers(etcd.processes())),
     ];
     println!("kvorum {}, {}; {rounds} rounds", env!("CARGO_PKG_VERSION"), etcd.version());
-    let mut results: Vec<(Row, Vec<[Figures; 2]>)> = ROWS.map(|row| (row, Vec::new())).into();
+    let wanted = std::env::var("KVORUM_ROWS").unwrap_or_default();
+    let rows = ROWS.into_iter().filter(|row| row.name().contains(&wanted));
+    let mut results: Vec<(Row, Vec<[Figures; 2]>)> = rows.map(|row| (row, Vec::new())).collect();
     for _ in 0..rounds {
         for (row, rounds) in &mut results {
             let pair = [0, 1].map(|store| {

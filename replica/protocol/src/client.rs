@@ -464,6 +464,7 @@ fn is_final(refusal: &Refusal) -> bool {
         | Refusal::NotLeader { .. }
         | Refusal::NoQuorum
         | Refusal::Overloaded
+        | Refusal::Busy { .. }
         | Refusal::HandingOver
         | Refusal::Unavailable(_) => false,
     }

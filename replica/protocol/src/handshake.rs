@@ -150,12 +150,16 @@ mod tests {
         let here = ClusterId(7);
         let ours = ClientHello::new(None);
         let first = ClientHello { version_min: 1, version_max: 1, ..ours.clone() };
-        let newer = ClientHello { version_min: 5, version_max: 6, ..ours.clone() };
+        let newer = ClientHello {
+            version_min: WIRE_VERSION + 1,
+            version_max: WIRE_VERSION + 2,
+            ..ours.clone()
+        };
         let nothing = ClientHello { version_min: 0, version_max: 0, ..ours.clone() };
         let broad = ClientHello { version_min: 1, version_max: 9, ..ours.clone() };
         let other = ClientHello::new(Some(ClusterId(8)));
-        assert_eq!(judge(&ours, here), Ok(4));
-        assert_eq!(judge(&broad, here), Ok(4));
+        assert_eq!(judge(&ours, here), Ok(WIRE_VERSION));
+        assert_eq!(judge(&broad, here), Ok(WIRE_VERSION));
         assert_eq!(judge(&first, here), Ok(1));
         assert!(matches!(judge(&newer, here), Err(HandshakeRefusal::Version { .. })));
         assert!(matches!(judge(&nothing, here), Err(HandshakeRefusal::Version { .. })));

@@ -55,7 +55,8 @@ pub use status::{ReplicaId, Status};
 ///   ([`message::Subscription::Watch`]).
 /// - 4: a client may ask for users, roles and rights ([`message::Request::Access`]) and change them
 ///   ([`data::Operation::Access`]).
-pub const WIRE_VERSION: u16 = 4;
+/// - 5: a replica that is overloaded says when to try again ([`message::Refusal::Busy`]).
+pub const WIRE_VERSION: u16 = 5;
 
 /// The oldest version of the wire protocol that this crate speaks.
 pub const WIRE_VERSION_OLDEST: u16 = 1;
@@ -68,3 +69,6 @@ pub const WIRE_VERSION_PROGRESS: u16 = 3;
 
 /// The first version in which a client may ask for users, roles and rights, and change them.
 pub const WIRE_VERSION_ACCESS: u16 = 4;
+
+/// The first version in which a replica that is overloaded says when to try again.
+pub const WIRE_VERSION_BUSY: u16 = 5;

@@ -3,8 +3,11 @@
 //! Guarantees that each reason reads as a sentence after the name of the replica that gives it.
 //! Variants are only ever appended; a number on the wire keeps its meaning.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use crate::WIRE_VERSION_BUSY;
 use crate::data::LimitError;
 
 /// The reason why a request did not happen.
@@ -25,7 +28,7 @@ pub enum Refusal {
     /// A majority did not confirm the leader in time.
     #[error("a majority of the replicas did not answer in time")]
     NoQuorum,
-    /// A queue is full; retry later.
+    /// A queue is full; retry later. Newer clients are told [`Self::Busy`] instead.
     #[error("the replica is overloaded; try again in a moment")]
     Overloaded,
     /// Leadership is being handed over; retry at once.
@@ -79,6 +82,34 @@ pub enum Refusal {
         /// The right that is missing, such as `to write this key`.
         right: String,
     },
+    /// A queue is full; retry after a time.
+    #[error("the replica is overloaded; try again in {retry_after_ms} ms")]
+    Busy {
+        /// The time after which a retry may be taken, in milliseconds.
+        retry_after_ms: u32,
+    },
+}
+
+/// The time after which a client that was refused as overload comes back, at least and at most.
+const RETRY_AFTER: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_secs(1);
+
+impl Refusal {
+    /// Returns the refusal of a queue in which requests wait this long.
+    #[must_use]
+    pub fn busy(waits: Duration) -> Self {
+        let retry_after = waits.clamp(RETRY_AFTER.start, RETRY_AFTER.end).as_millis();
+        Self::Busy { retry_after_ms: u32::try_from(retry_after).unwrap_or(u32::MAX) }
+    }
+
+    /// Returns the refusal as clients of a version of the wire protocol know it.
+    #[must_use]
+    pub fn in_version(self, version: u16) -> Self {
+        match (self, version >= WIRE_VERSION_BUSY) {
+            (Self::Overloaded, true) => Self::busy(Duration::ZERO),
+            (Self::Busy { .. }, false) => Self::Overloaded,
+            (refusal, _) => refusal,
+        }
+    }
 }
 
 /// The reason why the fate of a write is unknown.

@@ -231,7 +231,8 @@ impl Refusal {
                 | Self::Compacted { .. }
                 | Self::FaultsForbidden
                 | Self::SnapshotGone
-                | Self::TooManySubscriptions { .. } => 0,
+                | Self::TooManySubscriptions { .. }
+                | Self::Busy { .. } => 0,
                 Self::Forbidden { user, right } => user.len() + right.len(),
             }
     }

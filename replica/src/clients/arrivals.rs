@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use kvorum_protocol::WIRE_VERSION_OLDEST;
 use kvorum_protocol::authentication::Unauthenticated;
 use kvorum_protocol::frame;
 use kvorum_protocol::handshake::{ClientHello, HandshakeRefusal, MAGIC};
@@ -188,7 +189,9 @@ impl Clients {
         self.metrics.connections.fetch_add(1, Ordering::Relaxed);
         let client = ClientKey(self.keys.fetch_add(1, Ordering::Relaxed) + 1);
         let account = self.room.account(party);
-        let caller = Caller { client, user, from, account, token_until_us: proof.token_end() };
+        let token_until_us = proof.token_end();
+        let version = WIRE_VERSION_OLDEST;
+        let caller = Caller { client, user, from, account, version, token_until_us };
         let over = async {
             tokio::select! {
                 () = self.doubted(&proof) => debug!(%from, "what it showed is over"),

@@ -9,7 +9,7 @@ use crate::engine::{
     Claim, ClientKey, Greeting, Input, Introduction, PeerMessage, Rejection, Session,
 };
 use crate::marker::{Mark, Past};
-use crate::shares::room::Room;
+use crate::shares::room::{AccountId, Room};
 use crate::state::start::Start;
 
 /// An event from a link or a peer.
@@ -75,7 +75,7 @@ pub enum PeerEvent {
 }
 
 /// An event from a client connection.
-#[expect(clippy::large_enum_variant, reason = "nearly all of them are inputs")]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are calls")]
 pub enum ClientEvent {
     /// A connection began.
     Up {
@@ -84,7 +84,14 @@ pub enum ClientEvent {
         /// The handle for sending to the client.
         sink: ClientSink,
     },
-    /// The client sends a request, cancels one, or is gone.
+    /// The client calls.
+    Call {
+        /// The account of the client's party.
+        account: AccountId,
+        /// The call.
+        input: Input,
+    },
+    /// The client cancels a call, or is gone.
     Input {
         /// The input for the engine.
         input: Input,

@@ -39,6 +39,8 @@ pub struct Metrics {
     pub calls: AtomicU64,
     /// Calls refused as overload before the engine saw them.
     pub overloads: AtomicU64,
+    /// Time for which the first of the calls that wait for their turn has waited, in microseconds.
+    pub waits_us: AtomicU64,
     /// Connections closed because their bytes did not follow the protocol.
     pub malformed: AtomicU64,
     /// The calls that the user had no right to make.
@@ -71,6 +73,7 @@ impl Default for Metrics {
             refused_connections: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             overloads: AtomicU64::new(0),
+            waits_us: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             forbidden: AtomicU64::new(0),
             turned_us: AtomicU64::new(0),
@@ -132,6 +135,7 @@ impl Metrics {
         let waiting = [
             ("writes_waiting", "Writes that wait for a decision", &self.waiting_writes),
             ("reads_waiting", "Reads that wait", &self.waiting_reads),
+            ("calls_wait_us", "Time that a call waits for its turn, in us", &self.waits_us),
             ("connections", "Client connections open", &self.connections),
             ("disk_debt_bytes", "Bytes of table files that wait to be merged", &self.debt_bytes),
             ("disk_debt_files", "Files of level 0 that wait to be merged", &self.debt_files),

@@ -119,13 +119,14 @@ impl Replication {
         self.fast_until = 0;
     }
 
-    /// Reports a change of the leader, once this replica is in step with it.
-    pub(super) fn tell_leader<S: Store>(&mut self, cx: &mut Context<S>) {
+    /// Reports a change of the leader, once this replica is in step with it; returns the new one.
+    #[must_use]
+    pub(super) fn tell_leader<S: Store>(&mut self, cx: &mut Context<S>) -> Option<ReplicaId> {
         let now = cx.leader().filter(|(_, is_in_step)| *is_in_step);
         let ballot = cx.consensus.as_ref().map(Consensus::promise).unwrap_or_default();
         let now = now.map(|(leader, _)| (leader, ballot));
         if now == self.leader_told {
-            return;
+            return None;
         }
         self.leader_told = now;
         cx.push(Output::LeaderChanged(cx.leader_name()));
@@ -135,6 +136,7 @@ impl Replication {
             let decided = cx.consensus.as_ref().map_or(0, Consensus::decided);
             cx.notice(Notice::Following { leader, ballot: ballot.n, decided });
         }
+        now.map(|(leader, _)| leader)
     }
 }
 

@@ -7,17 +7,16 @@ pub(super) mod judging;
 pub(super) mod proposals;
 pub(super) mod reads;
 pub(super) mod relays;
+mod serving;
 pub(super) mod subscriptions;
 
-use kvorum_protocol::data::{Operation, Value};
-use kvorum_protocol::message::{
-    Answer, Consistency, Pair, Refusal, Request, SnapshotRequest, Subscription,
-};
+use kvorum_protocol::data::Operation;
+use kvorum_protocol::message::{Answer, Consistency, Refusal, Request, Subscription};
 use kvorum_protocol::status::{ConfigurationId, ReplicaId};
 use omnipaxos::ballot_leader_election::Ballot;
 
 use super::consensus::Consensus;
-use super::context::{Cleared, Context};
+use super::context::Context;
 use super::health::Health;
 use super::message::{After, Origin, Output, PeerMessage, Session};
 use super::sending::Sending;
@@ -25,10 +24,10 @@ use crate::engine::store::Store;
 use crate::limits::TURN_BYTES_MAX;
 use crate::state::entry::Command;
 use crate::state::rights::User;
-use crate::state::snapshot::FetchRequest;
 use proposals::Proposals;
 use reads::{Question, Read, Reads};
 use relays::{Broken, Purpose, Relays};
+use serving::serve;
 use subscriptions::Subscriptions;
 
 /// The requests that are under way, and the subscriptions.
@@ -384,6 +383,12 @@ impl Requests {
         settle(cx, broken, &Refusal::NoLeader);
     }
 
+    /// Ends the calls to earlier leaders: this replica has another one, or leads.
+    pub(super) fn follows<S: Store>(&mut self, cx: &mut Context<S>, leader: ReplicaId) {
+        let superseded = self.relays.supersede(leader);
+        settle(cx, superseded, &Refusal::NotLeader { leader: cx.leader_name() });
+    }
+
     /// Ends every write, read and call that has waited too long.
     pub(super) fn expire<S: Store>(&mut self, cx: &mut Context<S>) {
         /// Ticks between two checks; waits are counted in hundreds of ticks.
@@ -430,61 +435,6 @@ fn probe<S: Store>(
         let message = PeerMessage::ProbeAnswer { configuration, ballot, round };
         cx.send(peer, message, After::Nothing);
     }
-}
-
-/// Serves a read; returns the approximate size of the answer in bytes.
-fn serve<S: Store>(
-    cx: &mut Context<S>,
-    health: &Health<'_>,
-    sending: &mut Sending,
-    read: &Read,
-) -> usize {
-    if let Some(refusal) = health.refuses_reads(cx) {
-        cx.refuse_read(read, refusal);
-        return 0;
-    }
-    if let Some(refusal) = judging::refusal(cx, read) {
-        cx.refuse_read(read, refusal);
-        return 0;
-    }
-    let bytes;
-    let answer = match &read.request {
-        Some(Request::Get { key, .. }) => {
-            let pair = cx.store.key(&key.0).map(|record| Pair {
-                key: key.clone(),
-                value: Value(record.value),
-                revision: record.revision,
-            });
-            bytes = pair.as_ref().map_or(0, Pair::bytes);
-            Answer::Value(pair)
-        }
-        Some(Request::Scan(scan)) => {
-            // The scan may have to skip many keys, and no other request should wait for that.
-            if sending.questions.begin_scan() {
-                let (origin, scan) = (read.origin, scan.clone());
-                cx.push(Output::Scan { origin, scan });
-                return 0;
-            }
-            bytes = 0;
-            Answer::Refused(Refusal::Overloaded)
-        }
-        Some(Request::Snapshot(SnapshotRequest::Open)) => {
-            sending.fetch(cx, read.origin, FetchRequest::Snapshot);
-            return 0;
-        }
-        Some(Request::Access(query)) => {
-            bytes = 0;
-            Answer::Access(judging::report(cx, &read.user, *query))
-        }
-        Some(request) => {
-            let request = request.clone();
-            cx.cleared.push(Cleared { origin: read.origin, user: read.user.clone(), request });
-            return 0;
-        }
-        None => return 0,
-    };
-    cx.answer(read.origin, answer);
-    bytes
 }
 
 /// Answers the callers of calls that ended without the leader's answer.

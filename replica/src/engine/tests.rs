@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use kvorum_protocol::data::{ClientId, Condition, Key, LaneId, Operation, RequestId, Value};
-use kvorum_protocol::message::{Answer, Consistency, Request, ServerFrame};
+use kvorum_protocol::message::{Answer, Consistency, Doubt, Request, ServerFrame};
 
 use super::parts::Parts;
 use super::*;
@@ -22,6 +22,8 @@ pub(super) struct Cluster {
     /// The answers to clients, by call.
     pub(super) answers: Vec<(u64, Answer)>,
     calls: u64,
+    /// The replica that does nothing: its process is stopped.
+    stopped: Option<ReplicaId>,
 }
 
 impl Cluster {
@@ -29,7 +31,7 @@ impl Cluster {
     pub(super) fn of(members: u64) -> Self {
         let engine = |id| Engine::new(Memory::of_cluster(id, members), OPTIONS);
         let engines = (1..=members).map(engine).collect();
-        let mut cluster = Self { engines, answers: Vec::new(), calls: 0 };
+        let mut cluster = Self { engines, answers: Vec::new(), calls: 0, stopped: None };
         for (a, b) in cluster.pairs() {
             let theirs = cluster.engine(b).greet(a, None).unwrap().mine;
             cluster.engine(a).step(Input::Met(theirs));
@@ -77,7 +79,7 @@ impl Cluster {
     /// Lets so many ticks pass at every replica.
     pub(super) fn pass(&mut self, ticks: usize) {
         for _ in 0..ticks {
-            for engine in &mut self.engines {
+            for engine in self.engines.iter_mut().filter(|e| Some(e.parts.cx.me) != self.stopped) {
                 engine.step(Input::Tick);
             }
             self.settle();
@@ -88,7 +90,7 @@ impl Cluster {
     pub(super) fn settle(&mut self) {
         let mut waiting: VecDeque<(ReplicaId, Input)> = VecDeque::new();
         loop {
-            for engine in &mut self.engines {
+            for engine in self.engines.iter_mut().filter(|e| Some(e.parts.cx.me) != self.stopped) {
                 let from = engine.parts.cx.me;
                 for output in engine.turn(&|_| true) {
                     match output {
@@ -108,7 +110,9 @@ impl Cluster {
                 return;
             }
             for (to, input) in std::mem::take(&mut waiting) {
-                self.engine(to).step(input);
+                if Some(to) != self.stopped {
+                    self.engine(to).step(input);
+                }
             }
         }
     }
@@ -156,6 +160,22 @@ fn a_session_that_must_not_be_ends_at_both_ends() {
     assert!(is_ended(&mut engine, member), "the link is cut");
     engine.parts.cx.peers.set_cut(member, false);
     assert!(!is_ended(&mut engine, member));
+}
+
+/// The leader's process is stopped and its connections stay: nothing else ends its calls so soon.
+#[test]
+fn writes_that_were_passed_to_a_leader_end_when_there_is_another_one() {
+    let mut cluster = Cluster::of(3);
+    let (leader, others) = cluster.roles();
+    cluster.stopped = Some(leader);
+    let puts = others.iter().map(|follower| cluster.put(*follower, "a")).collect::<Vec<_>>();
+    for _ in 0..2 * ELECTION_TICKS {
+        cluster.pass(1);
+    }
+    for put in puts {
+        let answer = cluster.answer(put);
+        assert_eq!(answer, Some(&Answer::Unknown(Doubt::LeaderChanged)));
+    }
 }
 
 /// A follower relays the write, and asks the leader for the index of the read.

@@ -20,13 +20,28 @@ const KEPT: usize = 8;
 pub struct Budget {
     room: Arc<Semaphore>,
     most: usize,
-    /// What each party has that has a connection. Locked when a connection begins.
-    parties: Mutex<HashMap<Party, Weak<AtomicUsize>>>,
+    /// The accounts of all parties that have a connection. Locked when a connection begins.
+    parties: Mutex<Parties>,
 }
+
+#[derive(Default)]
+struct Parties {
+    accounts: HashMap<Party, Weak<Owned>>,
+    last: u64,
+}
+
+/// The number of a party's account, as long as the party has a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct AccountId(pub u64);
 
 /// What one party has, over all its connections.
 #[derive(Clone)]
-pub struct Account(Arc<AtomicUsize>);
+pub struct Account(Arc<Owned>);
+
+struct Owned {
+    id: AccountId,
+    bytes: AtomicUsize,
+}
 
 /// Room for one request; dropping it returns the room.
 pub struct Room {
@@ -49,14 +64,17 @@ impl Budget {
     pub fn account(&self, mut party: Party) -> Account {
         let mut parties = self.parties.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that have gone; there are never many more than connections.
-        parties.retain(|_, account| account.strong_count() > 0);
+        parties.accounts.retain(|_, account| account.strong_count() > 0);
         if party.user.is_some() {
             party = Party::of(party.user, Ipv4Addr::UNSPECIFIED.into());
         }
-        let known = parties.get(&party).and_then(Weak::upgrade);
-        let own = known.unwrap_or_default();
-        parties.insert(party, Arc::downgrade(&own));
-        Account(own)
+        if let Some(known) = parties.accounts.get(&party).and_then(Weak::upgrade) {
+            return Account(known);
+        }
+        parties.last += 1;
+        let new = Arc::new(Owned { id: AccountId(parties.last), bytes: AtomicUsize::new(0) });
+        parties.accounts.insert(party, Arc::downgrade(&new));
+        Account(new)
     }
 
     /// Takes room for a request; `None` when there is none, or none for one that has so much.
@@ -68,7 +86,7 @@ impl Budget {
         }
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.room).try_acquire_many_owned(permits).ok()?;
-        account.0.fetch_add(bytes, Ordering::Relaxed);
+        account.0.bytes.fetch_add(bytes, Ordering::Relaxed);
         Some(Room { permit, account: account.clone(), bytes })
     }
 
@@ -80,14 +98,20 @@ impl Budget {
 }
 
 impl Account {
+    /// Returns the number of the account.
+    #[must_use]
+    pub fn id(&self) -> AccountId {
+        self.0.id
+    }
+
     fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.account.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.account.0.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -110,6 +134,7 @@ mod tests {
         taken.extend(std::iter::from_fn(|| budget.take(&flood, 10)));
         assert_eq!(taken.len(), 70, "all but the part that is kept");
         assert!(budget.take(&again, 10).is_none(), "another connection is the same party");
+        assert!(again.id() == flood.id() && other.id() != flood.id());
         assert!(budget.has_much(&flood) && !budget.has_much(&other));
         let others: Vec<_> = std::iter::from_fn(|| budget.take(&other, 10)).collect();
         assert_eq!(others.len(), 10);
@@ -129,6 +154,6 @@ mod tests {
         }
         drop(budget.account(party("b")));
         drop(budget.account(party("c")));
-        assert!(budget.parties.lock().unwrap().len() <= 1);
+        assert!(budget.parties.lock().unwrap().accounts.len() <= 1);
     }
 }

@@ -5,9 +5,9 @@
 //! were reached before, or from replicas that those know. Does not know what a lost attempt means
 //! for a write.
 
+mod pool;
 mod renewal;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_stream::StreamExt;
 
 use super::pin::{Pin, changes};
-use super::remembered::{Remembered, host_name};
+use super::remembered::host_name;
 use super::{ClientError, Route};
 use crate::WIRE_VERSION_ADDRESSES;
 use crate::authentication::Unauthenticated;
@@ -27,6 +27,7 @@ use crate::dial::Dial;
 use crate::handshake::HandshakeRefusal;
 use crate::message::{Answer, Refusal, Request};
 use crate::status::ClusterId;
+use pool::Pool;
 
 /// Time limit of the first attempt of a call; each further one gets twice as long. A paused replica
 /// must not use up the whole deadline.
@@ -35,6 +36,12 @@ const ATTEMPT_PATIENCE: Duration = Duration::from_millis(500);
 /// Head start of an endpoint before the next one is tried beside it: most answer sooner, and one
 /// that is gone may not answer at all.
 const HEAD_START: Duration = Duration::from_millis(100);
+
+/// The longest time that a client waits because a replica says so: another one may take over.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
+
+/// A client comes back after at most so many times what the replica says.
+const RETRY_SPREAD: f64 = 2.0;
 
 /// The address at which a replica accepts clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,37 +72,6 @@ pub(super) struct Attempts {
     pool: Arc<Mutex<Pool>>,
 }
 
-#[derive(Default)]
-struct Pool {
-    /// The locks by address, each held by the one caller that connects; the others wait and use its
-    /// connection.
-    connecting: HashMap<String, Arc<tokio::sync::Mutex<()>>>,
-    connections: HashMap<String, Arc<Connection>>,
-    /// The names that addresses answered with.
-    names: HashMap<String, String>,
-    leader: Option<String>,
-    remembered: Remembered,
-    /// How often the credentials had been replaced when the connections were last made anew.
-    renewed: u64,
-}
-
-impl Pool {
-    /// Records the leader that a replica reported. A replica that knows none may be the only one
-    /// that does not: it is behind, or was asked for its status only.
-    fn learn(&mut self, leader: Option<String>) {
-        if leader.is_some() {
-            self.leader = leader;
-        }
-    }
-
-    /// Forgets that a replica leads: it is gone, or does not lead.
-    fn forget(&mut self, name: &str) {
-        if self.leader.as_deref() == Some(name) {
-            self.leader = None;
-        }
-    }
-}
-
 /// The attempts of one request.
 pub(super) struct Tries<'a> {
     attempts: &'a Attempts,
@@ -103,6 +79,8 @@ pub(super) struct Tries<'a> {
     deadline: Instant,
     patience: Duration,
     pauses: ExponentialBackoff,
+    /// The time after which the replica of the last attempt wants to be asked again.
+    retry_after: Option<Duration>,
     /// Position in the rotation of endpoints; each failed attempt moves it on.
     turn: usize,
     begun: bool,
@@ -133,6 +111,7 @@ impl Attempts {
             deadline,
             patience: ATTEMPT_PATIENCE,
             pauses,
+            retry_after: None,
             turn: 0,
             begun: false,
             current: Endpoint { name: None, address: String::new() },
@@ -305,6 +284,9 @@ impl Tries<'_> {
             if self.begun {
                 self.turn += 1;
                 let pause = self.pauses.next().unwrap_or(ATTEMPT_PATIENCE);
+                // Time is left for one more attempt, whatever the replica says.
+                let left = self.deadline.saturating_duration_since(Instant::now()) / 2;
+                let pause = self.retry_after.take().map_or(pause, |after| after.min(left));
                 let resume = (Instant::now() + pause).min(self.deadline);
                 sleep_until(resume).await;
             }
@@ -474,6 +456,13 @@ impl Tries<'_> {
             Refusal::Unavailable(_) if self.attempts.pin.get().is_none() => {
                 self.shunned = Some(self.current.address.clone());
                 None
+            }
+            // All that were refused at one time would come back at one time.
+            Refusal::Busy { retry_after_ms } => {
+                let retry_after = Duration::from_millis(u64::from(*retry_after_ms));
+                let retry_after = retry_after.mul_f64(rand::random_range(1.0..RETRY_SPREAD));
+                self.retry_after = Some(retry_after.min(RETRY_AFTER_MAX));
+                connection.leader()
             }
             _ => connection.leader(),
         };

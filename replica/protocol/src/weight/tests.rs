@@ -94,7 +94,8 @@ fn refusals() -> Vec<Refusal> {
         Refusal::TooManySubscriptions { .. } => {
             Some(Refusal::Forbidden { user: "app".into(), right: "to read all keys".into() })
         }
-        Refusal::Forbidden { .. } => None,
+        Refusal::Forbidden { .. } => Some(Refusal::Busy { retry_after_ms: u32::MAX }),
+        Refusal::Busy { .. } => None,
     };
     std::iter::successors(Some(first), next).collect()
 }

@@ -86,6 +86,11 @@ impl Relays {
         self.give_up(Doubt::LinkLost, |call| call.leader == peer && call.session == session)
     }
 
+    /// Gives up the calls to all replicas but the leader.
+    pub fn supersede(&mut self, leader: ReplicaId) -> Vec<Broken> {
+        self.give_up(Doubt::LeaderChanged, |call| call.leader != leader)
+    }
+
     /// Gives up all calls for an index: the index would be that of a configuration that is over.
     pub fn take_reads(&mut self) -> Vec<Read> {
         let given_up =
