@@ -24,8 +24,6 @@ use kvorum_protocol::client::Resolve;
 use kvorum_protocol::status::{ClusterId, ConfigurationId, ReplicaId};
 use kvorum_tls::Encryption;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval_at};
-use tokio_stream::wrappers::IntervalStream;
 use tokio_stream::{Stream, StreamExt};
 use tracing::{info, warn};
 
@@ -41,8 +39,6 @@ pub use marker_writer::MarkerWriter;
 pub use secrets::{Files, Secret};
 pub use upkeep::Upkeep;
 
-/// The time between two looks at a folder.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// The time between two checks by a leader that the marker is still in its folder.
 const MARKER_INTERVAL: Duration = Duration::from_secs(2);
 /// The time between two looks at a folder by a replica that was asked to end.
@@ -179,7 +175,7 @@ impl Orchestrator {
     /// ends.
     fn hints(&self) -> Hints {
         match self {
-            Self::Folder(_) => Box::pin(looks().map(drop)),
+            Self::Folder(folder) => folder.hints(),
             Self::Kubernetes(kubernetes) => kubernetes.hints(),
         }
     }
@@ -198,11 +194,6 @@ impl Orchestrator {
 
 /// A stream of moments at which the desired scale may have changed.
 type Hints = Pin<Box<dyn Stream<Item = ()> + Send>>;
-
-/// Returns a stream of the moments at which to look again at what is not watched.
-fn looks() -> IntervalStream {
-    IntervalStream::new(interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL))
-}
 
 /// The way in which a replica without an identity comes to its cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

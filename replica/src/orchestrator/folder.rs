@@ -12,6 +12,8 @@
 //! Guarantees that the marker is created once, and replaced only if it still equals the expected
 //! one.
 
+mod changes;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -21,7 +23,7 @@ use kvorum_protocol::client::{Endpoint, Resolve};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::OrchestratorError;
+use super::{Hints, OrchestratorError};
 use crate::marker::Marker;
 use crate::planner::{MEMBERS_MAX, Scale};
 use crate::storage::Database;
@@ -130,6 +132,11 @@ impl Folder {
             }
         })
         .await
+    }
+
+    /// Returns a stream with one item each time that the desired scale may have changed.
+    pub(super) fn hints(&self) -> Hints {
+        changes::changes(&self.path, SET_FILE)
     }
 
     /// Reads the marker, if there is one.
