@@ -75,7 +75,6 @@ pub enum PeerEvent {
 }
 
 /// An event from a client connection.
-#[expect(clippy::large_enum_variant, reason = "nearly all of them are calls")]
 pub enum ClientEvent {
     /// A connection began.
     Up {

@@ -60,6 +60,7 @@ impl Kind {
 
 /// What becomes of a request.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most of them are the engine's at once")]
 pub enum Turn {
     /// It is the engine's now.
     Now(Input),
