@@ -151,7 +151,7 @@ impl Line {
         next
     }
 
-    /// Removes requests of a party from the front of its queue, or all of which `is_over` holds.
+    /// Removes the requests of a party of which `is_over` holds, and returns them.
     fn remove(&mut self, party: AccountId, is_over: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
         let Some(queue) = self.waiting.get_mut(&party) else { return Vec::new() };
         let (over, left): (Vec<_>, Vec<_>) = std::mem::take(queue).into_iter().partition(is_over);

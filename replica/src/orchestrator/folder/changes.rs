@@ -1,7 +1,7 @@
 //! The moments at which a file of a folder may have changed.
 //!
-//! Guarantees that a change by this machine is noticed at once, and one by another machine, which
-//! shares the file system, at the next look. Does not know what the file contains.
+//! Guarantees that a file which is written or put into the folder by this machine is noticed at
+//! once, and anything else at the next look. Does not know what the file contains.
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;
