@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use hdrhistogram::Histogram;
-use kvorum_harness::cluster::{Cluster, leader, number, random_value, status_when, status_within};
+use kvorum_harness::cluster::{
+    Cluster, fill, leader, number, random_value, status_when, status_within,
+};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::data::Outcome;
 use kvorum_protocol::message::{Consistency, Scan};
@@ -43,22 +45,6 @@ const COPY_PATIENCE: Duration = Duration::from_secs(300);
 const SETTLE: Duration = Duration::from_secs(30);
 /// The highest latency that is distinguished, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
-
-/// Puts keys as fast as possible; returns the number per second.
-async fn fill(client: &Arc<Client>, keys: u64, key: fn(u64) -> Key, value: fn() -> Value) -> f64 {
-    let began = Instant::now();
-    let mut tasks = JoinSet::new();
-    for writer in 0..WRITERS {
-        let client = Arc::clone(client);
-        tasks.spawn(async move {
-            for number in (writer..keys).step_by(usize::try_from(WRITERS).unwrap()) {
-                client.put(key(number), value(), &Route::Any).await.unwrap();
-            }
-        });
-    }
-    tasks.join_all().await;
-    keys as f64 / began.elapsed().as_secs_f64()
-}
 
 /// The load: writes that are due at fixed times, until it is stopped.
 struct Load {
@@ -159,8 +145,10 @@ async fn run(state_mib: u64, bulk: u64, calm: Duration, settle: Duration) {
     let cluster = Cluster::start(&["--replicas=3"]);
     let client = cluster.client(Duration::from_secs(30));
     let state_key = |number| Key::from(format!("state/{number:08}"));
-    let random = || random_value(VALUE_BYTES);
-    let peak = fill(&client, state_mib * 1024, state_key, random).await;
+    let away_key = |number| Key::from(format!("away/{}", number % 1000));
+    let bulk_key = |number| Key::from(format!("bulk/{number:08}"));
+    let random = |_| random_value(VALUE_BYTES);
+    let peak = fill(&client, 0..state_mib * 1024, WRITERS, state_key, random).await;
     println!("{state_mib} MiB of state; {peak:.0} puts a second at the peak");
     println!(
         "{:<34} {:>7} {:>8} {:>8} {:>8} {:>8} {:>6} {:>9}",
@@ -175,7 +163,7 @@ async fn run(state_mib: u64, bulk: u64, calm: Duration, settle: Duration) {
     let process = cluster.process(&away).unwrap();
     kill_process(process, Signal::STOP).unwrap();
     let writes = AWAY_WRITES.min(state_mib * 1024);
-    fill(&client, writes, |n| Key::from(format!("away/{}", n % 1000)), random).await;
+    fill(&client, 0..writes, WRITERS, away_key, random).await;
     tokio::time::sleep(settle).await;
     // Without it, each write waits for the slower of two replicas instead of the second of three.
     report.row(&client, "a replica is away", tokio::time::sleep(calm)).await;
@@ -190,8 +178,8 @@ async fn run(state_mib: u64, bulk: u64, calm: Duration, settle: Duration) {
     report.row(&client, "a replica copies the state", copy).await;
     report.row(&client, "nothing", tokio::time::sleep(calm)).await;
 
-    let small = || Value::from("small");
-    fill(&client, bulk, |number| Key::from(format!("bulk/{number:08}")), small).await;
+    let small = |_| Value::from("small");
+    fill(&client, 0..bulk, WRITERS, bulk_key, small).await;
     tokio::time::sleep(settle).await;
     let reading = async {
         // As long as the other rows, so that one pause of the disk does not count for all of it.

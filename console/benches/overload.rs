@@ -17,9 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use kvorum::credentials;
 use kvorum_harness::cluster::{Cluster, number, random_value, said, status_when};
-use kvorum_protocol::client::{Options, Route};
+use kvorum_protocol::client::Route;
 use kvorum_protocol::{Client, Key};
 use tokio::task::JoinSet;
 
@@ -35,14 +34,6 @@ const VALUE_BYTES: usize = 1024;
 /// The longest time that a histogram holds, in microseconds.
 const LONGEST_US: u64 = 60_000_000;
 
-/// A client, as a user that may write.
-fn client_of(cluster: &Cluster, folder: &Path, user: &str) -> Client {
-    let mut options = Options { deadline: DEADLINE, ..Options::default() };
-    let certificate = folder.join(format!("client-{user}"));
-    options.dial.encryption = credentials::of_folder(&certificate).unwrap();
-    Client::new(kvorum::local::resolve(&cluster.folder), options)
-}
-
 /// Makes users that may write, with their certificates.
 fn make_users(cluster: &Cluster, folder: &Path, users: &[&str]) {
     let run = |words: &[&str]| {
@@ -56,18 +47,19 @@ fn make_users(cluster: &Cluster, folder: &Path, users: &[&str]) {
 }
 
 /// The writers of one user.
+#[derive(Clone, Copy)]
 struct Load {
     user: &'static str,
     writers: u64,
 }
 
-/// What came of a load.
+/// The result of a load.
 struct Served {
     latencies: Histogram<u64>,
     failed: u64,
 }
 
-async fn write(clients: Vec<Arc<Client>>, load: &Load, until: Instant) -> Served {
+async fn write(clients: Vec<Arc<Client>>, load: Load, until: Instant) -> Served {
     let (value, failed) = (random_value(VALUE_BYTES), Arc::new(AtomicU64::new(0)));
     let mut writers = JoinSet::new();
     for writer in 0..load.writers {
@@ -99,11 +91,12 @@ async fn row(cluster: &Cluster, folder: &Path, loads: &[Load], seconds: u64) -> 
     let mut all = JoinSet::new();
     let until = Instant::now() + Duration::from_secs(seconds);
     for (place, load) in loads.iter().enumerate() {
+        let certificate = folder.join(format!("client-{}", load.user));
         let clients = (0..load.writers.div_ceil(SHARING))
-            .map(|_| Arc::new(client_of(cluster, folder, load.user)))
+            .map(|_| Arc::new(cluster.client_by(&certificate, DEADLINE)))
             .collect();
-        let load = Load { user: load.user, writers: load.writers };
-        all.spawn(async move { (place, write(clients, &load, until).await) });
+        let load = *load;
+        all.spawn(async move { (place, write(clients, load, until).await) });
     }
     let mut served = all.join_all().await;
     served.sort_by_key(|(place, _)| *place);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use kvorum::app::{App, Settings};
 use kvorum::backend::Backend;
-use kvorum_harness::cluster::Cluster;
+use kvorum_harness::cluster::{Cluster, memory_kib};
 use kvorum_harness::memory::Memory;
 use kvorum_harness::terminal::{Terminal, kvorum, this_program};
 use kvorum_protocol::client::Route;
@@ -110,7 +110,7 @@ fn idle(scale: &Scale) {
         "idle for {took:.0} s: {:.2} % of a core, {} frames, {} MiB",
         100.0 * used / took,
         terminal.frames() - frames,
-        memory(terminal.process(), "VmRSS"),
+        memory_kib(terminal.process(), "VmRSS").unwrap() / 1024,
     );
     end(terminal);
 }
@@ -152,8 +152,8 @@ fn load(scale: &Scale) {
         "at {LOAD} writes a second, {} entries before: {frames:.1} frames a second without keys, \
          {used:.0} % of a core with them, {} MiB, at most {} MiB",
         scale.entries,
-        memory(terminal.process(), "VmRSS"),
-        memory(terminal.process(), "VmHWM"),
+        memory_kib(terminal.process(), "VmRSS").unwrap() / 1024,
+        memory_kib(terminal.process(), "VmHWM").unwrap() / 1024,
     );
     end(terminal);
 }
@@ -256,12 +256,4 @@ fn cpu(process: Pid) -> f64 {
     let fields = stat.rsplit_once(") ").unwrap().1;
     let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<f64>().unwrap());
     ticks.sum::<f64>() / TICKS
-}
-
-/// Returns the value of a line of `/proc/PID/status`, in MiB.
-fn memory(process: Pid, name: &str) -> u64 {
-    let file = format!("/proc/{}/status", process.as_raw_nonzero());
-    let status = std::fs::read_to_string(file).unwrap();
-    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }

@@ -14,13 +14,15 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use kvorum_harness::cluster::{Cluster, leader, number, random_value, status_within};
+use kvorum_harness::cluster::{
+    Cluster, fill, leader, memory_kib, number, random_value, status_within,
+};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::status::{Role, Status};
@@ -113,32 +115,10 @@ async fn rows(client: &Arc<Client>, keys: u64, seconds: u64) -> [f64; 3] {
 }
 
 /// Writes the keys of a range of numbers, each once.
-async fn fill(client: &Arc<Client>, from: u64, to: u64) {
-    let (next, began) = (Arc::new(AtomicU64::new(from)), Instant::now());
-    let mut tasks = JoinSet::new();
-    for _ in 0..2 * CLIENTS {
-        let (client, next) = (Arc::clone(client), Arc::clone(&next));
-        tasks.spawn(async move {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= to {
-                    return;
-                }
-                request(&client, Load::Put, number).await;
-            }
-        });
-    }
-    tasks.join_all().await;
-    let seconds = began.elapsed().as_secs_f64();
-    println!("filled with {to} keys in {seconds:.0} s: {:.0}/s", (to - from) as f64 / seconds);
-}
-
-/// Returns the most memory that a replica has used, of its own and not of files, in MiB.
-fn peak_mib(cluster: &Cluster, name: &str) -> f64 {
-    let process = cluster.process(name).unwrap().as_raw_nonzero();
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+async fn fill_with(client: &Arc<Client>, numbers: Range<u64>) {
+    let (began, keys) = (Instant::now(), numbers.end);
+    let rate = fill(client, numbers, 2 * CLIENTS, key, value).await;
+    println!("filled with {keys} keys in {:.0} s: {rate:.0}/s", began.elapsed().as_secs_f64());
 }
 
 fn folder_bytes(folder: &Path) -> u64 {
@@ -168,18 +148,14 @@ fn disk_mib_per_second(folder: &Path, bytes: u64) -> f64 {
 
 /// Kills a replica, and takes its disk away if asked to; returns how long after that it is ready.
 async fn ready_again(cluster: &Cluster, client: &Client, name: &str, without_disk: bool) -> f64 {
-    let folder = cluster.folder.join(name);
     let route = Route::Through(name.to_owned());
     let of = |status: &Status| (status.replica, status.incarnation);
     let before = of(&client.status(&route).await.unwrap());
     if without_disk {
-        // The process that holds the lock is the one that is killed.
-        let lost = cluster.folder.join(format!("lost-{name}"));
-        fs::rename(&folder, &lost).unwrap();
-        fs::create_dir(&folder).unwrap();
-        fs::rename(lost.join("lock"), folder.join("lock")).unwrap();
+        cluster.take_folder_away(name);
+    } else {
+        cluster.kill(name);
     }
-    cluster.kill(name);
     let began = Instant::now();
     let is_back =
         |status: &Status| of(status) != before && status.role == Role::Follower && status.is_ready;
@@ -190,10 +166,10 @@ async fn ready_again(cluster: &Cluster, client: &Client, name: &str, without_dis
 async fn run(keys: u64, seconds: u64) {
     let cluster = Cluster::start(&["--replicas=3", "--tls=off"]);
     let client = cluster.client(Duration::from_secs(60));
-    fill(&client, 0, FEW_KEYS).await;
+    fill_with(&client, 0..FEW_KEYS).await;
     println!("{:>10} {:>12} {:>9} {:>8} {:>8}", "keys", "load", "a second", "p50 ms", "p99 ms");
     let small = rows(&client, FEW_KEYS, seconds).await;
-    fill(&client, FEW_KEYS, keys).await;
+    fill_with(&client, FEW_KEYS..keys).await;
     tokio::time::sleep(REST).await;
     let large = rows(&client, keys, seconds).await;
     let ratios = [0, 1, 2].map(|load| large[load] / small[load]);
@@ -203,8 +179,8 @@ async fn run(keys: u64, seconds: u64) {
     );
     for name in cluster.names() {
         let bytes = folder_bytes(&cluster.folder.join(&name)) as f64;
-        let peak = peak_mib(&cluster, &name);
-        println!("{name}: {:.0} MiB on the disk, memory {peak:.0} MiB at most", bytes / MIB);
+        let peak = memory_kib(cluster.process(&name).unwrap(), "VmHWM").unwrap() / 1024;
+        println!("{name}: {:.0} MiB on the disk, memory {peak} MiB at most", bytes / MIB);
     }
     let leads = leader(&client).await;
     let name = cluster.names().into_iter().find(|name| *name != leads).unwrap();

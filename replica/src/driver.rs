@@ -176,7 +176,8 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 _ = inboxes.control.recv_many(&mut from_process, CONTROL_INBOX) => {}
                 () = std::future::ready(()), if has_more => {}
             }
-            self.engine.step(Input::Now(self.time()));
+            let now = self.time();
+            self.engine.step(Input::Now(now));
             (0..pace.take_passed(began.elapsed())).for_each(|_| self.tick());
             while let Ok(read) = found.try_recv() {
                 self.engine.step(read);
@@ -198,9 +199,9 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
             for event in from_process.drain(..) {
                 stop = self.control_event(event).or(stop);
             }
-            self.queued_calls(is_open);
+            self.queued_calls(is_open, now.monotonic_us);
             for event in from_clients.drain(..) {
-                self.client_event(event);
+                self.client_event(event, now.monotonic_us);
             }
             self.turn();
             pace.set_quiet(self.engine.is_quiet() && self.sync_began.is_none());
@@ -256,7 +257,9 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         let (writes, reads) = self.engine.waiting();
         metrics.waiting_writes.store(writes as u64, Ordering::Relaxed);
         metrics.waiting_reads.store(reads as u64, Ordering::Relaxed);
-        metrics.turned_us.store(self.time().monotonic_us, Ordering::Relaxed);
+        let now_us = self.time().monotonic_us;
+        metrics.waits_us.store(self.queue.waits_us(now_us), Ordering::Relaxed);
+        metrics.turned_us.store(now_us, Ordering::Relaxed);
         metrics.sync_is_overdue.store(self.sync_takes(SYNC_OVERDUE), Ordering::Relaxed);
         self.outlets.status.send_if_modified(|shown| {
             let is_news = shown.as_ref().is_none_or(|last| !last.is_as(&status));
@@ -308,7 +311,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         }
     }
 
-    fn client_event(&mut self, event: ClientEvent) {
+    fn client_event(&mut self, event: ClientEvent, now_us: u64) {
         match event {
             ClientEvent::Up { client, sink } => {
                 let name = self.engine.leader_name();
@@ -317,7 +320,7 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
                 let applied = self.engine.applied();
                 self.clients.push(client, ServerFrame::Ping { applied });
             }
-            ClientEvent::Call { account, input } => self.call(account, input),
+            ClientEvent::Call { account, input } => self.call(account, input, now_us),
             ClientEvent::Input { input, rooms } => {
                 if let Input::ClientGone { client } = &input {
                     self.clients.remove(*client);
@@ -330,10 +333,10 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     }
 
     /// Gives a client's call to the engine, or lets it wait for its turn.
-    fn call(&mut self, account: AccountId, input: Input) {
+    fn call(&mut self, account: AccountId, input: Input, now_us: u64) {
         let Input::Client { client, call, .. } = &input else { return };
         let (client, call) = (*client, *call);
-        match self.queue.add(account, input, self.time().monotonic_us) {
+        match self.queue.add(account, input, now_us) {
             Turn::Now(input) => self.engine.step(input),
             Turn::Later => {}
             Turn::Refused { waits_us } => self.refuse(client, call, waits_us),
@@ -343,14 +346,12 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
     /// Refuses a call as overload: its client shall come back when those before it are served.
     fn refuse(&self, client: ClientKey, call: u64, waits_us: u64) {
         self.outlets.metrics.overloads.fetch_add(1, Ordering::Relaxed);
-        let refusal = Refusal::busy(Duration::from_micros(waits_us));
-        let answer = Answer::Refused(refusal);
+        let answer = Answer::Refused(Refusal::busy(Duration::from_micros(waits_us)));
         self.clients.push(client, ServerFrame::Answer { call, answer });
     }
 
     /// Gives calls whose turn it is to the engine, if it takes input from clients.
-    fn queued_calls(&mut self, is_open: bool) {
-        let now_us = self.time().monotonic_us;
+    fn queued_calls(&mut self, is_open: bool, now_us: u64) {
         for late in self.queue.take_late(now_us) {
             self.refuse(late.client, late.call, late.waits_us);
         }
@@ -358,8 +359,6 @@ impl<S: Store + Clone + Send + 'static> Driver<S> {
         for input in std::iter::from_fn(|| self.queue.next()).take(most) {
             self.engine.step(input);
         }
-        let waits_us = self.queue.waits_us(now_us);
-        self.outlets.metrics.waits_us.store(waits_us, Ordering::Relaxed);
     }
 
     /// Handles an event from the process; returns to whom to reply when it is a request to stop.

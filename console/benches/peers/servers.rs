@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::Sub;
 
+use kvorum_harness::cluster::memory_kib;
 use rustix::process::Pid;
 
 /// Milliseconds of one of the system's clock ticks, of which there are 100 a second.
@@ -52,10 +53,7 @@ impl Servers {
 
     /// Returns the most memory that one of them had, in MiB.
     pub fn peak_mib(&self) -> u64 {
-        let peak = |process: &Pid| {
-            let status = format!("/proc/{}/status", process.as_raw_nonzero());
-            field(&fs::read_to_string(status).unwrap(), "VmHWM:") / 1024
-        };
+        let peak = |process: &Pid| memory_kib(*process, "VmHWM").unwrap() / 1024;
         self.0.iter().map(peak).max().unwrap_or(0)
     }
 }

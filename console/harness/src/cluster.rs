@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -10,9 +11,10 @@ use std::time::{Duration, Instant};
 use kvorum_protocol::client::{Options, Route};
 use kvorum_protocol::message::{Pair, Scan};
 use kvorum_protocol::status::Status;
-use kvorum_protocol::{Client, Value};
+use kvorum_protocol::{Client, Key, Value};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 pub use crate::PATIENCE;
 use crate::{SETTINGS, program};
@@ -115,6 +117,23 @@ impl Cluster {
         kvorum::local::client(&self.folder, options).unwrap()
     }
 
+    /// Returns a client with a certificate in a folder.
+    pub fn client_by(&self, certificate: &Path, deadline: Duration) -> Client {
+        let mut options = Options { deadline, ..Options::default() };
+        options.dial.encryption = kvorum::credentials::of_folder(certificate).unwrap();
+        Client::new(kvorum::local::resolve(&self.folder), options)
+    }
+
+    /// Takes a replica's folder away while it runs, to `lost-NAME`, and kills the replica.
+    pub fn take_folder_away(&self, name: &str) {
+        let (folder, lost) = (self.folder.join(name), self.folder.join(format!("lost-{name}")));
+        fs::rename(&folder, &lost).unwrap();
+        fs::create_dir(&folder).unwrap();
+        // The process that holds the lock is the one that is killed.
+        fs::rename(lost.join("lock"), folder.join("lock")).unwrap();
+        self.kill(name);
+    }
+
     /// Returns the folder of the certificate with which everything is allowed.
     pub fn tls_dir(&self) -> PathBuf {
         self.folder.join("tls").join("client-admin")
@@ -203,6 +222,36 @@ pub async fn scan_all(client: &Client, scan: Scan, route: &Route) -> Vec<Pair> {
         pairs.extend(page.pairs);
     }
     pairs
+}
+
+/// Puts the keys of a range of numbers by so many writers, as fast as possible; returns how many a
+/// second.
+pub async fn fill(
+    client: &Arc<Client>,
+    numbers: Range<u64>,
+    writers: u64,
+    key: fn(u64) -> Key,
+    value: fn(u64) -> Value,
+) -> f64 {
+    let (began, mut tasks) = (Instant::now(), JoinSet::new());
+    for first in numbers.clone().take(usize::try_from(writers).unwrap()) {
+        let (client, end) = (Arc::clone(client), numbers.end);
+        tasks.spawn(async move {
+            for number in (first..end).step_by(usize::try_from(writers).unwrap()) {
+                client.put(key(number), value(number), &Route::Any).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    f64::from(u32::try_from(numbers.count()).unwrap()) / began.elapsed().as_secs_f64()
+}
+
+/// Returns a figure about a process's memory, such as `VmHWM`, in KiB; `None` when it has ended.
+pub fn memory_kib(process: Pid, name: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).ok()?;
+    let of_name = |line: &str| line.strip_prefix(name)?.strip_prefix(':').map(str::to_owned);
+    let line = status.lines().find_map(of_name)?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Returns a command's exit status and, as text, its output and errors.

@@ -9,15 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use kvorum::credentials;
-use kvorum_harness::cluster::{Cluster, PATIENCE, kvorum, said, status_when, wait_for};
+use kvorum_harness::cluster::{Cluster, PATIENCE, kvorum, memory_kib, said, status_when, wait_for};
 use kvorum_protocol::authentication::Authentication;
-use kvorum_protocol::client::{Options, Route};
+use kvorum_protocol::client::Route;
 use kvorum_protocol::frame;
 use kvorum_protocol::handshake::ClientHello;
 use kvorum_protocol::limits::HANDSHAKE_BYTES_MAX;
 use kvorum_protocol::message::{Consistency, Refusal};
-use kvorum_protocol::{Client, ClientError, Key, Outcome};
+use kvorum_protocol::{ClientError, Key, Outcome};
 use kvorum_replica::transport::addresses::{Addresses, FILE_NAME};
 use kvorum_tls::{CA_FILE, CERTIFICATE_FILE, CLIENT_LIFETIME, Identity, KEY_FILE, write_private};
 
@@ -35,12 +34,6 @@ fn certificate_of(user: &str, cluster: &Cluster, folder: &Path) -> PathBuf {
         write_private(&own.join(file), text, false).unwrap();
     }
     own
-}
-
-fn client_of(cluster: &Cluster, certificate: &Path) -> Client {
-    let mut options = Options { deadline: PATIENCE, ..Options::default() };
-    options.dial.encryption = credentials::of_folder(certificate).unwrap();
-    Client::new(kvorum::local::resolve(&cluster.folder), options)
 }
 
 /// Runs a command that must succeed, as the one who may do everything.
@@ -168,7 +161,7 @@ async fn users_go_where_the_state_goes() {
     done(&cluster, "scale 3 --yes");
     for name in cluster.names() {
         cluster.kill(&name);
-        let client = client_of(&cluster, &app);
+        let client = cluster.client_by(&app, PATIENCE);
         let through = Route::Through(name.clone());
         status_when(&client, &through, |status| {
             status.is_ready && status.membership.leaving.is_empty()
@@ -202,7 +195,7 @@ async fn a_right_that_was_taken_away_does_not_act_late() {
         done(&cluster, "grant app readwrite app/ --prefix");
         let writers: Vec<_> = (cluster.names().into_iter().enumerate())
             .map(|(number, name)| {
-                let client = client_of(&cluster, &app);
+                let client = cluster.client_by(&app, PATIENCE);
                 tokio::spawn(async move {
                     let (key, through) = (format!("app/{number}"), Route::Through(name));
                     let mut last = Instant::now();
@@ -234,7 +227,7 @@ async fn a_right_that_was_taken_away_does_not_act_late() {
                 "round {round}: a write began after the right was gone, and happened"
             );
         }
-        let client = client_of(&cluster, &app);
+        let client = cluster.client_by(&app, PATIENCE);
         for name in cluster.names() {
             let (key, route) = (Key::from("app/1"), Route::Through(name));
             let refused = client.get(key, Consistency::Linearizable, &route).await.unwrap_err();
@@ -403,10 +396,7 @@ fn a_flood_of_wrong_passwords_harms_nobody() {
         one.join().unwrap();
     }
     let process = cluster.process("kvorum-0").unwrap();
-    let status = format!("/proc/{}/status", process.as_raw_nonzero());
-    let status = fs::read_to_string(status).unwrap();
-    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let most: usize = most.trim().trim_end_matches(" kB").parse().unwrap();
+    let most = usize::try_from(memory_kib(process, "VmHWM").unwrap()).unwrap();
     assert!(most << 10 < kvorum_replica::limits::POD_BYTES / 2, "it took {most} KiB");
     wait_for("its password lets it in again", || desk.by(&password, &["get", "job/a"]).0 == 0);
 }

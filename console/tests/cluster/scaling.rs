@@ -199,7 +199,7 @@ async fn a_lost_folder_is_replaced() {
         for name in [follower, first] {
             let before = client.status(&Route::Any).await.unwrap().configuration;
             let began = Instant::now();
-            take_folder_away(&cluster, &name);
+            cluster.take_folder_away(&name);
             replaced(&client, &before, &name).await;
             println!("{name} of {replicas}: replaced after {} ms", began.elapsed().as_millis());
             assert!(began.elapsed() < STEP_MAX);
@@ -227,7 +227,7 @@ async fn who_was_left_behind_finds_the_others() {
     let is_of_three = |status: &Status| status.configuration.members.len() == 3;
     status_when(&client, &Route::Any, |status| is_of_three(status) && status.is_ready).await;
     for name in ["kvorum-0", "kvorum-1"] {
-        take_folder_away(&cluster, name);
+        cluster.take_folder_away(name);
         replaced(&client, &before.configuration, name).await;
     }
     let began = Instant::now();
@@ -371,7 +371,7 @@ async fn of_two_one_lost_is_recovered() {
     let writer = Writer::begin(&client, "w");
     writer.goes_on().await;
     let written = writer.end().await;
-    take_folder_away(&cluster, "kvorum-1");
+    cluster.take_folder_away("kvorum-1");
     let began = Instant::now();
     loop {
         let (_, out, _) = said(&cluster.run(&["status"]));
@@ -406,16 +406,6 @@ async fn replaced(client: &Client, before: &Configuration, name: &str) {
     };
     status_when(client, &Route::Any, is_replaced).await;
     status_when(client, &Route::Through(name.to_owned()), |status| status.is_ready).await;
-}
-
-/// Takes a replica's folder away while it runs, and kills it.
-fn take_folder_away(cluster: &Cluster, name: &str) {
-    let (folder, lost) = (cluster.folder.join(name), cluster.folder.join(format!("lost-{name}")));
-    fs::rename(&folder, &lost).unwrap();
-    fs::create_dir(&folder).unwrap();
-    // The process that holds the lock is the one that is killed.
-    fs::rename(lost.join("lock"), folder.join("lock")).unwrap();
-    cluster.kill(name);
 }
 
 /// Leadership is handed over by the command, again and again.

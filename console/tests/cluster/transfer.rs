@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvorum_harness::cluster::{Cluster, PATIENCE, leader, number, said, status_when};
+use kvorum_harness::cluster::{
+    Cluster, PATIENCE, fill, leader, memory_kib, number, said, status_when,
+};
 use kvorum_protocol::client::Route;
 use kvorum_protocol::message::{Consistency, Scan};
 use kvorum_protocol::status::{Role, Status};
@@ -45,20 +47,6 @@ fn key(number: u64) -> Key {
     Key::from(format!("key/{number:08}"))
 }
 
-/// Writes the keys of a range.
-async fn fill(client: &Arc<Client>, range: std::ops::Range<u64>) {
-    let mut tasks = JoinSet::new();
-    for writer in 0..WRITERS {
-        let (client, range) = (Arc::clone(client), range.clone());
-        tasks.spawn(async move {
-            for number in range.filter(|number| number % WRITERS == writer) {
-                client.put(key(number), value(number), &Route::Any).await.unwrap();
-            }
-        });
-    }
-    tasks.join_all().await;
-}
-
 /// Writes much more than the log keeps while a follower is stopped; returns the leader, the
 /// follower, and the number of keys.
 async fn fill_without_one(cluster: &Cluster, client: &Arc<Client>) -> (String, String, u64) {
@@ -70,16 +58,13 @@ async fn fill_without_one(cluster: &Cluster, client: &Arc<Client>) -> (String, S
     status_when(client, &Route::Through(away.clone()), has_joined).await;
     stop(cluster.process(&away).unwrap());
     let count = state_mib() * 1024;
-    fill(client, 0..count).await;
+    fill(client, 0..count, WRITERS, key, value).await;
     (leader, away, count)
 }
 
 /// Returns the memory of a process that is its own, in KiB.
 fn memory(process: Pid) -> u64 {
-    let path = format!("/proc/{}/status", process.as_raw_nonzero());
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with("RssAnon:"));
-    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
+    memory_kib(process, "RssAnon").unwrap_or(0)
 }
 
 /// Stops a process. The supervisor restarts a process that dies, so a replica is stopped to be
@@ -166,7 +151,7 @@ async fn a_replica_that_was_away_for_long_copies_the_state() {
         sends.saturating_sub(before) / 1024,
         receives / 1024
     );
-    fill(&client, count..count + 100).await;
+    fill(&client, count..count + 100, WRITERS, key, value).await;
     assert_has_all(&client, &away, count + 100).await;
 }
 
@@ -186,7 +171,7 @@ async fn a_copy_comes_to_its_end_without_its_source() {
     let began = Instant::now();
     status_when(&client, &route, is_in_step).await;
     println!("in step {:?} after its source {source} was stopped", began.elapsed());
-    fill(&client, count..count + 100).await;
+    fill(&client, count..count + 100, WRITERS, key, value).await;
     assert_has_all(&client, &away, count + 100).await;
     kill_process(stopped, Signal::CONT).unwrap();
     // The source may even lead again.

@@ -34,12 +34,22 @@ const _: () = assert!(SCANS_UNDER_WAY_MAX < SCANS_MAX);
 /// The kinds of requests, which do not wait for each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
-    Write,
     Read,
+    Write,
     Scan,
 }
 
 impl Kind {
+    const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Scan];
+
+    /// Returns the most requests of the kind that the engine has at a time.
+    fn most(self) -> usize {
+        match self {
+            Self::Read | Self::Write => UNDER_WAY_MAX,
+            Self::Scan => SCANS_UNDER_WAY_MAX,
+        }
+    }
+
     /// Returns the kind of a request; `None` of one that does not wait: the others are few, and
     /// some of them say how busy the replica is.
     fn of(request: &Request) -> Option<Self> {
@@ -87,9 +97,8 @@ pub struct Late {
 /// The requests that wait, and the calls that the engine has.
 #[derive(Default)]
 pub struct FairQueue {
-    writes: Line,
-    reads: Line,
-    scans: Line,
+    /// The line of each kind, in the order of [`Kind::ALL`].
+    lines: [Line; Kind::ALL.len()],
     /// The calls that the engine has, each with its kind and weight. A closed connection's stay
     /// until they are answered: the engine has them still.
     under_way: HashMap<(ClientKey, u64), (Kind, usize)>,
@@ -165,20 +174,8 @@ impl Line {
 }
 
 impl FairQueue {
-    fn line(&mut self, kind: Kind) -> (&mut Line, usize) {
-        match kind {
-            Kind::Write => (&mut self.writes, UNDER_WAY_MAX),
-            Kind::Read => (&mut self.reads, UNDER_WAY_MAX),
-            Kind::Scan => (&mut self.scans, SCANS_UNDER_WAY_MAX),
-        }
-    }
-
-    fn lines(&self) -> [(&Line, usize, Kind); 3] {
-        [
-            (&self.reads, UNDER_WAY_MAX, Kind::Read),
-            (&self.writes, UNDER_WAY_MAX, Kind::Write),
-            (&self.scans, SCANS_UNDER_WAY_MAX, Kind::Scan),
-        ]
+    fn line(&mut self, kind: Kind) -> &mut Line {
+        &mut self.lines[kind as usize]
     }
 
     /// Adds a call of a party, at a time in microseconds.
@@ -186,8 +183,8 @@ impl FairQueue {
         let Input::Client { client, call, request, .. } = &input else { return Turn::Now(input) };
         let Some(kind) = Kind::of(request) else { return Turn::Now(input) };
         let (client, call, weight) = (*client, *call, request.weight());
-        let (line, most) = self.line(kind);
-        if line.turns.is_empty() && line.has_room(most, weight) {
+        let line = self.line(kind);
+        if line.turns.is_empty() && line.has_room(kind.most(), weight) {
             self.begin(kind, (client, call), weight);
             return Turn::Now(input);
         }
@@ -201,9 +198,10 @@ impl FairQueue {
 
     /// Returns the kind of which a request waits that the engine takes.
     fn next_kind(&self) -> Option<Kind> {
-        let takes = |line: &Line, most| line.first().is_some_and(|w| line.has_room(most, w.weight));
-        let found = self.lines().into_iter().find(|(line, most, _)| takes(line, *most));
-        found.map(|(_, _, kind)| kind)
+        Kind::ALL.into_iter().find(|kind| {
+            let line = &self.lines[*kind as usize];
+            line.first().is_some_and(|first| line.has_room(kind.most(), first.weight))
+        })
     }
 
     /// Whether a request waits that the engine takes.
@@ -215,14 +213,14 @@ impl FairQueue {
     /// Takes the request whose turn it is, if the engine takes it.
     pub fn next(&mut self) -> Option<Input> {
         let kind = self.next_kind()?;
-        let next = self.line(kind).0.take()?;
+        let next = self.line(kind).take()?;
         self.begin(kind, (next.client, next.call), next.weight);
         Some(next.input)
     }
 
     fn begin(&mut self, kind: Kind, call: (ClientKey, u64), weight: usize) {
         if self.under_way.insert(call, (kind, weight)).is_none() {
-            let (line, _) = self.line(kind);
+            let line = self.line(kind);
             line.under_way += 1;
             line.bytes += weight;
         }
@@ -231,7 +229,7 @@ impl FairQueue {
     /// Records that a call is answered.
     pub fn answered(&mut self, client: ClientKey, call: u64) {
         if let Some((kind, weight)) = self.under_way.remove(&(client, call)) {
-            let (line, _) = self.line(kind);
+            let line = self.line(kind);
             line.under_way -= 1;
             line.bytes -= weight;
         }
@@ -241,7 +239,7 @@ impl FairQueue {
     pub fn take_late(&mut self, now_us: u64) -> Vec<Late> {
         let waits_us = |waiting: &Waiting| now_us.saturating_sub(waiting.since_us);
         let mut late = Vec::new();
-        for line in [&mut self.reads, &mut self.writes, &mut self.scans] {
+        for line in &mut self.lines {
             let is_late =
                 |queue: &VecDeque<_>| queue.front().is_some_and(|w| waits_us(w) > LATE_US);
             let parties = line.waiting.iter().filter(|(_, queue)| is_late(queue));
@@ -259,7 +257,7 @@ impl FairQueue {
     /// Forgets what a connection that ended asked for.
     pub fn gone(&mut self, client: ClientKey) {
         let Some(party) = self.parties.remove(&client) else { return };
-        for line in [&mut self.reads, &mut self.writes, &mut self.scans] {
+        for line in &mut self.lines {
             drop(line.remove(party, |waiting| waiting.client == client));
         }
     }
@@ -267,8 +265,8 @@ impl FairQueue {
     /// Returns for how long the first of all requests has waited, in microseconds.
     #[must_use]
     pub fn waits_us(&self, now_us: u64) -> u64 {
-        let firsts = self.lines().into_iter().flat_map(|(line, ..)| line.waiting.values());
-        let firsts = firsts.filter_map(VecDeque::front);
+        let queues = self.lines.iter().flat_map(|line| line.waiting.values());
+        let firsts = queues.filter_map(VecDeque::front);
         firsts.map(|first| now_us.saturating_sub(first.since_us)).max().unwrap_or(0)
     }
 }

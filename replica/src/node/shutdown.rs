@@ -115,15 +115,12 @@ impl Leaving<'_> {
         // The status from before is no answer: the replica may have become a member since. The next
         // one is, although nobody is notified of it when it says the same.
         let before = self.status.borrow().clone();
+        let place = |status: &Option<Arc<Status>>| status.as_ref().map(Arc::as_ptr);
         let mut is_news = false;
         loop {
             sleep(INTERVAL).await;
             let status = self.status.borrow().clone();
-            let is_before = match (&status, &before) {
-                (Some(now), Some(before)) => Arc::ptr_eq(now, before),
-                (now, before) => now.is_none() && before.is_none(),
-            };
-            is_news |= !is_before || self.status.has_changed().is_err();
+            is_news |= place(&status) != place(&before) || self.status.has_changed().is_err();
             let Some(end) = *ends.borrow() else { continue };
             // Permission to go counts for the reason with which the replica asked for it.
             let is_asked = end == End::Leave || told == Some(end);

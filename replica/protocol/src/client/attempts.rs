@@ -450,19 +450,18 @@ impl Tries<'_> {
     /// Records a refusal that may pass, and the leader it names.
     pub(super) fn note(&mut self, connection: &Connection, refusal: &Refusal) {
         self.last = Some(format!("{}: {refusal}", connection.welcome().name));
+        if let Refusal::Busy { retry_after_ms } = refusal {
+            // All that were refused at one time would come back at one time.
+            let retry_after = Duration::from_millis(u64::from(*retry_after_ms));
+            let retry_after = retry_after.mul_f64(rand::random_range(1.0..RETRY_SPREAD));
+            self.retry_after = Some(retry_after.min(RETRY_AFTER_MAX));
+        }
         let leader = match refusal {
             Refusal::NotLeader { leader } => leader.clone(),
             // It may belong to another cluster than those that serve, and lead in that one.
             Refusal::Unavailable(_) if self.attempts.pin.get().is_none() => {
                 self.shunned = Some(self.current.address.clone());
                 None
-            }
-            // All that were refused at one time would come back at one time.
-            Refusal::Busy { retry_after_ms } => {
-                let retry_after = Duration::from_millis(u64::from(*retry_after_ms));
-                let retry_after = retry_after.mul_f64(rand::random_range(1.0..RETRY_SPREAD));
-                self.retry_after = Some(retry_after.min(RETRY_AFTER_MAX));
-                connection.leader()
             }
             _ => connection.leader(),
         };

@@ -146,7 +146,7 @@ fn what_has_waited_too_long_is_refused_and_never_done() {
     assert_eq!(late, [Late { client: ClientKey(1), call: 5000, waits_us: LATE_US + 1 }]);
     assert_eq!(queue.take_late(9 + LATE_US).len(), 2);
     queue.answered(ClientKey(1), 0);
-    assert!(queue.next().is_none() && queue.reads.turns.is_empty());
+    assert!(queue.next().is_none() && queue.line(Kind::Read).turns.is_empty());
 }
 
 #[test]
@@ -163,6 +163,7 @@ fn what_a_closed_connection_asked_for_is_forgotten() {
     assert!(queue.next().is_none() && queue.waits_us(u64::MAX) == 0);
     queue.gone(ClientKey(4));
     queue.answered(ClientKey(4), 1);
-    assert!(queue.under_way.is_empty() && queue.reads.under_way == 0 && queue.reads.bytes == 0);
-    assert!(queue.parties.is_empty() && queue.reads.waiting.is_empty());
+    assert!(queue.under_way.is_empty() && queue.parties.is_empty());
+    let line = queue.line(Kind::Read);
+    assert!(line.under_way == 0 && line.bytes == 0 && line.waiting.is_empty());
 }

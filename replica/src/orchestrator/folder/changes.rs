@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use futures::stream::unfold;
@@ -35,7 +35,8 @@ pub(in crate::orchestrator) fn changes(folder: &Path, file: &str) -> Hints {
     let (folder, file) = (folder.to_owned(), CString::new(file).expect("a file's name"));
     // Begun by the task that waits, which has a runtime.
     Box::pin(unfold(None, move |watched| {
-        let mut watched = watched.unwrap_or_else(|| Watched::begin(&folder, file.clone()));
+        let mut watched =
+            watched.unwrap_or_else(|| Watched::of(file.clone(), reports_of(&folder).ok()));
         async move {
             watched.change().await;
             Some(((), Some(watched)))
@@ -44,7 +45,7 @@ pub(in crate::orchestrator) fn changes(folder: &Path, file: &str) -> Hints {
 }
 
 #[expect(deprecated, reason = "its successor is unsafe, and this one owns its descriptor")]
-fn reports_of(folder: &PathBuf) -> std::io::Result<AsyncFd<OwnedFd>> {
+fn reports_of(folder: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
     let reports = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
     let changes = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::DELETE;
     inotify::add_watch(&reports, folder, changes)?;
@@ -52,8 +53,7 @@ fn reports_of(folder: &PathBuf) -> std::io::Result<AsyncFd<OwnedFd>> {
 }
 
 impl Watched {
-    fn begin(folder: &PathBuf, file: CString) -> Self {
-        let reports = reports_of(folder).ok();
+    fn of(file: CString, reports: Option<AsyncFd<OwnedFd>>) -> Self {
         let every = if reports.is_some() { LOOK_INTERVAL } else { LOOK_OFTEN_INTERVAL };
         Self { file, reports, looks: interval_at(Instant::now() + every, every) }
     }
@@ -71,9 +71,7 @@ impl Watched {
             _ = self.looks.tick() => false,
         };
         if is_broken {
-            self.reports = None;
-            let every = LOOK_OFTEN_INTERVAL;
-            self.looks = interval_at(Instant::now() + every, every);
+            *self = Self::of(std::mem::take(&mut self.file), None);
         }
     }
 }
